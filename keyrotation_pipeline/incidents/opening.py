@@ -12,7 +12,7 @@ from keyrotation_pipeline.incidents.report import kept_report
 from keyrotation_pipeline.model.audit_state import Incidents
 from keyrotation_pipeline.model.incident_events import EmergencyPrepared, FlagRepeated, FlagSetAside, IncidentOpened
 from keyrotation_pipeline.model.incidents import Flag, Incident, Reported, checked
-from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.keys import KeyState, active_version
 from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.ports.incidents import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -147,12 +147,12 @@ def _open(pipeline: Pipeline, known: Incidents, reported: Reported, *, news: str
 def _suspected(pipeline: Pipeline, reported: Reported) -> tuple[KeyVersion, ...]:
     """The default versions: the key that is in use or being rotated out; every live one, where all were reachable."""
     registered, walk = pipeline.ledger.keys(), pipeline.ledger.current()
-    if reported.type.reaches_every_key:
-        if live := tuple(each.version for each in registered if each.state in _LIVE):
-            return live
-    elif walk is not None:
+    live = tuple(each.version for each in registered if each.state in _LIVE)
+    if reported.type.reaches_every_key and live:
+        return live
+    active = active_version(registered)
+    if walk is not None and not reported.type.reaches_every_key and active in {None, walk.source, walk.target}:
         return (walk.source,)
-    active = next((each.version for each in registered if each.state is KeyState.ACTIVE), None)
     in_use = active or pipeline.keys.read().primary
     if in_use is None:
         raise IncidentError("no key is in use yet; run `keyrotation init`")

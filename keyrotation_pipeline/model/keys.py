@@ -80,6 +80,11 @@ class KeyRecord:
     created_at: datetime
 
 
+def active_version(records: Iterable[KeyRecord]) -> KeyVersion | None:
+    """The version that is active; None: none is, such as before `init`, or where the primary is compromised."""
+    return next((each.version for each in records if each.state is KeyState.ACTIVE), None)
+
+
 def other_generation(version: KeyVersion, fingerprint: str, records: Iterable[KeyRecord]) -> KeyVersion | None:
     """Returns a registered version of the other generation that has the same number or key: no key may serve both."""
     return next(

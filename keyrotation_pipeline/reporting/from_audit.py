@@ -26,7 +26,7 @@ from keyrotation_pipeline.model.backup_events import (
 )
 from keyrotation_pipeline.model.backups import stamp_in, stamped_at
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
-from keyrotation_pipeline.model.keys import KeyState, rotation_due
+from keyrotation_pipeline.model.keys import KeyState, active_version, rotation_due
 from keyrotation_pipeline.model.proof import records_reencrypted
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.request_events import SignatureAdded
@@ -126,7 +126,7 @@ def _newest_walk(requests: Sequence[Request]) -> Request | None:
 
 def _policy(state: LedgerState, entries: Entries) -> Policy:
     roster = state.roster or Roster(0, (), ())
-    active = next((each.version for each in state.keys.values() if each.state is KeyState.ACTIVE), None)
+    active = active_version(state.keys.values())
     declared = {version: ages[-1].since for version, ages in declared_ages(entries).items()}
     records, requests = tuple(state.keys.values()), tuple(state.requests.values())
     due = rotation_due(active, records, requests, declared) if active else None

@@ -103,12 +103,13 @@ def require_texts(reason: str, requested_by: str, incident: str | None) -> None:
             raise ApprovalError(f"{name} has {len(text)} characters; write it with at most {longest}")
 
 
-def require_none_waiting(pipeline: Pipeline, *, emergency: bool = False) -> None:
+def require_none_waiting(pipeline: Pipeline, *, emergency: bool = False, but: Request | None = None) -> None:
     """Refuses to open a request while one waits to undo another or to take it over.
 
     Args:
         emergency: the new request is one. An emergency and a routine request may wait at the same time: a flag, which
             opens the former, must not block the latter.
+        but: the new request, where it is open already.
 
     Raises:
         RequestError: names it.
@@ -116,6 +117,8 @@ def require_none_waiting(pipeline: Pipeline, *, emergency: bool = False) -> None
     kind = RotationType.EMERGENCY if emergency else RotationType.ROUTINE
     for waiting in pipeline.ledger.requests():
         if not waiting.action.walks or not waiting.waits_to_supersede or waiting.type is not kind:
+            continue
+        if but is not None and waiting.id == but.id:
             continue
         raise RequestError(
             f"request {waiting.id} ({waiting.action} {waiting.source} to {waiting.target}) waits for its start; "

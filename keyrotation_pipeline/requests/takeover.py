@@ -17,7 +17,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.keys import LOST, KeyState
-from keyrotation_pipeline.model.requests import WALK, Request, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.requests import WALK, Request, RequestAction, RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import authorised_by, require_authorised
 from keyrotation_pipeline.requests.control import hold_all_steps
@@ -78,8 +78,9 @@ def _cause(pipeline: Pipeline, request: Request) -> str | None:
         return f"{request.target} is named by {named.id}"
     if not request.waits_to_supersede:
         return None
-    if _has_other_officers(pipeline, request):
-        return "other officers are pinned now"
+    officers = "other officers are pinned now" if _has_other_officers(pipeline, request) else None
+    if (cause := officers or dead_end(pipeline, request)) is not None:
+        return cause
     former = None if request.supersedes is None else pipeline.ledger.request(request.supersedes)
     if former is not None and continues(former, request):
         if former.status is RequestStatus.CANCELLED:
@@ -89,6 +90,18 @@ def _cause(pipeline: Pipeline, request: Request) -> str | None:
         )
         return f"{primary} is the primary now" if is_undone else None
     return _cause_in_keys(pipeline, request) if request.is_emergency else None
+
+
+def dead_end(pipeline: Pipeline, walk: Request) -> str | None:
+    """Why a rollback can no longer lead to its target: a phrase; None: it can, or it is none."""
+    if walk.action is not RequestAction.ROLLBACK:
+        return None
+    registered = pipeline.ledger.keys()
+    states = {record.version: record.state for record in registered}
+    if (state := states.get(walk.target)) in LOST:
+        return f"{walk.target} is {state}"
+    primary = pipeline.keys.read().primary  # None: the key store was lost, and is to be restored first
+    return None if primary in {None, walk.source, walk.target} else f"{primary} is the primary now"
 
 
 def _cause_in_keys(pipeline: Pipeline, emergency: Request) -> str | None:

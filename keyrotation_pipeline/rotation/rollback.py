@@ -12,9 +12,10 @@ from typing import Any
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import BlockedError, KeyStoreDamagedError, RequestError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended, PrimaryChangeIntended
-from keyrotation_pipeline.model.keys import LOST, KeyMade, KeyRecord, KeyState, StoredKeys
+from keyrotation_pipeline.model.keys import LOST, KeyMade, KeyRecord, KeyState, StoredKeys, active_version
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Step, Walk, held_in_words
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline, StepFunction
@@ -61,10 +62,11 @@ def open_rollback(
     """
     require_roster(pipeline)
     opening.require_texts(reason, requested_by, None)
-    require_consistent(pipeline, pipeline.keys.read(), afresh=True)
+    stored = pipeline.keys.read()
+    require_consistent(pipeline, stored, afresh=True)
     opening.require_none_waiting(pipeline)
     rotation = pipeline.ledger.walk(rotation.id)
-    _require_undoable(pipeline, rotation)
+    _require_undoable(pipeline, rotation, stored.primary)
     source = _registered(pipeline, rotation)
     opened = opening.new_request(
         Walk,
@@ -82,6 +84,9 @@ def open_rollback(
     text = approval_text(pipeline, opened)
     with pipeline.ledger.transaction():
         pipeline.ledger.open(opened, text)
+        # Once more, now that the audit is locked: others may have acted since.
+        rotation = pipeline.ledger.walk(rotation.id)
+        _require_undoable(pipeline, rotation, active_version(pipeline.ledger.keys()) or stored.primary)
         if rotation.status is RequestStatus.RUNNING:
             pipeline.ledger.set_status(rotation.id, RequestStatus.PAUSED, by=opened.id)
     return opened
@@ -139,7 +144,8 @@ def return_primary(pipeline: Pipeline, rotation: Walk, report: Report) -> Mappin
     if stored.primary not in {rotation.source, rotation.target}:
         raise BlockedError(
             f"the key store names {stored.primary} as the primary, but the rollback {rotation.id} is from "
-            f"{rotation.source} to {rotation.target}; name {rotation.source} there again"
+            f"{rotation.source} to {rotation.target}, so it cannot continue; request a fresh version with "
+            "`keyrotation request`, which ends this rollback"
         )
     for table in pipeline.tables:
         pipeline.fencing.unfence(table, rotation.target)
@@ -170,7 +176,7 @@ def report_rollback(pipeline: Pipeline, rotation: Walk, report: Report) -> Mappi
     return {**rotation_report.report_compliance(pipeline, rotation, report), "post_mortem": text}
 
 
-def _require_undoable(pipeline: Pipeline, rotation: Walk) -> None:
+def _require_undoable(pipeline: Pipeline, rotation: Walk, primary: KeyVersion | None) -> None:
     if rotation.action != RequestAction.ROTATE:
         raise RequestError(
             f"request {rotation.id} is a {rotation.action} itself; when it is over, use `keyrotation request`"
@@ -186,7 +192,7 @@ def _require_undoable(pipeline: Pipeline, rotation: Walk) -> None:
     if rotation.done(Step.KEY_VERSION) is None:
         raise RequestError(f"rotation {rotation.id} has made no key yet; cancel it with `keyrotation cancel`")
     if rotation.status is RequestStatus.FINISHED:
-        _require_last(pipeline, rotation)
+        _require_last(pipeline, rotation, primary)
     source = record_of(pipeline, rotation.source)
     if source is not None and source.state in LOST:
         raise RequestError(_no_way_back(rotation, source))
@@ -194,12 +200,11 @@ def _require_undoable(pipeline: Pipeline, rotation: Walk) -> None:
         raise RequestError(f"rotation {rotation.id} cannot be rolled back: {sentence}")
 
 
-def _require_last(pipeline: Pipeline, rotation: Walk) -> None:
+def _require_last(pipeline: Pipeline, rotation: Walk, primary: KeyVersion | None) -> None:
     if (current := pipeline.ledger.current()) is not None:
         raise RequestError(
             f"rotation {current.id} is not finished; roll that back with `keyrotation rollback {current.id}`"
         )
-    primary = pipeline.keys.read().primary
     if primary != rotation.target:
         raise RequestError(
             f"rotation {rotation.id} is not the last one: {primary} is the primary now, not {rotation.target}; "

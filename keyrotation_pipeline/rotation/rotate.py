@@ -12,7 +12,7 @@ from keyrotation_pipeline.fieldcrypto.search_index import is_odd
 from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.incident_events import EmergencyPrepared
 from keyrotation_pipeline.model.incidents import Incident, IncidentStatus
-from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.keys import LOST, KeyRecord, KeyState
 from keyrotation_pipeline.model.request_events import CancelIntended
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Step, Walk, held_in_words
 from keyrotation_pipeline.model.tables import TableCount
@@ -23,6 +23,7 @@ from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_
 from keyrotation_pipeline.requests.inventory import require_preflight
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.requests.takeover import (
+    dead_end,
     held_compromised,
     mark_compromised,
     out_of_use,
@@ -68,7 +69,8 @@ def open_request(
     If an unfinished request is past its dates, and its key is the primary already, then this opens its continuation:
     the same request again, which continues where the other one stopped. An emergency does so while any rotation or
     rollback runs. But if the target of that counts as compromised too, it ends it and uses a fresh version.
-    So does any request if a server that holds the keys encrypts with a later version, which somebody else made.
+    So does any request if a server that holds the keys encrypts with a later version, which somebody else made; and if
+    a rollback has begun whose target is compromised or destroyed, or which is not about the primary any more.
 
     Args:
         reason: one plain line; officers sign it.
@@ -97,8 +99,7 @@ def open_request(
     opening.require_none_waiting(pipeline, emergency=incident is not None)
     known = _known_incident(pipeline, incident)
     former = _stuck(pipeline) if incident is None else pipeline.ledger.current()
-    is_sound = former is not None and _is_sound(pipeline, former.target, known) and overtaken(pipeline, former) is None
-    continued = former if is_sound else None
+    continued = former if former is not None and _leads_on(pipeline, former, known) else None
     source, target, counts = _ends(pipeline, continued)
     if continued is None and incident is None:
         require_backed_up(pipeline, source)
@@ -127,6 +128,8 @@ def open_request(
     text = approval_text(pipeline, rotation)
     with pipeline.ledger.transaction():
         pipeline.ledger.open(rotation, text)
+        # Once more, now that the audit is locked: counting takes long, and others act meanwhile.
+        opening.require_none_waiting(pipeline, emergency=incident is not None, but=rotation)
         if known is not None:
             pipeline.ledger.append(EmergencyPrepared(known.id, rotation.id), rotation.id)
         pipeline.ledger.save_counts(counts)
@@ -180,10 +183,16 @@ def _ends(pipeline: Pipeline, continued: Walk | None) -> tuple[KeyRecord, KeyVer
     return present_key(pipeline), *_target(pipeline)
 
 
+def _leads_on(pipeline: Pipeline, walk: Walk, incident: Incident | None) -> bool:
+    """Whether a walk can still make its target the primary."""
+    causes = (overtaken(pipeline, walk), dead_end(pipeline, walk))
+    return not any(causes) and _is_sound(pipeline, walk.target, incident)
+
+
 def _is_sound(pipeline: Pipeline, target: KeyVersion, incident: Incident | None) -> bool:
-    """Whether a walk's target may still become the primary: not recorded as compromised, nor named by an incident."""
+    """Whether a walk's target may still become the primary: neither recorded as lost nor named by an incident."""
     record = keys.record_of(pipeline, target)
-    if record is not None and record.state is KeyState.COMPROMISED:
+    if record is not None and record.state in LOST:
         return False
     named = pipeline.ledger.replayed().suspected if incident is not None else {}
     return target not in named
@@ -197,11 +206,21 @@ def _authorises(pipeline: Pipeline, request: Request) -> str:
         if request.target != request.source.next():
             older = f" and every other version before {request.target}"  # somebody else made those between them
         ended = f"end rotation {request.supersedes}: " if request.supersedes is not None else ""
+    elif (former := _ended_rollback(pipeline, request)) is not None:
+        ended = f"end rollback {former.id} to {former.target}: "
     beginning = f"{held_in_words(held_compromised(pipeline, request))}{taking_over(pipeline, request) or ended}"
     return (
         f"{beginning}create {request.target}, distribute, promote, re-encrypt, fence, retire, "
         f"archive {request.source}{older}"
     )
+
+
+def _ended_rollback(pipeline: Pipeline, request: Request) -> Walk | None:
+    """The rollback that a request ends since neither of its versions is the primary; None: it ends none."""
+    former = None if request.supersedes is None else pipeline.ledger.walk(request.supersedes)
+    if former is None or former.action is not RequestAction.ROLLBACK:
+        return None
+    return None if request.source in {former.source, former.target} else former
 
 
 def _is_promoted(pipeline: Pipeline, rotation: Walk) -> bool:
@@ -270,7 +289,7 @@ def _is_stuck(pipeline: Pipeline, rotation: Walk) -> bool:
 
     That is: their date has passed, or the roster or a signed fact has changed.
     """
-    if pipeline.clock.now() > rotation.finish_by or overtaken(pipeline, rotation) is not None:
+    if pipeline.clock.now() > rotation.finish_by or overtaken(pipeline, rotation) or dead_end(pipeline, rotation):
         return True
     return pipeline.ledger.approval_text(rotation.id) != approval_text(pipeline, rotation)
 

@@ -4,12 +4,13 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 from keyrotation_pipeline.audit.events import entry_of
 from keyrotation_pipeline.audit.history import LedgerState
@@ -43,6 +44,11 @@ class Recorder:
 
     found: list[Recorded] | None = None
 
+    def forget(self, undone: Collection[str]) -> None:
+        """Leaves out events, by their hash, whose transaction was rolled back; a command's stay."""
+        if self.found is not None and undone:
+            self.found[:] = [each for each in self.found if each.event.hash not in undone]
+
     def note(self, event: AuditEvent) -> None:
         if self.found is not None:
             self.found.append(Recorded(event, _is_arranged()))
@@ -56,15 +62,28 @@ RECORDER = Recorder()
 
 
 def install(chain: type) -> None:
-    """From now on each event is noted that a ledger of this class stores."""
-    store = chain._store  # type: ignore[attr-defined]  # noqa: SLF001  after which nothing but the commit can fail
+    """From now on each event is noted that a ledger of this class stores, unless its transaction is rolled back."""
+    store, transaction = chain._store, chain.transaction  # type: ignore[attr-defined]  # noqa: SLF001
 
     @wraps(store)
-    def noted(self: object, event: AuditEvent) -> None:
+    def noted(self: Any, event: AuditEvent) -> None:  # noqa: ANN401 - a ledger of the class
         store(self, event)
+        self.__dict__.setdefault("_noted", []).append(event.hash)
         RECORDER.note(event)
 
-    chain._store = noted  # type: ignore[attr-defined]  # noqa: SLF001
+    @wraps(transaction)
+    @contextmanager
+    def undone(self: Any) -> Iterator[None]:  # noqa: ANN401 - as above
+        hashes = self.__dict__.setdefault("_noted", [])
+        before = len(hashes)
+        try:
+            with transaction(self):
+                yield
+        except BaseException:
+            RECORDER.forget(set(hashes[before:]))
+            raise
+
+    chain._store, chain.transaction = noted, undone  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 @contextmanager
