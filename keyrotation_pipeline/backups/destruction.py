@@ -32,6 +32,7 @@ from keyrotation_pipeline.requests import opening, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
 from keyrotation_pipeline.requests.key_list import note_if_changed
 from keyrotation_pipeline.requests.roster import pin_roster_in_store, require_roster
+from keyrotation_pipeline.requests.takeover import waiting
 from keyrotation_pipeline.rotation.keys import record_of
 
 DestructionFact = TypeVar("DestructionFact", KeyDestructionIntended, KeyDestroyed)
@@ -118,6 +119,8 @@ def destroy(site: BackupContext, rotation: Request) -> Destruction:
         found = _found(site, record)
         with pipeline.ledger.transaction():
             pipeline.ledger.append(found.as_fact(KeyDestructionIntended), rotation.id)
+            # Once more, now that the audit is locked: the search takes long, and others act meanwhile.
+            _require_no_walk(pipeline, version)
             pipeline.ledger.set_status(rotation.id, RequestStatus.RUNNING)
             pipeline.ledger.set_key_state(version, KeyState.DESTROYED, rotation.id)
         note_if_changed(pipeline, stored)
@@ -151,7 +154,8 @@ def _require_destroyable(
     Checks everything again; what cannot be determined is refused.
     """
     record = _require_state(site, stored, version, begun=begun)
-    _require_not_in_use(site.pipeline, stored, version)
+    _require_no_walk(site.pipeline, version)
+    _require_not_live(stored, version)
     if version in stored.archived:
         stored.registered(record)
     _require_no_values(site.pipeline, version)
@@ -191,12 +195,15 @@ def _require_state(site: BackupContext, stored: StoredKeys, version: KeyVersion,
     return record
 
 
-def _require_not_in_use(pipeline: Pipeline, stored: StoredKeys, version: KeyVersion) -> None:
-    for unfinished in (pipeline.ledger.current(), pipeline.ledger.waiting()):
+def _require_no_walk(pipeline: Pipeline, version: KeyVersion) -> None:
+    for unfinished in (pipeline.ledger.current(), *waiting(pipeline)):
         if unfinished is not None and version in {unfinished.source, unfinished.target}:
             raise BlockedError(
                 f"{unfinished.action} {unfinished.id} is about {version} and not finished; finish or cancel it first"
             )
+
+
+def _require_not_live(stored: StoredKeys, version: KeyVersion) -> None:
     if version in stored.live or version == stored.primary:
         raise BlockedError(
             f"{version} is live in the key store; let a rotation archive it first with `keyrotation request`"

@@ -164,11 +164,16 @@ def clinic_of() -> Clinic:
     local = FakePlace("directory backups", world.journal, dict(copies))
     another = KEY_FILE.replace("0105", "0106")
     bucket = FakePlace("s3://bucket/", world.journal, {**copies, another: b""}, {KEY_FILE: LOCKED_UNTIL})
-    site = BackupContext(
-        world.pipeline, local, None, fake_manifest_trust(world.ledger, world.pipeline.signatures), (bucket,),  # type: ignore[arg-type]
+    return Clinic(world, local, bucket, site_of(world, local, bucket))
+
+
+def site_of(world: FakeWorld, local: FakePlace | None = None, *offsite: FakePlace) -> BackupContext:
+    """Where a world's backups are; by default there are none yet, and none elsewhere."""
+    place = local or FakePlace("directory backups", world.journal)
+    return BackupContext(
+        world.pipeline, place, None, fake_manifest_trust(world.ledger, world.pipeline.signatures), offsite,  # type: ignore[arg-type]
         None, None, None, 2, 7, Objectives(1, 1),  # type: ignore[arg-type]
     )  # fmt: skip
-    return Clinic(world, local, bucket, site)
 
 
 @pytest.fixture

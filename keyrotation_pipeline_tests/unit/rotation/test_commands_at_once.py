@@ -5,16 +5,21 @@ from typing import Any
 
 import pytest
 
-from keyrotation_pipeline.errors import BlockedError, RequestError
+from keyrotation_pipeline.backups import destruction
+from keyrotation_pipeline.backups.catalog import BackupContext
+from keyrotation_pipeline.backups.destruction import destroy, open_destruction
+from keyrotation_pipeline.errors import BlockedError, KeyStoreError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind, Note
-from keyrotation_pipeline.model.requests import RequestStatus, RotationType, Step, Walk
+from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, RotationType, Step, Walk
 from keyrotation_pipeline.requests import opening, takeover
 from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.rotation import rollback, runner
-from keyrotation_pipeline_tests.fakes import V1, V3, FakeWorld
+from keyrotation_pipeline_tests.fakes import V1, V2, V3, FakeWorld
 from keyrotation_pipeline_tests.fakes.database import FakeSurroundings
 from keyrotation_pipeline_tests.fakes.inventory import FakeInventory
+from keyrotation_pipeline_tests.unit.backups.test_destruction import site_of
 from keyrotation_pipeline_tests.unit.incidents import cases
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
 
@@ -135,6 +140,69 @@ def test_a_rollback_that_has_begun_though_its_source_was_replaced_is_ended_by_th
     run(world, signed(world, onward))
     assert world.ledger.walk(undoing.id).status is RequestStatus.CANCELLED
     assert (world.keys.primary(), world.keys.versions()) == (V4, (V4,))
+
+
+def destruction_of_v1(world: FakeWorld) -> tuple[BackupContext, Request]:
+    site = site_of(world)
+    asked, _ = open_destruction(site, V1, reason="ten years over", requested_by="dba")
+    for officer in (ADA, BEN):
+        sign(world, asked, officer)
+    return site, world.ledger.request(asked.id)
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_key_to_which_a_rollback_is_opened_while_its_destruction_searches_stays(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch, has_begun: bool
+) -> None:
+    def other() -> Walk:
+        undoing = signed(world, undone(world, rotation_of(world)))
+        if has_begun:
+            run(world, undoing, Step.KEY_VERSION)
+        return undoing
+
+    site, asked = destruction_of_v1(world)
+    undoing = meanwhile(monkeypatch, FakeInventory, "discover", other)
+    with pytest.raises(BlockedError, match=r"^rollback .* is about v1 and not finished; finish or cancel it first"):
+        destroy(site, asked)
+    run(world, undoing[0])
+    assert world.keys.primary() == V1
+
+
+def test_a_rollback_to_a_key_that_is_destroyed_while_its_text_is_read_is_refused(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, asked = destruction_of_v1(world)
+    meanwhile(monkeypatch, FakeSurroundings, "identity", lambda: destroy(site, asked))
+    with pytest.raises(RequestError, match="v1 is destroyed and never becomes the primary again"):
+        undone(world, rotation_of(world))
+    assert world.ledger.waiting() is None
+
+
+def test_no_key_is_destroyed_to_which_a_rollback_waits_next_to_an_emergency(world: FakeWorld) -> None:
+    undone(world, rotation_of(world))
+    cases.opened(world)
+    with pytest.raises(BlockedError, match=r"^rollback .* is about v1 and not finished"):
+        destruction_of_v1(world)
+
+
+@pytest.mark.parametrize("kind", RotationType)
+def test_a_rollback_that_has_begun_to_a_key_that_the_audit_calls_destroyed_is_ended_by_the_next_request(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch, kind: RotationType
+) -> None:
+    site, asked = destruction_of_v1(world)
+    undoing = signed(world, undone(world, rotation_of(world)))
+    run(world, undoing, Step.DUAL_KEY_ROLLOUT)
+    world.ledger.append(Note(EventKind.BACKUP_MADE, {}))  # as above
+    with monkeypatch.context() as before:
+        before.setattr(destruction, "_require_no_walk", lambda *_: None)
+        before.setattr(destruction, "_require_not_live", lambda *_: None)
+        with pytest.raises(KeyStoreError, match="v1 is live in the key store"):
+            destroy(site, asked)
+    assert world.ledger.state.keys[V1].state is KeyState.DESTROYED
+    with pytest.raises(RequestError, match="request a fresh version with `keyrotation request`"):
+        run(world, undoing)
+    onward = cases.opened(world)[1] if kind is RotationType.EMERGENCY else request(world)
+    assert (onward.action, onward.source, onward.target) == (RequestAction.ROTATE, V2, V3)
 
 
 def test_a_rollback_goes_on_where_the_key_store_was_lost_and_names_no_primary(world: FakeWorld) -> None:
