@@ -136,9 +136,10 @@ GUARDS: Sequence[Guard] = (
     ),
     Guard(
         "a rollback to a compromised version",
-        "rotation/rollback._require_usable and _require_undoable, adapters/keystores/changes.needs_promoting",
+        "rotation/rollback._require_usable and _require_undoable, requests/takeover.dead_end, "
+        "adapters/keystores/changes.needs_promoting",
         (
-            (rollback, "LOST", frozenset()),
+            (rollback, "LOST", frozenset()), (takeover, "dead_end", nothing),
             (changes, "needs_promoting", lambda stored, version, *_: stored.primary != version),
         ),
         "never a compromised primary again",
