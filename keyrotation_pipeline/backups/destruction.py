@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from keyrotation_pipeline.audit.divergence import require_consistent
-from keyrotation_pipeline.audit.events import recorded
+from keyrotation_pipeline.audit.events import entries, recorded
 from keyrotation_pipeline.backups.backup import BACKUP_LOCK
 from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets
 from keyrotation_pipeline.backups.remaining_copies import (
@@ -23,6 +23,7 @@ from keyrotation_pipeline.backups.remaining_copies import (
 )
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.key_events import HeldFile, KeyDestroyed, KeyDestructionIntended
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
@@ -125,7 +126,7 @@ def destroy(site: BackupContext, rotation: Request) -> Destruction:
             pipeline.ledger.set_key_state(version, KeyState.DESTROYED, rotation.id)
         note_if_changed(pipeline, stored)
         _remove(site, found, stored.revision)
-        done = _as_intended(pipeline, found, rotation)
+        done = _as_intended(pipeline, found)
         with pipeline.ledger.transaction():
             pipeline.ledger.append(done.as_fact(KeyDestroyed), rotation.id)
             pipeline.ledger.set_status(rotation.id, RequestStatus.FINISHED)
@@ -185,7 +186,8 @@ def _require_state(site: BackupContext, stored: StoredKeys, version: KeyVersion,
         raise RequestError(f"{version} is not registered; `keyrotation status` shows the versions that are")
     if record.state is KeyState.DESTROYED:
         # One that was interrupted, and whose request has expired, is requested again.
-        if not (begun or version in stored.archived or _key_files(site.local, version)):
+        is_recorded = version in {fact.version for fact in recorded(site.pipeline.ledger, KeyDestroyed)}
+        if is_recorded and not (begun or version in stored.archived or _key_files(site.local, version)):
             raise RequestError(f"{version} is destroyed already; `keyrotation audit log` has the record of it")
     elif record.state not in DESTROYABLE:
         raise RequestError(
@@ -254,11 +256,16 @@ def _remove(site: BackupContext, found: Destruction, revision: str) -> None:
         raise KeyStoreError(f"{found.version} is still there after it was removed; check the disk, and run this again")
 
 
-def _as_intended(pipeline: Pipeline, found: Destruction, rotation: Request) -> Destruction:
-    """The destruction, with the files that earlier attempts removed."""
-    intended = recorded(pipeline.ledger, KeyDestructionIntended, rotation.id)
-    files = sorted({name for each in intended for name in each.files})
-    return Destruction(found.version, found.fingerprint, tuple(files), found.held)
+def _as_intended(pipeline: Pipeline, found: Destruction) -> Destruction:
+    """The destruction, with the files that earlier attempts removed, also those of a request that then expired."""
+    files: set[str] = set()
+    for entry in entries(pipeline.ledger, EventKind.KEY_DESTRUCTION_INTENDED, EventKind.KEY_DESTROYED):
+        match entry.fact():
+            case KeyDestructionIntended(version, files=removed) if version == found.version:
+                files.update(removed)
+            case KeyDestroyed(version) if version == found.version:
+                files.clear()
+    return Destruction(found.version, found.fingerprint, tuple(sorted(files)), found.held)
 
 
 def _authorises(pipeline: Pipeline, request: Request) -> str:
@@ -282,4 +289,5 @@ DESTROY = Action(
     authority=require_roster,
     command=_command,
     renewal=lambda request: f"cancel it, then run `{_command(request)}` for a new one",
+    lock=LOCK,
 )

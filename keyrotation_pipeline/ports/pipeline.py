@@ -55,6 +55,7 @@ class Action(Generic[Ports]):
             it can only continue. None: such a request changes nothing before it is carried out.
         is_one_way: whether it can only continue once it has begun.
         approved: called as soon as enough officers have signed, and possibly again at the start.
+        lock: held while it is carried out; None: it has steps, each of which has a lock of its own.
         steps: what each step does; empty: it has no steps.
     """
 
@@ -70,6 +71,7 @@ class Action(Generic[Ports]):
     withdraw: Callable[[Ports, Walk], None] | None = None
     is_one_way: Callable[[Ports, Walk], bool] = lambda _pipeline, _walk: False
     approved: Callable[[Ports, Request], None] = lambda _pipeline, _request: None
+    lock: str | None = None
     steps: Mapping[Step, StepFunction[Ports]] = field(default_factory=dict)
 
 

@@ -6,13 +6,14 @@ from dataclasses import asdict
 from typing import Any
 
 from keyrotation_pipeline.audit.events import recorded
-from keyrotation_pipeline.errors import BlockedError, RequestError
+from keyrotation_pipeline.errors import ApprovalError, BlockedError, RequestError
 from keyrotation_pipeline.model.incidents import plain_text
 from keyrotation_pipeline.model.progress import PaceSet
 from keyrotation_pipeline.model.requests import WALK, Request, RequestStatus, Step, Walk
 from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.approvals import require_authorised
 from keyrotation_pipeline.requests.conductor import Task
 
 
@@ -87,21 +88,39 @@ def cancel(pipeline: Pipeline, request: Request) -> None:
     """Cancels a request, and withdraws its key if one was made; that version is never used again. Repeatable.
 
     Raises:
-        RequestError: writes may have moved to the new key, so it can only be finished or rolled back.
-        BlockedError: one of its steps is running.
+        RequestError: writes may have moved to the new key, so it can only be finished or rolled back; or it has begun,
+            and running it again completes it.
+        BlockedError: it, or one of its steps, is running.
     """
+    action = pipeline.actions[request.action]
     with ExitStack() as held:
-        for step in STEPS_BEFORE_ROWS:
-            held.enter_context(pipeline.ledger.lock(f"{request.id}/{step}"))
+        for name in (f"{request.id}/{step}" for step in STEPS_BEFORE_ROWS) if action.lock is None else (action.lock,):
+            held.enter_context(pipeline.ledger.lock(name))
         request = pipeline.ledger.request(request.id)
         if request.status is RequestStatus.CANCELLED:
             return
-        withdraw = pipeline.actions[request.action].withdraw
+        withdraw = action.withdraw
+        if withdraw is None:
+            _require_nothing_begun(pipeline, request)
         # One that waits to supersede another has made and changed nothing, and its key is not its own.
         if withdraw is not None and isinstance(request, Walk) and not request.waits_to_supersede:
             withdraw(pipeline, request)
         else:
             pipeline.ledger.set_status(request.id, RequestStatus.CANCELLED)
+
+
+def _require_nothing_begun(pipeline: Pipeline, request: Request) -> None:
+    """Refuses to leave a destruction, or another key's arrival, half done while its signatures count."""
+    if request.status is not RequestStatus.RUNNING:
+        return
+    try:
+        require_authorised(pipeline, request, pipeline.keys.read())
+    except (ApprovalError, RequestError):
+        return  # nobody can complete it any more, but another request of its kind does
+    command = pipeline.actions[request.action].command(request)
+    raise RequestError(
+        f"{request.action} {request.id} has begun, so it cannot be cancelled; run `{command}`, which completes it"
+    )
 
 
 # The engine stops on a pause within a second; other steps end by themselves, or time out here.

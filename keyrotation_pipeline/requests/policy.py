@@ -165,4 +165,5 @@ POLICY = Action(
     authority=pinned_roster,
     command=lambda _request: "keyrotation policy",
     renewal=lambda _request: "cancel it, then run `keyrotation policy --reason TEXT` for a new one",
+    lock=LOCK,
 )

@@ -226,10 +226,14 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
     Raises:
         ApprovalError: too few signatures, or something has changed since.
         AuditError: as `open_reconciliation`.
+        RequestError: the request is over or past its dates.
         BlockedError: a step of an earlier rotation is still running, a key is missing, or a table stays locked.
         ProofError: a value under a retired version was written just now.
     """
     with pipeline.ledger.lock(LOCK), ExitStack() as held:
+        rotation = pipeline.ledger.request(rotation.id)
+        if rotation.is_over:
+            raise RequestError(f"request {rotation.id} is {rotation.status}; run `keyrotation reconcile`")
         decided = _verified_plan(pipeline)
         require_authorised(pipeline, rotation, pipeline.keys.read())
         _require_readable(decided)
@@ -344,4 +348,5 @@ RECONCILE = Action(
     authority=authority_to_reconcile,
     command=lambda _request: "keyrotation reconcile",
     renewal=lambda _request: "cancel it, then run `keyrotation reconcile` for a new one",
+    lock=LOCK,
 )

@@ -52,8 +52,7 @@ def open_replacement(
         require_consistent(pipeline, stored)
         if (already := pending_replacement(pipeline, version)) is not None:
             raise RequestError(f"request {already.id} to replace {version} is open; sign or cancel it")
-        record = _require_imported(pipeline, stored, version, material)
-        tried, opened = _require_better(pipeline, stored, record, material)
+        record, (tried, opened) = _require_replaceable(pipeline, stored, version, material)
         if reason is None:
             raise RequestError(
                 f"say why with `keyrotation replace-key {version} --reason TEXT`, which officers then sign"
@@ -99,7 +98,7 @@ def replace_key(pipeline: Pipeline, request: Request, material: KeyMaterial) -> 
                 f"{proposed.after[:16]}; give that one"
             )
         if request.status is not RequestStatus.RUNNING:
-            _require_better(pipeline, stored, _require_imported(pipeline, stored, version, material), material)
+            _require_replaceable(pipeline, stored, version, material)
             pipeline.ledger.set_status(request.id, RequestStatus.RUNNING)
         _replace(pipeline, stored, request, material)
     time_stamping.stamp(pipeline)
@@ -119,6 +118,43 @@ def _replace(pipeline: Pipeline, stored: StoredKeys, request: Request, material:
     with pipeline.ledger.transaction():
         pipeline.ledger.replace_key(version, material.fingerprint, request.id)
         pipeline.ledger.set_status(request.id, RequestStatus.FINISHED)
+
+
+def _require_replaceable(
+    pipeline: Pipeline, stored: StoredKeys, version: KeyVersion, material: KeyMaterial
+) -> tuple[KeyRecord, tuple[int, int]]:
+    """The record of the version, and how many values were tried and how many the given key decrypted.
+
+    Where a request that was cancelled, or is past its dates, has already put the given key in the store, these are the
+    numbers that officers signed then: the replaced key is no longer there to be tried.
+    """
+    record, already = record_of(pipeline, version), _stored_already(pipeline, stored, version, material)
+    if record is not None and already is not None:
+        live = {each: stored.material(each) for each in stored.live}
+        _require_decrypts(try_keys(pipeline, KeyRing(live, version), _wanted(pipeline, version)), version, material)
+        return record, (already.tried, already.opened)
+    record = _require_imported(pipeline, stored, version, material)
+    return record, _require_better(pipeline, stored, record, material)
+
+
+def _stored_already(
+    pipeline: Pipeline, stored: StoredKeys, version: KeyVersion, material: KeyMaterial
+) -> KeyReplacementProposed | None:
+    """What was proposed when a request began that ended before it registered the key, which the store has since."""
+    record = record_of(pipeline, version)
+    if stored.live.get(version) != material or record is None or record.fingerprint == material.fingerprint:
+        return None
+    for each in pipeline.ledger.requests():
+        if each.action is not RequestAction.REPLACE_KEY or each.source != version or each.started_at is None:
+            continue
+        proposed = _proposed(pipeline, each)
+        if (proposed.before, proposed.after) == (record.fingerprint, material.fingerprint):
+            return proposed
+    return None
+
+
+def _wanted(pipeline: Pipeline, version: KeyVersion) -> dict[str, dict[str, tuple[KeyVersion, ...]]]:
+    return {str(table.name): dict.fromkeys(table.columns, (version,)) for table in pipeline.tables}
 
 
 def _require_imported(pipeline: Pipeline, stored: StoredKeys, version: KeyVersion, material: KeyMaterial) -> KeyRecord:
@@ -146,7 +182,7 @@ def _require_better(
     """Values under the version that were tried, and how many the new key decrypts; the present one decrypts none."""
     version = record.version
     live = {each: stored.material(each) for each in stored.live}
-    wanted = {str(table.name): dict.fromkeys(table.columns, (version,)) for table in pipeline.tables}
+    wanted = _wanted(pipeline, version)
     tried, opened = try_keys(pipeline, KeyRing(live, version), wanted).of_version(version)
     if opened:
         raise RequestError(
@@ -202,4 +238,5 @@ REPLACE_KEY = Action(
     authority=require_roster,
     command=_command,
     renewal=lambda request: f"cancel it, then run `{_command(request)} --reason TEXT` for a new one",
+    lock=LOCK,
 )

@@ -26,7 +26,9 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.key_events import KeyReplaced
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import approvals
 from keyrotation_pipeline.requests.approvals import add_approval
+from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.replace_key import pending_replacement, replace_key
 from keyrotation_pipeline.rotation.rotate import open_request
@@ -283,6 +285,34 @@ def test_a_death_in_the_middle_is_completed_by_running_it_again(
         assert pipeline.keys.read().material(V1) == home.right
         assert pipeline.ledger.keys()[0].fingerprint == home.right.fingerprint
         assert pending_replacement(pipeline, V1) is None
+    home.folder.run("audit", "verify")
+
+
+def test_a_replacement_whose_signatures_expired_in_the_middle_is_completed_by_another(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.fill(home.right)
+    command = ("replace-key", "v1", "--reason", "the wrong key was imported")
+    request = home.folder.run(*command, ENCRYPTION_MASTER_KEY=base64_of(home.right)).strip()
+    home.sign(request)
+
+    def die(*_arguments: object, **_options: object) -> None:
+        raise ProcessKilled
+
+    with home.opened() as pipeline, monkeypatch.context() as patched:
+        patched.setattr(type(pipeline.ledger), "replace_key", die)
+        with pytest.raises(ProcessKilled):
+            replace_key(pipeline, pipeline.ledger.request(request), home.right)
+    assert "has begun, so it cannot be cancelled; run `keyrotation replace-key v1`" in home.refused("cancel", request)
+    with home.opened() as pipeline, monkeypatch.context() as patched:
+        patched.setattr(approvals, "past_dates", lambda *_: "its dates have passed")
+        cancel(pipeline, pipeline.ledger.request(request))
+    stranger = base64_of(KeyMaterial.generate())
+    assert "the key store holds another v1" in home.refused(*command, ENCRYPTION_MASTER_KEY=stranger)
+    home.replace()
+    with home.opened() as pipeline:
+        assert pipeline.keys.read().material(V1) == home.right
+        assert pipeline.ledger.keys()[0].fingerprint == home.right.fingerprint
     home.folder.run("audit", "verify")
 
 

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
@@ -490,6 +490,58 @@ def test_after_a_death_at_any_change_the_same_again_finishes_it() -> None:
         verify_audit(clinic.world.ledger)
         changes += 1
     assert changes > 7
+
+
+def test_one_that_died_at_any_change_and_ran_out_of_time_is_recorded_by_another_request() -> None:
+    changes = 0
+    while True:
+        clinic = clinic_of()
+        opened = clinic.signed()
+        clinic.world.journal.die_at = len(clinic.world.journal.entries) + changes
+        try:
+            destroy(clinic.site, opened)
+            break
+        except ProcessKilled:
+            clinic.world.journal.die_at = None
+        clinic.world.clock.at += timedelta(days=8)
+        clinic.world.signatures.signed_at = clinic.world.clock.at
+        cancel(clinic.world.pipeline, opened)
+        done = clinic.destroyed()
+        assert done.local == (KEY_FILE, f"{KEY_FILE}.json")
+        assert clinic.world.ledger.event_names().count("key_destroyed") == 1
+        assert clinic.state() is KeyState.DESTROYED
+        verify_audit(clinic.world.ledger)
+        changes += 1
+    assert changes > 7
+
+
+def test_one_that_has_begun_is_not_cancelled_while_its_signatures_count(clinic: Clinic) -> None:
+    opened = clinic.signed()
+    clinic.world.journal.die_at = len(clinic.world.journal.entries) + 4
+    with pytest.raises(ProcessKilled, match=r"keys\.destroy"):
+        destroy(clinic.site, opened)
+    clinic.world.journal.die_at = None
+    with pytest.raises(
+        RequestError, match=r"has begun, so it cannot be cancelled; run `keyrotation destroy v1`, which"
+    ):
+        cancel(clinic.world.pipeline, opened)
+    destroy(clinic.site, opened)
+    assert clinic.world.ledger.event_names().count("key_destroyed") == 1
+
+
+def test_one_that_runs_is_not_cancelled(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, refused, removes = clinic.signed(), [], type(clinic.world.keys).destroy
+
+    def next_to_it(*arguments: Any) -> Any:  # noqa: ANN401 - as the key store's own
+        with pytest.raises(BlockedError) as refusal:
+            cancel(clinic.world.pipeline, opened)
+        refused.append(str(refusal.value))
+        return removes(*arguments)
+
+    monkeypatch.setattr(type(clinic.world.keys), "destroy", next_to_it)
+    destroy(clinic.site, opened)
+    assert refused == ["destroy is locked by another process; wait for it"]
+    assert clinic.world.ledger.request(opened.id).status is RequestStatus.FINISHED
 
 
 def test_one_that_died_and_ran_out_of_time_is_asked_for_again(clinic: Clinic) -> None:

@@ -286,6 +286,31 @@ def test_tables_restored_alone_get_their_key_back_and_lose_the_fence(world: Fake
     assert V1 not in world.database.fence_state["clients"]
 
 
+def test_one_that_runs_is_not_cancelled_and_one_that_was_cancelled_changes_nothing(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restored_after_a_rotation(world, Step.ROWS)
+    opened, refused = signed(world), list[str]()
+
+    def next_to_it(*_arguments: object) -> None:
+        with pytest.raises(BlockedError) as refusal:
+            cancel(world.pipeline, opened)
+        refused.append(str(refusal.value))
+        raise ProcessKilled
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(world.pipeline.fencing), "unfence", next_to_it)
+        with pytest.raises(ProcessKilled):
+            reconcile(world.pipeline, opened)
+    assert refused == ["reconcile is locked by another process; wait for it"]
+    world.ledger.locks.clear()
+    cancel(world.pipeline, opened)
+    before = list(world.journal.entries)
+    with pytest.raises(RequestError, match="is cancelled; run `keyrotation reconcile`"):
+        reconcile(world.pipeline, opened)
+    assert world.journal.entries == before
+
+
 def test_a_database_that_was_not_restored_has_nothing_to_reconcile(world: FakeWorld) -> None:
     run(world, approved(world))
     with pytest.raises(RequestError, match="nothing to reconcile"):
