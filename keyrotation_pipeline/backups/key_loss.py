@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from keyrotation_pipeline.audit.divergence import divergence
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets, is_intact, kept_sets, read_key, sets_of
+from keyrotation_pipeline.backups.destruction import LOCK as DESTRUCTION_LOCK
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.backups.restore_checks import sampled_under
 from keyrotation_pipeline.errors import (
@@ -23,10 +24,11 @@ from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backups import KeyCopy
 from keyrotation_pipeline.model.key_events import KeyDestructionIntended, KeyRestoreIntended
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
-from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.model.requests import RequestAction, Step
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.key_list import has_key_list, note_delivery
 from keyrotation_pipeline.requests.policy import require_signed_key_store
 from keyrotation_pipeline.requests.roster import pin_roster_in_store
@@ -54,12 +56,20 @@ class KeyRestored:
 def lost_keys(pipeline: Pipeline, stored: StoredKeys, records: Sequence[KeyRecord]) -> list[str]:
     """A sentence for each registered key that is missing from the key store, live or archived, or has changed there.
 
+    And for each destroyed one that is there, unless its destruction has yet to remove it.
+
     Args:
         stored: read after `records`: a key is stored before it is registered, and nothing but `destroy` removes one.
     """
     destroyed = {fact.version for fact in recorded(pipeline.ledger, KeyDestructionIntended)}
+    unfinished = {each.source for each in opening.pending(pipeline, RequestAction.DESTROY)}
     sentences = []
     for record in records:
+        if record.state is KeyState.DESTROYED and record.version in stored and record.version not in unfinished:
+            sentences.append(
+                f"{record.version} is destroyed, but the key store holds it again; find out who put it back, and run "
+                f"`keyrotation destroy {record.version}`"
+            )
         if record.state is KeyState.DESTROYED or record.version in destroyed:
             continue
         try:
@@ -111,11 +121,17 @@ def restore_key(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, 
     """Put a lost key back where it belongs according to the ledger; repeating changes nothing.
 
     Raises:
+        AtWorkError: a key is being destroyed, or another restored.
         FingerprintMismatchError: it is not the key that is registered.
         UndecryptableError: it does not decrypt what is stored under its version.
         KeyStoreError: the version is destroyed, or the store holds a different key under it.
         AuditError: the key is restored, but the pinned roster cannot be trusted.
     """
+    with pipeline.ledger.lock(DESTRUCTION_LOCK):  # else what is destroyed meanwhile would come back
+        return _restored(pipeline, version, material, source)
+
+
+def _restored(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, source: str) -> KeyRestored:
     record, stored = _require_registered(pipeline, version, material), pipeline.keys.read()
     _require_no_other(stored, version, material)
     ring = KeyRing({version: material}, version)

@@ -1,14 +1,21 @@
 """The key store is lost in the middle of a walk: each key comes back where the walk needs it, which then ends."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
-from keyrotation_pipeline.backups.key_loss import restore_key
-from keyrotation_pipeline.errors import KeyStoreError
+from keyrotation_pipeline.backups import key_loss
+from keyrotation_pipeline.backups.destruction import destroy
+from keyrotation_pipeline.backups.key_loss import lost_keys, restore_key
+from keyrotation_pipeline.backups.restore_checks import sampled_under
+from keyrotation_pipeline.errors import AtWorkError, KeyStoreError
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline.rotation import rollback, runner
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld
+from keyrotation_pipeline_tests.unit.backups.test_destruction import clinic_of
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, sign
 
 
@@ -57,6 +64,52 @@ def test_a_rollback_ends_though_the_key_store_was_lost_after_a_step(
     run(world, undoing)
     assert world.ledger.walk(undoing.id).status is RequestStatus.FINISHED
     assert (world.keys.versions(), world.keys.archived(), world.keys.primary()) == ((V1,), (V2,), V1)
+
+
+def test_a_key_that_is_being_destroyed_is_not_restored_nor_one_destroyed_that_is_being_restored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clinic, refused = clinic_of(), list[str]()
+    world, opened, material = clinic.world, clinic.signed(), clinic.world.keys.get(V1)
+    removes, samples = type(world.keys).destroy, sampled_under
+
+    def meanwhile(act: Callable[[], object]) -> None:
+        with pytest.raises(AtWorkError) as refusal:
+            act()
+        refused.append(str(refusal.value))
+
+    def destroys(*arguments: Any) -> Any:  # noqa: ANN401 - as the key store's own
+        meanwhile(lambda: restore_key(world.pipeline, V1, material, "a backup"))
+        return removes(*arguments)
+
+    def looks(*arguments: Any) -> int:  # noqa: ANN401 - as the function's own
+        meanwhile(lambda: destroy(clinic.site, opened))
+        return samples(*arguments)
+
+    monkeypatch.setattr(key_loss, "sampled_under", looks)
+    assert restore_key(world.pipeline, V1, material, "a backup").place == "archive"
+    monkeypatch.setattr(type(world.keys), "destroy", destroys)
+    destroy(clinic.site, opened)
+    assert refused == ["destroy is locked by another process; wait for it"] * 2
+    assert V1 not in world.keys.contents()
+    with pytest.raises(KeyStoreError, match="v1 is destroyed permanently"):
+        restore_key(world.pipeline, V1, material, "a backup")
+
+
+def test_a_destroyed_key_that_is_in_the_key_store_again_is_named_and_can_be_destroyed_again() -> None:
+    clinic = clinic_of()
+    world, material = clinic.world, clinic.world.keys.get(V1)
+
+    def named() -> list[str]:
+        return lost_keys(world.pipeline, world.keys.contents(), world.ledger.keys())
+
+    clinic.destroyed()
+    assert named() == []
+    world.keys.shelf[V1] = material
+    (sentence,) = named()
+    assert sentence.startswith("v1 is destroyed, but the key store holds it again; ")
+    clinic.signed()
+    assert named() == []  # its request says so
 
 
 def test_a_key_that_came_back_to_the_applications_is_not_waited_for_but_withdrawn_as_the_sentence_says(
