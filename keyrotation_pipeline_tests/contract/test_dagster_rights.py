@@ -50,9 +50,10 @@ def roles(cluster: TestCluster) -> dict[str, list[dict[str, Any]]]:
 
 @contextmanager
 def policies_in(cluster: TestCluster, namespace: str) -> Iterator[None]:
-    """Inside, the policies of jobs-policy.yaml are at work for the accounts of a namespace."""
+    """Inside, the policies of deploy/kubernetes are at work for the accounts of a namespace."""
     made = []
-    for content in yaml.safe_load_all((DAGSTER / "jobs-policy.yaml").read_text().replace("pazpaz", namespace)):
+    text = "---\n".join((DAGSTER / file).read_text() for file in ("jobs-policy.yaml", "../changes-policy.yaml"))
+    for content in yaml.safe_load_all(text.replace("pazpaz", namespace)):
         plural = PLURALS[content["kind"]]
         cluster.ask("POST", f"{POLICIES}/{plural}", content)
         made.append(f"{POLICIES}/{plural}/{content['metadata']['name']}")
@@ -63,7 +64,7 @@ def policies_in(cluster: TestCluster, namespace: str) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def policies(cluster: TestCluster, roles: dict[str, list[dict[str, Any]]]) -> Iterator[None]:
-    """The policies of jobs-policy.yaml, at work; and those of another installation, with another image."""
+    """The policies of deploy/kubernetes, at work; and those of another installation, with another image."""
     assert roles
     with policies_in(cluster, f"{cluster.namespace}-staging"), policies_in(cluster, cluster.namespace):
         policy = f"{POLICIES}/validatingadmissionpolicies/keyrotation-jobs.{cluster.namespace}-staging"
