@@ -100,7 +100,8 @@ class Actors:
     # What others do while a step of the pipeline runs.
 
     def _insides(self, action: Action, state: State) -> Sequence[Inside]:
-        if not self.model.inside or action.call is not commands.rotate_on:
+        crossed = commands.LOOK_FIRST if "request" in self.model.inside else {commands.rotate_on}
+        if not self.model.inside or action.call not in crossed:
             return ()
         return (*self._writers_inside, *self._people_inside(state.ledger))
 

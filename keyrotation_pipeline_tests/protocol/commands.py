@@ -121,6 +121,9 @@ CARRIES_OUT = {
     RequestAction.DESTROY: carry_out_destroy,
 }
 
+# Commands that read for minutes between their first look and what they record.
+LOOK_FIRST = frozenset({ask_routine, ask_rollback, ask_destroy, carry_out_destroy})
+
 
 def _named(request: Request) -> str:
     kind = request.type if request.action == "rotate" else request.action

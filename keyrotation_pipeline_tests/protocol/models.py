@@ -24,7 +24,8 @@ class Model:
         names: instances name their primary; else they write the newest key that they hold.
         dies: every process of the pipeline may die before every write.
         store: what the key store may do wrong: answer `late`, not at all (`silent`), or `unheard`, after a change.
-        inside: what others do while a step runs: `write`, `report`, `signs`, `pause`, `cancel`.
+        inside: what others do while a step runs: `write`, `report`, `signs`, `pause`, `cancel`; with `request` instead
+            while a command reads before it opens a request or destroys a key: what else they type.
         prefix: how the labels of the first transitions begin; the search starts after them.
     """
 
@@ -94,5 +95,32 @@ LARGER = {
         requests=3,
         controls=_set("cancel", "pause"),
         inside=_set("write", "report", "signs", "cancel", "pause"),
+    ),
+    "crossing": Model(
+        "crossing",
+        "after a rotation: a request, a rollback and a destruction, each while another command reads",
+        (ROUTINE, ROLLBACK, DESTROY),
+        3,
+        3,
+        instances=1,
+        rows=1,
+        inside=_set("request"),
+        dies=False,
+        prefix=(
+            "request a rotation",
+            "Ada",
+            "Ben",
+            "run what is due",
+            "instance 0 reads",
+            "instance 0 reports",
+            "run what is due",
+            "run what is due",
+            "instance 0 reads",
+            "instance 0 reports",
+            *["run what is due"] * 5,
+            "instance 0 reads",
+            "instance 0 reports",
+            *["run what is due"] * 3,
+        ),
     ),
 }
