@@ -21,7 +21,7 @@ from keyrotation_pipeline_tests.transactions import transactions
 # The server's own of a new session, that which sets the session up, and that in which everything is read.
 # The look for flags also asks whether the report of an incident has changed; the alerts' look reads the audit under one
 # snapshot, and what people were sent.
-SENSORS = {"rotation_conductor": 3, "ledger_mirror": 3, "incident_flag": 4, "alert_delivery": 8}
+SENSORS = {"rotation_conductor": 3, "ledger_mirror": 3, "incident_flag": 4, "alert_delivery": 6}
 TABLES = 30
 
 
