@@ -69,6 +69,16 @@ class PlaintextEncodingError(KeyRotationError):
     """A text cannot be encoded as UTF-8, or a value does not decrypt to UTF-8."""
 
 
+class AlreadyEncryptedError(KeyRotationError):
+    """A text to encrypt is itself a stored value, which no application would decrypt twice."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a text to encrypt is itself an encrypted value, as it stands in a row; read it through the column's type, "
+            "and encrypt what it decrypts to"
+        )
+
+
 class PlaintextTypeError(KeyRotationError):
     """A value to encrypt, or a stored value, is not a string."""
 

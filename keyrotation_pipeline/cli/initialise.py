@@ -169,3 +169,5 @@ def _tried(trial: KeyTrial) -> Iterator[output.Line]:
         yield f"          {version} {found}"
     for phrase in trial.damaged():
         yield output.Text(f"damaged   {phrase} do not decrypt; `keyrotation verify` names each", output.BAD)
+    for phrase in trial.encrypted_twice():
+        yield output.Text(f"twice     {phrase} are encrypted twice; `keyrotation verify` names each", output.BAD)

@@ -68,7 +68,8 @@ def verify(*, config: Config = None, as_json: Json = False) -> None:
     if failures:
         named = ", ".join(each.table for each in done if each.failures)
         raise KeyRotationError(
-            f"{failures} value(s) of {named} do not decrypt; `keyrotation inventory` names each of them"
+            f"{failures} value(s) of {named} do not decrypt, or only to another encrypted value; "
+            "`keyrotation inventory` names each of them"
         )
     if wrong := [each.wrong_indexes for each in done if each.wrongly_indexed]:
         raise KeyRotationError("; ".join(wrong))

@@ -24,7 +24,7 @@ from keyrotation_pipeline.errors import (
 )
 from keyrotation_pipeline.fieldcrypto.binding import Row, checked_label, default_label, is_bound_to_row
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
-from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER, SECOND, KeyVersion, looks_encrypted
+from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER, SECOND, KeyVersion, looks_damaged
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import FailedReads, OldReads
 
@@ -123,7 +123,7 @@ class EncryptedType(TypeDecorator[str]):
     Args:
         key_ring: a ring, or a function that returns the current one (called for every value, so a reload takes effect).
         legacy: ``"passthrough"`` returns values that were never encrypted unchanged, during a first migration. A
-            damaged value of ours still raises.
+            damaged value of ours still raises, as long as it has the version and the nonce of one.
         length: width of a ``varchar`` (see `ciphertext_length`); absent: ``text``.
         binding: the label, where it is not the column's name: after a renaming, or where the type is no column's own,
             as inside another `TypeDecorator`. A variant for one database (`with_variant`) is its column's.
@@ -134,6 +134,7 @@ class EncryptedType(TypeDecorator[str]):
 
     Raises (in statements and results):
         PlaintextTypeError: neither a string nor None.
+        AlreadyEncryptedError: the text to store is itself an encrypted value.
         UnencryptedValueError, MalformedCiphertextError: the stored text is not a value of ours.
         UnknownKeyVersionError, DecryptionError: it is under a key that the ring does not hold, or damaged.
         KeyRingUnavailableError: `key_ring` raised an error of its own.
@@ -266,7 +267,7 @@ class EncryptedType(TypeDecorator[str]):
         try:
             plaintext = decrypt(ring, stored, self.binding, row)
         except MalformedCiphertextError:
-            if looks_encrypted(stored):
+            if looks_damaged(stored):
                 raise
         else:
             if not stored.startswith(ring.primary.prefix):

@@ -5,6 +5,7 @@ from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate, islice, pairwise, repeat
 from typing import Protocol, cast
@@ -14,7 +15,7 @@ from cryptography.exceptions import InvalidTag
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto import xaes
 from keyrotation_pipeline.fieldcrypto.binding import Row, associated_data, divided, is_bound_to_row
-from keyrotation_pipeline.fieldcrypto.grammar import Generation, KeyVersion, version_named
+from keyrotation_pipeline.fieldcrypto.grammar import Generation, KeyVersion, any_value_in, version_named
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
 
@@ -77,8 +78,9 @@ class ValueRewriter(Protocol):
 class Rewriter:
     """Re-encrypts stored values to one key version, reading each under the key that it names.
 
-    Values under the target, empty strings and NULLs are left unchanged. Every new value is decrypted again and compared
-    before it is returned.
+    Values under the target, empty strings and NULLs are left unchanged. So is a value whose plaintext is itself one:
+    an application that could not decrypt has encrypted the ciphertext again. Every new value is decrypted again and
+    compared before it is returned.
 
     Args:
         ring: holds `target` and every version to read.
@@ -169,7 +171,7 @@ class Rewriter:
         return None if plaintexts is None else self._encrypt_all(number, plaintexts, rows, nonces)
 
     def _open_all(self, number: int, values: Sequence[bytes], rows: Rows) -> list[bytes] | None:
-        """Returns the plaintexts if all values are well-formed, authentic and under one version; else None.
+        """Returns the plaintexts if all are well-formed, authentic, under one version and encrypted once; else None.
 
         The hot loop, in which each step is one call over all values. While all of them are good, a value costs three
         quarters of what `_open` takes, and most of that is AES. It accepts nothing that `_open` does not.
@@ -182,9 +184,10 @@ class Rewriter:
         if known is None or parts is None or not all(map(self._is_known, rows)):
             return None
         try:
-            return list(map(self._decrypt[version], *parts, self._bound(number, known, rows)))
+            plaintexts = list(map(self._decrypt[version], *parts, self._bound(number, known, rows)))
         except InvalidTag:
             return None
+        return None if any_value_in(plaintexts) else plaintexts
 
     def _encrypt_all(self, number: int, plaintexts: list[bytes], rows: Rows, nonces: bytes) -> list[Value]:
         """Encrypts plaintexts to stored values, each decrypted again and compared."""
@@ -249,13 +252,15 @@ class Rewriter:
         decrypt = self._decrypt.get(name)
         if decrypt is None:
             raise UnusableValueError(Defect(DefectKind.UNKNOWN_VERSION, version))
-        try:
+        plaintext = None
+        with suppress(InvalidTag):
             if self._is_known(row):
                 (bound,) = islice(self._bound(column, version, [row]), 1)
-                return decrypt(raw[:nonce_bytes], raw[nonce_bytes:], bound)
-        except InvalidTag:
-            pass
-        raise UnusableValueError(Defect(DefectKind.NOT_AUTHENTIC, version))
+                plaintext = decrypt(raw[:nonce_bytes], raw[nonce_bytes:], bound)
+        if plaintext is None or any_value_in([plaintext]):
+            wrong = DefectKind.NOT_AUTHENTIC if plaintext is None else DefectKind.ENCRYPTED_TWICE
+            raise UnusableValueError(Defect(wrong, version))
+        return plaintext
 
 
 def nonces_of(columns: Sequence[Sequence[Value]], size: int) -> list[bytes]:

@@ -9,12 +9,13 @@ import os
 from cryptography.exceptions import InvalidTag
 
 from keyrotation_pipeline.errors import (
+    AlreadyEncryptedError,
     DecryptionError,
     PlaintextEncodingError,
     UnknownKeyVersionError,
 )
 from keyrotation_pipeline.fieldcrypto.binding import Row, associated_data
-from keyrotation_pipeline.fieldcrypto.grammar import Ciphertext, KeyVersion, parse, parsed
+from keyrotation_pipeline.fieldcrypto.grammar import Ciphertext, KeyVersion, any_value_in, parse, parsed
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
 
@@ -30,12 +31,16 @@ def encrypt(ring: KeyRing, plaintext: str, label: str | None = None, row: Row | 
         The stored form, ``v<N>:<nonce>:<ciphertext ‖ tag>`` or ``v<N>x:<nonce>:<ciphertext ‖ tag ‖ commitment>``.
 
     Raises:
+        AlreadyEncryptedError: the text is itself a stored value.
         PlaintextEncodingError: the text holds a lone surrogate, which UTF-8 cannot carry.
         InvalidBindingError: the second generation needs a label, or the key of the row.
     """
+    text = utf8_of(plaintext)
+    if any_value_in([text]):
+        raise AlreadyEncryptedError
     nonce = os.urandom(ring.primary.generation.nonce_bytes)
     bound = associated_data(ring.primary, label, row)
-    body = ring.cipher(ring.primary).encrypt(nonce, utf8_of(plaintext), bound)
+    body = ring.cipher(ring.primary).encrypt(nonce, text, bound)
     return str(Ciphertext(ring.primary, nonce, body))
 
 
@@ -103,11 +108,12 @@ def plaintext(ring: KeyRing, stored: str, label: str | None, row: Row | None = N
     if row is not None and row.key is None:  # there is no row that it could be bound to
         return Defect(DefectKind.NOT_AUTHENTIC, value.version)
     try:
-        return _opened(ring, value, label, row)
+        text = _opened(ring, value, label, row)
     except UnknownKeyVersionError:
         return Defect(DefectKind.UNKNOWN_VERSION, value.version)
     except DecryptionError:
         return Defect(DefectKind.NOT_AUTHENTIC, value.version)
+    return Defect(DefectKind.ENCRYPTED_TWICE, value.version) if any_value_in([text]) else text
 
 
 def opened_by(ring: KeyRing, value: Ciphertext, label: str | None, row: Row | None = None) -> KeyVersion | None:

@@ -230,8 +230,20 @@ static long parse(const Generation *of, const uint8_t *text, size_t bytes, uint8
     return size < (long)of->overhead_bytes ? -1 : size;
 }
 
-/* Decrypt a stored value into `text`, under the version that it names. Returns the bytes of its text, or -1. `under` is
- * the place of that version. */
+/* Whether a text is itself a value, under whatever key. `free` has room for it. */
+static int holds_a_value(const uint8_t *text, size_t bytes, uint8_t *free) {
+    uint8_t nonce[LONG_NONCE];
+    size_t name = bytes && text[0] == 'v' ? name_bytes(text, bytes) : 0;
+    if (name < 2 || text[1] == '0') return 0;
+    size_t digits = name - 1 - (text[name - 1] == 'x');
+    if (digits < 1 || digits > LONGEST_NAME - 2) return 0;
+    for (size_t at = 1; at <= digits; at++)
+        if (text[at] < '0' || text[at] > '9') return 0;
+    return parse(generation_of(text, name), text + name + 1, bytes - name - 1, nonce, free) >= 0;
+}
+
+/* Decrypt a stored value into `text`, under the version that it names. Returns the bytes of its text, or -1, also where
+ * that is itself a value. `under` is the place of that version; `body` is free afterwards. */
 static long opened(Codec *codec, const Cell *cell, uint8_t *body, uint8_t *text, int *under) {
     uint8_t nonce[LONG_NONCE];
     size_t name = name_bytes(cell->text, cell->bytes);
@@ -241,9 +253,9 @@ static long opened(Codec *codec, const Cell *cell, uint8_t *body, uint8_t *text,
         *under = at;
         const Generation *of = generation_of(cell->text, name);
         long bytes = parse(of, cell->text + name + 1, cell->bytes - name - 1, nonce, body);
-        return bytes >= 0 && native_decrypted(codec, &version->secret, nonce, body, (size_t)bytes, text)
-                   ? bytes - (long)of->overhead_bytes
-                   : -1;
+        if (bytes < 0 || !native_decrypted(codec, &version->secret, nonce, body, (size_t)bytes, text)) return -1;
+        size_t size = (size_t)bytes - of->overhead_bytes;
+        return holds_a_value(text, size, body) ? -1 : (long)size;
     }
     return -1;
 }

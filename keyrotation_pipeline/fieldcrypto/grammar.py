@@ -11,6 +11,7 @@ these patterns in one file of the inventory, `grammar_sql`.
 
 import binascii
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -83,9 +84,13 @@ NEAR_MISS_PATTERN = r"[ \t\n\r\f\v]*[vV][0-9]+[xX]?[ \t\n\r\f\v]*:"
 LONGEST_PREFIX_CHARS = len(f"v{MAX_VERSION_NUMBER}{SECOND.marker}:")
 SHORTEST_UNPADDED_CHARS = (TAG_BYTES * 4 + 2) // 3
 
+# A near miss that goes on as a value does: with what may have been a nonce, and a colon.
+_DAMAGED_PATTERN = rf"{NEAR_MISS_PATTERN}[A-Za-z0-9+/_=-]{{{FIRST.nonce_chars},{SECOND.nonce_chars}}}:"
+
 _VERSION = re.compile(rf"{VERSION_PATTERN}\Z", re.ASCII)
 _HEAD = re.compile(rf"({VERSION_PATTERN}):([A-Za-z0-9+/]{{{FIRST.nonce_chars},{SECOND.nonce_chars}}}):")
-_NEAR_MISS = re.compile(NEAR_MISS_PATTERN)
+_HEAD_IN_BYTES = re.compile(HEAD_PATTERN.encode())
+_DAMAGED = re.compile(_DAMAGED_PATTERN)
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -216,9 +221,22 @@ def version_named(text: str) -> KeyVersion | None:
         return None
 
 
-def looks_encrypted(stored: str) -> bool:
-    """Returns whether a text looks like one of our values, however damaged (``v01:``, `` v1:``, a truncated one)."""
-    return _NEAR_MISS.match(stored) is not None
+def any_value_in(plaintexts: Iterable[bytes]) -> bool:
+    """Returns whether any of some plaintexts is itself a stored value, under whatever key.
+
+    A text that only begins like one (``v2: final version``) is a text.
+    """
+    # The comparison takes a third of the pattern's time, and nearly every text fails it.
+    heads = [each for each in plaintexts if b"v" <= each < b"w" and _HEAD_IN_BYTES.match(each)]
+    return any(parsed(each.decode("latin-1")) is not None for each in heads)
+
+
+def looks_damaged(stored: str) -> bool:
+    """Returns whether a text that is no value was one before it was damaged, or was meant to be one.
+
+    It has the name of a version and a nonce, as far as these can be recognised; ``v1: see above`` has none.
+    """
+    return _DAMAGED.match(stored) is not None
 
 
 def ciphertext_length(

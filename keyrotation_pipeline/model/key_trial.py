@@ -36,6 +36,8 @@ class ColumnTrial:
         opened: of these, by the key of their own version.
         opened_by: of those that their own key does not decrypt, how many each other key decrypts.
         rows: keys of some rows whose values their own key does not decrypt.
+        twice: of those that it decrypts, how many hold another encrypted value.
+        twice_rows: keys of some of these rows.
     """
 
     table: str
@@ -45,6 +47,8 @@ class ColumnTrial:
     opened: int
     opened_by: Mapping[KeyVersion, int] = field(default_factory=dict)
     rows: tuple[str, ...] = ()
+    twice: int = 0
+    twice_rows: tuple[str, ...] = ()
 
     @property
     def failed(self) -> int:
@@ -175,6 +179,15 @@ class KeyTrial:
             f"({_rows(each.rows, each.failed)})"
             for each in self.columns
             if each.failed and not each.is_wrong_key
+        )
+
+    def encrypted_twice(self) -> tuple[str, ...]:
+        """A phrase for each column with values that hold another encrypted value."""
+        return tuple(
+            f"{each.twice:,} of {each.tried:,} values under {each.version} in {each.table}.{each.column} "
+            f"({_rows(each.twice_rows, each.twice)})"
+            for each in self.columns
+            if each.twice
         )
 
 

@@ -65,8 +65,11 @@ def inventory(taken: Inventory, trial: KeyTrial | None) -> Iterator[Check]:
 
 def _readable(taken: Inventory, trial: KeyTrial) -> Iterator[Check]:
     name, show = "every_value_is_readable", "run `keyrotation verify`, which decrypts every value and names each"
-    if found := [*trial.damaged(), *([f"{len(taken.quarantine):,} in quarantine"] if taken.quarantine else [])]:
-        yield amber(name, f"do not decrypt: {', '.join(found)}; this blocks the retirement of the old key", show)
+    found = [*trial.damaged(), *([f"{len(taken.quarantine):,} in quarantine"] if taken.quarantine else [])]
+    if found or trial.encrypted_twice():
+        wrong = {"do not decrypt": found, "are encrypted twice": trial.encrypted_twice()}
+        value = "; ".join(f"{what}: {', '.join(each)}" for what, each in wrong.items() if each)
+        yield amber(name, f"{value}; this blocks the retirement of the old key", show)
     elif not trial.failed:
         yield green(
             name,

@@ -22,17 +22,19 @@ from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServe
 from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import ApprovalError
-from keyrotation_pipeline.fieldcrypto.cipher import encrypt
+from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment, imports
 from keyrotation_pipeline_tests.applications import reporting
+from keyrotation_pipeline_tests.integration.encrypted_rows import sealed
 from keyrotation_pipeline_tests.officers import make_officer, revoke
 from keyrotation_pipeline_tests.servers import Server
 
@@ -421,6 +423,39 @@ def test_verify_fails_on_a_value_that_does_not_decrypt_and_inventory_names_it(cl
     quarantined = json.loads(clinic.run("inventory", "--json"))["quarantine"]
     assert [(each["table"], each["column"]) for each in quarantined] == [("clients", "email")]
     assert foreign not in "".join(clinic.folder.printed)
+
+
+def test_values_within_values_are_known_before_a_rotation_and_stop_it(clinic: Clinic) -> None:
+    clinic.initialise()
+    ring = KeyRing({V1: clinic.key}, V1)
+    inner = {row: encrypt(ring, f"inner {row}") for row in range(5)}
+    for row, value in inner.items():
+        clinic.execute("UPDATE clients SET email = %s WHERE id = %s", sealed(ring, 1, value), row)
+    honest = "v2: final version of the plan"
+    clinic.execute("UPDATE clients SET email = %s WHERE id = 5", encrypt(ring, honest))
+
+    clinic.run("preflight", expect=1)
+    assert "are encrypted twice: " in (shown := " ".join(clinic.folder.printed[-2].split()))
+    assert "values under v1 in clients.email (among them rows" in shown
+    clinic.run("verify", expect=1)
+    assert "5 value(s) of clients do not decrypt, or only to another encrypted value" in clinic.error
+    reasons = {(each["key"], each["reason"]) for each in json.loads(clinic.run("inventory", "--json"))["quarantine"]}
+    twice = str(Defect(DefectKind.ENCRYPTED_TWICE, V1))
+    assert reasons == {(f'["{row}"]', twice) for row in inner}
+
+    request = clinic.approved_request(*clinic.officers)
+    clinic.run("rotate", request, expect=1)
+    assert "table clients, column email: 5 value(s) (encrypted twice: under key version v1 it decrypts" in clinic.error
+    assert {key["version"]: key["state"] for key in clinic.status()["key_versions"]}["v1"] == "deactivated"
+    for row, value in inner.items():
+        clinic.execute("UPDATE clients SET email = %s WHERE id = %s", value, row)
+    clinic.run("rotate", request)
+    with open_pipeline(settings.load(clinic.path), actor="test") as pipeline:
+        new = pipeline.keys.read().ring()
+    with psycopg.connect(clinic.database_url) as connection:
+        rows = connection.execute("SELECT email FROM clients WHERE id < 6 ORDER BY id").fetchall()
+    assert [decrypt(new, value) for (value,) in rows] == [*(f"inner {row}" for row in inner), honest]
+    assert not any(value in "".join(clinic.folder.printed) for value in inner.values())
 
 
 def test_inventory_shows_undeclared_columns(clinic: Clinic) -> None:

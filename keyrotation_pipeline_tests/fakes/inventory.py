@@ -1,12 +1,13 @@
 """What lists of rows hold."""
 
 # ruff: noqa: ARG002 - a fake has the whole signature of its port.
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion, looks_encrypted
+from keyrotation_pipeline.fieldcrypto.grammar import NEAR_MISS_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial, PlaceProbe
 from keyrotation_pipeline.model.page_reading import PageSpan
@@ -45,7 +46,7 @@ class FakeInventory:
                 by_column[column][version] = by_column[column].get(version, 0) + 1
                 totals[version] = totals.get(version, 0) + 1
         unencrypted = Counter(column for _, column, value in cells if is_unencrypted(value))
-        near_misses = sum(is_unencrypted(value) and looks_encrypted(value or "") for _, _, value in cells)
+        near_misses = sum(is_unencrypted(v) and bool(re.match(NEAR_MISS_PATTERN, v or "")) for _, _, v in cells)
         empty = sum(value == "" for _, _, value in cells)
         return TableCount(
             table, len(database.rows[str(table.name)]), totals, empty, unencrypted.total(), near_misses,

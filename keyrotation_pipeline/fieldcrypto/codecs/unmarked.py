@@ -69,8 +69,8 @@ class UnmarkedFormat:
         match opened:
             case Defect(DefectKind.NOT_A_VALUE):
                 return None
-            case Defect(version=version):
-                return ring.primary, version
+            case Defect(version=version):  # only of one that is encrypted twice
+                return version or ring.primary, version
             case version, _:
                 return version, version
 

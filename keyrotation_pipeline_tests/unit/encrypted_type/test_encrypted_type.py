@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -36,6 +36,7 @@ from sqlalchemy.types import TypeDecorator
 
 from keyrotation_pipeline.encrypted_type import EncryptedType, EnvironmentKeyRing, KeyRing, ciphertext_length
 from keyrotation_pipeline.errors import (
+    AlreadyEncryptedError,
     DecryptionError,
     EncryptedComparisonError,
     InvalidKeyError,
@@ -129,8 +130,9 @@ def other_ring() -> KeyRing:
     ("stored", "kind"),
     [
         pytest.param("Anna", UnencryptedValueError, id="unencrypted"),
-        pytest.param("v1:Anna", MalformedCiphertextError, id="damaged"),
-        pytest.param("V1:Anna", MalformedCiphertextError, id="near miss"),
+        pytest.param(f"v1:{'A' * 16}:Anna", MalformedCiphertextError, id="damaged"),
+        pytest.param(f"V1:{'A' * 16}:Anna", MalformedCiphertextError, id="near miss"),
+        pytest.param("v1:Anna", UnencryptedValueError, id="a text that begins like a value"),
         pytest.param(f"v9:{'A' * 16}:{'A' * 24}", UnknownKeyVersionError, id="unknown version"),
         pytest.param(f"v1:{'A' * 16}:{'A' * 24}", DecryptionError, id="wrong tag"),
         pytest.param(b"Anna", PlaintextTypeError, id="bytes in a column without types"),
@@ -150,6 +152,29 @@ def test_legacy_passes_unencrypted_values_and_nothing_damaged(database: Connecti
     store(database, seal(RING, 1, "Carl")[:-1])
     with pytest.raises(MalformedCiphertextError):
         database.execute(select(clients.c.first_name)).all()
+
+
+def test_legacy_passes_texts_that_only_begin_like_values(database: Connection) -> None:
+    clients = clients_with(EncryptedType(RING, legacy="passthrough"))
+    texts = ["v2: final version of the plan", "V1: see above", "v1x:", "v1:note"]
+    store(database, *texts)
+    assert database.execute(select(clients.c.first_name)).scalars().all() == texts
+    for row, text in enumerate(texts, 1):
+        database.execute(update(clients).where(clients.c.id == row).values(first_name=text))
+    assert [each[:3] for each in database.execute(STORED).scalars()] == ["v2:"] * 4
+    assert database.execute(select(clients.c.first_name)).scalars().all() == texts
+
+
+@pytest.mark.parametrize("legacy", [None, "passthrough"])
+@pytest.mark.parametrize("ring", [RING, KeyRing({V3: KeyMaterial.generate()}, V3)], ids=["its key", "another key"])
+def test_a_value_copied_from_a_row_is_not_encrypted_again(
+    database: Connection, seal: Seal, legacy: Literal["passthrough"] | None, ring: KeyRing
+) -> None:
+    copied = seal(ring, 3 if V3 in ring.versions else 1, "Anna")
+    with pytest.raises(AlreadyEncryptedError, match="a text to encrypt is itself an encrypted value") as caught:
+        database.execute(insert(clients_with(EncryptedType(RING, legacy=legacy))).values(first_name=copied))
+    assert copied[5:] not in str(caught.value)
+    assert database.execute(STORED).scalars().all() == []
 
 
 def test_legacy_still_encrypts_what_it_writes(database: Connection) -> None:

@@ -2,12 +2,14 @@
 
 import os
 import pickle
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 
 from keyrotation_pipeline.errors import KeyRotationError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto.batch import Failure, Rewriter
+from keyrotation_pipeline.fieldcrypto.cipher import plaintext
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from keyrotation_pipeline.fieldcrypto.keyring import FieldCipher
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
 from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of, sealed
-from keyrotation_pipeline_tests.unit.fieldcrypto.value_cases import ACCEPTED, REFUSED
+from keyrotation_pipeline_tests.unit.fieldcrypto.value_cases import ACCEPTED, LIKE_VALUES, REFUSED
 
 V2 = KeyVersion(2)
 
@@ -107,6 +109,27 @@ def test_failures_name_row_column_and_reason_and_the_rest_continues(rewriter: Re
         Failure(0, 1, NOT_A_VALUE),
         Failure(2, 1, Defect(DefectKind.NOT_AUTHENTIC, KeyVersion(1))),
     ]
+
+
+@pytest.mark.parametrize("others", [0, 3], ids=["alone", "among others"])
+@pytest.mark.parametrize("inner", [1, 2, 7])
+def test_a_value_within_a_value_is_left_under_whatever_key(
+    rewriter: Rewriter, ring: KeyRing, inner: int, others: int
+) -> None:
+    twice = sealed(ring, 1, sealed(ring_of(7, primary=7), 7, "x") if inner == 7 else sealed(ring, inner, "x")).encode()
+    batch = [*[sealed(ring, 1, "good").encode()] * others, twice]
+    failures = [Failure(others, 0, Defect(DefectKind.ENCRYPTED_TWICE, KeyVersion(1)))]
+    rewritten = rewriter.rewrite([batch])
+    assert rewritten.failures == failures
+    assert [value is None for value in rewritten.columns[0]] == [False] * others + [True]
+    assert rewriter.check([batch]) == ([Counter({KeyVersion(1): others}) if others else Counter()], failures)
+    assert plaintext(ring, twice.decode(), None) == failures[0].defect
+
+
+def test_texts_that_only_begin_like_values_are_rewritten(rewriter: Rewriter, ring: KeyRing) -> None:
+    rewritten = rewriter.rewrite([[sealed(ring, 1, text).encode() for text in LIKE_VALUES]])
+    assert rewritten.failures == []
+    assert [opened(ring, (value or b"").decode()) for value in rewritten.columns[0]] == [("v2", t) for t in LIKE_VALUES]
 
 
 def test_a_value_is_never_opened_with_another_key_than_it_names(rewriter: Rewriter, ring: KeyRing) -> None:

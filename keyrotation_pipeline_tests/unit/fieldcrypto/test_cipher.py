@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyrotation_pipeline.errors import (
+    AlreadyEncryptedError,
     DecryptionError,
     KeyRotationError,
     PlaintextEncodingError,
@@ -76,6 +77,7 @@ def latin1_value() -> str:
 @pytest.mark.parametrize(
     ("act", "kind"),
     [
+        pytest.param(lambda: encrypt(RING, latin1_value()), AlreadyEncryptedError, id="a value"),
         pytest.param(lambda: encrypt(RING, "Müller\ud800"), PlaintextEncodingError, id="lone surrogate"),
         pytest.param(lambda: decrypt(RING, latin1_value()), PlaintextEncodingError, id="not UTF-8"),
         pytest.param(lambda: decrypt(RING, "v1:Müller"), KeyRotationError, id="malformed"),

@@ -9,12 +9,15 @@ from keyrotation_pipeline.fieldcrypto.grammar import (
     VALUE_PATTERN,
     Ciphertext,
     KeyVersion,
+    any_value_in,
     ciphertext_length,
-    looks_encrypted,
+    looks_damaged,
     parse,
 )
 from keyrotation_pipeline_tests.unit.fieldcrypto.value_cases import (
     ACCEPTED,
+    BODY,
+    LIKE_VALUES,
     NEAR_MISSES,
     NO_NEAR_MISSES,
     NONCE,
@@ -72,16 +75,37 @@ def test_repr_shows_version_and_size_only() -> None:
     assert repr(parse(ACCEPTED["an empty text"])) == "Ciphertext(v1, 16 bytes)"
 
 
+_REST = f"{NONCE}:{BODY}"
+
+
 @pytest.mark.parametrize(
     ("stored", "expected"),
     [
-        *(pytest.param(value, True, id=f"meant as one: {name}") for name, value in NEAR_MISSES.items()),
+        *(
+            pytest.param(f"{value.partition(':')[0]}:{_REST}", True, id=f"damaged: {name}")
+            for name, value in NEAR_MISSES.items()
+        ),
+        pytest.param(ACCEPTED["17 bytes"][:-1], True, id="damaged: cut in its body"),
+        pytest.param(f"v1:{NONCE}:", True, id="damaged: no body"),
+        pytest.param(REFUSED["space after"], True, id="damaged: space after"),
+        pytest.param(REFUSED["url alphabet in nonce"], True, id="damaged: url alphabet in nonce"),
         *(pytest.param(value, True, id=f"is one: {name}") for name, value in ACCEPTED.items()),
-        *(pytest.param(value, False, id=f"something else: {name}") for name, value in NO_NEAR_MISSES.items()),
+        *(pytest.param(value, False, id=f"a text: {name}") for name, value in NO_NEAR_MISSES.items()),
+        *(pytest.param(value, False, id=f"a short text: {name}") for name, value in NEAR_MISSES.items()),
+        *(
+            pytest.param(text, False, id=text)
+            for text in ("v2: final version of the plan", "V1: see above", "v1x:", "v1:note", "v3: 10:30, ward 2")
+        ),
     ],
 )
-def test_what_was_meant_as_a_value_is_distinguished_from_plain_text(stored: str, expected: bool) -> None:
-    assert looks_encrypted(stored) is expected
+def test_a_damaged_value_is_distinguished_from_a_text_that_begins_like_one(stored: str, expected: bool) -> None:
+    assert looks_damaged(stored) is expected
+
+
+def test_only_a_value_is_one_within_a_value() -> None:
+    assert all(any_value_in([b"Anna", value.encode()]) for value in ACCEPTED.values())
+    assert not any_value_in([text.encode() for text in LIKE_VALUES])
+    assert not any_value_in([])
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from keyrotation_pipeline.fieldcrypto.native import NativeCodec
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import V2, opened, ring_of, sealed
 from keyrotation_pipeline_tests.unit.fieldcrypto.codec_fuzz import FORMATS, FUZZED, fuzz, token
-from keyrotation_pipeline_tests.unit.fieldcrypto.value_cases import ACCEPTED, REFUSED
+from keyrotation_pipeline_tests.unit.fieldcrypto.value_cases import ACCEPTED, LIKE_VALUES, REFUSED
 
 pytestmark = pytest.mark.skipif(not compiled.is_native(), reason="the native codec was not built here")
 
@@ -94,6 +94,23 @@ def test_what_the_grammar_refuses_is_refused(codec: NativeCodec, ring: KeyRing, 
 @pytest.mark.parametrize("stored", ACCEPTED.values(), ids=ACCEPTED)
 def test_what_nobody_encrypted_is_refused_though_it_looks_well(codec: NativeCodec, stored: str) -> None:
     assert codec.check([(stored.encode(),)], 0, 1) is None
+
+
+@pytest.mark.parametrize("value", ACCEPTED.values(), ids=ACCEPTED)
+def test_a_value_within_a_value_is_left_to_the_reference(codec: NativeCodec, ring: KeyRing, value: str) -> None:
+    rows = [(sealed(ring, 1, "good").encode(),), (sealed(ring, 1, value).encode(),)]
+    assert (codec.rewrite(rows, 0, 1), codec.check(rows, 0, 1)) == (None, None)
+    assert codec.rewrite([(sealed(ring, 2, value).encode(),)], 0, 1) is not None  # it stays: the proof finds it
+
+
+def test_texts_that_only_begin_like_values_are_rewritten(codec: NativeCodec, ring: KeyRing) -> None:
+    rows = [(sealed(ring, 1, text).encode(),) for text in LIKE_VALUES]
+    packed = codec.rewrite(rows, 0, 1)
+    assert packed is not None
+    assert [opened(ring, (value or b"").decode()) for value in elements(packed.arrays[0])] == [
+        ("v2", text) for text in LIKE_VALUES
+    ]
+    assert codec.check(rows, 0, 1) == [{KeyVersion(1): len(LIKE_VALUES)}]
 
 
 def test_positions_are_packed_next_to_the_values_and_what_stays_is_null(codec: NativeCodec, ring: KeyRing) -> None:

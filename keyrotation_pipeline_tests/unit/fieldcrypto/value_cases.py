@@ -1,6 +1,9 @@
 """Texts that are, or are nearly, stored values: one table for the parser, Python's regex and PostgreSQL's."""
 
 import base64
+import re
+
+from keyrotation_pipeline.fieldcrypto.grammar import VALUE_PATTERN
 
 NONCE = "AAECAwQFBgcICQoL"
 BODY = base64.b64encode(bytes(range(16))).decode()  # 16 bytes: ends in ==
@@ -104,3 +107,21 @@ NO_NEAR_MISSES = {
     "no-break space before": "\u00a0v1:",
     "information separator before": "\x1cv1:",
 }
+
+# Texts that people write, and pieces of values: none is a value, and each may be encrypted like any other text.
+_BEGINNINGS = ("v1", "v2", "V1", "v2x", "v01", "v999999", "v999999x", " v2", "v12345678")
+_GOING_ON = (": final version of the plan", ":", ":note", ": see above", ":see:below", ": " + NONCE, f":{NONCE}:")
+_PIECES = [value[:end] for value in ACCEPTED.values() if len(value) < 1000 for end in range(1, len(value))]
+_INTERRUPTED = [
+    f"{value[:at]}{piece}{value[at:]}"
+    for value in (ACCEPTED["an empty text"], ACCEPTED["second generation, an empty text"])
+    for at in range(len(value))
+    for piece in (" ", "é", "-")
+]
+LIKE_VALUES = [
+    *filter(None, [*REFUSED.values(), *NEAR_MISSES.values(), *NO_NEAR_MISSES.values()]),
+    *(f"{beginning}{rest}" for beginning in _BEGINNINGS for rest in _GOING_ON),
+    *(piece for piece in _PIECES if not re.fullmatch(VALUE_PATTERN, piece)),
+    *_INTERRUPTED,
+]
+assert len(LIKE_VALUES) > 1000

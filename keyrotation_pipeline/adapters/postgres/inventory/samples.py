@@ -23,7 +23,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.probe import fitting, fitting_deriv
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import Derivation, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.reads import Defect
+from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
 from keyrotation_pipeline.fieldcrypto.search_index import is_odd
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial, PlaceProbe
 from keyrotation_pipeline.model.tables import EncryptedTable, SearchIndex
@@ -199,14 +199,17 @@ class _Tally:
     """The results so far for the values of one column under one version."""
 
     def __init__(self) -> None:
-        self.tried = self.opened = 0
+        self.tried = self.opened = self.twice = 0
         self.others = Counter[KeyVersion]()
         self.rows: list[str] = []
+        self.twice_rows: list[str] = []
 
-    def add(self, version: KeyVersion, opener: KeyVersion | None, row: str) -> None:
+    def add(self, version: KeyVersion, opener: KeyVersion | None, row: str, *, is_twice: bool) -> None:
         self.tried += 1
         if opener == version:
             self.opened += 1
+            self.twice += is_twice
+            self.twice_rows += [row] if is_twice else []
             return
         if opener is not None:
             self.others[opener] += 1
@@ -214,7 +217,10 @@ class _Tally:
             self.rows.append(row)
 
     def of(self, table: str, column: str, version: KeyVersion) -> ColumnTrial:
-        return ColumnTrial(table, column, version, self.tried, self.opened, dict(self.others), tuple(self.rows))
+        rows, twice_rows = tuple(self.rows), tuple(self.twice_rows[:_NAMED_ROWS])
+        return ColumnTrial(
+            table, column, version, self.tried, self.opened, dict(self.others), rows, self.twice, twice_rows
+        )
 
 
 def _try(
@@ -232,9 +238,11 @@ def _try(
         column = relation.columns[place].place.name
         for row, stored in _read(connection, relation, key, relation.columns[place], positions):
             # Every count reports values of another format.
-            if (found := code.opened_by(ring, stored, table.label(column))) is not None:
+            if (found := code.opened_by(ring, stored, label := table.label(column))) is not None:
                 version, opener = found
-                trials[column, version].add(version, opener, row)
+                text = code.plaintext(ring, stored, label) if opener is not None else b""
+                is_twice = isinstance(text, Defect) and text.kind is DefectKind.ENCRYPTED_TWICE
+                trials[column, version].add(version, opener, row, is_twice=is_twice)
 
 
 def _chosen(
