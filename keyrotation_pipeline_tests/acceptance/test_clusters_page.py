@@ -184,8 +184,8 @@ def test_what_dagster_needs_in_a_cluster(desk: Desk, new_key_secrets: Callable[[
     for made in (
         "secret/keyrotation-ui serverside-applied",
         "configmap/keyrotation-configuration serverside-applied",
-        "deployment.apps/keyrotation-webserver created",
-        "networkpolicy.networking.k8s.io/keyrotation-code-server created",
+        "deployment.apps/keyrotation-dagster created",
+        "networkpolicy.networking.k8s.io/keyrotation-dagster created",
     ):
         assert made in reported
     assert " created" not in again

@@ -8,7 +8,6 @@ daemon, at the worst moment. Afterwards the backups are tested and the next rota
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -78,30 +77,25 @@ class World:
         node = folder.folder.path / "node"
         node.mkdir()
         self.kubelet = Kubelet(
-            standin.objects, standin.rights, cluster.namespace, standin.port, certificate, node,
-            hosts=("keyrotation-code-server",),
+            standin.objects, standin.rights, cluster.namespace, standin.port, certificate, node
         )  # fmt: skip
-        self.port = str(free_port())
         for file in ("../pipeline.yaml", "home.yaml", "rights.yaml"):
             for content in yaml.safe_load_all(self.text(file)):
                 if content["kind"] in PLURALS:
                     cluster.ask("POST", PLURALS[content["kind"]].format(cluster.namespace), content)
-        self.pods = {
-            name: next(yaml.safe_load_all(self.text(f"{name}.yaml")))["spec"]["template"]["spec"]
-            for name in ("code-server", "daemon", "webserver")
-        }
-        self.pods["watch"] = yaml.safe_load(self.text("watch.yaml"))["spec"]["jobTemplate"]["spec"]["template"]["spec"]
-        for pod in self.pods.values():
-            for variable in pod["containers"][0].get("env", ()):
-                variable["value"] = IMAGE  # as kustomization.yaml has it
+        services, toolbox = (
+            yaml.safe_load(self.text(f"{name}.yaml"))["spec"]["template"]["spec"] for name in ("services", "toolbox")
+        )
+        watch = yaml.safe_load(self.text("watch.yaml"))["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        for variable in services["containers"][0]["env"]:
+            variable["value"] = IMAGE  # as kustomization.yaml has it
+        pods = (services, toolbox, watch)
+        self.containers = {each["name"]: (pod, each["name"]) for pod in pods for each in pod["containers"]}
         self.configure(recovery, server)
 
     def text(self, file: str) -> str:
         """A file of deploy/kubernetes/dagster, in this namespace."""
-        text = (
-            (DAGSTER / file).read_text().replace('"4000"', f'"{self.port}"').replace("port: 4000", f"port: {self.port}")
-        )
-        return re.sub(r"(namespace: )pazpaz\b", rf"\g<1>{self.cluster.namespace}", text)
+        return re.sub(r"(namespace: )pazpaz\b", rf"\g<1>{self.cluster.namespace}", (DAGSTER / file).read_text())
 
     def configure(self, recovery: DemoOfficer, server: Server) -> None:
         """The ConfigMaps and Secrets."""
@@ -151,23 +145,28 @@ class World:
     def home(self) -> Path:
         return self.kubelet.folder / "claim-keyrotation-home" / "home"
 
+    def start(self, container: str, name: str = "", *command: str) -> "subprocess.Popen[bytes]":
+        """Starts a container as the Pod that it is of, or a command in it."""
+        pod, of = self.containers[container]
+        return self.kubelet.start(name or container, pod, command, of)
+
     def execute(self, name: str, of: str, *command: str) -> str:
         """What `kubectl exec` into a Deployment does; gives its output."""
-        process = self.kubelet.start(name, self.pods[of], command)
+        process = self.start(of, name, *command)
         assert process.wait(120) == 0, self.kubelet.log(name)
         del self.kubelet.processes[name]
         return self.kubelet.log(name)
 
     def approved_request(self) -> str:
         """A request that is opened and signed in a Pod: its text names the hosts that a Pod knows."""
-        reported = self.execute("request", "code-server", "keyrotation", "request", "--reason", "yearly rotation")
+        reported = self.execute("request", "toolbox", "keyrotation", "request", "--reason", "yearly rotation")
         [request] = re.findall(r"^[0-9a-f]{32}$", reported, re.MULTILINE)
-        self.execute("text", "code-server", "sh", "-c", f"keyrotation approve {request} --text > text")
+        self.execute("text", "toolbox", "sh", "-c", f"keyrotation approve {request} --text > text")
         claim = self.home.parent
         for number, officer in enumerate(self.clinic.officers):
             (claim / f"{number}.asc").write_bytes(officer.sign((claim / "text").read_bytes(), "--armor"))
             self.execute(
-                f"approve-{number}", "code-server", "keyrotation", "approve", request, "--signature", f"{number}.asc"
+                f"approve-{number}", "toolbox", "keyrotation", "approve", request, "--signature", f"{number}.asc"
             )
         return str(request)
 
@@ -198,11 +197,6 @@ class World:
         return [name for of, _, name in self.jobs() if of == job and name in self.kubelet.processes]
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
 def decryption_key(officer: DemoOfficer) -> str:
     """Exports the encryption subkey alone, as the page says."""
     command = ["gpg", "--homedir", str(officer.home), "--batch", "--armor", "--export-secret-subkeys"]
@@ -227,10 +221,10 @@ def test_a_rotation_runs_as_jobs_through_a_killed_pod_and_a_killed_daemon(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     began = time.monotonic()
-    world.execute("init", "code-server", "keyrotation", "init")
-    world.kubelet.start("code-server", world.pods["code-server"])
+    world.execute("init", "toolbox", "keyrotation", "init")
+    world.start("code-server")
     request = world.approved_request()
-    world.kubelet.start("daemon", world.pods["daemon"])
+    world.start("daemon")
 
     most_rows = 0
 
@@ -245,7 +239,7 @@ def test_a_rotation_runs_as_jobs_through_a_killed_pod_and_a_killed_daemon(
     until(lambda: bool(world.at_work("reencrypt_rows")))
     world.kubelet.kill(world.at_work("reencrypt_rows")[0])
     world.kubelet.kill("daemon")
-    world.kubelet.start("daemon-again", world.pods["daemon"])
+    world.start("daemon", "daemon-again")
     until(lambda: values_under(world.clinic, "v1") == 0 and finished(world, request))
     until(lambda: ended(world, "backup") and ended(world, "evidence"))
     for job in ("recovery_drill", "rehearsal"):

@@ -129,9 +129,15 @@ def container_of(job: dict[str, Any]) -> dict[str, Any]:
 
 def secrets_of(job: dict[str, Any]) -> set[str]:
     """The Secrets that the Pod gets in any way."""
-    pod = job["spec"]["template"]["spec"]
-    named = {each["secretRef"]["name"] for each in container_of(job).get("envFrom", []) if "secretRef" in each}
-    return named | {each["secret"]["secretName"] for each in pod["volumes"] if "secret" in each}
+    return secrets_given(job, container_of(job))
+
+
+def secrets_given(made: dict[str, Any], container: dict[str, Any]) -> set[str]:
+    """The Secrets that one container of a Pod gets in any way."""
+    mounted = {each["name"] for each in container["volumeMounts"]}
+    volumes = [each for each in made["spec"]["template"]["spec"]["volumes"] if each["name"] in mounted]
+    named = {each["secretRef"]["name"] for each in container.get("envFrom", []) if "secretRef" in each}
+    return named | {each["secret"]["secretName"] for each in volumes if "secret" in each}
 
 
 def test_a_shards_job_is_valid_hardened_limited_and_holds_no_secret(launch: Launch) -> None:
@@ -364,14 +370,15 @@ def test_what_kustomize_builds_is_as_the_api_knows_it_and_gives_secrets_to_those
         assert content["metadata"]["namespace"] == "pazpaz"  # which the API server takes off policies of the cluster
         if content["kind"] in {"Deployment", "CronJob"}:
             made = content["spec"]["jobTemplate"] if content["kind"] == "CronJob" else content
-            container = container_of(made)
-            assert container["securityContext"]["readOnlyRootFilesystem"] is True
-            assert container["image"] == IMAGE
-            given[container["name"]] = secrets_of(made)
+            for container in made["spec"]["template"]["spec"]["containers"]:
+                assert container["securityContext"]["readOnlyRootFilesystem"] is True
+                assert container["image"] == IMAGE
+                given[container["name"]] = secrets_given(made, container)
     assert given == {
         "code-server": {"keyrotation-dagster-storage", "keyrotation-database"},
         "daemon": {"keyrotation-dagster-storage"},
         "webserver": {"keyrotation-dagster-storage", "keyrotation-ui"},
+        "toolbox": {"keyrotation-dagster-storage", "keyrotation-database"},
         "watch": {"keyrotation-database"},
     }
 
@@ -379,22 +386,24 @@ def test_what_kustomize_builds_is_as_the_api_knows_it_and_gives_secrets_to_those
 def test_what_watches_dagster_sees_what_the_code_server_writes_and_changes_no_key_and_no_pod() -> None:
     watch = yaml.safe_load((DAGSTER / "watch.yaml").read_text())["spec"]
     job = watch["jobTemplate"]
-    seen, code = container_of(job), next(yaml.safe_load_all((DAGSTER / "code-server.yaml").read_text()))
+    seen, code = container_of(job), yaml.safe_load((DAGSTER / "services.yaml").read_text())
+    served = code["spec"]["template"]["spec"]
+    server = next(each for each in served["containers"] if each["name"] == "code-server")
     assert (seen["command"], seen.get("args")) == (["keyrotation", "status", "--exit-code"], None)
-    pod, served = job["spec"]["template"]["spec"], code["spec"]["template"]["spec"]
+    pod = job["spec"]["template"]["spec"]
     assert (job["spec"]["backoffLimit"], pod["restartPolicy"], watch["concurrencyPolicy"]) == (0, "Never", "Forbid")
     assert pod["serviceAccountName"] == "keyrotation-observer"
     assert (pod["securityContext"], seen["securityContext"]) == (
         served["securityContext"],
-        container_of(code)["securityContext"],
+        server["securityContext"],
     )
     for part, ours, theirs in (
         ("volumes", pod, served),
-        ("volumeMounts", seen, container_of(code)),
-        ("envFrom", seen, container_of(code)),
+        ("volumeMounts", seen, server),
+        ("envFrom", seen, server),
     ):
         assert ours[part]
-        assert all(each in theirs[part] for each in ours[part])
+        assert all(each in theirs[part] for each in ours[part] if each.get("name") != "tmp")
 
 
 @pytest.mark.external_kubectl
@@ -467,7 +476,7 @@ def test_the_charts_values_say_the_same_as_our_instance() -> None:
     code = values["dagster-user-deployments"]
     [deployment] = code["deployments"]
     assert deployment["includeConfigInLaunchedRuns"] == {"enabled": False}
-    server = next(yaml.safe_load_all((DAGSTER / "code-server.yaml").read_text()))["spec"]["template"]["spec"]
+    server = yaml.safe_load((DAGSTER / "services.yaml").read_text())["spec"]["template"]["spec"]
     assert (code["serviceAccount"]["name"], code["serviceAccount"]["create"]) == (server["serviceAccountName"], False)
     assert deployment["podSecurityContext"] == server["securityContext"]
     assert deployment["securityContext"] == server["containers"][0]["securityContext"]

@@ -120,7 +120,7 @@ def test_every_object_is_as_the_api_knows_it_and_every_pod_as_hardened_as_ours(r
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
     assert accounts == {
-        "keyrotation-dagster-keyrotation-code-server": "keyrotation",
+        "keyrotation-dagster-keyrotation-code-server": DAEMON,
         "keyrotation-dagster-daemon": DAEMON,
         "keyrotation-dagster-webserver": DAEMON,
     }
@@ -161,7 +161,7 @@ def test_nothing_leads_to_a_web_server_from_outside_of_the_cluster() -> None:
         for each in yaml.safe_load_all(file.read_text())
         if "Policy" not in each.get("kind", "Policy")  # policies name what they forbid; some files are of Dagster
     ]
-    assert {each["kind"] for each in manifests} >= {"Deployment", "Service"}
+    assert {each["kind"] for each in manifests} >= {"Deployment", "CronJob"}
     assert ways_in(manifests) == []
     values = yaml.safe_load(VALUES.read_text())
     assert values["dagsterWebserver"]["service"]["type"] == "ClusterIP"
@@ -183,7 +183,14 @@ def test_the_variable_of_the_values_makes_a_web_server_read_only(monkeypatch: py
 
 def test_the_workspace_names_our_code_location(rendered: list[Content]) -> None:
     data = found(rendered, "ConfigMap", "keyrotation-dagster-workspace-yaml")["data"]
-    assert yaml.safe_load(data["workspace.yaml"]) == yaml.safe_load((DAGSTER / "workspace.yaml").read_text())
+    [ours], [chart] = (
+        yaml.safe_load(text)["load_from"] for text in ((DAGSTER / "workspace.yaml").read_text(), data["workspace.yaml"])
+    )
+    assert chart["grpc_server"] == {
+        "host": "keyrotation-code-server",
+        "port": 4000,
+        "location_name": ours["grpc_server"]["location_name"],
+    }
 
 
 def named_in(content: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - JSON

@@ -6,6 +6,8 @@ are those of this Python and not of an image, and it runs as root. Needs root an
 """
 
 import base64
+import hashlib
+import json
 import os
 import shlex
 import shutil
@@ -33,7 +35,6 @@ class Kubelet:
 
     Args:
         certificate: of the API server.
-        hosts: names of Services, all of them on this machine.
     """
 
     objects: Objects
@@ -42,7 +43,6 @@ class Kubelet:
     port: int
     certificate: Path
     folder: Path
-    hosts: Sequence[str] = ()
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
     ended: dict[str, int] = field(default_factory=dict)
 
@@ -79,17 +79,19 @@ class Kubelet:
         """What a process has printed."""
         return (self.folder / name / "log").read_text()
 
-    def start(self, name: str, pod: Json, command: Sequence[str] = ()) -> "subprocess.Popen[bytes]":
-        """Starts the container of a Pod template, or another command in its place."""
-        [container] = pod["containers"]
+    def start(
+        self, name: str, pod: Json, command: Sequence[str] = (), container: str | None = None
+    ) -> "subprocess.Popen[bytes]":
+        """Starts the only container of a Pod template or the named one, or another command in its place."""
+        [found] = [each for each in pod["containers"] if container in {None, each["name"]}]
         root = self.folder / name
         root.mkdir()
-        wanted = [*command] or [*container.get("command", ()), *container.get("args", ())]
-        script = "\n".join([*self._mounts(root, pod, container), shlex.join(["exec", *wanted])])
+        wanted = [*command] or [*found.get("command", ()), *found.get("args", ())]
+        script = "\n".join([*self._mounts(root, pod, found), shlex.join(["exec", *wanted])])
         with (root / "log").open("wb") as log:
             process = subprocess.Popen(
                 ["unshare", "--mount", "--propagation", "private", "sh", "-e", "-c", script],
-                env=self._environment(container), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=self._environment(found), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
         self.processes[name] = process
@@ -141,36 +143,39 @@ class Kubelet:
         """The lines of a shell that make the file system of the container."""
         etc, service = root / "etc", root / "service"
         shutil.copytree("/etc", etc, symlinks=True, ignore_dangling_symlinks=True)
-        with (etc / "hosts").open("a") as file:
-            file.write(f"127.0.0.1 {' '.join(self.hosts)}\n")
         service.mkdir()
         (service / "ca.crt").write_bytes(self.certificate.read_bytes())
         (service / "token").write_text(self.rights.token(self.namespace, pod["serviceAccountName"]))
         (service / "namespace").write_text(self.namespace)
         volumes = {each["name"]: each for each in pod.get("volumes", ())}
+        shared = hashlib.sha256(json.dumps(pod, sort_keys=True).encode()).hexdigest()[:12]
         mounts = [
-            (self._volume(root, volumes[each["name"]]) / each.get("subPath", ""), each["mountPath"])
+            (self._volume(root, shared, volumes[each["name"]]), each["mountPath"], each.get("readOnly", False))
             for each in container.get("volumeMounts", ())
             if each["mountPath"] != "/tmp"
         ]
-        for _, path in mounts:
+        for _, path, _ in mounts:
             if path.startswith("/etc/"):
                 (etc / path.removeprefix("/etc/")).mkdir(exist_ok=True)
         for path in EMPTY:
             yield f"mount -t tmpfs none {path}"
         yield f"mount --bind {etc} /etc"
-        for source, path in [*mounts, (service, f"/run/{IN_CLUSTER.removeprefix('var/run/')}")]:
-            yield f"mkdir -p {Path(path).parent if source.is_file() else path}"
-            if source.is_file():
-                yield f"touch {path}"
+        for source, path, read_only in [*mounts, (service, f"/run/{IN_CLUSTER.removeprefix('var/run/')}", True)]:
+            yield f"mkdir -p {path}"
             yield f"mount --bind {source} {path}"
+            if read_only:
+                yield f"mount -o remount,bind,ro {path}"
         yield "mkdir -p /home/keyrotation /opt/dagster"
         yield "mount --bind /tmp /tmp"
         yield "mount -o remount,bind,ro /"
         yield "cd /home/keyrotation"
 
-    def _volume(self, root: Path, volume: Json) -> Path:
+    def _volume(self, root: Path, pod: str, volume: Json) -> Path:
         name = volume["name"]
+        if "emptyDir" in volume:  # of all containers of a Pod
+            place = self.folder / f"pod-{pod}-{name}"
+            place.mkdir(exist_ok=True)
+            return place
         if "persistentVolumeClaim" in volume:
             place = self.folder / f"claim-{volume['persistentVolumeClaim']['claimName']}"
             place.mkdir(exist_ok=True)
