@@ -313,6 +313,10 @@ class FenceError(ProofError):
     """A fence is missing, altered, younger than the proof, or did not hold: the proof must be repeated."""
 
 
+class DefinitionChangedError(FenceError):
+    """What a fence rests on was changed since the proof, perhaps by something else than a change of the fence."""
+
+
 class AuditError(KeyRotationError):
     """The audit chain does not verify, or does not contain an anchor."""
 

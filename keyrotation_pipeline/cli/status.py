@@ -138,7 +138,8 @@ def _tables(shown: Status) -> Iterator[output.Line]:
 def _row(
     table: TableStatus, versions: Sequence[KeyVersion], faults: Sequence[str], now: datetime
 ) -> tuple[object, ...]:
-    count, fenced = table.count, ", ".join(names(table.fenced_against)) or "-"
+    count, refused = table.count, ", ".join(names(table.fenced_against))
+    fenced = table.table.format.identified_by.refused(refused) if refused else "-"
     if count is None:
         return (table.table.name, "-", *("-" * (len(versions) + len(faults))), fenced, "never")
     values = (table.values_by_version.get(version, 0) for version in versions)

@@ -1,10 +1,9 @@
 """Retires the old key: withdraws it from the applications, on evidence from the same transaction that records it."""
 
-from typing import NoReturn
-
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import (
     BlockedError,
+    DefinitionChangedError,
     FenceError,
     KeyStoreError,
     OutOfOrderError,
@@ -29,6 +28,8 @@ from keyrotation_pipeline.rotation.rollout import pending_reason
 
 HORIZON_PATIENCE_SECONDS = 60
 HORIZON_PAUSE_SECONDS = 0.5
+# Of the proof, where others change the definition of a table all the time.
+REPETITIONS = 2
 
 
 def retire_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyRetired:
@@ -45,10 +46,33 @@ def retire_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyRetired
     _wait_for_horizon(pipeline, rotation, proof, report)
     leaving = _versions_to_take(pipeline, rotation)
     pipeline.ledger.append(RetirementIntended(leaving, rotation.target), rotation.id)
+    return _retire_or_prove_again(pipeline, rotation, proof, leaving, report)
+
+
+def _retire_or_prove_again(
+    pipeline: Pipeline,
+    rotation: Walk,
+    proof: Proven,
+    leaving: tuple[KeyVersion, ...],
+    report: Report,
+    repetitions: int = REPETITIONS,
+) -> KeyRetired:
+    """Retires, and proves everything again first where a definition was changed since the proof.
+
+    Raises:
+        ProofError: a fence was changed. Everything was proven again all the same, so that a retry can work.
+    """
     try:
         return _retire(pipeline, rotation, proof, leaving, report)
     except FenceError as error:
-        _prove_again(pipeline, rotation, str(error), report)
+        again = _proven_again(pipeline, rotation, str(error), report)
+        if not repetitions or not isinstance(error, DefinitionChangedError):
+            raise ProofError(
+                f"{error}; nothing was retired, and the tables have been proven and fenced again: "
+                f"when you know who it was, run `keyrotation rotate {rotation.id}`"
+            ) from None
+    _wait_for_horizon(pipeline, rotation, again, report)
+    return _retire_or_prove_again(pipeline, rotation, again, leaving, report, repetitions - 1)
 
 
 def _retire(
@@ -110,17 +134,11 @@ def _newest_proof(pipeline: Pipeline, rotation: Walk) -> Proven:
     return read(Proven, record.facts)
 
 
-def _prove_again(pipeline: Pipeline, rotation: Walk, finding: str, report: Report) -> NoReturn:
-    """Refuses because a fence was changed after the proof, but proves everything again first so that a retry can work.
-
-    The repetition is in the audit with what was found, so that the change does not go unnoticed.
-    """
+def _proven_again(pipeline: Pipeline, rotation: Walk, finding: str, report: Report) -> Proven:
+    """Repeats the proof, with what was found in the audit, so that the change does not go unnoticed."""
     proof = prove_zero_old_rows(pipeline, rotation, report)
     pipeline.ledger.append(ProvenAgain(proof, finding), rotation.id)
-    raise ProofError(
-        f"{finding}; nothing was retired, and the tables have been proven and fenced again: "
-        f"when you know who it was, run `keyrotation rotate {rotation.id}`"
-    ) from None
+    return proof
 
 
 def _wait_for_horizon(pipeline: Pipeline, rotation: Walk, proof: Proven, report: Report) -> None:

@@ -1,12 +1,13 @@
-"""Two homes of one database: a key in our own format and Fernet keys, over different columns of the same table."""
+"""Two homes of one database, each with a key in a format of its own, over different columns of the same table."""
 
 import base64
 import json
 import os
+import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,9 @@ from random import Random
 
 import psycopg
 import pytest
+from cryptography.exceptions import InvalidTag
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from psycopg import sql
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
@@ -23,6 +26,7 @@ from keyrotation_pipeline.encrypted_type import MountedKeyRing
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
 from keyrotation_pipeline.requests.approvals import add_approval
+from keyrotation_pipeline_tests.acceptance import test_aes_gcm as aes_gcm
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.applications import beside
 from keyrotation_pipeline_tests.servers import Server
@@ -53,6 +57,7 @@ class Home:
 
     Args:
         keys: returns what encrypts and decrypts as the application does, with the keys that are delivered now.
+        logins: that the application writes with, one for each key that it has encrypted with; none: as the owner.
     """
 
     folder: Folder
@@ -61,9 +66,11 @@ class Home:
     column: str
     officers: tuple[DemoOfficer, ...]
     keys: Callable[[Path], tuple[Callable[[str], str], Callable[[str], str]]]
+    logins: tuple[str, ...] = ()
     expected: dict[int, str] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     writes: int = 0
+    first_keys: list[str] = field(default_factory=list)
 
     def encrypted(self, text: str) -> str:
         return self.keys(self.folder.path / ".keyrotation" / "keys")[0](text)
@@ -107,13 +114,29 @@ class Home:
                     self.require_read(connection, [row])
                     self.expected[row] = f"row {row}, write {self.writes}"
                     self.write(connection, row)
-                except (psycopg.Error, InvalidToken, KeyRotationError) as error:
+                except (psycopg.Error, InvalidToken, InvalidTag, KeyRotationError) as error:
                     self.wrong.append(f"{row}: {type(error).__name__} {error}")
                 self.writes += 1
 
-    def write(self, connection: psycopg.Connection, row: int) -> None:
-        new = self.encrypted(self.expected[row])
-        connection.execute(f"UPDATE users SET {self.column} = %s WHERE id = %s".encode(), (new, row))
+    def write(self, connection: psycopg.Connection, row: int, value: str | None = None) -> None:
+        new = self.encrypted(self.expected[row]) if value is None else value
+        with self.logged_in(connection):
+            connection.execute(f"UPDATE users SET {self.column} = %s WHERE id = %s".encode(), (new, row))
+
+    @contextmanager
+    def logged_in(self, connection: psycopg.Connection) -> Iterator[None]:
+        """As an application that is given a login together with the key that it encrypts with."""
+        if not self.logins:
+            yield
+            return
+        first = listed_keys(self.folder.path / ".keyrotation" / "keys")[0]
+        self.first_keys += [] if first in self.first_keys else [first]
+        login = sql.Identifier(self.logins[self.first_keys.index(first)])
+        connection.execute(sql.SQL("SET SESSION AUTHORIZATION {}").format(login))
+        try:
+            yield
+        finally:
+            connection.execute("RESET SESSION AUTHORIZATION")
 
     def require_read(self, connection: psycopg.Connection, rows: list[int]) -> None:
         for row in rows:
@@ -129,8 +152,10 @@ class Home:
     def refused(self, value: str) -> bool:
         with psycopg.connect(self.url, autocommit=True) as connection:
             try:
+                if self.logins:
+                    connection.execute(sql.SQL("SET SESSION AUTHORIZATION {}").format(sql.Identifier(self.logins[0])))
                 connection.execute(f"UPDATE users SET {self.column} = %s WHERE id = 1".encode(), (value,))
-            except psycopg.errors.InvalidTextRepresentation:
+            except (psycopg.errors.InvalidTextRepresentation, psycopg.errors.InsufficientPrivilege):
                 return True
         return False
 
@@ -140,10 +165,32 @@ def native_keys(directory: Path) -> tuple[Callable[[str], str], Callable[[str], 
     return partial(encrypt, ring), partial(decrypt, ring)
 
 
+def listed_keys(directory: Path) -> list[str]:
+    return (directory / "application.env").read_text().strip().partition("=")[2].split(",")
+
+
 def fernet_keys(directory: Path) -> tuple[Callable[[str], str], Callable[[str], str]]:
-    listed = (directory / "application.env").read_text().strip().partition("=")[2].split(",")
-    fernet = MultiFernet([Fernet(key) for key in listed])
+    fernet = MultiFernet([Fernet(key) for key in listed_keys(directory)])
     return lambda text: fernet.encrypt(text.encode()).decode(), lambda token: fernet.decrypt(token).decode()
+
+
+def aes_gcm_keys(directory: Path) -> tuple[Callable[[str], str], Callable[[str], str]]:
+    keys = listed_keys(directory)
+    return partial(aes_gcm.seal, keys[0]), partial(aes_gcm.read, keys)
+
+
+_KEYS = {"native": native_keys, "fernet": fernet_keys, "aes-gcm": aes_gcm_keys}
+_FORMS = {
+    "native": "",
+    "fernet": 'format.name = "fernet"\nformat.keys = {{ env = "FIELD_KEYS" }}',
+    "aes-gcm": f'[format]\n{aes_gcm.HEX.format}\nkeys = {{{{ env = "FIELD_KEYS" }}}}\n'
+    'logins = {{ v1 = "{0}", v2 = "{1}", v3 = "{2}" }}',
+}
+_FIRST_KEYS: dict[str, Callable[[], dict[str, str]]] = {
+    "native": lambda: {"ENCRYPTION_MASTER_KEY": base64.b64encode(os.urandom(32)).decode()},
+    "fernet": lambda: {"FIELD_KEYS": Fernet.generate_key().decode()},
+    "aes-gcm": lambda: {"FIELD_KEYS": aes_gcm.HEX.key()},
+}
 
 
 def _configured(folder: Path, schema: str, officers: tuple[DemoOfficer, ...], columns: str, form: str) -> None:
@@ -158,24 +205,83 @@ def _configured(folder: Path, schema: str, officers: tuple[DemoOfficer, ...], co
 
 @pytest.fixture
 def homes(
-    tmp_path: Path, database_url: str, security_officer: DemoOfficer, privacy_officer: DemoOfficer
-) -> tuple[Home, Home]:
-    officers = (security_officer, privacy_officer)
-    _configured(tmp_path / "native", NATIVE, officers, '"name"', "")
-    form = 'format.name = "fernet"\nformat.keys = { env = "FIELD_KEYS" }'
-    _configured(tmp_path / "fernet", FERNET, officers, '"email"', form)
-    native = Home(Folder(tmp_path / "native", []), database_url, NATIVE, "name", officers, native_keys)
-    tokens = Home(Folder(tmp_path / "fernet", []), database_url, FERNET, "email", officers, fernet_keys)
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    database_url: str,
+    security_officer: DemoOfficer,
+    privacy_officer: DemoOfficer,
+) -> Iterator[tuple[Home, ...]]:
+    """Two homes of the formats that the test names, with values in both."""
+    officers, made, roles = (security_officer, privacy_officer), list[Home](), list[str]()
+    formats = getattr(request, "param", ("native", "fernet"))
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("CREATE TABLE users (id int PRIMARY KEY, name text, email text)")
         connection.execute("INSERT INTO users (id) SELECT generate_series(0, %s)", (ROWS - 1,))
-        native.typed("init", ENCRYPTION_MASTER_KEY=base64.b64encode(os.urandom(32)).decode())
-        tokens.typed("init", FIELD_KEYS=Fernet.generate_key().decode())
-        for home in (native, tokens):
+        for name, schema, column in zip(formats, (NATIVE, FERNET), ("name", "email"), strict=True):
+            logins = _logins(connection, column) if name == "aes-gcm" else ()
+            roles += logins
+            folder = tmp_path / column
+            _configured(folder, schema, officers, f'"{column}"', _FORMS[name].format(*logins))
+            home = Home(Folder(folder, []), database_url, schema, column, officers, _KEYS[name], logins)
+            home.typed("init", expect=0, **_FIRST_KEYS[name]())
             home.expected = {row: f"row {row}" for row in range(ROWS)}
             for row in home.expected:
                 home.write(connection, row)
-    return native, tokens
+            made.append(home)
+    yield tuple(made)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        for role in map(sql.Identifier, roles):
+            connection.execute(sql.SQL("DROP OWNED BY {}; DROP ROLE {}").format(role, role))
+
+
+def _logins(connection: psycopg.Connection, column: str) -> tuple[str, ...]:
+    """The logins of an application that writes this column, one for each version of its key."""
+    names = tuple(f"app_{secrets.token_hex(4)}_g{number}" for number in (1, 2, 3))
+    for name in map(sql.Identifier, names):
+        grant = sql.SQL("CREATE ROLE {0} LOGIN; GRANT SELECT, UPDATE ({1}) ON users TO {0}")
+        connection.execute(grant.format(name, sql.Identifier(column)))
+    return names
+
+
+PAIRS = pytest.mark.parametrize(
+    "homes",
+    [
+        ("native", "fernet"),
+        ("native", "aes-gcm"),
+        ("fernet", "aes-gcm"),
+        ("fernet", "fernet"),
+        ("aes-gcm", "aes-gcm"),
+    ],
+    ids=" and ".join,
+    indirect=True,
+)
+
+
+@PAIRS
+def test_a_rollback_signed_before_the_other_walk_and_within_its_proof_disturbs_neither(
+    homes: tuple[Home, Home],
+) -> None:
+    """Nothing that one of them makes in the database counts in what the other has had signed, proven or fenced."""
+    first, second = homes
+    old = [home.encrypted("old") for home in homes]
+    with first.at_work(), second.at_work():
+        request = first.requested("request", "--reason", "yearly")
+        first.typed("rotate", request)
+        back = first.requested("rollback", request)
+        beside_it = second.requested("request", "--reason", "yearly")
+        second.typed("rotate", beside_it, "--through", "zero_old_rows_proof")
+        first.typed("rotate", back)
+        second.typed("rotate", beside_it)
+        with ThreadPoolExecutor(2) as at_once:
+            again = [home.requested("request", "--reason", "again") for home in homes]
+            list(at_once.map(lambda home, request: home.typed("rotate", request), homes, again))
+    assert [home.wrong for home in homes] == [[], []]
+    for home, value in zip(homes, old, strict=True):
+        assert sum(home.status()["users"].values()) == ROWS
+        assert home.status()["users"]["v3"] == ROWS
+        assert home.refused(value)
+        home.typed("verify")
+        home.typed("audit", "verify")
 
 
 def test_both_are_rotated_at_the_same_time_beside_their_writers(homes: tuple[Home, Home]) -> None:
@@ -218,7 +324,7 @@ def test_one_is_recovered_with_the_records_of_the_other_which_is_then_reconciled
     signer = json.loads(tokens.typed("status", "--json"))["backup_signer"]
     into = f"recovered_{os.getpid()}"
     folder = Folder(tmp_path / "new", [])
-    new = Home(folder, server.url(into), FERNET, "email", tokens.officers, fernet_keys, tokens.expected)
+    new = Home(folder, server.url(into), FERNET, "email", tokens.officers, fernet_keys, expected=tokens.expected)
     new.folder.path.mkdir()
     source = str(tokens.folder.path / ".keyrotation" / "backups")
     with_key = ("--from", source, "--key", str(secret), "--signer", signer)

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from keyrotation_pipeline.adapters.own_schema import with_schema
 from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory import discovery, places, quarantine
@@ -23,10 +24,17 @@ from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import 
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps, tree
 from keyrotation_pipeline.adapters.postgres.preflight.logins import logins_can_be_kept_from_writing
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject
-from keyrotation_pipeline.adapters.postgres.retirement import decrypted_evidence, search
+from keyrotation_pipeline.adapters.postgres.retirement import decrypted_evidence, fence, search
 from keyrotation_pipeline.adapters.postgres.retirement.postgres_retirement import PostgresEvidence, PostgresFencing
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.errors import BlockedError, FenceError, PreflightError, ProofError, UnknownKeyVersionError
+from keyrotation_pipeline.errors import (
+    BlockedError,
+    DefinitionChangedError,
+    FenceError,
+    PreflightError,
+    ProofError,
+    UnknownKeyVersionError,
+)
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -363,6 +371,77 @@ def test_an_old_login_with_every_right_can_add_no_trigger_either(notes: Notes) -
         assert f"{first}_other can write its encrypted columns, or add a trigger" in notes.problems()[0]
 
 
+TRIGGERED = """
+CREATE FUNCTION public.before_write() RETURNS trigger LANGUAGE plpgsql {options} AS $$ BEGIN {body} RETURN NEW; END $$;
+CREATE TRIGGER early BEFORE {events} ON "Cl inic"."Not es" FOR EACH ROW EXECUTE FUNCTION public.before_write()
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "events", "options"),
+    [
+        pytest.param("NEW.body := NEW.plain;", "UPDATE", "", id="on UPDATE"),
+        pytest.param('NEW."50% off" = NEW.plain;', "INSERT OR UPDATE OF plain", "", id="on INSERT, a quoted name"),
+        pytest.param("NEW := jsonb_populate_record(NEW, '{}');", "UPDATE OF plain, body", "", id="the whole row"),
+        pytest.param("", "UPDATE", "SECURITY DEFINER", id="with its owner's rights"),
+    ],
+)
+def test_a_trigger_that_may_set_an_encrypted_column_is_a_way_around_the_fence(
+    notes: Notes, body: str, events: str, options: str
+) -> None:
+    old, late = notes.logins[0], notes.value(V1, "late")
+    moment = notes.rewritten().fenced()
+    notes.connection.execute(TRIGGERED.format(body=body, events=events, options=options).encode())
+    if body.startswith("NEW.body"):  # it does let an old value in
+        with notes.session(old) as session:
+            notes.set(3, late, "plain", by=session)
+        assert notes.connection.execute('SELECT body FROM "Cl inic"."Not es" WHERE id = 3').fetchone() == (late,)
+        notes.set(3, notes.value(V2, "late"), "plain")
+    assert notes.fencing.fences(notes.table) == ()
+    said = rf'login {old} can write another column, and trigger early of "Cl inic"\."Not es" may then set an encrypted'
+    with pytest.raises(FenceError, match=said):
+        notes.fencing.fence(notes.table, [V1])
+    with pytest.raises(FenceError, match="is not fenced against v1"):
+        notes.proven(moment, None)
+    named = 'trigger early of "Cl inic"."Not es" calls public.before_write(), which may set an encrypted column'
+    assert any(named in problem for problem in notes.problems())
+    other_columns = sql.SQL('REVOKE ALL ON "Cl inic"."Not es" FROM {}; GRANT SELECT ON "Cl inic"."Not es" TO {}')
+    notes.connection.execute(other_columns.format(*[sql.Identifier(old)] * 2))
+    assert notes.fencing.fences(notes.table) == (V1,)
+
+
+@pytest.mark.parametrize(
+    ("body", "events"),
+    [
+        pytest.param("NEW.plain := now()::text;", "INSERT OR UPDATE", id="another column"),
+        pytest.param("NEW.body := upper(NEW.body);", "UPDATE OF body", id="only with the column"),
+        pytest.param("IF NEW.body IS DISTINCT FROM OLD.body THEN NEW.plain = ''; END IF;", "UPDATE", id="reads it"),
+    ],
+)
+def test_a_trigger_that_cannot_set_one_is_none(notes: Notes, body: str, events: str) -> None:
+    notes.rewritten().fenced()
+    notes.connection.execute(TRIGGERED.format(body=body, events=events, options="").encode())
+    assert notes.fencing.fences(notes.table) == (V1,)
+    assert notes.problems() == []
+    with undeclared_login(notes.connection, f"{notes.logins[0]}_other"):
+        grant = sql.SQL('GRANT UPDATE (plain) ON "Cl inic"."Not es" TO {}')
+        notes.connection.execute(grant.format(sql.Identifier(f"{notes.logins[0]}_other")))
+        assert notes.fencing.fences(notes.table) == (V1,)
+
+
+def test_a_function_that_writes_with_its_owners_rights_is_warned_of(notes: Notes) -> None:
+    notes.connection.execute(
+        "CREATE FUNCTION public.change(int, text) RETURNS void LANGUAGE sql SECURITY DEFINER AS "
+        '\'UPDATE "Cl inic"."Not es" SET body = $2 WHERE id = $1\'; '
+        "CREATE FUNCTION public.unrelated() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'"
+    )
+    (warned,) = notes.problems()
+    assert "function public.change(integer,text) runs with the rights of postgres, and " in warned
+    assert notes.logins[0] in warned
+    notes.connection.execute("REVOKE EXECUTE ON FUNCTION public.change FROM PUBLIC")
+    assert notes.problems() == []
+
+
 def test_a_rollback_grants_what_another_login_has_and_no_more(notes: Notes) -> None:
     first, second = map(sql.Identifier, notes.logins)
     notes.rewritten()
@@ -477,7 +556,7 @@ def test_a_right_that_was_given_and_taken_during_the_proof_is_seen(
         real(*arguments)
 
     monkeypatch.setattr(decrypted_evidence, "lock_writers_out", given_and_taken)
-    with pytest.raises(FenceError, match="was recreated after the proof"):
+    with pytest.raises(DefinitionChangedError, match="or the rights on it were changed after the proof"):
         notes.proven(moment, searched)
 
 
@@ -510,8 +589,22 @@ def test_rights_that_were_changed_after_the_proof_are_refused(notes: Notes) -> N
     with pytest.raises(FenceError, match="is not fenced against v1"):
         notes.proven(moment, notes.searched())
     notes.fencing.fence(notes.table, [V1])
-    with pytest.raises(FenceError, match="was recreated after the proof"):
+    with pytest.raises(DefinitionChangedError, match="or the rights on it were changed after the proof"):
         notes.proven(moment, notes.searched())
+
+
+def test_the_fence_of_another_home_after_the_proof_is_nobodys_change_of_this_one(notes: Notes) -> None:
+    moment = notes.rewritten().fenced()
+    with connect(with_schema(notes.url, "another")) as other:
+        name = fence.name(other)
+        other.execute(
+            f'ALTER TABLE "Cl inic"."Not es" ADD CONSTRAINT {name} CHECK (plain <> \'v1:\'); '
+            f'ALTER TABLE "Cl inic"."Not es" DROP CONSTRAINT {name}'.encode()
+        )
+    with pytest.raises(DefinitionChangedError, match="or the rights on it were changed after the proof"):
+        notes.proven(moment, notes.searched())
+    moment = Moment(notes.evidence.current_xid(), notes.evidence.barrier())
+    assert notes.proven(moment, notes.searched()).old_values == 0
 
 
 def test_more_than_a_little_is_never_left_for_the_lock(notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from keyrotation_pipeline.adapters.postgres.inventory import scans
+from keyrotation_pipeline.adapters.own_schema import with_schema
+from keyrotation_pipeline.adapters.postgres.inventory import retired_halves, scans
 from keyrotation_pipeline.adapters.postgres.inventory.catalog_search import search_exclusions
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
@@ -502,6 +503,26 @@ def test_each_place_that_is_not_searched_is_reported_by_name(either: Connection)
     assert reported["bit strings"] == ("Scans.mask",)
     assert reported["what foreign servers hold besides their foreign tables"] == ("far",)
     assert "postgres" in reported["other databases of the server"]
+
+
+def test_signing_halves_of_another_home_are_no_such_place_and_what_only_looks_like_them_is_one(
+    migrated: Connection, database_url: str
+) -> None:
+    before = search_exclusions(migrated)
+    migrated.execute("CREATE SCHEMA another; CREATE SCHEMA likewise")
+    with connect(with_schema(database_url, "another")) as other:
+        retired_halves.create(other)
+    assert search_exclusions(migrated) == before
+    migrated.execute(
+        "CREATE TABLE likewise.retired_signing_halves (LIKE another.retired_signing_halves INCLUDING ALL, more bytea)"
+    )
+    (binary,) = set(search_exclusions(migrated)) - set(before)
+    assert binary.names == ("likewise.retired_signing_halves.more",)
+    migrated.execute(
+        "ALTER TABLE another.retired_signing_halves DROP CONSTRAINT retired_signing_halves_inner_block_check"
+    )
+    (binary,) = set(search_exclusions(migrated)) - set(before)
+    assert "another.retired_signing_halves.inner_block" in binary.names
 
 
 def test_of_a_large_table_a_part_is_read_where_a_sample_is_wanted(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from keyrotation_pipeline.errors import (
     ApprovalError,
     BackupError,
     BlockedError,
+    DefinitionChangedError,
     KeyRotationError,
     KeyStoreError,
     OutOfOrderError,
@@ -23,7 +25,7 @@ from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.key_events import KeyRetired, ProvenAgain
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.progress import Wait
-from keyrotation_pipeline.model.proof import AccountedReplica, Moment, Proven
+from keyrotation_pipeline.model.proof import AccountedReplica, Moment, Proven, ZeroOldRows
 from keyrotation_pipeline.model.records import as_json, read
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
 from keyrotation_pipeline.model.surroundings import NEVER_SEARCHED, BlindSpots, Unsearched
@@ -254,6 +256,42 @@ def test_a_fence_changed_after_the_proof_blocks_is_proven_again_and_then_lets_go
     assert world.keys.archived() == (V1,)
     (used,) = world.database.proven_with
     assert used.xid > moment_of(world).xid, "the repeated proof counts, not the one before"
+
+
+def definition_changed(world: FakeWorld, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """The definition of a table changes between proof and retirement, so many times."""
+    evidence, left = world.pipeline.evidence, [None] * times
+    real = type(evidence).zero_old_rows
+
+    def changed(*arguments: Any) -> ZeroOldRows:  # noqa: ANN401
+        if left:
+            left.pop()
+            raise DefinitionChangedError("the rights were changed; find out who it was")
+        return real(*arguments)
+
+    monkeypatch.setattr(type(evidence), "zero_old_rows", changed)
+
+
+def test_a_changed_definition_is_proven_again_and_lets_go_on_at_once(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definition_changed(world, monkeypatch, retire.REPETITIONS)
+    retire_now(world)
+    assert world.keys.archived() == (V1,)
+    names = world.ledger.event_names()
+    assert names.count(str(EventKind.PROVEN_AGAIN)) == retire.REPETITIONS
+    assert "the rights were changed" in world.ledger.facts_of(EventKind.PROVEN_AGAIN)["because"]
+    (used,) = world.database.proven_with
+    assert used.xid > moment_of(world).xid
+
+
+def test_a_definition_that_changes_all_the_time_stops_the_retirement(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definition_changed(world, monkeypatch, retire.REPETITIONS + 1)
+    with pytest.raises(ProofError, match="nothing was retired, and the tables have been proven and fenced again"):
+        retire_now(world)
+    assert world.keys.versions() == (V1, V2)
 
 
 def test_dying_at_any_change_and_retiring_again_ends_with_one_outcome(

@@ -5,8 +5,8 @@ from itertools import chain
 from typing import cast
 
 from keyrotation_pipeline.adapters.postgres.inventory import relations
-from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal
-from keyrotation_pipeline.adapters.postgres.retirement import login_fence
+from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
+from keyrotation_pipeline.adapters.postgres.retirement import login_fence, row_triggers
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.model.surroundings import Problem
 
@@ -27,6 +27,31 @@ FROM unnest(%(logins)s::text[]) AS g (login) JOIN pg_roles r ON r.rolname = g.lo
 WHERE place.attrelid = %(oid)s::bigint::oid AND place.attname = ANY (%(columns)s) AND NOT place.attisdropped
 ORDER BY 1, 2, 3
 """  # noqa: S608  text of our own
+
+# Functions that run as a role that may write the columns, which a login may call or have a trigger call, and that
+# mention the table, or may run any text. It is a hint: what else a function calls is not known.
+_FUNCTIONS = r"""
+SELECT p.oid::regprocedure::text, pg_get_userbyid(p.proowner), string_agg(DISTINCT r.rolname, ', ' ORDER BY r.rolname)
+FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang JOIN pg_roles r ON r.rolname = ANY (%(logins)s)
+WHERE p.prosecdef AND p.oid >= 16384
+  AND NOT EXISTS (SELECT FROM pg_depend d
+                  WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+  AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = ANY (%(oids)s::bigint[]::oid[])
+              AND a.attname = ANY (%(columns)s) AND NOT a.attisdropped
+              AND (has_column_privilege(p.proowner, a.attrelid, a.attnum, 'INSERT')
+                   OR has_column_privilege(p.proowner, a.attrelid, a.attnum, 'UPDATE')))
+  AND (l.lanname NOT IN ('sql', 'plpgsql')
+       OR p.prosrc ~* '\mexecute\M'
+       OR EXISTS (SELECT FROM unnest(%(names)s::text[]) AS name
+                  WHERE position(name IN lower(concat(p.prosrc, pg_get_function_sqlbody(p.oid)))) > 0))
+  AND CASE WHEN p.prorettype = 'trigger'::regtype
+           THEN EXISTS (SELECT FROM pg_trigger t WHERE t.tgfoid = p.oid AND t.tgenabled <> 'D'
+                        AND (has_any_column_privilege(r.oid, t.tgrelid, 'INSERT')
+                             OR has_any_column_privilege(r.oid, t.tgrelid, 'UPDATE')
+                             OR has_table_privilege(r.oid, t.tgrelid, 'DELETE')))
+           ELSE has_function_privilege(r.oid, p.oid, 'EXECUTE') END
+GROUP BY p.oid, p.proowner ORDER BY 1
+"""
 
 
 def logins_can_be_kept_from_writing(subject: Subject) -> Iterator[Problem]:
@@ -55,6 +80,8 @@ def logins_can_be_kept_from_writing(subject: Subject) -> Iterator[Problem]:
     if reason := login_fence.why_not(subject.connection, subject.table, subject.relations, ()):
         yield fatal(f"table {subject.table.name}: {reason}")
     yield from _written_through_others(subject)
+    yield from _set_by_triggers(subject)
+    yield from _written_by_functions(subject)
     if others and subject.target not in login_fence.fences(subject.connection, subject.table):
         yield from _without_rights(subject, new)
 
@@ -79,6 +106,31 @@ def _written_through_others(subject: Subject) -> Iterator[Problem]:
             f"{place}, a view of {subject.table.name} or a table with a rule that writes it, can be written by the "
             "application, with the rights of its owner, which an old login would keep; revoke INSERT, UPDATE and "
             "DELETE on it"
+        )
+
+
+def _set_by_triggers(subject: Subject) -> Iterator[Problem]:
+    who = login_fence.writers(subject.connection, subject.table, subject.relations)
+    fired = set(chain.from_iterable(who.triggers.values()))
+    for trigger in row_triggers.setting(subject.connection, subject.relations, subject.written_columns):
+        if trigger.name in fired:
+            yield fatal(
+                f"{trigger.name} calls {trigger.function}, which may set an encrypted column when another one is "
+                "written, so an old login could; let it mention only the other columns of NEW, or drop it"
+            )
+
+
+def _written_by_functions(subject: Subject) -> Iterator[Problem]:
+    named = {
+        "oids": [each.oid for each in subject.relations],
+        "names": [each.name.lower() for each in subject.relations],
+        "columns": list(subject.written_columns),
+        "logins": [login for _, login in subject.table.format.logins],
+    }
+    for function, owner, logins in subject.connection.execute(_FUNCTIONS, named).fetchall():
+        yield warning(
+            f"function {function} runs with the rights of {owner}, and {logins} can have it run; if it writes an "
+            f"encrypted column of {subject.table.name}, an old login keeps that way: revoke EXECUTE on it"
         )
 
 

@@ -3,10 +3,10 @@
 Applications use a login of their own while they encrypt with a version (`[format.logins]`), so who has the login of a
 newer one has its key. A version counts as refused if no login of it, and no login that is not declared, can insert or
 update a declared column of any relation of the tree, or add a trigger that changes what others write: by its own
-right, by one of a group, of PUBLIC or of a predefined role, or through a view or a rule, which write with the rights of
-their owner. That is asked of the server each time.
+right, by one of a group, of PUBLIC or of a predefined role, through a view or a rule, which write with the rights of
+their owner, or through a trigger that may set it when another column is written. That is asked of the server each time.
 Roles that can act as an owner of the tables or as a superuser are not refused by this; they are not logins of
-applications (`preflight`).
+applications (`preflight`). Nor is who may call a function that writes with its owner's rights: the pre-flight warns.
 
 REVOKE waits for no reader or writer, only for a transaction that changes the table's definition or rights, and ends no
 session. A transaction that has written before may still commit, so the proof decrypts what was written since while
@@ -23,6 +23,7 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.inventory import relations
 from keyrotation_pipeline.adapters.postgres.inventory.registered_versions import registered
+from keyrotation_pipeline.adapters.postgres.retirement import row_triggers
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, FenceError, PreflightError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
@@ -74,6 +75,13 @@ holder AS (
                                OR has_column_privilege(r.oid, p.attrelid, p.attnum, 'UPDATE')
                                OR has_table_privilege(r.oid, p.attrelid, 'TRIGGER'))
 ),
+setter AS (
+    SELECT r.oid, t.name FROM pg_roles r, unnest(%(triggers)s::text[], %(events)s::text[]) AS t (name, event)
+    WHERE EXISTS (
+        SELECT FROM pg_attribute a WHERE a.attrelid = ANY (%(oids)s::bigint[]::oid[]) AND NOT a.attisdropped
+        AND a.attnum > 0 AND a.attname <> ALL (%(columns)s)
+        AND has_column_privilege(r.oid, a.attrelid, a.attnum, event))
+),
 roundabout AS (
     SELECT r.oid, d.name FROM pg_roles r, detour d
     WHERE has_any_column_privilege(r.oid, d.oid, 'INSERT') OR has_any_column_privilege(r.oid, d.oid, 'UPDATE')
@@ -81,12 +89,13 @@ roundabout AS (
 )
 SELECT r.rolname,
     makes_members OR EXISTS (SELECT FROM administrator a WHERE pg_has_role(r.oid, a.oid, 'MEMBER')),
-    ARRAY(SELECT DISTINCT t.name FROM roundabout t WHERE pg_has_role(r.oid, t.oid, 'MEMBER') ORDER BY 1)
+    ARRAY(SELECT DISTINCT t.name FROM roundabout t WHERE pg_has_role(r.oid, t.oid, 'MEMBER') ORDER BY 1),
+    ARRAY(SELECT DISTINCT t.name FROM setter t WHERE pg_has_role(r.oid, t.oid, 'MEMBER') ORDER BY 1)
 FROM pg_roles r, LATERAL (
     SELECT r.rolcreaterole AND current_setting('server_version_num')::int < 160000
 ) AS before_16 (makes_members)
 WHERE r.rolcanlogin AND (makes_members OR EXISTS (
-    SELECT FROM (SELECT oid FROM holder UNION ALL SELECT oid FROM roundabout) AS h
+    SELECT FROM (SELECT oid FROM holder UNION ALL SELECT oid FROM roundabout UNION ALL SELECT oid FROM setter) AS h
     WHERE pg_has_role(r.oid, h.oid, 'MEMBER')))
 ORDER BY r.rolname
 """
@@ -119,23 +128,37 @@ class Writers:
     """The logins that can write a table's declared columns.
 
     Args:
-        others: by their rights on the columns, by a trigger that they may add, or through a view or a rule.
+        others: by their rights on the columns, by a trigger that they may add, or through a view, a rule or a trigger.
         administrators: as an owner of a relation of the tree, or as a superuser.
         detours: for each of `others`, the views and the tables with a rule through which it can write.
+        triggers: for each of `others`, the triggers that may set a declared column when it writes another one.
     """
 
     others: frozenset[str]
     administrators: frozenset[str]
     detours: Mapping[str, Sequence[str]]
+    triggers: Mapping[str, Sequence[str]]
 
 
 def writers(connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation]) -> Writers:
     """Returns who can write the declared columns of any relation of a tree."""
-    named = {"oids": [each.oid for each in tree], "columns": list(table.written_columns)}
-    rows = cast("list[tuple[str, bool, list[str]]]", connection.execute(_WRITERS, named).fetchall())
-    administrators = frozenset(name for name, is_one, _ in rows if is_one)
+    triggers = row_triggers.setting(connection, tree, table.written_columns)
+    fired = [(trigger.name, event) for trigger in triggers for event in trigger.events]
+    named = {
+        "oids": [each.oid for each in tree],
+        "columns": list(table.written_columns),
+        "triggers": [name for name, _ in fired],
+        "events": [event for _, event in fired],
+    }
+    rows = cast("list[tuple[str, bool, list[str], list[str]]]", connection.execute(_WRITERS, named).fetchall())
+    administrators = frozenset(name for name, is_one, *_ in rows if is_one)
     others = frozenset(name for name, *_ in rows) - administrators
-    return Writers(others, administrators, {name: ways for name, _, ways in rows if ways and name in others})
+    return Writers(
+        others,
+        administrators,
+        {name: ways for name, _, ways, _ in rows if ways and name in others},
+        {name: fired for name, *_, fired in rows if fired and name in others},
+    )
 
 
 def what(connection: Connection) -> str:  # noqa: ARG001
@@ -235,6 +258,11 @@ def why_not(
         return (
             f"login {through[0]} can write its encrypted columns through {who.detours[through[0]][0]}, with the rights "
             "of that one's owner; revoke INSERT, UPDATE and DELETE on it"
+        )
+    if fires := sorted(set(who.triggers).intersection([*(who.others - declared), *_logins_of(table, versions)])):
+        return (
+            f"login {fires[0]} can write another column, and {who.triggers[fires[0]][0]} may then set an encrypted "
+            "one; have its function set none of those, or take INSERT and UPDATE on the table from the login"
         )
     if undeclared := sorted(who.others - declared):
         return (

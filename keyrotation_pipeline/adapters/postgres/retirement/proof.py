@@ -35,7 +35,7 @@ from keyrotation_pipeline.adapters.postgres.retirement.search import (
     require_zero,
 )
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
+from keyrotation_pipeline.errors import BlockedError, DefinitionChangedError, FenceError, ProofError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -76,6 +76,7 @@ def zero_old_rows(
     Raises:
         ProofError: an unencrypted value, a finding, a quarantined value, or an unsuitable transaction.
         FenceError: an old value; a fence that is missing, not validated, altered, or younger than the moment.
+        DefinitionChangedError: rights, or the definition of a table, whose catalog rows are younger than the moment.
         BlockedError: something could still show an old value; or a change since `searched` is large.
     """
     _require_read_committed(connection)
@@ -236,6 +237,12 @@ def _require_older(connection: Connection, table: EncryptedTable, xid: int) -> N
         since = any(map(is_since, made[relation.oid]))
         if since and (relation == root or not all(map(is_since, created[relation.oid]))):
             place = f"table {table.name}" if relation == root else f"{relation.label}, declared through {table.name},"
+            if table.format.identified_by is IdentifiedBy.DECRYPT:
+                # Rights are in the same catalog rows as the rest of the definition, such as another home's constraint.
+                raise DefinitionChangedError(
+                    f"the definition of {place} or the rights on it were changed after the proof, and nothing tells "
+                    "whether the old login could write meanwhile; find out who changed them"
+                )
             raise FenceError(
                 f"the fence of {place} on column(s) {', '.join(table.columns)} was recreated after the proof; "
                 "find out who changed it"
