@@ -19,6 +19,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import instant, names
 from keyrotation_pipeline.model.data_events import ValuesDecrypted
 from keyrotation_pipeline.model.fleet import LINES_OF_CODE, RolloutMode
+from keyrotation_pipeline.model.proof import MissedValue
 from keyrotation_pipeline.model.status import Light, Readiness
 from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.monitoring.fleet import fleet
@@ -63,16 +64,42 @@ def verify(*, config: Config = None, as_json: Json = False) -> None:
         {"table": each.table, "rows": each.rows, "values": each.values, "failures": each.failures} for each in done
     ]
     failures = sum(each.failures for each in done)
+    missed = [(each.table, value) for each in done for value in each.missed]
+    document = {
+        "database": database,
+        "tables": tables,
+        "failures": failures,
+        "missed_by_searches": [
+            {
+                "table": table,
+                "key": value.key,
+                "column": value.column,
+                "search_index": "missing" if value.is_unindexed else "of another text",
+            }
+            for table, value in missed
+        ],
+    }
     shown = output.Table(("Table", "Rows", "Values", "Do not decrypt"), [tuple(each.values()) for each in tables])
-    output.show(database, {"database": database, "tables": tables, "failures": failures}, [shown], as_json=as_json)
+    output.show(database, document, [shown, *_missed(missed)], as_json=as_json)
     if failures:
         named = ", ".join(each.table for each in done if each.failures)
         raise KeyRotationError(
             f"{failures} value(s) of {named} do not decrypt, or only to another encrypted value; "
             "`keyrotation inventory` names each of them"
         )
-    if wrong := [each.wrong_indexes for each in done if each.wrongly_indexed]:
+    wrong = [each.wrong_indexes for each in done if each.wrongly_indexed]
+    if wrong := [*wrong, *(each.missing_indexes for each in done if each.unindexed)]:
         raise KeyRotationError("; ".join(wrong))
+
+
+def _missed(missed: Sequence[tuple[str, MissedValue]]) -> Iterator[output.Line]:
+    if missed:
+        yield ""
+        rows = [
+            (table, value.key, value.column, "missing" if value.is_unindexed else "of another text")
+            for table, value in missed
+        ]
+        yield output.Table(("Missed by searches, in", "Primary key", "Column", "Search index"), rows)
 
 
 def _unindexed_rows(pipeline: Pipeline) -> dict[str, int]:

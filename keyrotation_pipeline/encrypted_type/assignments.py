@@ -1,6 +1,6 @@
 """Finds statements in which the database computes the value to store in an encrypted column."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 from sqlalchemy.engine import Dialect
@@ -32,7 +32,7 @@ from sqlalchemy.types import NullType
 from keyrotation_pipeline.encrypted_type.column import EncryptedType
 from keyrotation_pipeline.encrypted_type.expressions import clause_of, encrypted, name_of
 from keyrotation_pipeline.encrypted_type.failures import refusal
-from keyrotation_pipeline.encrypted_type.search_index import SearchIndex, indexes_of
+from keyrotation_pipeline.encrypted_type.search_index import SearchIndex
 
 # Column or its name, value, and whether an untyped parameter takes the type of the column.
 Assignment = tuple[Any, Any, bool]
@@ -52,7 +52,6 @@ def refuse_assigning(compiled: SQLCompiler) -> None:
     assigned = list(assignments(state))
     for key, value, takes_type in assigned:
         column = column_of(table, key)
-        _refuse_computed_index(column, value, of_same_row=table if state.isupdate else None)
         wanted = None if column is None else encrypted(column.type, dialect)
         if wanted is not None and not _storable(value, wanted, dialect, takes_type=takes_type):
             _refuse(column)
@@ -63,55 +62,24 @@ def refuse_assigning(compiled: SQLCompiler) -> None:
     for column in table.c:
         if column.key not in given and _is_filled_in(column, state) and encrypted(column.type, dialect):
             _refuse(column)
-    given |= {column.key for column in table.c if _default(column, state) is not None}
-    _refuse_without_index(table, given)
-    _refuse_without_index(table, {getattr(key, "key", key) for key in replaced})
-
-
-def _refuse_computed_index(column: Any, value: Any, *, of_same_row: Any) -> None:  # noqa: ANN401
-    """Refuses to set a search index to anything but a text, or the same index of another row.
-
-    Args:
-        of_same_row: the table whose columns are those of the row that is written.
-    """
-    wanted = getattr(column, "type", None)
-    if not isinstance(wanted, SearchIndex) or not isinstance(value, ClauseElement):
-        return
-    found = value.type if isinstance(value, ColumnClause) else None
-    same = isinstance(found, SearchIndex) and (found.odd, found.binding) == (wanted.odd, wanted.binding)
-    same = same and (of_same_row is None or getattr(value, "table", None) is not of_same_row)
-    if same or isinstance(value, BindParameter | Null):
-        return
-    raise refusal(
-        f"{name_of(column)} is a search index and cannot take a SQL expression or another column, which would be "
-        "the index of another text; give it the text"
-    )
-
-
-def _refuse_without_index(table: Any, given: Collection[Any]) -> None:  # noqa: ANN401
-    """Refuses to set an encrypted column without its search index, which would be that of another text."""
-    names = {column.name for column in table.c if column.key in given or column.name in given}
-    for name in sorted(names):
-        if missing := [each.name for each in indexes_of(table, name) if each.name not in names]:
-            raise refusal(
-                f"{table.name}.{name} has a search index, and the statement does not set {' and '.join(missing)}; "
-                "give these columns the same text, as values of the statement"
-            )
 
 
 def refuse_sharing(compiled: SQLCompiler) -> None:
-    """Refuses one parameter in two places of which only one encrypts: SQLAlchemy would send one value to both.
+    """Refuses one parameter in two places that would store it differently: SQLAlchemy would send one value to both.
 
     Raises:
         EncryptedExpressionError: names the parameter.
     """
     first: dict[str, object] = {}
     for parameter, name in compiled.bind_names.items():
-        found = encrypted(parameter.type, compiled.dialect)
-        if first.setdefault(name, _ring(found)) != _ring(found):
+        type_ = parameter.type
+        found: object = _ring(encrypted(type_, compiled.dialect))
+        if isinstance(type_, SearchIndex):
+            found = (type_.key_ring, type_.binding, type_.odd, type_.normalise, type_.size_bytes)
+        if first.setdefault(name, found) != found:
             raise refusal(
-                f"parameter {name} is encrypted and cannot be used for another column too: both would get the same "
-                "value; give each column a parameter of its own, or its value"
+                f"parameter {name} is encrypted or indexed and cannot be used for another column too: both would get "
+                "the same value; give each column a parameter of its own, or its value"
             )
 
 
@@ -164,18 +132,18 @@ def assignments(state: Any) -> Iterator[Assignment]:  # noqa: ANN401
     for number, row in enumerate(state._multi_parameters or [state._dict_parameters or {}]):  # noqa: SLF001
         yield from ((key, value, number == 0) for key, value in row.items())
     if isinstance(state.statement, Insert):
-        yield from _selected(state.statement)
+        yield from ((key, value, False) for row in selected(state.statement) for key, value in row.items())
         yield from on_conflict(state.statement)
 
 
-def _selected(insert: Any) -> Iterator[Assignment]:  # noqa: ANN401
-    """Yields the assignments of INSERT … SELECT."""
+def selected(insert: Any) -> Iterator[Mapping[Any, Any]]:  # noqa: ANN401
+    """Yields what INSERT … SELECT stores, by columns or their names; of a UNION, for each of its SELECTs."""
     names = insert._select_names or ()  # noqa: SLF001
     for select in _simple_selects(insert.select) if names else ():
         columns = list(select.selected_columns) if isinstance(select, Select) else []
         # Hand-written SQL, or columns that cannot be told apart: what is stored is unknown.
         values = columns if len(columns) == len(names) else [select] * len(names)
-        yield from ((name, value, False) for name, value in zip(names, values, strict=True))
+        yield dict(zip(names, values, strict=True))
 
 
 def on_conflict(insert: Any) -> Iterator[Assignment]:  # noqa: ANN401
@@ -204,15 +172,28 @@ def column_of(table: Any, key: Any) -> Any:  # noqa: ANN401
     return clause_of(key)
 
 
+def parameter_name(compiled: SQLCompiler, parameter: BindParameter[Any]) -> str | None:
+    """Returns the name by which a statement's parameter is given; None: it is not in the compiled statement."""
+    # A parameter without a type is copied, with that of its column, and keeps its key.
+    known = compiled.binds.get(parameter.key)
+    return None if known is None else compiled.bind_names.get(known)
+
+
+def parameter_of_row(compiled: SQLCompiler, column: Any, row: int) -> str:  # noqa: ANN401
+    """Returns the parameter of a column in one of several VALUES; the default of the first has the column's name."""
+    name = f"{column.key}_m{row}"
+    return name if row or name in compiled.binds else str(column.key)
+
+
 def _is_filled_in(column: Any, state: Any) -> bool:  # noqa: ANN401
     """Returns whether the database computes the value of a column that a statement leaves out."""
     if not state.isupdate and isinstance(getattr(column, "server_default", None), DefaultClause):
         return True
-    default = _default(column, state)
+    default = default_of(column, state)
     return default is not None and default.is_clause_element
 
 
-def _default(column: Any, state: Any) -> Any:  # noqa: ANN401
+def default_of(column: Any, state: Any) -> Any:  # noqa: ANN401
     """Returns what SQLAlchemy fills a column with that a statement leaves out."""
     return getattr(column, "onupdate" if state.isupdate else "default", None)
 

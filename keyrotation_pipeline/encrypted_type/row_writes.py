@@ -19,7 +19,13 @@ from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClau
 from sqlalchemy.sql.visitors import iterate
 from sqlalchemy.types import CHAR, Integer, String, TypeDecorator, TypeEngine, Uuid
 
-from keyrotation_pipeline.encrypted_type.assignments import assignments, column_of, on_conflict
+from keyrotation_pipeline.encrypted_type.assignments import (
+    assignments,
+    column_of,
+    on_conflict,
+    parameter_name,
+    parameter_of_row,
+)
 from keyrotation_pipeline.encrypted_type.column import EncryptedType
 from keyrotation_pipeline.encrypted_type.expressions import clause_of, encrypted
 from keyrotation_pipeline.encrypted_type.failures import refusal
@@ -160,31 +166,22 @@ def _rows_of(compiled: SQLCompiler) -> _Rows:
     if state._has_multi_parameters:  # noqa: SLF001
         count = len(state._multi_parameters)  # noqa: SLF001
         return _Rows(
-            {each.name: _Key(each, {row: _of_row(compiled, each, row) for row in range(count)}) for each in columns},
-            {_of_row(compiled, each, row): row for each in table.c for row in range(count)},
+            {
+                each.name: _Key(each, {row: parameter_of_row(compiled, each, row) for row in range(count)})
+                for each in columns
+            },
+            {parameter_of_row(compiled, each, row): row for each in table.c for row in range(count)},
         )
     return _Rows({each.name: _Key(each, {0: name}) for each in columns if (name := _in_values(compiled, state, each))})
-
-
-def _of_row(compiled: SQLCompiler, column: Column[Any], row: int) -> str:
-    """The parameter of a column in one of several VALUES; the default of the first has the name of the column."""
-    name = f"{column.key}_m{row}"
-    return name if row or name in compiled.binds else column.key
 
 
 def _in_values(compiled: SQLCompiler, state: Any, column: Column[Any]) -> str | None:  # noqa: ANN401
     for key, value in (state._dict_parameters or {}).items():  # noqa: SLF001
         if column_of(column.table, key) is column:
             if isinstance(value, BindParameter):
-                return _name(compiled, value)
+                return parameter_name(compiled, value)
             return None if _is_computed(value) else column.key
     return column.key
-
-
-def _name(compiled: SQLCompiler, parameter: BindParameter[Any]) -> str | None:
-    # A parameter without a type is copied, with that of its column, and keeps its key.
-    known = compiled.binds.get(parameter.key)
-    return None if known is None else compiled.bind_names.get(known)
 
 
 def _in_condition(compiled: SQLCompiler, update: Update, column: Column[Any]) -> str | None:
@@ -197,7 +194,7 @@ def _in_condition(compiled: SQLCompiler, update: Update, column: Column[Any]) ->
         elif isinstance(each, BinaryExpression) and each.operator is operators.eq:
             for one, other in ((each.left, each.right), (each.right, each.left)):
                 if isinstance(other, BindParameter) and getattr(one, "proxy_set", None) == {column}:
-                    return _name(compiled, other)
+                    return parameter_name(compiled, other)
     return None
 
 

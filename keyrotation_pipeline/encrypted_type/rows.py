@@ -78,13 +78,14 @@ def _key_next_to(column: Any, name: str) -> Any:  # noqa: ANN401
     source = getattr(column, "table", None)
     if isinstance(source, Table):
         return key_column(source, name)
-    keys = [_key_next_to(each, name) for each in _stands_for(column)]
+    keys = [_key_next_to(each, name) for each in stands_for(column)]
     if source is None or not keys or any(each is None for each in keys):
         return None
-    return next((each for each in source.c if list(map(id, _stands_for(each))) == list(map(id, keys))), None)
+    return next((each for each in source.c if list(map(id, stands_for(each))) == list(map(id, keys))), None)
 
 
-def _stands_for(column: Any) -> list[Any]:  # noqa: ANN401
+def stands_for(column: Any) -> list[Any]:  # noqa: ANN401
+    """Returns the columns inside a subquery that a column of it stands for; of a union one of each part."""
     # SQLAlchemy has no public name for what a subquery's column is made of, but for all of it at once. With a label it
     # has what is labelled and the label.
     inside = [_inside(each) for each in column._proxies]  # noqa: SLF001

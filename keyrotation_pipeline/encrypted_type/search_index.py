@@ -56,7 +56,7 @@ class SearchIndex(TypeDecorator[str]):
     Each index has two columns, one for keys with an odd number and one for the others. Both are written with the
     encrypted column, each under the newest key of the ring that it is for, or NULL. While two keys are in use a row so
     has an index under both, and unique constraints on both columns hold at every moment of a rotation. Setting the
-    attribute of the encrypted column sets both; statements must name all three. Search with `matches`.
+    attribute of the encrypted column sets both; statements must name all three, with one text. Search with `matches`.
 
     Equal texts have equal indexes: whoever reads the table sees which rows are equal, and whoever has the key can test
     guesses.
@@ -163,6 +163,11 @@ def indexes_of(table: FromClause, name: str) -> list[ColumnElement[Any]]:
     return [each for each in table.c if isinstance(each.type, SearchIndex) and each.type.of == name]
 
 
+def names_indexed(table: FromClause) -> list[str]:
+    """Returns the names of the columns of a table that have a search index."""
+    return list(dict.fromkeys(each.type.of for each in table.c if isinstance(each.type, SearchIndex)))
+
+
 @event.listens_for(Column, "after_parent_attach")
 def _bind(column: Column[Any], parent: object) -> None:
     if isinstance(parent, Table) and isinstance(column.type, SearchIndex):
@@ -191,7 +196,7 @@ def _follow(class_: type[Any], key: str, followers: list[str]) -> None:
     # What was loaded of an index is no text: an object that is merged, or added again, would have it indexed.
     def written(_mapper: object, _connection: object, target: object) -> None:
         follow(target, getattr(target, key), None, None)
-        for each in followers:
+        for each in (key, *followers):  # a statement names all three
             flag_modified(target, each)
 
     def inserted(mapper: object, connection: object, target: object) -> None:

@@ -13,6 +13,12 @@ from keyrotation_pipeline.encrypted_type.assignments import copied_between_label
 from keyrotation_pipeline.encrypted_type.column import EncryptedType
 from keyrotation_pipeline.encrypted_type.expressions import refuse_computing
 from keyrotation_pipeline.encrypted_type.failures import refusal
+from keyrotation_pipeline.encrypted_type.index_writes import (
+    IndexedText,
+    indexed_texts,
+    refuse_inner,
+    require_same,
+)
 from keyrotation_pipeline.encrypted_type.row_writes import bind_rows, may_wait, misplaced
 
 
@@ -24,11 +30,13 @@ class _Checked:
         copying: the types of columns that it fills with stored values of columns that are bound otherwise.
         misplacing: how it would separate values from their rows, in words, with the types of these columns.
         may_wait: whether the type of a parameter may wait for the key of its row.
+        indexed: where it has texts and their search indexes, which its parameters give.
     """
 
     copying: list[EncryptedType]
     misplacing: list[tuple[EncryptedType, str]]
     may_wait: bool
+    indexed: list[IndexedText]
 
 
 _checked: WeakKeyDictionary[Compiled, _Checked] = WeakKeyDictionary()
@@ -59,6 +67,7 @@ def check(
         found = _checked.get(compiled) or _check_compiled(compiled)
         _refuse_copying(found.copying)
         _refuse_misplacing(found.misplacing)
+        require_same(found.indexed, context)
         if found.may_wait:
             parameters = bind_rows(compiled, parameters, context)
     except BaseException:
@@ -91,6 +100,8 @@ def _check_compiled(compiled: SQLCompiler) -> _Checked:
         refuse_assigning(compiled)
     for inner in refuse_computing(statement, compiled.dialect):
         if inner is not statement:
-            refuse_assigning(inner.compile(dialect=compiled.dialect))
+            within: Any = inner.compile(dialect=compiled.dialect)
+            refuse_assigning(within)
+            refuse_inner(indexed_texts(within))
     refuse_sharing(compiled)
-    return _Checked(copied_between_labels(compiled), misplaced(compiled), may_wait(compiled))
+    return _Checked(copied_between_labels(compiled), misplaced(compiled), may_wait(compiled), indexed_texts(compiled))

@@ -1,6 +1,6 @@
 """Evidence that nothing under an old key version is left."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -9,6 +9,19 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.progress import Rewritten
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import Step, Walk
+
+
+@dataclass(frozen=True, slots=True)
+class MissedValue:
+    """A value that searches miss, by its row's primary key and its column.
+
+    Args:
+        is_unindexed: whether there is no search index under its key; else there is that of another text.
+    """
+
+    key: str
+    column: str
+    is_unindexed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +35,8 @@ class DecryptedCount:
         began_at: by the server's clock; later writes may have been missed.
         unencrypted: by column, how many of the failures are not of the table's format.
         wrongly_indexed: by column, how many values have the search index of another text.
-        wrongly_indexed_rows: the keys of some of these rows.
+        unindexed: by column, how many values have no search index under their key.
+        missed: some of either.
     """
 
     table: str
@@ -34,15 +48,26 @@ class DecryptedCount:
     began_at: datetime
     unencrypted: Mapping[str, int] = field(default_factory=dict)
     wrongly_indexed: Mapping[str, int] = field(default_factory=dict)
-    wrongly_indexed_rows: tuple[str, ...] = ()
+    unindexed: Mapping[str, int] = field(default_factory=dict)
+    missed: tuple[MissedValue, ...] = ()
 
     @property
     def wrong_indexes(self) -> str:
         """Which values have the search index of another text, so that searches miss them."""
-        columns = ", ".join(f"column {column}: {number}" for column, number in self.wrongly_indexed.items())
+        rows = [each.key for each in self.missed if not each.is_unindexed]
+        return self._missed("have the search index of another text", self.wrongly_indexed, rows)
+
+    @property
+    def missing_indexes(self) -> str:
+        """Which values have no search index, so that searches miss them."""
+        rows = [each.key for each in self.missed if each.is_unindexed]
+        return self._missed("have no search index under their key", self.unindexed, rows)
+
+    def _missed(self, what: str, counted: Mapping[str, int], rows: Sequence[str]) -> str:
+        columns = ", ".join(f"column {column}: {number}" for column, number in counted.items())
         return (
-            f"table {self.table}: {sum(self.wrongly_indexed.values())} value(s) have the search index of another text "
-            f"({columns}; rows {', '.join(self.wrongly_indexed_rows)} among them); have the application save them again"
+            f"table {self.table}: {sum(counted.values())} value(s) {what} ({columns}; rows "
+            f"{', '.join(dict.fromkeys(rows))} among them); have the application save them again"
         )
 
 

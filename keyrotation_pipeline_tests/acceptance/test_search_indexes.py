@@ -2,14 +2,19 @@
 
 import base64
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
+from keyrotation_pipeline.cli.commands import app
 from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline_tests.acceptance.documents import documented
 from keyrotation_pipeline_tests.acceptance.searching import CREATE, ROWS, Searching
 from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
 
@@ -28,6 +33,12 @@ SIGNED = (
 @dataclass
 class Home(Commands):
     application: Searching
+
+    def run(self, *arguments: str) -> tuple[str, str]:
+        """What a command that fails prints, and why it fails."""
+        result = CliRunner().invoke(app, [*arguments, "--config", str(self.file)])
+        assert isinstance(result.exception, KeyRotationError)
+        return result.stdout, str(result.exception)
 
     def walk(self, request: str, *, stops: bool = False) -> list[str]:
         return self.carry_out(request, self.application.reload, stops=stops)
@@ -86,9 +97,16 @@ def test_every_row_is_found_and_no_address_is_stored_twice_during_a_rotation(hom
     with psycopg.connect(application.instances[0].url) as connection:
         connection.execute('UPDATE care."Patients" SET odd = NULL WHERE id < 3')
     assert "care.Patients: 3 rows hold a value without a search index under its key" in home.typed("inventory")
+    verified = home.run("verify")
+    assert "table care.Patients: 3 value(s) have no search index under their key (column e-mail: 3;" in verified[1]
+    assert re.findall(r'care\.Patients +\["(.)"\] +e-mail +missing', verified[0]) == ["0", "1", "2"]
+    document = documented("verify", home.run("verify", "--json")[0])
+    missing = {"table": "care.Patients", "column": "e-mail", "search_index": "missing"}
+    assert document["missed_by_searches"] == [missing | {"key": f'["{row}"]'} for row in range(3)]
     for instance in application.instances:
         for row in range(3):
             instance.write(row)
+    assert home.shown("verify")["missed_by_searches"] == []
     with application.at_work():
         request = home.typed("request", "--reason", "yearly").splitlines()[-1]
         assert SIGNED in home.typed("approve", request, "--text")

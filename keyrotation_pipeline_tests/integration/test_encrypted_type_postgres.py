@@ -23,7 +23,7 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column, relationship, selectinload
 
-from keyrotation_pipeline.encrypted_type import EncryptedType, KeyRing, ciphertext_length
+from keyrotation_pipeline.encrypted_type import EncryptedType, KeyRing, SearchIndex, ciphertext_length, matches
 from keyrotation_pipeline.errors import DecryptionError, EncryptedExpressionError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -56,6 +56,14 @@ class Client(Base):
     email: Mapped[str | None] = mapped_column(EncryptedType(keys, length=ciphertext_length(20)))
     appointments: Mapped[list["Appointment"]] = relationship(back_populates="client", cascade="all, delete-orphan")
     __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "client"}  # noqa: RUF012
+
+
+class Patient(Base):
+    __tablename__ = "patients"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    email: Mapped[str | None] = mapped_column(EncryptedType(keys))
+    email_odd: Mapped[str | None] = mapped_column(SearchIndex(keys, of="email", odd=True), unique=True)
+    email_even: Mapped[str | None] = mapped_column(SearchIndex(keys, of="email", odd=False), unique=True)
 
 
 class Minor(Client):
@@ -219,6 +227,35 @@ def test_values_written_by_others_are_read(session: Session, seal: Callable[[Key
     values = {"first_name": seal(keys.ring, 2, "Anna")}
     session.execute(text("INSERT INTO clients (first_name, kind) VALUES (:first_name, 'client')"), values)
     assert session.scalars(NAMES).all() == ["Anna"]
+
+
+def test_rows_are_stored_only_with_the_search_index_of_their_text(session: Session) -> None:
+    def row(number: int, *texts: str | None) -> dict[str, object]:
+        return {"id": number, **dict(zip(("email", "email_odd", "email_even"), texts, strict=True))}
+
+    rows = [row(number, *[f"user{number}"] * 3) for number in range(2500)]  # more than one INSERT
+    wrong = [*rows[:-1], row(2499, "user2499", "user2499", "user1")]
+    upsert = postgres_insert(Patient)
+    excluded = {name: upsert.excluded[name] for name in ("email", "email_odd", "email_even")}
+    statements = [insert(Patient), insert(Patient).returning(Patient.id), insert(Base.metadata.tables["patients"])]
+    statements += [upsert.on_conflict_do_update(index_elements=["id"], set_=excluded)]
+    for statement in statements:
+        with pytest.raises(EncryptedExpressionError, match="different texts"):
+            session.execute(statement, wrong)
+        session.rollback()
+    alone = [
+        postgres_insert(Patient).values(row(1, *["x"] * 3)).on_conflict_do_update(index_elements=["id"], set_=values)
+        for values in ({"email_odd": "x"}, {"email_odd": None}, {"email": "y", "email_odd": "x", "email_even": "y"})
+    ]
+    for each in [*alone, update(Patient).values(email_odd="x"), update(Patient).values(email_even=None)]:
+        with pytest.raises(EncryptedExpressionError, match=r"does not set email|different texts"):
+            session.execute(each)
+        session.rollback()
+    assert session.scalars(select(Patient.id)).all() == []
+    session.execute(statements[-1], rows)
+    session.execute(statements[-1], rows[-3:])
+    found = select(Patient.id).where(matches(Patient.email, "user2499"))
+    assert session.scalars(found).all() == [2499]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("greenlet") is None, reason="SQLAlchemy's asyncio needs greenlet")

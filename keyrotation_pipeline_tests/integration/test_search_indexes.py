@@ -20,6 +20,7 @@ from keyrotation_pipeline.errors import BlockedError, FenceError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.search_index import Indexer, IndexForm, is_odd
+from keyrotation_pipeline.model.proof import DecryptedCount, MissedValue
 from keyrotation_pipeline.model.tables import EncryptedTable, SearchIndex, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import (
     REQUEST,
@@ -129,9 +130,32 @@ def test_indexes_of_another_text_are_counted_and_their_rows_named(
     people.execute('UPDATE "Staff".people SET "mail % box" = NULL WHERE id = 5')
     found = decrypt_all(lambda: connect(database_url), PEOPLE, ring, lambda _: None, Limits())
     assert (found.failures, found.wrongly_indexed) == (0, {"mail % box": 3})
-    assert sorted(found.wrongly_indexed_rows) == ['["3"]', '["5"]', '["60"]']
+    column, missed = "mail % box", {(each.key, each.column) for each in found.missed if not each.is_unindexed}
+    assert missed == {('["3"]', column), ('["5"]', column), ('["60"]', column)}
     assert "3 value(s) have the search index of another text (column mail % box: 3; rows [" in found.wrong_indexes
     assert "user4" not in found.wrong_indexes
+
+
+def test_values_without_their_index_are_counted_and_some_rows_named(
+    people: Connection, database_url: str, ring: KeyRing
+) -> None:
+    people.execute('UPDATE "Staff".people SET "odd ""1"" x" = NULL WHERE id IN (7, 70)')
+    people.execute(
+        'UPDATE "Staff".people SET "odd ""1"" x" = NULL, "even:2" = %s WHERE id = 8', (index(ring, V2, "user8"),)
+    )
+    people.execute('UPDATE "Staff".people SET "odd ""1"" x" = %s WHERE id = 9', ("v9:AAAA",))
+    people.execute('UPDATE "Staff".people SET "mail % box" = NULL, "odd ""1"" x" = NULL WHERE id = 10')
+
+    def decrypted() -> DecryptedCount:
+        return decrypt_all(lambda: connect(database_url), PEOPLE, ring, lambda _: None, Limits())
+
+    found = decrypted()
+    assert (found.failures, found.wrongly_indexed, found.unindexed) == (0, {}, {"mail % box": 4})
+    assert counts.unindexed_rows(people, PEOPLE) == 4
+    assert set(found.missed) == {MissedValue(f'["{row}"]', "mail % box", is_unindexed=True) for row in (7, 8, 9, 70)}
+    assert "4 value(s) have no search index under their key (column mail % box: 4; rows [" in found.missing_indexes
+    people.execute('UPDATE "Staff".people SET "odd ""1"" x" = NULL, "even:2" = NULL')
+    assert (decrypted().unindexed, len(decrypted().missed)) == ({"mail % box": ROWS - 1}, 5)
 
 
 def cleared(url: str) -> int:

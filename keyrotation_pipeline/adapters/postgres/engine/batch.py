@@ -164,9 +164,9 @@ class Codec:
             return check_elements(self._columns, batch.columns, batch.arrays)
         return self._python.check(batch.columns)
 
-    def wrongly_indexed(self, batch: Batch) -> list[tuple[int, int]]:
-        """Returns row and column of each value next to which there is a search index of another text."""
-        return list(self._indexes.wrong(batch.columns, batch.index_texts)) if self._indexes and batch.rows else []
+    def missed(self, batch: Batch) -> list[tuple[int, int, bool]]:
+        """Returns row and column of each value that searches miss, and whether it has no index; else it is wrong."""
+        return list(self._indexes.missed(batch.columns, batch.index_texts)) if self._indexes and batch.rows else []
 
     def _by_python(self, batch: Batch) -> NewValues:
         if batch.arrays:

@@ -27,7 +27,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.proof import DecryptedCount
+from keyrotation_pipeline.model.proof import DecryptedCount, MissedValue
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.tables import EncryptedTable
 
@@ -56,7 +56,8 @@ class Found:
     failures: int
     unencrypted: Counter[int] = field(default_factory=Counter)  # by the column's place
     wrongly_indexed: Counter[int] = field(default_factory=Counter)  # likewise
-    wrongly_indexed_rows: list[str] = field(default_factory=list)  # keys of a few
+    unindexed: Counter[int] = field(default_factory=Counter)  # likewise
+    missed: list[MissedValue] = field(default_factory=list)  # a few of either
 
     @classmethod
     def nothing(cls, table: EncryptedTable) -> "Found":
@@ -73,9 +74,20 @@ class Found:
         self.rows, self.failures = self.rows + other.rows, self.failures + other.failures
         self.unencrypted.update(other.unencrypted)
         self.wrongly_indexed.update(other.wrongly_indexed)
-        self.wrongly_indexed_rows = (self.wrongly_indexed_rows + other.wrongly_indexed_rows)[:_NAMED_AT_MOST]
+        self.unindexed.update(other.unindexed)
+        for each in other.missed:
+            self.name(each)
         for mine, more in zip(self.held, other.held, strict=True):
             mine.update(more)
+
+    def name(self, missed: MissedValue) -> None:
+        """Adds a value that searches miss, unless there are enough of its kind."""
+        if self.names_more(is_unindexed=missed.is_unindexed):
+            self.missed.append(missed)
+
+    def names_more(self, *, is_unindexed: bool) -> bool:
+        """Returns whether further values of a kind are to be named."""
+        return sum(each.is_unindexed == is_unindexed for each in self.missed) < _NAMED_AT_MOST
 
 
 @without_content(AGAIN)
@@ -120,7 +132,8 @@ def decrypt_all(
         began_at=cast("datetime", began_at),
         unencrypted={table.columns[place]: number for place, number in found.unencrypted.items()},
         wrongly_indexed={table.columns[place]: number for place, number in found.wrongly_indexed.items()},
-        wrongly_indexed_rows=tuple(found.wrongly_indexed_rows),
+        unindexed={table.columns[place]: number for place, number in found.unindexed.items()},
+        missed=tuple(found.missed),
     )
 
 
@@ -261,11 +274,15 @@ class Decryption:
         if held:
             unencrypted = Counter(failure.column for failure in failed if failure.defect == NOT_A_VALUE)
             found.add(Found(len(batch.rows), held, len(failed), unencrypted))
-        if wrong := context.codec.wrongly_indexed(batch):
-            rows = dict.fromkeys(row for row, _ in wrong[:_NAMED_AT_MOST])
-            named = list(context.keys_of(batch, rows, context.connection).values())
-            found.wrongly_indexed.update(column for _, column in wrong)
-            found.wrongly_indexed_rows = (found.wrongly_indexed_rows + named)[:_NAMED_AT_MOST]
+        missed = context.codec.missed(batch)
+        for kind, counted in ((True, found.unindexed), (False, found.wrongly_indexed)):
+            places = [(row, column) for row, column, is_unindexed in missed if is_unindexed is kind]
+            counted.update(column for _, column in places)
+            if places and found.names_more(is_unindexed=kind):
+                keys = context.keys_of(batch, {row for row, _ in places[:_NAMED_AT_MOST]}, context.connection)
+                for row, column in places[:_NAMED_AT_MOST]:
+                    if row in keys:  # else it has changed meanwhile
+                        found.name(MissedValue(keys[row], self._table.columns[column], kind))
 
     def _report_progress(self, done: int, total: int) -> None:
         subject = f"{self._table.name} decrypted"

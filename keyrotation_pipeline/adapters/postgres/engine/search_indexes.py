@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from keyrotation_pipeline.fieldcrypto.batch import Value
 from keyrotation_pipeline.fieldcrypto.blind_index import BlindIndexer, BlindIndexForm
 from keyrotation_pipeline.fieldcrypto.codecs.format import Format
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion, version_named
+from keyrotation_pipeline.fieldcrypto.grammar import LONGEST_PREFIX_CHARS, KeyVersion, version_named
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import Defect
 from keyrotation_pipeline.fieldcrypto.search_index import Indexer, IndexForm, is_odd
@@ -56,16 +56,19 @@ class SearchIndexes:
             found.append(new)
         return found
 
-    def wrong(self, columns: Sequence[Sequence[Value]], texts: IndexTexts) -> Iterator[tuple[int, int]]:
-        """Yields row and column of each value next to which there is an index of another text, or no index at all.
+    def missed(self, columns: Sequence[Sequence[Value]], texts: IndexTexts) -> Iterator[tuple[int, int, bool]]:
+        """Yields row and column of each value that searches miss, and whether it has no index under its key.
 
-        An index under a version that the ring does not hold is not judged, nor that of a value that does not decrypt.
+        Else there is the index of another text. One under a version that the ring does not hold is not judged, nor that
+        of a value that does not decrypt.
         """
         for (number, label, judge), both in zip(self._indexes, texts, strict=True):
             for row, value in enumerate(columns[number]):
                 present = [(odd, each[row] or b"") for odd, each in zip((True, False), both, strict=True) if each[row]]
                 if present and not self._are_of(value, label, judge, present):
-                    yield row, number
+                    yield row, number, False
+                elif judge.is_unindexed(value, [index for _, index in present]):
+                    yield row, number, True
 
     def _are_of(self, value: Value, label: str | None, judge: "Judge", present: Sequence[tuple[bool, bytes]]) -> bool:
         text = self._plaintext(value, label)
@@ -90,6 +93,11 @@ class Judge:
     def is_wanted(self, value: Value, before: str, *, is_rewritten: bool) -> bool:
         """Returns whether a value needs an index under the target in place of what is there."""
         return bool(value) and (is_rewritten or not before.startswith(self._prefix))
+
+    def is_unindexed(self, value: Value, present: Sequence[bytes]) -> bool:
+        """Returns whether a value has no index under the version that it names."""
+        version = version_named((value or b"")[:LONGEST_PREFIX_CHARS].decode("latin-1"))
+        return version is not None and not any(each.startswith(version.prefix.encode()) for each in present)
 
     def is_of(self, text: Value, index: str, *, odd: bool) -> bool:  # noqa: ARG002
         """Returns whether an index is of a text, or under a version that the ring does not hold."""
@@ -118,6 +126,10 @@ class BlindJudge(Judge):
             self._of_nothing = self._of_nothing or self.under(self._target, b"")
             return before != self._of_nothing
         return value is not None and (is_rewritten or not before)
+
+    def is_unindexed(self, value: Value, present: Sequence[bytes]) -> bool:
+        """Returns whether a value has no index at all."""
+        return value is not None and not present
 
     def is_of(self, text: Value, index: str, *, odd: bool) -> bool:
         """See `Judge.is_of`."""
