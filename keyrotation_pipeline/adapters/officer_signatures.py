@@ -111,8 +111,6 @@ class OfficerSignatures:
                 f"{self._required} approvals are required of {len(officers)} officer(s); name more in [approvals]"
             )
         recipients = [self._gpg.read_certificate(path) for path in self._recipients]
-        for recipient in recipients:
-            recipient.require_recipient()
         return Roster(
             self._required,
             tuple(officers),
@@ -127,7 +125,6 @@ class OfficerSignatures:
                 raise ApprovalError(f"officer {files.name} has no key; name a certificate or an ssh_key")
             return Officer(files.name, ssh.fingerprint, ssh_key=ssh.line)
         certificate = self._gpg.read_certificate(files.certificate)
-        require_officer(files.name, certificate)
         content = b64encode(certificate.content).decode()
         return Officer(files.name, certificate.fingerprint, content, "" if ssh is None else ssh.line)
 
@@ -193,8 +190,9 @@ class OfficerSignatures:
 
     def certificates(self) -> tuple[CertificateStanding, ...]:
         """See `SignatureVerifier.certificates`."""
-        officers = tuple(_standing(self._gpg, each, encrypts=False) for each in self._certificate_files())
-        return officers + tuple(_standing(self._gpg, path, encrypts=True) for path in self._recipients)
+        named = [(each.name, each.certificate) for each in self._officers if each.certificate is not None]
+        officers = tuple(_standing(self._gpg, path, officer=name) for name, path in named)
+        return officers + tuple(_standing(self._gpg, path) for path in self._recipients)
 
     def _certificates(self, officers: Sequence[Officer]) -> tuple[Certificate, ...]:
         """Returns the pinned and the configured certificates of these officers, merged by gpg."""
@@ -244,7 +242,8 @@ def _digest(text: bytes, signature: bytes, officers: Sequence[Officer], at: date
     return hashlib.sha256(b"".join(b"%d:%s" % (len(part), part) for part in parts)).hexdigest()
 
 
-def _standing(gpg: GnuPG, path: Path, *, encrypts: bool) -> CertificateStanding:
+def _standing(gpg: GnuPG, path: Path, *, officer: str | None = None) -> CertificateStanding:
+    encrypts = officer is None
     try:
         certificate = gpg.read_certificate(path)
     except OpenPGPError as error:
@@ -252,8 +251,8 @@ def _standing(gpg: GnuPG, path: Path, *, encrypts: bool) -> CertificateStanding:
     ends_at = certificate.encrypts_until if encrypts else certificate.signs_until
     unusable = None
     try:
-        certificate.require_recipient() if encrypts else certificate.require_valid()
-    except OpenPGPError as error:
+        certificate.require_recipient() if officer is None else require_officer(officer, certificate)
+    except (OpenPGPError, ApprovalError) as error:
         unusable = str(error)
     return CertificateStanding(
         certificate.label, encrypts, ends_at, unusable, certificate.fingerprint, certificate.content

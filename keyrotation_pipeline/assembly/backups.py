@@ -73,7 +73,7 @@ def backup_site(settings: Settings, url: str, pipeline: Pipeline, vouching: Sequ
     """
     local = BackupDirectory(settings.backup_directory)
     # One officer's expired certificate must not prevent a backup for the others; it is reported all the same.
-    readers = recipients(settings, pipeline.ledger, pipeline.clock, needs_all=False)
+    readers = recipients(settings, pipeline.ledger, pipeline.clock)
     source = PostgresDump(
         url, partial(connect, url), settings.backup.postgres_binaries, partial(every_key, pipeline.keys)
     )

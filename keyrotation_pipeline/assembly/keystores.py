@@ -279,10 +279,10 @@ def scratch(settings: Settings) -> Path:
     return settings.home / "recovery"
 
 
-def recipients(settings: Settings, ledger: Ledger, clock: Clock, *, needs_all: bool = True) -> BackupRecipients:
-    """Returns the recipients that backups are encrypted to; `needs_all`: see `BackupRecipients`."""
+def recipients(settings: Settings, ledger: Ledger, clock: Clock) -> BackupRecipients:
+    """Returns the recipients that backups are encrypted to."""
     gpg = GnuPG(settings.home / "gnupg", clock)
-    return BackupRecipients(gpg, settings.recipients, ledger.pinned_roster, needs_all=needs_all)
+    return BackupRecipients(gpg, settings.recipients, ledger.pinned_roster)
 
 
 def offsite(settings: Settings, clock: Clock) -> tuple[BackupPlace, ...]:

@@ -55,7 +55,12 @@ from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.ports.rollout import Rollout
 from keyrotation_pipeline.requests.inventory import count_if_small
 from keyrotation_pipeline.requests.policy import POLICY, pin_hosts, require_signed_key_store
-from keyrotation_pipeline.requests.roster import pin_roster_in_store, pinned_roster, require_known_to_store
+from keyrotation_pipeline.requests.roster import (
+    pin_roster_in_store,
+    pinned_roster,
+    require_known_to_store,
+    require_usable,
+)
 from keyrotation_pipeline.rotation import keys
 from keyrotation_pipeline.rotation.key_checks import (
     MOST_NAMED,
@@ -169,6 +174,7 @@ def initialise(
         with open_pipeline(settings, actor=actor) as pipeline:
             if pipeline.ledger.pinned_roster() is None:
                 require_known_to_store(pipeline, pipeline.signatures.roster())
+                require_usable(pipeline, pipeline.signatures.roster())
             pipeline.ledger.pin_roster(pipeline.signatures.roster())
             ManifestTrust(signing_key(settings), pipeline.ledger, pipeline.signatures, pipeline.clock).pin()
             pin_hosts(pipeline)

@@ -140,9 +140,10 @@ def _signed(state: AuditState, entry: AuditEntry, fact: SignatureAdded) -> None:
     stored = state.known(entry.request)
     require(not stored.is_over, f"signs a request that is {stored.status}")
     require(fact.officer not in stored.approvals, "is a second signature of one officer")
+    text, officers = state.texts[stored.id], state.signers_of(stored.id)
     try:
         good = state.verified(
-            state.texts[stored.id], fact.signature, fact.officer, since=stored.requested_at, at=entry.at
+            text, fact.signature, fact.officer, since=stored.requested_at, at=entry.at, officers=officers
         )
     except ImpossibleError:
         is_officer = state.roster is not None and state.roster.name_of(fact.officer) is not None
@@ -168,15 +169,14 @@ def _moved(state: AuditState, entry: AuditEntry, fact: StatusChanged) -> None:
     stored = state.known(entry.request)
     require(fact.before is stored.status, f"changes a request that is {stored.status}, not {fact.before}")
     require(fact.after in MAY_FOLLOW[stored.status], f"makes a request that is {stored.status} {fact.after}")
-    # A change of the roster ends when the next one's officers are those who sign.
-    if fact.after is RequestStatus.RUNNING or (
-        fact.after is RequestStatus.FINISHED and stored.action is not RequestAction.POLICY
-    ):
+    if fact.after in {RequestStatus.RUNNING, RequestStatus.FINISHED}:
         state.require_signed(stored.id)
     if fact.after is RequestStatus.RUNNING and stored.started_at is None:
         require(entry.at <= stored.start_by, "starts a request after its last date")
         fields = signed_fields(state.texts[stored.id])
         state.hosts = hosts_in(fields)
+        if state.roster is not None:
+            state.began_under[stored.id] = state.roster
         state.signers.update(signer_in(fields))
     if fact.after is RequestStatus.RUNNING and stored.action is RequestAction.RECONCILE and state.place is not None:
         state.database = state.place

@@ -27,7 +27,7 @@ from keyrotation_pipeline.model.requests import PendingRequest, Request, Walk
 from keyrotation_pipeline.monitoring.announcement import announcement_of
 from keyrotation_pipeline.monitoring.status import past_requests, pending_requests
 from keyrotation_pipeline.requests import control
-from keyrotation_pipeline.requests.approvals import add_approval
+from keyrotation_pipeline.requests.approvals import add_approval, authority
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text
 from keyrotation_pipeline.requests.control import pace_of, set_pace
@@ -114,7 +114,7 @@ def approve(
             return
         officer, count = add_approval(pipeline, request, content)
         action, database = pipeline.actions[request.action], pipeline.surroundings.identity().name
-        required = action.authority(pipeline).required
+        required = authority(pipeline, request).required
     value = {"id": request.id, "officer": officer, "approvals": count, "approvals_required": required}
     lines = [f"approved by {officer}: {count} of {required}"]
     if count >= required:

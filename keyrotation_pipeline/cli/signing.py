@@ -14,7 +14,7 @@ from keyrotation_pipeline.model.approval import Officer, Roster, how_to_sign
 from keyrotation_pipeline.model.fleet import LINES_OF_CODE, RolloutMode
 from keyrotation_pipeline.model.requests import Request, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.approvals import text_to_sign
+from keyrotation_pipeline.requests.approvals import authority, text_to_sign
 
 Reason = Annotated[
     str | None,
@@ -48,7 +48,7 @@ def propose(
         return
     for line in lines:
         output.note(line)
-    required = _required(pipeline, request)
+    required = authority(pipeline, request).required
     sign = f"{required} officer(s) must sign; `keyrotation approve {request.id}` shows each what, and how"
     output.note(f"{sign}; then {then}" if then else sign)
     sys.stdout.write(f"{request.id}\n")
@@ -60,15 +60,11 @@ def require_signed(pipeline: Pipeline, request: Request) -> None:
     Raises:
         BlockedError: signatures are missing.
     """
-    if (missing := _required(pipeline, request) - len(request.approvals)) > 0:
+    if (missing := authority(pipeline, request).required - len(request.approvals)) > 0:
         raise BlockedError(
             f"request {request.id} needs {missing} more approval(s); sign with `keyrotation approve {request.id}`, "
             f"or withdraw it with `keyrotation cancel {request.id}`"
         )
-
-
-def _required(pipeline: Pipeline, request: Request) -> int:
-    return pipeline.actions[request.action].authority(pipeline).required
 
 
 def guide_to_approve(pipeline: Pipeline, request: Request, *, as_json: bool) -> None:

@@ -14,6 +14,7 @@ from keyrotation_pipeline.audit.incidents import AlertDelivery, incidents, told
 from keyrotation_pipeline.errors import AlertError, BlockedError, KeyRotationError
 from keyrotation_pipeline.incidents.assessing import in_words, unsettled
 from keyrotation_pipeline.model.audit import EventKind, utc_minute
+from keyrotation_pipeline.model.backups import ENDS_SOON
 from keyrotation_pipeline.model.breach import Deadline, ResponseStage, carried_by
 from keyrotation_pipeline.model.fleet import failing_minutes
 from keyrotation_pipeline.model.incident_events import AlertTold, ChannelFailed
@@ -36,6 +37,8 @@ from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation.report import clock_of
 
 LOCK = "alerts"
+# Before a certificate ends; the first is when `status` begins to warn.
+CERTIFICATE_DAYS = (ENDS_SOON.days, 30, 7)
 # Dagster ends a sensor tick after a minute; what is left is delivered at the next one.
 BUDGET_SECONDS = 25.0
 
@@ -158,6 +161,7 @@ def notices(
         *writer.of_runs(),
         *writer.of_channels(),
         *writer.of_checks(failed_checks),
+        *writer.of_certificates(),
         *writer.of_applications(),
         *writer.of_attention(attention),
     )
@@ -244,6 +248,21 @@ class _Writer:
         for check, sentence in failed:
             key = f"check/{check}/{self._now:%Y-%m-%d}"
             yield self._notice(key, Severity.WARNING, f"The check {check} fails", f"{check}: {sentence}", ON_CALL)
+
+    def of_certificates(self) -> Iterator[Alarm]:
+        """Each certificate that ends soon: 60 days before, and again 30 and 7 days before."""
+        for each in self._pipeline.signatures.certificates():
+            if each.ends_at is None or (sentence := each.ends_soon(self._now)) is None:
+                continue
+            ahead = min(days for days in CERTIFICATE_DAYS if each.ends_at - self._now <= timedelta(days=days))
+            use = "backups" if each.encrypts else "signatures"
+            yield self._notice(
+                f"certificate/{each.fingerprint}/{use}/{each.ends_at:%Y-%m-%d}/{ahead}",
+                Severity.WARNING,
+                "A certificate ends soon",
+                f"{sentence}.",
+                SIGNERS,
+            )
 
     def of_applications(self) -> Iterator[Alarm]:
         """An alert for too many failed decryptions, once an hour."""

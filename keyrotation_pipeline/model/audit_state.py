@@ -111,6 +111,7 @@ class AuditState:
         refused: by seq, the kind of an event that cannot have happened and changed nothing, and why.
         roster: the pinned one.
         rosters: every pinned one, with the seq of its event and the request that pinned it.
+        began_under: of each request that has begun, the roster that was pinned then.
         hosts: those in the text of the last request that began, else those that `init` pinned; None: it pinned none.
         signers: fingerprints of the keys that sign backups: the first that was pinned, and each that stands in the
             text of a request that began.
@@ -144,6 +145,7 @@ class AuditState:
     refused: dict[int, tuple[str, str]] = field(default_factory=dict)
     roster: Roster | None = None
     rosters: list[tuple[int, Roster, str | None]] = field(default_factory=list)
+    began_under: dict[str, Roster] = field(default_factory=dict)
     hosts: tuple[str, ...] | None = None
     signers: set[str] = field(default_factory=set)
     keys: dict[KeyVersion, KeyRecord] = field(default_factory=dict)
@@ -211,7 +213,7 @@ class AuditState:
         return self.requests[request]
 
     def require_signed(self, request: str | None, *actions: RequestAction) -> Request:
-        """A request to do one of these (or anything), not over, that enough officers of the pinned roster signed."""
+        """A request to do one of these (or anything), not over, that enough officers of its roster signed."""
         stored = self.known(request)
         require(not actions or stored.action in actions, f"is by a request to {stored.action}")
         require(not stored.is_over, f"is by a request that is {stored.status}")
@@ -262,28 +264,52 @@ class AuditState:
         return record.state not in GONE
 
     def require_enough(self, request: Request) -> None:
-        """Refuse what too few officers of the pinned roster have signed."""
-        officers = {officer.fingerprint for officer in self.roster.officers} if self.roster else set()
+        """Refuse what too few officers of the roster that it counts under have signed."""
+        roster = self.roster_of(request.id)
+        officers = {officer.fingerprint for officer in roster.officers} if roster else set()
         verified = set(request.approvals) - {
             each.fact.officer for each in self.unverified if each.request == request.id
         }
-        enough = self.roster is not None and len(officers & verified) >= self.roster.required
+        enough = roster is not None and len(officers & verified) >= roster.required
         require(enough, "is by a request that too few have signed")
 
+    def roster_of(self, request: str) -> Roster | None:
+        """The roster under which a request counts: the pinned one; of one that has begun, the one pinned then.
+
+        So a change of officers does not end what runs, also where it replaces one whose key has expired.
+        """
+        return self.began_under.get(request, self.roster)
+
+    def signers_of(self, request: str) -> tuple[Officer, ...]:
+        """Who can still sign a request: officers of the roster that it counts under who are pinned now, too."""
+        counts_under = self.roster_of(request)
+        if self.roster is None or counts_under is None:
+            return ()
+        return tuple(each for each in self.roster.officers if each in counts_under.officers)
+
     def verified(
-        self, text: bytes, signature: str, officer: str, *, since: datetime | None, at: datetime
+        self,
+        text: bytes,
+        signature: str,
+        officer: str,
+        *,
+        since: datetime | None,
+        at: datetime,
+        officers: Sequence[Officer] | None = None,
     ) -> VerifiedSignature:
-        """A good signature of an officer of the pinned roster.
+        """A good signature of an officer.
 
         Args:
             signature: in hex.
             officer: whose it is said to be.
+            officers: who may have made it; None: those of the pinned roster.
             since: it is not older; OpenPGP's times are in whole seconds.
             at: when it was recorded.
         """
         faults = len(self.refused) + len(self.unverified)
         require(faults < MOST_FAULTS, f"follows {MOST_FAULTS} events that cannot have happened, and was not verified")
-        officers = self.roster.officers if self.roster else ()
+        if officers is None:
+            officers = self.roster.officers if self.roster else ()
         return verified_by(self.verify, officers, text, signature, officer, since=since, at=at)
 
     def roster_at(self, seq: int) -> Roster | None:

@@ -378,7 +378,7 @@ def is_key_file(name: str, version: KeyVersion) -> bool:
     return (found := _KEY_FILE.fullmatch(name)) is not None and found[1] == str(version)
 
 
-ENDS_SOON = timedelta(days=30)
+ENDS_SOON = timedelta(days=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,7 +402,7 @@ class CertificateStanding:
     content: bytes = field(default=b"", repr=False)
 
     def ends_soon(self, now: datetime) -> str | None:
-        """The sentence for a certificate that ends within thirty days."""
+        """The sentence for a certificate that ends within sixty days."""
         if self.unusable is not None or self.ends_at is None or self.ends_at - now > ENDS_SOON:
             return None
         use = (

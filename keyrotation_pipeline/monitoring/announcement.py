@@ -26,7 +26,7 @@ from keyrotation_pipeline.model.requests import (
 from keyrotation_pipeline.monitoring.progress import as_long_as_last_time
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import require_authorised
-from keyrotation_pipeline.requests.roster import pinned_roster
+from keyrotation_pipeline.requests.roster import pinned_roster, roster_of
 
 AHEAD = timedelta(days=7)
 # Preferred contacts, in this order.
@@ -133,7 +133,7 @@ def _may_start(pipeline: Pipeline, walk: Walk) -> bool:
 
 def _was_signed(pipeline: Pipeline, walk: Walk) -> bool:
     try:
-        return len(walk.approvals) >= pinned_roster(pipeline).required
+        return len(walk.approvals) >= roster_of(pipeline, walk).required
     except KeyRotationError:
         return False
 

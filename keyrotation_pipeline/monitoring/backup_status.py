@@ -89,7 +89,7 @@ def backup_lights(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetim
     """What `status` and the check `backup_decrypts` both say.
 
     A set of another pipeline is red. A backup that is incomplete is amber at once, and red when there was no complete
-    one for a day. A certificate that ends within thirty days is amber, one that can no longer be encrypted to is red.
+    one for a day. A certificate that ends within sixty days is amber, one that can no longer be encrypted to is red.
     """
     certificates = pipeline.signatures.certificates()
     red = [each.unusable for each in certificates if each.unusable is not None and each.encrypts]

@@ -39,10 +39,11 @@ from keyrotation_pipeline.monitoring.progress import progress_and_eta, tables_pr
 from keyrotation_pipeline.monitoring.scheduler_health import standing_still
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
+from keyrotation_pipeline.requests.approvals import authority
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.requests.control import pace_of
 from keyrotation_pipeline.requests.policy import changed_hosts
-from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
+from keyrotation_pipeline.requests.roster import require_roster, roster_of
 from keyrotation_pipeline.requests.takeover import cannot_begin, out_of_use
 from keyrotation_pipeline.requests.time_stamping import unstamped
 from keyrotation_pipeline.rotation import runner
@@ -81,9 +82,9 @@ def _pending(pipeline: Pipeline, request: Request) -> PendingRequest:
 def _authority(pipeline: Pipeline, request: Request) -> Roster:
     """The roster whose signatures count; where it cannot be determined now, the pinned one."""
     try:
-        return pipeline.actions[request.action].authority(pipeline)
+        return authority(pipeline, request)
     except KeyRotationError:
-        return pinned_roster(pipeline)
+        return roster_of(pipeline, request)
 
 
 def incidents_now(pipeline: Pipeline, now: datetime) -> tuple[tuple[OpenIncident, ...], list[str]]:
@@ -270,6 +271,8 @@ def _blocked(pipeline: Pipeline, rotation: Walk | None, seen: Seen) -> list[str]
     except KeyRotationError as error:
         if str(error) != failure:
             sentences.append(str(error))
+    named = pipeline.signatures.certificates()
+    sentences += [each.unusable for each in named if each.unusable is not None and not each.encrypts]
     return sentences
 
 
@@ -290,7 +293,7 @@ def _rotation(
     return RotationStatus(
         walk=walk,
         phase=phase_of(walk),
-        approvals_required=pinned_roster(pipeline).required,
+        approvals_required=roster_of(pipeline, walk).required,
         progress=far,
         eta_seconds=eta_seconds,
         waiting_for=_waiting_for(pipeline, walk, seen),

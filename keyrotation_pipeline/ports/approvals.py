@@ -41,8 +41,10 @@ class SignatureVerifier(Protocol):
     def roster(self) -> Roster:
         """Returns the roster that the configuration names, with its certificates as they are now.
 
+        Also with those that have expired or are revoked: `certificates` says so, and nothing counts that they sign.
+
         Raises:
-            ApprovalError: one certificate under two names, an expired or revoked one, fewer officers than required.
+            ApprovalError: one certificate under two names, fewer officers than required.
         """
 
     def certificates(self) -> tuple[CertificateStanding, ...]:

@@ -147,6 +147,7 @@ def _given(incident: Incident, notices: Sequence[BreachNotice]) -> Iterator[Noti
 
 
 def required_for(request: Request, entries: Entries) -> int:
-    """How many officers the roster of the request's last event demands."""
-    rosters = [each.roster for each in entries if each.request == request.id and each.roster is not None]
+    """How many officers the roster demands under which the request counts: of its last event before it began."""
+    before = (each for each in entries if request.started_at is None or each.at <= request.started_at)
+    rosters = [each.roster for each in before if each.request == request.id and each.roster is not None]
     return rosters[-1].required if rosters else 0

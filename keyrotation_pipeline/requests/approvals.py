@@ -4,6 +4,7 @@
 with the bytes that were signed, and verifies every signature again.
 """
 
+from dataclasses import replace
 from datetime import datetime
 
 from keyrotation_pipeline.errors import ApprovalError, RequestError
@@ -33,23 +34,38 @@ LONGEST_INITIATOR_CHARS = 255
 
 def approval_text(pipeline: Pipeline, request: Request) -> bytes:
     """The canonical text of a request, rebuilt from the present facts."""
-    roster = pipeline.actions[request.action].authority(pipeline)
-    return _text(pipeline, request, pipeline.keys.read(), roster).render()
+    return _text(pipeline, request, pipeline.keys.read(), authority(pipeline, request)).render()
+
+
+def authority(pipeline: Pipeline, request: Request) -> Roster:
+    """The roster under which a request counts; of one that has begun, the one that was pinned then.
+
+    Raises:
+        ApprovalError, AuditError: no signature can count now, since the configuration names another roster than is
+            pinned, or the pinned one cannot be trusted.
+    """
+    present = pipeline.actions[request.action].authority(pipeline)
+    return pipeline.ledger.replayed().began_under.get(request.id, present)
 
 
 def text_to_sign(pipeline: Pipeline, request: Request) -> tuple[bytes, Roster]:
     """The text of a request, a signature over which would count now, and the roster whose officers sign it.
+
+    Of a request that has begun, these are the officers of that time who are pinned now, too.
 
     Raises:
         ApprovalError, RequestError: as `add_approval`, whatever the signature.
     """
     if request.is_over:
         raise RequestError(f"request {request.id} is {request.status}; open the next one with `keyrotation request`")
-    roster = pipeline.actions[request.action].authority(pipeline)
+    roster = authority(pipeline, request)
     _require_within_dates(pipeline, request)
     if isinstance(request, Walk) and (sentence := suspicion(pipeline, request.target)) is not None:
         raise RequestError(sentence)
-    return _unchanged_text(pipeline, request, pipeline.keys.read(), roster), roster
+    text = _unchanged_text(pipeline, request, pipeline.keys.read(), roster)
+    if request.started_at is None:
+        return text, roster
+    return text, replace(roster, officers=pipeline.ledger.replayed().signers_of(request.id))
 
 
 def add_approval(pipeline: Pipeline, request: Request, signature: bytes) -> tuple[str, int]:
@@ -86,18 +102,18 @@ def require_authorised(pipeline: Pipeline, request: Request, stored: StoredKeys)
         ApprovalError: roster or facts changed, a signature no longer counts, or there are too few.
         RequestError: the request is past its dates.
     """
-    roster = pipeline.actions[request.action].authority(pipeline)
+    roster = authority(pipeline, request)
     _require_within_dates(pipeline, request)
     text = _unchanged_text(pipeline, request, stored, roster)
-    officers = {
-        _verified(pipeline, request, roster, text, signed.signature).officer
-        for signed in pipeline.ledger.signatures(request.id)
-    }
-    if (missing := roster.required - len(officers)) > 0:
-        raise ApprovalError(
-            f"request {request.id} needs {missing} more signature(s) of different officers; "
-            f"sign with `keyrotation approve {request.id}`"
-        )
+    good, refused = _counted(pipeline, request, roster, text)
+    if (missing := roster.required - len({each.officer for each in good})) <= 0:
+        return
+    if refused:
+        raise ApprovalError(f"request {request.id} needs {missing} more signature(s): {refused[0]}")
+    raise ApprovalError(
+        f"request {request.id} needs {missing} more signature(s) of different officers; "
+        f"sign with `keyrotation approve {request.id}`"
+    )
 
 
 def suspicion(pipeline: Pipeline, version: KeyVersion) -> str | None:
@@ -123,14 +139,17 @@ def authorised_by(pipeline: Pipeline, request: Request) -> str:
     """The officer who signed a request first, as ``Name <address>`` or the name alone.
 
     Raises:
-        ApprovalError: a signature does not count, or there is none.
+        ApprovalError: no signature counts.
     """
-    roster, text = pipeline.actions[request.action].authority(pipeline), pipeline.ledger.approval_text(request.id)
-    kept = pipeline.ledger.signatures(request.id)
-    signed = [(each.signed_at, _verified(pipeline, request, roster, text, each.signature)) for each in kept]
-    if not signed:
-        raise ApprovalError(f"nobody has signed request {request.id}; sign with `keyrotation approve {request.id}`")
-    _, first = min(signed, key=lambda each: each[0])
+    roster, text = authority(pipeline, request), pipeline.ledger.approval_text(request.id)
+    good, refused = _counted(pipeline, request, roster, text)
+    if not good:
+        raise ApprovalError(
+            refused[0]
+            if refused
+            else f"nobody has signed request {request.id}; sign with `keyrotation approve {request.id}`"
+        )
+    first = good[0]
     name = str(roster.name_of(first.officer))
     full = name if first.address is None else f"{name} <{first.address}>"
     return full if len(full) <= LONGEST_INITIATOR_CHARS else name[:LONGEST_INITIATOR_CHARS]
@@ -255,6 +274,19 @@ def _unchanged_text(pipeline: Pipeline, request: Request, stored: StoredKeys, ro
             f"restore that, or {pipeline.actions[request.action].renewal(request)}"
         )
     return signed
+
+
+def _counted(
+    pipeline: Pipeline, request: Request, roster: Roster, text: bytes
+) -> tuple[list[VerifiedSignature], list[str]]:
+    """The signatures that count now, the oldest first, and why each of the others does not."""
+    good, refused = list[VerifiedSignature](), list[str]()
+    for each in sorted(pipeline.ledger.signatures(request.id), key=lambda signed: signed.signed_at):
+        try:
+            good.append(_verified(pipeline, request, roster, text, each.signature))
+        except ApprovalError as error:
+            refused.append(str(error))
+    return good, refused
 
 
 def _verified(pipeline: Pipeline, request: Request, roster: Roster, text: bytes, signature: bytes) -> VerifiedSignature:

@@ -15,7 +15,7 @@ from keyrotation_pipeline.model.request_events import RolloutConfirmed
 from keyrotation_pipeline.model.requests import ConfirmationText, RequestAction, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import verified_signature
-from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
+from keyrotation_pipeline.requests.roster import require_roster, roster_of
 from keyrotation_pipeline.requests.takeover import lineage
 
 # The application's list of keys was changed, whoever noticed it: what was confirmed before may be of that.
@@ -153,7 +153,7 @@ def _require_confirmable(pipeline: Pipeline, walk: Walk) -> None:
         raise RequestError(
             f"rotation {walk.id} is not at a rollout, so there is nothing to confirm; see `keyrotation status`"
         )
-    if (missing := pinned_roster(pipeline).required - len(walk.approvals)) > 0:
+    if (missing := roster_of(pipeline, walk).required - len(walk.approvals)) > 0:
         raise RequestError(
             f"rotation {walk.id} needs {missing} more approval(s) before a rollout of it can be confirmed; "
             f"sign with `keyrotation approve {walk.id} --text`"

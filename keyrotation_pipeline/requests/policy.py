@@ -1,7 +1,8 @@
 """Changes the policy by signature: the officers, how many must sign, who can read backups, and the hosts.
 
 `keyrotation.toml` holds the new policy. Pinned officers sign the change from one complete roster to the other, by
-fingerprint and name. Then the new one is pinned, and officers who are not on it can approve nothing.
+fingerprint and name. Then the new one is pinned, and officers who are not on it can approve nothing. A request that
+has begun goes on under the roster that it began under.
 
 `init` pins the hosts, as it pins the roster. From then on they stand in every text that officers sign, so the last
 request that began says which ones were signed; this has a change signed on its own.
@@ -18,8 +19,8 @@ from keyrotation_pipeline.model.requests import Request, RequestAction, RequestS
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.requests import opening, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
-from keyrotation_pipeline.requests.roster import pin_roster_in_store, pinned_roster
-from keyrotation_pipeline.requests.takeover import preceding, running_emergency
+from keyrotation_pipeline.requests.roster import pin_roster_in_store, pinned_roster, require_usable
+from keyrotation_pipeline.requests.takeover import preceding
 
 
 def pin_hosts(pipeline: Pipeline) -> None:
@@ -85,6 +86,7 @@ def open_policy(pipeline: Pipeline, *, reason: str | None, requested_by: str) ->
     require_consistent(pipeline, stored := pipeline.keys.read())
     pin_roster_in_store(pipeline, stored)  # which an interrupted change may have left undone
     differs = pinned_roster(pipeline).differences(pipeline.signatures.roster())
+    require_usable(pipeline, pipeline.signatures.roster(), pinned_roster(pipeline))
     if not differs and not list(changed_hosts(pipeline)):
         raise RequestError(
             "keyrotation.toml names the officers, the threshold, the recipients and the hosts that are pinned; change "
@@ -129,7 +131,7 @@ def _pin(pipeline: Pipeline, request: Request, stored: StoredKeys) -> None:
     if request.is_over:
         raise RequestError(f"request {request.id} is {request.status}; open the next one with `keyrotation policy`")
     require_authorised(pipeline, request, stored)
-    roster = pipeline.signatures.roster()
+    require_usable(pipeline, roster := pipeline.signatures.roster(), pinned_roster(pipeline))
     pipeline.ledger.set_status(request.id, RequestStatus.RUNNING)
     _require_no_emergency(pipeline, request)  # under the lock of the audit, so that none is signed meanwhile
     pipeline.ledger.pin_roster(roster, request.id)
@@ -137,12 +139,10 @@ def _pin(pipeline: Pipeline, request: Request, stored: StoredKeys) -> None:
 
 
 def _require_no_emergency(pipeline: Pipeline, request: Request) -> None:
-    """Refuses to pin other officers, which would void an emergency's signatures, before that is finished."""
-    sentence = preceding(pipeline, request)
-    if sentence is None and (running := running_emergency(pipeline)) is not None:
-        sentence = f"the emergency {running.id} goes before policy {request.id}; run `keyrotation rotate {running.id}`"
-    if sentence is not None:
-        raise BlockedError(f"{sentence}; it runs with what is pinned now, so undo the change in keyrotation.toml first")
+    """Refuses to pin other officers, which would void the signatures of an emergency that has not begun."""
+    if (sentence := preceding(pipeline, request)) is not None:
+        undo = "it starts with what is pinned now, so undo the change in keyrotation.toml first"
+        raise BlockedError(f"{sentence}; {undo}")
 
 
 def _active(pipeline: Pipeline) -> KeyRecord:

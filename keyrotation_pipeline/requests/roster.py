@@ -17,6 +17,7 @@ from keyrotation_pipeline.model.approval import PinnedRoster, Roster, RosterChan
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.request_events import RosterPinned, SignatureAdded
+from keyrotation_pipeline.model.requests import Request
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.key_list import note_if_changed
 
@@ -56,6 +57,43 @@ def require_roster(pipeline: Pipeline) -> Roster:
         AuditError: as `pinned_roster`.
     """
     return _configured(pipeline, pinned_roster(pipeline))
+
+
+def roster_of(pipeline: Pipeline, request: Request) -> Roster:
+    """The roster under which a request counts: the pinned one; of one that has begun, the one pinned then.
+
+    Raises:
+        ApprovalError, AuditError: as `pinned_roster`.
+    """
+    pinned = pinned_roster(pipeline)
+    return pipeline.ledger.replayed().began_under.get(request.id, pinned)
+
+
+def require_usable(pipeline: Pipeline, roster: Roster, before: Roster | None = None) -> None:
+    """Refuses to pin a roster of which too few can sign, or with somebody new who cannot sign or be encrypted to.
+
+    Args:
+        roster: as the configuration names it.
+        before: the pinned one; None: none is. A certificate of it that has ended hinders no change.
+
+    Raises:
+        ApprovalError: names the certificate, and what to do.
+    """
+    known = {(False, each.fingerprint) for each in before.officers} if before else set()
+    known |= {(True, each) for each in before.recipients} if before else set()
+    ended = [each for each in pipeline.signatures.certificates() if each.unusable is not None]
+    for each in ended:
+        if (each.encrypts, each.fingerprint) not in known:
+            raise ApprovalError(str(each.unusable))
+    unable = {each.fingerprint for each in ended if not each.encrypts}
+    able = [each for each in roster.officers if each.ssh_key or each.fingerprint not in unable]
+    if len(able) < roster.required:
+        raise ApprovalError(
+            f"only {len(able)} of the officers in [approvals] can sign, and {roster.required} must; have one extend "
+            "the certificate and export it again, or name another officer"
+        )
+    if not set(roster.recipients) - {each.fingerprint for each in ended if each.encrypts}:
+        raise ApprovalError("no certificate in [backup] recipients can be encrypted to; name one that can")
 
 
 def require_known_to_store(pipeline: Pipeline, roster: Roster) -> None:

@@ -172,14 +172,6 @@ def preceding(pipeline: Pipeline, request: Request) -> str | None:
     return None
 
 
-def running_emergency(pipeline: Pipeline) -> Walk | None:
-    """The emergency that has begun and whose signatures count until its end; None: there is none."""
-    current = pipeline.ledger.current()
-    if current is None or not current.is_emergency or pipeline.clock.now() > current.finish_by:
-        return None
-    return current
-
-
 def _is_ready(request: Request, required: int, now: datetime) -> bool:
     return len(request.approvals) >= required and now <= request.start_by
 

@@ -17,7 +17,7 @@ from keyrotation_pipeline.model.request_events import Blocked
 from keyrotation_pipeline.model.requests import WALK, Request, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import authorised_by
-from keyrotation_pipeline.requests.roster import pinned_roster
+from keyrotation_pipeline.requests.roster import roster_of
 from keyrotation_pipeline.requests.takeover import lineage
 from keyrotation_pipeline.rotation.keys import record_of
 
@@ -182,6 +182,6 @@ def rate_of(pipeline: Pipeline, incident: Incident, requests: Sequence[Request],
 
 def _signed_at(pipeline: Pipeline, carrier: Request) -> datetime | None:
     """When the last required signature was made."""
-    required = pinned_roster(pipeline).required
+    required = roster_of(pipeline, carrier).required
     signed = sorted(each.signed_at for each in pipeline.ledger.signatures(carrier.id))
     return signed[required - 1] if len(signed) >= required else None

@@ -21,7 +21,7 @@ from keyrotation_pipeline.requests import takeover, time_stamping
 from keyrotation_pipeline.requests.approvals import require_authorised, suspicion
 from keyrotation_pipeline.requests.conductor import Decision, Task, decide
 from keyrotation_pipeline.requests.inventory import require_preflight
-from keyrotation_pipeline.requests.roster import pin_roster_in_store, pinned_roster
+from keyrotation_pipeline.requests.roster import pin_roster_in_store, roster_of
 from keyrotation_pipeline.rotation import reencrypt, rollout
 
 
@@ -31,8 +31,8 @@ def next_decision(pipeline: Pipeline, rotation: Walk, seen: rollout.Seen = None)
     A task that only lacks a signature is not due, nor is creating a key that an application might use at once, nor
     anything that leads to a primary which an open incident names, nor what cannot begin any more.
     """
-    roster = pinned_roster(pipeline)
-    decision = decide(rotation, roster.required, pipeline.tables, pipeline.shards, pipeline.clock.now())
+    required = roster_of(pipeline, rotation).required
+    decision = decide(rotation, required, pipeline.tables, pipeline.shards, pipeline.clock.now())
     if decision.tasks and (sentence := takeover.preceding(pipeline, rotation)):
         return Decision((), sentence)
     if sentence := takeover.cannot_begin(pipeline, rotation):

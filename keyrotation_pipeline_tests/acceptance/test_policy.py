@@ -1,7 +1,9 @@
 """A change of the rules on the command line: signed by officers who are pinned, and by nobody else."""
 
 import json
-from collections.abc import Callable, Iterator
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,13 +42,17 @@ class Office:
     database_url: str
     people: dict[str, DemoOfficer]
 
-    def configure(self, *names: str, required: int = 2) -> None:
-        """Write keyrotation.toml with these officers."""
+    def configure(self, *names: str, required: int = 2, recipients: Sequence[str] = ()) -> None:
+        """Write keyrotation.toml with these officers, and recipients who are others."""
         officers = "".join(
             f'[[approvals.officers]]\nname = "{name}"\ncertificate = "{self.people[name].certificate}"\n'
             for name in names
         )
         tables = '[[tables]]\nname = "clients"\ncolumns = ["first_name"]\n'
+        if recipients:
+            tables += (
+                f"[backup]\nrecipients = {json.dumps([str(self.people[each].certificate) for each in recipients])}\n"
+            )
         (self.folder.path / "keyrotation.toml").write_text(
             f'database.url = "{self.database_url}"\n[approvals]\nrequired = {required}\n{officers}{tables}'
         )
@@ -98,6 +104,13 @@ class Office:
         if through is not None:
             self.walk(rotation, through)
         return rotation
+
+    def emergency(self) -> str:
+        """An incident about the key in use; returns its emergency request."""
+        opened = self.run(
+            "incident", "open", "--type", "key_exposed", "--description", "leaked", "--discovered-at", "now"
+        )
+        return opened.split()[1]
 
     def walk(self, rotation: str, through: Step | None = None) -> None:
         with self.pipeline() as pipeline, reporting(self.database_url, self.folder.path / ".keyrotation" / "keys"):
@@ -215,15 +228,54 @@ def test_the_way_back_is_signed_by_the_new_officers(office: Office) -> None:
     assert documented("policy", office.run("policy", "--json"))["pinned"] is True
 
 
-def test_a_rotation_that_has_begun_is_taken_over_under_the_new_roster(office: Office) -> None:
+def test_a_rotation_that_has_begun_ends_under_the_roster_that_it_began_under(office: Office) -> None:
     rotation = office.rotating(Step.PRIMARY_KEY_ROLLOUT)
     office.changed()
-    office.run("rotate", rotation, expect=1)
-    assert "no longer what its text for signing says" in office.error
-    assert "take it over with `keyrotation request`" in office.error
-    again = office.run("request", "--reason", "Ben has left").strip()
-    office.signed(again, "Cem", "Ada")
-    office.walk(again)
+    office.walk(rotation)
+    assert json.loads(office.run("history", "--json"))[0]["outcome"] == "finished"
+    office.run("audit", "verify")
+
+
+def test_an_emergency_goes_on_and_drops_an_officer_whose_certificate_ends_in_its_middle(office: Office) -> None:
+    office.configure("Ada", "Ben", "Cem")
+    with office.pipeline() as pipeline:
+        three = open_policy(pipeline, reason="three", requested_by="test").id
+    office.signed(three, "Ada", "Ben")
+    office.run("policy")
+    emergency = office.emergency()
+    office.signed(emergency, "Ada", "Ben")
+    office.walk(emergency, Step.PRIMARY_KEY_ROLLOUT)
+    expire(office.people["Cem"])
+    office.walk(emergency, Step.ROWS)
+    named = json.loads(office.run("status", "--json"))["attention"]
+    assert [each for each in named if re.match(r"officer Cem: certificate .* has expired", each)]
+
+    office.configure("Ada", "Ben")
+    dropped = office.run("policy", "--reason", "Cem's key has ended").strip()
+    office.sign(dropped, "Ada", "Ben")
+    assert "pinned" in office.run("policy")
+    office.walk(emergency)
+    ended = {each["id"]: each["outcome"] for each in json.loads(office.run("history", "--json"))}
+    assert ended[emergency] == "finished"
+    office.run("audit", "verify")
+
+
+def test_an_emergency_is_opened_and_walked_though_a_recipient_has_expired(office: Office) -> None:
+    office.configure("Ada", "Ben", recipients=("Ada", "Dan"))
+    with office.pipeline() as pipeline:
+        request = open_policy(pipeline, reason="recipients", requested_by="test").id
+    office.signed(request, "Ada", "Ben")
+    office.run("policy")
+    expire(office.people["Dan"])
+    emergency = office.emergency()
+    office.signed(emergency, "Ada", "Ben")
+    office.walk(emergency, Step.KEY_VERSION)
+    with office.pipeline() as pipeline:
+        made = pipeline.ledger.walk(emergency).done(Step.KEY_VERSION)
+        assert made is not None
+        assert made.facts["recipients"] == [fingerprint_of(office, "Ada")]
+    office.walk(emergency)
+    assert any("dan.asc" in each for each in json.loads(office.run("status", "--json"))["attention"])
 
 
 @pytest.mark.parametrize("reason", [(), ("--reason", "none")])
@@ -232,8 +284,19 @@ def test_a_file_that_says_what_is_pinned_changes_nothing(office: Office, reason:
     assert "names the officers, the threshold, the recipients and the hosts that are pinned" in office.error
 
 
+def expire(officer: DemoOfficer) -> None:
+    """The certificate has ended by the time that this returns."""
+    officer.gpg("--quick-set-expire", primary_key(officer), "seconds=1")
+    officer.export()
+    time.sleep(2)
+
+
 def fingerprint_of(office: Office, name: str) -> str:
-    listed = office.people[name].gpg("--with-colons", "--with-fingerprint", "--list-keys").decode()
+    return primary_key(office.people[name])
+
+
+def primary_key(officer: DemoOfficer) -> str:
+    listed = officer.gpg("--with-colons", "--with-fingerprint", "--list-keys").decode()
     return next(line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr:"))
 
 

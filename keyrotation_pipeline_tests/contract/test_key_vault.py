@@ -182,15 +182,16 @@ def test_versions_that_begin_alike_are_distinguished(vault: KeyVault) -> None:
     assert vault.key_backup(V2, material.fingerprint) is None
 
 
-def test_an_expired_recipient_stops_the_backup_before_anything_is_written(
+def test_an_expired_recipient_is_left_out_and_an_only_one_stops_the_backup_before_anything_is_written(
     directory: Path, gpg: GnuPG, clock: FakeClock, recovery_officer: DemoOfficer, tmp_path: Path
 ) -> None:
-    expired = make_expired_officer(tmp_path, "Gone").certificate
+    expired, material = make_expired_officer(tmp_path, "Gone").certificate, KeyMaterial.generate()
     with pytest.raises(OpenPGPError, match="has expired"):
-        vault_of(directory, gpg, [recovery_officer.certificate, expired], clock).store_key(
-            V2, KeyMaterial.generate(), ANCHOR
-        )
+        vault_of(directory, gpg, [expired], clock).store_key(V2, material, ANCHOR)
     assert not any(directory.glob("*"))
+    vault = vault_of(directory, gpg, [recovery_officer.certificate, expired], clock)
+    made = vault.store_key(V2, material, ANCHOR)
+    assert made.recipients == (gpg.read_certificate(recovery_officer.certificate).fingerprint,)
 
 
 class ForgetfulGnuPG(GnuPG):

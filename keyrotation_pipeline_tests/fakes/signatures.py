@@ -1,8 +1,8 @@
 """Signatures that say who made them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from keyrotation_pipeline.errors import ApprovalError
 from keyrotation_pipeline.model.approval import Officer, Roster, VerifiedSignature
@@ -16,7 +16,8 @@ class FakeSignatures:
 
     Args:
         revoked: fingerprints of revoked certificates.
-        expired: since when certificates are, by fingerprint.
+        expired: since when certificates are, or will be, by fingerprint.
+        now: the time; at the end of all times every certificate has expired.
         made: when each signature was made that was seen so far.
         addresses: of officers' certificates, by fingerprint.
         lone_officer_allowed: a roster may ask for one signature only.
@@ -30,6 +31,7 @@ class FakeSignatures:
     standings: tuple[CertificateStanding, ...] = ()
     addresses: dict[str, str] = field(default_factory=dict)
     made: dict[bytes, datetime] = field(default_factory=dict)
+    now: Callable[[], datetime] = lambda: datetime.max.replace(tzinfo=UTC)
 
     def verify(
         self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime | None = None
@@ -52,8 +54,6 @@ class FakeSignatures:
 
     def roster(self) -> Roster:
         officers, required = self.configured.officers, self.configured.required
-        for officer in officers:
-            self._require_valid(officer, None)
         if len({officer.fingerprint for officer in officers}) < len(officers):
             raise ApprovalError("two officers have the same certificate; give each their own")
         if required < (1 if self.lone_officer_allowed else 2):
@@ -66,8 +66,18 @@ class FakeSignatures:
         if officer.fingerprint in self.revoked:
             raise ApprovalError(f"the certificate of {officer.name} is revoked; name a new one")
         since = self.expired.get(officer.fingerprint)
-        if since is not None and (at is None or at >= since):
+        if since is not None and (at or self.now()) >= since:
             raise ApprovalError(f"the certificate of {officer.name} has expired; extend it")
 
     def certificates(self) -> tuple[CertificateStanding, ...]:
-        return self.standings
+        return (*map(self._standing, self.configured.officers), *self.standings)
+
+    def _standing(self, officer: Officer) -> CertificateStanding:
+        label, ends_at, unusable = f"certificate of {officer.name}", self.expired.get(officer.fingerprint), None
+        try:
+            self._require_valid(officer, None)
+        except ApprovalError as error:
+            unusable = str(error)
+        return CertificateStanding(
+            label, encrypts=False, ends_at=ends_at, unusable=unusable, fingerprint=officer.fingerprint
+        )

@@ -99,7 +99,7 @@ def fake_pipeline(rows: Mapping[str, Sequence[Mapping[str, str | None]]] | None 
     stored = {name: [dict(row) for row in table] for name, table in (rows or {"clients": []}).items()}
     database = FakeDatabase(stored, journal, clock)
     rollout = FakeRollout(keys, clock)
-    signatures, anchors = FakeSignatures(ROSTER), FakeAnchors()
+    signatures, anchors = FakeSignatures(ROSTER, now=clock.now), FakeAnchors()
     tables = tuple(EncryptedTable(TableName.parse(name), CLIENTS.columns) for name in stored)
     pipeline = Pipeline(
         tables, 2, 2, ledger, FakeInventory(database), FakeRewriting(database), FakeFencing(database),

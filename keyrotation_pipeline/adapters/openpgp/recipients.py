@@ -16,11 +16,12 @@ _RESTORE = "restore [backup] recipients in keyrotation.toml, or let officers sig
 class BackupRecipients:
     """`Encryptor` over certificate files, which are read and compared with the pinned roster at each use.
 
+    A recipient that is expired, revoked, or has no key for encryption is left out, as long as there is another one: a
+    lost certificate must not stop an emergency. `SignatureVerifier.certificates` names it.
+
     Args:
         certificates: one file per recipient.
         pinned: reads the pinned roster; None: there is none.
-        needs_all: otherwise a recipient that is expired, revoked, or has no key for encryption is left out, as long as
-            there is another one.
     """
 
     def __init__(
@@ -28,11 +29,8 @@ class BackupRecipients:
         gpg: GnuPG,
         certificates: Sequence[Path],
         pinned: Callable[[], Roster | None],
-        *,
-        needs_all: bool = True,
     ) -> None:
         self._gpg = gpg
-        self._needs_all = needs_all
         self._certificates = tuple(certificates)
         self._pinned = pinned
 
@@ -60,15 +58,14 @@ class BackupRecipients:
             raise BackupError(f"backup {name} is encrypted to the unknown key {min(unknown)}; check gpg's options")
 
     def _read(self) -> list[Certificate]:
-        """Returns the recipients: exactly the pinned ones, whatever the configuration says now."""
+        """Returns the recipients that can be encrypted to, of exactly the pinned ones."""
         recipients = [self._gpg.read_certificate(path) for path in self._certificates]
         self._require_pinned(recipients)
         usable = [recipient for recipient in recipients if recipient.is_recipient]
-        if usable and not self._needs_all:
-            return usable
-        for recipient in recipients:
-            recipient.require_recipient()
-        return recipients
+        if not usable:
+            for recipient in recipients:
+                recipient.require_recipient()
+        return usable
 
     def _require_pinned(self, recipients: Sequence[Certificate]) -> None:
         if (roster := self._pinned()) is None:

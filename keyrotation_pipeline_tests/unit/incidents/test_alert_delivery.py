@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -11,6 +12,7 @@ from keyrotation_pipeline.incidents.alerts import Channels, deliver, notices
 from keyrotation_pipeline.incidents.handling import acknowledge
 from keyrotation_pipeline.model.approval import Officer, Roster
 from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.model.backups import CertificateStanding
 from keyrotation_pipeline.model.incidents import Alert, Contact, ContactRole
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline_tests.fakes import ROSTER, FakeWorld
@@ -147,3 +149,16 @@ def test_failures_checks_and_attention_are_reported_once_in_their_time(world: Fa
 
 def test_nothing_is_news_where_nothing_happened(world: FakeWorld) -> None:
     assert notices(world.pipeline) == ()
+
+
+def test_a_certificate_that_ends_is_announced_sixty_thirty_and_seven_days_before(world: FakeWorld) -> None:
+    people = People(world)
+    ends_at = world.clock.now() + timedelta(days=70)
+    world.signatures.standings = (CertificateStanding("certificate ada.asc", False, ends_at, fingerprint="A" * 40),)
+    told = []
+    for _ in range(75):
+        people.reported(timedelta(days=1))
+        told.append(len(people.topic.took))
+    assert [day for day, (before, after) in enumerate(pairwise([0, *told]), 1) if after > before] == [10, 40, 63]
+    assert all(key.startswith(f"certificate/{'A' * 40}/signatures/") for key in people.topic.keys)
+    assert people.mail[ContactRole.SECURITY_OFFICER].keys == people.topic.keys

@@ -46,11 +46,18 @@ def signed_policy(world: FakeWorld) -> Request:
 
 
 @pytest.mark.parametrize("through", [Step.KEY_VERSION, Step.ROWS, Step.RETIRED_KEY])
-def test_officers_are_not_exchanged_while_an_emergency_runs(world: FakeWorld, through: Step) -> None:
+def test_officers_are_exchanged_while_an_emergency_runs_and_it_goes_on(world: FakeWorld, through: Step) -> None:
     prepared = signed(world, opened(world)[1])
     walk(world, prepared, through)
+    assert change_policy(world.pipeline, signed_policy(world)) == WITH_CEM
+    assert walk(world, prepared).status is RequestStatus.FINISHED
+    assert world.ledger.replayed().faults == ()
+
+
+def test_officers_are_not_exchanged_before_a_signed_emergency_has_begun(world: FakeWorld) -> None:
+    prepared = signed(world, opened(world)[1])
     asked = signed_policy(world)
-    with pytest.raises(BlockedError, match=f"run `keyrotation rotate {prepared.id}`; .* undo the change in"):
+    with pytest.raises(BlockedError, match=f"run `keyrotation rotate {prepared.id}`.* undo the change in"):
         change_policy(world.pipeline, asked)
     world.signatures.configured = ROSTER
     assert walk(world, prepared).status is RequestStatus.FINISHED

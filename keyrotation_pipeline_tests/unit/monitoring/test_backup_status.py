@@ -218,14 +218,14 @@ def test_the_backup_after_a_rotation_is_asked_for_until_it_is_there(
     ("certificate", "red", "amber"),
     [
         pytest.param(CertificateStanding("c", encrypts=True, ends_at=None), 0, 0, id="never ends"),
-        pytest.param(CertificateStanding("c", encrypts=True, ends_at=START + timedelta(days=31)), 0, 0, id="later"),
-        pytest.param(CertificateStanding("c", encrypts=True, ends_at=START + timedelta(days=30)), 0, 1, id="soon"),
+        pytest.param(CertificateStanding("c", encrypts=True, ends_at=START + timedelta(days=61)), 0, 0, id="later"),
+        pytest.param(CertificateStanding("c", encrypts=True, ends_at=START + timedelta(days=60)), 0, 1, id="soon"),
         pytest.param(CertificateStanding("c", encrypts=False, ends_at=START), 0, 1, id="an officer's, soon"),
         pytest.param(CertificateStanding("c", True, START, "c has expired"), 1, 0, id="recipient, over"),
-        pytest.param(CertificateStanding("c", False, START, "c has expired"), 0, 0, id="officer: the roster says it"),
+        pytest.param(CertificateStanding("c", False, START, "c has expired"), 0, 0, id="officer: no backup lacks it"),
     ],
 )
-def test_a_certificate_that_ends_within_thirty_days_warns(
+def test_a_certificate_that_ends_within_sixty_days_warns(
     world: FakeWorld, certificate: CertificateStanding, red: int, amber: int
 ) -> None:
     world.signatures.standings = (certificate,)

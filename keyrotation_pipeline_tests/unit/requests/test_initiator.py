@@ -8,7 +8,7 @@ from keyrotation_pipeline.model.request_events import RotationAuditWritten
 from keyrotation_pipeline.requests.approvals import authorised_by
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import ROSTER
-from keyrotation_pipeline_tests.unit.rotation.requests import ADA, approved, before_any_rotation, request
+from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request
 
 NAMES = {officer.fingerprint: officer.name for officer in ROSTER.officers}
 
@@ -36,5 +36,7 @@ def test_nobody_is_named_who_has_not_signed_or_whose_signature_does_not_count() 
     world = before_any_rotation()
     walk = approved(world)
     world.signatures.revoked.add(ADA)
+    assert authorised_by(world.pipeline, walk).startswith("Ben")
+    world.signatures.revoked.add(BEN)
     with pytest.raises(ApprovalError, match="is revoked"):
         authorised_by(world.pipeline, walk)

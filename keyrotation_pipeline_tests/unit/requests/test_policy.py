@@ -5,14 +5,15 @@ from dataclasses import replace
 import pytest
 
 from keyrotation_pipeline.audit.history import LedgerState
-from keyrotation_pipeline.errors import ApprovalError, RequestError
-from keyrotation_pipeline.model.approval import Officer, Roster
+from keyrotation_pipeline.errors import ApprovalError, OutOfOrderError, RequestError
+from keyrotation_pipeline.model.approval import Officer, Roster, Signature
 from keyrotation_pipeline.model.audit import AuditHead, EventKind
 from keyrotation_pipeline.model.requests import Request, RequestStatus
-from keyrotation_pipeline.requests.approvals import add_approval
+from keyrotation_pipeline.requests.approvals import add_approval, require_authorised
 from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.requests.policy import change_policy, open_policy, pending_policy
-from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
+from keyrotation_pipeline.requests.roster import pinned_roster, require_roster, require_usable
+from keyrotation_pipeline.rotation.runner import next_decision
 from keyrotation_pipeline_tests.fakes import ROSTER, FakeSignatures, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request
 
@@ -105,14 +106,97 @@ def test_a_file_that_says_what_is_pinned_asks_for_nothing(world: FakeWorld) -> N
         opened(world)
 
 
-def test_a_rotation_whose_signers_are_no_longer_pinned_is_taken_over_once_it_cannot_go_back(world: FakeWorld) -> None:
+def test_a_request_that_has_begun_counts_under_the_roster_that_it_began_under(world: FakeWorld) -> None:
     world.signatures.configured = ROSTER
     rotation = approved(world)
     world.ledger.set_status(rotation.id, RequestStatus.RUNNING)
-    world.ledger.set_promotion(rotation.id, 1001)
     world.signatures.configured = NEW
     change_policy(world.pipeline, opened(world, ADA, BEN))
-    assert request(world).supersedes == rotation.id
+    require_authorised(world.pipeline, rotation, world.keys.read())
+    assert next_decision(world.pipeline, rotation).tasks
+    world.ledger.set_status(rotation.id, RequestStatus.FINISHED)
+    assert world.ledger.replayed().faults == ()
+
+
+def test_a_request_that_has_not_begun_is_not_started_by_officers_who_have_left(world: FakeWorld) -> None:
+    world.signatures.configured = ROSTER
+    rotation = approved(world)
+    world.signatures.configured = NEW
+    change_policy(world.pipeline, opened(world, ADA, BEN))
+    with pytest.raises(ApprovalError, match="no longer what its text for signing says"):
+        require_authorised(world.pipeline, rotation, world.keys.read())
+    with pytest.raises(OutOfOrderError, match="too few have signed"):
+        world.ledger.set_status(rotation.id, RequestStatus.RUNNING)
+
+
+def test_whoever_has_left_or_come_signs_nothing_that_has_begun(world: FakeWorld) -> None:
+    three = Roster(2, (*ROSTER.officers, CEM), ROSTER.recipients)
+    world.signatures.configured = three
+    change_policy(world.pipeline, opened(world, ADA, BEN))
+    rotation = request(world)
+    text = world.ledger.approval_text(rotation.id)
+    for officer in (ADA, BEN):
+        add_approval(world.pipeline, rotation, FakeSignatures.sign(officer, text))
+    world.ledger.set_status(rotation.id, RequestStatus.RUNNING)
+    dan = Officer("Dan", "D" * 40)
+    world.signatures.configured = Roster(2, (*ROSTER.officers, dan), ROSTER.recipients)
+    change_policy(world.pipeline, opened(world, ADA, BEN))
+    for officer in (CEM.fingerprint, dan.fingerprint):
+        with pytest.raises(ApprovalError, match="not over this text"):
+            add_approval(world.pipeline, rotation, FakeSignatures.sign(officer, text))
+    forged = Signature(CEM.fingerprint, FakeSignatures.sign(CEM.fingerprint, text), world.clock.now())
+    with pytest.raises(OutOfOrderError, match="has no good signature"):
+        world.ledger.add_signature(rotation.id, forged)
+
+
+def test_an_officer_whose_certificate_has_expired_is_dropped_in_the_middle_of_an_emergency(world: FakeWorld) -> None:
+    three = Roster(2, (*ROSTER.officers, CEM), ROSTER.recipients)
+    world.signatures.configured = three
+    change_policy(world.pipeline, opened(world, ADA, BEN))
+    emergency = request(world, incident="INC-1")
+    text = world.ledger.approval_text(emergency.id)
+    for officer in (ADA, BEN):
+        add_approval(world.pipeline, emergency, FakeSignatures.sign(officer, text))
+    world.ledger.set_status(emergency.id, RequestStatus.RUNNING)
+    world.signatures.expired[CEM.fingerprint] = world.clock.now()
+    require_authorised(world.pipeline, emergency, world.keys.read())
+    world.signatures.configured = ROSTER
+    change_policy(world.pipeline, opened(world, ADA, BEN))
+    require_authorised(world.pipeline, emergency, world.keys.read())
+    assert pinned_roster(world.pipeline) == ROSTER
+
+
+def test_another_officer_signs_in_place_of_one_whose_certificate_has_expired_since(world: FakeWorld) -> None:
+    three = Roster(2, (*ROSTER.officers, CEM), ROSTER.recipients)
+    world.signatures.configured = three
+    change_policy(world.pipeline, opened(world, ADA, BEN))
+    rotation = request(world)
+    text = world.ledger.approval_text(rotation.id)
+    for officer in (ADA, BEN):
+        add_approval(world.pipeline, rotation, FakeSignatures.sign(officer, text))
+    world.ledger.set_status(rotation.id, RequestStatus.RUNNING)
+    world.clock.sleep(60)
+    world.signatures.expired[ADA] = world.clock.now()
+    with pytest.raises(ApprovalError, match=r"needs 1 more signature.*Ada has expired"):
+        require_authorised(world.pipeline, rotation, world.keys.read())
+    add_approval(world.pipeline, rotation, FakeSignatures.sign(CEM.fingerprint, text))
+    require_authorised(world.pipeline, rotation, world.keys.read())
+    assert world.ledger.replayed().faults == ()
+
+
+@pytest.mark.parametrize(
+    ("expired", "after", "sentence"),
+    [
+        pytest.param(CEM, NEW, "Cem has expired", id="who is to come cannot sign"),
+        pytest.param(ROSTER.officers[0], Roster(3, (*ROSTER.officers, CEM), ("F" * 40,)), "only 2", id="too few could"),
+    ],
+)
+def test_a_roster_that_could_not_sign_is_not_pinned(
+    world: FakeWorld, expired: Officer, after: Roster, sentence: str
+) -> None:
+    world.signatures.configured, world.signatures.expired = after, {expired.fingerprint: world.clock.now()}
+    with pytest.raises(ApprovalError, match=sentence):
+        opened(world)
 
 
 def test_a_roster_that_is_pinned_meanwhile_is_not_taken_for_a_change_from_outside(
@@ -133,3 +217,10 @@ def test_a_roster_that_is_pinned_meanwhile_is_not_taken_for_a_change_from_outsid
     monkeypatch.setattr(world.ledger, "replayed", pinned_after)
     assert pinned_roster(world.pipeline) == before
     assert pinned_roster(world.pipeline) == NEW
+
+
+def test_the_first_roster_is_pinned_with_certificates_that_can_sign(world: FakeWorld) -> None:
+    require_usable(world.pipeline, NEW)
+    world.signatures.revoked.add(CEM.fingerprint)
+    with pytest.raises(ApprovalError, match="Cem is revoked"):
+        require_usable(world.pipeline, NEW)
