@@ -10,7 +10,6 @@ from functools import cache, partial
 from typing import NamedTuple
 
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline_tests.fakes import ROSTER
 from keyrotation_pipeline_tests.protocol import commands
 from keyrotation_pipeline_tests.protocol.machine import Action, Inside, Machine, Outcome
 from keyrotation_pipeline_tests.protocol.model_ports import LOCK
@@ -224,6 +223,9 @@ class Actors:
         if POLICY in self.model.asks:
             for label, ledger in self._remembered("toml", state.ledger, lambda: self._of_file(state.ledger)):
                 yield Transition(label, state._replace(ledger=ledger))
+        if "expire" in self.model.controls:
+            for label, ledger in self._remembered("expire", state.ledger, lambda: self._of_keys(state.ledger)):
+                yield Transition(label, state._replace(ledger=ledger))
         if "restore" in self.model.controls:
             yield from self._restores(state)
         if "dump" in self.model.controls:
@@ -243,8 +245,16 @@ class Actors:
     def _of_file(self, number: int) -> Iterator[tuple[str, int]]:
         """Somebody edits `keyrotation.toml`."""
         ledger = self.machine.ledgers.found[number]
-        other = commands.OTHER if ledger.configured == ROSTER else ROSTER
+        here = commands.roster_of(self.model)
+        other = commands.OTHER if ledger.configured == here else here
         yield "keyrotation.toml names other officers", self.machine.ledgers.number(replace(ledger, configured=other))
+
+    def _of_keys(self, number: int) -> Iterator[tuple[str, int]]:
+        """One officer's key expires; the others' do not."""
+        ledger = self.machine.ledgers.found[number]
+        for officer in () if ledger.expired or ledger.replay.roster is None else ledger.replay.roster.officers:
+            after = replace(ledger, expired=frozenset({officer.fingerprint}))
+            yield f"{officer.name}'s key expires", self.machine.ledgers.number(after)
 
     def _restores(self, state: State) -> Iterator[Transition]:
         ledger = self.machine.ledgers.found[state.ledger]

@@ -115,6 +115,14 @@ def carry_out_destroy(machine: Machine, request: str) -> None:
 # The roster that `keyrotation.toml` may be changed to: Ben leaves, Cleo comes.
 CLEO = Officer("Cleo", "C" * 40)
 OTHER = Roster(2, (ROSTER.officers[0], CLEO), ROSTER.recipients)
+THREE = Roster(2, (*ROSTER.officers, CLEO), ROSTER.recipients)
+
+
+def roster_of(model: Model) -> Roster:
+    """The roster that is pinned when a model begins."""
+    return THREE if "expire" in model.controls else ROSTER
+
+
 CARRIES_OUT = {
     RequestAction.POLICY: change_policy,
     RequestAction.RECONCILE: carry_out_reconcile,
@@ -157,10 +165,10 @@ def commands_of(model: Model, ledger: Ledger) -> Iterator[Action]:
 
 def _about(model: Model, ledger: Ledger, request: Request) -> Iterator[Action]:
     name, roster = _named(request), ledger.replay.roster
-    if roster is not None and len(request.approvals) < roster.required:
+    if roster is not None and len(set(request.approvals) - ledger.expired) < roster.required:
         # Officers are alike; once the roster may change, they are not.
         officers = roster.officers if POLICY not in model.asks else dict.fromkeys((*ROSTER.officers, CLEO))
-        able = [each for each in officers if each.fingerprint not in request.approvals]
+        able = [each for each in officers if each.fingerprint not in {*request.approvals, *ledger.expired}]
         for officer in able if POLICY in model.asks else able[:1]:
             yield Action(f"{officer.name} signs {name}", sign, (request.id, officer.fingerprint))
     if "cancel" in model.controls:

@@ -228,14 +228,14 @@ def _at_rest(ledger: Ledger, request: str) -> str | None:
 
 def _unsigned(ledger: Ledger, request: str) -> str | None:
     """Counts signatures by their bytes, not by what the product says of them."""
-    text, roster = ledger.state.texts[request], ledger.replay.roster
+    text, roster = ledger.state.texts[request], ledger.replay.began_under.get(request, ledger.replay.roster)
     assert roster is not None
     signers = set()
     for signed in ledger.state.signatures.get(request, ()):
         who, _, rest = signed.signature.partition(b" at ")
         if rest.partition(b": ")[2] == text:
             signers.add(who.decode().removeprefix("signed by "))
-    good = signers & {officer.fingerprint for officer in roster.officers}
+    good = signers & {officer.fingerprint for officer in roster.officers} - ledger.expired
     if len(good) < roster.required:
         return f"request {int(request, 16)} has an effect with {len(good)} good signature(s)"
     if ledger.now > ledger.state.requests[request].finish_by:

@@ -218,6 +218,7 @@ class Machine:
         self.ledger.actor = f"life {ledger.restored + 1}"
         self.anchors.kept, self.anchors.kept_roster = ledger.kept, ledger.roster
         self.signatures.configured = ledger.configured
+        self.signatures.expired = dict.fromkeys(ledger.expired, START)
         self._keys = self.keys.values[state.keys]
         self.store.begin(self._keys, fault)
         self.vault.backups = {KeyVersion(key[0]): backup_of(key) for key in self.stores.values[state.store].keys}
@@ -341,7 +342,7 @@ class Machine:
         # The chain decides everything else. What was saved is one of the ledgers found, so its id stays its own.
         saved = None if loaded.saved is None else (id(loaded.saved[0]), *loaded.saved[1:])
         facts = (state.events[-1].hash, self.clock.at, anchors.kept, anchors.kept_roster, str(signatures.configured))
-        known = (*facts, saved, loaded.restored)
+        known = (*facts, saved, loaded.restored, loaded.expired)
         number = self._number_of.get(known)
         if number is None:
             number = self._number_of[known] = self.ledgers.number(self._ledger(state))

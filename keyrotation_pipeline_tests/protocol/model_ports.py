@@ -121,12 +121,14 @@ class ModelSignatures(FakeSignatures):
         text: bytes,
         signature: bytes,
         officers: Sequence[Officer],
-        at: datetime | None = None,  # noqa: ARG002
+        at: datetime | None = None,
     ) -> VerifiedSignature:
         who, _, rest = signature.partition(b" at ")
         when, _, over = rest.partition(b": ")
         for officer in officers:
             if over == text and who == f"signed by {officer.fingerprint}".encode():
+                if at is None:
+                    self._require_valid(officer, at)
                 return VerifiedSignature(officer.fingerprint, datetime.fromisoformat(when.decode()))
         raise ApprovalError("the signature is not over this text; sign what `keyrotation approve --text` prints")
 

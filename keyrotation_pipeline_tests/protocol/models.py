@@ -19,7 +19,8 @@ class Model:
         requests: how many, of all kinds.
         versions: no request leads to a higher version.
         views: how many snapshots and lagging standbys there are at once.
-        controls: what the operator does besides: `pause`, `cancel`, `time`, `out of order`.
+        controls: what the operator does besides: `pause`, `cancel`, `time`, `out of order`; with `expire` one of three
+            officers' keys expires at any moment.
         fleet: what instances do besides reading keys, writing and reporting: `start`, `exit`, `die`.
         names: instances name their primary; else they write the newest key that they hold.
         dies: every process of the pipeline may die before every write.
@@ -67,6 +68,8 @@ MODELS = {
               instances=1, rows=1, dies=False),
         Model("quorum", "officers change while a rotation waits or runs", (ROUTINE, POLICY), 2, instances=1, rows=1,
               controls=_set("cancel", "pause"), dies=False),
+        Model("expiry", "the key of one of three officers expires between any two steps of a rotation or an emergency",
+              (ROUTINE, EMERGENCY), 2, instances=1, rows=1, controls=_set("cancel", "expire"), dies=False),
         Model("restore", "the database is put back to an earlier dump at any moment, and reconciled",
               (ROUTINE, RECONCILE), 2, instances=1, rows=1, controls=_set("restore"), dies=False),
         Model("destroy", "a key is destroyed while dumps and rows may need it", (ROUTINE, ROLLBACK, DESTROY), 2,

@@ -5,8 +5,8 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from keyrotation_pipeline_tests.fakes import ROSTER
 from keyrotation_pipeline_tests.protocol.actors import Actors, Transition, started
+from keyrotation_pipeline_tests.protocol.commands import roster_of
 from keyrotation_pipeline_tests.protocol.determinism import determined
 from keyrotation_pipeline_tests.protocol.invariants import Broken, Invariants
 from keyrotation_pipeline_tests.protocol.machine import Machine
@@ -82,7 +82,7 @@ def explore_with(model: Model, look: Callable[[Machine], Callable[[State, Transi
 def first_state(machine: Machine, model: Model) -> State:
     """Where a model begins."""
     fleet = tuple(started(number, ((1, 0),), 1, 0, names=model.names) for number in range(model.instances))
-    return machine.beginning(fleet, ROSTER)
+    return machine.beginning(fleet, roster_of(model))
 
 
 def follow(model: Model, labels: Sequence[str]) -> Broken | None:

@@ -129,6 +129,7 @@ class Ledger:
     Args:
         kept, roster: what the home has stored outside the database.
         configured: the roster that `keyrotation.toml` has.
+        expired: fingerprints of officers whose keys have expired.
         saved: the database as last backed up, and its rows and fence, if the model restores it.
         marks: what intents and notes of the chain say, by which later actions decide.
         named: the events that reports may name, by their numbers from 1: of each kind and request the last.
@@ -144,6 +145,7 @@ class Ledger:
     restored: int = 0
     marks: frozenset[Hashable] = frozenset()
     named: tuple[Named, ...] = ()
+    expired: frozenset[str] = frozenset()
 
 
 MATERIALS: dict[Key, KeyMaterial] = {
@@ -192,6 +194,7 @@ def canonical(ledger: Ledger) -> Hashable:
     return (
         tuple((record.version.number, record.state, KEY_OF[record.fingerprint]) for record in state.keys.values()),
         tuple(_of_request(state, request, now) for request in state.requests.values()),
+        tuple(str(roster) for begun, roster in ledger.replay.began_under.items() if not state.requests[begun].is_over),
         tuple(str(roster) for _, roster, _ in ledger.replay.rosters),
         str(ledger.configured),
         str(ledger.roster.roster) if ledger.roster else None,
@@ -203,6 +206,7 @@ def canonical(ledger: Ledger) -> Hashable:
         ledger.marks,
         tuple((each.kind, each.request) for each in ledger.named),
         ledger.restored,
+        tuple(sorted(ledger.expired)),
         saved,
     )
 

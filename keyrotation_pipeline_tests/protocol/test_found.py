@@ -1,11 +1,15 @@
 """What the explorer has found, each as the trace that led to it: every transition keeps every invariant."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from keyrotation_pipeline.model.approval import VerifiedSignature
+from keyrotation_pipeline.requests import approvals
+from keyrotation_pipeline_tests.protocol.liveness import stuck
 from keyrotation_pipeline_tests.protocol.models import LARGER, MODELS, ROLLBACK, ROUTINE, Model
-from keyrotation_pipeline_tests.protocol.search import follow
+from keyrotation_pipeline_tests.protocol.search import explore, follow
 
 BACK = Model("back", "a rotation and its rollback", (ROUTINE, ROLLBACK), 2, instances=1, rows=1)
 BEGUN = ("request a rotation", "Ada signs routine", "Ben signs routine", "run what is due of routine")
@@ -67,3 +71,23 @@ def test_the_intent_alone_tells_when_the_primary_was_changed() -> None:
         *[BACKWARDS] * 2, READS, *[BACKWARDS] * 4,
     )  # fmt: skip
     assert follow(BACK, labels) is None
+
+
+def test_an_expired_key_strands_a_request_unless_the_other_signatures_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = replace(MODELS["expiry"], asks=(ROUTINE,), requests=1, controls=frozenset({"expire"}))
+    assert not _without_an_end(one)
+    counted = approvals._counted  # noqa: SLF001
+
+    def refuses_the_first(*arguments: Any) -> tuple[list[VerifiedSignature], list[str]]:  # noqa: ANN401
+        good, refused = counted(*arguments)
+        return ([], refused) if refused else (good, refused)
+
+    monkeypatch.setattr(approvals, "_counted", refuses_the_first)
+    assert _without_an_end(one)
+
+
+def _without_an_end(model: Model) -> list[int]:
+    found = explore(model)
+    assert found.is_whole
+    assert found.broken is None
+    return stuck(found)

@@ -176,7 +176,7 @@ def _states(state: AuditState, request: Request | RequestOpened) -> str:
 
 
 def _signed(state: AuditState, request: Request) -> str:
-    roster = state.roster
+    roster = state.roster_of(request.id)
     officers = {each.fingerprint for each in roster.officers} if roster else set[str]()
     is_signed = roster is not None and len(officers.intersection(request.approvals)) >= roster.required
     return "signed" if is_signed else "not signed"
