@@ -180,6 +180,10 @@ class BackupError(KeyRotationError):
     """A backup cannot be written or checked."""
 
 
+class AbsentBackupError(BackupError):
+    """A file is not in a place of backups; any other `BackupError` of a reader says that nobody knows what is in it."""
+
+
 class ManifestError(BackupError):
     """A backup's manifest is damaged, or was not written by this program."""
 

@@ -14,7 +14,13 @@ from functools import cached_property
 
 from keyrotation_pipeline.audit.events import entries, recorded
 from keyrotation_pipeline.audit.history import history
-from keyrotation_pipeline.errors import ApprovalError, BackupError, FutureBackupError, UnsignedBackupError
+from keyrotation_pipeline.errors import (
+    AbsentBackupError,
+    ApprovalError,
+    BackupError,
+    FutureBackupError,
+    UnsignedBackupError,
+)
 from keyrotation_pipeline.model.audit import EventKind, Note, utc_minute
 from keyrotation_pipeline.model.backup_events import BackupKeyPinned, BackupSealed
 from keyrotation_pipeline.model.backups import (
@@ -54,10 +60,11 @@ def signed_manifest(
     Raises:
         UnsignedBackupError: none of them has signed exactly this.
         ManifestError: one has, but it is damaged, or has another name than it says.
+        BackupError: the signature cannot be read, so nobody knows.
     """
     try:
         signature = place.read(signature_name(name), _LARGEST_SIGNATURE_BYTES)
-    except BackupError:
+    except AbsentBackupError:
         raise UnsignedBackupError(name, place.description, "has no signature") from None
     public = signer_of(text)
     try:

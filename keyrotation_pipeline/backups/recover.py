@@ -20,11 +20,14 @@ from keyrotation_pipeline.backups.key_loss import restore_key
 from keyrotation_pipeline.backups.manifest_trust import require_past
 from keyrotation_pipeline.backups.restore_checks import MOST_SHOWN, decrypt_all, require_complete
 from keyrotation_pipeline.errors import (
+    AbsentBackupError,
     AuditError,
     BackupError,
     DamagedBackupError,
     DatabaseExistsError,
     KeyRotationError,
+    ManifestError,
+    ManifestSchemaError,
     MissingVersionError,
     UnsignedBackupError,
 )
@@ -135,7 +138,7 @@ def recover(
         wanted: name of the manifest of another set than the newest.
 
     Raises:
-        UnsignedBackupError, BackupError: no set verifies; the sentence is that of the newest.
+        UnsignedBackupError, BackupError: no set verifies, with the sentence of the newest; or one cannot be read now.
         DamagedBackupError, WrongRecipientError, RecoveryKeyError: the recovery key does not open the set.
         MissingVersionError, LostRowsError: the set has no key, or fewer rows than were dumped.
         RequestError: there is a database of that name which no recovery made here.
@@ -159,7 +162,10 @@ def recover(
 
 
 def _newest(source: RecoverySource, local: LocalPlace, wanted: str | None, report: Report) -> FoundSet:
-    """The newest set that verifies, by the time that its signed manifest names, with all of its files in `local`."""
+    """The newest set that verifies, by the time that its signed manifest names, with all of its files in `local`.
+
+    What cannot be read now may be a newer one, so no older set is taken in its place unless `wanted` names it.
+    """
     rejected: dict[str, KeyRotationError] = {}
     for name in manifests(each for each in source.place.names() if wanted in {None, each}):
         try:
@@ -168,8 +174,13 @@ def _newest(source: RecoverySource, local: LocalPlace, wanted: str | None, repor
                 require_past(made, source.clock)
                 _fetch_all(source.place, made, local, report)
                 return found
-        except (BackupError, UnsignedBackupError, DamagedBackupError) as error:
+        except (UnsignedBackupError, DamagedBackupError, AbsentBackupError) as error:
             rejected[name] = error
+        except BackupError as error:
+            if isinstance(error, ManifestError) and not isinstance(error, ManifestSchemaError):
+                rejected[name] = error
+                continue
+            raise BackupError(f"{error}; run the same again, or name an older set with --set") from None
     if rejected:
         raise next(iter(rejected.values()))
     what = f"{wanted} is not" if wanted else "no backup of a database is"

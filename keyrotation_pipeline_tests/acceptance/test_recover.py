@@ -192,6 +192,28 @@ def test_of_a_damaged_newest_set_the_one_before_it_is_used(
     assert machine.values() == machine.lost.values
 
 
+@pytest.mark.parametrize("file", ["signature", "dump", "key"])
+def test_no_older_set_is_taken_while_a_file_of_the_newest_cannot_be_read(machine: EmptyMachine, file: str) -> None:
+    newest = machine.lost.newest
+    assert newest.dump is not None
+    names = {
+        "signature": signature_name(newest.name),
+        "dump": newest.dump.file.name,
+        "key": newest.keys[0].file.name,
+    }
+    path = machine.backups / names[file]
+    content = path.read_bytes()
+    path.unlink()
+    path.mkdir()  # which cannot be read, also as root
+    printed = machine.refused()
+    assert f"{path.name} cannot be read from directory" in printed
+    assert "name an older set with --set" in printed
+    assert not machine.database_is_there()
+    path.rmdir()
+    path.write_bytes(content)
+    assert machine.recover()["set"] == newest.name
+
+
 def test_a_set_is_restored_by_its_name_and_never_one_of_the_future(machine: EmptyMachine) -> None:
     done = machine.recover("--set", machine.lost.older.name)
     assert (done["set"], done["rejected"]) == (machine.lost.older.name, {})

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Protocol
 
-from keyrotation_pipeline.errors import BackupError, DamagedBackupError, ManifestError
+from keyrotation_pipeline.errors import AbsentBackupError, BackupError, DamagedBackupError, ManifestError
 from keyrotation_pipeline.model.backups import StoredFile, StoredVersion, is_manifest
 from keyrotation_pipeline.model.manifest import LARGEST_BYTES
 
@@ -165,7 +165,7 @@ class BackupDirectory:
         try:
             yield
         except FileNotFoundError:
-            raise BackupError(
+            raise AbsentBackupError(
                 f"{name} is not in {self.description}; name one that `keyrotation backup --list` shows"
             ) from None
         except OSError as error:
@@ -242,13 +242,13 @@ def read_small(name: str, place: str, size_bytes: int, source: Source, most_byte
         size_bytes: what the place says before the first byte; never more than it may be is read, whatever follows.
 
     Raises:
-        ManifestError: it is too large and named like a manifest, so that the place's other sets can still be read.
+        ManifestError: it is too large and named like a manifest or its signature: the place's other sets can be read.
         BackupError: it is too large.
     """
     content = b"" if size_bytes > most_bytes else source.read(most_bytes + 1)
     if (size_bytes := max(size_bytes, len(content))) <= most_bytes:
         return content
-    if is_manifest(name):
+    if is_manifest(name.removesuffix(".sig")):
         raise ManifestError(name, f"it has {size_bytes:,} bytes")
     raise BackupError(f"{name} in {place} has {size_bytes:,} bytes, so it is not what its name says; use another copy")
 

@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 
 from keyrotation_pipeline.adapters import aws
 from keyrotation_pipeline.adapters.backups.directory import digest_bounded, fetch_bounded, read_small, sha256_of
-from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.errors import AbsentBackupError, BackupError
 from keyrotation_pipeline.model.backups import StoredFile, StoredVersion
 from keyrotation_pipeline.model.manifest import LARGEST_BYTES
 from keyrotation_pipeline.ports.clock import Clock
@@ -147,7 +147,7 @@ class S3Bucket:
         try:
             with self._failing_plainly(f"asked for {name}"):
                 found: Mapping[str, Any] = self._client.head_object(**self._at(name), ChecksumMode="ENABLED")
-        except _AbsentError:
+        except AbsentBackupError:
             return None
         return found
 
@@ -169,7 +169,7 @@ class S3Bucket:
         """Drops the parts that a killed process sent, which cost as much as a file and show in no listing."""
         for other, upload in self._uploads(name):
             if other == name:
-                with suppress(_DeniedError, _AbsentError), self._failing_plainly(f"written ({name})"):
+                with suppress(_DeniedError, AbsentBackupError), self._failing_plainly(f"written ({name})"):
                     self._client.abort_multipart_upload(**self._at(name), UploadId=upload)
 
     def locked_until(self, name: str) -> datetime | None:
@@ -232,8 +232,8 @@ class S3Bucket:
         try:
             with self._failing_plainly(f"read ({name})"):
                 yield
-        except _AbsentError:
-            raise BackupError(
+        except AbsentBackupError:
+            raise AbsentBackupError(
                 f"{name} is not in {self.description}; name one that `keyrotation backup --list` shows"
             ) from None
 
@@ -243,7 +243,7 @@ class S3Bucket:
             yield
         except ClientError as error:
             if (code := aws.code_of(error)) in _ABSENT:
-                raise _AbsentError(f"the requested file is not in {self.description}; check [backup.s3]") from None
+                raise AbsentBackupError(f"the requested file is not in {self.description}; check [backup.s3]") from None
             if code == "NoSuchBucket":
                 raise BackupError(
                     f"bucket {self._bucket.name} does not exist; create it, or correct [backup.s3] bucket"
@@ -262,10 +262,6 @@ class S3Bucket:
 
 def _has_checksum(found: Mapping[str, Any], sha256: str) -> bool:
     return bool(found.get("ChecksumSHA256") == base64.b64encode(bytes.fromhex(sha256)).decode())
-
-
-class _AbsentError(BackupError):
-    """The file is not there."""
 
 
 class _DeniedError(BackupError):
