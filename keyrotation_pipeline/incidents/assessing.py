@@ -5,6 +5,7 @@ settled it.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from keyrotation_pipeline.audit.assessments import Assessment, assessment_from, notices_in_words
@@ -55,7 +56,21 @@ def answers_in(content: Mapping[str, Any]) -> BreachAnswers:
             plain_text(name.replace("_", " "), text)
     for state in answers.affected:
         plain_text("State", state)
+        if state.casefold() in _NO_STATE:
+            raise IncidentError(f"{state!r} is no State or jurisdiction; write --elsewhere-unknown N for those people")
+    if len({state.casefold() for state in answers.affected}) < len(answers.affected):
+        raise IncidentError("one State is named twice; give one number for it")
     return answers
+
+
+# What people write for those whose State they do not know.
+_NO_STATE = frozenset({"elsewhere", "unknown", "other", "others", "elsewhere_unknown", "elsewhere-unknown"})
+
+
+def _as_named_before(before: BreachAnswers, answers: BreachAnswers) -> BreachAnswers:
+    """The answers with each State as it was written first, so that its number is replaced and not counted twice."""
+    known = {state.casefold(): state for state in before.affected}
+    return replace(answers, affected={known.get(each.casefold(), each): n for each, n in answers.affected.items()})
 
 
 def assess(pipeline: Pipeline, name: str, answers: BreachAnswers, by: str) -> Assessment:
@@ -67,6 +82,7 @@ def assess(pipeline: Pipeline, name: str, answers: BreachAnswers, by: str) -> As
     incident = incidents(pipeline.ledger).incident(name)
     if answers == BreachAnswers():
         raise IncidentError("nothing is answered; give an answer, see `keyrotation incident assess --help`")
+    answers = _as_named_before(assessment_of(pipeline, incident).answers, answers)
     pipeline.ledger.append(BreachAssessed(incident.id, by, answers), incident.request)
     return assessment_of(pipeline, incident)
 

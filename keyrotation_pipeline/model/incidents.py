@@ -107,8 +107,8 @@ class SentNotice:
     reported_at: datetime
 
     def covers(self, to: str) -> bool:
-        """Whether it is the notice due to these recipients; media of one State are media."""
-        return self.to == to or (to == MEDIA and self.to.startswith(f"{MEDIA} of "))
+        """Whether it is the notice due to these recipients: media of one State are not those of another (164.406)."""
+        return self.to.casefold() == to.casefold()
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,11 @@ def test_a_notice_that_was_sent_meets_its_deadline_and_no_other(world: FakeWorld
     for to in ("hhs", "media of Ohio"):
         record_notice(world.pipeline, incident.id, "ada@clinic", to, DISCOVERED)
     (duty,) = unsettled_in_words(world.pipeline)
+    assert "media by" in duty, "media of one State are not those of every State"
+    lines = assessment_of(world.pipeline, incidents(world.ledger).incident(incident.id)).lines()
+    assert not any(line.startswith("Notice to media: sent") for line in lines)
+    record_notice(world.pipeline, incident.id, "ada@clinic", "media", DISCOVERED)
+    (duty,) = unsettled_in_words(world.pipeline)
     assert "notices are due to nobody any more" in duty
     assert "officers have not signed whether it is a breach" in duty, "one person alone does not settle it"
 

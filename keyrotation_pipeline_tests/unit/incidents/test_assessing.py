@@ -124,6 +124,26 @@ def test_a_count_raised_later_holds_at_once_also_against_what_was_signed(world: 
     assert lowered.answered is not None
 
 
+@pytest.mark.parametrize(
+    ("affected", "sentence"),
+    [
+        pytest.param({"elsewhere": 600}, "write --elsewhere-unknown N", id="elsewhere"),
+        pytest.param({"Unknown": 600}, "write --elsewhere-unknown N", id="unknown"),
+        pytest.param({"Ohio": 300, "ohio": 300}, "one State is named twice", id="twice"),
+    ],
+)
+def test_people_are_counted_by_states_that_there_are(affected: dict[str, int], sentence: str) -> None:
+    with pytest.raises(IncidentError, match=sentence):
+        answers_in({"affected": affected})
+
+
+def test_a_state_written_in_other_letters_is_the_same_state(world: FakeWorld, incident: Incident) -> None:
+    said(world, incident, ciphertext_reached="yes", affected={"Ohio": 400})
+    found = said(world, incident, affected={"OHIO": 501})
+    assert found.answers.affected == {"Ohio": 501}
+    assert "media of Ohio" in dates(found)
+
+
 def test_answers_that_add_and_lighten_add_only(world: FakeWorld, incident: Incident) -> None:
     said(world, incident, ciphertext_reached="yes", affected={"Ohio": 700})
     both = said(world, incident, affected={"Utah": 900}, role="covered entity", known_on="2026-03-01")
