@@ -1,6 +1,7 @@
 """The `keyrotation` command: a thin shell with a file per group of commands; `rotation` and `assembly` do the work."""
 
 import gc
+import logging
 import os
 import sys
 import warnings
@@ -17,6 +18,8 @@ def main() -> None:
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     # A deprecation in click, about a name that typer imports: the user of a command cannot fix it.
     warnings.filterwarnings("ignore", "'click", DeprecationWarning)
+    # What it logs of a lost connection; the command says that in a sentence of its own.
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())
     _open_closed_streams()
     try:
         _run()

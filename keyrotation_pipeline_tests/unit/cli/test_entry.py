@@ -40,6 +40,16 @@ def test_a_warning_of_a_library_is_not_the_users() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_what_the_driver_logs_of_a_lost_connection_is_not_printed() -> None:
+    logs = (
+        "import logging; from keyrotation_pipeline import cli\n"
+        "cli._run = lambda: logging.getLogger('psycopg').warning('error ignored in rollback')\n"
+        "cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", logs], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["noticed at the end", "noticed at once"])
 def test_a_reader_that_went_away_is_no_traceback(unbuffered: str) -> None:
     reading, writing = os.pipe()
