@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -124,7 +125,8 @@ def _become(request: bytes, files: list[int]) -> bool:
         with socket.socket(fileno=reported) as caller:
             caller.send(str(command).encode())
             _, status = os.waitpid(command, 0)
-            caller.send(str(os.waitstatus_to_exitcode(status)).encode())
+            with suppress(BrokenPipeError):  # whoever waited has killed it
+                caller.send(str(os.waitstatus_to_exitcode(status)).encode())
         os._exit(0)
     for number, each in enumerate(standard):
         os.dup2(each, number)
