@@ -124,7 +124,8 @@ def recovery_key(
         with imported_key(_read(file), passphrase) as key:
             yield key
     elif recovery.secret_key is not None:
-        secret = _recovery_secret(settings, recovery.secret_key, "secret_key")
+        elsewhere = "give it with `--key /dev/stdin < recovery.asc`"
+        secret = _recovery_secret(settings, recovery.secret_key, "secret_key", elsewhere)
         gpg = GnuPG(settings.home / "gnupg", SystemClock())
         officers = [gpg.read_certificate(each).fingerprint for each in settings.officers_certificates]
         with imported_key(secret, passphrase, officers=officers, decrypts_only=True) as key:
@@ -137,8 +138,8 @@ def recovery_key(
         )
 
 
-def _recovery_secret(settings: Settings, place: SecretPlace, name: str) -> bytes:
-    secret = place.read(setting := f"[recovery] {name}")
+def _recovery_secret(settings: Settings, place: SecretPlace, name: str, otherwise: str = "name another") -> bytes:
+    secret = place.read(setting := f"[recovery] {name}", otherwise)
     require_no_key(setting, secret, backed_up_fingerprints(settings))
     return secret
 

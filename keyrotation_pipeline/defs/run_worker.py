@@ -25,7 +25,8 @@ def execute(instance: dg.DagsterInstance, run_id: str) -> int:
     """Executes a run to its end, and returns the exit code of the process.
 
     Raises:
-        LaunchError: there is no such run, or it names other code or a directory to import from; then it has failed.
+        LaunchError: there is no such run, another Pod has begun it, or it names other code or a directory to import
+            from; then it has failed.
     """
     run = instance.get_run_by_id(run_id)
     if run is None:
@@ -34,6 +35,11 @@ def execute(instance: dg.DagsterInstance, run_id: str) -> int:
         if not run.is_finished:  # else it would count as starting for ten minutes, and its page say no reason
             instance.report_run_failed(run, refusal)
         raise LaunchError(refusal)
+    if run.status is dg.DagsterRunStatus.STARTED:
+        # Kubernetes may start a second Pod for one Job. A success of this one would be that of the Job: Dagster would
+        # believe in a worker, and nothing end the run. So the Job fails, run monitoring ends the run, and the conductor
+        # starts another. Where the first still works, the lock of its step keeps that one out.
+        raise LaunchError(f"run {run_id} was begun by another Pod; nothing is to be done, another run continues it")
     return _execute_run_command_body(run_id, instance, lambda _event: None, set_exit_code_on_failure=True)
 
 

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from keyrotation_pipeline.backups.key_loss import lost_keys
+from keyrotation_pipeline.errors import KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import instant, names, utc_minute
 from keyrotation_pipeline.model.fleet import Instance, failing_minutes
-from keyrotation_pipeline.model.keys import StoredKeys
+from keyrotation_pipeline.model.keys import KeyState, StoredKeys
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
@@ -32,9 +34,10 @@ def fleet(pipeline: Pipeline) -> dict[str, Any]:
         "workloads": {each: waiting.get(each) for each in pipeline.rollout.workloads},
         "waiting_for": runner.pending_reason(pipeline, walk, instances) if walk else None,
         "attention": [
+            *lost_keys(pipeline, stored, pipeline.ledger.keys()),
             *returned(pipeline, stored, walk, instances),
             *failing(instances, pipeline.clock.now()),
-            *uncounted(instances, pipeline.clock.now()),
+            *uncounted(pipeline, stored, instances),
         ],
     }
 
@@ -44,8 +47,15 @@ def failing(instances: Iterable[Instance], now: datetime) -> list[str]:
     return [str(max(minutes, key=lambda each: each.values))] if (minutes := failing_minutes(instances, now)) else []
 
 
-def uncounted(instances: Iterable[Instance], now: datetime) -> list[str]:
-    """A sentence for each instance with a report that does not count; one for all of them if somebody floods us."""
+def uncounted(pipeline: Pipeline, stored: StoredKeys | None, instances: Iterable[Instance]) -> list[str]:
+    """A sentence for each instance with a report that does not count; one for all of them if somebody floods us.
+
+    Args:
+        stored: where it lacks a key, or holds another in its place, no report can be judged by it: the key comes first.
+    """
+    if stored is not None and not _holds_registered(pipeline, stored):
+        return []
+    now = pipeline.clock.now()
     found = [each for each in instances if each.problem is not None and not _is_old(each, now)]
     advice = (
         "compare the keys that were given to it with the key store, and if it did not write that row, find the role "
@@ -70,13 +80,26 @@ def returned(pipeline: Pipeline, stored: StoredKeys, walk: Walk | None, instance
     Args:
         walk: the unfinished one, if any.
     """
-    primary = stored.primary
+    primary, registered = stored.primary, pipeline.ledger.keys()
     if primary is None or (walk is not None and phase_of(walk) in {Step.PRIMARY_KEY_ROLLOUT, Step.ARCHIVED_KEY}):
         return []
-    registered = pipeline.ledger.keys()
+    named_otherwise = [each for each in registered if each.state is KeyState.ACTIVE and each.version != primary]
+    if named_otherwise or not _holds_registered(pipeline, stored):
+        return []  # it is the key store that has what it must not have
     withdrawn = frozenset(record.version for record in registered if record.version not in stored.live)
     allowed = _Allowed(primary, withdrawn, _withdrawals(pipeline), pipeline.clock.now())
     return [sentence for instance in instances for sentence in allowed.problems(instance)]
+
+
+def _holds_registered(pipeline: Pipeline, stored: StoredKeys) -> bool:
+    """Whether the key store has every registered key, live or archived, in its place."""
+    for record in pipeline.ledger.keys():
+        if record.state is not KeyState.DESTROYED:
+            try:
+                stored.registered(record)
+            except KeyStoreDamagedError:
+                return False
+    return True
 
 
 def _withdrawals(pipeline: Pipeline) -> dict[KeyVersion, datetime]:

@@ -158,7 +158,7 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = ()) -> Status:
         attention.append(str(seen))
     else:
         attention += returned(pipeline, stored, rotation, seen) if stored is not None else []
-        attention += uncounted(seen, now)
+        attention += uncounted(pipeline, stored, seen)
         attention += (failed := list(failing(seen, now)))
     fenced = fences(pipeline)
     attention += fenced.attention()

@@ -61,8 +61,11 @@ class SecretPlace(Section):
             )
         return self
 
-    def read(self, setting: str) -> bytes:
+    def read(self, setting: str, otherwise: str = "name another") -> bytes:
         """Reads the secret.
+
+        Args:
+            otherwise: what can be done where the file is not to be: it is mounted in some Pods and not in others.
 
         Raises:
             ConfigurationError: it is not there; names `setting` and the place.
@@ -77,7 +80,7 @@ class SecretPlace(Section):
             return Path(self.file or "").read_bytes()
         except OSError:
             raise ConfigurationError(
-                f"{setting} names the file {self.file}, which cannot be read; put it there, or name another"
+                f"{setting} names the file {self.file}, which cannot be read here; put it there, or {otherwise}"
             ) from None
 
 

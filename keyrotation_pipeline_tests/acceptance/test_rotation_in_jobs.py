@@ -8,6 +8,7 @@ daemon, at the worst moment. Afterwards the backups are tested and the next rota
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -64,7 +65,7 @@ class World:
     def __init__(
         self, folder: Clinic, cluster: TestCluster, certificate: Path, recovery: DemoOfficer, server: Server
     ) -> None:
-        self.clinic, self.cluster = folder, cluster
+        self.clinic, self.cluster, self.recovery = folder, cluster, recovery
         assert cluster.standin is not None
         standin = cluster.standin
         self.objects = standin.objects
@@ -237,6 +238,7 @@ def test_a_rotation_runs_as_jobs_through_a_killed_pod_and_a_killed_daemon(
         assert eventually(looked, seconds), world.kubelet.log("daemon")[-3000:]
 
     until(lambda: bool(world.at_work("reencrypt_rows")))
+    refuse_second_pod(world, world.at_work("reencrypt_rows")[0])  # which stands still, until it is killed
     world.kubelet.kill(world.at_work("reencrypt_rows")[0])
     world.kubelet.kill("daemon")
     world.start("daemon", "daemon-again")
@@ -268,6 +270,43 @@ def test_a_rotation_runs_as_jobs_through_a_killed_pod_and_a_killed_daemon(
     assert set(failed) == {"reencrypt_rows"}
     assert values_under(world.clinic, "v2") > 0
     world.execute("watch", "watch")  # finds nothing wrong, and sees that Dagster works
+    put_lost_key_back(world)
+
+
+def refuse_second_pod(world: World, job: str) -> None:
+    """Kubernetes may start another Pod for a Job, as after an outage of its API server."""
+    template = world.objects.get("jobs", world.cluster.namespace, job)["spec"]["template"]["spec"]
+
+    def is_begun() -> bool:
+        with world.instance() as opened:
+            run = opened.get_run_by_id(job.removeprefix("dagster-run-"))
+        return run is not None and run.status is dg.DagsterRunStatus.STARTED
+
+    assert eventually(is_begun, 120)
+    os.killpg(world.kubelet.processes[job].pid, signal.SIGSTOP)
+    assert world.kubelet.start("second", template).wait(120) == 1
+    assert "was begun by another Pod" in world.kubelet.log("second")
+    del world.kubelet.processes["second"]
+
+
+def put_lost_key_back(world: World) -> None:
+    """As somebody does it from outside: the recovery key is in no Pod, and the root filesystem is read-only."""
+    before = world.secrets.entries()
+    world.secrets.overwrite({"ENCRYPTION_MASTER_KEY_V2": None})
+    process = world.start("toolbox", "refused", "keyrotation", "restore-key", "v2")
+    assert process.wait(120) == 1
+    assert "cannot be read here; put it there, or give it with `--key /dev/stdin < recovery.asc`" in flat(
+        world.kubelet.log("refused")
+    )
+    stdin = world.home.parent / "recovery.asc"  # what `kubectl exec --stdin` passes on
+    stdin.write_text(decryption_key(world.recovery))
+    world.execute("restored", "toolbox", "sh", "-c", "keyrotation restore-key v2 --key /dev/stdin < recovery.asc")
+    assert world.secrets.entries() == before
+
+
+def flat(text: str) -> str:
+    """Without the line breaks of a narrow terminal."""
+    return " ".join(text.split())
 
 
 def finished(world: World, request: str) -> bool:

@@ -66,6 +66,18 @@ def test_a_run_that_is_finished_is_not_executed_again() -> None:
         assert "had already finished" in str([each.message for each in instance.all_logs(run.run_id)])
 
 
+def test_a_second_pod_of_a_run_executes_nothing_and_is_no_success() -> None:
+    """As Kubernetes may start it for one Job, after an outage of its API server or of a node."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = stored(instance, ModuleCodePointer(CODE, "defs"))
+        instance.report_dagster_event(
+            dg.DagsterEvent(event_type_value=dg.DagsterEventType.RUN_START.value, job_name="backup"), run.run_id
+        )
+        with pytest.raises(LaunchError, match="was begun by another Pod"):
+            execute(instance, run.run_id)
+        assert [each.status for each in instance.get_runs()] == [dg.DagsterRunStatus.STARTED], "the first one works on"
+
+
 def test_a_run_that_has_succeeded_is_not_failed_by_a_refusal() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         run = dg.DagsterRun(job_name="backup", status=dg.DagsterRunStatus.SUCCESS)

@@ -144,6 +144,30 @@ def test_a_report_that_does_not_count_is_attention_with_the_number_of_its_row(ro
     assert problem_of(rotated) == []
 
 
+def test_a_key_that_the_key_store_lost_is_to_be_put_back_and_no_instance_is_blamed_for_having_it(
+    rotated: FakeWorld,
+) -> None:
+    """As after a Secret was reverted: what instances have and report is right, and nothing is to be restarted."""
+    unknown = "row 7 of keyrotation.instance_reports: it names a key that is not in the key store"
+    rotated.rollout.running = (
+        Instance("web-1", (V2,), V2, START, unproven=(V2,)),
+        Instance("web-2", (), None, START, problem=unknown),
+    )
+    before = rotated.keys.live.copy()
+    for live, primary, said in (
+        ({}, V2, "restore-key v2"),
+        ({V1: rotated.keys.shelf[V1]}, V1, "restore-key v2"),
+        ({**before, V1: rotated.keys.shelf[V1]}, V1, "primary is v1, but v2 is active"),
+    ):
+        rotated.keys.live, rotated.keys.primary_version = dict(live), primary
+        attention = overview(rotated.pipeline).attention
+        assert any(said in each for each in attention), attention
+        assert not [each for each in attention if "present keys" in each or "web-1" in each], attention
+        if before.keys() - live.keys():
+            assert not [each for each in attention if "revoke" in each], attention
+            assert not [each for each in fleet(rotated.pipeline)["attention"] if "restore-key" not in each]
+
+
 def test_many_reports_that_do_not_count_are_one_sentence_that_stays_the_same(rotated: FakeWorld) -> None:
     """Whoever inserts them must not be able to cause an alert with each."""
     said = set()
