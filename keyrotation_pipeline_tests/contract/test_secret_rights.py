@@ -5,6 +5,7 @@ of conditions is not that of AWS, so those that stand in our files are evaluated
 Which action a call takes is as the Service Authorization Reference of AWS Secrets Manager has it.
 """
 
+import fnmatch
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -100,6 +101,36 @@ def test_an_application_may_read_the_present_keys_and_do_nothing_else_that_the_p
     allowed = [each for each in calls if permits(APPLICATION, each[0], with_suffix(each[1]), each[2])]
     assert allowed == [read]
     assert granted(APPLICATION) == {read[0]}
+
+
+IAM = "arn:aws:iam::111122223333:"
+
+
+@pytest.mark.parametrize(
+    ("principal", "factor", "is_denied"),
+    [
+        pytest.param(f"{IAM}user/ada", "true", False, id="somebody with a second factor"),
+        pytest.param(f"{IAM}user/ada", "false", True, id="a session without one"),
+        pytest.param(f"{IAM}user/ada", None, True, id="an access key, which shows none"),
+        pytest.param(f"{IAM}role/keyrotation-2", None, True, id="another role"),
+        pytest.param(f"{IAM}role/keyrotation", None, False, id="the pipeline"),
+        pytest.param(f"{IAM}role/pazpaz-api", None, False, id="the application"),
+    ],
+)
+def test_people_read_and_change_keys_with_a_second_factor_alone(
+    principal: str, factor: str | None, is_denied: bool
+) -> None:
+    """The conditions are evaluated here as AWS documents them: `IfExists` also holds where the key is absent."""
+    [statement] = json.loads((POLICIES / "keys-people-policy.json").read_text())["Statement"]
+    assert (statement["Effect"], statement["Action"]) == ("Deny", "secretsmanager:*")
+    condition = statement["Condition"]
+    assert condition.keys() == {"ArnNotEquals", "BoolIfExists"}
+    excepted = principal in condition["ArnNotEquals"]["aws:PrincipalArn"]
+    shown_none = factor in {None, condition["BoolIfExists"]["aws:MultiFactorAuthPresent"]}
+    assert (not excepted and shown_none) is is_denied
+    for name in (LIVE, ARCHIVE, f"{LIVE}-v2"):
+        assert fnmatch.fnmatchcase(ARN + with_suffix(name), statement["Resource"])
+    assert not fnmatch.fnmatchcase(ARN + "pazpaz/database-a1B2c3", statement["Resource"])
 
 
 @pytest.mark.parametrize("name", [LIVE, ARCHIVE])
