@@ -12,14 +12,12 @@ the keys of these versions (`fieldcrypto.possession`): without one a version doe
 """
 
 import asyncio
-import atexit
 import json
 import logging
 import os
 import re
 import socket
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine, TextClause, text
 
+from keyrotation_pipeline.encrypted_type import process_end
 from keyrotation_pipeline.encrypted_type.column import failed_reads_of, old_reads_of
 from keyrotation_pipeline.encrypted_type.environment import pod_of_process
 from keyrotation_pipeline.errors import KeyRotationError
@@ -41,7 +40,6 @@ __all__ = ["Attestation", "attest"]
 
 EVERY_SECONDS = 15.0
 LABEL_CHARS = 200
-STOP_SECONDS = 5.0
 LOG = logging.getLogger(__name__)
 _Report = Callable[[str, str], Mapping[str, str]]
 _Send = Callable[[_Report], None]
@@ -85,7 +83,8 @@ def attest(
 ) -> "Attestation":
     """Starts reporting this process, on a thread and a connection of its own, until the process ends.
 
-    Call it once per process; after a fork the child reports itself too.
+    Call it once per process, in the main thread; after a fork the child reports itself too. A process that ends as
+    usual, or by a SIGTERM that nobody handles, withdraws itself first; where it ends in another way, call `stop`.
 
     Args:
         engine: of the application; its role needs USAGE on the schema of the home, SELECT on its view `report_nonce`
@@ -137,18 +136,24 @@ class Attestation:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="keyrotation-attestation", daemon=True)
         self._thread.start()
-        _running.add(self)
+        process_end.started(self)
 
     def stop(self) -> None:
-        """Stops reporting, and withdraws this instance; called automatically when the process ends."""
-        _running.discard(self)
+        """Stops reporting, and withdraws this instance; called automatically when the process ends as usual."""
+        process_end.stop([self])
+
+    def end(self) -> None:
+        """Has the thread withdraw this instance, and end."""
         self._stopped.set()
-        self._thread.join(STOP_SECONDS)
+
+    def wait(self, seconds: float) -> None:
+        """Waits until the thread has ended, so long at most."""
+        self._thread.join(seconds)
 
     def _run(self) -> None:
         with _connected(self._of_application, self._statements) as send:
             while True:
-                with _reporting:
+                with process_end.reporting():
                     self._attempt(lambda: self._send(send))
                 if self._stopped.wait(self._every_seconds):
                     break
@@ -252,38 +257,3 @@ def _instant(seconds: float) -> str:
 
 def _separate_engine(engine: Engine) -> Engine:
     return Engine(engine.pool.recreate(), engine.dialect, engine.url, hide_parameters=True)
-
-
-_running: weakref.WeakSet[Attestation] = weakref.WeakSet()
-
-# Held by the thread that reports, and by one that forks: locks that the reporting thread holds at the moment of a fork
-# (of the key ring, of SQLAlchemy) would never be released in the child. A database that does not answer delays a fork
-# by at most this many seconds.
-_reporting = threading.RLock()
-_FORK_PATIENCE_SECONDS = 5.0
-_forking = threading.local()
-
-
-def _stop_all() -> None:
-    for attestation in list(_running):
-        attestation.stop()
-
-
-def _before_fork() -> None:
-    _forking.held = _reporting.acquire(timeout=_FORK_PATIENCE_SECONDS)
-
-
-def _after_fork() -> None:
-    if _forking.held:
-        _reporting.release()
-
-
-def _start_in_child() -> None:
-    global _reporting  # noqa: PLW0603  in the child nobody else would release it
-    _reporting = threading.RLock()
-    for attestation in list(_running):
-        attestation.start()
-
-
-atexit.register(_stop_all)
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_start_in_child)

@@ -1,11 +1,14 @@
 """One line by which an application reports itself, on every kind of engine that it may have."""
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from keyrotation_pipeline.adapters.own_schema import with_schema
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.encrypted_type import EncryptedType, EnvironmentKeyRing, KeyRing, MountedKeyRing, attest
+from keyrotation_pipeline.encrypted_type.process_end import STOP_SECONDS
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -284,11 +288,13 @@ KeyRing.from_environment = slowly
 
 
 @contextmanager
-def process(url: str, ring: KeyRing, then: str, first: str = "") -> Iterator[subprocess.Popen[str]]:
+def process(
+    url: str, ring: KeyRing, then: str, first: str = "", *, more: Sequence[str] = (), within: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[str]]:
     environment = {"ENCRYPTION_MASTER_KEY": base64_of(ring.material(V1)), "PATH": os.environ["PATH"]}
     url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     running = subprocess.Popen(
-        [sys.executable, "-c", PROCESS.format(then=then, first=first), url],
+        [*within, sys.executable, "-c", PROCESS.format(then=then, first=first), url, *more],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -335,6 +341,226 @@ def test_the_child_of_a_fork_in_the_middle_of_a_report_reports_itself(
         until(migrated, ring, lambda found: len(found) == 2)
         _, errors = parent.communicate("child\nparent\n", timeout=60)
     assert errors == ""
+
+
+WAITS = "print('up', flush=True)\nsys.stdin.readline()"
+OWN = """
+import signal
+def own(number, frame):
+    print("own", flush=True)
+    {ends}
+{before} = signal.signal(signal.SIGTERM, own)
+"""
+LOOP = """
+import asyncio, signal
+async def work():
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    {attested}
+    print("up", flush=True)
+    await stop.wait()
+asyncio.run(work())
+"""
+ATTESTED_IN_LOOP = 'attest(engine, ring, instance="loop", every_seconds=0.05)'
+FLAG = (
+    OWN.format(ends="stopped.append(number)", before="_")
+    + """
+stopped = []
+print("up", flush=True)
+while not stopped:
+    time.sleep(0.01)
+print("draining", flush=True)
+sys.stdin.readline()
+"""
+)
+# What main holds when the signal comes, and what the thread that reports needs.
+HELD = """
+from keyrotation_pipeline.encrypted_type.column import failed_reads_of
+with failed_reads_of(ring)._counting:
+    print("up", flush=True)
+    time.sleep(1)
+sys.stdin.readline()
+"""
+
+
+def line(of: subprocess.Popen[str]) -> str:
+    assert of.stdout is not None
+    return of.stdout.readline().strip()
+
+
+@pytest.mark.parametrize(("first", "then", "status", "printed"), [
+    pytest.param("", WAITS, -SIGTERM, "", id="nobody handles it"),
+    pytest.param(OWN.format(ends="sys.exit(7)", before="_"), WAITS, 7, "own", id="a handler from before"),
+    pytest.param("", OWN.format(ends="sys.exit(7)", before="_") + WAITS, 7, "own", id="a handler from afterwards"),
+    pytest.param(
+        "", OWN.format(ends="before(number, frame)", before="before") + WAITS, -SIGTERM, "own",
+        id="a handler from afterwards that goes on to the one before",
+    ),
+    pytest.param(
+        "", OWN.format(ends="signal.signal(number, before); signal.raise_signal(number)", before="before") + WAITS,
+        -SIGTERM, "own", id="a handler that is taken away before the signal is raised again",
+    ),
+    pytest.param("", LOOP.format(attested=""), 0, "", id="asyncio"),
+    pytest.param("", LOOP.format(attested=ATTESTED_IN_LOOP), 0, "", id="asyncio, and another that reports there"),
+    pytest.param(SLOW_RELOADS, f"print('up', flush=True)\nring.reload()\n{WAITS}", -SIGTERM, "", id="a held ring"),
+    pytest.param("", HELD, -SIGTERM, "", id="held counts"),
+    pytest.param("import threading", "threading.Thread(target=lambda: attest(engine, ring)).start()\n" + WAITS,
+                 -SIGTERM, "", id="another that reports, from another thread"),
+])  # fmt: skip
+def test_a_process_that_a_signal_ends_withdraws_itself_and_ends_as_it_would(
+    migrated: Connection, database_url: str, keyring_of: Rings, first: str, then: str, status: int, printed: str
+) -> None:
+    ring = keyring_of(1, primary=1)
+    with process(database_url, ring, then, first) as ending:
+        assert line(ending) == "up"
+        until(migrated, ring, bool)
+        ending.terminate()
+        ending.wait(60)
+        out, errors = ending.communicate()
+    assert (ending.returncode, out.removeprefix("up").strip(), errors) == (status, printed, "")
+    assert instances(migrated, ring) == ()
+
+
+def test_a_process_whose_main_thread_ends_after_the_signal_ends_by_the_signal(
+    migrated: Connection, database_url: str, keyring_of: Rings
+) -> None:
+    ring = keyring_of(1, primary=1)
+    with process(database_url, ring, WAITS) as ending:
+        until(migrated, ring, bool)
+        ending.terminate()
+        _, errors = ending.communicate("end\n", timeout=60)
+    assert (ending.returncode, errors, instances(migrated, ring)) == (-SIGTERM, "", ())
+
+
+def test_a_process_that_goes_on_after_the_signal_is_not_withdrawn_before_it_ends(
+    migrated: Connection, database_url: str, keyring_of: Rings
+) -> None:
+    ring = keyring_of(1, primary=1)
+    with process(database_url, ring, FLAG) as draining:
+        until(migrated, ring, bool)
+        draining.terminate()
+        assert [line(draining) for _ in range(3)] == ["up", "own", "draining"]
+        time.sleep(0.5)
+        [seen] = instances(migrated, ring)
+        assert not seen.silent
+        _, errors = draining.communicate("end\n", timeout=60)
+    assert (draining.returncode, instances(migrated, ring), errors) == (0, (), "")
+    with process(database_url, ring, WAITS, "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)") as ignoring:
+        until(migrated, ring, bool)
+        ignoring.terminate()
+        with pytest.raises(subprocess.TimeoutExpired):
+            ignoring.wait(0.5)
+        assert len(instances(migrated, ring)) == 1
+        ignoring.communicate("end\n", timeout=60)
+    assert (ignoring.returncode, instances(migrated, ring)) == (0, ())
+
+
+WORKER = """
+import signal
+def worker():
+    {attested}
+    {handled}
+    print(os.getpid(), flush=True)
+    sys.stdin.readline()
+    while True:
+        time.sleep(0.01)
+child = os.fork()
+if not child:
+    worker()
+_, status = os.waitpid(child, 0)
+print(os.waitstatus_to_exitcode(status), flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize(("attested", "handled", "status"), [
+    pytest.param("", "", -SIGTERM, id="as the parent"),
+    pytest.param("", "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))", 0, id="with a handler of its own"),
+    pytest.param('attest(engine, ring, instance="worker", every_seconds=0.05)', "", -SIGTERM, id="another of its own"),
+])  # fmt: skip
+def test_the_child_of_a_fork_that_a_signal_ends_withdraws_itself_alone(
+    migrated: Connection, database_url: str, keyring_of: Rings, attested: str, handled: str, status: int
+) -> None:
+    ring, expected = keyring_of(1, primary=1), 2 + bool(attested)
+    with process(database_url, ring, WORKER.format(attested=attested or "pass", handled=handled)) as parent:
+        worker = int(line(parent))
+        until(migrated, ring, lambda found: len(found) == expected)
+        os.kill(worker, SIGTERM)
+        assert int(line(parent)) == status
+        assert len(instances(migrated, ring)) == 1
+        parent.communicate("end\n", timeout=60)
+    assert instances(migrated, ring) == ()
+
+
+@pytest.mark.parametrize(
+    ("signals", "within"), [pytest.param(1, STOP_SECONDS + 5, id="one"), pytest.param(2, 3, id="two")]
+)
+def test_a_database_that_does_not_answer_delays_the_end_by_some_seconds_and_a_second_signal_does_not(
+    migrated: Connection, database_url: str, keyring_of: Rings, signals: int, within: float
+) -> None:
+    ring = keyring_of(1, primary=1)
+    with process(database_url, ring, WAITS) as ending, connect(database_url) as other:
+        until(migrated, ring, bool)
+        with other.transaction():
+            other.execute("LOCK TABLE keyrotation.instance_reports")
+            began = time.monotonic()
+            for _ in range(signals):
+                ending.terminate()
+                time.sleep(0.2)
+            assert ending.wait(60) == -SIGTERM
+            assert time.monotonic() - began < within
+    assert len(instances(migrated, ring)) == 1, "it sent no farewell"
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+def test_the_first_process_of_a_container_ends_though_no_default_action_ends_it(
+    migrated: Connection, database_url: str, keyring_of: Rings
+) -> None:
+    ring, alone = keyring_of(1, primary=1), ("unshare", "--pid", "--fork")
+    if subprocess.run([*alone, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this machine permits no namespaces")
+    with process(database_url, ring, f"assert os.getpid() == 1\n{WAITS}", within=alone) as container:
+        assert line(container) == "up"
+        until(migrated, ring, bool)
+        [first] = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
+        os.kill(int(first), SIGTERM)
+        container.wait(60)
+    assert (container.returncode, instances(migrated, ring)) == (128 + SIGTERM, ())
+
+
+SERVER = """
+import uvicorn
+from contextlib import asynccontextmanager
+attestation = None
+@asynccontextmanager
+async def lifespan(app):
+    {begins}
+    print("up", flush=True)
+    yield
+    {ends}
+from starlette.applications import Starlette
+uvicorn.run(Starlette(lifespan=lifespan), uds=sys.argv[2], log_level="critical")
+"""
+
+
+@pytest.mark.parametrize(("begins", "ends"), [
+    pytest.param("pass", "pass", id="reported before it"),
+    pytest.param(
+        'attestation = attest(engine, ring, instance="app", every_seconds=0.05)', "attestation.stop()",
+        id="and while it runs",
+    ),
+])  # fmt: skip
+def test_a_server_that_raises_the_signal_again_after_its_graceful_stop(
+    migrated: Connection, database_url: str, keyring_of: Rings, tmp_path: Path, begins: str, ends: str
+) -> None:
+    ring = keyring_of(1, primary=1)
+    then = SERVER.format(begins=begins, ends=ends)
+    with process(database_url, ring, then, more=(str(tmp_path / "socket"),)) as server:
+        assert line(server) == "up"
+        until(migrated, ring, lambda found: len(found) == 1 + (ends != "pass"))
+        server.terminate()
+        _, errors = server.communicate(timeout=60)
+    assert (server.returncode, errors, instances(migrated, ring)) == (-SIGTERM, "", ())
 
 
 def test_an_application_without_greenlet_can_report() -> None:

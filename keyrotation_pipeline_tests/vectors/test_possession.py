@@ -22,7 +22,8 @@ from keyrotation_pipeline_tests.reports import INSERT, asked, reported_by
 HERE = Path(__file__).parent
 VECTOR: dict[str, Any] = json.loads((HERE / "possession.json").read_text())
 KEYS = {KeyVersion.parse(name): key_from_base64(key) for name, key in VECTOR["keys"].items()}
-Run = Callable[[Path, str, str], list[str]]
+# Folder, nonce, time, and whether it is the farewell.
+Run = Callable[[Path, str, str, bool], list[str]]
 
 
 def function(language: str) -> str:
@@ -38,48 +39,51 @@ def answer(*command: str | Path) -> list[str]:
     return printed
 
 
-def ruby(folder: Path, nonce: str, at: str) -> list[str]:
-    call = f"report({VECTOR['instance']!r}, {nonce!r}, {at!r}, {VECTOR['keys']!r}, {VECTOR['primary']!r})"
-    program = f"{function('ruby')}\nputs JSON.generate({call.replace(': ', ' => ')})\n"
+def ruby(folder: Path, nonce: str, at: str, farewell: bool) -> list[str]:
+    call = f"report({VECTOR['instance']!r}, {nonce!r}, {at!r}, {VECTOR['keys']!r}, {VECTOR['primary']!r}"
+    said = f"{call.replace(': ', ' => ')}, {json.dumps(farewell)})"
+    program = f"{function('ruby')}\nputs JSON.generate({said})\n"
     (folder / "report.rb").write_text(program)
     return answer("ruby", folder / "report.rb")
 
 
-def php(folder: Path, nonce: str, at: str) -> list[str]:
+def php(folder: Path, nonce: str, at: str, farewell: bool) -> list[str]:
     keys = ", ".join(f"{name!r} => {key!r}" for name, key in VECTOR["keys"].items())
-    call = f"report({VECTOR['instance']!r}, {nonce!r}, {at!r}, [{keys}], {VECTOR['primary']!r})"
+    call = f"report({VECTOR['instance']!r}, {nonce!r}, {at!r}, [{keys}], {VECTOR['primary']!r}, {json.dumps(farewell)})"
     (folder / "report.php").write_text(f"<?php\n{function('php')}\necho json_encode({call});\n")
     return answer("php", folder / "report.php")
 
 
-def js(folder: Path, nonce: str, at: str) -> list[str]:
-    arguments = ", ".join(map(json.dumps, (VECTOR["instance"], nonce, at, VECTOR["keys"], VECTOR["primary"])))
+def js(folder: Path, nonce: str, at: str, farewell: bool) -> list[str]:
+    arguments = ", ".join(map(json.dumps, (VECTOR["instance"], nonce, at, VECTOR["keys"], VECTOR["primary"], farewell)))
     program = f"{function('js')}\nconsole.log(JSON.stringify(report({arguments})));\n"
     (folder / "report.mjs").write_text(program)
     return answer("node", folder / "report.mjs")
 
 
-def go(folder: Path, nonce: str, at: str) -> list[str]:
+def go(folder: Path, nonce: str, at: str, farewell: bool) -> list[str]:
     imports = (
         "crypto/hkdf", "crypto/hmac", "crypto/sha256", "encoding/base64", "encoding/json", "fmt", "maps", "slices",
         "strings",
     )  # fmt: skip
     keys = ", ".join(f"{json.dumps(name)}: {json.dumps(key)}" for name, key in VECTOR["keys"].items())
     names = ", ".join(map(json.dumps, (VECTOR["instance"], nonce, at)))
-    call = f"text, proofs := report({names}, map[string]string{{{keys}}}, {json.dumps(VECTOR['primary'])})"
+    others = f"{json.dumps(VECTOR['primary'])}, {json.dumps(farewell)}"
+    call = f"text, proofs := report({names}, map[string]string{{{keys}}}, {others})"
     show = "printed, _ := json.Marshal([]string{text, proofs})\nfmt.Println(string(printed))"
     header = "package main\nimport (\n" + "\n".join(map(json.dumps, imports)) + "\n)\n"
     (folder / "report.go").write_text(f"{header}{function('go')}\nfunc main() {{\n{call}\n{show}\n}}\n")
     return answer("go", "run", folder / "report.go")
 
 
-def java(folder: Path, nonce: str, at: str) -> list[str]:
+def java(folder: Path, nonce: str, at: str, farewell: bool) -> list[str]:
     puts = "".join(f"keys.put({json.dumps(name)}, {json.dumps(key)});" for name, key in VECTOR["keys"].items())
     names = ", ".join(map(json.dumps, (VECTOR["instance"], nonce, at)))
+    others = f"{json.dumps(VECTOR['primary'])}, {json.dumps(farewell)}"
     main = (
         "public static void main(String[] arguments) throws Exception {"
         f"var keys = new java.util.TreeMap<String, String>(); {puts}"
-        f"for (var each : report({names}, keys, {json.dumps(VECTOR['primary'])})) System.out.println(each); }}"
+        f"for (var each : report({names}, keys, {others})) System.out.println(each); }}"
     )
     (folder / "Report.java").write_text(f"class Report {{\n{function('java')}\n{main}\n}}\n")
     done = subprocess.run(
@@ -112,15 +116,17 @@ def test_the_frozen_proofs_are_made() -> None:
 
 @LANGUAGES
 def test_the_published_function_makes_the_frozen_report(run: Run, tmp_path: Path) -> None:
-    assert run(tmp_path, VECTOR["nonce"], VECTOR["at"]) == [VECTOR["report"], VECTOR["proofs"]]
+    assert run(tmp_path, VECTOR["nonce"], VECTOR["at"], False) == [VECTOR["report"], VECTOR["proofs"]]
 
 
 @LANGUAGES
 def test_what_the_published_function_makes_counts(run: Run, tmp_path: Path, migrated: Connection) -> None:
-    made = run(tmp_path, *asked(migrated))
+    made = run(tmp_path, *asked(migrated), False)
     migrated.execute(INSERT, (VECTOR["instance"], *made))
     [seen] = reported_by(migrated, KeyRing(KEYS, KeyVersion(1))).instances()
     assert (seen.reads, seen.writes, seen.names_primary, seen.problem) == (tuple(KEYS), KeyVersion(1), True, None)
+    migrated.execute(INSERT, (VECTOR["instance"], *run(tmp_path, *asked(migrated), True)))
+    assert reported_by(migrated, KeyRing(KEYS, KeyVersion(1))).instances() == ()
 
 
 def sent_by_a_fernet_application(connection: Connection, keys: Sequence[KeyMaterial], **parts: bool) -> None:
