@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
+from keyrotation_pipeline.defs import launch_refusals
 from keyrotation_pipeline.defs.checks import progress_metadata
 from keyrotation_pipeline.defs.partitions import DATABASE_ADMINISTRATORS, Naming, row_partitions
 from keyrotation_pipeline.defs.resources import PipelineParameter
@@ -65,6 +66,7 @@ def due_shards_op(naming: Naming) -> dg.OpDefinition:
             rotation = takeover.current_or_next(opened)
             if rotation is None:
                 return
+            launch_refusals.lift(opened, rotation)
             began = time.monotonic()
             for record in runner.run_shards(opened, rotation.id, progress_to(context.log)):
                 seconds = time.monotonic() - began

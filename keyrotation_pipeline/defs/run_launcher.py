@@ -6,6 +6,7 @@ run. Here secrets that only one job needs are listed under that job, and no tag 
 This module is separate because it imports the Kubernetes client, which only such deployments need.
 """
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -21,6 +22,7 @@ from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.defs.launch_refusals import ANSWER
 from keyrotation_pipeline.defs.run_requests import MODE_TAG
 from keyrotation_pipeline.defs.run_worker import COMMAND
 from keyrotation_pipeline.defs.schedules import (
@@ -32,16 +34,30 @@ from keyrotation_pipeline.defs.schedules import (
     REENCRYPT_ROWS,
     RETIRE_KEY,
 )
+from keyrotation_pipeline.errors import LaunchError
 from keyrotation_pipeline.model.requests import RotationType
+from keyrotation_pipeline.model.visible_text import visible
 
 # The API server's refusal, a broken connection, and what dagster-k8s makes of either after its own attempts.
 _NO_ANSWER = (ApiException, HTTPError, OSError, DagsterK8sAPIRetryLimitExceeded, DagsterK8sUnrecoverableAPIError)
 # What a Role that was changed, or an account that is gone, gets for ever; a server that starts answers so for moments.
 _REFUSALS = {401, 403}
+# Of a Job: by rights, a quota, a webhook or a policy, without the namespace, or since it is none.
+_OF_JOBS = {400, 401, 403, 404, 422}
+_MAX_CHARS = 500
 REFUSED_FOR = timedelta(minutes=10)
 # Dagster's own name of the run that materializes assets on their pages.
 MATERIALIZED = "__ASSET_JOB"
 WIDEST = {INTRODUCE_KEY, RETIRE_KEY, READY, MATERIALIZED}  # their account may change keys
+
+
+def _reason(answer: ApiException) -> str:
+    """Why the API server took no Job: nothing of a Job is secret, so that what it says may be stored."""
+    try:
+        said = str(json.loads(answer.body)["message"])
+    except (ValueError, TypeError, KeyError):
+        said = str(answer.reason)
+    return f"{ANSWER} (HTTP {answer.status}): {visible(said[:_MAX_CHARS])}"
 
 
 def jobs_of(run: dg.DagsterRun) -> Sequence[str]:
@@ -106,10 +122,24 @@ class JobwiseK8sRunLauncher(K8sRunLauncher):
         return context
 
     def launch_run(self, context: LaunchRunContext) -> None:
-        """Creates the Job of a run, whose command has the id of the run and nothing else that it brings."""
+        """Creates the Job of a run, whose command has the id of the run and nothing else that it brings.
+
+        Raises:
+            LaunchError: the API server refuses it, and so it is the reason of the run, which has failed.
+        """
         run = context.dagster_run
         name = get_job_name_from_run_id(run.run_id)  # type: ignore[no-untyped-call]
-        self._launch_k8s_job_with_args(name, [*COMMAND, run.run_id], run)
+        try:
+            self._launch_k8s_job_with_args(name, [*COMMAND, run.run_id], run)
+        except (DagsterK8sAPIRetryLimitExceeded, DagsterK8sUnrecoverableAPIError) as error:
+            answer = error.__cause__
+            if not isinstance(answer, ApiException) or answer.status not in _OF_JOBS:
+                raise
+            reason = _reason(answer)
+        else:
+            return
+        self._instance.report_run_failed(run, reason)
+        raise LaunchError(reason)
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """Returns what the API server knows of the Job of a run; while it does not answer, the Job counts as running.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import dagster as dg
 
 from keyrotation_pipeline.audit.events import entries
-from keyrotation_pipeline.defs import conductor, ledger_sync
+from keyrotation_pipeline.defs import conductor, launch_refusals, ledger_sync
 from keyrotation_pipeline.defs.checks import is_failure
 from keyrotation_pipeline.defs.outside_reports import Seal
 from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming, Ownership
@@ -21,7 +21,7 @@ from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.alerts import Channels, deliver, duty_of_the_quarter, notices
 from keyrotation_pipeline.incidents.opening import poll_flags
 from keyrotation_pipeline.model.audit import EventKind, Note
-from keyrotation_pipeline.model.requests import Announcement
+from keyrotation_pipeline.model.requests import Announcement, Walk
 from keyrotation_pipeline.monitoring.announcement import announcements
 from keyrotation_pipeline.monitoring.scheduler_health import CONDUCTOR
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -120,16 +120,20 @@ def run_failure_alert_sensor(naming: Naming, ownership: Ownership) -> dg.SensorD
             seal = Seal(keyrotation.signer())
             ours = () if rotation is None else conducted_runs(context.instance, naming, seal, rotation)
             conducted = next((past for each, past in ours if each.run_id == run.run_id), None)
+            refused_by = launch_refusals.refused_by(context.failure_event.message or "")
             facts = {
                 "run": run.run_id,
                 "job": run.job_name,
                 "subject": conducted.subject if conducted else None,
                 "attempt": str(conducted.attempt) if conducted else None,
+                **({"refused_by": refused_by} if refused_by else {}),
             }
             with keyrotation.open("dagster run_failure_alert") as opened:
                 rotation = rotation if conducted else None
-                known = rotation if any(each.id == rotation for each in opened.ledger.requests()) else None
-                opened.ledger.append(Note(EventKind.RUN_FAILED, facts), known)
+                known = next((each for each in opened.ledger.requests() if each.id == rotation), None)
+                opened.ledger.append(Note(EventKind.RUN_FAILED, facts), known.id if known else None)
+                if refused_by and isinstance(known, Walk):
+                    launch_refusals.block(opened, known, run.job_name, refused_by)
         except Exception as error:  # noqa: BLE001  as in `build_sensor`
             return dg.SkipReason(message_of(error))
         return None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from keyrotation_pipeline.defs import launch_refusals
 from keyrotation_pipeline.defs.partitions import partition_and_shard, partition_of
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.defs.step_metadata import CommonFacts, metadata_of
@@ -46,6 +47,7 @@ def run_step(
     with resource.open(actor_of(context)) as pipeline:
         partition, index = partition_and_shard(context)
         rotation = rotation_of(pipeline, partition)
+        launch_refusals.lift(pipeline, rotation)
         report = progress_to(context.log)
         if closing is not None and Task(closing) in runner.next_decision(pipeline, rotation).tasks:
             runner.run_step(pipeline, rotation.id, Task(closing), report)

@@ -229,11 +229,14 @@ class _Writer:
             if self._now - entry.at < NEWS_FOR:
                 job, subject = entry.facts.get("job"), entry.facts.get("subject")
                 what = f"{job} ({subject})" if subject else f"{job}"
+                by = entry.facts.get("refused_by")
+                refused = f": the cluster starts no process for it, {by} refuses it" if by else ""
                 yield self._notice(
                     f"run/{job}/{subject}/{entry.at:%Y-%m-%d}",
                     Severity.WARNING,
                     f"A run of {job} failed",
-                    f"The run {entry.facts.get('run')} of {what} failed. Open it in Dagster's UI for the reason; "
+                    f"The run {entry.facts.get('run')} of {what} failed{refused}. "
+                    "Open it in Dagster's UI for the reason; "
                     "`keyrotation status` says what the rotation waits for.",
                     ON_CALL,
                 )

@@ -35,7 +35,7 @@ _FOR_PEOPLE = {
     EventKind.REHEARSAL_FAILED: "A rehearsal could not be carried out.",
     EventKind.DATABASE_RESTORE_INTENDED: "A backup is about to be restored into a new database.",
     EventKind.DATABASE_RESTORED: "A backup was restored into a new database.",
-    EventKind.RUN_FAILED: "A run of Dagster failed.",
+    EventKind.RUN_FAILED: "A run of Dagster failed; where the cluster started no process for it, what refused that.",
     EventKind.COMPARISON_STARTED: "A comparison of the values with those of a backup began.",
     EventKind.COMPARISON_FAILED: "A comparison of the values with those of a backup failed.",
 }

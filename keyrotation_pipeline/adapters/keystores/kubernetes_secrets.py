@@ -188,8 +188,8 @@ def _refused(verb: str, name: SecretName, status: int) -> KeyStoreError:
             return changes.conflict()
         case HTTPStatus.UNPROCESSABLE_ENTITY | HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return KeyStoreError(
-                f"the cluster refuses this change of {name} (HTTP {status}); check whether it became immutable, or "
-                "holds nearly 1 MiB"
+                f"the cluster refuses this change of {name} (HTTP {status}); check whether it became immutable, holds "
+                "nearly 1 MiB, or changes-policy.yaml forbids it"
             )
     return KeyStoreUnavailableError(f"{_why(verb, name, status)}, and try again")
 

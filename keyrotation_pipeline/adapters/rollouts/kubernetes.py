@@ -284,6 +284,8 @@ def _called(what: str, call: Callable[[], _T]) -> _T:
                 why = "there is none; correct [[rollout.workloads]]"
             case HTTPStatus.FORBIDDEN | HTTPStatus.UNAUTHORIZED:
                 why = f"HTTP {refusal.status}: this account may not; give it the Role in deploy/kubernetes"
+            case HTTPStatus.UNPROCESSABLE_ENTITY:
+                why = f"HTTP {refusal.status}; see whether an admission policy forbids it, such as changes-policy.yaml"
             case _:
                 why = f"HTTP {refusal.status}; find out why"
         failure = f"the cluster refuses to {what} ({why}), and run the rotation again"
