@@ -18,6 +18,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline_tests.api_server import api_server  # noqa: F401
 from keyrotation_pipeline_tests.archives_in_aws import new_split_secrets  # noqa: F401
 from keyrotation_pipeline_tests.aws_secrets import key_list, new_secret  # noqa: F401
 from keyrotation_pipeline_tests.buckets import bucket, locking_bucket, s3_url  # noqa: F401

@@ -227,6 +227,7 @@ def policies(accounts: Accounts) -> Iterator[None]:
     secrets, made = accounts.cluster_secrets, list[str]()
     text = (DEPLOY / "changes-policy.yaml").read_text()
     text = text.replace(".pazpaz", f".{secrets.name}").replace(":pazpaz:", f":{secrets.cluster.namespace}:")
+    text = text.replace("pazpaz-secrets-archive", secrets.archive)
     for content in yaml.safe_load_all(text.replace(":keyrotation'", f":keyrotation-{secrets.name}'")):
         path = f"/apis/admissionregistration.k8s.io/v1/{PLURALS[content['kind']]}"
         secrets.cluster.ask("POST", path, content)
@@ -246,7 +247,7 @@ WORKLOAD_CHANGES = [
     pytest.param(
         template(spec={"hostNetwork": None, "volumes": [{"name": "n", "hostPath": {"path": "/"}}]}), id="node"
     ),
-    pytest.param(template(metadata={"labels": {"app": "another"}}), id="another label"),
+    pytest.param(template(metadata={"labels": {"another": "one"}}), id="another label"),
     pytest.param(template(metadata={"annotations": {"sidecar.istio.io/inject": "true"}}), id="another annotation"),
     pytest.param(template(metadata={"annotations": {"others": "changed"}}), id="an annotation of others"),
     pytest.param(template(metadata={"annotations": {"others": None}}), id="an annotation less"),
@@ -256,11 +257,19 @@ WORKLOAD_CHANGES = [
     pytest.param({"spec": {"strategy": {"type": "Recreate"}}}, id="all Pods at once"),
     pytest.param({"metadata": OWNER}, id="an owner that is not there"),
 ]
-SET_CHANGES = [pytest.param({"spec": {"updateStrategy": {"type": "OnDelete"}}}, id="no rollout of a StatefulSet")]
+SET_CHANGES = [
+    pytest.param({"spec": {"updateStrategy": {"type": "OnDelete"}}}, id="no rollout of a StatefulSet"),
+    pytest.param(
+        {"spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete"}}}, id="volumes that are deleted"
+    ),
+]
 SECRET_CHANGES = [
     pytest.param({"data": {"PEPPER": "eA=="}}, id="an entry of the application"),
     pytest.param({"data": {"DATABASE_URL": None}}, id="an entry less"),
     pytest.param({"data": {"LD_PRELOAD": "eA=="}}, id="an entry more"),
+    pytest.param({"data": {"v9": "eA=="}}, id="an entry of the archive"),
+    pytest.param({"immutable": True}, id="no more changes"),
+    pytest.param({"metadata": {"labels": {"another": "one"}}}, id="another label of a Secret"),
     pytest.param({"metadata": OWNER}, id="an owner that is not there"),
 ]
 

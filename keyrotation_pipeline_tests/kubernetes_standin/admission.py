@@ -1,6 +1,8 @@
 """Validating admission policies, as far as those of deploy/kubernetes go: CEL over who does what to which object."""
 
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -39,18 +41,19 @@ class Admission:
             every[str(name)] = merged(every[str(name)], content, by_name=True)
         return every[str(name)]
 
-    def require(
-        self, user: str, operation: str, where: tuple[str, str], content: Json | None, old: Json | None
-    ) -> None:
+    def require(self, user: str, where: tuple[str, str], content: Json | None, old: Json | None) -> None:
         """Refuse what a policy denies.
 
         Args:
             where: plural and namespace.
             content: as it is wanted; None of a deletion.
-            old: as it is.
+            old: as it is; None of a creation.
         """
         plural, namespace = where
+        operation = "DELETE" if content is None else "CREATE" if old is None else "UPDATE"
+        about = (content or old or {})["metadata"]
         request = {"userInfo": {"username": user}, "namespace": namespace, "operation": operation}
+        request |= {"name": about["name"], "resource": {"resource": plural}}
         known = {
             name: json_to_cel(value) for name, value in (("request", request), ("object", content), ("oldObject", old))
         }
@@ -61,12 +64,11 @@ class Admission:
                 continue
             if not all(_holds(each["expression"], known, failing=False) for each in spec.get("matchConditions", ())):
                 continue
-            variables = MapType()
-            for each in spec.get("variables", ()):  # one may name those before it
-                found = _value(each["expression"], {**known, "variables": variables})
-                variables = MapType({**variables, StringType(each["name"]): found})
+            declared = {each["name"]: each["expression"] for each in spec.get("variables", ())}
+            found = MapType()
             for each in spec["validations"]:
-                if not _holds(each["expression"], {**known, "variables": variables}, failing=failing):
+                found = _needed(each["expression"], declared, found, known)
+                if not _holds(each["expression"], {**known, "variables": found}, failing=failing):
                     name = policy["metadata"]["name"]
                     raise RefusedError(422, "Invalid", f"ValidatingAdmissionPolicy '{name}' denied: {each['message']}")
 
@@ -83,6 +85,17 @@ def _concerns(rule: Json, plural: str, operation: str) -> bool:
     return plural in rule["resources"] and operation in rule["operations"] and group in rule["apiGroups"]
 
 
+def _needed(expression: str, declared: dict[str, str], found: MapType, known: dict[str, Any]) -> MapType:
+    """The variables so far, and those that an expression names, which are only evaluated then."""
+    for name in re.findall(r"variables\.(\w+)", expression):
+        if name in declared and StringType(name) not in found:
+            found = _needed(declared[name], declared, found, known)
+            with suppress(CELEvalError):  # whatever needs it cannot be evaluated then
+                value = _value(declared[name], {**known, "variables": found})
+                found = MapType({**found, StringType(name): value})
+    return found
+
+
 def _value(expression: str, known: dict[str, Any]) -> Any:  # noqa: ANN401 - of CEL
     return _program(expression).evaluate(known)
 
@@ -90,7 +103,12 @@ def _value(expression: str, known: dict[str, Any]) -> Any:  # noqa: ANN401 - of 
 @cache
 def _program(expression: str) -> celpy.Runner:
     environment = celpy.Environment()
-    return environment.program(environment.compile(expression))
+    return environment.program(environment.compile(expression), functions={"replace": _replace})
+
+
+def _replace(text: StringType, old: StringType, new: StringType) -> StringType:
+    """Of the strings that Kubernetes adds to CEL."""
+    return StringType(text.replace(old, new))
 
 
 def _holds(expression: str, known: dict[str, Any], *, failing: bool) -> bool:

@@ -12,11 +12,18 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from keyrotation_pipeline_tests.kubernetes_standin.objects import CREATED_AT, WITH_TEMPLATE, Json, Key, Objects, merged
+from keyrotation_pipeline_tests.kubernetes_standin.objects import (
+    CREATED_AT,
+    TEMPLATE_GENERATION,
+    WITH_TEMPLATE,
+    Json,
+    Key,
+    Objects,
+    merged,
+)
 from keyrotation_pipeline_tests.kubernetes_standin.ticking import ticking
 
 TICK_SECONDS = 0.02
-TEMPLATE_GENERATION = "deprecated.daemonset.template.generation"
 _REVISION_LABELS = {
     "deployments": "pod-template-hash",
     "statefulsets": "controller-revision-hash",
@@ -66,9 +73,6 @@ class Controller:
             template["metadata"].setdefault("labels", {})["pod-template-hash"] = revision
             about = {"name": f"{name}-{revision}", "ownerReferences": [_owner(owner)]}
             self._objects.create("replicasets", namespace, {"metadata": about, "spec": {"template": template}})
-        if plural == "daemonsets":
-            made = int((owner["metadata"].get("annotations") or {}).get(TEMPLATE_GENERATION, 0)) + 1
-            self._write(key, {"metadata": {"annotations": {TEMPLATE_GENERATION: str(made)}}})
         self._status(key, {"observedGeneration": owner["metadata"]["generation"]})
 
     def _move(self, key: Key, owner: Json) -> None:

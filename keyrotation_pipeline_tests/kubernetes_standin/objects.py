@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keyrotation_pipeline_tests.kubernetes_standin import validation
+from keyrotation_pipeline_tests.kubernetes_standin.defaults import defaulted
 from keyrotation_pipeline_tests.kubernetes_standin.managed import CONTROLLERS, recorded
 
 Json = dict[str, Any]
 Key = tuple[str, str, str]  # plural, namespace, name
+Admit = Callable[[Json | None, Json], None]  # raises what is refused: the object before, and as it would be
 
 KINDS = {
     "secrets": ("v1", "Secret"),
@@ -38,8 +40,13 @@ KINDS = {
 WITH_TEMPLATE = ("deployments", "statefulsets", "daemonsets")
 _ENTRY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+TEMPLATE_GENERATION = "deprecated.daemonset.template.generation"
 MOST_BYTES = 1024 * 1024
 CREATED_AT = "2026-01-05T03:00:00Z"
+
+
+def _admit_all(_before: Json | None, _after: Json) -> None:
+    """As for an administrator."""
 
 
 class RefusedError(Exception):
@@ -81,7 +88,9 @@ class Objects:
                 if (kind, where) == (plural, namespace)
             ]
 
-    def create(self, plural: str, namespace: str, body: Json, manager: str = CONTROLLERS) -> Json:
+    def create(
+        self, plural: str, namespace: str, body: Json, manager: str = CONTROLLERS, admit: Admit = _admit_all
+    ) -> Json:
         with self.lock:
             made = copy.deepcopy(body)
             metadata = made.setdefault("metadata", {})
@@ -102,10 +111,12 @@ class Objects:
                 metadata["generation"] = 1
             if plural in {*WITH_TEMPLATE, "jobs"}:
                 made["status"] = {}
+            defaulted(plural, made)
             _check(plural, made)
             if plural == "pods" and (made.get("spec") or {}).get("ephemeralContainers"):
                 raise RefusedError(422, "Invalid", "spec.ephemeralContainers: Forbidden: cannot be set on create")
             metadata["managedFields"] = recorded(None, made, manager)
+            admit(None, made)
             return self.put((plural, namespace, name), made, "ADDED")
 
     def patch(
@@ -116,6 +127,7 @@ class Objects:
         change: Callable[[Json], Any],
         part: str = "",
         manager: str = CONTROLLERS,
+        admit: Admit = _admit_all,
     ) -> Json:
         """Change an object as a patch or a replacement asks.
 
@@ -144,14 +156,21 @@ class Objects:
                 after["metadata"] = {**metadata, **{each: known[each] for each in kept if each in known}}
                 if "status" in before:
                     after["status"] = before["status"]
+                defaulted(plural, after)
                 if plural in WITH_TEMPLATE and after.get("spec") != before.get("spec"):
                     after["metadata"]["generation"] = known["generation"] + 1
+                if plural == "daemonsets" and after["spec"]["template"] != before["spec"]["template"]:
+                    counted = after["metadata"].setdefault("annotations", {})
+                    counted[TEMPLATE_GENERATION] = str(int(counted.get(TEMPLATE_GENERATION, 0)) + 1)
                 _check(plural, after)
                 _check_unchangeable(plural, before, after)
             after["metadata"]["managedFields"] = known.get("managedFields", [])
+            if after != before:
+                after["metadata"]["managedFields"] = recorded(before, after, manager)
+            if not part:
+                admit(before, after)
             if after == before:
                 return before
-            after["metadata"]["managedFields"] = recorded(before, after, manager)
             return self.put((plural, namespace, name), after, "MODIFIED")
 
     def delete(self, plural: str, namespace: str, name: str) -> Json:

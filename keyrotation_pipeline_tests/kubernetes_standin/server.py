@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,6 @@ class Standin:
         try:
             content = json.loads(body) if body else None
             self._require_allowed(request)
-            self._require_admitted(request, content)
             return JSONResponse(self._act(request, content), 201 if request.method == "POST" else 200)
         except RefusedError as refused:
             status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
@@ -105,24 +104,16 @@ class Standin:
         )
         self.rights.require(token, verb, where)
 
-    def _require_admitted(self, request: Request, content: Any) -> None:  # noqa: ANN401 - JSON
-        where = request.path_params
-        operation = {"POST": "CREATE", "DELETE": "DELETE"}.get(request.method)
-        token = request.headers["authorization"].partition(" ")[2]
-        if operation is None or token == ADMIN_TOKEN or "plural" not in where or "part" in where:
-            return
-        of, name = self.rights.accounts[token]
-        old = None if "name" not in where else self.objects.get(where["plural"], where["namespace"], where["name"])
-        user, wanted = f"system:serviceaccount:{of}:{name}", content if operation == "CREATE" else None
-        self.admission.require(user, operation, (where["plural"], where["namespace"]), wanted, old)
-
-    def _admitted(self, request: Request, before: Json, wanted: Json) -> Json:
-        """Refuse a change of an object that a policy denies."""
+    def _admit(self, request: Request) -> Callable[[Json | None, Json | None], None]:
+        """Refuses what a policy denies whoever asks."""
         where, token = request.path_params, request.headers["authorization"].partition(" ")[2]
-        if token != ADMIN_TOKEN and "part" not in where:
-            user = "system:serviceaccount:{}:{}".format(*self.rights.accounts[token])
-            self.admission.require(user, "UPDATE", (where["plural"], where["namespace"]), wanted, before)
-        return wanted
+
+        def admit(before: Json | None, after: Json | None) -> None:
+            if token != ADMIN_TOKEN:
+                user = "system:serviceaccount:{}:{}".format(*self.rights.accounts[token])
+                self.admission.require(user, (where["plural"], where["namespace"]), after, before)
+
+        return admit
 
     def _act(self, request: Request, content: Any) -> Json:  # noqa: ANN401 - JSON
         where = request.path_params
@@ -138,7 +129,9 @@ class Standin:
         if name is not None:
             return self._one(request, (plural, namespace, name), content)
         if request.method == "POST":
-            return self.objects.create(plural, namespace, _valid(plural, content), _manager(request))
+            return self.objects.create(
+                plural, namespace, _valid(plural, content), _manager(request), self._admit(request)
+            )
         group, kind = KINDS[plural]
         version = {"resourceVersion": str(self.objects.version)}
         names, labels = _names_in(request), _labels_in(request)
@@ -152,7 +145,7 @@ class Standin:
         return {"kind": f"{kind}List", "apiVersion": group, "metadata": version, "items": items}
 
     def _one(self, request: Request, which: Key, content: Any) -> Json:  # noqa: ANN401 - JSON
-        part = request.path_params.get("part", "")
+        part, admit = request.path_params.get("part", ""), self._admit(request)
         match request.method:
             case "GET":
                 found = self.objects.get(*which)
@@ -161,26 +154,24 @@ class Standin:
                     return {**about, "metadata": found["metadata"]}
                 return {"log": "a line"} if part == "log" else found  # any bytes are a log
             case "DELETE":
+                admit(self.objects.get(*which), None)
                 return self.objects.delete(*which)
             case "PUT":
-
-                def replace(before: Json) -> Json:
-                    return self._admitted(request, before, _valid(which[0], content))
-
-                return self.objects.patch(*which, replace, part, _manager(request))
+                wanted = _valid(which[0], content)
+                return self.objects.patch(*which, lambda _before: wanted, part, _manager(request), admit)
         kind = request.headers.get("content-type", "").partition(";")[0]
         if kind not in {*MERGES, JSON_PATCH}:
             raise RefusedError(415, "UnsupportedMediaType", "the body of the request was in an unknown format")
 
         if kind == APPLY and not any(each["metadata"]["name"] == which[2] for each in self.objects.every(*which[:2])):
-            return self.objects.create(*which[:2], _valid(which[0], content), _manager(request))
+            return self.objects.create(*which[:2], _valid(which[0], content), _manager(request), admit)
 
         def change(before: Json) -> Json:
             if kind == JSON_PATCH:
-                return self._admitted(request, before, _valid(which[0], without(before, content)))
-            return self._admitted(request, before, _valid(which[0], merged(before, content, by_name=MERGES[kind])))
+                return _valid(which[0], without(before, content))
+            return _valid(which[0], merged(before, content, by_name=MERGES[kind]))
 
-        return self.objects.patch(*which, change, part, _manager(request))
+        return self.objects.patch(*which, change, part, _manager(request), admit)
 
     async def _watch(self, request: Request) -> AsyncIterator[str]:
         """Each change after a resource version, until the client has enough."""
