@@ -22,7 +22,7 @@ from keyrotation_pipeline.adapters.openpgp.officer_keys import ThrowAwayOfficers
 from keyrotation_pipeline.adapters.openssh import read_ssh_key
 from keyrotation_pipeline.adapters.own_schema import schema_of
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
-from keyrotation_pipeline.adapters.postgres.server.programs import PostgresDump
+from keyrotation_pipeline.adapters.postgres.server.dump import PostgresDump
 from keyrotation_pipeline.adapters.postgres.server.restored_copy import RestoreToNewDatabase
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
 from keyrotation_pipeline.adapters.secret_directories import has_memory, secret_home

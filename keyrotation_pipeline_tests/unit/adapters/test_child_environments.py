@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from keyrotation_pipeline.adapters.openpgp import runner
-from keyrotation_pipeline.adapters.postgres.server import programs as client_programs
+from keyrotation_pipeline.adapters.postgres.server import dump
 from keyrotation_pipeline.adapters.postgres.server.archive import run_on
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
 
@@ -49,7 +49,7 @@ def test_gpg_gets_nothing_of_our_environment(programs: Programs, tmp_path: Path)
 def test_clients_of_postgresql_get_the_password_by_its_variable_and_nothing_else(programs: Programs, name: str) -> None:
     command, variables = programs.command(name, "--no-password"), programs.environment(OURS["KEYROTATION_DATABASE_URL"])
     if name == "pg_dump":
-        with client_programs._running(command, variables) as stream:  # noqa: SLF001  how pg_dump is started
+        with dump._running(command, variables) as stream:  # noqa: SLF001  how pg_dump is started
             reported = stream.read()
     else:
         with Path("/dev/null").open("rb") as nothing:

@@ -11,7 +11,7 @@ from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import Pos
 from keyrotation_pipeline.adapters.postgres.engine.worker import Job
 from keyrotation_pipeline.adapters.postgres.preflight.postgres_surroundings import PostgresSurroundings
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
-from keyrotation_pipeline.adapters.postgres.server.programs import PostgresDump
+from keyrotation_pipeline.adapters.postgres.server.dump import PostgresDump
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.settings.loading import bare_environment, child_environment
 

@@ -17,11 +17,12 @@ from keyrotation_pipeline.adapters.postgres.engine.server_errors import AGAIN, w
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import TidArray
 from keyrotation_pipeline.adapters.postgres.engine.statements import Statements, position, statements
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import CLOCK, TICK_SECONDS, limits_for, require_running
-from keyrotation_pipeline.adapters.postgres.inventory import page_readings, quarantine
+from keyrotation_pipeline.adapters.postgres.inventory import page_readings, quarantine, snapshots
 from keyrotation_pipeline.adapters.postgres.inventory.page_readings import ALL_PAGES
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps, pages_of
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.batch import Held
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE
@@ -39,9 +40,7 @@ _NAMED_AT_MOST = 5
 
 # All threads share one snapshot per relation, so that a row that moves meanwhile is neither missed nor seen twice. A
 # thread that is done waits for the others, which may read large values.
-_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _PATIENCE = "SET LOCAL idle_in_transaction_session_timeout = '15min'"
-_EXPORT = "SELECT pg_export_snapshot()"
 # With the pages of large values: a small heap may have many.
 _LARGEST = """SELECT coalesce(max(pg_table_size(oid)), 0) / current_setting('block_size')::int
               FROM unnest(%s::oid[]) AS relation (oid)"""
@@ -67,7 +66,12 @@ class Found:
     @property
     def values(self) -> int:
         """How many values are neither NULL nor ``''``, including those that did not decrypt."""
-        return sum(sum(held.values()) - held[None] for held in self.held) + self.failures
+        return sum(sum(held.values()) for held in self.held) - self.empty + self.failures
+
+    @property
+    def empty(self) -> int:
+        """How many values are ``''``."""
+        return sum(held[None] for held in self.held)
 
     def add(self, other: "Found") -> None:
         """Adds what other pages hold."""
@@ -114,7 +118,7 @@ def decrypt_all(
         housekeeping = decryption.housekeeping
         ((started, began_at),) = housekeeping.execute("SELECT t::text, t FROM clock_timestamp() AS t").fetchall()
         found = Found.nothing(table)
-        for relation in decryption.relations:
+        for relation in decryption.every_relation():
             with page_readings.whole(housekeeping, str(table.name), relation):
                 decryption.decrypt(relation, found)
         quarantine.forget(housekeeping, table, str(started))
@@ -128,7 +132,7 @@ def decrypt_all(
         values=found.values,
         failures=found.failures,
         by_column=by_column,
-        empty=sum(held[None] for held in found.held),
+        empty=found.empty,
         began_at=cast("datetime", began_at),
         unencrypted={table.columns[place]: number for place, number in found.unencrypted.items()},
         wrongly_indexed={table.columns[place]: number for place, number in found.wrongly_indexed.items()},
@@ -202,6 +206,14 @@ class Decryption:
         self._obeyed = float("-inf")
         self._stopped = threading.Event()
 
+    def every_relation(self) -> Iterator[Relation]:
+        """Yields the relations of the table, and those that are attached to it while others are read."""
+        done, left = set[int](), self.relations
+        while left:
+            yield from left
+            done.update(each.oid for each in left)
+            left = [each for each in heaps(self.housekeeping, self._table) if each.oid not in done]
+
     def decrypt(self, relation: Relation, found: Found, pages: tuple[int, int] = ALL_PAGES) -> None:
         """Adds to `found` what some pages of a relation hold; `pages`: the first, and the first one after them."""
         start, stop = pages[0], min(pages[1], self._begin(relation))
@@ -220,17 +232,12 @@ class Decryption:
         self._stopped.clear()
 
     def _begin(self, relation: Relation) -> int:
-        """Gives every reader the same snapshot; returns the number of pages."""
+        """Gives every reader the same snapshot of the locked relation; returns the number of pages."""
         sql = statements(self.housekeeping, relation, row_key(self.housekeeping, relation), self._table.format, None)
-        first, *others = [reader.connection for reader in self._readers]
-        first.execute(_SNAPSHOT)
-        ((snapshot,),) = first.execute(_EXPORT).fetchall()
-        for connection in others:
-            connection.execute(_SNAPSHOT)
-            connection.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'".encode())
+        snapshots.begin([reader.connection for reader in self._readers], relation)
         for reader in self._readers:
             reader.connection.execute(_PATIENCE)
-        pages = pages_of(first, relation.oid)
+        pages = pages_of(self._readers[0].connection, relation.oid)
         for reader in self._readers:
             self._idle.put(self._context(reader, relation, sql))
         return pages
@@ -243,12 +250,15 @@ class Decryption:
             return
         sql = statements(self.housekeeping, relation, key, self._table.format, None)
         context = self._context(self._readers[0], relation, sql)
+        # A position is that of the same row in one snapshot alone, and while nothing rewrites the relation.
+        snapshots.begin([context.connection], relation)
         for each in named:
             batch = context.batch(context.run(sql.read_rows, {"positions": TidArray(context.positions(key, each))}))
             if batch.rows:
                 _, failed = context.codec.check(batch)
                 bad = {context.named(failure) for failure in failed}
                 quarantine.keep_only(self.housekeeping, relation, each, bad)
+        context.connection.execute("COMMIT")
 
     def _context(self, reader: _Reader, relation: Relation, sql: Statements) -> RewriteContext:
         return RewriteContext(reader.connection, self.housekeeping, self._table, relation, sql, reader.codec, Limits())
@@ -259,9 +269,10 @@ class Decryption:
         try:
             for first in range(span[0], span[1], _PAGES):
                 if self._stopped.is_set():
-                    break
+                    return found
                 for batch in _batches(context, first, min(first + _PAGES, span[1])):
                     self._check(context, batch, found)
+            _require_every_value(context, span, found)
         finally:
             self._idle.put(context)
         return found
@@ -291,6 +302,17 @@ class Decryption:
         if self._request and CLOCK.monotonic() - self._obeyed >= TICK_SECONDS:
             require_running(self.housekeeping, self._request)
             self._obeyed = CLOCK.monotonic()
+
+
+def _require_every_value(context: RewriteContext, span: tuple[int, int], found: Found) -> None:
+    """Refuses fewer values than the server counts in the same pages and snapshot."""
+    pages = {"first": position(span[0]), "end": position(span[1])}
+    ((counted,),) = context.run(context.statements.count_values, pages)
+    if (read := found.values + found.empty) < counted:
+        raise BlockedError(
+            f"{context.relation.label}: {read:,} of {counted:,} values on pages {span[0]:,} to "
+            f"{span[1] - 1:,} were decrypted; {AGAIN}, and report it if it stays so"
+        )
 
 
 def _batches(context: RewriteContext, first: int, end: int) -> Iterator[Batch]:

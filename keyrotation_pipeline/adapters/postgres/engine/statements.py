@@ -104,6 +104,8 @@ AND (
 ) >= 0
 """
 
+_COUNT_VALUES = "SELECT {held} FROM ONLY {table} AS t WHERE {pages}"
+
 # A row that others write all the time has moved by the time we get its lock. The server then checks the new version:
 # the same key and the same ciphertexts (each has a random nonce) mean the same values, wherever the row is now.
 _WRITE_ROW = """
@@ -164,6 +166,7 @@ class Statements:
         write_row: writes one row by its key if its values are still those that were read, and waits up to
             `lock_timeout` for its lock; takes arrays of one element: the key, the new and the old values.
         name_rows: positions and keys of rows, under the guards of the write.
+        count_values: how many values that are not NULL the pages from `first` to before `end` hold.
     """
 
     read_pages: bytes
@@ -174,6 +177,7 @@ class Statements:
     write_whole: bytes
     write_row: bytes
     name_rows: bytes
+    count_values: bytes
 
 
 def statements(
@@ -212,6 +216,7 @@ def statements(
         "wanted": _any(columns, target, sql_of(value_format).to_be_rewritten, unindexed),
         "opened": _any(columns, target, sql_of(value_format).to_be_opened, unindexed),
         "texts": sql.SQL(", ").join([*(column.read for column in columns), *_index_texts(relation)]),
+        "held": _sql(sql.SQL(" + ").join(map(places.number_held, relation.columns)).as_string(connection)),
         "toast_bytes": sql.SQL(_TOAST_BYTES).format(oid=sql.Literal(relation.oid)),
         "assignments": assignments(connection, relation, target, whole=False),
         "arrays": sql.SQL(", ").join(parameter for parameter, _ in new),
@@ -247,6 +252,7 @@ def statements(
         write_whole=render(_UPDATE, set=assignments(connection, relation, target, whole=True)),
         write_row=render(_WRITE_ROW),
         name_rows=render(_NAME_ROWS),
+        count_values=render(_COUNT_VALUES),
     )
 
 

@@ -37,6 +37,11 @@ WHERE c.relkind IN ('r', 'p', 'm', 'v', 'S') AND c.relpersistence <> 't'
                   WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
 ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"
 """
+# What this role may not read is refused by the count. Of a table that was dropped meanwhile the server says nothing.
+_READABLE_TABLES = f"""
+SELECT oid, nspname, relname FROM ({_RELATIONS}) AS relation WHERE relkind = 'r'
+  AND coalesce(has_table_privilege(oid, 'SELECT'), true)
+"""  # noqa: S608  text of our own
 _LARGE_OBJECTS = "SELECT count(*) FROM pg_largeobject_metadata"
 _KINDS = {
     "r": RelationKind.TABLE,
@@ -56,6 +61,20 @@ def count(connection: Connection) -> DatabaseContent:
     """
     ((large_objects,),) = _rows(connection, _LARGE_OBJECTS)
     return DatabaseContent(tuple(_relations(connection)), large_objects)
+
+
+def lock(connection: Connection) -> tuple[int, ...]:
+    """Keeps every table that this role may read from being rewritten until the transaction ends; returns their oids.
+
+    Raises:
+        LockNotAvailable: another session has locked one.
+        UndefinedTable: one was dropped since the transaction's snapshot.
+    """
+    tables = _rows(connection, _READABLE_TABLES)
+    if tables:
+        names = sql.SQL(", ").join(sql.SQL("ONLY {}").format(sql.Identifier(*name)) for _, *name in tables)
+        connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(names))
+    return tuple(oid for oid, *_ in tables)
 
 
 def _relations(connection: Connection) -> Iterator[RelationContent]:

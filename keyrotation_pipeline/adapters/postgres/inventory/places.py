@@ -186,6 +186,14 @@ def number(column: Column, condition: Condition) -> sql.Composed:
     return sql.SQL("coalesce(sum((SELECT count(*) FROM {} WHERE {})), 0)::bigint").format(elements, condition(_EACH))
 
 
+def number_held(column: Column) -> sql.Composed:
+    """Returns an aggregate: the number of values, empty ones too, that are not NULL; of a column it reads none."""
+    if column.place.elements:
+        return number(column, sql.SQL("{} IS NOT NULL").format)
+    is_plain = not (column.place.path or column.when)
+    return sql.SQL("count({})").format(stored(column) if is_plain else text(column))
+
+
 def each_value(column: Column, row: str = "") -> sql.Composed:
     """Returns an item of a FROM list: a row of one column, the value's text, for each value."""
     if not column.place.elements:

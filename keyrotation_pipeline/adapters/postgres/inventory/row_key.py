@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory import places
+from keyrotation_pipeline.adapters.postgres.inventory import places, snapshots
 from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import require_own_planning
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan
@@ -177,7 +177,9 @@ def rows_by_key(connection: Connection, table: EncryptedTable, key: Sequence[str
         connection.execute(_SETTINGS)
         with connection.cursor("keyed_rows", binary=True) as cursor:
             cursor.itersize = _ROWS
-            for found, *values in cursor.execute(query):
+            cursor.execute(query)
+            snapshots.require_same_heaps(connection, table, heaps)
+            for found, *values in cursor:
                 at = cast("bytes", found)
                 if at < previous:
                     raise PreflightError(f"table {table.name} was not read in the order of its key; report it")

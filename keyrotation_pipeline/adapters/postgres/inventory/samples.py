@@ -11,7 +11,7 @@ from typing import cast
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory import key_markers, places
+from keyrotation_pipeline.adapters.postgres.inventory import key_markers, places, snapshots
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey, row_key
@@ -34,6 +34,8 @@ TABLE_SAMPLE_BYTES = 8 * 2**20
 # The most to read at once for one column and version; a single larger value is read all the same.
 _MOST_BYTES = 8 * 2**20
 _MOST_SEARCHED = 100_000
+# A server that holds the keys is asked for each value.
+_PATIENCE = "SET LOCAL idle_in_transaction_session_timeout = '15min'"
 _NAMED_ROWS = 3
 
 _CHOOSE = """
@@ -234,15 +236,19 @@ def _try(
     wanted: sql.Composable,
 ) -> None:
     key, code = row_key(connection, relation), format_of(table.format)
-    for place, positions in _chosen(connection, table.format, relation, values, pages, wanted).items():
-        column = relation.columns[place].place.name
-        for row, stored in _read(connection, relation, key, relation.columns[place], positions):
-            # Every count reports values of another format.
-            if (found := code.opened_by(ring, stored, label := table.label(column))) is not None:
-                version, opener = found
-                text = code.plaintext(ring, stored, label) if opener is not None else b""
-                is_twice = isinstance(text, Defect) and text.kind is DefectKind.ENCRYPTED_TWICE
-                trials[column, version].add(version, opener, row, is_twice=is_twice)
+    with heap_scan(connection, relation.label):
+        # What is chosen is read by its position, which means nothing any more once the relation is rewritten.
+        snapshots.lock(connection, relation)
+        connection.execute(_PATIENCE)
+        for place, positions in _chosen(connection, table.format, relation, values, pages, wanted).items():
+            column = relation.columns[place].place.name
+            for row, stored in _read(connection, relation, key, relation.columns[place], positions):
+                # Every count reports values of another format.
+                if (found := code.opened_by(ring, stored, label := table.label(column))) is not None:
+                    version, opener = found
+                    text = code.plaintext(ring, stored, label) if opener is not None else b""
+                    is_twice = isinstance(text, Defect) and text.kind is DefectKind.ENCRYPTED_TWICE
+                    trials[column, version].add(version, opener, row, is_twice=is_twice)
 
 
 def _chosen(

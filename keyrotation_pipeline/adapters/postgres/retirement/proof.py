@@ -155,6 +155,7 @@ def lock_tables(connection: Connection, tables: Sequence[EncryptedTable]) -> Non
 
 def _lock_table(connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation]) -> None:
     root, parents = relations.root(tree, table), [each for each in tree if not (each.partition and each.kind == "r")]
+    before = {relation.oid for relation in tree}
     try:
         connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(root.identifier))
         for parent in parents:
@@ -166,6 +167,9 @@ def _lock_table(connection: Connection, table: EncryptedTable, tree: Sequence[re
             f"table {table.name} is being changed or vacuumed by another session; wait until that ends, "
             "then run this step again"
         ) from None
+    # From here on the tree stays as it is; what was attached while we waited may not be locked.
+    if {relation.oid for relation in relations.tree(connection, table)} != before:
+        raise BlockedError(f"a partition of table {table.name} was added or removed just now; run this step again")
 
 
 def _require_zero(

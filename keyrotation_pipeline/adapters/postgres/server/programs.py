@@ -1,30 +1,16 @@
-"""Finds and runs PostgreSQL's programs, with no password in an argument, and pg_dump as a stream."""
+"""Finds PostgreSQL's programs, and runs them with no password in an argument."""
 
 import importlib.util
 import re
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
-import psycopg
 from psycopg.pq import Conninfo
 
-from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import held_in_snapshot
-from keyrotation_pipeline.adapters.postgres.inventory import contents, counts
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.adapters.postgres.server.database_definition import read_definition
-from keyrotation_pipeline.adapters.process import die_with_parent
 from keyrotation_pipeline.errors import BackupError, HomeError, IncompleteRestoreError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
-from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.backups import DatabaseContent, TableContent
-from keyrotation_pipeline.model.tables import EncryptedTable
-from keyrotation_pipeline.ports.backups import DumpContent, DumpUnderWay
 
 # Where Debian's and PostgreSQL's own packages install the programs of one version.
 _PACKAGED = ("/usr/lib/postgresql/{major}/bin", "/usr/pgsql-{major}/bin")
@@ -207,103 +193,3 @@ def _parameters(url: str) -> Mapping[str, str]:
         for option in (*ours, *Conninfo.parse(url.encode()))
         if option.val is not None and option.envvar is not None
     }
-
-
-# The snapshot lives as long as the transaction that exports it, which is idle while pg_dump works.
-_SNAPSHOT = (
-    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL idle_in_transaction_session_timeout = 0; "
-    "SET LOCAL lock_timeout = '60s'"
-)
-# The only message of pg_dump to show: anything else could quote a row.
-_DENIED = re.compile(r"permission denied for (?:table|schema|sequence|relation|large object) [\w.\"$-]+")
-
-
-@dataclass(frozen=True)
-class PostgresDump:
-    """`DumpSource` over pg_dump.
-
-    Args:
-        url: of the application's database.
-        connect: opens a connection to it.
-        binaries: directory of the pg_dump to use; None finds one.
-        ring: reads every key in the store, for tables whose values SQL cannot count by version.
-    """
-
-    url: str = field(repr=False)  # both may hold a password
-    connect: Callable[[], Connection] = field(repr=False)
-    binaries: Path | None
-    ring: Callable[[], KeyRing] | None = None
-
-    @contextmanager
-    def dumping(self, tables: Sequence[EncryptedTable]) -> Iterator[DumpUnderWay]:
-        """See `DumpSource.dumping`. Counting takes a fifth of the time of pg_dump, so both work at the same time."""
-        with closing(self.connect()) as connection, closing(self.connect()) as second, ThreadPoolExecutor(1) as thread:
-            major = connection.info.server_version // 10_000
-            programs = Programs.of_server(self.binaries, major)
-            programs.require_not_older(major)
-            connection.execute(_SNAPSHOT)
-            snapshot = str(connection.execute("SELECT pg_export_snapshot()").fetchall()[0][0])
-            definition = read_definition(connection)
-            counting = thread.submit(_counted, second, snapshot, tables, self.ring)
-            options = ("--format=custom", "--no-password", "--lock-wait-timeout=60s", f"--snapshot={snapshot}")
-            try:
-                with _running(programs.command("pg_dump", *options), programs.environment(self.url)) as stream:
-                    yield DumpUnderWay(stream, lambda: DumpContent(definition, major, *counting.result()))
-            finally:
-                # Nobody waits for it any more. (If the server is gone, so is that session.)
-                with suppress(psycopg.Error):
-                    connection.execute("SELECT pg_terminate_backend(%s)", (second.info.backend_pid,))
-
-
-def _counted(
-    connection: Connection,
-    snapshot: str,
-    tables: Sequence[EncryptedTable],
-    ring: Callable[[], KeyRing] | None,
-) -> tuple[tuple[TableContent, ...], DatabaseContent]:
-    connection.execute(f"{_SNAPSHOT}; SET TRANSACTION SNAPSHOT '{snapshot}'".encode())
-    return tuple(_content(connection, table, ring) for table in tables), contents.count(connection)
-
-
-@contextmanager
-def _running(command: Sequence[str], environment: dict[str, str]) -> Iterator[IO[bytes]]:
-    with (
-        tempfile.TemporaryFile() as output,
-        subprocess.Popen(  # noqa: S603  arguments of our own
-            die_with_parent(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=output, env=environment
-        ) as process,
-    ):
-        if process.stdout is None:  # pragma: no cover  for the type checker
-            raise BackupError("pg_dump has no output; run it again")
-        try:
-            yield process.stdout
-        except BaseException:
-            process.kill()
-            raise
-        # A pg_dump that dies closes the pipe like one that is done: only its exit code differs.
-        if process.wait():
-            output.seek(0)
-            raise BackupError(_refusal(output.read().decode(errors="replace"), process.returncode))
-
-
-def _refusal(output: str, code: int) -> str:
-    if denied := _DENIED.search(output):
-        return f"pg_dump may not read everything ({denied[0]}); grant its role pg_read_all_data and BYPASSRLS"
-    return (
-        f"pg_dump ended with {code} before the dump was complete, so it was discarded; see the server's log, "
-        "then run this again"
-    )
-
-
-def _content(connection: Connection, table: EncryptedTable, ring: Callable[[], KeyRing] | None) -> TableContent:
-    count = counts.count_by_names(connection, table) if table.format.identified_by is IdentifiedBy.MARKER else None
-    if count is not None:
-        return TableContent(table, count.rows, {column: dict(count.by_column[column]) for column in table.columns})
-    if ring is None:
-        raise BackupError(f"the values of table {table.name} cannot be counted here without the keys; report it")
-    rows, held = held_in_snapshot(connection, table, ring())
-    values = {
-        column: {version: each[version] for version in sorted(filter(None, each))}
-        for column, each in zip(table.columns, held, strict=True)
-    }
-    return TableContent(table, rows, values)

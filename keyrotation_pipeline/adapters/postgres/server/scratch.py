@@ -22,8 +22,9 @@ from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import AGAIN, without_content
 from keyrotation_pipeline.adapters.postgres.inventory import places, relations, retired_halves
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.server.dump import PostgresDump
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
-from keyrotation_pipeline.adapters.postgres.server.programs import Installation, PostgresDump, for_dumps_of
+from keyrotation_pipeline.adapters.postgres.server.programs import Installation, for_dumps_of
 from keyrotation_pipeline.adapters.postgres.server.restore import LONGEST_RESTORE_SECONDS
 from keyrotation_pipeline.adapters.postgres.server.restore_plan import BY_SUPERUSER
 from keyrotation_pipeline.adapters.postgres.server.restored_copy import Target, restored_copy
