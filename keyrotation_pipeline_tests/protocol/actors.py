@@ -12,7 +12,7 @@ from typing import NamedTuple
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline_tests.protocol import commands
 from keyrotation_pipeline_tests.protocol.machine import Action, Inside, Machine, Outcome
-from keyrotation_pipeline_tests.protocol.model_ports import LOCK
+from keyrotation_pipeline_tests.protocol.model_ports import DAMAGE, LOCK
 from keyrotation_pipeline_tests.protocol.models import POLICY, Model
 from keyrotation_pipeline_tests.protocol.state import Fence, Instance, Key, Report, State, View, rewound
 
@@ -44,10 +44,12 @@ class Actors:
         self._known_commands: dict[int, tuple[Action, ...]] = {}
         self._moves: dict[object, tuple[tuple[str, int], ...]] = {}
         self._asked = cache(lambda ledger: len(machine.ledgers.found[ledger].named))
-        insides = {"write": self._write_inside, "report": self._report_inside}
-        self._writers_inside = tuple(
-            Inside(f"an instance {name}s", act) for name, act in insides.items() if name in model.inside
-        )
+        insides = {
+            "write": Inside("an instance writes", self._write_inside),
+            "report": Inside("an instance reports", self._report_inside),
+            "rewrite": Inside("somebody rewrites the table", lambda machine: machine.database.rewrite()),
+        }
+        self._writers_inside = tuple(act for name, act in insides.items() if name in model.inside)
 
     def transitions(self, state: State) -> Iterator[Transition]:
         """What can happen next."""
@@ -195,7 +197,7 @@ class Actors:
     # Others.
 
     def _views(self, state: State) -> Iterator[Transition]:
-        if not self.model.views and "lock" not in self.model.controls:
+        if not self.model.views and self.model.controls.isdisjoint({"lock", "damage"}):
             return
         for label, views in self._remembered("views", (state.views, state.rows), lambda: self._of_views(state)):
             yield Transition(label, state._replace(views=views))
@@ -208,6 +210,9 @@ class Actors:
             if each.kind == LOCK:
                 yield "the row lock ends", self.machine.views.number(left)
                 continue
+            if each.kind == DAMAGE:
+                yield "the damaged value is replaced by a good one", self.machine.views.number(left)
+                continue
             yield f"the {each.kind} of {_versions(each.versions)} ends", self.machine.views.number(left)
         if len(views) < self.model.views:
             view = View("snapshot", rows, before_proof=False)
@@ -218,6 +223,8 @@ class Actors:
 
         if "lock" in self.model.controls and len(views) < 1:
             yield "somebody locks the oldest row", self.machine.views.number((View(LOCK, (), before_proof=False),))
+        if "damage" in self.model.controls and len(views) < 1:
+            yield "somebody damages a value", self.machine.views.number((View(DAMAGE, (), before_proof=False),))
 
     def _time(self, state: State) -> Iterator[Transition]:
         if POLICY in self.model.asks:

@@ -135,6 +135,12 @@ GUARDS: Sequence[Guard] = (
         "nothing old after retirement", replace(_SMALL, controls=frozenset({"lock"}), dies=False),
     ),
     Guard(
+        "a table is locked before its snapshot", "adapters/postgres/inventory/snapshots.begin",
+        ((model_ports.ModelRewriting, "locks_first", lambda *_: False),),
+        "no value is passed over",
+        replace(_SMALL, controls=frozenset({"damage"}), inside=frozenset({"rewrite"}), dies=False),
+    ),
+    Guard(
         "a rollback to a compromised version",
         "rotation/rollback._require_usable and _require_undoable, requests/takeover.dead_end, "
         "adapters/keystores/changes.needs_promoting",

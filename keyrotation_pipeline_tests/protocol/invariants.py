@@ -10,10 +10,11 @@ from itertools import chain
 from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.requests import RequestStatus, Walk
+from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline_tests.protocol import actors
 from keyrotation_pipeline_tests.protocol.actors import Transition
 from keyrotation_pipeline_tests.protocol.machine import Machine
+from keyrotation_pipeline_tests.protocol.model_ports import DAMAGE
 from keyrotation_pipeline_tests.protocol.state import Fence, Instance, Keys, Ledger, State, Store, View
 
 
@@ -187,6 +188,8 @@ class Invariants:
             return Broken("never a compromised primary again", why)
         if step.request is None:
             return None
+        if why := self._passed_over(before, step.after):
+            return Broken("no value is passed over", why)
         known = ("signed", before.ledger, step.request)
         other = self.machine.ledgers.found[step.after.ledger].replay.roster != ledger.replay.roster
         has_effect = (
@@ -211,6 +214,22 @@ class Invariants:
             ("a signed emergency goes first", _overtaken(ledger, step.request)),
         )
         return next((Broken(name, why) for name, why in reasons if why is not None), None)
+
+    def _passed_over(self, before: State, after: State) -> str | None:
+        """Nothing is proven while a value does not decrypt."""
+        if all(view.kind != DAMAGE for view in self.machine.views.values[before.views]):
+            return None
+        ledgers = self.machine.ledgers.found
+        new = _proven(ledgers[after.ledger]) - _proven(ledgers[before.ledger])
+        return f"request {int(min(new), 16)} proves that every value decrypts, and one does not" if new else None
+
+
+def _proven(ledger: Ledger) -> frozenset[str]:
+    return frozenset(
+        each.id
+        for each in ledger.replay.requests.values()
+        if isinstance(each, Walk) and each.done(Step.ZERO_OLD_ROWS_PROOF)
+    )
 
 
 def _compromised(ledger: Ledger, keys: Keys, primary: int | None) -> str | None:

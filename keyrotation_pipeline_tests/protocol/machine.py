@@ -27,11 +27,11 @@ from keyrotation_pipeline_tests.fakes import (
     FakeAnchors,
     FakeHeartbeats,
     FakeInventory,
-    FakeRewriting,
     FakeSurroundings,
 )
 from keyrotation_pipeline_tests.fakes.chain import LedgerState
 from keyrotation_pipeline_tests.protocol.model_ports import (
+    DAMAGE,
     LOCK,
     YOUNG,
     Fault,
@@ -42,6 +42,7 @@ from keyrotation_pipeline_tests.protocol.model_ports import (
     ModelJournal,
     ModelKeyStore,
     ModelLedger,
+    ModelRewriting,
     ModelRollout,
     ModelSignatures,
     ModelVault,
@@ -166,12 +167,14 @@ class Machine:
         self.vault = ModelVault(journal=self.journal)
         self.database = ModelDatabase({"clients": []}, self.journal, self.clock, small=frozenset({"clients"}))
         self.rollout = ModelRollout(self.store, self.clock, running=())
+        self.rewriting = ModelRewriting(self.database)
+        self.rewriting.gap = self._gap
         self.signatures, self.anchors = ModelSignatures(ROSTER), FakeAnchors()
         self.signatures.clock = self.clock
         for each in (self.vault, self.database, self.rollout):
             each.reads = self.reads
         self.pipeline = Pipeline(
-            (TABLE,), 1, 1, self.ledger, FakeInventory(self.database), FakeRewriting(self.database),
+            (TABLE,), 1, 1, self.ledger, FakeInventory(self.database), self.rewriting,
             ModelFencing(self.database), ModelEvidence(self.database), FakeSurroundings(self.database), self.store,
             self.vault, self.rollout, self.signatures, self.clock, self.anchors, ACTIONS, FakeHeartbeats(),
         )  # fmt: skip
@@ -223,6 +226,7 @@ class Machine:
         self.store.begin(self._keys, fault)
         self.vault.backups = {KeyVersion(key[0]): backup_of(key) for key in self.stores.values[state.store].keys}
         self.put(state)
+        self.database.file, self.database.read = 0, False
         self.reads.names.clear()
         self._wrong, self.task, self._gaps, self._acted = None, "", 0, False
 
@@ -236,6 +240,8 @@ class Machine:
         database.views = self.views.values[state.views]
         held = any(view.kind == LOCK for view in database.views)
         database.locked = {("clients", 0)} if held else set()
+        damaged = any(view.kind == DAMAGE for view in database.views)
+        database.unreadable = {("clients", 0, "name")} if damaged else set()
         database.noted.clear()
         self._running = state.instances
         named = self.named()

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 from keyrotation_pipeline.audit.history import LedgerState as ReplayedState
 from keyrotation_pipeline.errors import ApprovalError, KeyStoreUnavailableError, OutOfOrderError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.approval import Officer, VerifiedSignature
 from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, Fact, Note
 from keyrotation_pipeline.model.keys import StoredKeys
-from keyrotation_pipeline.model.proof import Moment
-from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.model.progress import Report
+from keyrotation_pipeline.model.proof import DecryptedCount, Moment
+from keyrotation_pipeline.model.tables import EncryptedTable, QuarantinedValue
 from keyrotation_pipeline_tests.fakes import (
     FakeClock,
     FakeDatabase,
@@ -21,6 +23,7 @@ from keyrotation_pipeline_tests.fakes import (
     FakeFencing,
     FakeKeyStore,
     FakeLedger,
+    FakeRewriting,
     FakeRollout,
     FakeSignatures,
     FakeVault,
@@ -30,7 +33,8 @@ from keyrotation_pipeline_tests.fakes.chain import LedgerState
 from keyrotation_pipeline_tests.protocol.state import MATERIALS, Keys, View
 
 YOUNG = 10**9
-LOCK = "row lock"
+# Kinds of view that show no earlier moment: somebody holds the oldest row, or no key opens its value.
+LOCK, DAMAGE = "row lock", "damaged value"
 _CONTAINERS = ("events", "keys", "requests", "texts", "signatures", "counts", "seed_rows", "audit_rows")
 
 
@@ -252,7 +256,7 @@ class Reads:
 
 _COMPONENT_OF = {
     "rows": "rows", "fence_state": "fence", "fence_made": "fence", "views": "views", "backups": "store",
-    "running": "instances", "locked": "views",
+    "running": "instances", "locked": "views", "unreadable": "views",
 }  # fmt: skip
 
 
@@ -269,10 +273,26 @@ class _Recorded:
 
 
 class ModelDatabase(_Recorded, FakeDatabase):
-    """Knows who still sees an earlier moment."""
+    """Knows who still sees an earlier moment, and when its table is rewritten.
+
+    Args:
+        file: how often it was rewritten; a snapshot of an earlier file shows an empty table.
+        held: our own lock keeps others from rewriting it.
+        read: a full decrypt has met what does not decrypt. Only then it is in quarantine.
+    """
 
     reads = Reads()
     views: tuple[View, ...] = ()
+    file = 0
+    held = read = False
+
+    def rewrite(self) -> bool:
+        """Somebody's ALTER TABLE; returns whether it got its lock."""
+        self.file += not self.held
+        return not self.held
+
+    def quarantined(self, tables: Sequence[EncryptedTable]) -> tuple[QuarantinedValue, ...]:
+        return super().quarantined(tables) if self.read else ()
 
 
 class ModelVault(_Recorded, FakeVault):
@@ -295,6 +315,34 @@ class ModelFencing(FakeFencing):
         self.database.fence_made[str(table.name)] = YOUNG
 
 
+class ModelRewriting(FakeRewriting):
+    """A full decrypt takes its snapshot some time before it reads.
+
+    Args:
+        gap: called in between.
+    """
+
+    database: ModelDatabase
+    gap: Callable[[], None] = staticmethod(lambda: None)
+
+    def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report, request: str = "") -> DecryptedCount:
+        database = self.database
+        database.held, snapshot_of = self.locks_first(), database.file
+        try:
+            self.gap()
+            if database.file != snapshot_of:
+                nothing: dict[str, dict[KeyVersion, int]] = {column: {} for column in table.columns}
+                return DecryptedCount(str(table.name), 0, 0, 0, nothing, 0, database.clock.now())
+            database.read = True
+            return super().decrypt_all(table, ring, report, request)
+        finally:
+            database.held = False
+
+    def locks_first(self) -> bool:
+        """Whether the table is locked before the snapshot is taken."""
+        return True
+
+
 class ModelEvidence(FakeEvidence):
     """Whoever began before the newest moment of proof may still show what was there before."""
 
@@ -309,5 +357,5 @@ class ModelEvidence(FakeEvidence):
         return tuple(
             f"{view.kind} began before the proof"
             for view in self.database.views
-            if view.before_proof and view.kind != LOCK
+            if view.before_proof and view.kind not in {LOCK, DAMAGE}
         )

@@ -20,13 +20,13 @@ class Model:
         versions: no request leads to a higher version.
         views: how many snapshots and lagging standbys there are at once.
         controls: what the operator does besides: `pause`, `cancel`, `time`, `out of order`; with `expire` one of three
-            officers' keys expires at any moment.
+            officers' keys expires at any moment; with `lock` and `damage` somebody locks a row, or damages its value.
         fleet: what instances do besides reading keys, writing and reporting: `start`, `exit`, `die`.
         names: instances name their primary; else they write the newest key that they hold.
         dies: every process of the pipeline may die before every write.
         store: what the key store may do wrong: answer `late`, not at all (`silent`), or `unheard`, after a change.
-        inside: what others do while a step runs: `write`, `report`, `signs`, `pause`, `cancel`; with `request` instead
-            while a command reads before it opens a request or destroys a key: what else they type.
+        inside: what others do while a step runs: `write`, `report`, `rewrite`, `signs`, `pause`, `cancel`; with
+            `request` instead while a command reads before it opens a request or destroys a key: what else they type.
         prefix: how the labels of the first transitions begin; the search starts after them.
     """
 
@@ -79,6 +79,10 @@ MODELS = {
         Model(
             "meanwhile", "an instance writes or reports, or an officer signs, between any two writes of a step",
             (ROUTINE, EMERGENCY), 2, instances=1, rows=1, inside=_set("write", "report", "signs"), dies=False,
+        ),
+        Model(
+            "rewritten", "a value is damaged, and the table rewritten between a snapshot and the reading of it",
+            instances=1, rows=1, controls=_set("damage"), inside=_set("rewrite"), dies=False,
         ),
     )
 }  # fmt: skip
