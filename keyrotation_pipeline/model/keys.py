@@ -1,7 +1,7 @@
 """Key versions: their records and states (NIST SP 800-57), the stored keys, their usage and cryptoperiod."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -384,6 +384,10 @@ def rotation_due(
     registered = activated_at(primary, keys, requests)
     if registered is None:
         return None
+    if any(rotation.target == primary for rotation in _rotations(requests)):
+        return RotationDue(
+            _a_year_after(registered), f"{primary} was made 12 months ago then, and its promotion is not recorded yet"
+        )
     return RotationDue(
         _a_year_after(registered),
         f"{primary} was imported 12 months ago then, and is older by a time that is not known; "
@@ -400,14 +404,15 @@ def promoted_at(primary: KeyVersion, requests: Sequence[Request]) -> datetime | 
     """When a version was promoted to be the primary; None for an imported key."""
     promotions = [
         record.finished_at
-        for rotation in requests
-        # A rollback makes a key the primary again, but does not restart its cryptoperiod.
-        if isinstance(rotation, Walk)
-        and rotation.action is RequestAction.ROTATE
-        and rotation.target == primary
-        and (record := rotation.done(Step.PRIMARY_KEY_ROLLOUT)) is not None
+        for rotation in _rotations(requests)
+        if rotation.target == primary and (record := rotation.done(Step.PRIMARY_KEY_ROLLOUT)) is not None
     ]
     return max(promotions, default=None)
+
+
+def _rotations(requests: Sequence[Request]) -> Iterator[Walk]:
+    """Yields what makes keys; a rollback makes one the primary again, but does not restart its cryptoperiod."""
+    return (each for each in requests if isinstance(each, Walk) and each.action is RequestAction.ROTATE)
 
 
 def _a_year_after(at: datetime) -> datetime:

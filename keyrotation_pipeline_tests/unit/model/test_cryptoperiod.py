@@ -80,6 +80,13 @@ def test_an_imported_key_is_as_old_as_it_was_said_to_be_and_otherwise_of_unknown
     assert "not known" not in known.rule
 
 
+def test_a_key_that_a_rotation_made_is_never_called_imported() -> None:
+    due = rotation_due(V2, KEYS, (replace(TO_V2, status=RequestStatus.RUNNING, steps=()),))
+    assert due is not None
+    assert due.at == datetime(2027, 5, 23, 12, tzinfo=UTC)
+    assert due.rule == "v2 was made 12 months ago then, and its promotion is not recorded yet"
+
+
 @pytest.mark.parametrize(
     ("month", "quarter", "duty"),
     [(1, "2026-Q1", "review"), (6, "2026-Q2", "new key"), (7, "2026-Q3", "re-encrypt"), (12, "2026-Q4", "audit")],
