@@ -172,6 +172,19 @@ class ZeroOldRows:
     identified_by: IdentifiedBy = NATIVE.identified_by
 
 
+# Rows, sessions or instances in one sentence.
+NAMED_AT_MOST = 5
+
+
+def not_encrypted(table: str, column: str, number: int, rows: Sequence[str]) -> str:
+    """Which values of a column are not encrypted, by the keys of their rows, as far as these are known."""
+    named = ", ".join(rows[:NAMED_AT_MOST])
+    among = " among them" if number > min(len(rows), NAMED_AT_MOST) else ""
+    return f"table {table}, column {column}: {number} value(s) are not encrypted" + (
+        f" (row(s) {named}{among})" if rows else ""
+    )
+
+
 def records_reencrypted(rotation: Walk) -> int:
     """Rows that the walk and the sweeps after it rewrote; a row that both rewrote counts twice."""
     walked, proof = rotation.done(Step.ROWS), rotation.done(Step.ZERO_OLD_ROWS_PROOF)

@@ -11,8 +11,9 @@ from keyrotation_pipeline.errors import BlockedError, ProofError, StaleWriterErr
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.proof import DecryptedCount, Moment, Proven
+from keyrotation_pipeline.model.proof import NAMED_AT_MOST, DecryptedCount, Moment, Proven, not_encrypted
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, TableCount
 from keyrotation_pipeline.ports.database import TableFencing
@@ -20,7 +21,6 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.reencrypt import ring_fit_for_rows
 
 QUICK_SWEEPS = 2
-NAMED_AT_MOST = 5
 
 
 def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> Proven:
@@ -186,16 +186,23 @@ def _require_all_under(rotation: Walk, decrypted: Sequence[DecryptedCount]) -> N
 
 def _require_encrypted(pipeline: Pipeline) -> None:
     # Reading the quarantine drops fixed entries, which the count then leaves out.
-    pipeline.inventory.quarantine(pipeline.tables)
+    entries = pipeline.inventory.quarantine(pipeline.tables)
     counts = pipeline.inventory.count(pipeline.tables)
     pipeline.ledger.save_counts(counts)
     for count in counts:
         for column, number in count.unencrypted_by_column.items():
             if number:
+                held = [each for each in entries if (each.table, each.defect) == (count.table.name, NOT_A_VALUE)]
+                rows = [each.key for each in held if each.column == column or _is_element(each.column, column)]
                 raise ProofError(
-                    f"table {count.table.name}, column {column}: {number} value(s) are not encrypted; "
-                    "encrypt or remove them (`keyrotation inventory` counts them), then run this step again"
+                    f"{not_encrypted(str(count.table.name), column, number, rows)}; encrypt or remove them "
+                    "(`keyrotation inventory` lists them), then run this step again"
                 )
+
+
+def _is_element(name: str, column: str) -> bool:
+    """Returns whether ``tags[3]`` is one of ``tags[]``."""
+    return column.endswith("[]") and name.startswith(column[:-1])
 
 
 def _counted(fencing: TableFencing, table: EncryptedTable, decrypted: DecryptedCount) -> TableCount:

@@ -13,6 +13,7 @@ from keyrotation_pipeline.adapters.postgres.inventory import places, search_inde
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.registered_versions import registered
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
+from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, from_page, heap_scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -66,6 +67,31 @@ def count_old_values(
         for kind, key, number in _counted(connection, relation, figures, first_pages.get(relation.oid, 0)):
             found[kind][key] += number
     return Tally(found["values"].total(), +found["old"], +found["unencrypted"], +found["unindexed"])
+
+
+_UNENCRYPTED = (
+    "SELECT {key} FROM ONLY {relation} AS t {where} (SELECT {number} FROM (SELECT t.*) AS one) > 0 LIMIT {most}"
+)
+
+
+def unencrypted_rows(
+    connection: Connection, table: EncryptedTable, column: str, first_pages: Mapping[int, int], most: int
+) -> tuple[str, ...]:
+    """Returns the keys of some rows with a value in this place that is not encrypted; see `count_old_values`."""
+    found: list[str] = []
+    for relation in countable(connection, table):
+        place = next(each for each in relation.columns if each.place.name == column)
+        begins = from_page(first_pages.get(relation.oid, 0))
+        query = sql.SQL(_UNENCRYPTED).format(
+            key=row_key(connection, relation).of("t"),
+            relation=relation.identifier,
+            where=sql.SQL("{} AND").format(begins) if begins.as_string() else sql.SQL("WHERE"),
+            number=places.number(place, sql_of(table.format).unencrypted),
+            most=sql.Literal(most - len(found)),
+        )
+        with heap_scan(connection, relation.label, relation.oid):
+            found += [str(key) for (key,) in connection.execute(query).fetchall()]
+    return tuple(found)
 
 
 def _figures(

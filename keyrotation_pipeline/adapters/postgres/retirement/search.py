@@ -23,7 +23,7 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys
 from keyrotation_pipeline.adapters.postgres.inventory import catalog_search, discovery
-from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_old_values
+from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_old_values, unencrypted_rows
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, readable_tree
 from keyrotation_pipeline.adapters.postgres.retirement import decrypted_evidence
 from keyrotation_pipeline.adapters.postgres.retirement.fences import fence_of
@@ -32,7 +32,7 @@ from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.proof import Searched
+from keyrotation_pipeline.model.proof import NAMED_AT_MOST, Searched, not_encrypted
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn
 
@@ -135,9 +135,10 @@ def require_zero(
             f"table {table.name}, column {column}: {number} value(s) are still under {version}; find what wrote them"
         )
     for column, number in counted.unencrypted.items():
+        rows = unencrypted_rows(connection, table, column, first, NAMED_AT_MOST)
         raise ProofError(
-            f"table {table.name}, column {column}: {number} value(s) are not encrypted; "
-            "encrypt or remove them (`keyrotation inventory` counts them), then run `keyrotation rotate` again"
+            f"{not_encrypted(str(table.name), column, number, rows)}; encrypt or remove them (`keyrotation inventory` "
+            "counts them), then run `keyrotation rotate` again"
         )
     for column, number in counted.unindexed.items():
         raise FenceError(
