@@ -9,7 +9,7 @@ from psycopg.conninfo import make_conninfo
 from keyrotation_pipeline.adapters.own_schema import with_schema
 from keyrotation_pipeline.adapters.postgres.inventory import retired_halves, scans
 from keyrotation_pipeline.adapters.postgres.inventory.catalog_search import search_exclusions
-from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
+from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover, unsearchable
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -523,6 +523,20 @@ def test_signing_halves_of_another_home_are_no_such_place_and_what_only_looks_li
     )
     (binary,) = set(search_exclusions(migrated)) - set(before)
     assert "another.retired_signing_halves.inner_block" in binary.names
+
+
+@pytest.mark.external_postgres
+def test_a_foreign_table_without_a_user_mapping_is_named_with_what_to_do(debian: Connection) -> None:
+    debian.execute(
+        'CREATE EXTENSION postgres_fdw SCHEMA public; CREATE SERVER "far off" FOREIGN DATA WRAPPER postgres_fdw; '
+        'CREATE FOREIGN TABLE public.remote (c text) SERVER "far off"'
+    )
+    said = (
+        "foreign table remote cannot be read by role postgres, which has no user mapping; "
+        'CREATE USER MAPPING FOR postgres SERVER "far off" OPTIONS (…), or drop the foreign table'
+    )
+    assert list(unsearchable(debian, ())) == [said]
+    assert [(each.relation, each.reason) for each in discover(debian, ())] == [("remote", said)]
 
 
 def test_of_a_large_table_a_part_is_read_where_a_sample_is_wanted(

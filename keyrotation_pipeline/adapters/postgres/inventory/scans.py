@@ -8,7 +8,7 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import require_own_planning
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps, tree
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, PreflightError
 from keyrotation_pipeline.model.tables import EncryptedTable
 
@@ -47,6 +47,17 @@ def unless_locked(what: str) -> Iterator[None]:
         ) from None
 
 
+_FOREIGN_SERVER = """
+SELECT s.srvname::text FROM pg_foreign_table t JOIN pg_foreign_server s ON s.oid = t.ftserver WHERE t.ftrelid = %s::oid
+"""
+
+
+def _server_without_mapping(connection: Connection, oid: int | None) -> str | None:
+    """Returns the foreign server of a relation that cannot be read for want of something; None: it has none."""
+    row = None if oid is None else connection.execute(_FOREIGN_SERVER, (oid,)).fetchone()
+    return None if row is None else str(row[0])
+
+
 @contextmanager
 def heap_scan(connection: Connection, label: str, oid: int | None = None) -> Iterator[None]:
     """Opens a read-only block in which every query scans the heap; the settings end with it, also inside a transaction.
@@ -74,6 +85,14 @@ def heap_scan(connection: Connection, label: str, oid: int | None = None) -> Ite
             f"{label} cannot be read by role {connection.info.user}; GRANT USAGE on its schema and SELECT on it, "
             "and where it has row-level security, give the role BYPASSRLS"
         ) from None
+    except psycopg.errors.UndefinedObject as error:
+        if (server := _server_without_mapping(connection, oid)) is None:
+            raise _unreadable(label, error) from None
+        role, far = quoted(connection, connection.info.user), quoted(connection, server)
+        raise PreflightError(
+            f"foreign table {label} cannot be read by role {connection.info.user}, which has no user mapping; "
+            f"CREATE USER MAPPING FOR {role} SERVER {far} OPTIONS (…), or drop the foreign table"
+        ) from None
     except psycopg.errors.CharacterNotInRepertoire:
         raise PreflightError(
             f"{label} cannot be read, since it has a name or a text that is not valid UTF-8, which a database of the "
@@ -82,9 +101,13 @@ def heap_scan(connection: Connection, label: str, oid: int | None = None) -> Ite
     except psycopg.Error as error:
         if connection.closed:
             raise DatabaseUnavailableError(f"the connection was lost while {label} was read; run this again") from None
-        raise PreflightError(
-            f"{label} cannot be read (SQLSTATE {error.sqlstate}); see the server's log, and fix it or drop it"
-        ) from None
+        raise _unreadable(label, error) from None
+
+
+def _unreadable(label: str, error: psycopg.Error) -> PreflightError:
+    return PreflightError(
+        f"{label} cannot be read (SQLSTATE {error.sqlstate}); see the server's log, and fix it or drop it"
+    )
 
 
 def from_page(first: int) -> sql.Composable:
