@@ -145,7 +145,7 @@ def search_database(home: Path, url: str | None, report: Report, *, scan: bool =
     """Searches every column of a database (the home's embedded one without `url`); of large relations only a sample.
 
     Args:
-        scan: look for other formats, too.
+        scan: look for other formats, too, as is done where there are no values of our own.
 
     Raises:
         HomeError, DatabaseUnavailableError: it cannot be reached.
@@ -156,7 +156,8 @@ def search_database(home: Path, url: str | None, report: Report, *, scan: bool =
             report(Progress(None, label, 0, 0, note="searched for encrypted values"))
 
         tables, rest = candidates(connection, discover(connection, (), announce=announce, sampled=True))
-        others = [each for each in scan_connected(connection, report).findings if _is_other(each)] if scan else []
+        is_scanned = scan or not tables  # whose values are not ours has them in another format
+        others = [each for each in scan_connected(connection, report).findings if _is_other(each)] if is_scanned else []
         name = display_name(found)
         if not tables and (declared := _fernet_columns(connection, others)):
             undeclared = [each for each in others if each not in declared]

@@ -172,23 +172,28 @@ def test_init_writes_what_scan_found_as_comments(server: Server, tmp_path: Path)
     assert "keyrotation.toml is there already; run `keyrotation scan`" in folder.printed[-1]
 
 
-def test_init_writes_a_configuration_of_fernet_columns_that_it_then_takes(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [["--scan"], []], ids=["with --scan", "alone"])
+def test_init_writes_a_configuration_of_fernet_columns_that_it_then_takes(
+    server: Server, tmp_path: Path, options: list[str]
+) -> None:
     folder = Folder(tmp_path, [])
     fernet = next(entry for entry in FOREIGN if entry.format == "fernet" and isinstance(entry.values[0], str))
     with copy_of(server, "template1") as url, psycopg.connect(url, autocommit=True) as connection:
         connection.execute('CREATE TABLE users ("e mail" text, log text, doc jsonb, marked text)')
-        connection.execute("CREATE TABLE parts (number int, token varchar(400)) PARTITION BY RANGE (number)")
+        connection.execute("CREATE TABLE parts (number int, token varchar(400), raw bytea) PARTITION BY RANGE (number)")
         connection.execute("CREATE TABLE parts_low PARTITION OF parts FOR VALUES FROM (0) TO (10)")
         for number, value in enumerate(fernet.values):
             note = value if number == 0 else f"a note of day {number}"
             row = (value, note, json.dumps({"token": value}), "enc:" + str(value))
             connection.execute("INSERT INTO users VALUES (%s, %s, %s, %s)", row)
-            connection.execute("INSERT INTO parts VALUES (%s, %s)", (number, value))
-        folder.run("init", "--scan", KEYROTATION_DATABASE_URL=url)
+            connection.execute("INSERT INTO parts VALUES (%s, %s, %s)", (number, value, str(value).encode()))
+        folder.run("init", *options, KEYROTATION_DATABASE_URL=url, FERNET_KEYS="of the application")
         written = (tmp_path / "keyrotation.toml").read_text()
         folder.run("init", expect=1, KEYROTATION_DATABASE_URL=url)
     assert '[format]\nname = "fernet"\nkeys = { env = "FERNET_KEYS" }' in written
-    tables = '[[tables]]\nname = "parts"\ncolumns = ["token"]\n\n[[tables]]\nname = "users"\ncolumns = ["e mail"]\n'
+    tables = (
+        '[[tables]]\nname = "parts"\ncolumns = ["token", "raw"]\n\n[[tables]]\nname = "users"\ncolumns = ["e mail"]\n'
+    )
     assert tables in written
     assert '\nmode = "confirm"\n' in written
     assert '# "public.users.log": fernet, 33 % of 3 values\n' in written
