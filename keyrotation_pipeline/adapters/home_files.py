@@ -13,6 +13,7 @@ from pathlib import Path
 from keyrotation_pipeline.audit.history import Checkpoint
 from keyrotation_pipeline.model.status import Heartbeat
 from keyrotation_pipeline.ports.clock import Clock
+from keyrotation_pipeline.regular_files import read_bytes, read_text
 
 # After this the audit is replayed from its first event again: only a full replay notices that an old event without
 # effect was replaced.
@@ -31,7 +32,7 @@ class FileCheckpoints:
         try:
             kept_at = datetime.fromtimestamp(self._path.stat().st_mtime, UTC)
             is_recent = timedelta(0) <= self._clock.now() - kept_at < _KEPT_FOR
-            return Checkpoint.decode(self._path.read_bytes()) if is_recent else None
+            return Checkpoint.decode(read_bytes(self._path)) if is_recent else None
         except OSError:
             return None
 
@@ -89,7 +90,7 @@ class FileHeartbeats:
 
 def _read(path: Path) -> Heartbeat | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
         stopped = {str(name): datetime.fromisoformat(since) for name, since in content["stopped"].items()}
         return Heartbeat(path.stem, datetime.fromisoformat(content["at"]), stopped)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -17,6 +17,7 @@ from keyrotation_pipeline.adapters.openssh import read_ssh_key, signer_of
 from keyrotation_pipeline.errors import ApprovalError, OpenPGPError
 from keyrotation_pipeline.model.approval import SSH_SIGNATURE, Officer, Roster, VerifiedSignature, ssh_fingerprint
 from keyrotation_pipeline.model.backups import CertificateStanding
+from keyrotation_pipeline.regular_files import read_bytes
 
 
 class GoodSignatures:
@@ -51,7 +52,7 @@ class GoodSignatures:
 
     def _stored(self) -> Iterator[tuple[str, VerifiedSignature]]:
         with suppress(OSError):
-            lines = self._path.read_bytes().splitlines() if self._path else []
+            lines = read_bytes(self._path).splitlines() if self._path else []
             for line in lines:
                 with suppress(ValueError, TypeError):
                     of, officer, at, address = json.loads(line)

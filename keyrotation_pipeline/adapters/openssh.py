@@ -18,6 +18,7 @@ from pathlib import Path
 from keyrotation_pipeline.adapters.process import die_with_parent
 from keyrotation_pipeline.errors import ApprovalError, OpenSSHError
 from keyrotation_pipeline.model.approval import SSH_KEY_FORM, SSH_NAMESPACE, ssh_fingerprint
+from keyrotation_pipeline.regular_files import opened
 
 _LARGEST_KEY_BYTES = _LARGEST_SIGNATURE_BYTES = 16 * 1024
 # One armored signature and nothing around it: ssh-keygen itself ignores what follows the first.
@@ -56,7 +57,7 @@ def read_ssh_key(path: Path) -> SshKey:
             a type that is not accepted, RSA under 3072 bits, or ssh-keygen is missing.
     """
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             content = file.read(_LARGEST_KEY_BYTES + 1)
     except OSError:
         raise OpenSSHError(f"SSH key {path} cannot be read; put the officer's public key (id_….pub) there") from None

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from keyrotation_pipeline.adapters.deadline import within
 from keyrotation_pipeline.errors import TimestampError
 from keyrotation_pipeline.ports.timestamps import TimeStamp
+from keyrotation_pipeline.regular_files import read_bytes
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -161,7 +162,7 @@ def _certificates_in(path: Path) -> list["Certificate"]:
     from cryptography import x509  # noqa: PLC0415  only where it is used
 
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
         if b"-----BEGIN" in content:
             return x509.load_pem_x509_certificates(content)
         return [x509.load_der_x509_certificate(content)]

@@ -38,6 +38,7 @@ from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.recovery import RehearsalStage
+from keyrotation_pipeline.regular_files import read_typed
 from keyrotation_pipeline.settings import FILE_NAME, Settings
 from keyrotation_pipeline.settings.backups import BackupSettings, RecoverySettings, S3Settings, SecretPlace
 from keyrotation_pipeline.settings.key_stores import KeysSettings
@@ -182,7 +183,7 @@ def _place(configuration: Path, path: Path) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_typed(path)
     except OSError:
         raise BackupError(f"file {path} cannot be read; correct its name or its rights") from None
 

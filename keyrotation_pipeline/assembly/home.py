@@ -19,6 +19,7 @@ from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn
+from keyrotation_pipeline.regular_files import read_text
 from keyrotation_pipeline.scan.advice import is_column
 from keyrotation_pipeline.scan.report import NATIVE, Finding
 from keyrotation_pipeline.settings import Settings
@@ -86,7 +87,7 @@ def create_home(home: Path) -> None:
 def installed_at(home: Path) -> datetime:
     """Returns when the home was created; now if there is none."""
     with suppress(OSError, ValueError):
-        noted = datetime.fromisoformat((home / INSTALLED).read_text().strip())
+        noted = datetime.fromisoformat(read_text(home / INSTALLED).strip())
         if noted.tzinfo is not None:
             return noted
     return SystemClock().now()
@@ -112,7 +113,7 @@ def require_home(home: Path) -> None:
 def ui_address(home: Path) -> str | None:
     """Returns the address where `up` serves Dagster's UI, without the token; None: not known to this home."""
     try:
-        return (home / "dagster" / "address").read_text().partition("?")[0].strip() or None
+        return read_text(home / "dagster" / "address").partition("?")[0].strip() or None
     except OSError:
         return None
 

@@ -56,6 +56,7 @@ from keyrotation_pipeline.ports.backup_places import BackupPlace, LocalPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.recovery import RestoredSet, WrittenFiles
+from keyrotation_pipeline.regular_files import read_bytes, read_text, read_typed
 from keyrotation_pipeline.settings import Settings, home_of
 from keyrotation_pipeline.settings.backups import S3Settings
 from keyrotation_pipeline.settings.recovered import (
@@ -161,7 +162,7 @@ def signatures_in(paths: Sequence[Path]) -> tuple[bytes, ...]:
 
 def _content(path: Path, option: str) -> bytes:
     try:
-        return path.read_bytes()
+        return read_typed(path)
     except OSError as error:
         raise BackupError(f"file {path} cannot be read ({error.strerror}); correct {option}") from None
 
@@ -283,7 +284,7 @@ class HomeHere:
         """See `RecoveredHome.read_configuration`."""
         self._configuration = backed_up(unpacked(name, packed))
         with suppress(FileNotFoundError):
-            self._text = self._path.read_text(encoding="utf-8")
+            self._text = read_text(self._path)
         self._text = self._text or self._configuration.text
         try:
             self._settings()
@@ -302,7 +303,7 @@ class HomeHere:
 
     def _noted(self) -> _Note | None:
         try:
-            return read(_Note, json.loads(self._note.read_text(encoding="utf-8")))
+            return read(_Note, json.loads(read_text(self._note)))
         except FileNotFoundError:
             return None
         except (ValueError, RecursionError, AuditError):
@@ -329,7 +330,7 @@ class HomeHere:
             target.parent.mkdir(parents=True, exist_ok=True)
             if write_new(target, content):
                 written.append(name)
-            elif target.read_bytes() != content:
+            elif read_bytes(target) != content:
                 write_new(other := target.with_name(f"{target.name}{_OF_BACKUP}"), content)
                 kept.append(f"{name} was here and stays; the backup's is {other.name}")
         return WrittenFiles(tuple(written), tuple(kept), to_provide(self._text, self._path.parent))

@@ -15,6 +15,7 @@ from keyrotation_pipeline.cli.commands import WholeGroup
 from keyrotation_pipeline.cli.options import Config, Json, actor, offered_requests
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import EventKind, instant
+from keyrotation_pipeline.regular_files import read_typed
 from keyrotation_pipeline.reporting.written import written_at
 
 app = typer.Typer(
@@ -130,7 +131,7 @@ def _document(entry: AuditEntry) -> dict[str, Any]:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_typed(path)
     except OSError:
         raise AuditError(
             f"anchor {path} cannot be read; give an approval text, a backup's manifest or a report"

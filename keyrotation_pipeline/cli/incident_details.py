@@ -26,6 +26,7 @@ from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.records import as_json as as_json_object
 from keyrotation_pipeline.model.requests import Request, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.regular_files import read_typed
 from keyrotation_pipeline.requests.conductor import phase_of
 
 Actions = Annotated[
@@ -245,7 +246,7 @@ def _in_file(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_typed(path).decode())
     except OSError as error:
         raise IncidentError(f"{path} cannot be read ({error.strerror}); name a file with answers") from None
     except ValueError:

@@ -28,6 +28,7 @@ from keyrotation_pipeline.errors import BackupError, RecoveryError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.records import json_safe
 from keyrotation_pipeline.ports.backups import RecoveryKey
+from keyrotation_pipeline.regular_files import read_typed
 from keyrotation_pipeline.settings import Settings
 
 KeyFile = Annotated[
@@ -130,7 +131,7 @@ def _vouching(files: list[Path] | None) -> tuple[bytes, ...]:
         BackupError: a file cannot be read.
     """
     try:
-        return tuple(file.read_bytes() for file in files or ())
+        return tuple(read_typed(file) for file in files or ())
     except OSError as error:
         raise BackupError(f"file {error.filename} cannot be read; correct --trust-unsigned") from None
 

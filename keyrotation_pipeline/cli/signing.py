@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +13,7 @@ from keyrotation_pipeline.model.approval import Officer, Roster, how_to_sign
 from keyrotation_pipeline.model.fleet import LINES_OF_CODE, RolloutMode
 from keyrotation_pipeline.model.requests import Request, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.regular_files import read_typed
 from keyrotation_pipeline.requests.approvals import authority, text_to_sign
 
 Reason = Annotated[
@@ -173,7 +173,7 @@ def _signature_in(name: str) -> bytes:
     if name == "-":
         return sys.stdin.buffer.read()
     try:
-        return Path(name).read_bytes()
+        return read_typed(name)
     except OSError:
         raise ApprovalError(
             f"signature file {name} cannot be read; write it with `gpg -ab` or `ssh-keygen -Y sign`, or use "

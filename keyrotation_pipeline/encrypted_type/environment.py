@@ -33,6 +33,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import (
     keys_in,
     variable_of,
 )
+from keyrotation_pipeline.regular_files import read_text
 
 
 class _Reloaded(ABC):
@@ -148,13 +149,13 @@ def _variable(name: str) -> str | None:
 def _content(file: Path) -> str | None:
     """Reads a file; returns None if it has just been removed."""
     try:
-        return file.read_text(encoding="utf-8").strip()
+        return read_text(file).strip()
     except FileNotFoundError:
         return None
 
 
 def _of_file(path: Path) -> Mapping[str, str]:
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    lines = (line.strip() for line in read_text(path).splitlines())
     pairs = (line.removeprefix("export ").partition("=") for line in lines if line and not line.startswith("#"))
     return {name.strip(): value.strip().strip("\"'") for name, _, value in pairs}
 

@@ -25,6 +25,7 @@ from keyrotation_pipeline.errors import (
     KeyStoreError,
     KeyStoreUnavailableError,
 )
+from keyrotation_pipeline.regular_files import read_text
 
 # Of one request and its answer; for all else than a batch of values less, since tables may be locked meanwhile.
 PATIENCE_SECONDS, LITTLE_SECONDS = 60.0, 10.0
@@ -264,8 +265,7 @@ def _token() -> str:
     if token:
         return _header(token, name)
     try:
-        with open(os.path.expanduser("~/.vault-token"), encoding="ascii") as file:  # noqa: PTH111, PTH123
-            return _header(file.read().strip(), "~/.vault-token")
+        return _header(read_text(os.path.expanduser("~/.vault-token"), "ascii").strip(), "~/.vault-token")  # noqa: PTH111
     except (OSError, ValueError):
         raise KeyStoreUnavailableError(
             "there is no token for Vault; set VAULT_TOKEN, or have it in ~/.vault-token, as Vault's own command has it"

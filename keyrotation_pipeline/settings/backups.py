@@ -1,12 +1,12 @@
 """Defines the sections about backups and recovery."""
 
 import os
-from pathlib import Path
 from typing import Self
 
 from pydantic import model_validator
 
 from keyrotation_pipeline.errors import ConfigurationError
+from keyrotation_pipeline.regular_files import read_bytes
 from keyrotation_pipeline.settings.values import Endpoint, Positive, Section, SettingPath, Text
 
 
@@ -77,10 +77,11 @@ class SecretPlace(Section):
                 )
             return found.encode()
         try:
-            return Path(self.file or "").read_bytes()
+            return read_bytes(self.file or "")
         except OSError:
             raise ConfigurationError(
-                f"{setting} names the file {self.file}, which cannot be read here; put it there, or {otherwise}"
+                f"{setting} names the file {self.file}, which cannot be read here; put it there as a regular file, or "
+                f"{otherwise}"
             ) from None
 
 

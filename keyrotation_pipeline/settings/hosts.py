@@ -6,12 +6,12 @@ region) is not known here.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import yaml
 
+from keyrotation_pipeline.regular_files import read_text
 from keyrotation_pipeline.settings.file import Settings
 from keyrotation_pipeline.settings.key_stores import KeysSettings, KubernetesStoreSettings
 
@@ -82,7 +82,7 @@ def _api_server(secret: KubernetesStoreSettings) -> str:
     if secret.kubeconfig is None:
         return f"context {_plain(secret.context)}" if secret.context else "its own cluster"
     try:
-        content = yaml.safe_load(Path(secret.kubeconfig).read_text())
+        content = yaml.safe_load(read_text(secret.kubeconfig))
         context = _named(content["contexts"], secret.context or content["current-context"])["context"]
         return _address(_named(content["clusters"], context["cluster"])["cluster"]["server"])
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, StopIteration):

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from keyrotation_pipeline.errors import ConfigurationError, HomeError
+from keyrotation_pipeline.regular_files import read_text
 from keyrotation_pipeline.settings.file import FILE_NAME, File, Settings
 from keyrotation_pipeline.settings.secrets import (
     AWS_VARIABLES,
@@ -116,7 +117,7 @@ def load(option: Path | None = None) -> Settings:
     """
     path = config_path(option)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError:
         if option or os.environ.get("KEYROTATION_CONFIG"):
             raise ConfigurationError(f"{path} is not there; correct --config or KEYROTATION_CONFIG") from None
@@ -124,7 +125,9 @@ def load(option: Path | None = None) -> Settings:
             f"there is no {FILE_NAME} in {path.parent}; run `keyrotation init` or `keyrotation demo`"
         ) from None
     except (OSError, UnicodeDecodeError):
-        raise ConfigurationError(f"{path} cannot be read as UTF-8 text; correct its rights or its content") from None
+        raise ConfigurationError(
+            f"{path} cannot be read as a regular file of UTF-8 text; correct its rights or its content"
+        ) from None
     return parse(text, path)
 
 
@@ -189,7 +192,7 @@ def bare_environment(
 def _secret_variables(path: Path) -> Iterator[str]:
     """Yields each NAME that occurs as ``{ env = "NAME" }`` in a configuration; `init` has not written it yet."""
     if path.exists():
-        named = secret_places(tomllib.loads(path.read_text(encoding="utf-8")))
+        named = secret_places(tomllib.loads(read_text(path)))
         yield from (name for _, kind, name in named if kind == "env")
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, SecretStr
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.fieldcrypto.key_search import key_in
 from keyrotation_pipeline.model.backups import is_manifest
+from keyrotation_pipeline.regular_files import read_bytes
 from keyrotation_pipeline.settings.backups import SecretPlace
 from keyrotation_pipeline.settings.file import Settings
 from keyrotation_pipeline.settings.values import absolute, secret_places, setting_at
@@ -146,6 +147,6 @@ def _files_in(directory: Path) -> list[Path]:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except (OSError, ValueError):
         return b""

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from keyrotation_pipeline.errors import ConfigurationError
+from keyrotation_pipeline.regular_files import read_text
 
 
 def absolute(path: Path, directory: Path) -> Path:
@@ -50,10 +51,11 @@ def _holds_password(url: str) -> bool:
 
 def _read_secret(setting: str, path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return read_text(path).strip()
     except (OSError, UnicodeDecodeError):
         raise ConfigurationError(
-            f"{setting} names the file {path}, which cannot be read; create it, or name another"
+            f"{setting} names the file {path}, which cannot be read as a regular file of text; create it, or name "
+            "another"
         ) from None
 
 

@@ -295,8 +295,9 @@ def put_lost_key_back(world: World) -> None:
     world.secrets.overwrite({"ENCRYPTION_MASTER_KEY_V2": None})
     process = world.start("toolbox", "refused", "keyrotation", "restore-key", "v2")
     assert process.wait(120) == 1
-    assert "cannot be read here; put it there, or give it with `--key /dev/stdin < recovery.asc`" in flat(
-        world.kubelet.log("refused")
+    assert (
+        "cannot be read here; put it there as a regular file, or give it with `--key /dev/stdin < recovery.asc`"
+        in flat(world.kubelet.log("refused"))
     )
     stdin = world.home.parent / "recovery.asc"  # what `kubectl exec --stdin` passes on
     stdin.write_text(decryption_key(world.recovery))

@@ -13,6 +13,7 @@ from typing import IO, Protocol
 from keyrotation_pipeline.errors import AbsentBackupError, BackupError, DamagedBackupError, ManifestError
 from keyrotation_pipeline.model.backups import StoredFile, StoredVersion, is_manifest
 from keyrotation_pipeline.model.manifest import LARGEST_BYTES
+from keyrotation_pipeline.regular_files import opened
 
 _SMALL_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
@@ -59,17 +60,17 @@ class BackupDirectory:
 
     def read(self, name: str, most_bytes: int = LARGEST_BYTES) -> bytes:
         """See `BackupPlace.read`."""
-        with self._reading(name), self.path(name).open("rb") as file:
+        with self._reading(name), opened(self.path(name)) as file:
             return read_small(name, self.description, os.fstat(file.fileno()).st_size, file, most_bytes)
 
     def fetch(self, file: StoredFile, target: Path) -> None:
         """See `BackupPlace.fetch`."""
-        with self._reading(file.name), self.path(file.name).open("rb") as source:
+        with self._reading(file.name), opened(self.path(file.name)) as source:
             fetch_bounded(file, self.description, os.fstat(source.fileno()).st_size, source, target)
 
     def digest(self, file: StoredFile) -> str:
         """See `BackupPlace.digest`."""
-        with self._reading(file.name), self.path(file.name).open("rb") as source:
+        with self._reading(file.name), opened(self.path(file.name)) as source:
             return digest_bounded(file, source)
 
     def holds(self, file: StoredFile) -> bool:
@@ -117,7 +118,7 @@ class BackupDirectory:
 
     def put(self, name: str, source: Path) -> None:
         """See `BackupPlace.put`."""
-        with source.open("rb") as content, self.receiving(name) as file:
+        with opened(source) as content, self.receiving(name) as file:
             shutil.copyfileobj(content, file)
         if sha256_of(self.path(name)) != sha256_of(source):
             raise BackupError(f"{name} reads back differently from {self.description}; check the disk")
@@ -295,5 +296,5 @@ def bounded(source: Source, size_bytes: int) -> Iterator[bytes]:
 
 def sha256_of(path: Path) -> str:
     """Returns the SHA-256 of a file, hex."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

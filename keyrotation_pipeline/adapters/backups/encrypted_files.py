@@ -16,6 +16,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.model.visible_text import is_hidden
 from keyrotation_pipeline.ports.backup_places import LocalPlace
 from keyrotation_pipeline.ports.backups import DumpSource, Encryptor
+from keyrotation_pipeline.regular_files import opened
 
 _CHUNK_BYTES = 1 << 20
 # The packets that name the recipients come first.
@@ -129,7 +130,7 @@ def _require_as_written(place: LocalPlace, encryptor: Encryptor, file: StoredFil
     """Reads back what was written: the same bytes, for every recipient and nobody else; deletes the file otherwise."""
     try:
         _require_same(place, file)
-        with place.path(file.name).open("rb") as content:
+        with opened(place.path(file.name)) as content:
             encryptor.require_addressed(file.name, content.read(_HEAD_BYTES))
     except BaseException:
         place.remove(file.name)

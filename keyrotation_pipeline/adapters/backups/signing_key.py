@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from keyrotation_pipeline.adapters.backups.directory import write_new
 from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.regular_files import read_bytes
 
 
 class SigningKey:
@@ -59,7 +60,7 @@ class SigningKey:
 
     def _private(self) -> Ed25519PrivateKey:
         try:
-            key = load_pem_private_key(self._path.read_bytes(), None)
+            key = load_pem_private_key(read_bytes(self._path), None)
         except OSError:
             raise BackupError(
                 f"the key that signs backups, {self._path}, cannot be read; run `keyrotation init`"

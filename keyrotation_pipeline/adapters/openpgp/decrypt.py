@@ -18,6 +18,7 @@ from keyrotation_pipeline.errors import (
     SigningRecoveryKeyError,
     WrongRecipientError,
 )
+from keyrotation_pipeline.regular_files import opened
 
 _OPTIONS = ("--trust-model", "always", "--no-auto-key-locate")
 # libgpg-error: the low 16 bits of the code in `ERROR pkdecrypt_failed`.
@@ -58,7 +59,7 @@ class GpgRecoveryKey:
     @contextmanager
     def decrypting(self, name: str, path: Path) -> Iterator[IO[bytes]]:
         """See `RecoveryKey.decrypting`."""
-        with path.open("rb") as encrypted, self._decrypting(name, encrypted) as plaintext:
+        with opened(path) as encrypted, self._decrypting(name, encrypted) as plaintext:
             yield plaintext
 
     @contextmanager

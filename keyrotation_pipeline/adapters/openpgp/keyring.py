@@ -13,6 +13,7 @@ from keyrotation_pipeline.adapters.openpgp.certificates import Certificate, list
 from keyrotation_pipeline.adapters.openpgp.runner import Status, gpg_binary, require_room, run, streaming
 from keyrotation_pipeline.errors import OpenPGPError
 from keyrotation_pipeline.ports.clock import Clock
+from keyrotation_pipeline.regular_files import read_bytes
 
 # The dates are those that gpg lists. If it judges by a date that it does not list, an answer is wrong at most this
 # long.
@@ -148,7 +149,7 @@ class GnuPG:
             OpenPGPError: no such file, not a certificate, several of them, a secret key, or a user id that hides text.
         """
         try:
-            content = path.read_bytes()
+            content = read_bytes(path)
         except OSError:
             raise OpenPGPError(
                 f"certificate {path} cannot be read; export it there with `gpg --export --armor`"

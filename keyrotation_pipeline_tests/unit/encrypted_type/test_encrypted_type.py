@@ -335,7 +335,7 @@ print(*{name.split(".")[0] for name in sys.modules})
 def test_applications_import_nothing_of_the_pipeline() -> None:
     done = subprocess.run([sys.executable, "-c", IMPORTED], check=True, capture_output=True, text=True)
     ours, roots = (set(line.split()) for line in done.stdout.splitlines())
-    assert {name.partition(".")[2] for name in ours} == {"encrypted_type", "errors", "fieldcrypto"}
+    assert {name.partition(".")[2] for name in ours} == {"encrypted_type", "errors", "fieldcrypto", "regular_files"}
     assert "cryptography" in roots
     assert not roots & {
         "dagster",

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from keyrotation_pipeline.encrypted_type import KeyRing, MountedKeyRing
+from keyrotation_pipeline.encrypted_type import KeyRing, MountedKeyRing, environment
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.regular_files import read_text
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
 KEYS = {V1: KeyMaterial.generate(), V2: KeyMaterial.generate()}
@@ -125,16 +126,16 @@ def test_files_that_change_while_they_are_read_never_make_the_primary_look_compr
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The store names another primary first, and then the compromised one; the reader must not see it reversed."""
-    keys, read = MountedKeyRing(key_files(tmp_path, "v1")), Path.read_text
+    keys, read = MountedKeyRing(key_files(tmp_path, "v1")), read_text
 
-    def while_the_store_changes(path: Path, **options: str) -> str:
-        content = read(path, **options)
+    def while_the_store_changes(path: Path) -> str:
+        content = read(path)
         if path.name == "primary" and content == "v1\n":
             (tmp_path / "primary").write_text("v2\n")
             (tmp_path / "compromised").write_text("v1\n")
         return content
 
-    monkeypatch.setattr(Path, "read_text", while_the_store_changes)
+    monkeypatch.setattr(environment, "read_text", while_the_store_changes)
     (tmp_path / "compromised").write_text("")
     assert same(keys(), V1)
     assert same(keys.reload(), V2)

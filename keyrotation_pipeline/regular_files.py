@@ -1,0 +1,54 @@
+"""Opens files that somebody else names, such as secrets, certificates and backups, without waiting for what is no file.
+
+A FIFO would be waited for until somebody writes to it, and a device read without end.
+"""
+
+import errno
+import io
+import os
+import stat
+
+_OPEN_DESCRIPTORS = ("/dev/stdin", "/dev/fd/", "/proc/")
+
+
+def opened(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """Opens a regular file, or a link to one, for reading.
+
+    Raises:
+        OSError: it cannot be opened, or is none.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, "not a regular file", os.fspath(path))
+    return open(descriptor, "rb")  # noqa: PTH123  for the caller
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Reads a regular file; raises as `opened`."""
+    with opened(path) as file:
+        return file.read()
+
+
+def read_text(path: str | os.PathLike[str], encoding: str = "utf-8") -> str:
+    """Reads a regular file as text; every line ends with a line feed.
+
+    Raises:
+        OSError: as `opened`.
+        UnicodeDecodeError: it is none of this encoding.
+    """
+    with io.TextIOWrapper(opened(path), encoding=encoding) as file:
+        return file.read()
+
+
+def read_typed(path: str | os.PathLike[str]) -> bytes:
+    """Reads a file that somebody has typed; also what their shell has opened: standard input, or ``<(gpg -ab …)``.
+
+    Raises:
+        OSError: as `opened`.
+    """
+    if os.path.abspath(path).startswith(_OPEN_DESCRIPTORS):  # noqa: PTH100  a link would be followed
+        with open(path, "rb") as file:  # noqa: PTH123
+            return file.read()
+    return read_bytes(path)
