@@ -1,7 +1,8 @@
 """The official Helm chart of Dagster with our values: what it renders is what the plain manifests say.
 
 The chart is of Dagster's own repository, and in no package: `helm pull dagster/dagster --version 1.13.27 --untar`, then
-`KEYROTATION_TEST_CHART` names its directory. `helm` is on the path, or `KEYROTATION_TEST_HELM` names it.
+`KEYROTATION_TEST_CHART` names its directory. `helm` is on the path, or `KEYROTATION_TEST_HELM` names it, or the package
+helm-python-sdk, which has Helm in it, is installed.
 """
 
 import importlib.metadata
@@ -32,6 +33,7 @@ from keyrotation_pipeline_tests.contract.test_dagster_rights import DAEMON, as_d
 
 CHART, HELM = "KEYROTATION_TEST_CHART", "KEYROTATION_TEST_HELM"
 VALUES = TOP / "deploy" / "helm" / "values.yaml"
+POLICIES = TOP / "deploy" / "helm" / "network-policies.yaml"
 READ_ONLY = {"name": "DAGSTER_WEBSERVER_READ_ONLY", "value": "true"}
 Content = dict[str, Any]
 
@@ -39,9 +41,6 @@ Content = dict[str, Any]
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> list[Content]:
     """What `helm template` makes of the chart, after it has validated our values by the chart's own schema."""
-    helm = os.environ.get(HELM) or shutil.which("helm")
-    if helm is None:
-        pytest.skip(f"helm is not installed; put it on the path, or name it in {HELM}")
     if not (named := os.environ.get(CHART)):
         pytest.skip(
             "the chart is not here; `helm pull dagster/dagster --version "
@@ -52,10 +51,22 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> list[Content]:
     for schema in chart.rglob("values.schema.json"):
         # Kubernetes' own part is at an address that a test does not ask; every object is validated below.
         schema.write_text(json.dumps(without_addresses(json.loads(schema.read_text()))))
-    command = [helm, "template", "keyrotation", str(chart), "--namespace", "pazpaz", "--values", str(VALUES)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return [each for each in yaml.safe_load_all(done.stdout) if each]
+    return [each for each in yaml.safe_load_all(templated(chart, VALUES)) if each]
+
+
+def templated(chart: Path, values: Path) -> str:
+    """What Helm makes of a chart: the program, or the library that a package brings."""
+    if helm := os.environ.get(HELM) or shutil.which("helm"):
+        command = [helm, "template", "keyrotation", str(chart), "--namespace", "pazpaz", "--values", str(values)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+    library = pytest.importorskip("helm_python", reason=f"Helm is not here; name it in {HELM}, or use helm-python-sdk")
+    with library.Chart.load(str(chart)) as loaded:
+        given = yaml.safe_load(values.read_text())
+        loaded.validate_schema(given)
+        made = loaded.render(given, name="keyrotation", namespace="pazpaz")
+    return "\n---\n".join(text for name, text in sorted(made.items()) if name.endswith(".yaml"))
 
 
 def without_addresses(schema: Any) -> Any:  # noqa: ANN401 - JSON
@@ -166,9 +177,52 @@ def test_nothing_leads_to_a_web_server_from_outside_of_the_cluster() -> None:
     values = yaml.safe_load(VALUES.read_text())
     assert values["dagsterWebserver"]["service"]["type"] == "ClusterIP"
     assert not values.get("ingress", {}).get("enabled")
-    closed = [each["spec"] for each in values["extraManifests"] if not each["spec"]["ingress"]]
+    closed = [each["spec"] for each in yaml.safe_load_all(POLICIES.read_text()) if not each["spec"]["ingress"]]
     webserver = {"matchLabels": {"component": "dagster-webserver"}}
     assert closed == [{"podSelector": webserver, "policyTypes": ["Ingress"], "ingress": []}]
+
+
+def test_a_chart_that_renders_no_manifests_of_ours_leaves_no_port_open(rendered: list[Content]) -> None:
+    """The policies select the chart's Pods by the labels that it gives them, and let in what Dagster needs."""
+    labels = {
+        each["metadata"]["name"]: each["spec"]["template"]["metadata"]["labels"]
+        for each in rendered
+        if each["kind"] == "Deployment"
+    }
+    selected = {}
+    for policy in yaml.safe_load_all(POLICIES.read_text()):
+        wanted = policy["spec"]["podSelector"]["matchLabels"].items()
+        selected[policy["metadata"]["name"]] = [name for name, of in labels.items() if wanted <= of.items()]
+        for rule in policy["spec"]["ingress"]:
+            [source] = rule["from"][0]["podSelector"]["matchExpressions"]
+            assert {of.get(source["key"]) for of in labels.values()} >= {*source["values"]}
+    assert selected == {
+        "keyrotation-webserver-of-the-chart": ["keyrotation-dagster-webserver"],
+        "keyrotation-code-server-of-the-chart": ["keyrotation-dagster-keyrotation-code-server"],
+    }
+
+
+def test_every_pod_of_the_chart_has_the_token_of_its_account(rendered: list[Content]) -> None:
+    """The chart asks for it in the web server alone: with an account that mounts none, the daemon launches no run."""
+    accounts = {
+        content["metadata"]["name"]: content.get("automountServiceAccountToken", True)
+        for content in yaml.safe_load_all((DAGSTER / "rights.yaml").read_text())
+        if content["kind"] == "ServiceAccount"
+    }
+    pods = [each["spec"]["template"]["spec"] for each in rendered if each["kind"] == "Deployment"]
+    assert [pod.get("automountServiceAccountToken", accounts[pod["serviceAccountName"]]) for pod in pods] == [
+        True
+    ] * len(pods)
+
+
+def test_the_account_of_dagster_mounts_its_token() -> None:
+    """Without the chart, too: that of its daemon says nothing of it, and takes what the account says."""
+    accounts = [
+        each for each in yaml.safe_load_all((DAGSTER / "rights.yaml").read_text()) if each["kind"] == "ServiceAccount"
+    ]
+    assert [(each["metadata"]["name"], each.get("automountServiceAccountToken", True)) for each in accounts] == [
+        (DAEMON, True)
+    ]
 
 
 def test_the_variable_of_the_values_makes_a_web_server_read_only(monkeypatch: pytest.MonkeyPatch) -> None:
