@@ -19,11 +19,16 @@ import pytest
 
 from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
 from keyrotation_pipeline.backups.backup import back_up
+from keyrotation_pipeline.backups.rekey import rekey
 from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backups import BackupSet, signature_name, signer_fingerprint
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.backup_sites import open_clinic
+from keyrotation_pipeline_tests.compromised import call_compromised
 from keyrotation_pipeline_tests.integration.encrypted_rows import opened
 from keyrotation_pipeline_tests.servers import Server, copy_of
 
@@ -142,8 +147,43 @@ def lost(
 
 
 @pytest.fixture
+def rekeyed_machine(
+    server: Server, template: str, tmp_path: Path, backup_officers: dict[str, DemoOfficer]
+) -> Iterator[EmptyMachine]:
+    """An empty machine whose newest set was rekeyed to v3, of which the audit in its dump knows nothing."""
+    with ExitStack() as stack:
+        url = stack.enter_context(copy_of(server, template))
+        (tmp_path / "clinic").mkdir()
+        clinic = open_clinic(stack, tmp_path / "clinic", url, backup_officers, None)
+        older = back_up(clinic.site).made
+        values = [
+            tuple(("v3", value[1]) if isinstance(value, tuple) and value[0] else value for value in row)
+            for row in values_of(url, clinic.ring)
+        ]
+        clinic.clock.at += timedelta(minutes=1)
+        pipeline, v3, material = clinic.site.pipeline, KeyVersion(3), KeyMaterial.generate()
+        call_compromised(pipeline, KeyVersion(2), clinic.signers)
+        pipeline.keys.add(v3, material, pipeline.keys.read().revision)
+        pipeline.keys.set_primary(v3, pipeline.keys.read().revision)
+        pipeline.ledger.add_key(KeyRecord(v3, KeyState.ACTIVE, material.fingerprint, pipeline.clock.now()), None)
+        with clinic.recovery_key() as key:
+            newest = rekey(clinic.site, key, older.name, lambda _progress: None).made
+        kept = tmp_path / "kept"
+        shutil.copytree(clinic.backups, kept)
+        signer = signer_fingerprint(SigningKey(clinic.settings.home / "backup-signing-key.pem").public)
+        ring = KeyRing({v3: material}, v3)
+        left = Lost(kept, signer, older, newest, backup_officers, ring, values, server)
+        shutil.rmtree(clinic.directory)
+    yield from _machine(left, tmp_path)
+
+
+@pytest.fixture
 def machine(lost: Lost, tmp_path: Path) -> Iterator[EmptyMachine]:
     """An empty machine; the database that is restored is dropped afterwards."""
+    yield from _machine(lost, tmp_path)
+
+
+def _machine(lost: Lost, tmp_path: Path) -> Iterator[EmptyMachine]:
     backups = tmp_path / "backups"
     shutil.copytree(lost.backups, backups)
     (tmp_path / "recovery.key").write_bytes(lost.officers["recovery"].gpg("--armor", "--export-secret-keys"))

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from keyrotation_pipeline.audit.divergence import divergence
-from keyrotation_pipeline.audit.events import recorded
+from keyrotation_pipeline.audit.events import entries, recorded
 from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets, is_intact, kept_sets, read_key, sets_of
 from keyrotation_pipeline.backups.destruction import LOCK as DESTRUCTION_LOCK
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
@@ -179,8 +179,18 @@ def _name_roster(pipeline: Pipeline) -> None:
         pin_roster_in_store(pipeline, stored)
 
 
+def registered_or_rekeyed(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial) -> KeyRecord | None:
+    """The record of a key; of one that the recovered set was rekeyed to, and no audit has yet, as it will be."""
+    if (record := record_of(pipeline, version)) is not None:
+        return record
+    last = next(reversed(tuple(entries(pipeline.ledger, EventKind.DATABASE_RESTORED))), None)
+    if last is None or last.facts.get("rekeyed", {}).get(str(version)) != material.fingerprint:
+        return None
+    return KeyRecord(version, KeyState.ACTIVE, material.fingerprint, last.at)
+
+
 def _require_registered(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial) -> KeyRecord:
-    record = record_of(pipeline, version)
+    record = registered_or_rekeyed(pipeline, version, material)
     if record is None:
         raise FingerprintMismatchError(
             f"{version} is not registered, so nothing says whether this key is the right one; restore the database "

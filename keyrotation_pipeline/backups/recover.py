@@ -16,7 +16,7 @@ from typing import Any
 
 from keyrotation_pipeline.audit.divergence import divergence
 from keyrotation_pipeline.backups.catalog import fetch, manifests, read_key
-from keyrotation_pipeline.backups.key_loss import restore_key
+from keyrotation_pipeline.backups.key_loss import registered_or_rekeyed, restore_key
 from keyrotation_pipeline.backups.manifest_trust import require_past
 from keyrotation_pipeline.backups.restore_checks import MOST_SHOWN, decrypt_all, require_complete
 from keyrotation_pipeline.errors import (
@@ -47,7 +47,6 @@ from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.recovery import RecoveredHome, RestoredSet, WrittenFiles
 from keyrotation_pipeline.requests.roster import pinned_roster
-from keyrotation_pipeline.rotation.keys import record_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +154,7 @@ def recover(
     keys_here = KeysHere({}, (), None)
     if here.is_new:
         with here.opened(found.made.anchor) as pipeline:
-            pipeline.ledger.append(Note(EventKind.DATABASE_RESTORED, _facts(source, found, restored)))
+            pipeline.ledger.append(Note(EventKind.DATABASE_RESTORED, _facts(source, found, restored, keys)))
             keys_here = _keys_here(pipeline, here, source, found, keys)
     fingerprints = {version: material.fingerprint for version, material in keys.items()}
     return Recovered(found, source.place.description, restored, fingerprints, keys_here, files)
@@ -243,8 +242,13 @@ def _restored(
         return earlier
 
 
-def _facts(source: RecoverySource, found: FoundSet, restored: RestoredSet) -> Mapping[str, Any]:
+def _facts(
+    source: RecoverySource, found: FoundSet, restored: RestoredSet, keys: Mapping[KeyVersion, KeyMaterial]
+) -> Mapping[str, Any]:
+    # The audit in a rekeyed dump is older than the key that its values are under.
+    newer = keys if found.made.made_from is not None else {}
     return {
+        "rekeyed": {str(version): material.fingerprint for version, material in newer.items()},
         "database": restored.database,
         "manifest": found.made.name,
         "trusted": source.trusted,
@@ -268,7 +272,7 @@ def _keys_here(
     keys: Mapping[KeyVersion, KeyMaterial],
 ) -> KeysHere:
     """Put the keys into a store in files, each where the restored audit has it; one in a cloud is not touched."""
-    unknown = tuple(version for version in keys if record_of(pipeline, version) is None)
+    unknown = tuple(each for each, key in keys.items() if registered_or_rekeyed(pipeline, each, key) is None)
     if not here.holds_keys:
         return KeysHere({}, unknown, None)
     files = {copy.version: copy.file.name for copy in found.made.keys}

@@ -353,3 +353,42 @@ def newer(machine: EmptyMachine, minutes: int) -> str:
 def public_of(machine: EmptyMachine) -> str:
     text = json.loads((machine.backups / machine.lost.newest.name).read_text())
     return str(text["signed_by"])
+
+
+def test_a_rekeyed_set_is_recovered_with_the_key_that_its_audit_does_not_know(rekeyed_machine: EmptyMachine) -> None:
+    machine = rekeyed_machine
+    done = machine.recover("--set", machine.lost.newest.name)
+    assert machine.values() == machine.lost.values
+    assert (done["put_back"], done["not_registered"]) == ({"v3": "live"}, [])
+    machine.variables()
+
+    request = machine.folder.run("reconcile").strip()
+    text = machine.folder.run("approve", request, "--text")
+    assert "To: v3" in text
+    for role in ("security", "privacy"):
+        signature = machine.lost.officers[role].sign(text.encode()).decode()
+        machine.folder.run("approve", request, "--signature", "-", text=signature)
+    machine.folder.run("reconcile")
+    machine.folder.run("audit", "verify")
+    machine.folder.run("verify")
+    status = json.loads(machine.folder.run("status", "--json"))
+    assert (status["primary"], status["rotation"]) == ("v3", None)
+    # The older keys are still registered: to be put back from an older set, or to be destroyed.
+    machine.folder.run("backup", "--keys-only", expect=1)
+    assert "keyrotation restore-key v1" in machine.folder.printed[-1]
+
+
+def test_a_key_store_in_a_cloud_gets_the_key_that_a_set_was_rekeyed_to(rekeyed_machine: EmptyMachine) -> None:
+    # What a recovery leaves where it does not touch the key store.
+    machine = rekeyed_machine
+    machine.recover("--set", machine.lost.newest.name)
+    machine.variables()
+    shutil.rmtree(machine.home / "keys")
+    secret = str(machine.folder.path.parent / "recovery.key")
+    machine.folder.run("restore-key", "v3", "--key", secret, "--from", str(only_key(machine)))
+    assert (machine.home / "keys" / "primary").read_text().strip() == "v3"
+
+
+def only_key(machine: EmptyMachine) -> Path:
+    (copy,) = machine.lost.newest.keys
+    return machine.backups / copy.file.name
