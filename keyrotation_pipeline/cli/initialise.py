@@ -17,6 +17,7 @@ from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.template import configuration
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.fieldcrypto.keyring import FIRST_KEY_VARIABLE, KeyRing, variable_of
+from keyrotation_pipeline.model.audit import instant
 from keyrotation_pipeline.model.key_trial import GivenKeys, KeyTrial
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -132,6 +133,7 @@ def _summary(pipeline: Pipeline, path: Path, wanted: str) -> dict[str, Any]:
             {
                 "table": str(count.table.name),
                 "rows": count.rows,
+                "counted_at": instant(count.counted_at),
                 "values_by_version": {str(version): number for version, number in count.values_by_version.items()},
             }
             for count in pipeline.ledger.counts(pipeline.tables)
@@ -154,7 +156,8 @@ def _lines(summary: dict[str, Any], trial: KeyTrial | None) -> Iterator[output.L
         yield "tables    were not counted yet; `keyrotation status --count` counts them, and so does the first request"
     for table in summary["tables"]:
         values = ", ".join(f"{number:,} under {version}" for version, number in table["values_by_version"].items())
-        yield f"table     {table['table']}: {table['rows']:,} rows, values {values or 'none'}"
+        counted = f"counted at {table['counted_at']}"
+        yield f"table     {table['table']}: {table['rows']:,} rows, values {values or 'none'}, {counted}"
     yield 'next      `keyrotation inventory`, `keyrotation request --reason "…"`'
 
 

@@ -39,7 +39,7 @@ from keyrotation_pipeline_tests.waiting import eventually
 TOP = Path(__file__).parents[2]
 DAGSTER = TOP / "deploy" / "kubernetes" / "dagster"
 SECRETS = ("never-in-a-manifest-1", "never-in-a-manifest-2")
-IMAGE = "registry.example/keyrotation:0.1.0"
+IMAGE = "registry.example/keyrotation:0.2.0.dev0"
 FORGED = {
     "dagster-k8s/config": json.dumps({"container_config": {"image": "evil"}, "pod_spec_config": {"host_pid": True}})
 }
@@ -412,7 +412,7 @@ def test_two_installations_in_one_cluster_change_nothing_of_each_other(tmp_path:
     staging = shutil.copytree(DAGSTER, tmp_path / "dagster")
     for file, ours, theirs in (
         ("kustomization.yaml", "namespace: pazpaz", "namespace: pazpaz-staging"),
-        ("kustomization.yaml", "newTag: 0.1.0", "newTag: 0.2.0"),
+        ("kustomization.yaml", "newTag: 0.2.0.dev0", "newTag: 0.3.0"),
         ("dagster.yaml", "job_namespace: pazpaz", "job_namespace: pazpaz-staging"),
     ):
         text = (staging / file).read_text()
@@ -426,8 +426,8 @@ def test_two_installations_in_one_cluster_change_nothing_of_each_other(tmp_path:
     assert not names[0] & names[1]
     # Nothing of one speaks of the accounts or the image of the other, and all else is the same.
     text = yaml.safe_dump_all(other)
-    assert not re.search(r"\bpazpaz\b(?!-staging)|0\.1\.0", text)
-    back = text.replace("pazpaz-staging", "pazpaz").replace("0.2.0", "0.1.0")
+    assert not re.search(r"\bpazpaz\b(?!-staging)|0\.2\.0\.dev0", text)
+    back = text.replace("pazpaz-staging", "pazpaz").replace("0.3.0", "0.2.0.dev0")
     assert sorted(map(str, yaml.safe_load_all(back))) == sorted(map(str, production))
 
 

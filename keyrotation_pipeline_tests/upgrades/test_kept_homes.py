@@ -60,8 +60,9 @@ def home(request: pytest.FixtureRequest) -> Iterator[Revived]:
 
 def test_the_homes_of_this_version_are_kept() -> None:
     """Three points of a walk: a release that forgets them breaks the promise of the one after it."""
-    kept = {file.name.removesuffix(".tar.xz") for file in FILES if file.parent.name == version_of_this()}
-    assert kept == set(POINTS), f"run `{MAKE}`"
+    version = version_of_this()
+    kept = {file.name.removesuffix(".tar.xz") for file in FILES if file.parent.name == version}
+    assert kept == (set() if ".dev" in version else set(POINTS)), f"run `{MAKE}` for a release, and for nothing else"
     assert all(file.stat().st_size < 200_000 for file in FILES)
 
 
