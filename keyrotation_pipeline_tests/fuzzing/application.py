@@ -27,6 +27,7 @@ DISTURBED = (
 )
 REFUSED = (psycopg.errors.InvalidTextRepresentation, psycopg.errors.InsufficientPrivilege)
 LOGINS = 6
+ATTACHED, ATTACHED_ROWS = 50_000_000, 20  # the first row of partitions that are attached, and how many each has
 # How much longer each pause of a stale writer is than the one before: nothing is proven while one writes all the time.
 STALE_PAUSES = 1.15
 WORDS = ("", "ß", "naïve café", "v1: see above", "{1,2}", 'a "quoted" \\ text', "x" * 300, "📅 tomorrow", "NULL")
@@ -70,6 +71,28 @@ class Application:
     def connected(self, keys: Keys, url: str | None = None) -> Connection:
         url = make_conninfo(url or self.url, user=self.login(keys))
         return psycopg.connect(url, row_factory=dict_row, autocommit=True, prepare_threshold=None)
+
+    def attach(self, connection: psycopg.Connection[Any], table: Table, part: int, chance: Random) -> None:
+        """Makes a partition or a child with some rows, and commits."""
+        keys, name = self.delivered(), f"{table.name}_{part}"
+        if table.kind is Kind.PARTITIONED:
+            connection.execute(f"CREATE TABLE {name} (LIKE {table.name} INCLUDING ALL)".encode())
+        else:
+            connection.execute(f"CREATE TABLE {name} (PRIMARY KEY (id)) INHERITS ({table.name})".encode())
+        writes, outcome = [], Outcome.ROLLED_BACK
+        try:
+            for row in range(ATTACHED + part * ATTACHED_ROWS, ATTACHED + (part + 1) * ATTACHED_ROWS):
+                first = first_state(table, chance, self.journal.seed, row)
+                state = State(first.values, {**first.others, "part": part})
+                writes.append(self.journal.begin((table.name, row), None, state.values, state.others, keys.names[0]))
+                table.insert(connection, row, writes[-1].mark, keys, state, into=name)
+            if table.kind is Kind.PARTITIONED:
+                connection.execute(f"ALTER TABLE {table.name} ATTACH PARTITION {name} FOR VALUES IN ({part})".encode())
+            outcome = Outcome.UNKNOWN
+            connection.commit()
+            outcome = Outcome.COMMITTED
+        finally:
+            self.journal.end(writes, outcome)
 
 
 def is_unknown(error: BaseException) -> bool:

@@ -9,11 +9,13 @@ from random import Random
 
 import psycopg
 
-from keyrotation_pipeline_tests.fuzzing.tables import Kind, Table
+from keyrotation_pipeline_tests.fuzzing.application import Application
+from keyrotation_pipeline_tests.fuzzing.tables import PARTS, Kind, Table
 from keyrotation_pipeline_tests.servers import Server
 
 # Short waits, so that replication goes on soon after a restart.
 SETTINGS = ("wal_retrieve_retry_interval=200ms", "max_worker_processes=20", "max_logical_replication_workers=10")
+MOST_PARTS = 1000
 OTHER = "visits"  # a table next to those with values
 
 
@@ -25,6 +27,7 @@ class Disturbances:
         url: of the database, as its superuser.
         names: those that are chosen for the round.
         subscriber: another server, which is restarted, too.
+        application: adds partitions with rows.
         slower: how much longer each pause is than the one before.
         done: how often each was.
     """
@@ -35,6 +38,7 @@ class Disturbances:
     names: tuple[str, ...]
     chance: Random
     subscriber: Server | None = None
+    application: Application | None = None
     slower: float = 1.06
     done: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
@@ -46,7 +50,8 @@ class Disturbances:
         while not stop.wait(self.chance.uniform(0, 2 * pause_seconds)):
             pause_seconds *= self.slower
             name = self.chance.choice(self.names)
-            if self.done[name] >= LIMITS.get(name, self.done[name] + 1):
+            # Those with a limit come at any time of the walk.
+            if name in LIMITS and (self.done[name] >= LIMITS[name] or self.chance.random() < 0.7):
                 continue
             try:
                 DISTURBANCES[name](self)
@@ -137,6 +142,17 @@ def detach(around: Disturbances) -> None:
     )
 
 
+def attach(around: Disturbances) -> None:
+    """Adds a partition, or a child, that has rows under the keys of this moment already."""
+    trees = [table for table in around.tables if table.kind is not Kind.PLAIN]
+    if not trees or around.application is None or around.subscriber is not None:  # who subscribes lacks it
+        return
+    table, part = around.chance.choice(trees), around.chance.randrange(PARTS, MOST_PARTS)
+    with psycopg.connect(around.url) as connection:
+        connection.execute("SET lock_timeout = '3s'")
+        around.application.attach(connection, table, part, around.chance)
+
+
 def inherit(around: Disturbances) -> None:
     """Takes a child out of its parent, and back, in one transaction."""
     inherited = [table for table in around.tables if table.kind is Kind.INHERITED]
@@ -185,6 +201,7 @@ DISTURBANCES: dict[str, Callable[[Disturbances], None]] = {
     "TRUNCATE": truncate_other,
     "DETACH": detach,
     "NO INHERIT": inherit,
+    "ATTACH": attach,
     "old snapshot": old_snapshot,
     "sessions ended": end_sessions,
     "immediate restart": lambda around: restart(around, "immediate"),
@@ -192,4 +209,4 @@ DISTURBANCES: dict[str, Callable[[Disturbances], None]] = {
 }
 REWRITING = {"ALTER COLUMN TYPE", "ADD COLUMN", "VACUUM FULL", "CLUSTER"}
 # How often in one walk.
-LIMITS = {"immediate restart": 3, "fast restart": 3, "sessions ended": 6, "old snapshot": 8}
+LIMITS = {"ATTACH": 3, "immediate restart": 3, "fast restart": 3, "sessions ended": 6, "old snapshot": 8}

@@ -149,8 +149,7 @@ class Judgement:
             self.journal.found(f"{len(copies)} values are in another place")
 
     def _dump(self) -> str:
-        tables = [name for table in self.plan.tables for name in (table.name, *table.children)]
-        excluded = [f"--exclude-table-data={name}" for name in tables]
+        excluded = [f"--exclude-table-data={table.name}*" for table in self.plan.tables]
         program = self.server.binaries / "pg_dump"
         done = subprocess.run([program, *excluded, self.url], capture_output=True, text=True, check=True)
         return done.stdout

@@ -156,7 +156,9 @@ class Round:
         stop = threading.Event()
         subscriber = None if self.subscriber is None else self.subscriber.server
         chance = Random(self.plan.seed + 7)
-        around = Disturbances(self.server, self.url, self.plan.tables, self.plan.disturbances, chance, subscriber)
+        around = Disturbances(
+            self.server, self.url, self.plan.tables, self.plan.disturbances, chance, subscriber, self.application
+        )
         works = [around.work, *(process.work for process in self._processes(walk, before))]
         threads = [threading.Thread(target=work, args=(stop,)) for work in works]
         for thread in threads:

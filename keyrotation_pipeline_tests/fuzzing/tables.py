@@ -70,15 +70,23 @@ class Table:
     def sealed(self, keys: Keys, row: int, values: Mapping[str, str | None]) -> dict[str, Stored | None]:
         return {slot: keys.seal(text, self.place(slot, row)) for slot, text in values.items()}
 
-    def insert(self, connection: psycopg.Connection[Any], row: int, mark: str, keys: Keys, state: "State") -> None:
-        """Inserts a row; the table of an inherited one is its part."""
+    def insert(
+        self,
+        connection: psycopg.Connection[Any],
+        row: int,
+        mark: str,
+        keys: Keys,
+        state: "State",
+        into: str | None = None,
+    ) -> None:
+        """Inserts a row, into a child of an inherited table or into the relation that is named."""
         stored = self.sealed(keys, row, state.values)
         own = [("id", row), ("mark", mark), *((name, state.others[name]) for name in ("part", "number", "note"))]
         for column in self.columns:
             own += column.inserted({slot: stored[slot] for slot in column.slots}, state.others.get(column.name))
         if self.index:
             own += self.index.computed(self.name, keys, state.values)
-        target = self.children[state.others["part"]] if self.kind is Kind.INHERITED else self.name
+        target = into or (self.children[state.others["part"]] if self.kind is Kind.INHERITED else self.name)
         names, places = ", ".join(name for name, _ in own), ", ".join("%s" for _ in own)
         connection.execute(f"INSERT INTO {target} ({names}) VALUES ({places})".encode(), [value for _, value in own])
 

@@ -73,8 +73,8 @@ FEW = [
         Plan(
             1,
             of("native"),
-            (Table("clients", Kind.PARTITIONED, formats.EVERYWHERE, 120),),
-            ("ALTER COLUMN TYPE", "immediate restart", "DETACH", "sessions ended"),
+            (Table("clients", Kind.PARTITIONED, formats.EVERYWHERE, 60),),
+            ("ALTER COLUMN TYPE", "immediate restart", "DETACH", "ATTACH", "sessions ended"),
             ("rotate",),
             2,
         ),
@@ -84,7 +84,7 @@ FEW = [
         Plan(
             2,
             of("fernet"),
-            (Table("clients", Kind.INHERITED, (formats.TEXTS[0], formats.BYTES), 120),),
+            (Table("clients", Kind.INHERITED, (formats.TEXTS[0], formats.BYTES), 60),),
             ("VACUUM FULL", "TRUNCATE", "fast restart"),
             ("rotate",),
             1,
@@ -96,10 +96,10 @@ FEW = [
         Plan(
             3,
             of("aes-gcm in pairs"),
-            (Table("clients", Kind.PLAIN, formats.PAIRS, 80),),
+            (Table("clients", Kind.PLAIN, formats.PAIRS, 40),),
             ("ADD COLUMN", "CLUSTER", "old snapshot"),
             ("rotate", "rollback"),
-            1,
+            0,
         ),
         id="only decryption, there and back",
     ),
