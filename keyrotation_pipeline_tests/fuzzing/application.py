@@ -386,6 +386,8 @@ class Process:
                     return None
                 continue
             self._compare(table, row, state, known)
+            if table.index is not None and not table.index.finds(table.name, self.keys, state.values, found):
+                self.journal.found(f"{table.name} {row}: is not found by the text of {known.mark}")
             return known
         return None
 

@@ -73,7 +73,6 @@ class Plan:
 def _table(chance: Random, form: Format, number: int) -> Table:
     kind = chance.choice(tuple(Kind))
     columns = tuple(chance.sample(form.columns, chance.randint(1, min(3, len(form.columns)))))
-    index = None
-    if isinstance(form, Native) and chance.random() < 0.4 and columns[0].type in {"text", "varchar(900)"}:
-        index = SearchIndex(columns[0].name)
+    texts = [column.name for column in columns if column.type in {"text", "varchar(900)"}]
+    index = SearchIndex(texts[0]) if isinstance(form, Native) and texts and chance.random() < 0.6 else None
     return Table(f"clients{number}", kind, columns, chance.choice((40, 120, 400)), index)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from keyrotation_pipeline_tests.fuzzing import native_values
+from keyrotation_pipeline_tests.fuzzing.columns import Row
 from keyrotation_pipeline_tests.fuzzing.formats import Keys, NativeValues
 
 
@@ -36,6 +37,11 @@ class SearchIndex:
         for remainder, column in zip((1, 0), self.columns, strict=True):
             found.append((column, None if text is None else self._index(table, keys, text, remainder)))
         return found
+
+    def finds(self, table: str, keys: Keys, values: Mapping[str, str | None], row: Row) -> bool:
+        """Whether a search for its text finds a row, with whichever keys an instance has."""
+        computed = self.computed(table, keys, values)
+        return values[self.of] is None or any(row[column] == index for column, index in computed if index is not None)
 
     def _index(self, table: str, keys: Keys, text: str, remainder: int) -> str | None:
         assert isinstance(keys.library, NativeValues)
