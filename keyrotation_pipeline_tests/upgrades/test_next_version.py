@@ -1,7 +1,8 @@
 """The version after this one: `init` reads and verifies a home before it migrates anything, and then goes on."""
 
+import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
+from keyrotation_pipeline_tests.pages import block
 from keyrotation_pipeline_tests.servers import Server
 from keyrotation_pipeline_tests.upgrades.kept_home import DATABASE, HOMES, folder_of, revived
 from keyrotation_pipeline_tests.upgrades.test_kept_homes import Revived
@@ -167,3 +169,73 @@ def test_a_backup_that_the_version_before_made_is_recovered_and_upgraded(
                 assert found == [(NEXT,)]
         finally:
             admin.execute("DROP DATABASE IF EXISTS found_clinic WITH (FORCE)")
+
+
+def typed(home: Commands, name: str, replaced: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Types a block of the guide, with the names of this test in place of those in it; what each command printed."""
+    text, printed = block(name), list[str]()
+    for shown, ours in replaced.items():
+        assert shown in text
+        text = text.replace(shown, ours)
+    for line in text.splitlines():
+        match shlex.split(line):
+            case ["keyrotation", *arguments]:
+                printed.append(home.typed(*arguments))
+            case ["export", setting]:
+                monkeypatch.setenv(*setting.split("=", 1))
+            case other:
+                pytest.fail(f"not typed: {other}")
+    return printed
+
+
+def test_the_way_back_leads_to_the_database_of_the_backup(
+    server: Server,
+    security_officer: DemoOfficer,
+    privacy_officer: DemoOfficer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """This version stands for the one before, and one with a further migration for that to which it was upgraded."""
+    officers = (security_officer, privacy_officer)
+    named = "".join(
+        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
+    )
+    (tmp_path / "keyrotation.toml").write_text(
+        'database.url = { env = "KEYROTATION_DATABASE_URL" }\nrollout.mode = "none"\n[approvals]\nrequired = 2\n'
+        f'{named}[[tables]]\nname = "clients"\ncolumns = ["email"]\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KEYROTATION_DATABASE_URL", server.url("upgraded_clinic"))
+    monkeypatch.setenv("ENCRYPTION_MASTER_KEY", base64_of(key := KeyMaterial.generate()))
+    value = encrypt(KeyRing({V1: key}, V1), "Ada")
+    home = Commands(tmp_path / "keyrotation.toml", officers)
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute("CREATE DATABASE upgraded_clinic")
+        with psycopg.connect(server.url("upgraded_clinic"), autocommit=True) as clinic:
+            clinic.execute("CREATE TABLE clients (id int PRIMARY KEY, email text)")
+            clinic.execute("INSERT INTO clients VALUES (1, %s)", (value,))
+        try:
+            home.typed("init")
+            monkeypatch.delenv("ENCRYPTION_MASTER_KEY")
+            typed(home, "before-an-upgrade", {}, monkeypatch)
+            made = max(path.name for path in (tmp_path / ".keyrotation" / "backups").glob("backup-*.json"))
+            with pytest.MonkeyPatch.context() as upgrade:
+                become_the_next_version(upgrade, tmp_path)
+                initialise(settings.load(home.file), None, actor="test")
+            assert f"was made by a newer keyrotation-pipeline ({NEXT})" in home.typed("status", exits=1)
+            (secret := tmp_path / "recovery.key").write_bytes(security_officer.gpg("--armor", "--export-secret-keys"))
+            names = {
+                "backup-20261201-030000-3fa9c1d2.json": made,
+                "recovery.sec.asc": str(secret),
+                "postgresql://postgres@db/": server.url(),
+                "postgresql://keyrotation@db/clinic_before": server.url("clinic_before"),
+            }
+            typed(home, "way-back", names, monkeypatch)
+            home.sign(home.typed("reconcile").splitlines()[-1])
+            for command in ("reconcile", "audit verify", "verify", "status"):
+                home.typed(*command.split())
+            with psycopg.connect(server.url("clinic_before")) as connection:
+                assert connection.execute("SELECT email FROM clients").fetchall() == [(value,)]
+        finally:
+            for name in ("upgraded_clinic", "clinic_before"):
+                admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
