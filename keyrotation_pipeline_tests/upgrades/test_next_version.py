@@ -171,9 +171,9 @@ def test_a_backup_that_the_version_before_made_is_recovered_and_upgraded(
             admin.execute("DROP DATABASE IF EXISTS found_clinic WITH (FORCE)")
 
 
-def typed(home: Commands, name: str, replaced: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def typed(home: Commands, text: str, replaced: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Types a block of the guide, with the names of this test in place of those in it; what each command printed."""
-    text, printed = block(name), list[str]()
+    printed = list[str]()
     for shown, ours in replaced.items():
         assert shown in text
         text = text.replace(shown, ours)
@@ -217,7 +217,7 @@ def test_the_way_back_leads_to_the_database_of_the_backup(
         try:
             home.typed("init")
             monkeypatch.delenv("ENCRYPTION_MASTER_KEY")
-            typed(home, "before-an-upgrade", {}, monkeypatch)
+            typed(home, block("before-an-upgrade"), {}, monkeypatch)
             made = max(path.name for path in (tmp_path / ".keyrotation" / "backups").glob("backup-*.json"))
             with pytest.MonkeyPatch.context() as upgrade:
                 become_the_next_version(upgrade, tmp_path)
@@ -230,7 +230,7 @@ def test_the_way_back_leads_to_the_database_of_the_backup(
                 "postgresql://postgres@db/": server.url(),
                 "postgresql://keyrotation@db/clinic_before": server.url("clinic_before"),
             }
-            typed(home, "way-back", names, monkeypatch)
+            typed(home, block("way-back"), names, monkeypatch)
             home.sign(home.typed("reconcile").splitlines()[-1])
             for command in ("reconcile", "audit verify", "verify", "status"):
                 home.typed(*command.split())
