@@ -31,7 +31,7 @@ from keyrotation_pipeline_tests.contract.test_dagster_on_kubernetes import DAGST
 from keyrotation_pipeline_tests.contract.test_dagster_rights import policies_in
 from keyrotation_pipeline_tests.contract.test_kubernetes_rights import PATHS
 from keyrotation_pipeline_tests.fleets import TestFleet
-from keyrotation_pipeline_tests.kubernetes_standin.kubelet import Kubelet
+from keyrotation_pipeline_tests.kubernetes_standin.kubelet import Kubelet, Processes
 from keyrotation_pipeline_tests.servers import Server
 from keyrotation_pipeline_tests.waiting import eventually
 
@@ -63,23 +63,15 @@ class World:
     """What docs/clusters/dagster-on-kubernetes.md has somebody apply, and the processes that come of it."""
 
     def __init__(
-        self, folder: Clinic, cluster: TestCluster, certificate: Path, recovery: DemoOfficer, server: Server
+        self, folder: Clinic, cluster: TestCluster, kubelet: Processes, recovery: DemoOfficer, server: Server
     ) -> None:
-        self.clinic, self.cluster, self.recovery = folder, cluster, recovery
-        assert cluster.standin is not None
-        standin = cluster.standin
-        self.objects = standin.objects
+        self.clinic, self.cluster, self.kubelet, self.recovery = folder, cluster, kubelet, recovery
         self.secrets = TestKeySecrets(cluster, "pazpaz-secrets", cluster.kubeconfig)
         self.secrets.open().create()
         self.secrets.overwrite({"ENCRYPTION_MASTER_KEY": base64_of(folder.key), "PEPPER": "x"})
         self.secrets.delete(self.secrets.archive)
         self.fleet = TestFleet(self.secrets)
         self.fleet.start(replicas=2, name="pazpaz-api")
-        node = folder.folder.path / "node"
-        node.mkdir()
-        self.kubelet = Kubelet(
-            standin.objects, standin.rights, cluster.namespace, standin.port, certificate, node
-        )  # fmt: skip
         for file in ("../pipeline.yaml", "home.yaml", "rights.yaml"):
             for content in yaml.safe_load_all(self.text(file)):
                 if content["kind"] in PLURALS:
@@ -183,14 +175,14 @@ class World:
 
     def jobs(self) -> list[tuple[str, str, str]]:
         """Every Job that was created: the job of Dagster, its account, its name."""
+        made = self.cluster.ask("GET", f"/apis/batch/v1/namespaces/{self.cluster.namespace}/jobs")["items"]
         return [
             (
                 content["metadata"]["labels"]["dagster/job"],
                 content["spec"]["template"]["spec"]["serviceAccountName"],
                 content["metadata"]["name"],
             )
-            for _, kind, plural, content in self.objects.events
-            if (kind, plural, content["metadata"]["namespace"]) == ("ADDED", "jobs", self.cluster.namespace)
+            for content in made
         ]
 
     def at_work(self, job: str) -> list[str]:
@@ -211,9 +203,15 @@ def world(
     recovery_officer: DemoOfficer,
     server: Server,
 ) -> Iterator[World]:
-    certificate = namespace.kubeconfig.with_name("certificate.pem")
-    made = World(clinic, namespace, certificate, recovery_officer, server)
-    with policies_in(namespace, namespace.namespace), made.fleet.controlled(), made.kubelet.running():
+    standin, node = namespace.standin, clinic.folder.path / "node"
+    assert standin is not None
+    node.mkdir()
+    kubelet = Kubelet(
+        objects=standin.objects, rights=standin.rights, namespace=namespace.namespace, port=standin.port,
+        certificate=namespace.kubeconfig.with_name("certificate.pem"), folder=node,
+    )  # fmt: skip
+    made = World(clinic, namespace, kubelet, recovery_officer, server)
+    with policies_in(namespace, namespace.namespace), made.fleet.controlled(), kubelet.running():
         yield made
     made.fleet.stop()
 
@@ -275,7 +273,8 @@ def test_a_rotation_runs_as_jobs_through_a_killed_pod_and_a_killed_daemon(
 
 def refuse_second_pod(world: World, job: str) -> None:
     """Kubernetes may start another Pod for a Job, as after an outage of its API server."""
-    template = world.objects.get("jobs", world.cluster.namespace, job)["spec"]["template"]["spec"]
+    path = f"/apis/batch/v1/namespaces/{world.cluster.namespace}/jobs/{job}"
+    template = world.cluster.ask("GET", path)["spec"]["template"]["spec"]
 
     def is_begun() -> bool:
         with world.instance() as opened:

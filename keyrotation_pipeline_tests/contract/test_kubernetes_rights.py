@@ -1,6 +1,7 @@
 """The rights in deploy/kubernetes: with them everything works, and without any one of them something does not."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
@@ -301,6 +302,16 @@ def test_the_account_that_changes_keys_changes_nothing_else_of_a_workload_or_a_s
     assert admitted == []
     changes(accounts.as_("keyrotation"), KeyVersion(2))  # everything that is done with keys and Pods is admitted
     secrets.overwrite({"DATABASE_URL": None, "PEPPER": None})
+
+
+def test_the_policy_knows_every_annotation_that_the_store_writes() -> None:
+    """One that is missing there would be refused in production alone."""
+    adapters = DEPLOY.parents[1] / "keyrotation_pipeline" / "adapters" / "keystores"
+    source = "".join((adapters / f"{each}.py").read_text() for each in ("kubernetes", "kubernetes_archives"))
+    written = set(re.findall(r'"(keyrotation/[a-z-]+)"', source))
+    assert {"keyrotation/roster", "keyrotation/description"} < written
+    policy = (DEPLOY / "changes-policy.yaml").read_text()
+    assert {each for each in written if f"'{each}'" not in policy and f"'^{each}" not in policy} == set()
 
 
 def account_of(job: str) -> str:

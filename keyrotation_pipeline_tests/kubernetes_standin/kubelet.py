@@ -1,4 +1,4 @@
-"""A kubelet for the stand-in: what a Pod template says is a process of this machine, in a mount namespace of its own.
+"""Kubelets: what a Pod template says is a process of this machine, in a mount namespace of its own.
 
 It has the command, environment, volumes and account of the template, its root is read-only but for volumes and ``/tmp``
 (where servers of tests are, so that a volume there is not mounted), and it finds the API server as a Pod does. Programs
@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from keyrotation_pipeline_tests.kubernetes_standin.objects import CREATED_AT, Json, Objects, merged
 from keyrotation_pipeline_tests.kubernetes_standin.rights import Rights
@@ -30,43 +31,40 @@ EMPTY = ("/opt", "/home", "/run")
 
 
 @dataclass
-class Kubelet:
-    """Starts Jobs, and whatever else a test asks for, in one namespace.
+class Processes:
+    """Starts containers in one namespace of some API server.
 
     Args:
         certificate: of the API server.
     """
 
-    objects: Objects
-    rights: Rights
     namespace: str
     port: int
     certificate: Path
     folder: Path
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
-    ended: dict[str, int] = field(default_factory=dict)
 
     @contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self) -> Iterator[Self]:
         """Inside, Jobs get Pods, and Pods end."""
         try:
             with ticking(self.tick, TICK_SECONDS):
-                yield
+                yield self
         finally:
             for name in [*self.processes]:
                 self.kill(name)
 
     def tick(self) -> None:
-        """Starts the Pod of each new Job, and notes the end of each process."""
-        jobs = {each["metadata"]["name"]: each for each in self.objects.every("jobs", self.namespace)}
-        for name, job in jobs.items():
-            if name not in self.processes and name not in self.ended:
-                self._begin(name, job)
-        for name, process in [*self.processes.items()]:
-            if process.poll() is not None and name in jobs:
-                self._end(name, self.processes.pop(name).returncode)
-            elif process.poll() is None and name.startswith("dagster-run-") and name not in jobs:
-                self.kill(name)  # its Job was deleted
+        """Starts what is to be started, and notes the end of each process."""
+        raise NotImplementedError
+
+    def content(self, plural: str, name: str) -> Json:
+        """A Secret or a ConfigMap."""
+        raise NotImplementedError
+
+    def token(self, account: str) -> str:
+        """A new token of an account."""
+        raise NotImplementedError
 
     def kill(self, name: str) -> None:
         """Ends a process as a node that goes away does."""
@@ -97,33 +95,8 @@ class Kubelet:
         self.processes[name] = process
         return process
 
-    def _begin(self, name: str, job: Json) -> None:
-        template = job["spec"]["template"]
-        labels = {**(template["metadata"].get("labels") or {}), "job-name": name}
-        about = {"name": f"{name}-pod", "labels": labels}
-        status = {
-            "phase": "Running",
-            "containerStatuses": [{"name": "dagster", "ready": True, "state": {"running": {}}}],
-        }
-        self.objects.create("pods", self.namespace, {"metadata": about, "spec": template["spec"], "status": status})
-        self.start(name, template["spec"])
-        self._status(name, {"active": 1, "startTime": CREATED_AT})
-
-    def _end(self, name: str, code: int) -> None:
-        self.ended[name] = code
-        self._status(name, {"active": None, **({"failed": 1} if code else {"succeeded": 1})})
-        key = ("pods", self.namespace, f"{name}-pod")
-        ended: Json = {"status": {"phase": "Failed" if code else "Succeeded", "containerStatuses": []}}
-        self.objects.put(key, merged(self.objects.get(*key), ended), "MODIFIED")
-
-    def _status(self, job: str, difference: Json) -> None:
-        def change(before: Json) -> Json:
-            return {**before, "status": merged(before.get("status", {}), difference)}
-
-        self.objects.patch("jobs", self.namespace, job, change, "status")
-
     def _data(self, plural: str, name: str) -> Mapping[str, bytes]:
-        data = self.objects.get(plural, self.namespace, name).get("data") or {}
+        data = self.content(plural, name).get("data") or {}
         return {entry: base64.b64decode(text) if plural == "secrets" else text.encode() for entry, text in data.items()}
 
     def _environment(self, container: Json) -> dict[str, str]:
@@ -145,14 +118,14 @@ class Kubelet:
         shutil.copytree("/etc", etc, symlinks=True, ignore_dangling_symlinks=True)
         service.mkdir()
         (service / "ca.crt").write_bytes(self.certificate.read_bytes())
-        (service / "token").write_text(self.rights.token(self.namespace, pod["serviceAccountName"]))
+        (service / "token").write_text(self.token(pod["serviceAccountName"]))
         (service / "namespace").write_text(self.namespace)
         volumes = {each["name"]: each for each in pod.get("volumes", ())}
         shared = hashlib.sha256(json.dumps(pod, sort_keys=True).encode()).hexdigest()[:12]
         mounts = [
             (self._volume(root, shared, volumes[each["name"]]), each["mountPath"], each.get("readOnly", False))
             for each in container.get("volumeMounts", ())
-            if each["mountPath"] != "/tmp"
+            if each["mountPath"] not in {"/tmp", f"/{IN_CLUSTER}"}
         ]
         for _, path, _ in mounts:
             if path.startswith("/etc/"):
@@ -188,3 +161,55 @@ class Kubelet:
                     for entry, value in self._data(plural, volume[part][key]).items():
                         (place / entry).write_bytes(value)
         return place
+
+
+@dataclass(kw_only=True)
+class Kubelet(Processes):
+    """That of the stand-in, which has no controller of Jobs: it starts each."""
+
+    objects: Objects
+    rights: Rights
+    ended: dict[str, int] = field(default_factory=dict)
+
+    def content(self, plural: str, name: str) -> Json:
+        return self.objects.get(plural, self.namespace, name)
+
+    def token(self, account: str) -> str:
+        return self.rights.token(self.namespace, account)
+
+    def tick(self) -> None:
+        """Starts the Pod of each new Job, and notes the end of each process."""
+        jobs = {each["metadata"]["name"]: each for each in self.objects.every("jobs", self.namespace)}
+        for name, job in jobs.items():
+            if name not in self.processes and name not in self.ended:
+                self._begin(name, job)
+        for name, process in [*self.processes.items()]:
+            if process.poll() is not None and name in jobs:
+                self._end(name, self.processes.pop(name).returncode)
+            elif process.poll() is None and name.startswith("dagster-run-") and name not in jobs:
+                self.kill(name)  # its Job was deleted
+
+    def _begin(self, name: str, job: Json) -> None:
+        template = job["spec"]["template"]
+        labels = {**(template["metadata"].get("labels") or {}), "job-name": name}
+        about = {"name": f"{name}-pod", "labels": labels}
+        status = {
+            "phase": "Running",
+            "containerStatuses": [{"name": "dagster", "ready": True, "state": {"running": {}}}],
+        }
+        self.objects.create("pods", self.namespace, {"metadata": about, "spec": template["spec"], "status": status})
+        self.start(name, template["spec"])
+        self._status(name, {"active": 1, "startTime": CREATED_AT})
+
+    def _end(self, name: str, code: int) -> None:
+        self.ended[name] = code
+        self._status(name, {"active": None, **({"failed": 1} if code else {"succeeded": 1})})
+        key = ("pods", self.namespace, f"{name}-pod")
+        ended: Json = {"status": {"phase": "Failed" if code else "Succeeded", "containerStatuses": []}}
+        self.objects.put(key, merged(self.objects.get(*key), ended), "MODIFIED")
+
+    def _status(self, job: str, difference: Json) -> None:
+        def change(before: Json) -> Json:
+            return {**before, "status": merged(before.get("status", {}), difference)}
+
+        self.objects.patch("jobs", self.namespace, job, change, "status")
