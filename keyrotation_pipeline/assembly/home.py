@@ -1,9 +1,11 @@
 """Creates and checks the home, our own directory, runs the embedded server in it, and finds what is there."""
 
+import atexit
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 from keyrotation_pipeline import settings
@@ -65,6 +67,26 @@ def server_url(home: Path, url: str | None) -> Iterator[str]:
     require_home(home)
     with EmbeddedServer(home / "postgres") as server:
         yield server.url()
+
+
+def keep_embedded_server(declared: Settings) -> None:
+    """Keeps the embedded server, if that is the database, running until this process ends.
+
+    For a process that opens the pipeline every few seconds: else the server would start and stop each time.
+
+    Raises:
+        HomeError: see `database_url`.
+    """
+    if declared.database.url is None:
+        require_home(declared.home)
+        _kept_server(declared.home / "postgres")
+
+
+@cache
+def _kept_server(directory: Path) -> EmbeddedServer:
+    server = EmbeddedServer(directory)
+    atexit.register(server.__enter__().__exit__, None, None, None)
+    return server
 
 
 def create_home(home: Path) -> None:

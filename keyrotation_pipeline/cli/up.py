@@ -66,7 +66,7 @@ def _declared(config: Path | None) -> settings.Settings | None:
 def _announce(door: UiAccess, services: DagsterServices, *, configured: bool) -> None:
     if not configured:
         output.line(
-            "no keyrotation.toml yet, so there is no table to rotate; run `keyrotation init` or `keyrotation demo`"
+            "no keyrotation.toml yet: the tables in the UI are the demo's; run `keyrotation init` or `keyrotation demo`"
         )
     output.line(f"Dagster: {door.address}  (Ctrl-C stops it; its log is {services.log})")
     if configured:

@@ -1,8 +1,8 @@
-"""Dagster's instance: the classes for storage and run queue that `dagster.yaml` names.
+"""Dagster's instance: the classes for itself and its run queue that `dagster.yaml` names.
 
-The storage is dagster-postgres on the server that DAGSTER_PG_URL names. Without our class dagster-postgres needs that
-variable, and a server that answers, merely to load `dagster.yaml`: even `dg check defs` in a fresh clone would fail.
-Without the variable, what Dagster stores ends with the process.
+The storage is dagster-postgres on the server that DAGSTER_PG_URL names, else SQLite in the root of the instance, which
+all processes of `dagster dev` share. Only the class of an instance is told its root, and dagster-postgres as such needs
+that variable, and a server that answers, merely to load `dagster.yaml`: `dg check defs` in a fresh clone would fail.
 
 dagster-postgres also opens a connection for every query, and lists all tables before every second one: with five
 sensors that was most of what an idle instance cost. Here each process keeps one or two connections, and remembers which
@@ -13,14 +13,13 @@ The run queue rejects runs launched with a configuration, before anything is sta
 
 import os
 import select
-import tempfile
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 import dagster as dg
+from dagster._core.instance.ref import InstanceRef
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
-from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres.run_storage import PostgresRunStorage
@@ -31,6 +30,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DisconnectionError
 
 from keyrotation_pipeline.defs.triggers import BY_HAND_TAG, refuse_configured
+from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.settings.loading import dagster_storage_url
 
 # Beyond these, connections are closed after use: a process rarely needs more than one at a time.
@@ -39,8 +39,29 @@ MOST_CONNECTIONS = 50
 KEPT_SECONDS = 300
 
 
+class Instance(dg.DagsterInstance):
+    """`instance_class` of `dagster.yaml`: Dagster's own, with a storage that the environment chooses."""
+
+    @classmethod
+    def config_schema(cls) -> dict[str, Any]:
+        """No settings beyond Dagster's."""
+        return {}
+
+    @staticmethod
+    def config_defaults(base_dir: str) -> Mapping[str, ConfigurableClassData | None]:
+        """What Dagster uses where `dagster.yaml` names nothing.
+
+        Args:
+            base_dir: the root of the instance: DAGSTER_HOME, or the directory that `dagster dev` makes.
+        """
+        defaults = InstanceRef.config_defaults(base_dir)
+        if dagster_storage_url() is None:
+            return defaults
+        return {**defaults, "storage": ConfigurableClassData(__name__, InstanceStorage.__name__, "{}")}
+
+
 class InstanceStorage(DagsterPostgresStorage):
-    """`storage.custom` of `dagster.yaml`; takes no configuration, so that no URL is in a file or a process list."""
+    """The storage on the server; takes no configuration, so that no URL is in a file or a process list."""
 
     def __init__(self, url: str, inst_data: ConfigurableClassData | None = None) -> None:
         known = _known(url, os.getpid())
@@ -58,10 +79,16 @@ class InstanceStorage(DagsterPostgresStorage):
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Any:  # noqa: ANN401, ARG003
-        """The storage that the environment names; without one, a temporary SQLite storage."""
-        if (url := dagster_storage_url()) is not None:
-            return cls(url, inst_data=inst_data)
-        return DagsterSqliteStorage(_temporary().name, inst_data)
+        """The storage that the environment names.
+
+        Raises:
+            ConfigurationError: it names none; other processes of this Dagster have one.
+        """
+        if (url := dagster_storage_url()) is None:
+            raise ConfigurationError(
+                "DAGSTER_PG_URL is not set, and other processes of this Dagster store there; set it for all of them"
+            )
+        return cls(url, inst_data=inst_data)
 
 
 class _RunStorage(PostgresRunStorage):
@@ -116,12 +143,6 @@ def _require_open(connection: Any, *_: object) -> None:  # noqa: ANN401  psycopg
     waiting.register(connection, select.POLLIN)
     if waiting.poll(0):
         raise DisconnectionError
-
-
-@cache
-def _temporary() -> tempfile.TemporaryDirectory[str]:
-    """A directory that is removed when the process ends."""
-    return tempfile.TemporaryDirectory(prefix="keyrotation-dagster-", ignore_cleanup_errors=True)
 
 
 class UnconfiguredRunCoordinator(QueuedRunCoordinator):

@@ -15,7 +15,7 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.assembly import backups
 from keyrotation_pipeline.assembly.alerts import access_audit, alert_channels, flag_sources
 from keyrotation_pipeline.assembly.backups import RestoredStages, open_backups
-from keyrotation_pipeline.assembly.home import heartbeat_store
+from keyrotation_pipeline.assembly.home import heartbeat_store, keep_embedded_server
 from keyrotation_pipeline.assembly.keystores import signing_key
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.backups.catalog import BackupContext
@@ -109,6 +109,10 @@ class PipelineResource:
                 stopped = {ours[name] for name in _switched_off(context) if name in ours} & known
                 expected, gone = (known & SCHEDULES.keys()) - stopped, set(OPTIONAL) - known
             self.heartbeats().record(name, SystemClock().now(), stopped, expected, gone)
+
+    def keep_server(self) -> None:
+        """Keeps an embedded database running for as long as this process evaluates sensors."""
+        keep_embedded_server(self._declared())
 
     def heartbeats(self) -> Heartbeats:
         """The store of heartbeats."""

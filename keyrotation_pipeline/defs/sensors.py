@@ -93,6 +93,7 @@ def build_sensor(naming: Naming, row: Sensor) -> dg.SensorDefinition:
     def sensor(context: dg.SensorEvaluationContext, keyrotation: PipelineParameter) -> Outcome:
         keyrotation.record_heartbeat(row.name, context)
         try:
+            keyrotation.keep_server()
             return row.tick(context, keyrotation)
         except Exception as error:  # noqa: BLE001  a tick is stored: only our own messages may be
             return dg.SkipReason(message_of(error))

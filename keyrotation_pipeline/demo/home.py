@@ -8,8 +8,11 @@ from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, ValueFormat
 from keyrotation_pipeline.model.fleet import RolloutMode
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.settings import DEMO_MARKER, Settings, config_path, home_of, load
 
+TABLES = tuple(EncryptedTable(TableName.parse(name), columns) for name, columns in ENCRYPTED_COLUMNS.items())
+SHARDS = 4
 ROLLOUT = """\
 # The demo's application reports itself while it runs, and withdraws its report when it ends.
 [rollout]
@@ -90,4 +93,4 @@ def _configuration(officers: tuple[DemoOfficer, ...], rollout: RolloutMode, valu
     )
     seen = ROLLOUT.format(mode=rollout)
     keys = FERNET_KEYS if values == FERNET else ""
-    return f"{HEADING}\n{keys}{tables}[reencryption]\nshards = 4\n\n{seen}[approvals]\nrequired = 2\n\n{roster}"
+    return f"{HEADING}\n{keys}{tables}[reencryption]\nshards = {SHARDS}\n\n{seen}[approvals]\nrequired = 2\n\n{roster}"

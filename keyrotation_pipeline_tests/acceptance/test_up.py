@@ -117,8 +117,7 @@ def test_up_without_a_configuration_says_so_and_dies_whole(tmp_path: Path) -> No
         assert stat.S_IMODE(address.stat().st_mode) == 0o600
         with pytest.raises(urllib.error.HTTPError, match="403"):
             partitions(Ui(ui.url, "another"))
-        assert "rows/clients" not in partitions(ui)
-        assert "zero_old_rows_proof" in partitions(ui)
+        assert {"rows/clients", "zero_old_rows_proof"} <= partitions(ui).keys()
         [code_server] = code_servers(process.pid)
         assert {pid for pid in started if FOR_AWS in environ_of(pid)} <= set(family(code_server))
         for pid in (process.pid, *family(code_server)):

@@ -71,6 +71,9 @@ class FakePipelineResource(PipelineResource):
         objectives = Objectives(14400, 90000)
         yield BackupContext(pipeline, place, keys, trust, (), dumps, configurations, nothing, 2, 7, objectives)
 
+    def keep_server(self) -> None:
+        """There is none."""
+
     def heartbeats(self) -> Heartbeats:
         return worlds[self.config_file or ""].pipeline.heartbeats
 

@@ -15,7 +15,7 @@ from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from dagster_webserver.app import create_app_from_workspace_process_context
 from starlette.types import ASGIApp
 
-from keyrotation_pipeline.defs.instance import InstanceStorage, shared_engine
+from keyrotation_pipeline.defs.instance import Instance, shared_engine
 from keyrotation_pipeline.defs.outside_reports import CORRECTED, SEAL, Seal, report_at
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster
@@ -37,8 +37,8 @@ def dagster(dagster: Dagster, request: pytest.FixtureRequest, monkeypatch: pytes
         return
     url = request.getfixturevalue("database_url").replace("postgresql://", "postgresql+psycopg2://", 1)
     monkeypatch.setenv("DAGSTER_PG_URL", url)
-    storage = {"module": InstanceStorage.__module__, "class": "InstanceStorage", "config": {}}
-    with dg.instance_for_test(overrides={"storage": {"custom": storage}}) as instance:
+    ours = {"module": Instance.__module__, "class": Instance.__name__}
+    with dg.instance_for_test(overrides={"instance_class": ours}) as instance:
         yield replace(dagster, instance=instance)
     shared_engine(url, os.getpid()).dispose()
 
