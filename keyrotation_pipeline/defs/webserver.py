@@ -2,9 +2,8 @@
 
 Dagster has no login and trusts every page, while any page in a browser and any user of the machine can reach a port
 of the loopback interface. So an ASGI layer in front requires the token that `keyrotation up` printed (then a cookie,
-as Jupyter does), a host name of ours, and that requests come from the UI's own pages. Nobody may report a result or a
-materialization there, wipe one or delete a run with its own, set the cursor of a sensor or change the pools: what
-Dagster shows comes from runs and from the ledger.
+as Jupyter does), a host name of ours, and that requests come from the UI's own pages, which no other page may show in a
+frame. `ui_permissions` says what people may do there.
 
 The token comes as one line on standard input, and in the next one that of `/metrics`, if any: other users can read
 arguments and environments of processes, and runs inherit the environment. ``/metrics`` is what `keyrotation metrics`
@@ -18,7 +17,7 @@ import contextlib
 import secrets
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from http.cookies import SimpleCookie
@@ -26,16 +25,15 @@ from urllib.parse import urlencode, urlsplit
 
 import dagster as dg
 import uvicorn
-from dagster._core.workspace.context import WorkspaceProcessContext, WorkspaceRequestContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
-from dagster._core.workspace.permissions import PermissionResult, Permissions
-from dagster_webserver.app import create_app_from_workspace_process_context
 from dagster_webserver.version import __version__
-from starlette.datastructures import Headers, QueryParams
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
+
+from keyrotation_pipeline.defs.ui_permissions import ProcessContext, Webserver
 
 METRICS_PATH = "/metrics"
 FRESH_SECONDS = 15.0
@@ -99,15 +97,6 @@ STATEMENT_TIMEOUT_MS, POOL_RECYCLE_SECONDS, POOL_MAX_OVERFLOW = 15_000, 3600, 20
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
 SAFE_METHODS = {"GET", "HEAD"}
-# To delete a run takes its results; a cursor says which failed runs were seen; a pool of 0 slots holds every shard.
-ONLY_BY_RUNS = (
-    Permissions.REPORT_RUNLESS_ASSET_EVENTS,
-    Permissions.WIPE_ASSETS,
-    Permissions.DELETE_PIPELINE_RUN,
-    Permissions.UPDATE_SENSOR_CURSOR,
-    Permissions.EDIT_CONCURRENCY_LIMIT,
-)
-NOT_BY_HAND = PermissionResult(enabled=False, disabled_reason="Results, cursors and pools are not changed by hand here")
 TRUSTED_SITES = {"same-origin", "none"}  # "none": typed, or opened from a bookmark
 HOW_TO_OPEN = (
     "This is Dagster, started by keyrotation up. Open the address that it printed in its terminal: the whole line, "
@@ -135,7 +124,30 @@ def guarded(app: ASGIApp, tokens: Tokens | None, *, port: int, hosts: Sequence[s
     behind: ASGIApp = PostedGraphQL(app)
     if tokens is not None:
         behind = TokenOrCookie(behind, tokens, f"keyrotation-{port}")
-    return TrustedHostMiddleware(SameOrigin(behind), allowed_hosts=[*LOOPBACK_NAMES, *hosts], www_redirect=False)
+    known = TrustedHostMiddleware(SameOrigin(behind), allowed_hosts=[*LOOPBACK_NAMES, *hosts], www_redirect=False)
+    return Unframed(known)
+
+
+class Unframed:
+    """Has browsers show no response inside a page of another origin, not even another port of this machine.
+
+    The policy is one more: a browser enforces Dagster's own next to it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+
+        async def unframed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.append("content-security-policy", "frame-ancestors 'none'")
+                headers["x-frame-options"] = "DENY"
+            await send(message)
+
+        await self._app(scope, receive, unframed)
 
 
 class SameOrigin:
@@ -214,38 +226,6 @@ class PostedGraphQL:
             await self._app(scope, receive, send)
 
 
-class ResultsOnlyByRuns(WorkspaceRequestContext):
-    """Dagster's permissions without `ONLY_BY_RUNS`; its HTTP routes and GraphQL both ask for them."""
-
-    @property
-    def permissions(self) -> Mapping[str, PermissionResult]:
-        """What is allowed for the whole workspace."""
-        return _without_reports(super().permissions)
-
-    def permissions_for_location(self, *, location_name: str) -> Mapping[str, PermissionResult]:
-        """What is allowed for the assets of one code location."""
-        return _without_reports(super().permissions_for_location(location_name=location_name))
-
-
-class ServedWorkspace(WorkspaceProcessContext):
-    """A workspace whose requests all have these permissions."""
-
-    def create_request_context(self, source: object | None = None) -> WorkspaceRequestContext:
-        """The context of one request."""
-        return ResultsOnlyByRuns(
-            instance=self.instance,
-            current_workspace=self.get_current_workspace(),
-            process_context=self,
-            version=self.version,
-            source=source,
-            read_only=self.read_only,
-        )
-
-
-def _without_reports(permissions: Mapping[str, PermissionResult]) -> Mapping[str, PermissionResult]:
-    return {**permissions, **dict.fromkeys(ONLY_BY_RUNS, NOT_BY_HAND)}
-
-
 def _from_our_pages(scope: Scope) -> bool:
     headers = Headers(scope=scope)
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
@@ -276,7 +256,7 @@ def _page(headers: Headers) -> Response:
         "<body style='font:16px/1.5 sans-serif;max-width:40em;margin:10vh auto;padding:0 1em'>"
         f"<h1>The token is missing</h1><p>{escape(HOW_TO_OPEN)}</p>"
     )
-    return HTMLResponse(body, 403, {"cache-control": "no-store", "x-frame-options": "DENY"})
+    return HTMLResponse(body, 403, {"cache-control": "no-store"})
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, answer: Response) -> None:
@@ -292,14 +272,14 @@ def main() -> None:
     tokens = None if options.no_token else _tokens()
     with dg.DagsterInstance.get() as instance:
         instance.optimize_for_webserver(STATEMENT_TIMEOUT_MS, POOL_RECYCLE_SECONDS, POOL_MAX_OVERFLOW)
-        with ServedWorkspace(
+        with ProcessContext(
             instance,
             version=__version__,
             read_only=options.read_only,
             workspace_load_target=WorkspaceFileTarget([options.workspace]),
             code_server_log_level="warning",
         ) as context:
-            app: ASGIApp = create_app_from_workspace_process_context(context)
+            app: ASGIApp = Webserver(context).create_asgi_app()
             if options.metrics is not None:
                 app = MetricsPage(app, options.metrics)
             app = guarded(app, tokens, port=options.port, hosts=options.host)

@@ -37,6 +37,7 @@ ROTATION_SECONDS = 600  # likewise
 BACKFILL = """mutation { launchPartitionBackfill(backfillParams: {assetSelection: [{path: ["key_version"]}],
     partitionNames: ["v2"], runConfigData: {loggers: {console: {config: {log_level: "DEBUG"}}}}})
     { ... on LaunchBackfillSuccess { backfillId } } }"""
+SHUT_DOWN = """mutation { shutdownRepositoryLocation(repositoryLocationName: "keyrotation_pipeline") { __typename } }"""
 RUNS_OF_BACKFILL = """{ runsOrError(filter: {tags: [{key: "dagster/backfill", value: "%s"}]}) { ... on Runs { results {
     status eventConnection(limit: 50) { events { ... on MessageEvent { message } } } } } } }"""
 CHECKS = """{ assetNodes { assetKey { path } assetChecksOrError { ... on AssetChecks { checks {
@@ -119,6 +120,8 @@ def test_up_without_a_configuration_says_so_and_dies_whole(tmp_path: Path) -> No
             partitions(Ui(ui.url, "another"))
         assert {"rows/clients", "zero_old_rows_proof"} <= partitions(ui).keys()
         [code_server] = code_servers(process.pid)
+        assert ask(ui, SHUT_DOWN)["shutdownRepositoryLocation"]["__typename"] == "PythonError"
+        assert code_servers(process.pid) == [code_server]
         assert {pid for pid in started if FOR_AWS in environ_of(pid)} <= set(family(code_server))
         for pid in (process.pid, *family(code_server)):
             if "multiprocessing" not in command_of(pid):  # Python's tracker of resources, which has no secret

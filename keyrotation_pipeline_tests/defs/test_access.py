@@ -2,27 +2,35 @@
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import httpx
 import pytest
+from playwright.sync_api import Browser, expect
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from keyrotation_pipeline.defs.webserver import MetricsPage
+from keyrotation_pipeline_tests.acceptance.browsing import browser  # noqa: F401  a fixture
+from keyrotation_pipeline_tests.contract.test_alert_channels import serving as serving_pages
+from keyrotation_pipeline_tests.programs import needs_chromium
+from keyrotation_pipeline_tests.waiting import PATIENCE_SECONDS
 from keyrotation_pipeline_tests.web_server import BEARER, BROWSER, METRICS_TOKEN, TOKEN, Server, serving
 
 pytestmark = pytest.mark.slow
 
 PROXY_NAME = "rotation.clinic.example"
-ADD = """mutation { addDynamicPartition(partitionsDefName: "key_version", partitionKey: "%s", repositorySelector:
-    {repositoryName: "__repository__", repositoryLocationName: "keyrotation_pipeline"}) { __typename } }"""
+LOCATION = 'repositoryName: "__repository__", repositoryLocationName: "keyrotation_pipeline"'
+LAUNCH = f"""mutation {{ launchRun(executionParams: {{selector: {{{LOCATION}, pipelineName: "evidence"}},
+    executionMetadata: {{tags: [{{key: "mark", value: "%s"}}]}}}}) {{ __typename }} }}"""
 
 
 @dataclass
@@ -207,11 +215,11 @@ FOREIGN = {
 
 @pytest.mark.parametrize("headers", [pytest.param(headers, id=name) for name, headers in FOREIGN.items()])
 def test_a_page_of_another_origin_changes_nothing_even_with_the_cookie(served: Server, headers: dict[str, str]) -> None:
-    body = {"query": ADD % "v801"}
+    body = {"query": LAUNCH % "mark-1"}
     answer = served.ask("POST", "/graphql", json=body, headers=served.cookie() | headers)
 
     assert answer.status_code == 403
-    assert not served.knows("v801")
+    assert not served.has_launched("mark-1")
     with pytest.raises(InvalidStatus, match="403"):
         open_socket(served, served.cookie() | headers)
 
@@ -225,9 +233,9 @@ def test_a_page_of_another_origin_reads_nothing(served: Server) -> None:
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "evil.example:3000"])
 def test_a_name_that_was_made_to_point_here_is_refused_even_with_the_token(served: Server, host: str) -> None:
     for shown in (BEARER, served.cookie()):
-        answer = served.ask("POST", "/graphql", json={"query": ADD % "v802"}, headers={**shown, "host": host})
+        answer = served.ask("POST", "/graphql", json={"query": LAUNCH % "mark-2"}, headers={**shown, "host": host})
         assert answer.status_code == 400
-    assert not served.knows("v802")
+    assert not served.has_launched("mark-2")
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
@@ -238,7 +246,7 @@ def test_the_names_of_the_loopback_interface_are_served(served: Server, name: st
     assert served.ask("POST", "/graphql", json={"query": "{ version }"}, headers=headers).status_code == 200
 
 
-QUERY = ADD % "v803"
+QUERY = LAUNCH % "mark-3"
 JSON, PLAIN, BARE = ({"content-type": kind} for kind in ("application/json", "text/plain", "application/graphql"))
 
 
@@ -259,12 +267,67 @@ def test_no_mutation_is_made_but_by_a_post_of_json(
     answer = served.ask(method, path, **options | {"headers": headers})
 
     assert answer.status_code == 405
-    assert not served.knows("v803")
+    assert not served.has_launched("mark-3")
 
 
 def test_a_mutation_by_a_post_of_json_is_made(served: Server) -> None:
-    assert served.with_token(ADD % "v804")["data"]["addDynamicPartition"]["__typename"] == "AddDynamicPartitionSuccess"
-    assert served.knows("v804")
+    assert served.with_token(LAUNCH % "mark-4")["data"]["launchRun"]["__typename"] == "LaunchRunSuccess"
+    assert served.has_launched("mark-4")
+
+
+FRAMED = [
+    pytest.param("GET", "/asset-groups", {}, 200, id="a page"),
+    pytest.param("GET", "/", {"params": {"token": TOKEN}}, 303, id="the exchange of the token"),
+    pytest.param("POST", "/graphql", {"json": {"query": "{ version }"}}, 200, id="GraphQL"),
+    pytest.param("GET", "/graphql", {"headers": BROWSER}, 405, id="GraphiQL"),
+    pytest.param("GET", "/favicon.png", {}, 200, id="a static file"),
+    pytest.param("GET", "/logs/none/out", {}, 404, id="nothing there"),
+    pytest.param("GET", "/metrics", {}, 200, id="the metrics"),
+    pytest.param("POST", "/", {"headers": {"origin": "https://evil.example"}}, 403, id="another page"),
+    pytest.param("GET", "/", {"headers": {"host": "evil.example"}}, 400, id="another host"),
+    pytest.param("GET", "/", {"headers": {"authorization": ""}}, 403, id="no token"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "options", "status"), FRAMED)
+def test_no_response_is_shown_in_a_frame(
+    served: Server, method: str, path: str, options: dict[str, Any], status: int
+) -> None:
+    shown = {} if "params" in options else BEARER
+    answer = served.ask(method, path, **options | {"headers": {**shown, **options.get("headers", {})}})
+    served.client.cookies.clear()
+
+    assert answer.status_code == status
+    assert "frame-ancestors 'none'" in answer.headers.get_list("content-security-policy")
+    assert answer.headers["x-frame-options"] == "DENY"
+
+
+def test_dagsters_own_policy_is_still_that_of_its_pages(served: Server) -> None:
+    page = served.ask("GET", "/asset-groups", headers=BROWSER | BEARER)
+    [own, _] = page.headers.get_list("content-security-policy")
+
+    assert "script-src 'nonce-" in own
+    assert re.search(r"'nonce-([0-9a-f]+)'", own)[1] in page.text  # type: ignore[index]
+
+
+@needs_chromium
+def test_a_browser_shows_no_page_of_ours_in_one_of_another_port(served: Server, browser: Browser) -> None:  # noqa: F811
+    class Attacker(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(f"<iframe src='{served.url}/asset-groups'></iframe>".encode())
+
+        def log_message(self, *_: object) -> None:
+            """Nothing on stderr."""
+
+    window = browser.new_page()
+    window.goto(f"{served.url}/asset-groups?token={TOKEN}")
+    expect(window.get_by_text("Global asset lineage")).to_be_visible(timeout=PATIENCE_SECONDS * 1000)
+    with serving_pages(Attacker) as port:
+        window.goto(f"http://127.0.0.1:{port}")
+        [_, framed] = window.frames
+        assert framed.url == "chrome-error://chromewebdata/"
 
 
 REPORTED = """{ assetNodes { assetKey { path } assetMaterializations(limit: 1) { runId }
@@ -301,22 +364,6 @@ def test_nothing_is_reported_from_outside_a_run_or_wiped_over_graphql(served: Se
     assert_nothing_is_reported(served)
 
 
-SENSOR = """{sensorName: "run_failure_alert", repositoryName: "__repository__",
-    repositoryLocationName: "keyrotation_pipeline"}"""
-FAR = json.dumps(json.dumps({"__class__": "RunStatusSensorCursor", "record_id": 10**15, "update_timestamp": None}))
-
-
-@pytest.mark.parametrize("mutation", [
-    pytest.param('deleteRun(runId: "x") { __typename }', id="a run and its results"),
-    pytest.param(f"setSensorCursor(sensorSelector: {SENSOR}, cursor: {FAR}) {{ __typename }}", id="a cursor"),
-    pytest.param('setConcurrencyLimit(concurrencyKey: "reencrypt", limit: 0)', id="a pool without slots"),
-])  # fmt: skip
-def test_no_run_is_deleted_and_no_cursor_or_pool_is_set_over_graphql(served: Server, mutation: str) -> None:
-    answer = served.with_token(f"mutation {{ {mutation} }}")
-
-    assert "Unauthorized" in json.dumps(answer), answer
-
-
 def assert_nothing_is_reported(server: Server) -> None:
     text = json.dumps(server.with_token(REPORTED)["data"])
 
@@ -342,9 +389,9 @@ def test_a_websocket_with_the_cookie_answers_and_makes_no_mutation(served: Serve
     with open_socket(served, served.cookie() | {"origin": served.url}) as opened:
         opened.send(json.dumps({"type": "connection_init"}))
         assert json.loads(opened.recv(timeout=30))["type"] == "connection_ack"
-        opened.send(json.dumps({"type": "start", "id": "1", "payload": {"query": ADD % "v805"}}))
+        opened.send(json.dumps({"type": "start", "id": "1", "payload": {"query": LAUNCH % "mark-5"}}))
         assert json.loads(opened.recv(timeout=30))["type"] == "error"
-    assert not served.knows("v805")
+    assert not served.has_launched("mark-5")
 
 
 def test_the_token_is_in_no_argument_environment_log_or_file(served: Server) -> None:
@@ -356,12 +403,12 @@ def test_the_token_is_in_no_argument_environment_log_or_file(served: Server) -> 
 
 
 def test_read_only_forbids_everything_that_changes(proxied: Server) -> None:
-    answer = proxied.ask("POST", "/graphql", json={"query": ADD % "v806"})
+    answer = proxied.ask("POST", "/graphql", json={"query": LAUNCH % "mark-6"})
     reported = proxied.ask(
         "POST", "/report_asset_check/key_version", json={"check_name": "key_reads_back", "passed": True}
     )
 
-    assert answer.json()["data"]["addDynamicPartition"]["__typename"] == "UnauthorizedError"
+    assert answer.json()["data"]["launchRun"]["__typename"] == "UnauthorizedError"
     assert reported.status_code == 401
 
 
