@@ -20,7 +20,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
-from dagster._core.storage.tags import BACKFILL_ID_TAG
+from dagster._core.storage.tags import BACKFILL_ID_TAG, PRIORITY_TAG
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres.run_storage import PostgresRunStorage
 from dagster_postgres.schedule_storage import PostgresScheduleStorage
@@ -160,5 +160,7 @@ class UnconfiguredRunCoordinator(QueuedRunCoordinator):
         # nothing of ours asks, with whatever tags somebody gave it.
         asked = getattr(context.workspace, "source", None) is not None
         if asked or BACKFILL_ID_TAG in run.tags:
-            self._instance.add_run_tags(run.run_id, {BY_HAND_TAG: "true"})
+            # With a higher priority it would be taken before the runs of an emergency.
+            priority = {PRIORITY_TAG: "0"} if PRIORITY_TAG in run.tags else {}
+            self._instance.add_run_tags(run.run_id, {BY_HAND_TAG: "true", **priority})
         return super().submit_run(context)

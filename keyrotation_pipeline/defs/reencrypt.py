@@ -15,12 +15,12 @@ from keyrotation_pipeline.defs.partitions import DATABASE_ADMINISTRATORS, Naming
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.defs.step_metadata import CommonFacts, materialization
 from keyrotation_pipeline.defs.step_runner import actor_of, progress_to, run_step, step_failures
-from keyrotation_pipeline.defs.triggers import is_scheduled
-from keyrotation_pipeline.errors import BlockedError, PreflightError
+from keyrotation_pipeline.defs.triggers import is_launched_by_hand, is_scheduled
+from keyrotation_pipeline.errors import BlockedError, OutOfOrderError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
@@ -65,15 +65,32 @@ def due_shards_op(naming: Naming) -> dg.OpDefinition:
         with step_failures(), keyrotation.open(actor_of(context)) as opened:
             rotation = takeover.current_or_next(opened)
             if rotation is None:
+                _refuse_by_hand(context, "no rotation is open; request one with `keyrotation request --reason TEXT`")
                 return
             launch_refusals.lift(opened, rotation)
-            began = time.monotonic()
+            began, done = time.monotonic(), False
             for record in runner.run_shards(opened, rotation.id, progress_to(context.log)):
-                seconds = time.monotonic() - began
+                seconds, done = time.monotonic() - began, True
                 yield materialization(naming, CommonFacts.of(opened, rotation, record), record, seconds=seconds)
                 began = time.monotonic()
+            if not done:
+                _refuse_by_hand(context, _nothing_due(opened, rotation))
 
     return due_shards
+
+
+def _refuse_by_hand(context: dg.OpExecutionContext, sentence: str) -> None:
+    """Refuses a run that somebody launched; of one by the conductor another may have taken what was due."""
+    if is_launched_by_hand(context.run):
+        raise OutOfOrderError(sentence)
+
+
+def _nothing_due(pipeline: Pipeline, rotation: Walk) -> str:
+    decision = runner.next_decision(pipeline, rotation)
+    if any(task.shard is not None for task in decision.tasks):
+        return f"other runs work on every due shard of rotation {rotation.id}; wait for them"
+    due = ", ".join(map(str, decision.tasks)) or decision.waiting_for
+    return f"no shard is due in rotation {rotation.id}; due is: {due}; run `keyrotation rotate {rotation.id}`"
 
 
 def zero_old_rows_check(naming: Naming, tables: Sequence[EncryptedTable]) -> dg.AssetChecksDefinition:

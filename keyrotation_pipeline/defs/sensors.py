@@ -1,4 +1,4 @@
-"""The sensors, a row each, and those of them that take in incident flags, deliver alerts and record failed runs."""
+"""The sensors, a row each, and those of them that take in incident flags and deliver alerts."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -8,20 +8,20 @@ from typing import NamedTuple
 import dagster as dg
 
 from keyrotation_pipeline.audit.events import entries
-from keyrotation_pipeline.defs import conductor, launch_refusals, ledger_sync
+from keyrotation_pipeline.defs import conductor, ledger_sync
 from keyrotation_pipeline.defs.checks import is_failure
 from keyrotation_pipeline.defs.outside_reports import Seal
-from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming, Ownership
+from keyrotation_pipeline.defs.partitions import Naming, Ownership
 from keyrotation_pipeline.defs.resources import PipelineParameter, PipelineResource
-from keyrotation_pipeline.defs.run_requests import conducted_runs
+from keyrotation_pipeline.defs.run_failures import causes, run_failure_alert_sensor
 from keyrotation_pipeline.defs.schedules import CONDUCTED, INCIDENTS, Job
 from keyrotation_pipeline.defs.status_page import renew, status_metadata, status_now, unknown_metadata
 from keyrotation_pipeline.defs.step_runner import message_of
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.alerts import Channels, deliver, duty_of_the_quarter, notices
 from keyrotation_pipeline.incidents.opening import poll_flags
-from keyrotation_pipeline.model.audit import EventKind, Note
-from keyrotation_pipeline.model.requests import Announcement, Walk
+from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.requests import Announcement
 from keyrotation_pipeline.monitoring.announcement import announcements
 from keyrotation_pipeline.monitoring.scheduler_health import CONDUCTOR
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -101,47 +101,6 @@ def build_sensor(naming: Naming, row: Sensor) -> dg.SensorDefinition:
     return sensor
 
 
-def run_failure_alert_sensor(naming: Naming, ownership: Ownership) -> dg.SensorDefinition:
-    """The sensor `run_failure_alert`."""
-
-    @dg.run_failure_sensor(
-        name=naming.name("run_failure_alert"),
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        minimum_interval_seconds=10,
-        description="Appends each failed run to the audit: by run, job and subject, without the text of its error.",
-    )
-    def run_failure_alert(context: dg.RunFailureSensorContext, keyrotation: PipelineParameter) -> dg.SkipReason | None:
-        run = context.dagster_run
-        if not ownership.failed(run, context.get_step_failure_events()):
-            return dg.SkipReason("the failed run is not one of the pipeline")
-        context.log.error("run %s of %s failed; open it in the UI for the reason", run.run_id, run.job_name)
-        # The tags of any other run can hold any text, and name a rotation that the run does not belong to.
-        rotation = run.tags.get(ROTATION_TAG)
-        try:
-            seal = Seal(keyrotation.signer())
-            ours = () if rotation is None else conducted_runs(context.instance, naming, seal, rotation)
-            conducted = next((past for each, past in ours if each.run_id == run.run_id), None)
-            refused_by = launch_refusals.refused_by(context.failure_event.message or "")
-            facts = {
-                "run": run.run_id,
-                "job": run.job_name,
-                "subject": conducted.subject if conducted else None,
-                "attempt": str(conducted.attempt) if conducted else None,
-                **({"refused_by": refused_by} if refused_by else {}),
-            }
-            with keyrotation.open("dagster run_failure_alert") as opened:
-                rotation = rotation if conducted else None
-                known = next((each for each in opened.ledger.requests() if each.id == rotation), None)
-                opened.ledger.append(Note(EventKind.RUN_FAILED, facts), known.id if known else None)
-                if refused_by and isinstance(known, Walk):
-                    launch_refusals.block(opened, known, run.job_name, refused_by)
-        except Exception as error:  # noqa: BLE001  as in `build_sensor`
-            return dg.SkipReason(message_of(error))
-        return None
-
-    return run_failure_alert
-
-
 def _take_flags(context: dg.SensorEvaluationContext, keyrotation: PipelineResource) -> Outcome:
     """Takes in the flags; at the next tick, if the report of an incident has changed, its pages are written again."""
     with keyrotation.open("dagster incident_flag") as opened:
@@ -175,7 +134,7 @@ def _deliver_alerts(
             with opened.ledger.reading():
                 announced = _announced(opened, channels)
                 attention, page = _status(opened, keyrotation.naming)
-                news = notices(opened, channels.contacts, attention, failed, announced)
+                news = notices(opened, channels.contacts, attention, failed, announced, causes(context.instance))
                 duty = duty_of_the_quarter(opened)
             failures = deliver(opened, channels, (*news, duty))
             with suppress(KeyRotationError):  # a cluster that does not answer: alerts do not depend on it

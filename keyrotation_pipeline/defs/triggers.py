@@ -1,7 +1,7 @@
 """How a run was launched: by a schedule or on demand, as it is defined or with settings of its own."""
 
 import dagster as dg
-from dagster._core.storage.tags import SCHEDULE_NAME_TAG
+from dagster._core.storage.tags import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG
 
 from keyrotation_pipeline.errors import LaunchError
 
@@ -18,6 +18,11 @@ def is_scheduled(context: dg.AssetExecutionContext | dg.AssetCheckExecutionConte
     """
     tags = context.run.tags
     return SCHEDULE_NAME_TAG in tags and BY_HAND_TAG not in tags
+
+
+def is_launched_by_hand(run: dg.DagsterRun) -> bool:
+    """Distinguishes the runs that people launched from those of sensors."""
+    return BY_HAND_TAG in run.tags or SENSOR_NAME_TAG not in run.tags
 
 
 def refuse_configured(run: dg.DagsterRun) -> None:

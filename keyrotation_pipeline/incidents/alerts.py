@@ -5,7 +5,7 @@ Each alert has one key. A channel that is down is recorded, and blocks nothing.
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -13,7 +13,7 @@ from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.audit.incidents import AlertDelivery, incidents, told
 from keyrotation_pipeline.errors import AlertError, BlockedError, KeyRotationError
 from keyrotation_pipeline.incidents.assessing import in_words, unsettled
-from keyrotation_pipeline.model.audit import EventKind, utc_minute
+from keyrotation_pipeline.model.audit import RETRIED, EventKind, utc_minute
 from keyrotation_pipeline.model.backups import ENDS_SOON
 from keyrotation_pipeline.model.breach import Deadline, ResponseStage, carried_by
 from keyrotation_pipeline.model.fleet import failing_minutes
@@ -121,15 +121,14 @@ def _deliver(pipeline: Pipeline, channels: Channels, notices: Sequence[Alarm]) -
 
 
 def _open(known: AlertDelivery, channels: Channels, notices: Iterable[Alarm]) -> list[tuple[Alarm, AlertChannel]]:
-    """What each channel is to get; channels that failed before come last, since they may be slow."""
-    pairs = [
-        (notice, channel)
-        for notice in notices
-        for channel in channels.of(notice)
-        if (notice.alert.key, channel.name) not in known.alerts
-        and (notice.follows is None or (notice.follows, channel.name) in known.alerts)
-    ]
-    return sorted(pairs, key=lambda pair: pair[1].name in known.failing)
+    """What each channel is to get, each key once; channels that failed before come last, since they may be slow."""
+    pairs: dict[tuple[str, str], tuple[Alarm, AlertChannel]] = {}
+    for notice in notices:
+        for channel in channels.of(notice):
+            told_before = (notice.alert.key, channel.name) in known.alerts
+            if not told_before and (notice.follows is None or (notice.follows, channel.name) in known.alerts):
+                pairs.setdefault((notice.alert.key, channel.name), (notice, channel))
+    return sorted(pairs.values(), key=lambda pair: pair[1].name in known.failing)
 
 
 # Older events are history, and are not sent to a new channel.
@@ -144,6 +143,7 @@ def notices(
     attention: Iterable[str] = (),
     failed_checks: Iterable[tuple[str, str]] = (),
     announcements: Iterable[Announcement] = (),
+    cause: Callable[[str], str | None] = lambda _run: None,
 ) -> tuple[Alarm, ...]:
     """Every alert that is due now, delivered before or not; see `deliver`.
 
@@ -151,6 +151,7 @@ def notices(
         attention: what `status` says is overdue, blocked or stale.
         failed_checks: asset and name of each Dagster check whose last evaluation failed, with its sentence.
         announcements: of planned rotations.
+        cause: why a run of Dagster failed, by its id; None: not known.
     """
     writer = _Writer(pipeline)
     return (
@@ -158,7 +159,7 @@ def notices(
         *writer.of_duties(),
         *writer.of_flags(),
         *writer.of_announcements(announcements),
-        *writer.of_runs(),
+        *writer.of_runs(cause),
         *writer.of_channels(),
         *writer.of_checks(failed_checks),
         *writer.of_certificates(),
@@ -224,19 +225,22 @@ class _Writer:
             notice = self._notice(each.key, Severity.INFO, each.subject, each.text, frozenset(ContactRole))
             yield replace(notice, follows=announced_key(each.request)) if each.cancels else notice
 
-    def of_runs(self) -> Iterator[Alarm]:
+    def of_runs(self, cause: Callable[[str], str | None]) -> Iterator[Alarm]:
+        """Once a day for a job and subject, with the cause; none for a run that is retried by itself."""
+        seen = set[str]()
         for entry in entries(self._pipeline.ledger, EventKind.RUN_FAILED):
-            if self._now - entry.at < NEWS_FOR:
-                job, subject = entry.facts.get("job"), entry.facts.get("subject")
+            run, job, subject = (entry.facts.get(name) for name in ("run", "job", "subject"))
+            key = f"run/{job}/{subject}/{entry.at:%Y-%m-%d}"
+            if self._now - entry.at < NEWS_FOR and RETRIED not in entry.facts and key not in seen:
+                seen.add(key)
                 what = f"{job} ({subject})" if subject else f"{job}"
                 by = entry.facts.get("refused_by")
-                refused = f": the cluster starts no process for it, {by} refuses it" if by else ""
+                why = f"the cluster starts no process for it, {by} refuses it" if by else cause(str(run))
                 yield self._notice(
-                    f"run/{job}/{subject}/{entry.at:%Y-%m-%d}",
+                    key,
                     Severity.WARNING,
                     f"A run of {job} failed",
-                    f"The run {entry.facts.get('run')} of {what} failed{refused}. "
-                    "Open it in Dagster's UI for the reason; "
+                    f"The run {run} of {what} failed{f': {why}' if why else ''}. Open it in Dagster's UI for more; "
                     "`keyrotation status` says what the rotation waits for.",
                     ON_CALL,
                 )

@@ -19,6 +19,7 @@ HASH_BYTES = 32
 # twice that, if two hosts wrote them.
 CLOCKS_DIFFER_BY = timedelta(seconds=10)
 EVENTS_DIFFER_BY = 2 * CLOCKS_DIFFER_BY
+RETRIED = "retried"  # a fact of `EventKind.RUN_FAILED`: the run is retried by itself, so that nobody is alerted
 
 
 @dataclass(frozen=True, slots=True)

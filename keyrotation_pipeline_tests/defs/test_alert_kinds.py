@@ -58,7 +58,9 @@ def decrypt_failures(dagster: Dagster) -> None:
 @pytest.mark.parametrize(
     ("happens", "subject", "text"),
     [
-        pytest.param(failed_run, "A run of backup failed", "Open it in Dagster's UI for the reason", id="run failure"),
+        pytest.param(
+            failed_run, "A run of backup failed", "failed: the backup of 2026-01-02 was missed", id="run failure"
+        ),
         pytest.param(failed_check, "/every_value_decrypts fails", "every_value_decrypts:", id="failed check"),
         pytest.param(stale_backup, "Key rotation needs attention", "the last backup is of", id="stale backup"),
         pytest.param(overdue_rotation, "Key rotation needs attention", "a rotation was due by", id="overdue rotation"),

@@ -1,9 +1,11 @@
 """The sensor carries a rotation from its approval to its end, waits where it must, and survives what is not there."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import product
 from typing import Any
 
 import dagster as dg
@@ -24,6 +26,7 @@ from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.rotate import open_request
+from keyrotation_pipeline_tests.conducting import sentences_of
 from keyrotation_pipeline_tests.defs.conftest import Dagster, FakePipelineResource, dump_failures, failure_of
 from keyrotation_pipeline_tests.fakes import V1, V2, FakeKeyStore, FakeLedger, FakeRewriting
 
@@ -125,6 +128,33 @@ def test_one_run_takes_every_shard_that_is_due_and_each_is_a_partition(dagster: 
     assert dagster.run(second).success
     assert shown_by_mirror(dagster) == []
     assert [request.job_name for request in requests(dagster)] == ["retire_key"]
+
+
+def launch_rows(dagster: Dagster, **tags: str) -> list[str | None]:
+    """Why the steps of a run failed that somebody launched, or that has these tags."""
+    job = dagster.definitions.resolve_job_def("reencrypt_rows")
+    return sentences_of(job.execute_in_process(instance=dagster.instance, tags=tags, raise_on_error=False))
+
+
+def test_rows_that_somebody_launches_without_a_rotation_say_so(dagster: Dagster) -> None:
+    assert launch_rows(dagster) == ["no rotation is open; request one with `keyrotation request --reason TEXT`"]
+    assert launch_rows(dagster, **TRUE_TAGS) == []  # of the conductor: it was cancelled meanwhile
+
+
+def test_rows_that_somebody_launches_with_no_shard_due_say_so(dagster: Dagster, walked: Walked) -> None:
+    launched = partial(launch_rows, dagster)
+    by_hand = {**TRUE_TAGS, "keyrotation/by_hand": "true"}  # and with the tags of the conductor, copied
+    rotation = walked(Step.KEY_VERSION)
+    due = f"no shard is due in rotation {rotation.id}; due is: dual_key_rollout; run `keyrotation rotate {rotation.id}`"
+    assert (launched(), launched(**by_hand)) == ([due], [due])
+    assert launched(**TRUE_TAGS) == []  # another run had taken what was due
+    walked(Step.PRIMARY_KEY_ROLLOUT)
+    with ExitStack() as others:
+        for table, shard in product(TABLES, ("00", "01")):
+            others.enter_context(dagster.world.ledger.lock(f"{rotation.id}/rows/{table} shard {shard}"))
+        assert launched() == [f"other runs work on every due shard of rotation {rotation.id}; wait for them"]
+    assert launched() == []
+    assert len([each for each in dagster.world.ledger.walk(rotation.id).steps if each.table]) == 4
 
 
 def test_a_shard_that_fails_keeps_no_other_from_its_turn(
@@ -465,7 +495,8 @@ def test_a_failed_run_is_in_the_audit(dagster: Dagster, approved: Walk, monkeypa
     dagster.definitions.get_repository_def().get_sensor_def("run_failure_alert")(context)
 
     facts = dagster.world.ledger.facts_of("dagster_run_failed")
-    assert facts == {"run": result.run_id, "job": "introduce_key", "subject": "introduce_key", "attempt": "1"}
+    described = {"job": "introduce_key", "subject": "introduce_key", "attempt": "1", "retried": "yes"}
+    assert facts == {"run": result.run_id, **described}
 
 
 def test_the_calendar_evaluates_every_check_each_morning(dagster: Dagster) -> None:

@@ -8,8 +8,11 @@ import dagster as dg
 import pytest
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.run_coordinator import SubmitRunContext
+from dagster._core.storage.tags import PRIORITY_TAG
+from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
 from keyrotation_pipeline.defs.instance import UnconfiguredRunCoordinator
+from keyrotation_pipeline.defs.run_requests import URGENT
 from keyrotation_pipeline.defs.triggers import BY_HAND_TAG
 from keyrotation_pipeline.model.backups import BackupStanding
 from keyrotation_pipeline.model.requests import Step, Walk
@@ -125,3 +128,12 @@ def test_a_run_of_a_backfill_is_marked_whatever_tags_were_given_to_it() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         assert queued(instance, {**forged, "dagster/backfill": ""}).tags[BY_HAND_TAG] == "true"
         assert BY_HAND_TAG not in queued(instance, forged).tags, "a run of a schedule or sensor"
+
+
+@pytest.mark.parametrize("priority", ["99999", "11", "-1", "9" * 30, "high"])
+def test_no_run_that_somebody_launches_is_taken_before_those_of_an_emergency(priority: str) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        urgent = queued(instance, URGENT)
+        launched = queued(instance, {"dagster/backfill": "", PRIORITY_TAG: priority})
+        order = QueuedRunCoordinatorDaemon(1)._priority_sort([launched, urgent])  # noqa: SLF001  as the daemon sorts
+    assert [run.run_id for run in order] == [urgent.run_id, launched.run_id]

@@ -184,10 +184,14 @@ def test_a_launch_without_a_configuration_is_taken(served: Server) -> None:
 
 @pytest.mark.slow
 def test_a_run_from_the_uis_port_is_marked_whatever_tags_it_brings(served: Server) -> None:
-    forged = {"dagster/sensor_name": "rotation_conductor", "keyrotation/rotation": "f" * 32, "keyrotation/by_hand": ""}
+    forged = {
+        "dagster/sensor_name": "rotation_conductor", "keyrotation/rotation": "f" * 32, "keyrotation/by_hand": "",
+        "dagster/priority": "99999",
+    }  # fmt: skip
     tags = [{"key": key, "value": value} for key, value in forged.items()]
     reported = ask(served, LAUNCH, selector={**LOCATION, "pipelineName": "evidence"}, config={}, tags=tags)
     [run] = [run for run in runs(served) if run["runId"] == reported["run"]["runId"]]
 
     assert {"key": "keyrotation/by_hand", "value": "true"} in run["tags"]
+    assert {"key": "dagster/priority", "value": "0"} in run["tags"]  # that of an emergency is 10
     ask(served, END, id=run["runId"])
