@@ -23,6 +23,7 @@ from keyrotation_pipeline_tests.waiting import eventually
 TOP = Path(__file__).parents[2]
 DAGSTER = [str(Path(sys.executable).with_name("dagster")), "dev"]
 DG = [str(Path(sys.executable).with_name("dg")), "dev"]
+START_SECONDS = 400  # 15 alone; the machine of a test may be busy with others
 MISSING = "run `keyrotation init` or `keyrotation demo`"
 SHOWN = "{ assetNodes { assetKey { path } } }"
 HEALTH = "{ instance { daemonHealth { allDaemonStatuses { daemonType required healthy } } } }"
@@ -75,7 +76,9 @@ class Development:
         launched = self.ask(MATERIALIZE % asset)
         assert launched["__typename"] == "LaunchRunSuccess", launched
         run = RUN % launched["run"]["runId"]
-        assert eventually(lambda: self.ask(run)["status"] in {"SUCCESS", "FAILURE"}), self.ask(run)["status"]
+        assert eventually(lambda: self.ask(run)["status"] in {"SUCCESS", "FAILURE"}, START_SECONDS), self.ask(run)[
+            "status"
+        ]
         found = self.ask(run)
         sentences = [each["failureMetadata"]["description"] for each in found["eventConnection"]["events"] if each]
         return found["status"], " ".join(sentences)
@@ -102,7 +105,7 @@ def developing(clone: Path, command: list[str], **variables: str) -> Iterator[De
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
         )  # fmt: skip
     try:
-        assert eventually(lambda: opened.answers() or process.poll() is not None), log.read_text()
+        assert eventually(lambda: opened.answers() or process.poll() is not None, START_SECONDS), log.read_text()
         assert process.poll() is None, log.read_text()
         yield opened
     finally:

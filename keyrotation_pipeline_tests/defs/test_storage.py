@@ -2,12 +2,15 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.instance.ref import InstanceRef
 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.defs.instance import KEPT_CONNECTIONS, InstanceStorage, shared_engine
+from keyrotation_pipeline.defs.instance import KEPT_CONNECTIONS, Instance, InstanceStorage, shared_engine
+from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline_tests.transactions import transactions
 
 _OF_DAGSTER = """
@@ -70,3 +73,21 @@ def test_what_a_process_has_seen_to_be_there_is_not_asked_for_again(
     cost()
     # The start of a session, and the question itself.
     assert min(cost() for _ in range(2)) == 2
+
+
+@pytest.mark.parametrize("url", [None, "postgresql+psycopg2://postgres@/dagster?host=/nowhere"])
+def test_the_environment_chooses_between_the_root_of_the_instance_and_a_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str | None
+) -> None:
+    monkeypatch.delenv("DAGSTER_PG_URL", raising=False)
+    if url is not None:
+        monkeypatch.setenv("DAGSTER_PG_URL", url)
+    overrides = {"instance_class": {"module": Instance.__module__, "class": Instance.__name__}}
+    chosen = InstanceRef.from_dir(str(tmp_path), overrides=overrides).storage_data
+    assert chosen is not None
+    expected = ("DagsterSqliteStorage", {"base_dir": str(tmp_path)}) if url is None else ("InstanceStorage", {})
+    assert (chosen.class_name, chosen.config_dict) == expected
+    if url is not None:
+        monkeypatch.delenv("DAGSTER_PG_URL")
+        with pytest.raises(ConfigurationError, match="set it for all of them"):
+            chosen.rehydrate(as_type=InstanceStorage)
