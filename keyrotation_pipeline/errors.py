@@ -172,6 +172,10 @@ class KeyStoreDamagedError(KeyStoreError):
     """The key store is lost, or does not hold the keys that must be there. Stop until it is fixed."""
 
 
+class NotOurKeyStoreError(KeyStoreError):
+    """The key store is another home's, was changed by another copy of this one, or does not say whose it is."""
+
+
 class WrongKeyError(KeyStoreError):
     """A key is missing, or is not the one that the values under its version were encrypted under."""
 

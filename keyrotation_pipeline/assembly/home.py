@@ -31,6 +31,8 @@ INSTALLED = "installed"
 # A column of which less is encrypted is left to people: something else writes there, too.
 _MOSTLY = 0.5
 SIGNING_KEY = "backup-signing-key.pem"
+# The directory of the home's own server.
+EMBEDDED = "postgres"
 
 
 @contextmanager
@@ -65,7 +67,7 @@ def server_url(home: Path, url: str | None) -> Iterator[str]:
         yield url
         return
     require_home(home)
-    with EmbeddedServer(home / "postgres") as server:
+    with EmbeddedServer(home / EMBEDDED) as server:
         yield server.url()
 
 
@@ -223,7 +225,7 @@ def _offered(ids: Callable[[str, str], Offered], config: Path | None, beginning:
         declared = settings.load(config)
         named = declared.database.url
         # An embedded server only if it already runs, such as for `up`: pressing Tab must not start one.
-        url = EmbeddedServer(declared.home / "postgres").url() if named is None else named.get_secret_value()
+        url = EmbeddedServer(declared.home / EMBEDDED).url() if named is None else named.get_secret_value()
         return ids(_with_schema(url, declared), beginning)
     except Exception:  # noqa: BLE001  whatever it is, pressing Tab is no place for errors
         return []

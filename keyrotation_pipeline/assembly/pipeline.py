@@ -29,7 +29,7 @@ from keyrotation_pipeline.adapters.process import harden_process
 from keyrotation_pipeline.adapters.rfc3161 import Rfc3161Authority
 from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
 from keyrotation_pipeline.adapters.rollouts.templates import Fleet, Workload
-from keyrotation_pipeline.assembly.home import create_home, database_url, heartbeat_store, require_home
+from keyrotation_pipeline.assembly.home import EMBEDDED, create_home, database_url, heartbeat_store, require_home
 from keyrotation_pipeline.assembly.keystores import (
     backup_vault,
     convert_key_store,
@@ -40,6 +40,7 @@ from keyrotation_pipeline.assembly.keystores import (
     wipe_leftovers,
 )
 from keyrotation_pipeline.audit.divergence import divergence
+from keyrotation_pipeline.audit.store_owner import OwnedKeyStore, require_not_of_others
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.backups.destruction import DESTROY
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
@@ -56,7 +57,8 @@ from keyrotation_pipeline.ports.rollout import Rollout
 from keyrotation_pipeline.requests.inventory import count_if_small
 from keyrotation_pipeline.requests.policy import POLICY, pin_hosts, require_signed_key_store
 from keyrotation_pipeline.requests.roster import (
-    pin_roster_in_store,
+    claim_store,
+    name_home,
     pinned_roster,
     require_known_to_store,
     require_usable,
@@ -136,7 +138,8 @@ def initialise(
 ) -> KeyTrial | None:
     """Creates what a home and a database need before the first rotation; repeating it changes nothing.
 
-    In this order: home, key store, the schema `keyrotation`, the pinned roster, and the existing keys. A schema of an
+    In this order: home, key store, the schema `keyrotation`, the pinned roster, the home's id, the key store's owner,
+    the existing keys, and the hosts. A schema of an
     earlier release is upgraded once everything that its audit records was read and verified. A key is imported only
     when its backup can be encrypted to known recipients, and when it decrypts the values under its version.
 
@@ -152,7 +155,8 @@ def initialise(
         ApprovalError: the configured roster is wrong, or differs from the pinned one; or the keys would go to a host
             that officers have not signed.
         WrongKeyError: values cannot be decrypted with the key of their version, or it is missing; no key was imported.
-        KeyStoreError: another key is registered or stored under one of the versions.
+        KeyStoreError: another key is registered or stored under one of the versions; or the key store is another
+            home's.
         PreflightError, BlockedError: a declared table does not exist, or cannot be read; nothing was created where
             none of them exists. Or the schema is of a version that this one does not continue.
         AuditError: the audit of an earlier release does not verify; nothing was changed.
@@ -176,17 +180,22 @@ def initialise(
                 require_known_to_store(pipeline, pipeline.signatures.roster())
                 require_usable(pipeline, pipeline.signatures.roster())
             pipeline.ledger.pin_roster(pipeline.signatures.roster())
+            name_home(pipeline)
             ManifestTrust(signing_key(settings), pipeline.ledger, pipeline.signatures, pipeline.clock).pin()
-            pin_hosts(pipeline)
             pinned_roster(pipeline)  # which also stores it in the home
-            pin_roster_in_store(pipeline, pipeline.keys.read())
+            require_not_of_others(stored := pipeline.keys.read(), pipeline.ledger.replayed())
             trial = None
-            if ring is not None:
+            if ring is None:
+                claim_store(pipeline, stored, tried=not stored.versions)
+            else:
                 require_signed_key_store(pipeline)
                 trial = _tried(pipeline, ring, place_of or pipeline.keys.place_of)
                 if convert:
                     convert_key_store(settings, ring)
+                claim_store(pipeline, pipeline.keys.read(), tried=True)
                 keys.import_keys(pipeline, ring)
+                # Not before: what a failing `init` would pin takes two signatures to correct.
+                pin_hosts(pipeline)
             if settings.activated_at is not None:
                 keys.declare_activation(pipeline, settings.activated_at)
     return trial
@@ -317,7 +326,8 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
     current = CurrentKeys(partial(connect, url), partial(every_key, store), limits)
     standbys = tuple(url.get_secret_value() for url in settings.database.standbys)
     replicas = Replicas(standbys, settings.database.gone_replicas)
-    surroundings = PostgresSurroundings(url, connection, replicas, settings.format.value_format)
+    own_server = settings.home / EMBEDDED if settings.database.url is None else None
+    surroundings = PostgresSurroundings(url, connection, replicas, settings.format.value_format, own_server)
     officers = [OfficerFiles(each.name, each.certificate, each.ssh_key) for each in settings.approvals.officers]
     identity = str(surroundings.identity())
     checkpoints = FileCheckpoints(settings.home / "audit-checkpoint", clock)
@@ -343,7 +353,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         fencing=PostgresFencing(connection, current),
         evidence=PostgresEvidence(connection, replicas, current),
         surroundings=surroundings,
-        keys=store,
+        keys=OwnedKeyStore(store, ledger),
         vault=backup_vault(settings, ledger, identity, clock, trust),
         rollout=open_rollout(settings, connection, store, clock),
         signatures=signatures,

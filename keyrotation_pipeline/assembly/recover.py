@@ -57,6 +57,7 @@ from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.recovery import RestoredSet, WrittenFiles
 from keyrotation_pipeline.regular_files import read_bytes, read_text, read_typed
+from keyrotation_pipeline.requests.roster import name_home
 from keyrotation_pipeline.settings import Settings, home_of
 from keyrotation_pipeline.settings.backups import S3Settings
 from keyrotation_pipeline.settings.recovered import (
@@ -347,6 +348,7 @@ class HomeHere:
         advance_head(self._home / "anchors", anchor, lambda known: known.seq < anchor.seq)
         upgrade_restored(settings, actor=self._actor)
         with open_pipeline(settings, actor=self._actor) as pipeline:
+            name_home(pipeline)  # which a backup of an earlier version has not
             ManifestTrust(signer, pipeline.ledger, pipeline.signatures, pipeline.clock).pin()
             yield pipeline
 

@@ -8,7 +8,7 @@ from keyrotation_pipeline.adapters.dagster_services import DagsterServices, UiAc
 from keyrotation_pipeline.adapters.home_files import FileHeartbeats
 from keyrotation_pipeline.adapters.postgres.server.connection import display_name
 from keyrotation_pipeline.adapters.postgres.server.embedded import DAGSTER_DATABASE, EmbeddedServer
-from keyrotation_pipeline.assembly.home import create_home, database_url
+from keyrotation_pipeline.assembly.home import EMBEDDED, create_home, database_url
 from keyrotation_pipeline.monitoring.scheduler_health import CONDUCTOR
 from keyrotation_pipeline.settings import Settings, home_of
 from keyrotation_pipeline.settings.loading import bare_environment, child_environment, dagster_storage_url
@@ -53,5 +53,5 @@ def _storage(stack: ExitStack, home: Path) -> tuple[str, Callable[[], None]]:
     """
     if (url := dagster_storage_url()) is not None:
         return url, lambda: None
-    server = stack.enter_context(EmbeddedServer(home / "postgres"))
+    server = stack.enter_context(EmbeddedServer(home / EMBEDDED))
     return server.url(DAGSTER_DATABASE).replace("postgresql://", "postgresql+psycopg2://", 1), server.keep_running

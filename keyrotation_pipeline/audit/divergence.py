@@ -7,6 +7,7 @@ are not. Whatever the key store holds must be explained by the ledger, and every
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from keyrotation_pipeline.audit import store_owner
 from keyrotation_pipeline.audit.history import history
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import BlockedError
@@ -21,6 +22,8 @@ from keyrotation_pipeline.model.key_events import (
 )
 from keyrotation_pipeline.model.keys import LOST, SHELVED, KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled, RosterPinned
+from keyrotation_pipeline.model.requests import Walk
+from keyrotation_pipeline.model.surroundings import DatabaseServer
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 _TELLING = (
@@ -58,11 +61,20 @@ class Divergence:
 
     Args:
         behind: all that differs is that the key store shows what the audit knows to be replaced.
+        elsewhere: somebody else changed the key store, and nothing shows that the database was restored; a sentence.
+        moved: where the database runs, if that is not where a walk that is under way was requested.
     """
 
     findings: tuple[str, ...]
     unknown: tuple[AuditHead, ...]
     behind: bool = False
+    elsewhere: str | None = None
+    moved: DatabaseServer | None = None
+
+    @property
+    def only_moved(self) -> bool:
+        """Whether nothing else differs, as after a failover that has lost nothing."""
+        return self.moved is not None and len(self.findings) == 1
 
     def __bool__(self) -> bool:
         return bool(self.findings)
@@ -80,17 +92,23 @@ def divergence(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
 def _compared(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
     anchors = pipeline.anchors.heads()
     told, replayed = _expectations(pipeline), pipeline.ledger.replayed()
-    unknown = replayed.missing(anchors)
+    missing, other = replayed.missing(anchors), store_owner.of_others(stored, replayed)
+    unknown = missing if other is None else tuple(dict.fromkeys((*missing, other.head)))
+    elsewhere = None if missing else other
     records = pipeline.ledger.keys()
+    moved = _moved(pipeline, replayed)
     findings = [
         *_about_database(pipeline, replayed),
-        *_about_anchors(pipeline, unknown),
+        *(_about_anchors(pipeline, unknown) if elsewhere is None else [store_owner.finding(elsewhere, replayed)]),
         *_about_keys(stored, records, told),
         *_about_primary(stored, records, told),
         *_about_roster(stored, told),
         *_about_compromised(stored, records),
+        *_about_server(replayed, moved),
     ]
-    return Divergence(tuple(findings), unknown, behind=len(findings) == 1 and _is_behind(stored, records, told))
+    behind = len(findings) == 1 and _is_behind(stored, records, told)
+    sentence = None if elsewhere is None else store_owner.refusal(elsewhere, replayed)
+    return Divergence(tuple(findings), unknown, behind, sentence, moved)
 
 
 def require_consistent(pipeline: Pipeline, stored: StoredKeys, *, afresh: bool = False) -> None:
@@ -112,6 +130,10 @@ def warning(found: Divergence) -> str | None:
     """Describe a divergence in one sentence; None if there is none."""
     if not found:
         return None
+    if found.elsewhere is not None:
+        return found.elsewhere
+    if found.only_moved:
+        return f"{found.findings[0]}: after a failover, or in a copy; run `keyrotation reconcile`"
     if found.behind:
         return (
             f"{found.findings[0]}, which replaced it: a key store may answer with what was there before, so wait a "
@@ -146,6 +168,19 @@ def _about_database(pipeline: Pipeline, replayed: AuditState) -> Iterator[str]:
     here = pipeline.surroundings.identity().place
     if replayed.database not in {None, here}:
         yield f"the audit is of {replayed.database}, and this is {here}"
+
+
+def _moved(pipeline: Pipeline, replayed: AuditState) -> DatabaseServer | None:
+    is_under_way = any(isinstance(each, Walk) and not each.is_over for each in replayed.requests.values())
+    if replayed.server is None or not is_under_way:
+        return None
+    here = pipeline.surroundings.server()
+    return None if here == replayed.server else here
+
+
+def _about_server(replayed: AuditState, moved: DatabaseServer | None) -> Iterator[str]:
+    if moved is not None:
+        yield f"a walk is under way that was requested where the database ran on {replayed.server}, and this is {moved}"
 
 
 def _about_anchors(pipeline: Pipeline, unknown: tuple[AuditHead, ...]) -> Iterator[str]:

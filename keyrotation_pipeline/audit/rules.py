@@ -46,12 +46,14 @@ from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, IN_USE, LOST, K
 from keyrotation_pipeline.model.request_events import (
     Blocked,
     DatabaseReconciled,
+    HomeNamed,
     HostsPinned,
     PromotionRecorded,
     RequestOpened,
     RolloutConfirmed,
     RosterPinned,
     RotationAuditWritten,
+    ServerSeen,
     SignatureAdded,
     StatusChanged,
     StepFinished,
@@ -69,6 +71,8 @@ from keyrotation_pipeline.model.requests import (
     Walk,
     held_in,
 )
+from keyrotation_pipeline.model.surroundings import DatabaseServer
+from keyrotation_pipeline.model.visible_text import visible
 
 
 def _by_name(step: StepRecord) -> tuple[str, str, int]:
@@ -290,6 +294,11 @@ def abandoning(heads: Collection[AuditHead]) -> str:
     return f"accept that event {newest.seq} {newest.hash}{others} is not in the audit"
 
 
+def continuing(server: DatabaseServer) -> str:
+    """The server that officers sign as that of a walk, in the line `Authorises`."""
+    return f"continue on {visible(server.host).replace(';', ',')}, timeline {server.timeline}"
+
+
 def _pinned(state: AuditState, entry: AuditEntry, fact: RosterPinned) -> None:
     before, roster = state.roster, fact.roster
     if before is not None:
@@ -305,6 +314,17 @@ def _pinned(state: AuditState, entry: AuditEntry, fact: RosterPinned) -> None:
 def _hosts_pinned(state: AuditState, _entry: AuditEntry, fact: HostsPinned) -> None:
     require(state.hosts in {None, fact.hosts}, "pins hosts that nobody has signed")
     state.hosts = fact.hosts
+
+
+def _home_named(state: AuditState, _entry: AuditEntry, fact: HomeNamed) -> None:
+    """Only the first counts: whatever could be appended later names no other home."""
+    state.home = state.home or fact.home
+
+
+def _server_seen(state: AuditState, _entry: AuditEntry, fact: ServerSeen) -> None:
+    """In the middle of a walk only a signed reconciliation says that the database runs elsewhere."""
+    if all(each.is_over for each in state.requests.values() if isinstance(each, Walk)):
+        state.server = fact.server
 
 
 def _pin_again(state: AuditState, request: Request, before: Roster, fact: RosterPinned) -> None:
@@ -353,8 +373,10 @@ def _audit_row_written(state: AuditState, entry: AuditEntry, fact: RotationAudit
 
 def _reconciled(state: AuditState, entry: AuditEntry, fact: DatabaseReconciled) -> None:
     by = state.require_running(entry.request, RequestAction.RECONCILE)
+    said = signed_fields(state.texts[by.id]).get("Authorises", "").split("; ")
+    if fact.server is not None and continuing(fact.server) in said:
+        state.server = fact.server
     if fact.accepted:
-        said = signed_fields(state.texts[by.id]).get("Authorises", "").split("; ")
         require(abandoning(fact.accepted) in said, "gives up other anchors than officers signed")
     state.reconciled_at = entry.at
     state.abandoned.update(fact.accepted)
@@ -366,6 +388,8 @@ def _reconciled(state: AuditState, entry: AuditEntry, fact: DatabaseReconciled) 
 RULES: Rules = {
     RosterPinned: _pinned,
     HostsPinned: _hosts_pinned,
+    HomeNamed: _home_named,
+    ServerSeen: _server_seen,
     BackupKeyPinned: _backup_key_pinned,
     RotationAuditWritten: _audit_row_written,
     DatabaseReconciled: _reconciled,

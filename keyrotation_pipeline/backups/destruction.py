@@ -32,7 +32,7 @@ from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.requests import opening, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
 from keyrotation_pipeline.requests.key_list import note_if_changed
-from keyrotation_pipeline.requests.roster import pin_roster_in_store, require_roster
+from keyrotation_pipeline.requests.roster import claim_store, require_roster
 from keyrotation_pipeline.requests.takeover import waiting
 from keyrotation_pipeline.rotation.keys import record_of
 
@@ -113,7 +113,7 @@ def destroy(site: BackupContext, rotation: Request) -> Destruction:
         stored = pipeline.keys.read()
         require_consistent(pipeline, stored, afresh=True)
         require_authorised(pipeline, rotation, stored)
-        stored = pin_roster_in_store(pipeline, stored)
+        stored = claim_store(pipeline, stored)
         record, _ = _require_destroyable(site, stored, version, begun=rotation.status is RequestStatus.RUNNING)
         if record.fingerprint != rotation.source_fingerprint:
             raise ApprovalError(f"{version} is registered as another key than the one signed for; cancel {rotation.id}")

@@ -1,6 +1,7 @@
 """Restores a key that the key store has lost from a backup, and surveys what a loss of keys leaves readable."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from keyrotation_pipeline.audit.divergence import divergence
@@ -31,7 +32,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.key_list import has_key_list, note_delivery
 from keyrotation_pipeline.requests.policy import require_signed_key_store
-from keyrotation_pipeline.requests.roster import pin_roster_in_store
+from keyrotation_pipeline.requests.roster import claim_store
 from keyrotation_pipeline.requests.takeover import publish_compromised
 from keyrotation_pipeline.rotation.keys import record_of
 
@@ -141,9 +142,11 @@ def _restored(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, so
     intent = KeyRestoreIntended(version, material.fingerprint, source, restored.place, decrypted)
     pipeline.ledger.append(intent)
     _note_list(pipeline, stored, record, archived=archived)
-    _store(pipeline, record, material, archived=archived)
-    if pipeline.keys.read().primary is not None:
-        publish_compromised(pipeline, None)  # which the lost store had published
+    # A store that was lost names nobody yet.
+    with pipeline.keys.unstamped() if stored.owner is None else nullcontext():
+        _store(pipeline, record, material, archived=archived)
+        if pipeline.keys.read().primary is not None:
+            publish_compromised(pipeline, None)  # which the lost store had published
     pipeline.ledger.append(Note(EventKind.KEY_RESTORED, intent.as_json()))
     _name_roster(pipeline)
     return restored
@@ -175,8 +178,8 @@ def _name_roster(pipeline: Pipeline) -> None:
     Where the database was restored, `reconcile` does so at the end: the present roster may be outdated.
     """
     stored = pipeline.keys.read()
-    if stored.roster is None and not divergence(pipeline, stored):
-        pin_roster_in_store(pipeline, stored)
+    if stored.owner is None and not divergence(pipeline, stored):
+        claim_store(pipeline, stored, tried=True)
 
 
 def registered_or_rekeyed(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial) -> KeyRecord | None:

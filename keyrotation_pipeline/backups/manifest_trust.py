@@ -9,6 +9,7 @@ whoever owns the database can append an event that names another one, which does
 import hashlib
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
 
@@ -160,12 +161,12 @@ class ManifestTrust:
         return public, self._signer.sign(content)
 
     def write(self, local: LocalPlace, made: BackupSet) -> None:
-        """Make files of the local place a set. The manifest comes last: what has none is not a set.
+        """Make files of the local place a set, of this home. The manifest comes last: what has none is not a set.
 
         Raises:
             BackupError: it cannot be signed or written.
         """
-        text = render(made, self._signer.public)
+        text = render(replace(made, home=self._ledger.replayed().home), self._signer.public)
         local.write(signature_name(made.name), self._signer.sign(text))
         local.write(made.name, text)
         source = made.made_from
@@ -246,7 +247,11 @@ class ManifestTrust:
         _, wanted = self._sealed.get(name, (0, None))
         if wanted not in {None, hashlib.sha256(text).hexdigest()}:
             raise UnsignedBackupError(name, place.description, "is not the one that the audit recorded")
-        return signed_manifest(place, name, text, signers=self.signers, verifies=self._signer.verifies)
+        made = signed_manifest(place, name, text, signers=self.signers, verifies=self._signer.verifies)
+        home = self._ledger.replayed().home
+        if home is not None and made.home not in {None, home}:  # the key that signs was copied
+            raise UnsignedBackupError(name, place.description, f"is of another home ({made.home})")
+        return made
 
     def _vouched(self, name: str, text: bytes) -> bool:
         """Whether an officer of the pinned roster signed this manifest; the audit names who and what, once."""

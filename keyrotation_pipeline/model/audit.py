@@ -102,6 +102,8 @@ class EventKind(StrEnum):
     ROSTER_PINNED = "roster_pinned"
     ROSTER_KEEPING_INTENDED = "roster_digest_to_key_store_intended"
     HOSTS_PINNED = "hosts_pinned"
+    HOME_NAMED = "home_named"
+    SERVER_SEEN = "server_seen"
     REQUEST_OPENED = "request_opened"
     SIGNATURE_ADDED = "signature_added"
     STATUS_CHANGED = "status_changed"

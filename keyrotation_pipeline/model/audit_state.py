@@ -18,6 +18,7 @@ from keyrotation_pipeline.model.incidents import Incident, IncidentStatus
 from keyrotation_pipeline.model.keys import GONE, KeyRecord, KeyState
 from keyrotation_pipeline.model.request_events import RotationAuditWritten, SignatureAdded
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Walk
+from keyrotation_pipeline.model.surroundings import DatabaseServer
 
 # Nothing decides or destroys by an audit with a single fault. So one with many costs no further verification, which
 # starts gpg each time; a reconciliation may be signed by so many officers of a roster that the database has lost.
@@ -112,6 +113,8 @@ class AuditState:
         roster: the pinned one.
         rosters: every pinned one, with the seq of its event and the request that pinned it.
         began_under: of each request that has begun, the roster that was pinned then.
+        home: the id of the home; None: the audit is of an earlier version.
+        server: where the database ran when the newest walk was requested, or as officers signed since.
         hosts: those in the text of the last request that began, else those that `init` pinned; None: it pinned none.
         signers: fingerprints of the keys that sign backups: the first that was pinned, and each that stands in the
             text of a request that began.
@@ -146,6 +149,8 @@ class AuditState:
     roster: Roster | None = None
     rosters: list[tuple[int, Roster, str | None]] = field(default_factory=list)
     began_under: dict[str, Roster] = field(default_factory=dict)
+    home: str | None = None
+    server: DatabaseServer | None = None
     hosts: tuple[str, ...] | None = None
     signers: set[str] = field(default_factory=set)
     keys: dict[KeyVersion, KeyRecord] = field(default_factory=dict)

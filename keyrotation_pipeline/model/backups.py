@@ -199,6 +199,7 @@ class BackupSet:
         roster: digest of the roster that was pinned then.
         configuration: `keyrotation.toml` and the public certificates that it names; None in sets of single keys.
         made_from: the set whose dump was restored and re-encrypted for this one; the stamp is of that one's moment.
+        home: the id of the home that made it; None: made by an earlier version.
     """
 
     stamp: str
@@ -209,6 +210,7 @@ class BackupSet:
     roster: str | None = None
     configuration: StoredFile | None = None
     made_from: MadeFrom | None = None
+    home: str | None = None
 
     @property
     def name(self) -> str:

@@ -12,6 +12,7 @@ from keyrotation_pipeline.errors import KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.grammar import FIRST, SECOND, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing, in_both_generations
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.requests import Request, RequestAction, Step, Walk
 
 
@@ -109,6 +110,23 @@ KeyEntry = KeyMaterial | DamagedKey
 
 
 @dataclass(frozen=True, slots=True)
+class StoreOwner:
+    """Whose a key store is, as it says itself.
+
+    Args:
+        home: id of the home, 32 hex digits.
+        places: the databases whose values are under its keys, each with system identifier and schema.
+        roster: digest of the roster that is pinned.
+        head: the newest event of the audit of whoever changed the store last, when it was about to.
+    """
+
+    home: str
+    places: tuple[str, ...]
+    roster: str
+    head: AuditHead
+
+
+@dataclass(frozen=True, slots=True)
 class StoredKeys:
     """A snapshot of every key in a store; not to be pickled.
 
@@ -118,7 +136,8 @@ class StoredKeys:
         primary: the version that writes use; None before the first was named.
         revision: identifies this content; a change based on it carries it.
         pending: keys from an interrupted write, which nobody gets until they are added again.
-        roster: digest of the roster that is pinned; None in a store from before it was stored there.
+        owner: whose it is; None: it does not say so, as one from before that was stored there.
+        roster: digest of the roster that is pinned, by `owner`, or as earlier versions stored it.
         compromised: versions that applications must never encrypt under again.
         left_behind: archived versions whose key an earlier state of the store still gives; a sentence each.
         undelivered: why the application's own list is not that of the live keys; None: it is, or there is none.
@@ -135,6 +154,7 @@ class StoredKeys:
     left_behind: Mapping[KeyVersion, str] = field(default_factory=dict)
     undelivered: str | None = None
     foreign: str | None = None
+    owner: StoreOwner | None = None
 
     @classmethod
     def of(
@@ -147,6 +167,7 @@ class StoredKeys:
         roster: str | None = None,
         compromised: frozenset[KeyVersion] = frozenset(),
         left_behind: Mapping[KeyVersion, str] | None = None,
+        owner: StoreOwner | None = None,
     ) -> Self:
         """The entries in order. Without a revision of the store's own, the content gives one."""
         live = dict(sorted(live.items()))
@@ -161,8 +182,11 @@ class StoredKeys:
                 {version: both if version in misused else entry for version, entry in entries.items()}
                 for entries in (live, archived)
             )
-        revision = revision or _revision(live, archived, primary, roster, compromised)
-        return cls(live, archived, primary, revision, pending or {}, roster, compromised, left_behind or {})
+        revision = revision or _revision(live, archived, primary, owner or roster, compromised)
+        roster = roster if owner is None else owner.roster
+        return cls(
+            live, archived, primary, revision, pending or {}, roster, compromised, left_behind or {}, owner=owner
+        )
 
     def __contains__(self, version: object) -> bool:
         return version in self.live or version in self.archived
@@ -244,11 +268,11 @@ def _revision(
     live: Mapping[KeyVersion, KeyEntry],
     archived: Mapping[KeyVersion, KeyEntry],
     primary: KeyVersion | None,
-    roster: str | None,
+    owner: StoreOwner | str | None,
     compromised: frozenset[KeyVersion],
 ) -> str:
-    """SHA-256 over places, versions, fingerprints, what is compromised and the roster's digest, 64 hex digits."""
-    lines = [f"primary {primary}", f"roster {roster}", *(f"compromised {each}" for each in sorted(compromised))]
+    """SHA-256 over places, versions, fingerprints, what is compromised and whose they are, 64 hex digits."""
+    lines = [f"primary {primary}", f"owner {owner}", *(f"compromised {each}" for each in sorted(compromised))]
     for place, entries in (("live", live), ("archived", archived)):
         lines += [f"{place} {version} {_name(entry)}" for version, entry in entries.items()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -212,6 +212,7 @@ class _MadeFrom(_Document):
 
 
 class _Manifest(_Document):
+    left_out_if_empty: ClassVar = frozenset({"home"})
     format: Literal[1] = Field(alias="schema")
     signed_by: Annotated[str, Field(pattern=rf"^{_PUBLIC_KEY}$")]
     made_at: Annotated[str, Field(max_length=40)]
@@ -222,6 +223,7 @@ class _Manifest(_Document):
     roster: Sha256 | None
     configuration: _File | None
     made_from: _MadeFrom | None
+    home: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
 
 
 def render(made: BackupSet, signed_by: str) -> bytes:
@@ -243,6 +245,7 @@ def render(made: BackupSet, signed_by: str) -> bytes:
         roster=made.roster,
         configuration=None if made.configuration is None else _File(**_file_fields(made.configuration)),
         made_from=None if made.made_from is None else _MadeFrom(**asdict(made.made_from)),
+        home=made.home,
     )
     return f"{content.model_dump_json(indent=2, by_alias=True)}\n".encode()
 
@@ -299,7 +302,9 @@ def _set_of(stamp: str, content: _Manifest) -> BackupSet:
     configuration = None if content.configuration is None else _stored(content.configuration)
     source = content.made_from
     made_from = None if source is None else MadeFrom(source.manifest, source.sha256, source.seq)
-    return BackupSet(stamp, content.database, keys, dump, anchor, content.roster, configuration, made_from)
+    return BackupSet(
+        stamp, content.database, keys, dump, anchor, content.roster, configuration, made_from, content.home
+    )
 
 
 def _require_consistent(name: str, made: BackupSet, content: _Manifest) -> None:

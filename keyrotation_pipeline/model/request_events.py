@@ -11,6 +11,7 @@ from keyrotation_pipeline.model.audit import AuditHead, EventKind, Fact
 from keyrotation_pipeline.model.fleet import Gone, TargetKind
 from keyrotation_pipeline.model.records import Alias
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, RotationType, Step, StepRecord
+from keyrotation_pipeline.model.surroundings import DatabaseServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,26 @@ class HostsPinned(Fact):
 
     kind: ClassVar = EventKind.HOSTS_PINNED
     hosts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HomeNamed(Fact):
+    """The random id of the home, by which its key store and its backups are told from those of others.
+
+    Args:
+        home: 32 hex digits; only the first in an audit counts.
+    """
+
+    kind: ClassVar = EventKind.HOME_NAMED
+    home: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSeen(Fact):
+    """Where the database ran when a walk was about to be requested; in the middle of a walk it does not count."""
+
+    kind: ClassVar = EventKind.SERVER_SEEN
+    server: DatabaseServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +213,7 @@ class DatabaseReconciled(Fact):
 
     Args:
         accepted: heads stored outside that are not in this audit, and no longer have to be.
+        server: where the database runs, if that was signed in the middle of a walk.
     """
 
     kind: ClassVar = EventKind.DATABASE_RECONCILED
@@ -201,6 +223,7 @@ class DatabaseReconciled(Fact):
     states: Mapping[str, str]
     ended: tuple[str, ...]
     accepted: tuple[AuditHead, ...]
+    server: DatabaseServer | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,22 @@ class DatabaseIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class DatabaseServer:
+    """Where the database runs at the moment, which a failover changes, and a copy of it does not share.
+
+    Args:
+        host: the server's own address and port; of one on this machine its data directory, if that is visible.
+        timeline: of its WAL.
+    """
+
+    host: str
+    timeline: int
+
+    def __str__(self) -> str:
+        return f"{self.host} (timeline {self.timeline})"
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """A finding of the pre-flight: `fatal` ones stop the rotation, others warn. One sentence that says what to do.
 

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 
 from keyrotation_pipeline.audit.divergence import require_consistent
+from keyrotation_pipeline.audit.store_owner import require_ours
 from keyrotation_pipeline.backups.catalog import BackupContext, kept_sets
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.backups.rehearsal import last_rehearsal
@@ -146,7 +147,8 @@ def _refused(name: str, look: Callable[[], str]) -> Check:
 def _authority(pipeline: Pipeline, walk: Walk | None) -> Iterator[Check]:
     def configured() -> str:
         roster = require_roster(pipeline)
-        named = pipeline.keys.read().roster == roster.digest
+        require_ours(stored := pipeline.keys.read(), pipeline.ledger.replayed())
+        named = stored.roster == roster.digest
         known = "as the key store names it" if named else "which the key store names from the next change on"
         return f"{roster.required} of {', '.join(officer.name for officer in roster.officers)} sign, {known}"
 

@@ -19,6 +19,7 @@ from keyrotation_pipeline.model.surroundings import (
     BlindSpots,
     CheckNames,
     DatabaseIdentity,
+    DatabaseServer,
     Problem,
     Speed,
     Surroundings,
@@ -286,6 +287,9 @@ class DatabaseSurroundings(Protocol):
 
     def identity(self) -> DatabaseIdentity:
         """Which database this is."""
+
+    def server(self) -> DatabaseServer:
+        """Where it runs now."""
 
     def preflight(self, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
         """What stops, or should be known before, a rotation of these tables to `target`."""

@@ -1,10 +1,11 @@
 """Which keys are there, and which one do writes use?"""
 
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.keys import StoredKeys
+from keyrotation_pipeline.model.keys import StoredKeys, StoreOwner
 from keyrotation_pipeline.model.surroundings import Problem
 
 
@@ -105,8 +106,30 @@ class KeyStore(Protocol):
             KeyStoreError: one of them is the primary: applications would stop.
         """
 
-    def pin_roster(self, digest: str, revision: str) -> StoredKeys:
-        """Stores the digest of the pinned roster (`Roster.digest`), replacing the previous one.
+    def name_owner(self, owner: StoreOwner, revision: str) -> StoredKeys:
+        """Stores whose the keys are, replacing what was there; one plain key in AWS has no room for it.
 
         The owner of the database can rewrite all of it, but not what is stored here.
         """
+
+
+class OwnedKeys(KeyStore, Protocol):
+    """A key store that only its home changes.
+
+    Each change is preceded by `stamp`, and made from the revision that this gives. So whoever has read the store before
+    changes nothing, and whoever reads it later sees which home, with which audit, is changing it.
+
+    Every change also raises:
+        NotOurKeyStoreError: the store belongs to another home, another copy of this one changed it, or it does not say
+            whose it is. Nothing was changed.
+    """
+
+    def stamp(self, revision: str) -> StoredKeys:
+        """Names the newest event of the audit in the store, not inside a transaction; an empty store stays as it is.
+
+        Raises:
+            NotOurKeyStoreError, KeyStoreConflictError: as each change.
+        """
+
+    def unstamped(self) -> AbstractContextManager[None]:
+        """Inside, changes are plain: after a stamp, as officers signed, or into a store that was lost."""

@@ -24,7 +24,7 @@ from keyrotation_pipeline.ports.database import (
     TableRewriting,
 )
 from keyrotation_pipeline.ports.heartbeats import Heartbeats
-from keyrotation_pipeline.ports.keys import KeyStore
+from keyrotation_pipeline.ports.keys import OwnedKeys
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.rollout import Rollout
 from keyrotation_pipeline.ports.timestamps import TimestampAuthority
@@ -97,7 +97,7 @@ class Pipeline:
     fencing: TableFencing
     evidence: RetirementEvidence
     surroundings: DatabaseSurroundings
-    keys: KeyStore
+    keys: OwnedKeys
     vault: BackupVault
     rollout: Rollout
     signatures: SignatureVerifier

@@ -8,6 +8,7 @@ from keyrotation_pipeline.errors import ApprovalError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import require_plain
 from keyrotation_pipeline.model.audit import utc_minute
+from keyrotation_pipeline.model.request_events import ServerSeen
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, RotationType, Walk
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 
@@ -40,6 +41,8 @@ def new_request(
 ) -> Kind:
     """Builds a new request of any action, with a 128-bit random id, anchored at the audit's head; not stored yet.
 
+    Before a walk begins, the audit has where the database runs.
+
     Args:
         fingerprint: of the source, 64 hex digits.
         incident: makes it an emergency: signatures are valid for seven days, longer than an incident's 48 hours.
@@ -55,6 +58,8 @@ def new_request(
         raise RequestError(
             "an emergency runs against its clock, so the conductor carries it out; request it without --manual"
         )
+    if action.name.walks:
+        _note_server(pipeline)
     head, now = pipeline.ledger.head(), pipeline.clock.now()
     earliest = None if not_before is None else _not_before(not_before, now, emergency=incident is not None)
     start, finish = _dates(action, earliest or now, start_by, finish_by, emergency=incident is not None)
@@ -78,6 +83,13 @@ def new_request(
         not_before=earliest,
         manual=manual,
     )
+
+
+def _note_server(pipeline: Pipeline) -> None:
+    server = pipeline.surroundings.server()
+    under_way = pipeline.ledger.current() or pipeline.ledger.waiting()
+    if under_way is None and pipeline.ledger.replayed().server != server:
+        pipeline.ledger.append(ServerSeen(server))
 
 
 def pending(pipeline: Pipeline, action: RequestAction) -> tuple[Request, ...]:

@@ -19,7 +19,7 @@ from keyrotation_pipeline.model.requests import Request, RequestAction, RequestS
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.requests import opening, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
-from keyrotation_pipeline.requests.roster import pin_roster_in_store, pinned_roster, require_usable
+from keyrotation_pipeline.requests.roster import claim_store, pinned_roster, require_usable
 from keyrotation_pipeline.requests.takeover import preceding
 
 
@@ -84,7 +84,7 @@ def open_policy(pipeline: Pipeline, *, reason: str | None, requested_by: str) ->
     if reason is not None:
         opening.require_texts(reason, requested_by, None)
     require_consistent(pipeline, stored := pipeline.keys.read())
-    pin_roster_in_store(pipeline, stored)  # which an interrupted change may have left undone
+    claim_store(pipeline, stored)  # which an interrupted change may have left undone
     differs = pinned_roster(pipeline).differences(pipeline.signatures.roster())
     require_usable(pipeline, pipeline.signatures.roster(), pinned_roster(pipeline))
     if not differs and not list(changed_hosts(pipeline)):
@@ -122,7 +122,7 @@ def change_policy(pipeline: Pipeline, request: Request) -> Roster:
         require_consistent(pipeline, stored, afresh=True)
         with pipeline.ledger.transaction():
             _pin(pipeline, pipeline.ledger.request(request.id), stored)
-        pin_roster_in_store(pipeline, stored)
+        claim_store(pipeline, stored)
     time_stamping.stamp(pipeline)
     return pinned_roster(pipeline)
 

@@ -8,20 +8,23 @@ The audit is written first, then the key store. A process that dies between the 
 audit there, from which the later ones were signed; the next change completes it.
 """
 
+import secrets
 from collections.abc import Collection
 from contextlib import suppress
 
 from keyrotation_pipeline.audit.history import history
+from keyrotation_pipeline.audit.store_owner import require_ours
 from keyrotation_pipeline.errors import ApprovalError, AuditError, KeyStoreConflictError, KeyStoreError
 from keyrotation_pipeline.model.approval import PinnedRoster, Roster, RosterChange, RosterSignature, signed_fields
 from keyrotation_pipeline.model.audit import EventKind, Note
-from keyrotation_pipeline.model.keys import StoredKeys
-from keyrotation_pipeline.model.request_events import RosterPinned, SignatureAdded
+from keyrotation_pipeline.model.keys import StoredKeys, StoreOwner
+from keyrotation_pipeline.model.request_events import HomeNamed, RosterPinned, SignatureAdded
 from keyrotation_pipeline.model.requests import Request
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.key_list import note_if_changed
 
 _LOOKS = 5
+_HOME_BYTES = 16
 
 
 def pinned_roster(pipeline: Pipeline) -> Roster:
@@ -108,33 +111,49 @@ def require_known_to_store(pipeline: Pipeline, roster: Roster) -> None:
             f"the key store was last changed under another roster ({known[:16]}) than keyrotation.toml names "
             f"({roster.digest[:16]}); restore the database that it belongs to, or put officers, threshold and "
             "recipients of that roster back; if these keys are to start again under others, first remove what the key "
-            "store holds of it (file `roster`, tag `keyrotation-roster`, or annotation `keyrotation/roster`)"
+            "store holds of it (file or annotation `owner`, or entry `keyrotation_owner`)"
         )
 
 
-def pin_roster_in_store(pipeline: Pipeline, stored: StoredKeys) -> StoredKeys:
-    """Makes the key store name the pinned roster, where it names an earlier one or none.
+def name_home(pipeline: Pipeline) -> None:
+    """Gives the home its random id, once: a new machine, signer or key store makes no other home."""
+    if pipeline.ledger.replayed().home is None:
+        pipeline.ledger.append(HomeNamed(secrets.token_hex(_HOME_BYTES)))
+
+
+def claim_store(pipeline: Pipeline, stored: StoredKeys, *, tried: bool = False) -> StoredKeys:
+    """Makes the key store name this home, its database and the pinned roster, where it names earlier ones or nothing.
 
     Args:
         stored: as just read, and consistent with the audit.
+        tried: its keys are known to be those of the values here, so that it may be claimed where it names nobody.
 
     Raises:
-        KeyStoreError: the key store rejects the change.
+        NotOurKeyStoreError: the key store is another home's, or names nobody.
+        KeyStoreError: it rejects the change.
         ApprovalError, AuditError: as `pinned_roster`.
     """
     for _ in range(_LOOKS):
-        present = pipeline.ledger.pinned_roster()
-        if present is not None and stored.roster == present.digest:
+        state, place = pipeline.ledger.replayed(), pipeline.surroundings.identity().place
+        if state.home is None:
+            return stored  # of an earlier version, until `init`
+        owner = stored.owner
+        digest = None if state.roster is None else state.roster.digest
+        named = None if owner is None else (owner.home, owner.places, owner.roster)
+        if owner is not None and named == (state.home, (place,), digest) and state.leads_through(owner.head):
             return stored
+        if owner is not None or not tried:
+            require_ours(stored, state)
         digest = pinned_roster(pipeline).digest
-        intent = {"digest": digest, "before": stored.roster}
+        intent = {"home": state.home, "places": [place], "digest": digest, "before": stored.roster}
         pipeline.ledger.append(Note(EventKind.ROSTER_KEEPING_INTENDED, intent))
         note_if_changed(pipeline, stored)
+        ours = StoreOwner(state.home, (place,), digest, pipeline.ledger.head())
         try:
-            return pipeline.keys.pin_roster(digest, stored.revision)
+            return pipeline.keys.name_owner(ours, stored.revision)
         except KeyStoreConflictError:
             stored = pipeline.keys.read()  # changed by another process, perhaps to the same
-    return pipeline.keys.pin_roster(digest, stored.revision)
+    raise KeyStoreConflictError("the key store is being changed by others all the time; run the same again")
 
 
 def authority_to_reconcile(pipeline: Pipeline) -> Roster:

@@ -5,16 +5,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from keyrotation_pipeline.audit.divergence import Divergence, divergence
-from keyrotation_pipeline.audit.rules import abandoning
+from keyrotation_pipeline.audit.rules import abandoning, continuing
+from keyrotation_pipeline.audit.store_owner import places_of
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import BlockedError, KeyStoreError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended
-from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, LOST, KeyRecord, KeyState, StoredKeys
+from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, LOST, KeyRecord, KeyState, StoredKeys, StoreOwner
 from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, held_in_words
+from keyrotation_pipeline.model.surroundings import DatabaseServer
 from keyrotation_pipeline.model.tables import TableCount
+from keyrotation_pipeline.model.visible_text import visible
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.requests import opening, takeover, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised, stored_source
@@ -22,8 +25,8 @@ from keyrotation_pipeline.requests.control import hold_all_steps
 from keyrotation_pipeline.requests.roster import (
     authority_to_reconcile,
     changes_lost,
+    claim_store,
     lost_roster,
-    pin_roster_in_store,
     pinned_roster,
 )
 from keyrotation_pipeline.rotation.fences import Fences, fences
@@ -45,6 +48,8 @@ class Plan:
         lost: versions that the key store calls compromised, and of which the audit has lost that.
         unfenced: each table that accepts such a version, which no running rotation will refuse, with the version.
         refused_indexes, unfenced_indexes: the same of search indexes.
+        former: the other home whose key store becomes that of this one.
+        server: where the walk goes on that is under way. Where nothing else differs, nothing else is changed.
     """
 
     found: Divergence
@@ -60,6 +65,8 @@ class Plan:
     lost: tuple[KeyVersion, ...] = ()
     refused_indexes: Mapping[str, tuple[KeyVersion, ...]] = field(default_factory=dict)
     unfenced_indexes: tuple[tuple[str, KeyVersion], ...] = ()
+    former: StoreOwner | None = None
+    server: DatabaseServer | None = None
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -76,10 +83,14 @@ class Plan:
     @property
     def live(self) -> tuple[KeyVersion, ...]:
         """Versions that applications must have."""
+        if self.found.only_moved:
+            return ()
         return tuple(sorted({self.primary, *self.in_rows}))
 
     def sentence(self) -> str:
         """What officers authorise, in one line."""
+        if self.found.only_moved and self.server is not None:
+            return continuing(self.server)
         states = ", ".join(f"{version} {state}" for version, state in self.states.items())
         beginning = f"{held_in_words(self.lost)}reconcile database and key store"
         parts = [f"{beginning}: primary {self.primary}, live {_list(self.live)}; states {states}"]
@@ -90,6 +101,12 @@ class Plan:
             f"refuse search indexes under {_list(versions)} in {name}"
             for name, versions in sorted(self.refused_indexes.items())
         ]
+        if self.server is not None:
+            parts.append(continuing(self.server))
+        if self.former is not None:
+            parts.append(
+                f"take the key store over from the home {visible(self.former.home)} of {places_of(self.former)}"
+            )
         if self.roster is not None:
             parts.append(f"pin again {self.roster}")
         if self.found.unknown:
@@ -105,7 +122,9 @@ def plan(pipeline: Pipeline) -> Plan:
     """
     registered = {record.version: record for record in pipeline.ledger.keys()}
     stored = pipeline.keys.read()
-    primary = _primary(stored, registered)
+    primary, found = _primary(stored, registered), divergence(pipeline, stored)
+    if found.only_moved:
+        return Plan(found, primary, (), {}, (), (), (), server=found.moved)
     in_rows = _in_rows(pipeline.inventory.count(pipeline.tables))
     known = sorted({*registered, *stored.versions})
     compromised = tuple(each for each in known if each in stored.compromised and _may_be_lost(registered.get(each)))
@@ -122,14 +141,16 @@ def plan(pipeline: Pipeline) -> Plan:
     waiting = [each for each in takeover.waiting(pipeline) if not each.is_emergency]
     ends = tuple(each.id for each in (pipeline.ledger.current(), *waiting) if each is not None)
     starved = tuple(version for version in in_rows if version in stored.archived)
-    found = divergence(pipeline, stored)
     fenced, live = fences(pipeline), {primary, *in_rows}
     refused, unfenced = _refused(fenced, live, ends)
     of_indexes = ({}, ()) if fenced.indexes is None else _refused(fenced.indexes, live, ends)
-    lost = lost_roster(pipeline)
+    lost, owner = lost_roster(pipeline), stored.owner
+    former = owner if owner is not None and owner.home != pipeline.ledger.replayed().home else None
     return Plan(
-        found, primary, in_rows, states, missing, starved, ends, lost, refused, unfenced, compromised, *of_indexes
-    )
+        found, primary, in_rows, states, missing, starved, ends, lost, refused, unfenced, compromised, *of_indexes,
+        former=former,
+        server=found.moved,
+    )  # fmt: skip
 
 
 def _refused(
@@ -238,9 +259,11 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
         require_authorised(pipeline, rotation, pipeline.keys.read())
         _require_readable(decided)
         _stop(pipeline, decided, rotation, held)
-        for version in decided.live:
-            _bring_back(pipeline, version, rotation)
-        _withdraw(pipeline, decided, rotation)
+        # The key store goes on naming whoever changed it last, as officers signed, until everything is recorded.
+        with pipeline.keys.unstamped():
+            for version in decided.live:
+                _bring_back(pipeline, version, rotation)
+            _withdraw(pipeline, decided, rotation)
         for table in pipeline.tables:
             # Under a fence, rows of its version could not be updated.
             for version in decided.live:
@@ -249,7 +272,7 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
         _fence(pipeline, decided)
         with pipeline.ledger.transaction():
             _record(pipeline, decided, rotation)
-        pin_roster_in_store(pipeline, pipeline.keys.read())
+        claim_store(pipeline, pipeline.keys.read(), tried=True)  # as officers signed
         pinned_roster(pipeline)  # which stores it in the home
     time_stamping.stamp(pipeline)
     return decided
@@ -320,6 +343,7 @@ def _record(pipeline: Pipeline, decided: Plan, rotation: Request) -> None:
         states={str(version): str(state) for version, state in decided.states.items()},
         ended=decided.ends,
         accepted=decided.found.unknown,
+        server=decided.server,
     )
     pipeline.ledger.append(done, rotation.id)
     pipeline.ledger.set_status(rotation.id, RequestStatus.FINISHED)

@@ -84,7 +84,8 @@ def _retire(
     stored = pipeline.keys.read()
     _require_writers(pipeline, rotation)
     backup = _require_target(pipeline, stored, rotation)
-    with pipeline.ledger.transaction():
+    stored = pipeline.keys.stamp(stored.revision)
+    with pipeline.keys.unstamped(), pipeline.ledger.transaction():
         require_authorised(pipeline, rotation, stored)
         descriptions = {each: described_archived(pipeline, rotation, each) for each in leaving}
         retired = retired_versions(pipeline, rotation)

@@ -3,7 +3,7 @@
 from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 
-from keyrotation_pipeline.audit.divergence import require_consistent
+from keyrotation_pipeline.audit.divergence import divergence, require_consistent, warning
 from keyrotation_pipeline.errors import (
     AtWorkError,
     AuditError,
@@ -21,8 +21,9 @@ from keyrotation_pipeline.requests import takeover, time_stamping
 from keyrotation_pipeline.requests.approvals import require_authorised, suspicion
 from keyrotation_pipeline.requests.conductor import Decision, Task, decide
 from keyrotation_pipeline.requests.inventory import require_preflight
-from keyrotation_pipeline.requests.roster import pin_roster_in_store, roster_of
+from keyrotation_pipeline.requests.roster import claim_store, roster_of
 from keyrotation_pipeline.rotation import reencrypt, rollout
+from keyrotation_pipeline.rotation.keys import record_of
 
 
 def next_decision(pipeline: Pipeline, rotation: Walk, seen: rollout.Seen = None) -> Decision:
@@ -89,8 +90,10 @@ def run_step(pipeline: Pipeline, request_id: str, task: Task, report: Report) ->
             # There are many shards, and they change no key; the next step checks everything again.
             require_consistent(pipeline, stored, afresh=task.step is not Step.ROWS)
             require_authorised(pipeline, rotation, stored)
+            if (made := record_of(pipeline, rotation.target)) is not None:
+                stored.registered(made)  # else instances would be waited for that cannot get it
             if task.step is not Step.ROWS:
-                pin_roster_in_store(pipeline, stored)
+                claim_store(pipeline, stored)
             if rotation.started_at is None:
                 # A request may be a month old, and its tables may have changed since.
                 require_preflight(pipeline, rotation.target)
@@ -126,8 +129,16 @@ def run(pipeline: Pipeline, request_id: str, report: Report, through: Step | Non
             return
         decision = next_decision(pipeline, rotation)
         if not decision.tasks:
+            _require_own_store(pipeline)
             raise BlockedError(decision.waiting_for or f"rotation {rotation.id} has nothing due")
         yield run_step(pipeline, rotation.id, decision.tasks[0], report)
+
+
+def _require_own_store(pipeline: Pipeline) -> None:
+    """Refuses to blame instances where the key store is not the one of this database."""
+    with suppress(KeyStoreError):  # whose own sentence says less than what is waited for
+        if sentence := warning(divergence(pipeline, pipeline.keys.read())):
+            raise BlockedError(sentence)
 
 
 def run_shards(pipeline: Pipeline, request_id: str, report: Report) -> Iterator[StepRecord]:

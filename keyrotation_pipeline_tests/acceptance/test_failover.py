@@ -1,5 +1,7 @@
 """A failover in the middle of a rotation: the database is its name and system identifier, wherever it is reached."""
 
+import re
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +60,18 @@ class Pair:
     @property
     def settings(self) -> settings.Settings:
         return settings.load(self.folder.path / "keyrotation.toml")
+
+    def signed(self, command: str) -> str:
+        """Has officers sign the request that a command prints; gives back its text."""
+        return self.sign(self.folder.run(command).split()[-1])
+
+    def sign(self, request: str) -> str:
+        text = self.folder.run("approve", request, "--text")
+        for officer in self.officers:
+            signature = self.folder.path / "signature"
+            signature.write_bytes(officer.sign(text.encode()))
+            self.folder.run("approve", request, "--signature", "signature")
+        return text
 
     def walk(self, through: Step | None = None, tasks: int = 1000) -> None:
         with open_pipeline(self.settings, actor="test") as pipeline:
@@ -126,9 +140,27 @@ def test_a_promoted_rotation_continues_where_the_database_now_is(
     # The standby that was seen is the primary now, and nobody's replica.
     there = f"postgresql://postgres@{loopback_address(2)}/postgres"
     pair.configure(pair.both if several else there, "standby@local")
+    # A copy of the database would say the same of itself, so officers sign where the walk goes on.
+    moved = f"a walk is under way that was requested where the database ran on .*{pair.standby.directory}"
+    with pytest.raises(KeyRotationError, match=rf"{moved}.*; run `keyrotation reconcile`"):
+        pair.walk()
+    assert re.search(moved, pair.folder.run("status"))
+    assert f"continue on {socket.gethostname()}, " in pair.signed("reconcile")
+    pair.folder.run("reconcile")
     pair.walk()
     assert pair.versions() == {"v2:"}
     pair.folder.run("audit", "verify")
+
+
+def test_outside_a_walk_a_failover_asks_for_nothing(pair: Pair) -> None:
+    pair.walk()
+    pair.fail_over()
+    pair.configure(pair.both, "standby@local")
+    assert "reconcile" not in pair.folder.run("status")
+    pair.request = pair.folder.run("request", "--reason", "the next one").split()[-1]
+    pair.sign(pair.request)
+    pair.walk()
+    assert pair.versions() == {"v3:"}
 
 
 def test_the_tail_of_the_log_lost_just_after_retirement_leads_to_reconcile(pair: Pair) -> None:
@@ -146,11 +178,6 @@ def test_the_tail_of_the_log_lost_just_after_retirement_leads_to_reconcile(pair:
     with pytest.raises(KeyRotationError, match="keyrotation reconcile"):
         pair.walk()
     assert "keyrotation reconcile" in pair.folder.run("status")
-    request = pair.folder.run("reconcile").split()[-1]
-    text = pair.folder.run("approve", request, "--text").encode()
-    for officer in pair.officers:
-        signature = pair.folder.path / "signature"
-        signature.write_bytes(officer.sign(text))
-        pair.folder.run("approve", request, "--signature", "signature")
+    pair.signed("reconcile")
     pair.folder.run("reconcile")
     pair.folder.run("verify")

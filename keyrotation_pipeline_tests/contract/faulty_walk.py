@@ -5,13 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import count
 
+from keyrotation_pipeline.audit.store_owner import OwnedKeyStore
 from keyrotation_pipeline.errors import BlockedError, KeyStoreConflictError, KeyStoreUnavailableError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.requests import RequestStatus
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, set_primary, shape
-from keyrotation_pipeline_tests.fakes import FakeRollout, FakeWorld
+from keyrotation_pipeline_tests.fakes import ROSTER, FakeRollout, FakeWorld
+from keyrotation_pipeline_tests.fakes.journal import OWNER
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
 
 # A call of ours, the method of the store that makes it, and who asked the store.
@@ -39,8 +41,9 @@ def world_with(store: KeyStore) -> FakeWorld:
     world = before_any_rotation()
     add(store, V1, world.keys.get(V1))
     set_primary(store, V1)
+    store.name_owner(replace(OWNER, places=(), roster=ROSTER.digest), store.read().revision)
     rollout = FakeRollout(Following(store), world.clock)  # type: ignore[arg-type]
-    return replace(world, pipeline=replace(world.pipeline, keys=store, rollout=rollout))
+    return replace(world, pipeline=replace(world.pipeline, keys=OwnedKeyStore(store, world.ledger), rollout=rollout))
 
 
 def walk(world: FakeWorld, request: str, refused: Callable[[], None] = lambda: None) -> int:

@@ -136,7 +136,7 @@ OF_LIVE: list[tuple[str, Json]] = [
     ("a number that is none", {"data": {"ENCRYPTION_MASTER_KEY_V1000000": KEY}}),
     ("no primary", {"data": {"ENCRYPTION_PRIMARY_VERSION": None}}),
     ("an annotation of the archive", noted({"keyrotation/description-v1": "x"})),
-    ("no roster", noted({"keyrotation/roster": None})),
+    ("no owner", noted({"keyrotation/owner": None})),
     ("an annotation like ours", noted({"keyrotation/anything": "x"})),
 ]
 OF_ARCHIVE: list[tuple[str, Json]] = [
@@ -148,7 +148,7 @@ OF_ARCHIVE: list[tuple[str, Json]] = [
     ("a name with a zero", {"data": {"v03": KEY}}),
     ("a name in capitals", {"data": {"V3": KEY}}),
     ("a number that is none", {"data": {"v1000000": KEY}}),
-    ("the roster", noted({"keyrotation/roster": "0" * 64})),
+    ("the owner", noted({"keyrotation/owner": "{}"})),
     ("a description of nothing", noted({"keyrotation/description-": "x"})),
 ]
 

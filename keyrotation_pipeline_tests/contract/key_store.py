@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -89,9 +90,11 @@ CHANGES = [
     pytest.param(lambda store, revision: store.restore(V3, revision), ((V1, V2, V3), (), V2), id="restore"),
     pytest.param(lambda store, revision: store.destroy(V3, revision), ((V1, V2), (), V2), id="destroy"),
 ]
-DIGEST = "5a" * 32
-PINNING = [pytest.param(lambda store, revision: store.pin_roster(DIGEST, revision), ((V1, V2), (V3,), V2), id="pin")]
-CHANGES += PINNING
+OWNER = racing_writer.owner_of(V1)
+NAMING = [
+    pytest.param(lambda store, revision: store.name_owner(OWNER, revision), ((V1, V2), (V3,), V2), id="name_owner")
+]
+CHANGES += NAMING
 TELLING = [
     pytest.param(
         lambda store, revision: store.publish_compromised(frozenset({V1, V3}), revision),
@@ -109,11 +112,11 @@ def shape(stored: StoredKeys) -> Shape:
 
 
 def same(one: StoredKeys, other: StoredKeys) -> bool:
-    return (one.live, one.archived, one.primary, one.roster, one.compromised) == (
+    return (one.live, one.archived, one.primary, one.owner, one.compromised) == (
         other.live,
         other.archived,
         other.primary,
-        other.roster,
+        other.owner,
         other.compromised,
     )
 
@@ -265,20 +268,19 @@ class KeyStoreContract:
         assert store.description.isprintable()
         assert base64_of(key(1)) not in store.description
 
-    def test_the_digest_of_the_roster_is_kept_and_replaced_and_other_changes_leave_it(
-        self, store: KeyStore, place: Place
-    ) -> None:
-        assert store.read().roster is None
-        for digest in (DIGEST, "b7" * 32):
+    def test_the_owner_is_kept_and_replaced_and_other_changes_leave_it(self, store: KeyStore, place: Place) -> None:
+        assert (store.read().owner, store.read().roster) == (None, None)
+        many = tuple(f"clinic_{number}, system identifier 7300000000000000000, schema ñ" for number in range(100))
+        for owner in (OWNER, replace(OWNER, places=many), racing_writer.owner_of(V2)):
             before = store.read()
-            pinned = store.pin_roster(digest, before.revision)
-            assert (pinned.roster, shape(pinned)) == (digest, shape(before))
-            assert place.open().read() == pinned
-            assert pinned.revision != before.revision
+            named = store.name_owner(owner, before.revision)
+            assert (named.owner, named.roster, shape(named)) == (owner, owner.roster, shape(before))
+            assert place.open().read() == named
+            assert named.revision != before.revision
         with pytest.raises(KeyStoreConflictError):
-            store.pin_roster(DIGEST, before.revision)
+            store.name_owner(OWNER, before.revision)
         for now in (add(store, V3, key(3)), archive(store, V1), destroy(store, V1)):
-            assert now.roster == digest
+            assert now.owner == owner
 
     def test_a_version_that_is_published_as_compromised_never_becomes_the_primary(
         self, store: KeyStore, place: Place
@@ -351,7 +353,7 @@ class KeyStoreContract:
             *map(key, (1, 2, 3)),
             *(key(9) for _ in added),
         ]
-        assert read.roster == (None if added else racing_writer.digest(winner))
+        assert read.owner == (None if added else racing_writer.owner_of(winner))
 
     def race(self, place: Place, versions: list[KeyVersion], revision: str) -> dict[KeyVersion, str]:
         """Let a process for each version add it at the same time; gives back what came of each."""

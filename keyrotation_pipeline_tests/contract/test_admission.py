@@ -20,6 +20,7 @@ import dagster as dg
 import pytest
 import yaml
 
+from keyrotation_pipeline.adapters.keystores.named_versions import text_of_owner
 from keyrotation_pipeline.adapters.rollouts.pod_keys import ANNOTATION
 from keyrotation_pipeline.defs.launch_refusals import refused_by
 from keyrotation_pipeline.errors import LaunchError
@@ -40,6 +41,7 @@ from keyrotation_pipeline_tests.contract.forged_requests import (
     of_the_pipeline,
 )
 from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, archive, destroy, key, set_primary
+from keyrotation_pipeline_tests.contract.racing_writer import owner_of
 from keyrotation_pipeline_tests.contract.test_dagster_on_kubernetes import RUNS, instance, launched_run  # noqa: F401
 from keyrotation_pipeline_tests.contract.test_dagster_rights import EXAMPLE, POLICIES, as_daemon
 from keyrotation_pipeline_tests.contract.test_kubernetes_rights import as_account
@@ -145,7 +147,7 @@ def make_application(made: Installation) -> None:
     """Workloads of each kind, and Secrets with keys and with what is not ours."""
     others, ask = {"labels": {"app": NAME}, "annotations": {"others": "x"}}, made.cluster.ask
     keys = {"ENCRYPTION_MASTER_KEY": "eA==", "ENCRYPTION_MASTER_KEY_V2": "eA==", "ENCRYPTION_PRIMARY_VERSION": "djE="}
-    live = {"name": LIVE, **others, "annotations": {"others": "x", "keyrotation/roster": "1" * 64}}
+    live = {"name": LIVE, **others, "annotations": {"others": "x", "keyrotation/owner": text_of_owner(owner_of(V1))}}
     ask("POST", "secrets", {"metadata": live, "data": {**keys, "PEPPER": "eQ=="}})
     archived = {"v1": "eA==", "v2": "eA==", "PEPPER": "eQ=="}
     ask("PATCH", f"secrets/{ARCHIVE}", {"metadata": others, "data": archived})
@@ -307,7 +309,7 @@ def test_every_change_of_keys_is_admitted(installed: Installation, tmp_path: Pat
     for text in ("v3x", "v11"):
         add(store, KeyVersion.parse(text), key(3 if text == "v3x" else 11))
     store.publish_compromised(frozenset({KeyVersion(11)}), store.read().revision)
-    store.pin_roster("2" * 64, store.read().revision)
+    store.name_owner(owner_of(V2), store.read().revision)
     assert set(administrator.entries()) == {
         "ENCRYPTION_MASTER_KEY_V2", "ENCRYPTION_MASTER_KEY_V3X", "ENCRYPTION_MASTER_KEY_V11", "PEPPER",
         "ENCRYPTION_PRIMARY_VERSION", "ENCRYPTION_COMPROMISED_VERSIONS",

@@ -12,7 +12,7 @@ from keyrotation_pipeline.monitoring import data_readiness
 from keyrotation_pipeline_tests.archives_in_aws import TestArchivedInAws
 from keyrotation_pipeline_tests.aws_secrets import TestSecret
 from keyrotation_pipeline_tests.contract.faulty_walk import walk, world_with
-from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, archive, filled, key, set_primary
+from keyrotation_pipeline_tests.contract.key_store import OWNER, V1, V2, add, archive, filled, key, set_primary
 from keyrotation_pipeline_tests.contract.test_aws_walk import failing, refusing
 from keyrotation_pipeline_tests.unit.rotation.requests import approved
 
@@ -44,7 +44,7 @@ def test_an_archive_has_the_kms_key_and_the_tags_of_the_live_secret(secret: Test
     for version, number in ((V1, 1), (V2, 2)):
         add(store, version, key(number))
     set_primary(store, V2)
-    store.pin_roster("5a" * 32, store.read().revision)
+    store.name_owner(OWNER, store.read().revision)
     secret.client.tag_resource(SecretId=secret.name, Tags=THEIRS)
     encrypted_under(secret, KMS)
     archive(store, V1)

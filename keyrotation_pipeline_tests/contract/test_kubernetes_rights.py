@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from keyrotation_pipeline.audit.store_owner import OwnedKeyStore
 from keyrotation_pipeline.defs.schedules import INTRODUCE_KEY, LEGS, REENCRYPT_ROWS, RETIRE_KEY
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError, KeyStoreUnavailableError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -22,6 +23,7 @@ from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.clusters import TestCluster, TestKeySecrets
 from keyrotation_pipeline_tests.contract.faulty_walk import world_with
 from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, archive, destroy, key, set_primary, shape
+from keyrotation_pipeline_tests.contract.racing_writer import owner_of
 from keyrotation_pipeline_tests.contract.rollout_suite import READ_V2, report_nothing
 from keyrotation_pipeline_tests.contract.test_kubernetes_rollout import KIND, Stage
 from keyrotation_pipeline_tests.fleets import TestFleet
@@ -29,7 +31,7 @@ from keyrotation_pipeline_tests.unit.rotation.requests import approved
 from keyrotation_pipeline_tests.waiting import eventually
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "kubernetes"
-FIRST, ROSTER = "ENCRYPTION_MASTER_KEY", "keyrotation/roster"
+FIRST = "ENCRYPTION_MASTER_KEY"
 _marks = count()
 PATHS = {
     "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
@@ -152,7 +154,7 @@ def changes(stage: Stage, version: KeyVersion) -> None:
     stage.rollout().roll_out(RolloutTarget(TargetKind.READS, (version,)), lambda _instances: None, report_nothing)
     archive(store, version)
     destroy(store, version)
-    store.pin_roster(f"{version.number:064x}", store.read().revision)
+    store.name_owner(owner_of(version), store.read().revision)
 
 
 def looks(stage: Stage) -> None:
@@ -309,7 +311,7 @@ def test_the_policy_knows_every_annotation_that_the_store_writes() -> None:
     adapters = DEPLOY.parents[1] / "keyrotation_pipeline" / "adapters" / "keystores"
     source = "".join((adapters / f"{each}.py").read_text() for each in ("kubernetes", "kubernetes_archives"))
     written = set(re.findall(r'"(keyrotation/[a-z-]+)"', source))
-    assert {"keyrotation/roster", "keyrotation/description"} < written
+    assert {"keyrotation/owner", "keyrotation/description"} < written
     policy = (DEPLOY / "changes-policy.yaml").read_text()
     assert {each for each in written if f"'{each}'" not in policy and f"'^{each}" not in policy} == set()
 
@@ -332,9 +334,11 @@ def test_a_rotation_is_done_by_runs_that_have_the_accounts_of_their_jobs(account
         [task, *_] = runner.next_decision(world.pipeline, world.ledger.walk(rotation.id)).tasks
         job = REENCRYPT_ROWS if task.shard is not None else jobs.get(task.step, RETIRE_KEY)
         if job == REENCRYPT_ROWS:  # which a step that may change the store would write again
-            secrets.overwrite({}, metadata={"annotations": {ROSTER: None}})
+            secrets.overwrite({}, metadata={"annotations": {OWNER: None}})
         stage = accounts.as_(account_of(job))
-        pipeline = replace(world.pipeline, keys=stage.fleet.secrets.open(), rollout=stage.rollout())
+        pipeline = replace(
+            world.pipeline, keys=OwnedKeyStore(stage.fleet.secrets.open(), world.ledger), rollout=stage.rollout()
+        )
         runner.run_step(pipeline, rotation.id, task, world.report)
         if job not in seen:
             seen.append(job)

@@ -53,7 +53,7 @@ class SecondKeys:
         pytest.param(refusing(500), False, False, id="an error"),
         pytest.param(refusing(429), False, False, id="throttled"),
         pytest.param(timing_out_after_the_effect, False, False, id="a time-out after the effect"),
-        # The first change names the roster, and is decided again at once.
+        # The first change names the owner, and is decided again at once.
         pytest.param(refusing(409), True, False, id="a conflict"),
         pytest.param(refusing(403), True, True, id="no access"),
     ],
@@ -73,7 +73,7 @@ def test_a_walk_ends_right_whichever_change_fails_once(
         assert refusals == int(refused if moment > 1 else refused_first)
         assert_ended_right(world, rotation.id)
         second.assert_one(world)
-    assert moment == 6, "the roster, the new key, the primary, the archive, and the old key out of the live Secret"
+    assert moment == 9, "the owner, three stamps, the new key, the primary, the archive, the old key out of the Secret"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 
 from keyrotation_pipeline_tests.aws_secrets import TestSecret
 from keyrotation_pipeline_tests.buckets import noting
-from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, archive, destroy, key, restore
+from keyrotation_pipeline_tests.contract.key_store import OWNER, V1, V2, add, archive, destroy, key, restore
 
 POLICIES = Path(__file__).parents[2] / "deploy" / "aws"
 PIPELINE, APPLICATION = "keys-pipeline-policy.json", "keys-application-policy.json"
@@ -80,7 +80,7 @@ def calls(new_secret: Callable[[], TestSecret]) -> set[Call]:
         restore(store, V1)
         archive(store, V1)
         destroy(store, V1)
-        store.pin_roster("5a" * 32, store.read().revision)
+        store.name_owner(OWNER, store.read().revision)
     return calls
 
 

@@ -38,6 +38,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, Passphrase
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, Defect, DefectKind
 from keyrotation_pipeline.fieldcrypto.transit import TransitPolicy, TransitServer
 from keyrotation_pipeline.model.keys import DamagedKey
+from keyrotation_pipeline_tests.contract.key_store import OWNER
 from keyrotation_pipeline_tests.transit_standin import Transit, standin_over_tls, transit_at_work
 
 V1, V2, V3 = map(KeyVersion, (1, 2, 3))
@@ -210,7 +211,7 @@ def test_a_change_that_is_refused_or_none_asks_nothing_of_the_server(store: Tran
     for version in (V1, V2):
         stored = store.archive(version, store.read().revision)
     decided, before = stored.revision, transit.described()
-    store.pin_roster("5a" * 32, decided)
+    store.name_owner(OWNER, decided)
     for change in (store.destroy, store.restore):
         with pytest.raises(KeyStoreConflictError, match="nothing was changed in it"):
             change(V1, decided)

@@ -15,6 +15,7 @@ from keyrotation_pipeline.model.surroundings import (
     BlindSpots,
     CheckNames,
     DatabaseIdentity,
+    DatabaseServer,
     Disk,
     Problem,
     Surroundings,
@@ -23,7 +24,7 @@ from keyrotation_pipeline.model.surroundings import (
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, QuarantinedValue
 from keyrotation_pipeline.scan.report import Finding
 from keyrotation_pipeline_tests.fakes.clock import FakeClock
-from keyrotation_pipeline_tests.fakes.journal import Journal
+from keyrotation_pipeline_tests.fakes.journal import SERVER, Journal
 
 AMPLE = Surroundings(10 * 2**20, Disk("/data", 2**40), Wal(2**30, ()), (), prints_rows=False)
 
@@ -115,6 +116,7 @@ class FakeDatabase:
         slow: names of tables that are not counted in a few seconds.
         sealed_under: fingerprint of the key that opens the values of a version; absent: that of the ring does.
         name: as the identity has it.
+        server: where it runs.
     """
 
     rows: dict[str, list[dict[str, str | None]]]
@@ -149,6 +151,7 @@ class FakeDatabase:
     slow: frozenset[str] = frozenset()
     sealed_under: dict[KeyVersion, str] = field(default_factory=dict)
     name: str = "clinic@localhost"
+    server: DatabaseServer = SERVER
 
     def cells(self, table: EncryptedTable) -> Iterator[tuple[int, str, str | None]]:
         for number, row in enumerate(self.rows[str(table.name)]):
@@ -275,6 +278,9 @@ class FakeSurroundings:
 
     def identity(self) -> DatabaseIdentity:
         return DatabaseIdentity(self.database.name, "7")
+
+    def server(self) -> DatabaseServer:
+        return self.database.server
 
     def preflight(self, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
         return self.database.problems

@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import GENESIS, AuditHead
+from keyrotation_pipeline.model.keys import StoreOwner
+from keyrotation_pipeline.model.surroundings import DatabaseServer
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 
 START = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
@@ -12,6 +15,9 @@ START = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
 V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
 
 
+# Whose the key store is in a fake world; every audit has this head.
+OWNER = StoreOwner("0e" * 16, ("clinic, system identifier 7",), "5a" * 32, AuditHead(0, GENESIS))
+SERVER = DatabaseServer("10.0.0.5:5432", 1)
 CLIENTS = EncryptedTable(TableName("public", "clients"), ("first_name", "email"))
 
 

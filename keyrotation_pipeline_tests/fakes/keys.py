@@ -9,9 +9,9 @@ from keyrotation_pipeline.adapters.keystores import changes
 from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreUnavailableError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys
+from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys, StoreOwner
 from keyrotation_pipeline.model.surroundings import Problem
-from keyrotation_pipeline_tests.fakes.journal import Journal
+from keyrotation_pipeline_tests.fakes.journal import OWNER, Journal
 
 
 @dataclass
@@ -46,7 +46,7 @@ class FakeKeyStore:
     sent: dict[KeyVersion, KeyMaterial] = field(default_factory=dict)
     reads: int = 0
     descriptions: list[str] = field(default_factory=list)
-    roster: str | None = None
+    owner: StoreOwner | None = None
     compromised: frozenset[KeyVersion] = frozenset()
     undelivered: str | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -115,12 +115,20 @@ class FakeKeyStore:
                 del self.shelf[version]
         return self.contents()
 
-    def pin_roster(self, digest: str, revision: str | None = None) -> StoredKeys:
+    def name_owner(self, owner: StoreOwner, revision: str | None = None) -> StoredKeys:
         with self._changing(revision) as (stored, decided):
-            if changes.needs_pinning(stored, digest, decided):
-                self.journal.note("keys.pin_roster")
-                self.roster = digest
+            if changes.needs_naming(stored, owner, decided):
+                self.journal.note("keys.name_owner")
+                self.owner = owner
         return self.contents()
+
+    @property
+    def roster(self) -> str | None:
+        return None if self.owner is None else self.owner.roster
+
+    @roster.setter
+    def roster(self, digest: str | None) -> None:
+        self.owner = None if digest is None else replace(self.owner or OWNER, roster=digest)
 
     def publish_compromised(self, versions: frozenset[KeyVersion], revision: str | None = None) -> StoredKeys:
         with self._changing(revision) as (stored, decided):
@@ -159,7 +167,7 @@ class FakeKeyStore:
             self.shelf,
             self.primary_version,
             pending=self.sent,
-            roster=self.roster,
+            owner=self.owner,
             compromised=self.compromised,
         )
         return replace(stored, undelivered=self.undelivered)

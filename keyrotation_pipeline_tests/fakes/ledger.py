@@ -16,10 +16,12 @@ from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyS
 from keyrotation_pipeline.model.progress import ShardProgress, Wait
 from keyrotation_pipeline.model.request_events import (
     Blocked,
+    HomeNamed,
     PromotionRecorded,
     RequestOpened,
     RosterPinned,
     RotationAuditWritten,
+    ServerSeen,
     SignatureAdded,
     StatusChanged,
     StepFinished,
@@ -36,7 +38,7 @@ from keyrotation_pipeline.model.requests import (
 )
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 from keyrotation_pipeline_tests.fakes.chain import FakeChain, LedgerState
-from keyrotation_pipeline_tests.fakes.journal import Journal
+from keyrotation_pipeline_tests.fakes.journal import OWNER, SERVER, Journal
 
 
 @dataclass
@@ -53,6 +55,8 @@ class FakeLedger(FakeChain):
         self.state = LedgerState()
         if roster is not None:
             self.pin_roster(roster)
+            self.append(HomeNamed(OWNER.home))
+            self.append(ServerSeen(SERVER))
         for record in keys:
             self.add_key(record, None)
         self.journal, self.advance = noted, advance

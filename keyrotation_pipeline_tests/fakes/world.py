@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from keyrotation_pipeline.assembly.pipeline import ACTIONS
+from keyrotation_pipeline.audit.store_owner import OwnedKeyStore
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Officer, Roster, Signature
@@ -103,7 +104,8 @@ def fake_pipeline(rows: Mapping[str, Sequence[Mapping[str, str | None]]] | None 
     tables = tuple(EncryptedTable(TableName.parse(name), CLIENTS.columns) for name in stored)
     pipeline = Pipeline(
         tables, 2, 2, ledger, FakeInventory(database), FakeRewriting(database), FakeFencing(database),
-        FakeEvidence(database), FakeSurroundings(database), keys, vault, rollout, signatures, clock, anchors, ACTIONS,
+        FakeEvidence(database), FakeSurroundings(database), OwnedKeyStore(keys, ledger), vault,
+        rollout, signatures, clock, anchors, ACTIONS,
         FakeHeartbeats(),
     )  # fmt: skip
     world = FakeWorld(pipeline, journal, clock, ledger, database, keys, vault, rollout, signatures, anchors, [])

@@ -21,7 +21,7 @@ from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.destruction import DESTROY
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.demo.officers import DemoOfficer
-from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, KeyRotationError
+from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, KeyRotationError, NotOurKeyStoreError
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -90,7 +90,7 @@ class Office:
             yield pipeline
 
     def forgotten_by_the_key_store(self) -> None:
-        (self.anchors.parent / "keys" / "roster").unlink()
+        (self.anchors.parent / "keys" / "owner").unlink()
 
     @contextmanager
     def owner(self) -> Iterator[psycopg.Connection]:
@@ -220,13 +220,15 @@ def test_roster_and_audit_replaced_wholesale_are_stopped_by_the_key_store_alone(
     shutil.rmtree(office.anchors)
     as_another_process()
     with office.pipeline() as pipeline:
-        import_keys(pipeline, KeyRing({V1: office.key}, V1))
+        with pytest.raises(NotOurKeyStoreError, match="belongs to another home"):
+            import_keys(pipeline, KeyRing({V1: office.key}, V1))
         with pytest.raises(AuditError, match="is not the one that the key store has seen"):
             open_request(pipeline, reason="mine now", requested_by="owner")
         with pytest.raises(AuditError, match="neither the database, nor this home, nor keyrotation"):
             open_reconciliation(pipeline, requested_by="owner")
-        assert any("the key store names a roster" in each for each in overview(pipeline).attention)
+        assert any("belongs to another home" in each for each in overview(pipeline).attention)
         office.forgotten_by_the_key_store()  # without which the attack succeeds
+        import_keys(pipeline, KeyRing({V1: office.key}, V1))
         open_request(pipeline, reason="mine now", requested_by="owner")
 
 

@@ -3,18 +3,20 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 
 from keyrotation_pipeline import settings
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.assembly.pipeline import initialise
 from keyrotation_pipeline.backups.catalog import BackupContext
 from keyrotation_pipeline.backups.key_loss import restore_key
-from keyrotation_pipeline.errors import ApprovalError, RequestError
+from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.errors import ApprovalError, BackupError, RequestError
 from keyrotation_pipeline.model.audit import Fact, body_of, hash_of
 from keyrotation_pipeline.model.request_events import HostsPinned
 from keyrotation_pipeline.model.requests import Request
@@ -25,9 +27,10 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import add_approval, require_authorised
 from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline.rotation.rotate import open_request
-from keyrotation_pipeline_tests.backup_sites import Clinic
-from keyrotation_pipeline_tests.buckets import CREDENTIALS, REGION
+from keyrotation_pipeline_tests.backup_sites import Clinic, admit, write_configuration
+from keyrotation_pipeline_tests.buckets import CREDENTIALS, REGION, TestBucket
 from keyrotation_pipeline_tests.fakes import V1
+from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of
 
 WEBHOOK = '[alerts]\nwebhook_url = "https://hooks.example/services/secret"\n'
 OTHER = WEBHOOK.replace("hooks.example", "evil.example")
@@ -149,3 +152,26 @@ region_name = "{REGION}"
         restore_key(site.pipeline, V1, material, "a backup")
 
         assert site.pipeline.keys.read().material(V1) == material
+
+
+def test_a_mistyped_bucket_is_corrected_without_signatures_where_init_has_failed_because_of_it(
+    tmp_path: Path,
+    already_migrated: str,
+    database_url: str,
+    backup_officers: dict[str, DemoOfficer],
+    bucket: TestBucket,
+) -> None:
+    ring = ring_of(1, 2)
+    with connect(database_url) as connection:
+        admit(connection, ring)
+    path = write_configuration(tmp_path, database_url, backup_officers, bucket)
+    right = path.read_text()
+    path.write_text(right.replace(f'bucket = "{bucket.name}"', f'bucket = "{bucket.name}x"'))
+    with pytest.raises(BackupError, match=f"{bucket.name}x"):
+        initialise(settings.load(path), ring, actor="test")
+    path.write_text(right)
+    initialise(settings.load(path), ring, actor="test")
+    with open_backups(settings.load(path), actor="test") as site:
+        assert reported(site.pipeline) == []
+        assert site.pipeline.hosts
+        assert site.pipeline.ledger.replayed().hosts == site.pipeline.hosts

@@ -14,7 +14,7 @@ from keyrotation_pipeline_tests.protocol import commands
 from keyrotation_pipeline_tests.protocol.machine import Action, Inside, Machine, Outcome
 from keyrotation_pipeline_tests.protocol.model_ports import DAMAGE, LOCK
 from keyrotation_pipeline_tests.protocol.models import POLICY, Model
-from keyrotation_pipeline_tests.protocol.state import Fence, Instance, Key, Report, State, View, rewound
+from keyrotation_pipeline_tests.protocol.state import Fence, Instance, Key, Report, State, View, other_copy, rewound
 
 # Past every `start_by`, then past every `finish_by`.
 LEAPS = (timedelta(days=31), timedelta(days=60))
@@ -235,6 +235,8 @@ class Actors:
                 yield Transition(label, state._replace(ledger=ledger))
         if "restore" in self.model.controls:
             yield from self._restores(state)
+        if "copy" in self.model.controls:
+            yield from self._copies(state)
         if "dump" in self.model.controls:
             yield from self._dumps(state)
         if "time" not in self.model.controls:
@@ -284,6 +286,21 @@ class Actors:
                     instances=self._renumbered(state.instances, named),
                 ),
             )  # fmt: skip
+
+    def _copies(self, state: State) -> Iterator[Transition]:
+        """Both copies go on, one after the other in any order, with one key store."""
+        ledger = self.machine.ledgers.found[state.ledger]
+        if ledger.saved is None:
+            copied = replace(ledger, saved=(ledger, state.rows, state.fence), copy=0)
+            label = "home and database are copied"
+            yield Transition(label, state._replace(ledger=self.machine.ledgers.number(copied)))
+            return
+        other, rows, fence = other_copy(ledger, state.rows, state.fence)
+        number = self.machine.ledgers.number(other)
+        # Reports are in a database: the instances tell this one again.
+        fleet = self._renumbered(state.instances, (0,) * (len(ledger.named) + 1))
+        after = state._replace(ledger=number, rows=rows, fence=fence, instances=fleet)
+        yield Transition("the other copy goes on", after)
 
     def _dumps(self, state: State) -> Iterator[Transition]:
         store = self.machine.stores.values[state.store]

@@ -154,7 +154,7 @@ def commands_of(model: Model, ledger: Ledger) -> Iterator[Action]:
                 yield Action(f"request a rollback of {_named(each)}", ask_rollback, (each.id,))
     if may_ask and POLICY in model.asks:
         yield Action("request another roster", ask_policy)
-    if may_ask and RECONCILE in model.asks and ledger.restored:
+    if may_ask and RECONCILE in model.asks and (ledger.restored or ledger.copy is not None):
         yield Action("request a reconciliation", ask_reconcile)
     if may_ask and DESTROY in model.asks:
         for version in ledger.state.keys:

@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 from keyrotation_pipeline.adapters.keystores import changes
-from keyrotation_pipeline.audit import divergence, verify
+from keyrotation_pipeline.audit import divergence, store_owner, verify
 from keyrotation_pipeline.backups import destruction
 from keyrotation_pipeline.model import audit_state
 from keyrotation_pipeline.model.requests import WALK, RequestStatus
@@ -164,6 +164,12 @@ GUARDS: Sequence[Guard] = (
         ((divergence, "_about_anchors", lambda *_: ()), (verify, "_ends", lambda *_: ())),
         "nothing acts on a database that was put back",
         replace(_SMALL, asks=(ROUTINE,), requests=2, controls=frozenset({"restore"}), dies=False),
+    ),
+    Guard(
+        "two copies of a home over one key store", "audit/store_owner.of_others",
+        ((store_owner, "of_others", nothing),),
+        "no copy changes what another has changed",
+        replace(_SMALL, requests=1, controls=frozenset({"copy"}), dies=False),
     ),
     Guard(
         "a key destroyed while a backup needs it", "backups/destruction: kept_dumps_that_need",

@@ -15,7 +15,7 @@ from keyrotation_pipeline_tests.protocol import actors
 from keyrotation_pipeline_tests.protocol.actors import Transition
 from keyrotation_pipeline_tests.protocol.machine import Machine
 from keyrotation_pipeline_tests.protocol.model_ports import DAMAGE
-from keyrotation_pipeline_tests.protocol.state import Fence, Instance, Keys, Ledger, State, Store, View
+from keyrotation_pipeline_tests.protocol.state import Fence, Instance, Keys, Ledger, State, Store, View, knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def was_put_back(ledger: Ledger) -> bool:
 
 def reads_every_value(ledger: Ledger, instances: tuple[Instance, ...], rows: tuple[int, ...]) -> str | None:
     """No running instance reads a value whose key it lacks. A restored database has values of an earlier time."""
-    if ledger.restored:
+    if ledger.restored or ledger.copy is not None:
         return None
     for each in instances:
         for row in rows:
@@ -66,7 +66,7 @@ def one_key_a_version(keys: Keys, instances: tuple[Instance, ...]) -> str | None
 
 def nothing_old(ledger: Ledger, keys: Keys, rows: tuple[int, ...], views: tuple[View, ...]) -> str | None:
     """Nothing is left under a version that applications no longer get: in the database, a snapshot or a standby."""
-    if was_put_back(ledger):
+    if was_put_back(ledger) or ledger.copy is not None:
         return None
     for version, _ in set(keys.shelf) - set(keys.live):
         if version in rows:
@@ -79,7 +79,7 @@ def nothing_old(ledger: Ledger, keys: Keys, rows: tuple[int, ...], views: tuple[
 
 def writes_accepted(ledger: Ledger, instances: tuple[Instance, ...], fence: Fence) -> str | None:
     """No running instance writes under a version that the database refuses."""
-    if ledger.restored:
+    if ledger.restored or ledger.copy is not None:
         return None
     for each in instances:
         if each.alive and actors.refuses(fence, each.writes):
@@ -89,6 +89,8 @@ def writes_accepted(ledger: Ledger, instances: tuple[Instance, ...], fence: Fenc
 
 def archived_is_gone(ledger: Ledger, keys: Keys, instances: tuple[Instance, ...]) -> str | None:
     """No running instance has a key that is recorded as archived after its retirement, and not brought back."""
+    if ledger.copy is not None:
+        return None  # the instances are those of the other copy, too
     live = {version for version, _ in keys.live}
     for version in ledger.replay.retired:
         if ledger.state.keys[version].state is KeyState.ARCHIVED and version.number not in live:
@@ -186,8 +188,11 @@ class Invariants:
         ledger = self.machine.ledgers.found[before.ledger]
         if why := step.wrong or (after.primary != keys.primary and _compromised(ledger, keys, after.primary)):
             return Broken("never a compromised primary again", why)
-        if step.request is None:
-            return None
+        of_others = not step.action.startswith("carry out reconcile") and _is_of_others(
+            ledger, keys, after, step, self.machine
+        )
+        if of_others or step.request is None:
+            return Broken("no copy changes what another has changed", f"{step.action} does") if of_others else None
         if why := self._passed_over(before, step.after):
             return Broken("no value is passed over", why)
         known = ("signed", before.ledger, step.request)
@@ -230,6 +235,13 @@ def _proven(ledger: Ledger) -> frozenset[str]:
         for each in ledger.replay.requests.values()
         if isinstance(each, Walk) and each.done(Step.ZERO_OLD_ROWS_PROOF)
     )
+
+
+def _is_of_others(ledger: Ledger, keys: Keys, after: Keys, step: Transition, machine: Machine) -> bool:
+    """Whether the pipeline changes a key store that was changed last by somebody of whom the audit does not know."""
+    if not step.action or knows(ledger):
+        return False
+    return keys != after._replace(earlier=keys.earlier) or knows(machine.ledgers.found[step.after.ledger])
 
 
 def _compromised(ledger: Ledger, keys: Keys, primary: int | None) -> str | None:

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 
 from keyrotation_pipeline.assembly.pipeline import ACTIONS
 from keyrotation_pipeline.audit.history import LedgerState as ReplayedState
+from keyrotation_pipeline.audit.store_owner import OwnedKeyStore
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model import fleet
 from keyrotation_pipeline.model.approval import PinnedRoster, Roster
+from keyrotation_pipeline.model.audit import GENESIS, AuditHead
 from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
@@ -175,16 +177,18 @@ class Machine:
             each.reads = self.reads
         self.pipeline = Pipeline(
             (TABLE,), 1, 1, self.ledger, FakeInventory(self.database), self.rewriting,
-            ModelFencing(self.database), ModelEvidence(self.database), FakeSurroundings(self.database), self.store,
-            self.vault, self.rollout, self.signatures, self.clock, self.anchors, ACTIONS, FakeHeartbeats(),
+            ModelFencing(self.database), ModelEvidence(self.database), FakeSurroundings(self.database),
+            OwnedKeyStore(self.store, self.ledger), self.vault, self.rollout, self.signatures, self.clock,
+            self.anchors, ACTIONS, FakeHeartbeats(),
         )  # fmt: skip
         self.ledger.verify, self.ledger.advance = self.signatures.verify_as_of, self.anchors.advance
         self.ledger.base = ReplayedState(self.ledger.verify)
 
     @property
     def life(self) -> int:
-        """How often the database was put back."""
-        return 0 if self.loaded_ledger is None else self.loaded_ledger.restored
+        """How often the database was put back; of the second copy of a home, more than that can be."""
+        loaded = self.loaded_ledger
+        return 0 if loaded is None else loaded.restored + 4 * (loaded.copy or 0)
 
     # What a state is loaded from and taken into.
 
@@ -194,7 +198,7 @@ class Machine:
         self.clock.at, self.loaded, self.loaded_ledger, self.ledger.actor = START, None, None, "life 1"
         self.ledger.base, self.ledger._replay = ReplayedState(self.ledger.verify), None  # noqa: SLF001
         keys = Keys(((1, 0),), (), 1, roster.digest, ())
-        self.store.begin(keys, None)
+        self.store.begin(keys, None, AuditHead(0, GENESIS))
         record = KeyRecord(KeyVersion(1), KeyState.ACTIVE, MATERIALS[1, 0].fingerprint, START)
         self.ledger.begin_with(roster, record)
         self.anchors.keep_roster(PinnedRoster(1, roster))
@@ -218,12 +222,12 @@ class Machine:
         self.ledger.noted_waits.clear()
         self.clock.at = ledger.now
         # What is written after a restore is never what was written before it.
-        self.ledger.actor = f"life {ledger.restored + 1}"
+        self.ledger.actor = f"life {self.life + 1}"
         self.anchors.kept, self.anchors.kept_roster = ledger.kept, ledger.roster
         self.signatures.configured = ledger.configured
         self.signatures.expired = dict.fromkeys(ledger.expired, START)
         self._keys = self.keys.values[state.keys]
-        self.store.begin(self._keys, fault)
+        self.store.begin(self._keys, fault, ledger.stamp)
         self.vault.backups = {KeyVersion(key[0]): backup_of(key) for key in self.stores.values[state.store].keys}
         self.put(state)
         self.database.file, self.database.read = 0, False
@@ -313,6 +317,7 @@ class Machine:
             len(state.events) == len(loaded.state.events)
             and self.anchors.kept == loaded.kept
             and self.anchors.kept_roster is loaded.roster
+            and self.store.head == loaded.stamp
             and self.clock.at == loaded.now
             and self.signatures.configured is loaded.configured
         )
@@ -348,7 +353,7 @@ class Machine:
         # The chain decides everything else. What was saved is one of the ledgers found, so its id stays its own.
         saved = None if loaded.saved is None else (id(loaded.saved[0]), *loaded.saved[1:])
         facts = (state.events[-1].hash, self.clock.at, anchors.kept, anchors.kept_roster, str(signatures.configured))
-        known = (*facts, saved, loaded.restored, loaded.expired)
+        known = (*facts, saved, loaded.restored, loaded.expired, loaded.copy, self.store.head)
         number = self._number_of.get(known)
         if number is None:
             number = self._number_of[known] = self.ledgers.number(self._ledger(state))
@@ -362,7 +367,8 @@ class Machine:
         return replace(
             known, state=copied(state), replay=steps(base, later, self.relation.add), now=self.clock.at,
             kept=self.anchors.kept, roster=self.anchors.kept_roster, configured=self.signatures.configured,
-            marks=known.marks | marks_of(later), named=last_named(named_in(known, state.events))[0],
+            stamp=self.store.head, marks=known.marks | marks_of(later),
+            named=last_named(named_in(known, state.events))[0],
         )  # fmt: skip
 
     def _present_keys(self) -> Keys:

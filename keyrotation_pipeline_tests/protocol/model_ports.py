@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.approval import Officer, VerifiedSignature
 from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, Fact, Note
-from keyrotation_pipeline.model.keys import StoredKeys
+from keyrotation_pipeline.model.keys import StoredKeys, StoreOwner
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.proof import DecryptedCount, Moment
 from keyrotation_pipeline.model.tables import EncryptedTable, QuarantinedValue
@@ -30,6 +31,7 @@ from keyrotation_pipeline_tests.fakes import (
     Journal,
 )
 from keyrotation_pipeline_tests.fakes.chain import LedgerState
+from keyrotation_pipeline_tests.fakes.journal import OWNER
 from keyrotation_pipeline_tests.protocol.state import MATERIALS, Keys, View
 
 YOUNG = 10**9
@@ -168,7 +170,7 @@ class Fault(NamedTuple):
 
 
 _CALLS = frozenset({
-    "read", "add", "set_primary", "archive", "restore", "destroy", "pin_roster", "publish_compromised",
+    "read", "add", "set_primary", "archive", "restore", "destroy", "name_owner", "publish_compromised",
 })  # fmt: skip
 
 
@@ -184,14 +186,15 @@ class ModelKeyStore(FakeKeyStore):
     fault: Fault | None = None
     gap: Callable[[], None] = staticmethod(lambda: None)
 
-    def begin(self, keys: Keys, fault: Fault | None) -> None:
+    def begin(self, keys: Keys, fault: Fault | None, stamp: AuditHead) -> None:
         """Loads what it holds."""
         self.live, self.shelf, self.primary_version = _materials(keys.live), _materials(keys.shelf), _version(keys)
-        self.roster, self.compromised = keys.roster, frozenset(map(KeyVersion, keys.compromised))
+        self.owner = None if keys.roster is None else replace(OWNER, roster=keys.roster, head=stamp)
+        self.compromised = frozenset(map(KeyVersion, keys.compromised))
         self.fault = fault
         self.calls: list[str] = []
         self.effective: set[int] = set()
-        self.shown = _shown(keys.earlier) if fault is not None and fault.kind == "late" else None
+        self.shown = _shown(keys.earlier, self.owner) if fault is not None and fault.kind == "late" else None
         self.loses_answer = False
         self.descriptions.clear()
 
@@ -210,6 +213,12 @@ class ModelKeyStore(FakeKeyStore):
         if name in _CALLS:
             object.__getattribute__(self, "_called")(name)
         return object.__getattribute__(self, name)
+
+    @property
+    def head(self) -> AuditHead:
+        """The event that it names."""
+        assert self.owner is not None
+        return self.owner.head
 
     def _called(self, name: str) -> None:
         self.gap()
@@ -238,12 +247,12 @@ def _version(keys: Keys) -> KeyVersion | None:
     return None if keys.primary is None else KeyVersion(keys.primary)
 
 
-def _shown(keys: Keys | None) -> StoredKeys | None:
+def _shown(keys: Keys | None, owner: StoreOwner | None) -> StoredKeys | None:
     if keys is None:
         return None
     compromised = frozenset(map(KeyVersion, keys.compromised))
     return StoredKeys.of(
-        _materials(keys.live), _materials(keys.shelf), _version(keys), roster=keys.roster, compromised=compromised
+        _materials(keys.live), _materials(keys.shelf), _version(keys), compromised=compromised, owner=owner
     )
 
 

@@ -20,7 +20,8 @@ class Model:
         versions: no request leads to a higher version.
         views: how many snapshots and lagging standbys there are at once.
         controls: what the operator does besides: `pause`, `cancel`, `time`, `out of order`; with `expire` one of three
-            officers' keys expires at any moment; with `lock` and `damage` somebody locks a row, or damages its value.
+            officers' keys expires at any moment; with `lock` and `damage` somebody locks a row, or damages its value;
+            with `copy` home and database are copied, and each copy goes on.
         fleet: what instances do besides reading keys, writing and reporting: `start`, `exit`, `die`.
         names: instances name their primary; else they write the newest key that they hold.
         dies: every process of the pipeline may die before every write.
@@ -72,6 +73,8 @@ MODELS = {
               (ROUTINE, EMERGENCY), 2, instances=1, rows=1, controls=_set("cancel", "expire"), dies=False),
         Model("restore", "the database is put back to an earlier dump at any moment, and reconciled",
               (ROUTINE, RECONCILE), 2, instances=1, rows=1, controls=_set("restore"), dies=False),
+        Model("copies", "home and database are copied at any moment, and both copies go on with one key store",
+              (ROUTINE, RECONCILE), 1, instances=1, rows=1, controls=_set("copy"), dies=False),
         Model("destroy", "a key is destroyed while dumps and rows may need it", (ROUTINE, ROLLBACK, DESTROY), 2,
               instances=1, rows=1, controls=_set("dump"), dies=False),
         Model("store", "the key store answers late, answers one call not at all, or loses its answer to one change",

@@ -17,7 +17,7 @@ from keyrotation_pipeline.audit.history import LedgerState as ReplayedState
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import PinnedRoster, Roster
-from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, EventKind
+from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, EventKind
 from keyrotation_pipeline.model.requests import Request, Step, StepRecord, Walk
 from keyrotation_pipeline.rotation.rollout import NAMED_IN_REPORTS
 from keyrotation_pipeline_tests.fakes.chain import LedgerState
@@ -122,15 +122,21 @@ class State(NamedTuple):
     store: int
 
 
+UNSTAMPED = AuditHead(0, GENESIS)
+
+
 @dataclass(frozen=True, slots=True)
 class Ledger:
     """A real ledger, as loaded into the fakes before each action.
 
     Args:
         kept, roster: what the home has stored outside the database.
+        stamp: the event that the key store names, of the audit of whoever changed it last.
         configured: the roster that `keyrotation.toml` has.
         expired: fingerprints of officers whose keys have expired.
-        saved: the database as last backed up, and its rows and fence, if the model restores it.
+        saved: the database as last backed up, and its rows and fence, if the model restores it; or the other copy of
+            this home.
+        copy: which of the two copies of the home this is; None: there is one.
         marks: what intents and notes of the chain say, by which later actions decide.
         named: the events that reports may name, by their numbers from 1: of each kind and request the last.
     """
@@ -143,6 +149,8 @@ class Ledger:
     configured: Roster
     saved: "tuple[Ledger, int, int] | None" = None
     restored: int = 0
+    stamp: AuditHead = UNSTAMPED
+    copy: int | None = None
     marks: frozenset[Hashable] = frozenset()
     named: tuple[Named, ...] = ()
     expired: frozenset[str] = frozenset()
@@ -199,6 +207,9 @@ def canonical(ledger: Ledger) -> Hashable:
         str(ledger.configured),
         str(ledger.roster.roster) if ledger.roster else None,
         ledger.kept is None or ledger.replay.leads_through(ledger.kept),
+        knows(ledger),
+        ledger.saved is None or ledger.saved[0].replay.leads_through(ledger.stamp),
+        ledger.copy,
         tuple(sorted(each.number for each in ledger.replay.retired)),
         tuple(sorted((each.number, request) for each, request in ledger.replay.unseen.items())),
         tuple((each.id, each.status, each.request) for each in ledger.replay.incidents.by_id.values()),
@@ -209,6 +220,20 @@ def canonical(ledger: Ledger) -> Hashable:
         tuple(sorted(ledger.expired)),
         saved,
     )
+
+
+def knows(ledger: Ledger) -> bool:
+    """Whether an audit has the last change of the key store, or officers have signed that it does not."""
+    return not ledger.replay.missing([ledger.stamp])
+
+
+def other_copy(ledger: Ledger, rows: int, fence: int) -> tuple[Ledger, int, int]:
+    """The other copy of a home, with its rows and fence; they share the key store."""
+    assert ledger.saved is not None
+    other, its_rows, its_fence = ledger.saved
+    number = 1 - (ledger.copy or 0)
+    kept = replace(ledger, saved=None, copy=1 - number)
+    return replace(other, saved=(kept, rows, fence), stamp=ledger.stamp, copy=number), its_rows, its_fence
 
 
 def _of_request(state: LedgerState, request: Request, now: datetime) -> Hashable:

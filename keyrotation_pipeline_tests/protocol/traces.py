@@ -32,10 +32,12 @@ _PEOPLE = "a note for people"
 # Kinds of events that the model leaves out, and why.
 LEFT_OUT: Mapping[EventKind, str] = {
     EventKind.HOSTS_PINNED: _INIT,
+    EventKind.HOME_NAMED: _INIT,
+    EventKind.SERVER_SEEN: "a request says before it where the database runs; in the model that stays so",
     EventKind.BACKUP_KEY_PINNED: _INIT,
     EventKind.KEY_IMPORT_INTENDED: _INIT,
     EventKind.KEY_ACTIVATION_DECLARED: _INIT,
-    EventKind.ROSTER_KEEPING_INTENDED: "it comes before any step of any request, when the store lacks the digest",
+    EventKind.ROSTER_KEEPING_INTENDED: "it comes before any step of any request, when the store names another owner",
     EventKind.KEY_LIST_DELIVERY_INTENDED: "somebody changed the application's list of keys; in the model nobody does",
     EventKind.BLOCKED: "any step may be refused, for reasons that the model lacks; it changes a sentence alone",
     EventKind.UNBLOCKED: "as above",

@@ -18,7 +18,7 @@ What ends in `_intended` is written before a step, and is followed by its outcom
 """
 # Events that no code reads back; their facts are for people.
 _FOR_PEOPLE = {
-    EventKind.ROSTER_KEEPING_INTENDED: "The digest of the roster is about to be written to the key store.",
+    EventKind.ROSTER_KEEPING_INTENDED: "Home, place and roster are about to be written to the key store as its owner.",
     EventKind.PACE_SET: "Somebody changed how fast a rotation goes, and why.",
     EventKind.KEY_RESTORED: "A lost key is in the key store again, or applications get that of a rollback again.",
     EventKind.KEY_BACKED_UP: "A key was encrypted to the recipients, stored in every place, and read back.",

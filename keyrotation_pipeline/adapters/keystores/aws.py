@@ -5,7 +5,8 @@
                                             description: Encryption key v3 (rotated 2026-01-05), authorised by …
                                             for an application with a library of its own also its list of the same
                                             keys, under its name: "FERNET_KEYS": "<base64url>,<base64url>"
-                                            tag keyrotation-roster=<SHA-256 of the pinned roster>
+                                            "keyrotation_owner": whose they are: home, databases, pinned roster, and
+                                            the audit when they were last changed (JSON in a text)
     <archive_prefix>v1-archived-20260105    <base64>, tags Status=Archived, RotationDate=2026-01-05
                                             description: Archived key v1 (rotated 2026-01-05), authorised by …
 
@@ -26,7 +27,8 @@ from uuid import uuid4
 from keyrotation_pipeline.adapters.keystores import changes
 from keyrotation_pipeline.adapters.keystores.aws_archive import Archives, AwsArchive, ManualSecrets, manual_secrets
 from keyrotation_pipeline.adapters.keystores.key_list import KeyList
-from keyrotation_pipeline.adapters.keystores.live_secret import COMPROMISED, PRIMARY, LiveSecret, live_problems
+from keyrotation_pipeline.adapters.keystores.live_secret import COMPROMISED, OWNER, PRIMARY, LiveSecret, live_problems
+from keyrotation_pipeline.adapters.keystores.named_versions import text_of_owner
 from keyrotation_pipeline.adapters.keystores.secrets_manager import (
     CURRENT,
     MOST_BYTES,
@@ -45,12 +47,12 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing, versions_as_text
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.keys import KeyEntry, StoredKeys
+from keyrotation_pipeline.model.keys import KeyEntry, StoredKeys, StoreOwner
 from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline.ports.clock import Clock, attempts
 
 _PATIENCE_SECONDS = 10.0
-_ROSTER = "keyrotation-roster"
+_ROSTER = "keyrotation-roster"  # a tag of earlier versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +72,16 @@ class AwsSecret:
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """One snapshot: the live secret, the names of the archives of each version, and their content."""
+    """One snapshot: the live secret, the names of the archives of each version, and their content.
+
+    Args:
+        tagged: it has the tag in which earlier versions stored the roster's digest.
+    """
 
     live: LiveSecret
     archives: Archives
     stored: StoredKeys
+    tagged: bool
 
 
 class AwsKeyStore:
@@ -215,24 +222,17 @@ class AwsKeyStore:
             self._replace(seen, {COMPROMISED: versions_as_text(seen.stored.compromised | versions)})
         return self.read()
 
-    def pin_roster(self, digest: str, revision: str) -> StoredKeys:
-        """Stores the digest of the pinned roster in a tag of the live secret.
+    def name_owner(self, owner: StoreOwner, revision: str) -> StoredKeys:
+        """Stores whose the keys are, in an entry of the live secret; a plain key has none, since its text is not ours.
 
-        AWS sets a tag unconditionally, so a version with the same text is put first: of all who decide from one
-        revision, only one succeeds, and the others set no tag. A plain key gets none, since its text is not ours.
-
-        Raises:
-            KeyStoreConflictError: also if somebody else set the tag at the same time.
+        What an earlier version stored as a tag is removed.
         """
         seen = self._read_snapshot()
-        if changes.needs_pinning(seen.stored, digest, revision):
-            if not seen.live.plain:
-                self._put(seen.live, seen.live.entries)
-            self._aws.tag(self._id, {_ROSTER: digest})
-            self._aws.until_seen(self._id, lambda: self._aws.describe(self._id).tags.get(_ROSTER) != seen.stored.roster)
-            if (stored := self.read()).roster != digest:
-                raise changes.conflict()
-            return stored
+        if not seen.live.plain and changes.needs_naming(seen.stored, owner, revision):
+            self._replace(seen, {OWNER: text_of_owner(owner)})
+            if seen.tagged:
+                self._aws.untag(self._id, _ROSTER)
+                self._aws.until_seen(self._id, lambda: _ROSTER not in self._aws.describe(self._id).tags)
         return self.read()
 
     @property
@@ -246,7 +246,8 @@ class AwsKeyStore:
             facts = self._aws.describe(self._id)
             if CURRENT in facts.labels.get(live.version, ()):
                 archives = self._archive.names(facts.tags)
-                return _Snapshot(live, archives, self._stored(live, facts, self._archive.read(archives)))
+                stored = self._stored(live, facts, self._archive.read(archives))
+                return _Snapshot(live, archives, stored, _ROSTER in facts.tags)
         raise changes.conflict()
 
     def _live(self) -> LiveSecret:
@@ -275,7 +276,9 @@ class AwsKeyStore:
         # destruction.
         revision = " ".join([live.version, *map(str, sorted(archived)), *([roster] if roster else [])])
         compromised = live.compromised()
-        stored = StoredKeys.of(known, archived, live.primary(), revision, pending, roster, compromised, left)
+        stored = StoredKeys.of(
+            known, archived, live.primary(), revision, pending, roster, compromised, left, live.owner()
+        )
         if self._list is None:
             return stored
         return self._list.judged(live.list_text(self._list.name), stored)

@@ -7,7 +7,7 @@ whether the store is already as requested, and only then whether it was changed 
 from keyrotation_pipeline.errors import KeyStoreConflictError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.keys import StoredKeys
+from keyrotation_pipeline.model.keys import StoredKeys, StoreOwner
 
 
 def needs_adding(stored: StoredKeys, version: KeyVersion, material: KeyMaterial, revision: str) -> bool:
@@ -93,9 +93,9 @@ def needs_publishing(stored: StoredKeys, versions: frozenset[KeyVersion], revisi
     return not versions <= stored.compromised and _unless_changed(stored, revision)
 
 
-def needs_pinning(stored: StoredKeys, digest: str, revision: str) -> bool:
-    """Returns whether the digest of the roster must be stored."""
-    return stored.roster != digest and _unless_changed(stored, revision)
+def needs_naming(stored: StoredKeys, owner: StoreOwner, revision: str) -> bool:
+    """Returns whether the owner must be stored."""
+    return stored.owner != owner and _unless_changed(stored, revision)
 
 
 def different(version: KeyVersion) -> KeyStoreError:

@@ -4,7 +4,7 @@
       v2.key         base64 of 32 bytes, mode 0600
       primary        "v2"
       compromised    "v1", only after a compromise: versions that nothing is encrypted under again
-      roster         SHA-256 of the pinned roster, 64 hex digits
+      owner          whose the keys are: home, databases, pinned roster, and the audit at the last change (JSON)
       application.env   only for an application with a library of its own: the live keys in that library's notation
       archive/       keys that applications no longer get
         v1.key
@@ -22,19 +22,25 @@ from typing import Self
 
 from keyrotation_pipeline.adapters.keystores import changes, owner_only
 from keyrotation_pipeline.adapters.keystores.key_list import in_order
-from keyrotation_pipeline.adapters.keystores.named_versions import compromised_named, primary_named
+from keyrotation_pipeline.adapters.keystores.named_versions import (
+    compromised_named,
+    owner_named,
+    primary_named,
+    text_of_owner,
+)
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
 from keyrotation_pipeline.fieldcrypto.keyring import versions_as_text
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys
+from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys, StoreOwner
 from keyrotation_pipeline.model.surroundings import Problem
 
 APPLICATION_FILE = "application.env"
 # As much as a secret in AWS holds; a variable of a process may have twice as much.
 MOST_LIST_BYTES = 65_536
+_MOST_OWNER_BYTES = 65_536
 First = Callable[[StoredKeys], None]
 _KEY_FILE = re.compile(rf"({VERSION_PATTERN})\.key")
 
@@ -56,7 +62,8 @@ class FileKeyStore:
         self._variable, self._notation = variable, notation
         self._archive = self._live / "archive"
         self._primary_file = self._live / "primary"
-        self._roster_file = self._live / "roster"
+        self._owner_file = self._live / "owner"
+        self._roster_file = self._live / "roster"  # of earlier versions
         self._compromised_file = self._live / "compromised"
 
     @classmethod
@@ -175,11 +182,13 @@ class FileKeyStore:
                 owner_only.write(self._compromised_file, versions_as_text(stored.compromised | versions))
             return self._stored()
 
-    def pin_roster(self, digest: str, revision: str) -> StoredKeys:
-        """Stores the digest of the pinned roster."""
+    def name_owner(self, owner: StoreOwner, revision: str) -> StoredKeys:
+        """Stores whose the keys are."""
         with self._changing() as stored:
-            if changes.needs_pinning(stored, digest, revision):
-                owner_only.write(self._roster_file, digest)
+            if changes.needs_naming(stored, owner, revision):
+                owner_only.write(self._owner_file, text_of_owner(owner))
+            if self._roster_file.exists():
+                owner_only.remove(self._roster_file)
             return self._stored()
 
     @contextmanager
@@ -215,6 +224,7 @@ class FileKeyStore:
             primary_named(owner_only.read(self._primary_file), str(self._primary_file)),
             roster=owner_only.read(self._roster_file),
             compromised=compromised_named(owner_only.read(self._compromised_file), str(self._compromised_file)),
+            owner=owner_named(owner_only.read(self._owner_file, _MOST_OWNER_BYTES), str(self._owner_file)),
         )
 
     def _entries(self, place: Path) -> dict[KeyVersion, KeyEntry]:

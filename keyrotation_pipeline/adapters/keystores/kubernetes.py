@@ -3,7 +3,8 @@
     Secret <name>            ENCRYPTION_MASTER_KEY, ENCRYPTION_MASTER_KEY_V2 …, ENCRYPTION_PRIMARY_VERSION,
                              after a compromise ENCRYPTION_COMPROMISED_VERSIONS
                              for an application with a library of its own also its list of the same keys, by its name
-                             annotation keyrotation/roster: SHA-256 of the pinned roster
+                             annotation keyrotation/owner: whose they are: home, databases, pinned roster, and the
+                             audit when they were last changed (JSON)
     Secret <archive_name>    v1, v2 …: keys that applications no longer get; or AWS Secrets Manager (`InAws`)
 
 The live Secret is what Pods get as their environment or as a mounted volume. A change is a merge patch of our own
@@ -25,7 +26,7 @@ from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import (
     Secrets,
     require_mutable,
 )
-from keyrotation_pipeline.adapters.keystores.named_versions import primary_named
+from keyrotation_pipeline.adapters.keystores.named_versions import owner_named, primary_named, text_of_owner
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
@@ -38,12 +39,13 @@ from keyrotation_pipeline.fieldcrypto.keyring import (
     versions_as_text,
 )
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.keys import KeyEntry, StoredKeys
+from keyrotation_pipeline.model.keys import KeyEntry, StoredKeys, StoreOwner
 from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline.ports.clock import Clock
 
 _ATTEMPTS = 5
-ROSTER = "keyrotation/roster"
+OWNER = "keyrotation/owner"
+ROSTER = "keyrotation/roster"  # of earlier versions
 DESCRIPTION = "keyrotation/description"
 
 
@@ -200,11 +202,11 @@ class KubernetesKeyStore:
             self._change(seen, {COMPROMISED_VARIABLE: published})
         return self.read()
 
-    def pin_roster(self, digest: str, revision: str) -> StoredKeys:
-        """Stores the digest of the pinned roster in an annotation of the live Secret."""
+    def name_owner(self, owner: StoreOwner, revision: str) -> StoredKeys:
+        """Stores whose the keys are in an annotation of the live Secret."""
         seen = self._read_snapshot()
-        if changes.needs_pinning(seen.stored, digest, revision):
-            self._change(seen, {}, {ROSTER: digest})
+        if changes.needs_naming(seen.stored, owner, revision):
+            self._change(seen, {}, {OWNER: text_of_owner(owner), ROSTER: None})
         return self.read()
 
     def _read_snapshot(self) -> _Snapshot:
@@ -220,6 +222,7 @@ class KubernetesKeyStore:
                     revision,
                     roster=roster,
                     compromised=_compromised(live),
+                    owner=owner_named(live.annotations.get(OWNER), f"annotation {OWNER} of {live.name}"),
                 )
                 if self._list is not None:
                     stored = self._list.judged(self._list_in(live), stored)
@@ -236,7 +239,7 @@ class KubernetesKeyStore:
         self,
         seen: _Snapshot,
         entries: Mapping[str, str | None],
-        annotations: Mapping[str, str] | None = None,
+        annotations: Mapping[str, str | None] | None = None,
     ) -> None:
         # Checks both before the first change: an immutable archive must not be discovered only at the retirement.
         require_mutable(seen.live)

@@ -131,8 +131,8 @@ class Secrets:
             return
         raise failure from None
 
-    def patch(self, secret: Secret, entries: Mapping[str, str | None], annotations: Mapping[str, str]) -> None:
-        """Changes entries (None: removes) and sets annotations if the Secret has not changed since it was read.
+    def patch(self, secret: Secret, entries: Mapping[str, str | None], annotations: Mapping[str, str | None]) -> None:
+        """Changes entries and annotations (None: removes) if the Secret has not changed since it was read.
 
         When an entry is removed, kubectl's copy of the text is removed with it, if it has any of these entries.
         """
@@ -154,7 +154,7 @@ class Secrets:
             return
         raise failure from None
 
-    def _holds(self, name: SecretName, coded: Mapping[str, str | None], annotations: Mapping[str, str]) -> bool:
+    def _holds(self, name: SecretName, coded: Mapping[str, str | None], annotations: Mapping[str, str | None]) -> bool:
         now = self.read(name)
         taken_away = [entry for entry, text in coded.items() if text is None]
         return (

@@ -10,18 +10,20 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from keyrotation_pipeline.adapters.keystores.named_versions import compromised_named, primary_named
+from keyrotation_pipeline.adapters.keystores.named_versions import compromised_named, owner_named, primary_named
 from keyrotation_pipeline.adapters.keystores.secrets_manager import SecretsManager, SecretVersion
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry
+from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoreOwner
 from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline.ports.clock import Clock
 
 PRIMARY = "primary"
 COMPROMISED = "compromised"
+# Longer than the others: the secret may have entries of the application, too.
+OWNER = "keyrotation_owner"
 # Replaces a destroyed key in an archive.
 DESTROYED = "destroyed"
 _VERSION = re.compile(VERSION_PATTERN)
@@ -99,6 +101,11 @@ class LiveSecret:
     def compromised(self) -> frozenset[KeyVersion]:
         """See `compromised_named`."""
         return compromised_named(str(self.entries.get(COMPROMISED, "")), f"{COMPROMISED} of secret {self.name}")
+
+    def owner(self) -> StoreOwner | None:
+        """See `owner_named`."""
+        named = self.entries.get(OWNER)
+        return owner_named(None if named is None else str(named), f"entry {OWNER} of secret {self.name}")
 
 
 def entry(place: str, version: str, text: object) -> KeyEntry:

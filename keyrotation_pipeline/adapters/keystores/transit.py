@@ -1,7 +1,7 @@
 """Keeps what names the versions of a key that Vault or OpenBao holds, and has that server do what it alone can.
 
 The files are those of the key store in files, with references instead of keys: what each version is known again by, the
-primary, the archive, compromised versions and the roster. The server makes versions, withdraws them
+primary, the archive, compromised versions and the owner. The server makes versions, withdraws them
 (`min_decryption_version`) and destroys them (trim). It is asked before a version counts as usable again, and after one
 counts as withdrawn, and every read compares the two: a process may die between them.
 """
@@ -14,7 +14,7 @@ from keyrotation_pipeline.errors import KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, TransitKey
 from keyrotation_pipeline.fieldcrypto.transit import KINDS, TransitPolicy, server_at
-from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys
+from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys, StoreOwner
 from keyrotation_pipeline.model.surroundings import Problem
 
 _CHECK = "keys_can_be_archived"
@@ -147,9 +147,9 @@ class TransitKeyStore:
         """See `KeyStore.publish_compromised`."""
         return self._compared(self._files.publish_compromised(versions, revision))
 
-    def pin_roster(self, digest: str, revision: str) -> StoredKeys:
-        """See `KeyStore.pin_roster`."""
-        return self._compared(self._files.pin_roster(digest, revision))
+    def name_owner(self, owner: StoreOwner, revision: str) -> StoredKeys:
+        """See `KeyStore.name_owner`."""
+        return self._compared(self._files.name_owner(owner, revision))
 
     def _withdraw_before(self, version: KeyVersion) -> None:
         """Has the server refuse everything older, for decryption and encryption."""

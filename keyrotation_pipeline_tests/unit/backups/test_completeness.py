@@ -40,6 +40,7 @@ from keyrotation_pipeline_tests.fakes import (
     fake_pipeline,
 )
 from keyrotation_pipeline_tests.fakes.backups import DEFINITION
+from keyrotation_pipeline_tests.fakes.journal import OWNER
 
 OLD, NEW = f"20260106-030000-{PIPELINE}", f"20260107-030000-{PIPELINE}"
 
@@ -69,7 +70,7 @@ class Site:
             if dump
             else None
         )
-        made = BackupSet(stamp, "clinic", copies, copy, self.world.ledger.head())
+        made = BackupSet(stamp, "clinic", copies, copy, self.world.ledger.head(), home=OWNER.home)
         self.trust.write(self.local, made)
         copy_set(self.local, self.offsite, made)
         return made

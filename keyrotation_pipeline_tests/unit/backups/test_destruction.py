@@ -517,7 +517,7 @@ def test_one_that_died_at_any_change_and_ran_out_of_time_is_recorded_by_another_
 
 def test_one_that_has_begun_is_not_cancelled_while_its_signatures_count(clinic: Clinic) -> None:
     opened = clinic.signed()
-    clinic.world.journal.die_at = len(clinic.world.journal.entries) + 4
+    clinic.world.journal.die_at = len(clinic.world.journal.entries) + 5
     with pytest.raises(ProcessKilled, match=r"keys\.destroy"):
         destroy(clinic.site, opened)
     clinic.world.journal.die_at = None
@@ -547,7 +547,7 @@ def test_one_that_runs_is_not_cancelled(clinic: Clinic, monkeypatch: pytest.Monk
 def test_one_that_died_and_ran_out_of_time_is_asked_for_again(clinic: Clinic) -> None:
     opened = clinic.signed()
     entries = clinic.world.journal.entries
-    clinic.world.journal.die_at = len(entries) + 4
+    clinic.world.journal.die_at = len(entries) + 5
     with pytest.raises(ProcessKilled, match=r"keys\.destroy"):
         destroy(clinic.site, opened)
     clinic.world.journal.die_at = None

@@ -7,21 +7,27 @@ from dataclasses import replace
 import pytest
 
 from keyrotation_pipeline.audit.divergence import require_consistent
-from keyrotation_pipeline.errors import AuditError, BlockedError, KeyStoreUnavailableError, RequestError
+from keyrotation_pipeline.errors import (
+    AuditError,
+    BlockedError,
+    KeyStoreUnavailableError,
+    NotOurKeyStoreError,
+    RequestError,
+)
 from keyrotation_pipeline.model.audit import EventKind
-from keyrotation_pipeline.model.keys import StoredKeys
+from keyrotation_pipeline.model.keys import StoredKeys, StoreOwner
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline.requests.roster import (
     authority_to_reconcile,
-    pin_roster_in_store,
+    claim_store,
     pinned_roster,
     require_known_to_store,
 )
 from keyrotation_pipeline.rotation import runner
-from keyrotation_pipeline_tests.fakes import ROSTER, FakeSignatures, FakeWorld, ProcessKilled
+from keyrotation_pipeline_tests.fakes import ROSTER, V1, FakeSignatures, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.unit.requests.test_policy import NEW, opened, world
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved
 
@@ -58,7 +64,7 @@ def test_a_death_between_audit_and_key_store_is_no_divergence_and_the_next_chang
     world: FakeWorld,
 ) -> None:
     policy = opened(world, ADA, BEN)
-    with dying_at(world, "keys.pin_roster"), pytest.raises(ProcessKilled):
+    with dying_at(world, "keys.name_owner"), pytest.raises(ProcessKilled):
         change_policy(world.pipeline, policy)
     assert (pinned_roster(world.pipeline), world.keys.roster) == (NEW, ROSTER.digest)
     require_consistent(world.pipeline, world.keys.read())
@@ -83,12 +89,18 @@ def test_whoever_the_key_store_does_not_name_has_no_authority_to_reconcile(world
         authority_to_reconcile(world.pipeline)
 
 
-def test_a_store_that_was_made_before_gets_the_digest_at_the_next_step_with_an_event(world: FakeWorld) -> None:
+def test_a_store_that_does_not_say_whose_it_is_is_claimed_once_its_keys_are_tried_and_no_step_does_so(
+    world: FakeWorld,
+) -> None:
     world.signatures.configured = ROSTER
-    world.keys.roster = None
+    world.keys.owner = None
     rotation = approved(world)
-    assert world.keys.roster is None
-    runner.run_step(world.pipeline, rotation.id, Task(Step.KEY_VERSION), world.report)
+    with pytest.raises(NotOurKeyStoreError, match="does not say whose keys it holds; run `keyrotation init`"):
+        runner.run_step(world.pipeline, rotation.id, Task(Step.KEY_VERSION), world.report)
+    with pytest.raises(NotOurKeyStoreError):
+        world.pipeline.keys.archive(V1, world.keys.contents().revision)
+    assert (world.keys.owner, world.keys.archived()) == (None, ())
+    claim_store(world.pipeline, world.keys.contents(), tried=True)
     assert world.keys.roster == ROSTER.digest
     (event,) = world.ledger.events(EventKind.ROSTER_KEEPING_INTENDED)
     assert ROSTER.digest in event.body
@@ -96,25 +108,24 @@ def test_a_store_that_was_made_before_gets_the_digest_at_the_next_step_with_an_e
 
 
 def test_of_two_processes_the_one_that_decided_from_an_older_state_decides_again(world: FakeWorld) -> None:
-    world.keys.roster = None
     old = world.keys.read()  # a step of another process, in the middle of which the rules are changed
     change_policy(world.pipeline, opened(world, ADA, BEN))
-    assert pin_roster_in_store(world.pipeline, old).roster == NEW.digest
+    assert claim_store(world.pipeline, old).roster == NEW.digest
     assert world.keys.roster == NEW.digest
 
 
 def test_a_key_store_that_takes_no_change_leaves_the_new_rules_pinned_and_says_so(world: FakeWorld) -> None:
     policy = opened(world, ADA, BEN)
 
-    def unavailable(_digest: str, _revision: str) -> StoredKeys:
+    def unavailable(_owner: StoreOwner, _revision: str) -> StoredKeys:
         raise KeyStoreUnavailableError("AWS throttles; try again")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world.keys, "pin_roster", unavailable)
+        patch.setattr(world.keys, "name_owner", unavailable)
         with pytest.raises(KeyStoreUnavailableError):
             change_policy(world.pipeline, policy)
     assert pinned_roster(world.pipeline) == NEW
-    pin_roster_in_store(world.pipeline, world.keys.read())
+    claim_store(world.pipeline, world.keys.read())
     assert world.keys.roster == NEW.digest
 
 
@@ -129,7 +140,7 @@ def test_a_new_home_believes_what_the_key_store_vouches_for_and_not_an_audit_tha
 
 def test_a_database_begins_only_with_the_roster_that_its_keys_know(world: FakeWorld) -> None:
     require_known_to_store(world.pipeline, ROSTER)
-    with pytest.raises(AuditError, match=r"first remove what the key store holds of it \(file `roster`, tag"):
+    with pytest.raises(AuditError, match=r"first remove what the key store holds of it \(file or annotation `owner`,"):
         require_known_to_store(world.pipeline, replace(NEW, required=3))
     world.keys.roster = None
     require_known_to_store(world.pipeline, NEW)

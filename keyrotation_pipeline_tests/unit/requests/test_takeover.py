@@ -73,7 +73,7 @@ def test_rows_are_taken_over_and_the_proof_is_not(world: FakeWorld) -> None:
 def test_a_promotion_that_was_killed_half_way_is_taken_over_twice(world: FakeWorld) -> None:
     rotation = approved(world)
     run(world, rotation, Step.DUAL_KEY_ROLLOUT)
-    world.journal.die_at = len(world.journal.entries) + 2
+    world.journal.die_at = len(world.journal.entries) + 3
     with pytest.raises(ProcessKilled):
         run(world, rotation)
     world.journal.die_at = None

@@ -109,7 +109,7 @@ def test_a_request_that_ended_without_a_time_stamp_is_reported_after_a_while(wor
 def test_a_time_stamp_that_nobody_vouches_for_is_no_evidence(world: FakeWorld) -> None:
     stamp(world.pipeline)
     authority(world).distrusted = True
-    with pytest.raises(AuditError, match=r"the time stamp of event 2 \(event 3\) does not hold"):
+    with pytest.raises(AuditError, match=r"the time stamp of event 4 \(event 5\) does not hold"):
         verify_everything(world.pipeline)
 
 

@@ -110,6 +110,7 @@ def test_promotion_is_announced_before_and_recorded_after_and_its_transaction_co
     facts = roll_out_primary_key(world.pipeline, rotation, world.report)
     assert world.journal.entries == [
         "event primary_change_intended",
+        "keys.name_owner",
         "keys.set_primary v3",
         "event key_state_changed",
         "event key_state_changed",

@@ -68,6 +68,7 @@ def test_a_key_is_announced_stored_backed_up_and_registered_in_this_order(world:
     create_key_version(world.pipeline, rotation, world.report)
     assert world.journal.entries == [
         "event key_creation_intended",
+        "keys.name_owner",
         "keys.add v3",
         "vault.store_key v3",
         "event key_backed_up",
@@ -101,7 +102,7 @@ def test_two_rotations_make_two_keys() -> None:
     assert len(made) == 2
 
 
-@pytest.mark.parametrize("changes", range(6))
+@pytest.mark.parametrize("changes", range(7))
 def test_a_key_is_made_once_wherever_the_process_dies(world: FakeWorld, rotation: Walk, changes: int) -> None:
     world.journal.die_at = changes
     died = False
@@ -112,7 +113,7 @@ def test_a_key_is_made_once_wherever_the_process_dies(world: FakeWorld, rotation
     stored_before = world.keys.live.get(V3)
     world.journal.die_at = None
     made = create_key_version(world.pipeline, rotation, world.report)
-    assert died == (changes < 5)
+    assert died == (changes < 6)
     assert stored_before in {None, world.keys.get(V3)}
     assert world.journal.entries.count(KEY_STORED) == 1
     assert made.fingerprint == world.keys.get(V3).fingerprint == fingerprints(world)["v3"]
@@ -215,7 +216,9 @@ def test_a_store_that_reads_back_another_key_stops_before_the_backup(
     world: FakeWorld, rotation: Walk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = world.keys.add
-    monkeypatch.setattr(world.keys, "add", lambda version, _, revision: real(version, KeyMaterial.generate(), revision))
+    monkeypatch.setattr(
+        world.keys, "add", lambda version, _, revision, **_named: real(version, KeyMaterial.generate(), revision)
+    )
     with pytest.raises(KeyStoreError, match="v3 does not read back"):
         create_key_version(world.pipeline, rotation, world.report)
     assert V3 not in world.vault.backups

@@ -120,8 +120,9 @@ def test_the_old_key_leaves_the_applications_and_is_kept(world: FakeWorld, autho
 
 def test_intent_is_committed_first_and_the_key_goes_last_before_the_outcome_commits(world: FakeWorld) -> None:
     retire_now(world)
-    assert world.journal.entries[-6:] == [
+    assert world.journal.entries[-7:] == [
         f"event {INTENT}",
+        "keys.name_owner",
         "event replicas_accounted",
         f"event {RETIRED}",
         "keys.archive v1",
@@ -297,14 +298,14 @@ def test_a_definition_that_changes_all_the_time_stops_the_retirement(
 def test_dying_at_any_change_and_retiring_again_ends_with_one_outcome(
     monkeypatch: pytest.MonkeyPatch, authority: Authority
 ) -> None:
-    for die_at in range(6):
+    for die_at in range(7):
         world = fake_pipeline(ROWS)
         proven(world)
         world.journal.die_at = len(world.journal.entries) + die_at
         with pytest.raises(ProcessKilled):
             retire_now(world)
         assert RETIRED not in world.ledger.event_names(), "what was not committed was not recorded"
-        assert (V1 in world.keys.archived()) is (die_at == 5)
+        assert (V1 in world.keys.archived()) is (die_at == 6)
 
         world.journal.die_at = None
         facts = retire_now(world)

@@ -38,7 +38,7 @@ from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text, goal_at
 from keyrotation_pipeline.requests.control import pause, resume
-from keyrotation_pipeline.requests.roster import pin_roster_in_store, pinned_roster
+from keyrotation_pipeline.requests.roster import claim_store, pinned_roster
 from keyrotation_pipeline.rotation import deploy, replace_key, runner
 from keyrotation_pipeline.rotation.keys import import_keys
 from keyrotation_pipeline.rotation.rollback import open_rollback
@@ -425,7 +425,7 @@ def init_is_run(world: FakeWorld, rotation: Walk) -> None:
 
 def the_roster_is_pinned_in_the_store(world: FakeWorld, rotation: Walk) -> None:
     world.keys.roster = None
-    pin_roster_in_store(world.pipeline, world.keys.contents())
+    claim_store(world.pipeline, world.keys.contents(), tried=True)
 
 
 def a_lost_key_is_put_back(world: FakeWorld, rotation: Walk) -> None:

@@ -75,12 +75,12 @@ def test_the_store_is_read_once_a_task_and_once_more_where_a_key_is_used(world: 
         reads.setdefault(record.step, []).append(world.keys.reads - before)
         before = world.keys.reads
     assert reads == {
-        Step.KEY_VERSION: [2],
+        Step.KEY_VERSION: [3],
         Step.DUAL_KEY_ROLLOUT: [1],
-        Step.PRIMARY_KEY_ROLLOUT: [2],
+        Step.PRIMARY_KEY_ROLLOUT: [3],
         Step.ROWS: [2, 2, 1],
         Step.ZERO_OLD_ROWS_PROOF: [2],
-        Step.RETIRED_KEY: [3],
+        Step.RETIRED_KEY: [4],
         Step.ARCHIVED_KEY: [3],  # before and after it has waited for instances
         Step.KEY_ROTATION_AUDIT: [1],
         Step.COMPLIANCE_REPORT: [1],

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from keyrotation_pipeline.adapters.own_schema import DEFAULT, schema_of
 from keyrotation_pipeline.adapters.postgres import preflight
@@ -9,12 +10,14 @@ from keyrotation_pipeline.adapters.postgres.inventory.catalog_search import sear
 from keyrotation_pipeline.adapters.postgres.preflight import server
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas, write_down
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
+from keyrotation_pipeline.adapters.postgres.server.whereabouts import server_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, IdentifiedBy, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.surroundings import (
     BlindSpots,
     CheckNames,
     DatabaseIdentity,
+    DatabaseServer,
     Problem,
     Surroundings,
     Unsearched,
@@ -35,12 +38,14 @@ class PostgresSurroundings:
     Args:
         replicas: what the configuration says of standbys and subscribers.
         value_format: of the declared tables' values.
+        embedded: the directory of the home's own server; None: it is another one.
     """
 
     url: str = field(repr=False)  # it may hold a password
     connection: Connection
     replicas: Replicas = NONE_DECLARED
     value_format: ValueFormat = NATIVE
+    embedded: Path | None = None
 
     def identity(self) -> DatabaseIdentity:
         """Which database this is."""
@@ -49,6 +54,10 @@ class PostgresSurroundings:
         name, schema = display_name(self.url), schema_of(self.connection)
         role = None if superuser is None else str(superuser)
         return DatabaseIdentity(name, str(identifier), role, None if schema == DEFAULT else schema)
+
+    def server(self) -> DatabaseServer:
+        """See `DatabaseSurroundings.server`."""
+        return server_of(self.connection, self.embedded)
 
     def preflight(self, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
         """See `DatabaseSurroundings.preflight`."""
