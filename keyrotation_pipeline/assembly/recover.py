@@ -5,10 +5,11 @@ That is: the backups, the recovery key, whose sets count, and the directory that
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -168,10 +169,13 @@ def _content(path: Path, option: str) -> bytes:
         raise BackupError(f"file {path} cannot be read ({error.strerror}); correct {option}") from None
 
 
-_WORKSPACE, _NOTE = "recovery", "recovering.json"
+_WORKSPACE, _NOTE, _DONE = "recovery", "recovering.json", "recovered.json"
 # Of a URL; the others may be secret, or are of the role that restores.
 _SHOWN = ("dbname", "host", "hostaddr", "port", "sslmode", "sslrootcert")
 _WITHOUT_LOGIN = "SELECT rolname FROM pg_roles WHERE rolname = ANY(%s) AND NOT rolcanlogin ORDER BY rolname"
+_IDENTITY = """
+SELECT (SELECT system_identifier FROM pg_control_system()) || '/' || oid FROM pg_database WHERE datname = %s
+"""
 _OF_BACKUP = ".from-backup"
 
 
@@ -318,9 +322,30 @@ class HomeHere:
         noted = _Note(display_name(self._url), self.is_new, done)
         BackupDirectory(self._home).write(_NOTE, json.dumps(as_json(noted)).encode())
 
-    def finish(self) -> None:
+    def finish(self, shown: Mapping[str, Any]) -> None:
         """See `RecoveredHome.finish`."""
+        done = {"database": self.database, "identity": self._identity(), "shown": shown}
+        BackupDirectory(self._home).write(_DONE, json.dumps(done).encode())
         BackupDirectory(self._home).remove(_NOTE)
+
+    @property
+    def finished(self) -> dict[str, Any] | None:
+        """What the recovery that made this very database showed at its end, if home and configuration are there."""
+        if not all(each.exists() for each in (self._path, self._home / SIGNING_KEY, self._home / _DONE)):
+            return None
+        try:
+            done = json.loads(read_text(self._home / _DONE))
+            known, shown = (done["database"], done["identity"]), dict(done["shown"])
+        except (ValueError, RecursionError, KeyError, TypeError):
+            return None  # a recovery into a database that is there is then refused
+        is_unfinished = self.restored is not None
+        return None if is_unfinished or known != (self.database, self._identity()) else shown
+
+    def _identity(self) -> str | None:
+        """The cluster's identifier and the new database's OID, which another one of its name does not have."""
+        with closing(connect(_url_that_answers(self._server))) as connection:
+            found = connection.execute(_IDENTITY, (conninfo_to_dict(self._url)["dbname"],)).fetchone()
+        return None if found is None else str(found[0])
 
     def write_configuration(self) -> WrittenFiles:
         """See `RecoveredHome.write_configuration`."""

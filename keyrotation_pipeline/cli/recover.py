@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +21,7 @@ from keyrotation_pipeline.assembly.recover import (
     signatures_in,
 )
 from keyrotation_pipeline.backups.recover import Recovered, RecoverySource, recover
+from keyrotation_pipeline.backups.restore_checks import require_complete
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.progress import reporting
@@ -99,10 +100,14 @@ def recover_command(
 
     Database, configuration and keys, with nothing else at hand. Also where only the database is lost: the home and the
     configuration that are there stay as they are. Everything is verified before it is used. Run it again with the same
-    options after whatever stopped it.
+    options after whatever stopped it; once it has finished, that changes nothing and prints the next steps again.
     """
     path = settings.config_path(config)
     here = HomeHere(path, _server(server, path), into, actor())
+    if (shown := here.finished) is not None and wanted in {None, shown["set"]}:
+        output.show(here.database, shown, _finished(shown), as_json=as_json)
+        require_complete(into, shown["failures"], shown["undecryptable"])
+        return
     asked = None if passphrase_file or key.is_dir() else asked_passphrase(key)
     passphrase = passphrase_in(passphrase_file) if passphrase_file else asked
     with (
@@ -115,8 +120,8 @@ def recover_command(
     next_steps = tuple(_next(done, here, key))
     value = _document(done, here, next_steps)
     output.show(here.database, value, _lines(done, here, next_steps), as_json=as_json)
-    sys.stdout.flush()  # before a run of the same line would be another recovery
-    here.finish()
+    sys.stdout.flush()  # before a run of the same line only prints this again
+    here.finish(value)
     done.require_complete()
 
 
@@ -174,6 +179,15 @@ def _lines(done: Recovered, here: HomeHere, next_steps: tuple[str, ...]) -> Iter
         yield f"kept      {phrase}"
     if here.is_new:
         yield f"signer    backups are signed by {here.signer} from now on; keep that with the recovery key"
+    yield from _numbered(next_steps)
+
+
+def _finished(shown: Mapping[str, Any]) -> Iterator[output.Line]:
+    yield f"finished  {shown['set']} was restored before, and nothing is changed now; the next steps were:"
+    yield from _numbered(shown["next"])
+
+
+def _numbered(next_steps: Sequence[str]) -> Iterator[str]:
     for number, step in enumerate(next_steps, 1):
         yield f"{'next' if number == 1 else '':<10}{number}. {step}"
 

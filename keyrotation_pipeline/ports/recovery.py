@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.audit import AuditHead
@@ -103,8 +103,8 @@ class RecoveredHome(Protocol):
             As `open_pipeline`.
         """
 
-    def finish(self) -> None:
-        """Forgets what `note_restored` stored: a recovery that is run again is another one."""
+    def finish(self, shown: Mapping[str, Any]) -> None:
+        """Stores what was shown at the end in place of what `note_restored` stored."""
 
 
 @dataclass(frozen=True, slots=True)

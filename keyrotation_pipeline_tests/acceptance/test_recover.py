@@ -108,7 +108,8 @@ def test_only_the_database_is_lost_and_home_configuration_and_keys_stay(machine:
     machine.recover()
     machine.variables()
     (machine.folder.path / f"{machine.into}-for-superuser.sql").unlink()
-    before = {path: path.read_bytes() for path in machine.folder.path.rglob("*") if path.is_file()}
+    files = (path for path in machine.folder.path.rglob("*") if path.is_file() and path.name != "recovered.json")
+    before = {path: path.read_bytes() for path in files}
     with psycopg.connect(machine.lost.server.url(), autocommit=True) as admin:
         admin.execute(f"DROP DATABASE {machine.into}")
     backups = machine.home / "backups"
@@ -329,7 +330,42 @@ def test_a_recovery_that_is_killed_again_and_again_is_continued(machine: EmptyMa
     left = {path.name for path in machine.home.iterdir()}
     assert "recovery" not in left
     assert "recovering.json" not in left
-    assert "there is a database" in machine.refused(), "it is complete, and another recovery needs another name"
+    again = machine.refused("--set", machine.lost.older.name)
+    assert "there is a database" in again, "it is complete, and another recovery needs another name"
+
+
+def test_the_line_of_a_finished_recovery_prints_the_next_steps_again_and_changes_nothing(machine: EmptyMachine) -> None:
+    done = machine.recover()
+    before = state_of(machine)
+    printed = machine.folder.run(*machine.options())
+    assert f"{done['set']} was restored before, and nothing is changed now" in printed
+    assert all(f"{number}. {step[:40]}" in printed for number, step in enumerate(done["next"], 1))
+    assert machine.recover() == done
+    assert state_of(machine) == before
+    assert "there is a database" in machine.refused("--set", machine.lost.older.name)
+
+
+@pytest.mark.parametrize("gone", ["database", "configuration", "home"])
+def test_where_something_of_a_finished_recovery_is_gone_it_is_not_called_finished(
+    machine: EmptyMachine, gone: str
+) -> None:
+    machine.recover()
+    if gone == "database":
+        with psycopg.connect(machine.lost.server.url(), autocommit=True) as admin:
+            admin.execute(f"DROP DATABASE {machine.into}")
+            admin.execute(f"CREATE DATABASE {machine.into}")  # by somebody else
+    elif gone == "configuration":
+        (machine.folder.path / "keyrotation.toml").unlink()
+    else:
+        shutil.rmtree(machine.home)
+    assert f"there is a database {machine.into} already" in machine.refused()
+
+
+def state_of(machine: EmptyMachine) -> tuple[dict[Path, bytes], object]:
+    """Every file, and the audit's head."""
+    files = {path: path.read_bytes() for path in machine.folder.path.rglob("*") if path.is_file()}
+    with psycopg.connect(machine.url) as connection:
+        return files, connection.execute("SELECT count(*) FROM keyrotation.audit_events").fetchall()
 
 
 @pytest.mark.extended
