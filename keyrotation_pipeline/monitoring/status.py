@@ -145,7 +145,8 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = ()) -> Status:
     counts = {count.table: count for count in pipeline.ledger.counts(pipeline.tables)}
     stored, attention = _stored(pipeline)
     primary = stored.primary if stored is not None else None
-    attention += _of_keys(pipeline, stored, records) if stored is not None else []
+    inconsistent = _inconsistent(pipeline, stored) if stored is not None else []
+    attention += [*inconsistent, *(_of_keys(pipeline, stored, records) if stored is not None else [])]
     seen = _instances(pipeline)
     due = due_rotation(pipeline, primary, seen)
     overdue = _overdue(due)
@@ -183,7 +184,7 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = ()) -> Status:
             table_status(table, counts.get(table), records, fenced.standing.get(str(table.name), ()))
             for table in pipeline.tables
         ),
-        rotation=_rotation(pipeline, rotation, counts, seen) if rotation else None,
+        rotation=_rotation(pipeline, rotation, counts, seen, inconsistent) if rotation else None,
         last_backup=protected.last_backup,
         last_backup_versions=protected.backup_versions,
         last_recovery_test=protected.last_recovery_test,
@@ -217,16 +218,19 @@ def _stored(pipeline: Pipeline) -> tuple[StoredKeys | None, list[str]]:
 
 
 def _of_keys(pipeline: Pipeline, stored: StoredKeys, records: Sequence[KeyRecord]) -> list[str]:
-    """What is wrong with the keys, and whether the database was restored or its audit tampered with."""
+    """What is wrong with the keys."""
     unnamed = [] if stored.primary else ["the key store names no primary; run `keyrotation init`"]
+    of_list = filter(None, (stored.undelivered, stored.foreign))
+    return [*unnamed, *of_list, *stored.left_behind.values(), *lost_keys(pipeline, stored, records)]
+
+
+def _inconsistent(pipeline: Pipeline, stored: StoredKeys) -> list[str]:
+    """Whether the database was restored or its audit tampered with: until that is settled, every change is refused."""
     try:
         require_consistent(pipeline, stored)
     except (AuditError, BlockedError, KeyStoreError) as error:
-        tampered = [str(error)]
-    else:
-        tampered = []
-    of_list = filter(None, (stored.undelivered, stored.foreign))
-    return [*unnamed, *of_list, *stored.left_behind.values(), *lost_keys(pipeline, stored, records), *tampered]
+        return [str(error)]
+    return []
 
 
 def _instances(pipeline: Pipeline) -> tuple[Instance, ...] | KeyRotationError:
@@ -286,7 +290,11 @@ def _waiting(pipeline: Pipeline, rotation: Walk | None, seen: Seen) -> list[str]
 
 
 def _rotation(
-    pipeline: Pipeline, walk: Walk, counts: Mapping[EncryptedTable, TableCount], seen: Seen
+    pipeline: Pipeline,
+    walk: Walk,
+    counts: Mapping[EncryptedTable, TableCount],
+    seen: Seen,
+    inconsistent: Sequence[str],
 ) -> RotationStatus:
     pace = pace_of(pipeline, walk)
     far, eta_seconds = progress_and_eta(pipeline, walk, tuple(counts.values()), pace)
@@ -296,7 +304,7 @@ def _rotation(
         approvals_required=roster_of(pipeline, walk).required,
         progress=far,
         eta_seconds=eta_seconds,
-        waiting_for=_waiting_for(pipeline, walk, seen),
+        waiting_for="; ".join(inconsistent) or _waiting_for(pipeline, walk, seen),
         at_work=bool(pipeline.ledger.held_locks(f"{walk.id}/")),
         pace=pace,
         tables=tables_progress(pipeline, walk, pipeline.tables),

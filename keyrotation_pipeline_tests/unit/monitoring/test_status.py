@@ -298,6 +298,19 @@ def test_a_request_is_listed_with_who_has_signed_it_and_who_has_not() -> None:
     }
 
 
+def test_where_the_database_was_restored_reconcile_comes_before_the_rotation() -> None:
+    world = before_any_rotation()
+    rotation = approved(world)
+    world.clock.at = rotation.finish_by + timedelta(days=1)
+    world.keys.live[V2] = KeyMaterial.generate()  # of which the audit of an earlier time knows nothing
+    status = overview(world.pipeline)
+    assert "this database was restored" in status.attention[0]
+    assert status.attention[0].endswith("run `keyrotation reconcile`")
+    assert any(rotation.id in sentence for sentence in status.attention[1:])
+    assert status.rotation is not None
+    assert status.rotation.waiting_for == status.attention[0]
+
+
 def missing_from_archive(keys: FakeKeyStore) -> None:
     del keys.shelf[V1]
 
