@@ -28,6 +28,7 @@ from keyrotation_pipeline.errors import (
     KeyRotationError,
     MissingVersionError,
     UndecryptableError,
+    WrongRecipientError,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -160,6 +161,28 @@ def recovery_test(site: BackupContext, key: RecoveryKey, report: Report = lambda
                 f"backups in every place: {error}"
             ) from error
         return tested
+
+
+def require_recipient(site: BackupContext, key: RecoveryKey) -> None:
+    """Refuse a key that cannot open the newest set because it was never to: that says nothing about the backups.
+
+    One of a recipient that the roster names is not refused, whatever the set says: then the test is to fail.
+
+    Raises:
+        WrongRecipientError: neither the roster nor the newest set names it.
+    """
+    pinned, place = site.pipeline.ledger.pinned_roster(), site.places[0]
+    if key.fingerprint is None or pinned is None or key.fingerprint in pinned.recipients:
+        return
+    try:
+        made, dump = newest_dump(kept_sets(place, site.trust), site.trust)
+    except KeyRotationError:  # which the test records
+        return
+    if key.fingerprint not in dump.file.recipients:
+        raise WrongRecipientError(
+            f"{made.name} is not encrypted to the key {key.label}, and the roster does not name it as a recipient, so "
+            "nothing was tested; give the key of a recipient as --key"
+        )
 
 
 def recovered_keys(

@@ -20,7 +20,7 @@ from keyrotation_pipeline.backups.key_loss import (
     restore_key,
     survey,
 )
-from keyrotation_pipeline.backups.recovery_test import RecoveryReport, recovery_test
+from keyrotation_pipeline.backups.recovery_test import RecoveryReport, recovery_test, require_recipient
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.progress import reporting
@@ -60,6 +60,8 @@ def recovery_test_command(*, key: KeyFile = None, config: Config = None, as_json
     declared = settings.load(config)
     with opened_with_key(declared, key) as (site, opened), reporting(quiet=as_json) as progress:
         database = site.pipeline.surroundings.identity().name
+        if key is not None:  # one that is configured makes every test fail
+            require_recipient(site, opened)
         report = recovery_test(site, opened, progress)
     value = {"database": database, "passed": True, **json_safe(report.facts())}
     output.show(database, value, _tested(report), as_json=as_json)

@@ -211,6 +211,10 @@ class RecoveryKey(Protocol):
     def label(self) -> str:
         """The key's fingerprint, shortened, or a substitute."""
 
+    @property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of its primary key; None: an agent or a card has it, which shows by decrypting."""
+
     def decrypt(self, name: str, message: bytes) -> bytes:
         """Decrypts a small message.
 

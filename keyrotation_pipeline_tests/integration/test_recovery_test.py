@@ -16,7 +16,7 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.catalog import Objectives
-from keyrotation_pipeline.backups.recovery_test import RecoveryReport, recovery_test
+from keyrotation_pipeline.backups.recovery_test import RecoveryReport, recovery_test, require_recipient
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import (
     BackupError,
@@ -215,6 +215,25 @@ def test_a_recovery_key_that_is_no_recipient_is_named(clinic: Clinic, privacy_of
     back_up(clinic.site)
     with pytest.raises(WrongRecipientError, match=r"encryption-key-v1-.* is not encrypted to the recovery key"):
         run_test(clinic, officer=privacy_officer)
+
+
+def test_a_wrong_key_is_refused_before_a_test_is_recorded_and_one_of_a_recipient_never(
+    clinic: Clinic, bucket: TestBucket, privacy_officer: DemoOfficer
+) -> None:
+    back_up(clinic.site)
+    before = clinic.site.pipeline.ledger.head()
+    with (
+        clinic.recovery_key(privacy_officer) as key,
+        pytest.raises(WrongRecipientError, match=r"backup-.* is not encrypted to the key .*so nothing was tested"),
+    ):
+        require_recipient(clinic.site, key)
+    assert clinic.site.pipeline.ledger.head() == before
+    # A set that leaves out a recipient whom the roster names is what the test is to find.
+    with_manifest(clinic, bucket, lambda manifest: manifest["dump"].update(recipients=["0" * 40]))
+    with clinic.recovery_key() as key:
+        require_recipient(clinic.site, key)
+    with clinic.recovery_key(privacy_officer) as key, pytest.raises(WrongRecipientError):
+        require_recipient(clinic.site, key)
 
 
 def test_a_key_version_that_no_backup_holds_is_named_with_the_dump_that_needs_it(

@@ -37,16 +37,24 @@ class GpgRecoveryKey:
         passphrase: given to gpg through a pipe; None lets the agent ask, if somebody is there.
     """
 
-    def __init__(self, home: Path, label: str, passphrase: bytes | None, *, ask: bool) -> None:
+    def __init__(
+        self, home: Path, label: str, passphrase: bytes | None, *, ask: bool, fingerprint: str | None = None
+    ) -> None:
         self._home = home
         self._label = label
         self._passphrase = passphrase
         self._ask = ask
+        self._fingerprint = fingerprint
 
     @property
     def label(self) -> str:
         """See `RecoveryKey.label`."""
         return self._label
+
+    @property
+    def fingerprint(self) -> str | None:
+        """See `RecoveryKey.fingerprint`."""
+        return self._fingerprint
 
     def decrypt(self, name: str, message: bytes) -> bytes:
         """See `RecoveryKey.decrypt`."""
@@ -152,7 +160,7 @@ def imported_key(
         fingerprint, usable = _described(home)
         if decrypts_only:
             _require_decrypts_only(fingerprint, usable, officers)
-        yield GpgRecoveryKey(home, fingerprint[-16:], passphrase, ask=False)
+        yield GpgRecoveryKey(home, fingerprint[-16:], passphrase, ask=False, fingerprint=fingerprint)
 
 
 def agent_key(home: Path, passphrase: bytes | None) -> GpgRecoveryKey:
