@@ -219,6 +219,14 @@ class ManifestTrust:
         """Of every manifest that was signed, by the audit; of sets that are gone, too."""
         return frozenset(self._sealed)
 
+    def was_stored(self, manifest: str, place: str) -> bool:
+        """Whether the audit records that a set was complete in a place, by its description."""
+        return any(
+            place in each.facts.get("places", ())
+            and manifest in (each.facts.get("set"), *each.facts.get("uploaded_later", ()))
+            for each in entries(self._ledger, EventKind.BACKUP_MADE, EventKind.BACKUP_INCOMPLETE)
+        )
+
     def order(self, made: BackupSet) -> tuple[bool, int, tuple[str, int]]:
         """What sets sort by, the newest last: by the audit's sequence, whatever a clock said meanwhile.
 

@@ -267,9 +267,13 @@ def newest_dump(kept: KeptSets, trust: ManifestTrust) -> tuple[BackupSet, Databa
         raise BackupError(f"{kept.place.description} has no backup of the database; run `keyrotation backup`")
     # A set made from an older one is sorted with that one, and is never the newest.
     if sealed is not None and (made.made_from is not None or trust.is_after(sealed, made)):
+        where = kept.place.description
         raise BackupError(
-            f"{sealed}, the newest backup of the database, is not in {kept.place.description}; run "
-            "`keyrotation backup`, and find out who removed it"
+            f"{sealed}, the newest backup of the database, is not in {where}; run `keyrotation backup`, and find out "
+            "who removed it"
+            if trust.was_stored(sealed, where)
+            else f"{sealed}, the newest backup of the database, is not in {where}, and the audit records no complete "
+            "upload of it; run `keyrotation backup`"
         )
     return made, made.dump
 

@@ -360,6 +360,23 @@ def test_the_newest_set_is_missed_though_the_clock_was_set_back_before_it(clinic
         run_test(clinic)
 
 
+def test_a_set_that_never_reached_the_bucket_was_removed_by_nobody(clinic: Clinic, bucket: TestBucket) -> None:
+    back_up(clinic.site)
+    clinic.pass_days(1)
+    versioning = bucket.client.put_bucket_versioning
+    versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Suspended"})
+    with pytest.raises(BackupError, match="is incomplete: bucket .* is not versioned"):
+        back_up(clinic.site)
+    with pytest.raises(BackupError, match=r"newest backup .*, and the audit records no complete upload of it; run"):
+        run_test(clinic)
+    versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"})
+    clinic.pass_days(1)
+    newest = back_up(clinic.site).made.name
+    bucket.delete(newest)
+    with pytest.raises(BackupError, match=rf"{newest}, .* find out who removed it"):
+        run_test(clinic)
+
+
 def test_without_any_backup_the_test_fails_and_says_what_to_run(clinic: Clinic) -> None:
     with pytest.raises(BackupError, match="has no backup of the database; run `keyrotation backup`"):
         run_test(clinic)
