@@ -56,13 +56,23 @@ def test_a_passphrase_that_is_a_large_file_is_refused_before_anything_waits_for_
         key.decrypt("v1", b"a message")
 
 
-def test_the_agents_passphrase_is_given_through_a_pipe_and_a_wrong_one_is_said_to_be_one(tmp_path: Path) -> None:
+def test_the_agents_passphrase_is_given_through_a_pipe_and_a_wrong_or_missing_one_is_said_to_be_one(
+    tmp_path: Path,
+) -> None:
     officer = make_officer(tmp_path, "Agent Officer")
     message = encrypted(tmp_path, officer)
     # Both keys of the certificate, one after the other, get a passphrase; before, they had none.
     command = "--pinentry-mode=loopback", "--command-fd=0", "--status-fd=2", "--change-passphrase", officer.name
     officer.gpg(*command, text=b"\nhorse\n" * 4)
     with short_path(officer.home) as home:
+        with pytest.raises(RecoveryKeyError, match=r"nobody unlocked the recovery key .*at a terminal"):
+            agent_key(home, None).decrypt("x.gpg", message)
+        secret = officer.gpg("--pinentry-mode=loopback", "--passphrase", "horse", "--export-secret-keys")
+        with (
+            imported_key(secret, None) as key,
+            pytest.raises(RecoveryKeyError, match="has a passphrase, and none was given"),
+        ):
+            key.decrypt("x.gpg", message)
         with pytest.raises(RecoveryKeyError, match="the passphrase does not open the recovery key"):
             agent_key(home, b"donkey").decrypt("x.gpg", message)
         assert agent_key(home, b"horse").decrypt("x.gpg", message) == PLAINTEXT

@@ -365,7 +365,7 @@ def test_a_set_that_never_reached_the_bucket_was_removed_by_nobody(clinic: Clini
     clinic.pass_days(1)
     versioning = bucket.client.put_bucket_versioning
     versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Suspended"})
-    with pytest.raises(BackupError, match="is incomplete: bucket .* is not versioned"):
+    with pytest.raises(BackupError, match=r"is incomplete: bucket .* is not versioned"):
         back_up(clinic.site)
     with pytest.raises(BackupError, match=r"newest backup .*, and the audit records no complete upload of it; run"):
         run_test(clinic)

@@ -21,8 +21,9 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.regular_files import opened
 
 _OPTIONS = ("--trust-model", "always", "--no-auto-key-locate")
-# libgpg-error: the low 16 bits of the code in `ERROR pkdecrypt_failed`.
-_BAD_PASSPHRASE, _NO_SECRET_KEY, _NO_PIN_ENTRY, _CANCELLED = 11, 17, 86, 99
+# libgpg-error: the low 16 bits of the code in `ERROR pkdecrypt_failed`, and its source in seven bits above 24.
+_BAD_PASSPHRASE, _NO_SECRET_KEY, _NO_PIN_ENTRY, _CANCELLED, _NO_PASSPHRASE = 11, 17, 86, 99, 177
+_OF_PIN_ENTRY = 5
 # gpg-agent takes 255; a pipe holds 64 KiB before anybody reads from it.
 _LONGEST_PASSPHRASE_BYTES = 1024
 # The field of `IMPORT_RES` (doc/DETAILS of GnuPG) that counts the given secret keys.
@@ -110,14 +111,23 @@ class GpgRecoveryKey:
             os.close(reading)
 
     def _refusal(self, name: str, status: Status) -> KeyRotationError:
-        reasons = {int(code) & 0xFFFF for where, code, *_ in status.all("ERROR") if where == "pkdecrypt_failed"}
+        codes = {int(code) for where, code, *_ in status.all("ERROR") if where == "pkdecrypt_failed"}
+        reasons, sources = {code & 0xFFFF for code in codes}, {code >> 24 & 0x7F for code in codes}
         if _BAD_PASSPHRASE in reasons or status.says("MISSING_PASSPHRASE"):
             return RecoveryKeyError(
                 f"the passphrase does not open the recovery key {self._label}; give the right one, "
                 "or correct [recovery] passphrase"
             )
-        if reasons & {_CANCELLED, _NO_PIN_ENTRY}:
-            return RecoveryKeyError(f"nobody unlocked the recovery key {self._label}; run this again and enter its PIN")
+        if _NO_PASSPHRASE in reasons:
+            return RecoveryKeyError(
+                f"the recovery key {self._label} has a passphrase, and none was given; run this at a terminal, which "
+                "asks for it, or set [recovery] passphrase (with `recover`: --passphrase-file)"
+            )
+        if reasons & {_CANCELLED, _NO_PIN_ENTRY} or _OF_PIN_ENTRY in sources:  # without a terminal, for one
+            return RecoveryKeyError(
+                f"nobody unlocked the recovery key {self._label}; run this again at a terminal, and enter its PIN or "
+                "passphrase"
+            )
         if reasons == {_NO_SECRET_KEY}:
             return WrongRecipientError(
                 f"{name} is not encrypted to the recovery key {self._label}; use the key of one of its recipients, "
