@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -84,6 +86,30 @@ def test_a_bucket_that_is_not_versioned_is_refused_with_what_to_type(bucket: Tes
     bucket.client.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Suspended"})
     with pytest.raises(BackupError, match=f"is not versioned.*aws s3api put-bucket-versioning --bucket {bucket.name}"):
         bucket.place().require_usable()
+
+
+class Pages(BaseHTTPRequestHandler):
+    """A web server that has a page for everything, such as a proxy where one logs in."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<html><body>Welcome</body></html>")
+
+    def log_message(self, *_: object) -> None:
+        """Prints nothing."""
+
+
+def test_a_server_that_is_not_s3_is_not_taken_for_an_empty_or_unversioned_bucket(bucket: TestBucket) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        place = S3Bucket(Bucket(bucket.name, region_name=REGION, endpoint_url=url), FakeClock())
+        for ask in (place.names, place.require_usable):
+            with pytest.raises(BackupError, match=r"cannot be listed: what answers is not S3; check \[backup\.s3\]"):
+                ask()
+        server.shutdown()
 
 
 def test_a_missing_bucket_is_named(bucket: TestBucket) -> None:

@@ -69,6 +69,7 @@ class S3Bucket:
         with self._failing_plainly("asked for its versioning"):
             status = self._client.get_bucket_versioning(Bucket=self._bucket.name).get("Status")
         if status != "Enabled":
+            self.names()  # which tells an S3 server from another one, whose page names no status either
             raise BackupError(
                 f"bucket {self._bucket.name} is not versioned, so a backup that is overwritten there is lost; run "
                 f"`aws s3api put-bucket-versioning --bucket {self._bucket.name} "
@@ -81,8 +82,14 @@ class S3Bucket:
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket.name, Prefix=self._bucket.prefix, Delimiter="/"
             )
-            keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+            keys = [entry["Key"] for page in map(self._require_listing, pages) for entry in page.get("Contents", ())]
         return tuple(sorted(key.removeprefix(self._bucket.prefix) for key in keys if key != self._bucket.prefix))
+
+    def _require_listing(self, page: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Refuses a page that another server sent with status 200, which botocore takes for an empty listing."""
+        if "IsTruncated" not in page:
+            raise self._refused("listed", "what answers is not S3")
+        return page
 
     def read(self, name: str, most_bytes: int = LARGEST_BYTES) -> bytes:
         """See `BackupPlace.read`."""
