@@ -293,9 +293,12 @@ def _remediation(incident: Incident, carrier: Request | None) -> Iterator[str]:
         gone = carrier.done(Step.ARCHIVED_KEY)
         ended = "; the wait for applications, where one is configured, ended"
         waited = "" if gone is None else f"{ended} {utc_minute(gone.finished_at)}"
+        withdrawn = [str(each) for each in retired.facts.get("taken_from_applications", ())]
+        were, them = ("were", "them") if withdrawn[1:] else ("was", "it")
         yield (
-            f"{carrier.source} was replaced by {carrier.target} and withdrawn from the key store "
-            f"{utc_minute(retired.finished_at)}{waited}; the database refuses it"
+            f"{', '.join(withdrawn) or carrier.source} {were} replaced by {carrier.target} and "
+            f"withdrawn from the key store {utc_minute(retired.finished_at)}{waited}; the database refuses "
+            f"{them}"
         )
     yield from (f"Action taken: {each}" for each in incident.actions)
     yield incident.remediation or FOR_PEOPLE

@@ -153,6 +153,9 @@ def test_an_incident_on_the_new_key_too_moves_on_to_a_fresh_one(world: FakeWorld
     walk(world, prepared)
     assert (world.keys.primary(), world.keys.archived()) == (V3, (V1, V2))
     assert {state(world, V1), state(world, V2)} == {KeyState.COMPROMISED}
+    report = {each.heading: each.lines for each in incident_report(world.pipeline, incident.id).sections}
+    assert report["Remediation"][0].startswith("v1, v2 were replaced by v3 and withdrawn from the key store")
+    assert report["Remediation"][0].endswith("the database refuses them")
     assert world.database.rows == {"clients": [{"first_name": "v3:Zoe", "email": "v3:zoe@example.org"}]}
 
 
