@@ -34,7 +34,7 @@ from keyrotation_pipeline.model.backups import (
     signer_fingerprint,
     stamp_in,
 )
-from keyrotation_pipeline.model.manifest import parse, render, signer_of
+from keyrotation_pipeline.model.manifest import parse, render, require_whole, signer_of
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.backup_places import BackupPlace, LocalPlace
 from keyrotation_pipeline.ports.backups import ManifestSigner
@@ -60,9 +60,10 @@ def signed_manifest(
 
     Raises:
         UnsignedBackupError: none of them has signed exactly this.
-        ManifestError: one has, but it is damaged, or has another name than it says.
+        ManifestError: it is cut off, or one has, but it is damaged, or has another name than it says.
         BackupError: the signature cannot be read, so nobody knows.
     """
+    require_whole(name, text)
     try:
         signature = place.read(signature_name(name), _LARGEST_SIGNATURE_BYTES)
     except AbsentBackupError:
@@ -252,6 +253,7 @@ class ManifestTrust:
     def _ours(self, place: BackupPlace, name: str, text: bytes) -> BackupSet:
         if self._vouched(name, text):
             return parse(name, text)
+        require_whole(name, text)
         _, wanted = self._sealed.get(name, (0, None))
         if wanted not in {None, hashlib.sha256(text).hexdigest()}:
             raise UnsignedBackupError(name, place.description, "is not the one that the audit recorded")

@@ -256,6 +256,16 @@ def signer_of(text: bytes) -> str | None:
     return None if found is None else found[1].decode()
 
 
+def require_whole(name: str, text: bytes) -> None:
+    """Refuse what begins as a manifest and has no end, as after a write or a download that broke off.
+
+    Raises:
+        ManifestError: it is.
+    """
+    if signer_of(text) is not None and not text.rstrip().endswith(b"}"):
+        raise ManifestError(name, "it is cut off")
+
+
 def parse(name: str, text: bytes) -> BackupSet:
     """Read the manifest `name` without trusting it: names of files follow from the manifest's own name.
 

@@ -215,6 +215,14 @@ def test_no_older_set_is_taken_while_a_file_of_the_newest_cannot_be_read(machine
     assert machine.recover()["set"] == newest.name
 
 
+def test_a_manifest_that_is_cut_off_is_damaged_and_not_called_forged(machine: EmptyMachine) -> None:
+    path = machine.backups / machine.lost.newest.name
+    path.write_bytes(path.read_bytes()[:-40])
+    rejected = machine.recover()["rejected"][path.name]
+    assert "is damaged (it is cut off)" in rejected
+    assert "forged" not in rejected
+
+
 def test_a_set_is_restored_by_its_name_and_never_one_of_the_future(machine: EmptyMachine) -> None:
     done = machine.recover("--set", machine.lost.older.name)
     assert (done["set"], done["rejected"]) == (machine.lost.older.name, {})

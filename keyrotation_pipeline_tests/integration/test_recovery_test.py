@@ -24,6 +24,7 @@ from keyrotation_pipeline.errors import (
     FingerprintMismatchError,
     KeyRotationError,
     LostRowsError,
+    ManifestError,
     MissingVersionError,
     UndecryptableError,
     UnsignedBackupError,
@@ -387,9 +388,14 @@ def test_a_damaged_newest_manifest_is_not_passed_over_for_an_older_set(clinic: C
     back_up(clinic.site)
     clinic.pass_days(1)
     newest = back_up(clinic.site).made
-    bucket.overwrite(newest.name, b"{")
+    content = bucket.content(newest.name)
+    bucket.overwrite(newest.name, content.replace(b"v1", b"v9"))
     with pytest.raises(UnsignedBackupError, match=f"{newest.name} in s3://.* is not the one that the audit recorded"):
         run_test(clinic)
+    for rest in (content[:-2], content[: len(content) // 2]):
+        bucket.overwrite(newest.name, rest)
+        with pytest.raises(ManifestError, match=rf"{newest.name} is damaged \(it is cut off\); use another copy"):
+            run_test(clinic)
 
 
 def test_a_test_that_cannot_be_recorded_in_the_bucket_still_says_why_it_failed(
