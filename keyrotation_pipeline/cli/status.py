@@ -26,7 +26,14 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.incidents.assessing import unsettled_in_words
 from keyrotation_pipeline.model.audit import instant, names
 from keyrotation_pipeline.model.progress import duration
-from keyrotation_pipeline.model.status import SHOWN_FINGERPRINT_CHARS, Heartbeat, RotationStatus, Status, TableStatus
+from keyrotation_pipeline.model.status import (
+    NO_BACKUP_KNOWN,
+    SHOWN_FINGERPRINT_CHARS,
+    Heartbeat,
+    RotationStatus,
+    Status,
+    TableStatus,
+)
 from keyrotation_pipeline.model.surroundings import BlindSpots
 from keyrotation_pipeline.monitoring.metrics import in_open_metrics, metrics_of
 from keyrotation_pipeline.monitoring.scheduler_health import conductor_at_work
@@ -54,7 +61,9 @@ def lines(
     for key in shown.key_versions:
         yield f"Key       {key.version!s:<4} {key.state:<15} {key.fingerprint[:SHOWN_FINGERPRINT_CHARS]}"
     held = f", holds {', '.join(names(shown.last_backup_versions))}" if shown.last_backup_versions else ""
-    yield field("Backup", f"{age(shown.last_backup, now)}{held}; {_proven(shown, now)}")
+    # A place that does not answer, or a lost home, says nothing about what was made.
+    made = NO_BACKUP_KNOWN if shown.last_backup is None else age(shown.last_backup, now)
+    yield field("Backup", f"{made}{held}; {_proven(shown, now)}")
     if shown.rehearsal is not None:
         yield field("Rehearsed", f"{age(shown.rehearsal.at, now)}: {shown.rehearsal.in_words}")
     yield field("Audit", f"{shown.audit.seq:,} events, head {shown.audit.hash[:SHOWN_FINGERPRINT_CHARS]}")

@@ -19,7 +19,7 @@ from keyrotation_pipeline.incidents.assessing import unsettled_in_words
 from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.progress import duration
 from keyrotation_pipeline.model.requests import PendingRequest, Step
-from keyrotation_pipeline.model.status import OpenIncident, RotationStatus, Status
+from keyrotation_pipeline.model.status import NO_BACKUP_KNOWN, OpenIncident, RotationStatus, Status
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
@@ -57,7 +57,9 @@ def status_metadata(status: Status, naming: Naming) -> Mapping[str, dg.MetadataV
         "to_be_signed": _sentences([_unsigned(each) for each in status.other_requests], "No other request is open."),
         "soon": _sentences(status.warnings, "Nothing is due soon."),
         "keys": dg.MetadataValue.md(", ".join(f"**{each.version}** {each.state}" for each in status.key_versions)),
-        "last_backup": dg.MetadataValue.text(_on(status.last_backup)),
+        "last_backup": dg.MetadataValue.text(
+            NO_BACKUP_KNOWN if status.last_backup is None else utc_minute(status.last_backup)
+        ),
         "last_recovery_test": dg.MetadataValue.text(
             _on(status.last_recovery_test)
             if status.recovery_test_failed is None

@@ -178,6 +178,9 @@ class LastRehearsal:
         }
 
 
+NO_BACKUP_KNOWN = "none is known to be complete now"
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """The whole status.
@@ -185,6 +188,7 @@ class Status:
     Args:
         database: its name and host; never a password.
         primary: None if the key store names none or cannot be read, as `attention` then says.
+        last_backup: when the newest one that is complete in every place was made; None: none is known to be.
         last_backup_versions: the key versions that this backup holds, by its signed manifest.
         incidents: open ones.
         requests: those that are not over, newest first.

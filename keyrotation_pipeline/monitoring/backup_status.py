@@ -112,7 +112,7 @@ def backup_lights(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetim
 
 def _stale(last: datetime | None) -> str:
     if last is None:
-        return "no backup of keys and database is complete in every place yet; run `keyrotation backup`"
+        return "no backup of keys and database is complete in every place; run `keyrotation backup`"
     return (
         f"the last backup is of {utc_minute(last)}: the last with keys and database, complete in every place; "
         "run `keyrotation backup`, or `keyrotation up`"

@@ -58,7 +58,11 @@ def metrics_of(status: Status) -> Iterator[Metric]:
     if status.next_rotation_due is not None:
         yield _one("next_rotation_due_timestamp_seconds", "When it is due.", status.next_rotation_due.timestamp())
     yield _one("audit_head_seq", "Events in the audit; never fewer than before.", status.audit.seq)
-    yield _one("last_backup_timestamp_seconds", "When it was made, 0: never.", _moment(status.last_backup))
+    yield _one(
+        "last_backup_timestamp_seconds",
+        "When it was made, 0: none is known to be complete.",
+        _moment(status.last_backup),
+    )
     yield _one(
         "last_recovery_test_timestamp_seconds", "When one last passed, 0: never.", _moment(status.last_recovery_test)
     )

@@ -66,6 +66,13 @@ def screen(columns: int, monkeypatch: pytest.MonkeyPatch) -> Screen:
     return Screen()
 
 
+def test_where_no_backup_is_known_it_is_not_said_that_none_was_made() -> None:
+    seen = replace(status(), last_backup=None)
+    (line,) = [str(each) for each in status_command.lines(seen, BlindSpots((), ()), (), None) if "Backup" in str(each)]
+    assert "none is known to be complete now; " in line
+    assert "never" not in line
+
+
 def test_a_narrow_terminal_breaks_neither_numbers_nor_words(columns: int, screen: Screen) -> None:
     shown = status(table("appointments", 12_345_678), table("billing.Invoices", 40_000))
     with redirect_stdout(screen):
