@@ -213,7 +213,9 @@ def make_pipe(path: Path) -> None:
         ),
         pytest.param(lambda d: (d / "primary").unlink(), "names no primary; run `keyrotation init`", id="no primary"),
         pytest.param(
-            lambda d: d.rename(d.parent / "old"), "no key store at .*; run `keyrotation init`", id="no directory"
+            lambda d: d.rename(d.parent / "old"),
+            "no key store at .*`keyrotation restore-key`, else run `keyrotation init`",
+            id="no directory",
         ),
     ],
 )

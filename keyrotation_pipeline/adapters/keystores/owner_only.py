@@ -154,7 +154,10 @@ def _open_directory(directory: Path) -> int:
     try:
         return os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
-        raise KeyStoreDamagedError(f"there is no key store at {directory}; run `keyrotation init`") from None
+        raise KeyStoreDamagedError(
+            f"there is no key store at {directory}; if it was lost, restore its keys with `keyrotation restore-key`, "
+            "else run `keyrotation init`"
+        ) from None
     except NotADirectoryError:
         raise KeyStoreDamagedError(f"{directory} is not a directory; correct [keys.file] directory") from None
     except PermissionError:
