@@ -124,8 +124,7 @@ def _made(site: BackupContext, stamp: str, roster: Roster, *, database: bool) ->
     made = BackupSet(
         stamp, str(site.pipeline.surroundings.identity()), keys, dump, ledger.head(), roster.digest, configuration
     )
-    site.trust.write(site.local, made)
-    return made, [*failures, *left_out]
+    return site.trust.write(site.local, made), [*failures, *left_out]
 
 
 def back_up_after_rotation(site: BackupContext) -> BackupMade | None:

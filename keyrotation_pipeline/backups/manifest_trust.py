@@ -161,13 +161,16 @@ class ManifestTrust:
             raise BackupError("the audit does not name the pipeline's own key; run `keyrotation init`")
         return public, self._signer.sign(content)
 
-    def write(self, local: LocalPlace, made: BackupSet) -> None:
-        """Make files of the local place a set, of this home. The manifest comes last: what has none is not a set.
+    def write(self, local: LocalPlace, made: BackupSet) -> BackupSet:
+        """Make files of the local place a set, and return it as one of this home.
+
+        The manifest comes last: what has none is not a set.
 
         Raises:
             BackupError: it cannot be signed or written.
         """
-        text = render(replace(made, home=self._ledger.replayed().home), self._signer.public)
+        made = replace(made, home=self._ledger.replayed().home)
+        text = render(made, self._signer.public)
         local.write(signature_name(made.name), self._signer.sign(text))
         local.write(made.name, text)
         source = made.made_from
@@ -176,6 +179,7 @@ class ManifestTrust:
         )
         seq = self._ledger.append(sealed).seq
         self._sealed[made.name] = (source.seq if source else seq, sealed.sha256)
+        return made
 
     def read(self, place: BackupPlace, name: str) -> BackupSet:
         """The set of a manifest, if it is ours.

@@ -282,5 +282,4 @@ def _sealed(
     roster = pinned_roster(site.pipeline)
     head = site.pipeline.ledger.head()
     made = BackupSet(stamp, old.database, keys, copy, head, roster.digest, configuration, source)
-    site.trust.write(site.local, made)
-    return made
+    return site.trust.write(site.local, made)
