@@ -74,7 +74,8 @@ def require_ours(stored: StoredKeys, state: AuditState) -> None:
     Raises:
         NotOurKeyStoreError: it is one, or holds keys and does not say whose.
     """
-    if stored.owner is None and stored.versions and state.home is not None:
+    is_claimed = stored.owner is not None or stored.unversioned  # which the store itself lets nobody change
+    if not is_claimed and stored.versions and state.home is not None:
         raise NotOurKeyStoreError(UNCLAIMED)
     require_not_of_others(stored, state)
 

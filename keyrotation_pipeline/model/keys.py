@@ -142,6 +142,7 @@ class StoredKeys:
         left_behind: archived versions whose key an earlier state of the store still gives; a sentence each.
         undelivered: why the application's own list is not that of the live keys; None: it is, or there is none.
         foreign: that this list also holds keys which are not in the store; None: it holds none.
+        unversioned: it is one plain key, to which nothing is added, an owner neither, before it is converted.
     """
 
     live: Mapping[KeyVersion, KeyEntry]
@@ -155,6 +156,7 @@ class StoredKeys:
     undelivered: str | None = None
     foreign: str | None = None
     owner: StoreOwner | None = None
+    unversioned: bool = False
 
     @classmethod
     def of(

@@ -116,9 +116,15 @@ def require_known_to_store(pipeline: Pipeline, roster: Roster) -> None:
 
 
 def name_home(pipeline: Pipeline) -> None:
-    """Gives the home its random id, once: a new machine, signer or key store makes no other home."""
-    if pipeline.ledger.replayed().home is None:
-        pipeline.ledger.append(HomeNamed(secrets.token_hex(_HOME_BYTES)))
+    """Gives the home its random id, once: a new machine, signer or key store makes no other home.
+
+    A database that was restored to a time before it had one gets the id that the key store has for that database.
+    """
+    if pipeline.ledger.replayed().home is not None:
+        return
+    owner = pipeline.keys.read().owner
+    known = owner is not None and pipeline.surroundings.identity().place in owner.places
+    pipeline.ledger.append(HomeNamed(owner.home if owner and known else secrets.token_hex(_HOME_BYTES)))
 
 
 def claim_store(pipeline: Pipeline, stored: StoredKeys, *, tried: bool = False) -> StoredKeys:

@@ -113,6 +113,7 @@ def test_the_manifest_says_what_the_file_is_and_anchors_the_audit(
         "roster": None,
         "configuration": None,
         "made_from": None,
+        "home": "0e" * 16,
     }
 
 

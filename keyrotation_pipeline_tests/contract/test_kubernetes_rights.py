@@ -333,8 +333,6 @@ def test_a_rotation_is_done_by_runs_that_have_the_accounts_of_their_jobs(account
     while world.ledger.request(rotation.id).status is not RequestStatus.FINISHED:
         [task, *_] = runner.next_decision(world.pipeline, world.ledger.walk(rotation.id)).tasks
         job = REENCRYPT_ROWS if task.shard is not None else jobs.get(task.step, RETIRE_KEY)
-        if job == REENCRYPT_ROWS:  # which a step that may change the store would write again
-            secrets.overwrite({}, metadata={"annotations": {OWNER: None}})
         stage = accounts.as_(account_of(job))
         pipeline = replace(
             world.pipeline, keys=OwnedKeyStore(stage.fleet.secrets.open(), world.ledger), rollout=stage.rollout()

@@ -1,7 +1,7 @@
 """Where the database runs, as a walk knows it again: through sockets, addresses and restarts."""
 
-import shutil
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def test_the_embedded_server_is_its_directory_wherever_that_is_and_a_copy_anothe
             return server_of(connection, directory)
 
     first = of(tmp_path / "postgres")
-    shutil.copytree(tmp_path / "postgres", tmp_path / "copy")
+    subprocess.run(["cp", "-a", tmp_path / "postgres", tmp_path / "copy"], check=True)  # with its owner
     (tmp_path / "postgres").rename(tmp_path / "moved")
     assert of(tmp_path / "moved") == first
     assert of(tmp_path / "copy") != first

@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.postgres.ledger.schema import REVISIONS
+from keyrotation_pipeline.assembly.keystores import keys_in_store
 from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.audit.divergence import divergence
 from keyrotation_pipeline.cli.commands import app
 from keyrotation_pipeline.demo.officers import DemoOfficer
-from keyrotation_pipeline.errors import AuditError, PreflightError
+from keyrotation_pipeline.errors import AuditError, NotOurKeyStoreError, PreflightError
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
@@ -49,6 +50,9 @@ def upgrade():
 
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Revived]:
+    # Every revived home has one system identifier: what a test has read of one is not there in the next.
+    for cache in ("_STATES", "_LOST"):
+        monkeypatch.setattr(f"keyrotation_pipeline.audit.replay_cache.{cache}", {})
     file = KEPT / "key.tar.xz"
     with folder_of(file) as folder, revived(file, folder) as server:
         monkeypatch.setenv("KEYROTATION_DATABASE_URL", server.url(DATABASE))
@@ -58,6 +62,13 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Revived]:
 @pytest.fixture
 def declared(home: Revived) -> Settings:
     return settings.load(home.folder.path / "keyrotation.toml")
+
+
+def ring_of(declared: Settings) -> KeyRing:
+    """The keys in use, as `init` finds them in the key store."""
+    found = keys_in_store(declared, {})
+    assert found is not None
+    return found.ring
 
 
 def become_the_next_version(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
@@ -86,7 +97,7 @@ def test_a_verified_home_is_upgraded_and_its_walk_is_finished(
         open_pipeline(declared, actor="test"),
     ):
         pass
-    initialise(declared, None, actor="test")
+    initialise(declared, ring_of(declared), actor="test")
     assert revision(home) == NEXT
     with open_pipeline(declared, actor="test") as pipeline:
         list(runner.run(pipeline, home.request(), lambda _progress: None))
@@ -119,7 +130,8 @@ def test_a_database_that_was_restored_is_upgraded_and_still_to_be_reconciled(
         admin.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
         admin.execute(f"ALTER DATABASE earlier RENAME TO {DATABASE}")
     become_the_next_version(monkeypatch, tmp_path)
-    initialise(declared, None, actor="test")
+    with pytest.raises(NotOurKeyStoreError, match=r"unless this database was restored .*; run `keyrotation reconcile`"):
+        initialise(declared, ring_of(declared), actor="test")
     assert revision(home) == NEXT
     with open_pipeline(declared, actor="test") as pipeline:
         found = divergence(pipeline, pipeline.keys.read())
@@ -218,7 +230,8 @@ def test_the_way_back_leads_to_the_database_of_the_backup(
             home.typed("init")
             monkeypatch.delenv("ENCRYPTION_MASTER_KEY")
             typed(home, block("before-an-upgrade"), {}, monkeypatch)
-            made = max(path.name for path in (tmp_path / ".keyrotation" / "backups").glob("backup-*.json"))
+            (dump,) = (tmp_path / ".keyrotation" / "backups").glob("database-*.dump.gpg")
+            made = f"backup-{dump.name.removeprefix('database-').removesuffix('.dump.gpg')}.json"
             with pytest.MonkeyPatch.context() as upgrade:
                 become_the_next_version(upgrade, tmp_path)
                 initialise(settings.load(home.file), None, actor="test")

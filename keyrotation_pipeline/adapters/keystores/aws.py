@@ -20,7 +20,7 @@ import dataclasses
 import json
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
@@ -279,6 +279,7 @@ class AwsKeyStore:
         stored = StoredKeys.of(
             known, archived, live.primary(), revision, pending, roster, compromised, left, live.owner()
         )
+        stored = replace(stored, unversioned=live.plain)
         if self._list is None:
             return stored
         return self._list.judged(live.list_text(self._list.name), stored)

@@ -4,6 +4,7 @@
 with what was agreed.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -343,9 +344,10 @@ class Judge:
         if state.roster is not None and str(state.roster) not in {str(ROSTER), str(LATER)}:
             yield "another roster is pinned"
         named = " ".join(said["Authorises"] for said in self.fields if said["Action"] == "reconcile")
-        for head in state.abandoned:
-            if head.hash not in named:
-                yield f"event {head.seq} was given up by nobody"
+        # The newest is named by its hash, how many older ones there are by their number.
+        unnamed = sorted(head.seq for head in state.abandoned if head.hash not in named)
+        if len(unnamed) > sum(map(int, re.findall(r"\(nor (\d+) older\)", named))):
+            yield f"event {unnamed[0]} was given up by nobody"
         for seq in counted:
             body = bodies[seq - 1]
             if body["event"] in {"rollout_confirmed", "breach_assessment_signed", "signature_added"}:
