@@ -182,8 +182,8 @@ def _newest(source: RecoverySource, local: LocalPlace, wanted: str | None, repor
             raise BackupError(f"{error}; run the same again, or name an older set with --set") from None
     if rejected:
         raise next(iter(rejected.values()))
-    what = f"{wanted} is not" if wanted else "no backup of a database is"
-    raise BackupError(f"{what} in {source.place.description}; correct --from{' or --set' if wanted else ''}")
+    named, options = (f" of the name {wanted}", "--from or --set") if wanted else ("", "--from")
+    raise BackupError(f"no backup of a database{named} is in {source.place.description}; correct {options}")
 
 
 def _restorable(made: BackupSet, rejected: Mapping[str, KeyRotationError], *, by_name: bool) -> FoundSet | None:

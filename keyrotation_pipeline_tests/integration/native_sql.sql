@@ -70,6 +70,9 @@ FROM unnest(%(positions)b::tid[], %(versions)b::xid[]) AS read (position, versio
 JOIN ONLY "public"."frozen" AS t ON t.ctid = read.position
 WHERE t.xmin = read.version AND t.tableoid = OID::oid::regclass AND pg_relation_filenode(OID::oid::regclass) = %(filenode)s::oid AND true AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 2) = 'column a of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 3) = 'column b%%c of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 4) = 'column d of table public.frozen'
 
+-- engine, count_values, target None
+SELECT count("a") + count("b%%c") + count("d") FROM ONLY "public"."frozen" AS t WHERE t.ctid >= %(first)s::tid AND t.ctid < %(end)s::tid
+
 -- engine, read_pages, target v2
 WITH range AS MATERIALIZED (
     SELECT pg_relation_filenode(OID::oid::regclass) AS filenode,
@@ -141,6 +144,9 @@ SELECT t.ctid, json_build_array("t"."id"::text)::text
 FROM unnest(%(positions)b::tid[], %(versions)b::xid[]) AS read (position, version)
 JOIN ONLY "public"."frozen" AS t ON t.ctid = read.position
 WHERE t.xmin = read.version AND t.tableoid = OID::oid::regclass AND pg_relation_filenode(OID::oid::regclass) = %(filenode)s::oid AND true AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 2) = 'column a of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 3) = 'column b%%c of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 4) = 'column d of table public.frozen'
+
+-- engine, count_values, target v2
+SELECT count("a") + count("b%%c") + count("d") FROM ONLY "public"."frozen" AS t WHERE t.ctid >= %(first)s::tid AND t.ctid < %(end)s::tid
 
 -- engine, read_pages, target v10, hot order
 WITH range AS MATERIALIZED (
@@ -223,6 +229,9 @@ SELECT t.ctid, json_build_array("t"."id"::text)::text
 FROM unnest(%(positions)b::tid[], %(versions)b::xid[]) AS read (position, version)
 JOIN ONLY "public"."frozen" AS t ON t.ctid = read.position
 WHERE t.xmin = read.version AND t.tableoid = OID::oid::regclass AND pg_relation_filenode(OID::oid::regclass) = %(filenode)s::oid AND true AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 2) = 'column a of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 3) = 'column b%%c of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 4) = 'column d of table public.frozen'
+
+-- engine, count_values, target v10, hot order
+SELECT count("a") + count("b%%c") + count("d") FROM ONLY "public"."frozen" AS t WHERE t.ctid >= %(first)s::tid AND t.ctid < %(end)s::tid
 
 -- in order
 SELECT DISTINCT (ctid::text::point)[0]::bigint / 64 FROM ONLY "public"."frozen" WHERE left(("a"::text COLLATE "C"), 3) COLLATE "C" NOT IN ('', 'v2:') OR left(("b%c"::text COLLATE "C"), 3) COLLATE "C" NOT IN ('', 'v2:') OR left(("d"::text COLLATE "C"), 3) COLLATE "C" NOT IN ('', 'v2:') ORDER BY 1
@@ -323,6 +332,9 @@ SELECT EXISTS (SELECT FROM ONLY "public"."frozen" AS held WHERE "held"."id" OPER
 SELECT EXISTS (SELECT FROM ONLY "public"."frozen" AS held WHERE "held"."id" OPERATOR("pg_catalog".=) ('[3]'::json ->> 0)::integer AND (left(("d"::text COLLATE "C"), 3) IN ('v2:')))
 
 -- in order
+LOCK TABLE ONLY "public"."frozen" IN ACCESS SHARE MODE
+
+-- in order
 SELECT place, number, position, size
 FROM (
     SELECT *, row_number() OVER (PARTITION BY place, number ORDER BY random()) AS turn
@@ -343,6 +355,9 @@ SELECT json_build_array("t"."id"::text)::text, ("b%c"::text COLLATE "C") FROM ON
 
 -- in order
 SELECT json_build_array("t"."id"::text)::text, ("d"::text COLLATE "C") FROM ONLY "public"."frozen" AS t WHERE t.ctid = ANY ('{"(0,1)"}'::text[]::tid[])
+
+-- in order
+LOCK TABLE ONLY "public"."frozen" IN ACCESS SHARE MODE
 
 -- in order
 SELECT place, number, position, size
