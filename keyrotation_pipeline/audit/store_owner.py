@@ -174,6 +174,7 @@ class OwnedKeyStore:
     def _named(self, stored: StoredKeys) -> StoredKeys:
         state, head = self._ledger.replayed(), self._ledger.head()
         require_ours(stored, state)
-        if stored.owner is None or state.home is None or stored.owner.head == head:
+        # An interrupted write is completed first: it came after the event was named, and another one drops its key.
+        if stored.owner is None or state.home is None or stored.owner.head == head or stored.pending:
             return stored
         return self._store.name_owner(replace(stored.owner, home=state.home, head=head), stored.revision)

@@ -253,7 +253,9 @@ def test_without_the_signer_an_officers_signature_over_the_manifest_counts(machi
     ("options", "sentence"),
     [
         pytest.param(("--key", "/nowhere/x"), "/nowhere/x cannot be read", id="no recovery key"),
-        pytest.param(("--set", "backup-20200101-000000-00000000.json"), "is not in directory", id="no such set"),
+        pytest.param(
+            ("--set", "backup-20200101-000000-00000000.json"), "of the name backup-20200101", id="no such set"
+        ),
         pytest.param(("--into", "a b"), "is not a valid name", id="no name of a database"),
         pytest.param(("--server", "postgresql://postgres@/x?host=/nowhere"), "no server answers", id="no server"),
     ],
