@@ -115,6 +115,11 @@ class OwnedKeyStore:
 
     def add(self, version: KeyVersion, material: KeyMaterial, revision: str, *, archived: bool = False) -> StoredKeys:
         """See `KeyStore.add`."""
+        stored = self._store.read()
+        if stored.pending.get(version) == material:
+            # An interrupted write is completed: an event was named before it, and another write would drop its key.
+            require_ours(stored, self._ledger.replayed())
+            return self._store.add(version, material, revision, archived=archived)
         return self._store.add(version, material, self._stamped(revision), archived=archived)
 
     def replace(self, version: KeyVersion, material: KeyMaterial, revision: str) -> StoredKeys:
@@ -174,7 +179,6 @@ class OwnedKeyStore:
     def _named(self, stored: StoredKeys) -> StoredKeys:
         state, head = self._ledger.replayed(), self._ledger.head()
         require_ours(stored, state)
-        # An interrupted write is completed first: it came after the event was named, and another one drops its key.
-        if stored.owner is None or state.home is None or stored.owner.head == head or stored.pending:
+        if stored.owner is None or state.home is None or stored.owner.head == head:
             return stored
         return self._store.name_owner(replace(stored.owner, home=state.home, head=head), stored.revision)
