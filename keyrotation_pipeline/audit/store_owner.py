@@ -115,12 +115,7 @@ class OwnedKeyStore:
 
     def add(self, version: KeyVersion, material: KeyMaterial, revision: str, *, archived: bool = False) -> StoredKeys:
         """See `KeyStore.add`."""
-        stored = self._store.read()
-        if stored.pending.get(version) == material:
-            # An interrupted write is completed: an event was named before it, and another write would drop its key.
-            require_ours(stored, self._ledger.replayed())
-            return self._store.add(version, material, revision, archived=archived)
-        return self._store.add(version, material, self._stamped(revision), archived=archived)
+        return self._store.add(version, material, self._stamped(revision, (version, material)), archived=archived)
 
     def replace(self, version: KeyVersion, material: KeyMaterial, revision: str) -> StoredKeys:
         """See `KeyStore.replace`."""
@@ -168,13 +163,18 @@ class OwnedKeyStore:
         finally:
             self._stamps = before
 
-    def _stamped(self, revision: str) -> str:
-        """Returns the revision from which a change is made."""
+    def _stamped(self, revision: str, added: tuple[KeyVersion, KeyMaterial] | None = None) -> str:
+        """Returns the revision from which a change is made, such as one that adds this key."""
         if not self._stamps:
             return revision
         stored = self._store.read()
-        # Where it was changed since, the change is refused, or there is nothing left to change.
-        return revision if stored.revision != revision else self._named(stored).revision
+        if stored.revision != revision:
+            return revision  # the change is refused, or there is nothing left to change
+        if added is not None and stored.pending.get(added[0]) == added[1]:
+            # An interrupted write is completed: an event was named before it, and another write would drop its key.
+            require_ours(stored, self._ledger.replayed())
+            return revision
+        return self._named(stored).revision
 
     def _named(self, stored: StoredKeys) -> StoredKeys:
         state, head = self._ledger.replayed(), self._ledger.head()
