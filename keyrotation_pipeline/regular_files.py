@@ -1,12 +1,14 @@
 """Opens files that somebody else names, such as secrets, certificates and backups, without waiting for what is no file.
 
-A FIFO would be waited for until somebody writes to it, and a device read without end.
+A FIFO would be waited for until somebody writes to it, and a device read without end. What the kernel makes up under
+/proc looks like a regular file, and holds the environment of processes.
 """
 
 import errno
 import io
 import os
 import stat
+from pathlib import Path
 
 _OPEN_DESCRIPTORS = ("/dev/stdin", "/dev/fd/", "/proc/")
 
@@ -18,11 +20,19 @@ def opened(path: str | os.PathLike[str]) -> io.BufferedReader:
         OSError: it cannot be opened, or is none.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
+    status = os.fstat(descriptor)
+    mode = status.st_mode
+    if not stat.S_ISREG(mode) or status.st_dev == _device_of("/proc"):
         os.close(descriptor)
         raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, "not a regular file", os.fspath(path))
     return open(descriptor, "rb")  # noqa: PTH123  for the caller
+
+
+def _device_of(directory: str) -> int | None:
+    try:
+        return Path(directory).stat().st_dev
+    except OSError:
+        return None
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:

@@ -37,7 +37,7 @@ OK, REDIRECT, BAD_REQUEST, TOO_LARGE = 200, 300, 400, 413
 SPARE_ANSWER_BYTES = 1 << 20
 _FORBIDDEN, _NOT_FOUND = 403, 404
 _PASSING = frozenset({412, 429, 500, 502, 503, 504})
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 # What a header may hold; nothing else is told of a text that is none, since it may hold a token.
 _HEADER = re.compile(r"[ -~]+")
 
@@ -249,7 +249,7 @@ def _parts(address: str) -> tuple[str, str, int, str, str]:
             '[format] transit names the key at its server; write "https://vault.example:8200/transit/app": the '
             "server, the path of the engine, and the name of the key"
         )
-    if parts.scheme == "http" and host not in _LOOPBACK:
+    if parts.scheme == "http" and host not in LOOPBACK:
         raise ConfigurationError("[format] transit would send the token unencrypted; write https")
     return parts.scheme, host, port, quote(mount), quote(key, safe="")
 

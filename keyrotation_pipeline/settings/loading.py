@@ -20,6 +20,7 @@ from keyrotation_pipeline.settings.secrets import (
     backed_up_fingerprints,
     require_no_key_files,
     require_no_keys,
+    require_own_places,
 )
 from keyrotation_pipeline.settings.values import secret_places
 
@@ -156,6 +157,7 @@ def parse(text: str, path: Path) -> Settings:
             "[approvals] required is 1, but no one person may rotate keys alone; write required = 2 or more"
         )
     require_no_key_files(settings, content)
+    require_own_places(settings, content)
     require_no_keys(settings, backed_up_fingerprints(settings))
     return settings
 

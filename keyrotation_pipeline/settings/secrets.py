@@ -1,13 +1,14 @@
-"""Refuses a configured secret that is a key, or that is where keys are: it would be sent to somebody's server.
+"""Refuses a configured secret that is a key, or another secret than its own: it would be sent to somebody's server.
 
-A path is refused wherever it leads into the home, the key store or the backups. A value is compared with the keys whose
-fingerprints are known: those in the manifests of the local backups, before anything is connected to, and later those
-that the audit has registered. No setting of `keyrotation.toml` imports a key by `env` or `file`.
+A path is refused wherever it leads into the home, the key store or the backups, and where another setting, or a client
+of AWS, Vault, Kubernetes or PostgreSQL, has a secret of its own. So is a variable. A value is compared with the keys
+whose fingerprints are known: those in the manifests of the local backups, before anything is connected to, and later
+those that the audit has registered. No setting of `keyrotation.toml` imports a key by `env` or `file`.
 """
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,12 @@ SENT_VARIABLES = re.compile(
 )
 # boto3 sends what is in these files.
 AWS_TOKEN_FILES = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
+# Where clients have credentials of their own.
+_CREDENTIAL_FILES = (*AWS_TOKEN_FILES, "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "KUBECONFIG", "PGPASSFILE")
+_CREDENTIAL_PLACES = ("~/.aws", "~/.gnupg", "~/.kube", "~/.netrc", "~/.pgpass", "~/.ssh", "~/.vault-token")
+_OWN_VARIABLES = re.compile(rf"{SENT_VARIABLES.pattern}|ENCRYPTION_.*|KEYROTATION_DATABASE_URL", re.IGNORECASE)
+# Their secrets are sent to nobody: the first says which database is ours, the second is a variable of the application.
+_UNSENT = ("[database", "[format", "[recovery")
 _FINGERPRINT = re.compile(rb'"fingerprint": *"([0-9a-f]{64})"')
 SHOWN_FINGERPRINT_CHARS = 16
 
@@ -60,6 +67,66 @@ def require_no_key_files(settings: Settings, content: Mapping[str, Any]) -> None
                 f"{setting} names the file {path}, which is in {found}, and what is there is never sent anywhere; "
                 "put the secret into a file elsewhere, and name that"
             )
+
+
+def require_own_places(settings: Settings, content: Mapping[str, Any]) -> None:
+    """Refuses a secret that is sent, where its file or variable is that of something else, too.
+
+    Args:
+        content: the configuration as parsed TOML.
+
+    Raises:
+        ConfigurationError: names the setting, its file or variable, and whose that is.
+    """
+    named = list(secret_places(content))
+    for number, (setting, kind, name) in enumerate(named):
+        if setting.startswith(_UNSENT):
+            continue
+        others = [each for place, each in enumerate(named) if place != number]
+        taken = _variable_of(name, others) if kind == "env" else _file_of(settings, setting, name, others)
+        if taken is not None:
+            what = "variable" if kind == "env" else "file"
+            raise ConfigurationError(
+                f"{setting} names the {what} {name}, which is that of {taken} and is sent to nobody else; put the "
+                f"secret into a {what} of its own, and name that"
+            )
+
+
+def _variable_of(name: str, others: Iterable[tuple[str, str, str]]) -> str | None:
+    """Returns what else takes a variable, in words; None: nothing."""
+    of_others = (setting for setting, kind, other in others if (kind, other) == ("env", name))
+    return next(of_others, "a client or an application" if _OWN_VARIABLES.fullmatch(name) else None)
+
+
+def _file_of(settings: Settings, setting: str, name: str, others: Iterable[tuple[str, str, str]]) -> str | None:
+    """Returns what else takes a file, or has it in its directory; None: nothing."""
+    path, folder = absolute(Path(name), settings.path.parent), settings.path.parent
+    places = [(other, absolute(Path(each), folder)) for other, kind, each in others if kind == "file"]
+    places += [(other, each) for other, each in _paths(settings, ()) if other != setting]
+    places += [(each, Path(each).expanduser()) for each in _CREDENTIAL_PLACES]
+    places += [
+        (f"the variable {variable}", Path(each))
+        for variable in _CREDENTIAL_FILES
+        for each in os.environ.get(variable, "").split(os.pathsep)
+        if each
+    ]
+    mine = _identity(path)
+    same = (other for other, place in places if _is_in(path, place) or (mine is not None and mine == _identity(place)))
+    return next(same, None)
+
+
+def _paths(value: object, place: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
+    """Each path of a section, with the name of its setting."""
+    match value:
+        case Path():
+            yield setting_at(place), value
+        case BaseModel():
+            for name, field in type(value).model_fields.items():
+                if name not in {"path", "home"}:  # the file itself, and what has a check of its own
+                    yield from _paths(getattr(value, name), (*place, field.alias or name))
+        case tuple():
+            for each in value:
+                yield from _paths(each, place)
 
 
 def require_no_keys(settings: Settings, fingerprints: Collection[str]) -> None:

@@ -6,7 +6,6 @@ These are the database and its re-encryption, approvals, rollout, the audit and 
 import json
 import re
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StrictFloat, StrictInt, model_validator
 
@@ -25,7 +24,9 @@ from keyrotation_pipeline.settings.values import (
     Section,
     SettingPath,
     Text,
+    is_loopback,
     repeated,
+    require_address,
     secret_in,
 )
 
@@ -45,14 +46,7 @@ class AuditSettings(Section):
     def _can_be_asked_and_believed(self) -> Self:
         if self.timestamp_url is None:
             return self
-        try:
-            url = urlsplit(self.timestamp_url.get_secret_value())
-        except ValueError:
-            url = urlsplit("")
-        if url.scheme not in {"http", "https"} or not url.hostname:
-            raise ConfigurationError(
-                "[audit] timestamp_url is not the address of an authority; write http://… or https://…"
-            )
+        require_address("[audit] timestamp_url", self.timestamp_url)
         if not self.timestamp_certificates:
             raise ConfigurationError(
                 "[audit] timestamp_url needs to know whom to trust; add timestamp_certificates with the file of the "
@@ -273,7 +267,7 @@ class SmtpSettings(Section):
         host: its name.
         sender: the address that mail is from.
         port: its port.
-        starttls: false is for a server on this machine.
+        starttls: false is for a server that asks for no login, or is on this machine.
         user, password: to log in with, if it asks for that.
     """
 
@@ -283,6 +277,14 @@ class SmtpSettings(Section):
     starttls: bool = True
     user: Text | None = None
     password: Annotated[SecretStr, secret_in("alerts.smtp")] | None = None
+
+    @model_validator(mode="after")
+    def _sends_no_readable_password(self) -> Self:
+        if self.user is not None and not self.starttls and not is_loopback(self.host):
+            raise ConfigurationError(
+                "[alerts.smtp] would send the password unencrypted; leave out starttls = false, or user and password"
+            )
+        return self
 
 
 class AlertsSettings(Section):
@@ -298,6 +300,12 @@ class AlertsSettings(Section):
     endpoint_url: Endpoint | None = None
     webhook_url: Annotated[SecretStr, secret_in("alerts")] | None = None
     smtp: SmtpSettings | None = None
+
+    @model_validator(mode="after")
+    def _can_be_sent_to(self) -> Self:
+        if self.webhook_url is not None:
+            require_address("[alerts] webhook_url", self.webhook_url)
+        return self
 
 
 class ContactSettings(Section):

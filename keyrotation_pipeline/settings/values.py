@@ -5,13 +5,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, StrictInt, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from keyrotation_pipeline.errors import ConfigurationError
+from keyrotation_pipeline.fieldcrypto.transit_connection import LOOPBACK
+from keyrotation_pipeline.model.visible_text import is_hidden
 from keyrotation_pipeline.regular_files import read_text
+
+_DATABASE = "database"
 
 
 def absolute(path: Path, directory: Path) -> Path:
@@ -39,6 +43,8 @@ def _secret(value: object, info: ValidationInfo, section: str) -> SecretStr:
             raise ConfigurationError(
                 f'{setting} may hold a secret; say only where it is, as {{ env = "NAME" }} or {{ file = "PATH" }}'
             )
+    if section != _DATABASE and not set(found).isdisjoint("\n\r\0"):
+        raise ConfigurationError(f"{setting} holds more than one line, as a key or a file of credentials; name another")
     return SecretStr(found)
 
 
@@ -64,16 +70,44 @@ def repeated(names: Iterable[str]) -> str | None:
     return next((name for name, times in Counter(names).items() if times > 1), None)
 
 
-def _endpoint(address: str) -> str:
-    """Checks the address of a server, as boto3 takes it."""
+def parts_of(address: str) -> SplitResult | None:
+    """Takes ``http://…`` or ``https://…`` apart; None: it is none.
+
+    Nor is one with a backslash or white space: clients of HTTP take others for its host than `urlsplit` does.
+    """
+    if is_hidden(address) or not set(address).isdisjoint("\\ "):
+        return None
     try:
         parts = urlsplit(address)
         _ = parts.port
     except ValueError:
-        parts = None
-    if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
+        return None
+    return parts if parts.scheme in {"http", "https"} and parts.hostname else None
+
+
+def _endpoint(address: str) -> str:
+    """Checks the address of a server, as boto3 takes it."""
+    if parts_of(address) is None:
         raise PydanticCustomError("endpoint", "it is no address of a server, such as https://aws.example:4566")
     return address
+
+
+def require_address(setting: str, secret: SecretStr) -> None:
+    """Refuses what is no address to send something to, and one that would send its password unencrypted.
+
+    Raises:
+        ConfigurationError: names the setting alone, since the address may hold a secret.
+    """
+    parts = parts_of(secret.get_secret_value())
+    if parts is None:
+        raise ConfigurationError(f"{setting} is not the address of a server; write http://… or https://…")
+    if parts.scheme == "http" and parts.password is not None and not is_loopback(parts.hostname or ""):
+        raise ConfigurationError(f"{setting} would send its password unencrypted; write https")
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether a host is this machine, so that nobody else reads what is sent to it."""
+    return host in LOOPBACK
 
 
 def setting_at(place: Sequence[str]) -> str:
@@ -106,7 +140,7 @@ def secret_in(section: str) -> BeforeValidator:
 
 
 SettingPath = Annotated[Path, AfterValidator(_absolute)]
-Secret = Annotated[SecretStr, secret_in("database")]
+Secret = Annotated[SecretStr, secret_in(_DATABASE)]
 Text = Annotated[str, Field(min_length=1)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Count = Annotated[StrictInt, Field(ge=0)]

@@ -1,6 +1,7 @@
 """A setting that names a secret never makes the pipeline send a key: to a mail server, a webhook or a database."""
 
 import base64
+import re
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -114,6 +115,93 @@ def test_no_key_goes_to_a_mail_server_as_its_password(
     assert base64_of(local_clinic.ring.material(V2)) not in refusal
 
 
+def the_recovery_key(clinic: Clinic) -> str:
+    """On one line, since several are no password anyway."""
+    (clinic.directory / "recovery.asc").write_text(base64.b64encode(clinic.secret_key()).decode())
+    configure(clinic, '[recovery]\nsecret_key = { file = "recovery.asc" }\n')
+    return '{ file = "recovery.asc" }'
+
+
+def another_name_of_it(clinic: Clinic) -> str:
+    the_recovery_key(clinic)
+    (clinic.directory / "password").hardlink_to(clinic.directory / "recovery.asc")
+    return '{ file = "password" }'
+
+
+def a_copy_of_the_exported_key(clinic: Clinic) -> str:
+    (clinic.directory / "password").write_bytes(clinic.secret_key())
+    return '{ file = "password" }'
+
+
+def the_process(clinic: Clinic) -> str:
+    (clinic.directory / "password").symlink_to("/proc/self/cmdline")
+    return '{ file = "password" }'
+
+
+def a_file_of_a_client(clinic: Clinic) -> str:
+    (clinic.directory / "credentials").write_text("hunter2")
+    return '{ file = "credentials" }'
+
+
+# What each refusal names; the files have text that would do as a password.
+OF_OTHERS: dict[str, tuple[Callable[[Clinic], str], str]] = {
+    "the recovery key": (the_recovery_key, r"is that of \[recovery\] secret_key"),
+    "another name of it": (another_name_of_it, r"is that of \[recovery\] secret_key"),
+    "the exported key": (a_copy_of_the_exported_key, "holds more than one line"),
+    "the environment of the process": (lambda _: '{ file = "/proc/self/environ" }', "cannot be read"),
+    "a link into /proc": (the_process, "cannot be read"),
+    "the URL of the database": (lambda _: '{ file = "url" }', r"is that of \[database\] url"),
+    "a certificate": (lambda clinic: f'{{ file = "{clinic.officer.certificate}" }}', "is that of |more than one line"),
+    "a secret of AWS": (lambda _: '{ env = "AWS_SECRET_ACCESS_KEY" }', "is that of a client or an application"),
+    "the token of Vault": (lambda _: '{ env = "VAULT_TOKEN" }', "is that of a client or an application"),
+    "the password of PostgreSQL": (lambda _: '{ env = "PGPASSWORD" }', "is that of a client or an application"),
+    "the file of AWS": (a_file_of_a_client, "is that of the variable AWS_SHARED_CREDENTIALS_FILE"),
+}
+
+
+@pytest.mark.parametrize("what", OF_OTHERS)
+def test_no_other_secret_goes_to_a_mail_server_as_its_password(
+    local_clinic: Clinic, mail_server: MailServer, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_SECRET_ACCESS_KEY", "VAULT_TOKEN", "PGPASSWORD"):
+        monkeypatch.setenv(name, "hunter2")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(local_clinic.directory / "credentials"))
+    place, sentence = OF_OTHERS[what]
+    configure(local_clinic, SMTP.format(port=mail_server.port, password=place(local_clinic)))
+
+    refusal = sentence_of(lambda: alert(local_clinic))
+    assert re.search(sentence, refusal), refusal
+    assert refusal.startswith("[alerts.smtp] password ")
+    assert mail_server.passwords == []
+
+
+def test_no_two_settings_share_a_variable(local_clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOOK", "https://hooks.example/x")
+    configure(
+        local_clinic,
+        '[alerts]\nwebhook_url = { env = "HOOK" }\n'
+        '[audit]\ntimestamp_url = { env = "HOOK" }\ntimestamp_certificates = ["x.pem"]\n',
+    )
+
+    refusal = sentence_of(lambda: settings.load(local_clinic.settings.path))
+    assert refusal.startswith("[alerts] webhook_url names the variable HOOK, which is that of [audit] timestamp_url")
+
+
+@pytest.mark.parametrize("text", [
+    pytest.param('[alerts.smtp]\nhost = "mail.example"\nsender = "a@b"\nstarttls = false\nuser = "u"\n', id="mail"),
+    pytest.param('[alerts]\nwebhook_url = {{ file = "address" }}\n', id="a webhook"),
+    pytest.param('audit.timestamp_url = {{ file = "address" }}\naudit.timestamp_certificates = []\n', id="authority"),
+])  # fmt: skip
+def test_no_password_is_sent_unencrypted_to_another_machine(local_clinic: Clinic, text: str) -> None:
+    (local_clinic.directory / "address").write_text("http://u:hunter2@hooks.example/x")
+    path = local_clinic.settings.path
+    path.write_text(text.format() + path.read_text() if text.startswith("audit.") else path.read_text() + text.format())
+
+    refusal = sentence_of(lambda: settings.load(local_clinic.settings.path))
+    assert "password unencrypted" in refusal
+    assert "hunter2" not in refusal
+
+
 def test_another_password_is_sent(local_clinic: Clinic, mail_server: MailServer) -> None:
     (local_clinic.directory / "password").write_text("hunter2\n")
     configure(local_clinic, SMTP.format(port=mail_server.port, password='{ file = "password" }'))
@@ -136,7 +224,8 @@ def test_no_secret_lies_among_what_the_pipeline_keeps(local_clinic: Clinic) -> N
             path.touch()
             local_clinic.settings.path.write_text(f'{before}{section} = {{ file = "{path}" }}\n')
             refusal = sentence_of(lambda: settings.load(local_clinic.settings.path))
-            assert f"names the file {path}, which is in {place}" in refusal or "cannot be read" in refusal
+            said = (f"names the file {path}, which is in {place}", "cannot be read", "more than one line", "no address")
+            assert any(each in refusal.replace("not the address", "no address") for each in said)
 
 
 SETTINGS = {
@@ -180,7 +269,7 @@ def test_no_credential_in_the_environment_is_a_key(
 
 def test_another_name_of_the_key_that_signs_backups_is_no_secret(local_clinic: Clinic) -> None:
     (local_clinic.directory / "other").hardlink_to(local_clinic.settings.home / "backup-signing-key.pem")
-    configure(local_clinic, '[alerts]\nwebhook_url = { file = "other" }\n')
+    configure(local_clinic, '[recovery]\npassphrase = { file = "other" }\n')
 
     assert "which is in the home" in sentence_of(lambda: settings.load(local_clinic.settings.path))
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.settings import parse
 from keyrotation_pipeline.settings.hosts import hosts_of
 
@@ -75,6 +76,18 @@ def test_each_host_is_one_line(tmp_path: Path, text: str, hosts: tuple[str, ...]
     (tmp_path / "config").write_text(KUBECONFIG)
 
     assert hosts_of(parse(TABLE + text, tmp_path / "keyrotation.toml")) == hosts
+
+
+@pytest.mark.parametrize("text", [
+    '[alerts]\nwebhook_url = \'{}\'\n',
+    '[audit]\ntimestamp_url = \'{}\'\ntimestamp_certificates = ["x.pem"]\n',
+    '[backup.s3]\nbucket = "b"\nendpoint_url = \'{}\'\n',
+])  # fmt: skip
+@pytest.mark.parametrize("address", ["https://evil.example\\@mail.example/x", "https://mail.example /x", "ftp://x/y"])
+def test_an_address_that_clients_take_for_another_host_is_none(tmp_path: Path, text: str, address: str) -> None:
+    """Requests sends to ``evil.example`` what `urlsplit` says is for ``mail.example``."""
+    with pytest.raises(ConfigurationError, match="address of a server"):
+        parse(TABLE + text.format(address), tmp_path / "keyrotation.toml")
 
 
 @pytest.mark.parametrize("content", ["", "[", "clusters: 1", "current-context: x", "\x00"])
