@@ -1,31 +1,64 @@
 """Opens alert channels and flag sources from settings."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 
 from keyrotation_pipeline.adapters.postgres.inventory.audit_events import AuditEvents
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.assembly.home import database_url
-from keyrotation_pipeline.errors import IncidentError
+from keyrotation_pipeline.errors import AlertError, IncidentError
 from keyrotation_pipeline.incidents.access import AccessAudit, key_reads, span_of
 from keyrotation_pipeline.incidents.alerts import Channels
-from keyrotation_pipeline.model.incidents import ContactRole, Incident
+from keyrotation_pipeline.model.incidents import Alert, ContactRole, Incident
 from keyrotation_pipeline.model.tables import TableName
 from keyrotation_pipeline.ports.incidents import AlertChannel, ApplicationAudit, FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.policy import signed_hosts
 from keyrotation_pipeline.settings import Settings
+from keyrotation_pipeline.settings.hosts import may_log_in, secrets_of
 from keyrotation_pipeline.settings.sections import SmtpSettings
 
 
-def alert_channels(settings: Settings) -> Channels:
-    """Returns every alert channel; connects to nothing yet."""
+@dataclass(frozen=True, slots=True)
+class UnsignedChannel:
+    """A channel whose address is in a place that officers have not signed.
+
+    Args:
+        name: of the channel.
+        place: as officers sign it.
+    """
+
+    name: str
+    place: str
+
+    def deliver(self, _alert: Alert) -> None:
+        """Sends nothing.
+
+        Raises:
+            AlertError: always.
+        """
+        raise AlertError(
+            f"the {self.name} gets nothing until officers have signed {self.place}; have that signed with "
+            "`keyrotation policy --reason TEXT`"
+        )
+
+
+def alert_channels(settings: Settings, pipeline: Pipeline) -> Channels:
+    """Returns every alert channel; connects to nothing yet.
+
+    Mail goes without its password to a server that officers have not signed, or if they have not signed the place of
+    the password.
+    """
+    asked = settings.secrets or settings.alerts.smtp is not None
+    signed = (signed_hosts(pipeline) or ()) if asked else ()
     by_role: dict[ContactRole, tuple[AlertChannel, ...]] = {}
     for contact in settings.contacts:
         if contact.email is not None and settings.alerts.smtp is not None:
-            mail = _mail(settings.alerts.smtp, contact.email)
+            mail = _mail(settings.alerts.smtp, contact.email, with_login=may_log_in(settings, signed))
             by_role[contact.role] = (*by_role.get(contact.role, ()), mail)
-    return Channels(tuple(_common(settings)), by_role, settings.contact_list, settings.time_zone)
+    return Channels(tuple(_common(settings, signed)), by_role, settings.contact_list, settings.time_zone)
 
 
 def flag_sources(settings: Settings) -> tuple[FlagSource, ...]:
@@ -84,7 +117,7 @@ def _secrets(settings: Settings) -> list[str]:
     return [secret, prefix if prefix.endswith("-") else f"{prefix}-"]
 
 
-def _common(settings: Settings) -> Iterator[AlertChannel]:
+def _common(settings: Settings, signed: Collection[str]) -> Iterator[AlertChannel]:
     alerts = settings.alerts
     if alerts.sns_topic_arn is not None:
         from keyrotation_pipeline.adapters.alerts.sns import SnsTopic  # noqa: PLC0415  as above
@@ -93,11 +126,14 @@ def _common(settings: Settings) -> Iterator[AlertChannel]:
     if alerts.webhook_url is not None:
         from keyrotation_pipeline.adapters.alerts.webhook import Webhook  # noqa: PLC0415  requests, likewise
 
-        yield Webhook(alerts.webhook_url.get_secret_value())
+        hook = Webhook(alerts.webhook_url.get_secret_value())
+        unsigned = [each for each in secrets_of(settings, "alerts.webhook_url ") if each not in signed]
+        yield UnsignedChannel(hook.name, unsigned[0]) if unsigned else hook
 
 
-def _mail(smtp: SmtpSettings, address: str) -> AlertChannel:
+def _mail(smtp: SmtpSettings, address: str, *, with_login: bool) -> AlertChannel:
     from keyrotation_pipeline.adapters.alerts.mail import Mail, SmtpServer  # noqa: PLC0415  only where there is mail
 
     password = smtp.password.get_secret_value() if smtp.password is not None else None
-    return Mail(SmtpServer(smtp.host, smtp.port, smtp.starttls, smtp.user, password), smtp.sender, [address])
+    user, password = (smtp.user, password) if with_login else (None, None)
+    return Mail(SmtpServer(smtp.host, smtp.port, smtp.starttls, user, password), smtp.sender, [address])

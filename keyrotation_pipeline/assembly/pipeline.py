@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 
-from keyrotation_pipeline.adapters.backups.anchors import FileAnchors, advance_head, stored_head
+from keyrotation_pipeline.adapters.backups.anchors import ROSTER, FileAnchors, advance_head, stored_head
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.home_files import FileCheckpoints
 from keyrotation_pipeline.adapters.officer_signatures import OfficerFiles, OfficerSignatures
@@ -47,6 +47,7 @@ from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import AuditError, HomeError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.transit import server_at
 from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceOf
 from keyrotation_pipeline.model.page_reading import Verification
 from keyrotation_pipeline.model.requests import RequestAction
@@ -55,7 +56,7 @@ from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.ports.rollout import Rollout
 from keyrotation_pipeline.requests.inventory import count_if_small
-from keyrotation_pipeline.requests.policy import POLICY, pin_hosts, require_signed_key_store
+from keyrotation_pipeline.requests.policy import POLICY, pin_hosts, require_signed_key_store, signed_hosts
 from keyrotation_pipeline.requests.roster import (
     claim_store,
     name_home,
@@ -78,7 +79,7 @@ from keyrotation_pipeline.rotation.replace_key import REPLACE_KEY
 from keyrotation_pipeline.rotation.rollback import ROLLBACK
 from keyrotation_pipeline.rotation.rotate import ROTATE
 from keyrotation_pipeline.settings import Settings
-from keyrotation_pipeline.settings.hosts import hosts_of
+from keyrotation_pipeline.settings.hosts import hosts_of, secrets_of, transit_line
 from keyrotation_pipeline.settings.loading import bare_environment
 from keyrotation_pipeline.settings.secrets import require_no_keys
 
@@ -129,8 +130,29 @@ def open_pipeline(settings: Settings, *, actor: str) -> Iterator[Pipeline]:
             pipeline = _assemble(settings, url, connection, actor)
             registered = pipeline.ledger.keys()
             require_no_keys(settings, {each.fingerprint for each in registered})
+            _withhold_token(settings, pipeline)
         with closing(connection):
             yield pipeline
+
+
+def _withhold_token(settings: Settings, pipeline: Pipeline) -> None:
+    """Has nothing sent to a transit engine, with its token, on a host that officers have not signed."""
+    if settings.format.transit is None:
+        return
+    signed, line = signed_hosts(pipeline), transit_line(settings.format.transit)
+    server_at(settings.format.transit).withheld = (
+        None
+        if signed is None or line in signed
+        else f"officers have not signed {line}, so it gets no token and nothing to decrypt; restore [format] transit "
+        "in keyrotation.toml, or have the change signed with `keyrotation policy --reason TEXT`"
+    )
+
+
+def withhold_token(settings: Settings, *, actor: str) -> None:
+    """Has `init` send nothing to a transit engine that officers have not signed, if the home knows any officers."""
+    if settings.format.transit is not None and (settings.home / "anchors" / ROSTER).is_file():
+        with open_pipeline(settings, actor=actor):
+            pass
 
 
 def initialise(
@@ -298,11 +320,13 @@ def _tried(pipeline: Pipeline, ring: KeyRing, place_of: PlaceOf) -> KeyTrial:
     return trial
 
 
-def _authority(settings: Settings) -> Rfc3161Authority | None:
-    audit = settings.audit
+def _authority(settings: Settings, ledger: PostgresLedger) -> Rfc3161Authority | None:
+    """Returns the authority; it is not asked while its address is in a place that officers have not signed."""
+    audit, places = settings.audit, secrets_of(settings, "audit.timestamp_url ")
     if not audit.timestamp_certificates:
         return None
-    url = None if audit.timestamp_url is None else audit.timestamp_url.get_secret_value()
+    asked = audit.timestamp_url is not None and (not places or set(places) <= set(ledger.replayed().hosts or ()))
+    url = audit.timestamp_url.get_secret_value() if asked and audit.timestamp_url is not None else None
     return Rfc3161Authority(url, audit.timestamp_certificates)
 
 
@@ -361,8 +385,9 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         anchors=FileAnchors(anchors, settings.backup_directory, trust),
         actions=ACTIONS,
         heartbeats=heartbeat_store(settings),
-        timestamps=_authority(settings),
+        timestamps=_authority(settings, ledger),
         hosts=hosts_of(settings),
+        secrets=settings.secrets,
         backup_signer=trust.own_signer,
         verification=Verification(settings.verification.every_days, settings.allowed_hours),
     )

@@ -104,7 +104,7 @@ def open_command(
         if action:
             amend(pipeline, opened.id, actor(), {}, action)
         request = prepare(pipeline, opened, actor())
-        channels = alert_channels(declared)
+        channels = alert_channels(declared, pipeline)
         for failure in deliver(pipeline, channels, notices(pipeline, channels.contacts)):
             output.note(f"alert not delivered: {failure}")
         database, versions = pipeline.surroundings.identity().name, names(opened.versions)

@@ -10,7 +10,7 @@ import typer
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.home import create_home, search_database
 from keyrotation_pipeline.assembly.keystores import keys_in_store, listed_keys, transit_keys
-from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
+from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline, withhold_token
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.progress import reporting
@@ -67,6 +67,7 @@ def init(
     declared = settings.load(path)
     if not declared.approvals.officers:
         raise ConfigurationError(f"{path} names no officers yet; {FILL_IN}")
+    withhold_token(declared, actor=actor())
     given = _keys_in_use(declared)
     ring, place_of = (given.ring, given.place_of) if given is not None else (None, None)
     trial = initialise(declared, ring, actor=actor(), place_of=place_of, convert=convert)

@@ -241,7 +241,7 @@ def preflight(
     recovery = None if declared.recovery.secret_key is None else partial(recovery_key, declared)
     with open_backups(declared, actor=actor()) as site:
         database, now = site.pipeline.surroundings.identity().name, site.pipeline.clock.now()
-        found = readiness(site, alert_channels(declared).in_words, recovery)
+        found = readiness(site, alert_channels(declared, site.pipeline).in_words, recovery)
     value = {"database": database, "generated_at": instant(now), **found.as_json()}
     output.show(database, value, _lines(found, everything=everything), as_json=as_json)
     if not found.ready:

@@ -66,7 +66,7 @@ def encrypted_columns_asset(naming: Naming) -> dg.AssetsDefinition:
 def _readiness(context: dg.AssetExecutionContext, keyrotation: PipelineResource) -> Mapping[str, Any]:
     """For people to look at; `request` decides for itself."""
     with keyrotation.open_backups(actor_of(context)) as site:
-        found = readiness(site, keyrotation.channels().in_words)
+        found = readiness(site, keyrotation.channels(site.pipeline).in_words)
     ordered = [check for light in (Light.RED, Light.AMBER, Light.GREEN) for check in found.of(light)]
     records = [
         dg.TableRecord({"light": str(each.light), "check": each.name, "value": each.value, "do": each.do})

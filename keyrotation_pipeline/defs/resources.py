@@ -118,9 +118,9 @@ class PipelineResource:
         """The store of heartbeats."""
         return heartbeat_store(self._declared())
 
-    def channels(self) -> Channels:
+    def channels(self, opened: Pipeline) -> Channels:
         """Every channel for alerts."""
-        return alert_channels(self._declared())
+        return alert_channels(self._declared(), opened)
 
     def signer(self) -> ManifestSigner:
         """The pipeline's own key."""

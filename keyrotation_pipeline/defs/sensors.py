@@ -126,11 +126,11 @@ def _stamp(_context: dg.SensorEvaluationContext, keyrotation: PipelineResource) 
 def _deliver_alerts(
     context: dg.SensorEvaluationContext, keyrotation: PipelineResource, ownership: Ownership
 ) -> Outcome:
-    channels = keyrotation.channels()
     failed = list(_failed_checks(context, ownership))
     seal = Seal(keyrotation.signer())
     try:
         with keyrotation.open("dagster alert_delivery") as opened:
+            channels = keyrotation.channels(opened)
             with opened.ledger.reading():
                 announced = _announced(opened, channels)
                 attention, page = _status(opened, keyrotation.naming)

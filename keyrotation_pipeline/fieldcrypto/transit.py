@@ -76,6 +76,15 @@ class TransitServer:
         self._connection = TransitConnection(address)
         self._key = self._connection.key
 
+    @property
+    def withheld(self) -> str | None:
+        """Why nothing is sent to it, as a sentence; None: it may be asked."""
+        return self._connection.withheld
+
+    @withheld.setter
+    def withheld(self, sentence: str | None) -> None:
+        self._connection.withheld = sentence
+
     def policy(self) -> TransitPolicy:
         """Reads what the server says of the key.
 

@@ -111,6 +111,7 @@ class TransitConnection:
     def __init__(self, address: str) -> None:
         self._scheme, self._host, self._port, self._mount, self.key = _parts(address)
         self._local = threading.local()
+        self.withheld: str | None = None
         self._silent_until = 0.0  # of the monotonic clock: not asked for little things after a time-out
 
     def exchange(self, method: str, path: str, body: object, tries: int) -> tuple[int, Answer]:
@@ -124,7 +125,7 @@ class TransitConnection:
             tries: how often it is repeated at most.
 
         Raises:
-            KeyStoreUnavailableError: that it is.
+            KeyStoreUnavailableError: that it is, or that nothing is to be sent to it.
         """
         if tries == ONCE:  # a kept connection may have ended meanwhile
             self._local.connection = None
@@ -192,6 +193,8 @@ class TransitConnection:
         return f"{self._scheme}://{self._host}:{self._port}"
 
     def _send(self, method: str, path: str, body: object, patience: float) -> tuple[int, Answer]:
+        if self.withheld is not None:
+            raise KeyStoreUnavailableError(self.withheld)
         connection = self._connection()
         connection.timeout = patience
         if connection.sock is not None:

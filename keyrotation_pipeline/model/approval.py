@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from keyrotation_pipeline.errors import ApprovalError
-from keyrotation_pipeline.model.signed_sentences import sentences
-from keyrotation_pipeline.model.visible_text import is_hidden
+from keyrotation_pipeline.model.signed_sentences import FIRST_APPROVAL, sentences
+from keyrotation_pipeline.model.visible_text import is_hidden, plain_name, signed_name
 
-HEADER = "keyrotation-approval-v1"
+HEADER = "keyrotation-approval-v2"
 HOSTS = "Hosts"
+SECRETS = "Secrets"
 SIGNER = "Backups signed by"
 COMPARED = "Values compared with a backup"
 CARRIED_OUT = ("Carried out", "by people, in Dagster or by keyrotation rotate; the conductor leaves it")
@@ -208,6 +209,7 @@ class ApprovalText:
     """The facts that are signed. `render` gives the canonical bytes, one field a line, ending with a newline.
 
     Args:
+        columns: table and column, as they are named there.
         rollout: how applications are seen to have the keys, in words; None for what changes no application.
         not_looked_at: names and values of further lines, of what nobody looks at.
         not_before: the earliest start; None, and no line: it may start at once.
@@ -215,8 +217,10 @@ class ApprovalText:
         incident: makes it an emergency.
         compared: of an emergency, whether values were compared with a backup when it was requested.
         hosts: each host that the configuration names, with its setting; without any there is no line.
+        secrets: where each secret is that is sent to one, with its setting; likewise.
         signer: fingerprint of the pipeline's own key; None, and no line: there is none.
         value_format: the format of the values in these columns, in words; None, and no line: our own.
+        header: `HEADER`, or of a stored text the one that it has.
     """
 
     request: str
@@ -240,8 +244,10 @@ class ApprovalText:
     incident: str | None = None
     compared: str | None = None
     hosts: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
     signer: str | None = None
     value_format: str | None = None
+    header: str = HEADER
 
     def render(self) -> bytes:
         """The canonical text in UTF-8.
@@ -261,13 +267,14 @@ class ApprovalText:
             ("Key store", self.key_store),
             ("From", self.source),
             ("To", self.target),
-            ("Columns", ", ".join(self.columns)),
+            ("Columns", ", ".join(one_of_several(each, self.header) for each in self.columns)),
             *([] if self.value_format is None else [("Format", self.value_format)]),
             *rollout,
             *self.not_looked_at,
             ("Officers", self.roster.signed_officers),
             ("Recipients", ", ".join(self.roster.named_recipients(self.roster.recipients))),
             *([(HOSTS, "; ".join(self.hosts))] if self.hosts else []),
+            *([(SECRETS, "; ".join(self.secrets))] if self.secrets and self.header != FIRST_APPROVAL else []),
             *([] if self.signer is None else [(SIGNER, self.signer)]),
             ("Audit head", f"{seq} {head}"),
             *not_before,
@@ -279,7 +286,14 @@ class ApprovalText:
             ("Requested by", self.requested_by),
             ("Reason", self.reason),
         )
-        return rendered(HEADER, fields)
+        return rendered(self.header, fields)
+
+
+def one_of_several(name: str, header: str) -> str:
+    """A table's column in a line that lists several, in a text with this header."""
+    if header == FIRST_APPROVAL:
+        return plain_name(name) if ", " in name else name
+    return signed_name(name)
 
 
 def rendered(header: str, fields: Sequence[tuple[str, str]]) -> bytes:
@@ -310,8 +324,16 @@ def require_plain(name: str, value: str) -> None:
         )
 
 
-def signed_fields(text: bytes, header: str = HEADER) -> Mapping[str, str]:
+def header_of(text: bytes) -> str:
+    """The header of a text for approval: the first one, if it has that; else the present one."""
+    return FIRST_APPROVAL if text.startswith(f"{FIRST_APPROVAL}\n".encode()) else HEADER
+
+
+def signed_fields(text: bytes, header: str | None = None) -> Mapping[str, str]:
     """The fields of a canonical text, by name.
+
+    Args:
+        header: None: that of an approval.
 
     Raises:
         ApprovalError: it is not exactly what `rendered` writes of these fields, each of which it has once. So the
@@ -320,7 +342,7 @@ def signed_fields(text: bytes, header: str = HEADER) -> Mapping[str, str]:
     lines = _lines(text)
     fields = [(name, value) for name, colon, value in (line.partition(": ") for line in lines) if colon]
     try:
-        same = len(dict(fields)) == len(lines) and rendered(header, fields) == text
+        same = len(dict(fields)) == len(lines) and rendered(header or header_of(text), fields) == text
     except ApprovalError:
         same = False
     if not same:
@@ -334,8 +356,8 @@ def _lines(text: bytes) -> Sequence[str]:
 
 
 def hosts_in(fields: Mapping[str, str]) -> tuple[str, ...]:
-    """The hosts in the fields of a canonical text."""
-    return tuple(fields[HOSTS].split("; ")) if HOSTS in fields else ()
+    """The hosts in the fields of a canonical text, then the places of the secrets that are sent to them."""
+    return tuple(each for name in (HOSTS, SECRETS) if name in fields for each in fields[name].split("; "))
 
 
 def signer_in(fields: Mapping[str, str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from keyrotation_pipeline.errors import ApprovalError, IncidentError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.approval import HEADER, Officer, Roster, Signature, VerifiedSignature, signed_fields
+from keyrotation_pipeline.model.approval import Officer, Roster, Signature, VerifiedSignature, signed_fields
 from keyrotation_pipeline.model.audit import GENESIS, HASH_BYTES, AuditHead
 from keyrotation_pipeline.model.breach import NO_NOTICE, BreachAnswers
 from keyrotation_pipeline.model.comparison import as_signed
@@ -361,7 +361,7 @@ def names_database(text: bytes, database: str | None) -> bool:
     return database is not None and (named == database or named.startswith(f"{database}, as superuser "))
 
 
-def require_lines(text: bytes, expected: Mapping[str, str | None], header: str = HEADER) -> Mapping[str, str]:
+def require_lines(text: bytes, expected: Mapping[str, str | None], header: str | None = None) -> Mapping[str, str]:
     """The lines of a text for signing, by name: these with their values, and none of those that are None."""
     try:
         fields = signed_fields(text, header)

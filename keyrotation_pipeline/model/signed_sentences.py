@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, UNBOUND
 
 Fields = Mapping[str, str]
+# Texts with it are stored and rendered again: what it gives must never change, whatever its successor says.
+FIRST_APPROVAL = "keyrotation-approval-v1"
 _HELD = re.compile(
     r"hold (?P<versions>v[0-9]+x?(?:, v[0-9]+x?)*) compromised, never to be the primary again; ", re.ASCII
 )
@@ -36,7 +38,8 @@ def sentences(header: str, fields: Fields) -> Sequence[str]:
         return tuple(_confirmation(fields))
     if header.startswith("keyrotation-assessment"):
         return tuple(_assessment(fields))
-    action = _ACTIONS.get(fields.get("Action", ""), _unknown)
+    actions = _FIRST_ACTIONS if header == FIRST_APPROVAL else _ACTIONS
+    action = actions.get(fields.get("Action", ""), _unknown)
     return (*action(fields), *_held(fields), *_for_every_action(fields))
 
 
@@ -204,14 +207,32 @@ def _replace_key(fields: Fields) -> Iterator[str]:
     yield "What cannot be undone: only another request, which officers sign, can replace the key again."
 
 
-def _policy(fields: Fields) -> Iterator[str]:
-    before, after = fields.get("From", ""), fields.get("To", "")
+def _first_policy(fields: Fields) -> Iterator[str]:
     yield (
         f"You are asked to approve a change of who decides about the keys of {_database(fields)}, of who can read its "
         "backups, or of the hosts that the program may connect to."
     )
+    same = "What happens: officers and recipients stay as they are; the hosts become those in the line Hosts."
+    yield from _people_change(fields, same)
+
+
+def _policy(fields: Fields) -> Iterator[str]:
+    yield (
+        f"You are asked to approve a change of who decides about the keys of {_database(fields)}, of who can read its "
+        "backups, or of the hosts that the program may connect to, and where it takes their passwords from."
+    )
+    secrets = "; their passwords come from where the line Secrets says" if "Secrets" in fields else ""
+    yield from _people_change(
+        fields,
+        f"What happens: officers and recipients stay as they are; the hosts become those in the line Hosts{secrets}.",
+    )
+
+
+def _people_change(fields: Fields, same: str) -> Iterator[str]:
+    """How officers and recipients change; `same`: what to say where they do not."""
+    before, after = fields.get("From", ""), fields.get("To", "")
     if before == after:
-        yield "What happens: officers and recipients stay as they are; the hosts become those in the line Hosts."
+        yield same
     else:
         (officers_before, recipients_before), (officers, recipients) = map(_people, (before, after))
         gone, new = _difference(officers_before, officers)
@@ -308,3 +329,4 @@ _ACTIONS: Mapping[str, Callable[[Fields], Iterator[str]]] = {
     "policy": _policy,
     "replace-key": _replace_key,
 }
+_FIRST_ACTIONS = {**_ACTIONS, "policy": _first_policy}

@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 
 # Blank letters and symbols, and marks that only change how others are drawn (variation selectors): Unicode counts them
 # as printable. By category it does not count controls, formats (bidi, zero width, tags), separators other than the
@@ -9,6 +10,11 @@ import re
 _BLANK = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U0001d159\U000e0100-\U000e01ef]"
 )
+
+
+_MIXED = 2
+_HAN = frozenset({"LATIN", "CJK", "IDEOGRAPHIC"})
+_TOGETHER = (_HAN | {"HIRAGANA", "KATAKANA"}, _HAN | {"BOPOMOFO"}, _HAN | {"HANGUL"})
 
 
 def is_hidden(text: str) -> bool:
@@ -27,6 +33,26 @@ def visible(text: str, *, keep: str = "") -> str:
     return "".join(
         each if each in keep or not is_hidden(each) else each.encode("unicode_escape").decode() for each in text
     )
+
+
+def is_of_one_script(name: str) -> bool:
+    """Whether the letters of a name are of one script, as in UTS 39 ("highly restrictive").
+
+    Latin may stand next to the scripts of Chinese, Japanese or Korean. A script is told by the first word of a
+    letter's name in Unicode, which for those that look like each other (Latin, Cyrillic, Greek) is that of the script.
+    """
+    letters = (each for each in unicodedata.normalize("NFKC", name) if unicodedata.category(each).startswith("L"))
+    found = {re.split("[ -]", unicodedata.name(each, ""))[0] for each in letters}
+    return len(found) < _MIXED or any(found <= together for together in _TOGETHER)
+
+
+def signed_name(name: str) -> str:
+    r"""Returns a name of somebody else's as a list in a signed text has it: as JSON where it could be misread.
+
+    That is where it has characters that could hide or end it, or where a part between dots has letters of several
+    scripts (``"clients.n\u0430me"``).
+    """
+    return plain_name(name) if all(map(is_of_one_script, name.split("."))) else json.dumps(name).replace(",", "\\u002c")
 
 
 def plain_name(name: str) -> str:

@@ -84,6 +84,7 @@ class Pipeline:
         parallel_shards: how many Dagster runs work on shards of a routine rotation at a time.
         timestamps: None: no authority is asked, and no time stamp can be verified.
         hosts: those that the configuration names, each with its setting.
+        secrets: where each secret is that is sent to one of them, and that officers sign, with its setting.
         backup_signer: fingerprint of the key of this home that signs backups; None: it has none.
         verification: the number of days within which, and the hours at which, every value is read.
     """
@@ -107,5 +108,6 @@ class Pipeline:
     heartbeats: Heartbeats
     timestamps: TimestampAuthority | None = None
     hosts: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
     backup_signer: str | None = None
     verification: Verification = field(default_factory=Verification)

@@ -11,11 +11,14 @@ from keyrotation_pipeline.errors import ApprovalError, RequestError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, UNBOUND, Derivation
 from keyrotation_pipeline.fieldcrypto.grammar import FIRST, SECOND, KeyVersion
 from keyrotation_pipeline.model.approval import (
+    HEADER,
     ApprovalText,
     Roster,
     Signature,
     VerifiedSignature,
     differing_lines,
+    header_of,
+    one_of_several,
     signed_fields,
     signer_in,
 )
@@ -165,7 +168,9 @@ def stored_source(_pipeline: Pipeline, request: Request, stored: StoredKeys) -> 
     return f"{request.source} {stored.material(request.source).fingerprint}"
 
 
-def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Roster) -> ApprovalText:
+def _text(
+    pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Roster, header: str = HEADER
+) -> ApprovalText:
     action, rollout = pipeline.actions[request.action], pipeline.rollout
     return ApprovalText(
         request=request.id,
@@ -175,9 +180,7 @@ def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Rost
         key_store=pipeline.keys.description,
         source=action.source(pipeline, request, stored),
         target=action.target(pipeline, request, stored),
-        columns=tuple(
-            _one_of_several(f"{table.name}.{column}") for table in pipeline.tables for column in table.columns
-        ),
+        columns=tuple(f"{table.name}.{column}" for table in pipeline.tables for column in table.columns),
         rollout=rollout.mode.rule(request.source, request.target, rollout.workloads) if action.steps else None,
         not_looked_at=_not_checked(pipeline, request) if action.steps else (),
         roster=roster,
@@ -191,17 +194,14 @@ def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Rost
         incident=request.incident,
         compared=_compared(pipeline, request),
         hosts=pipeline.hosts,
+        secrets=pipeline.secrets,
         signer=_signer(pipeline, request),
-        value_format=_value_format(pipeline, request),
+        value_format=_value_format(pipeline, request, header),
+        header=header,
     )
 
 
-def _one_of_several(name: str) -> str:
-    """A name in a line that lists several; texts of 0.1.0 had no other names quoted than those that need it here."""
-    return plain_name(name) if ", " in name else name
-
-
-def _value_format(pipeline: Pipeline, request: Request) -> str | None:
+def _value_format(pipeline: Pipeline, request: Request, header: str) -> str | None:
     indexes = [index.signed(table.name) for table in pipeline.tables for index in table.indexes]
     if isinstance(request, Walk) and request.source.generation == SECOND and request.target.generation == FIRST:
         return "; ".join([UNBOUND, *indexes])  # whatever the configuration says of the rotation after it
@@ -215,7 +215,7 @@ def _value_format(pipeline: Pipeline, request: Request) -> str | None:
     ]
     declared += [row for table in pipeline.tables if (row := _bound_to_rows(table, request))]
     mixed = [
-        _one_of_several(f"{table.name}.{place.declaration}")
+        one_of_several(f"{table.name}.{place.declaration}", header)
         for table in pipeline.tables
         for place in table.places
         if place.when
@@ -266,7 +266,8 @@ def _not_checked(pipeline: Pipeline, request: Request) -> tuple[tuple[str, str],
 
 
 def _unchanged_text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Roster) -> bytes:
-    signed, rebuilt = pipeline.ledger.approval_text(request.id), _text(pipeline, request, stored, roster).render()
+    signed = pipeline.ledger.approval_text(request.id)
+    rebuilt = _text(pipeline, request, stored, roster, header_of(signed)).render()
     if signed != rebuilt:
         fields = ", ".join(differing_lines(signed, rebuilt)) or "white space"
         raise ApprovalError(

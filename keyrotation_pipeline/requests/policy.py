@@ -11,7 +11,7 @@ request that began says which ones were signed; this has a change signed on its 
 from collections.abc import Iterator
 
 from keyrotation_pipeline.audit.divergence import require_consistent
-from keyrotation_pipeline.errors import ApprovalError, BlockedError, RequestError
+from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, RequestError
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.request_events import HostsPinned
@@ -22,15 +22,36 @@ from keyrotation_pipeline.requests.approvals import approval_text, require_autho
 from keyrotation_pipeline.requests.roster import claim_store, pinned_roster, require_usable
 from keyrotation_pipeline.requests.takeover import preceding
 
+MAIL = "alerts.smtp"
+
 
 def pin_hosts(pipeline: Pipeline) -> None:
-    """Pins the configured hosts, if none are pinned or signed yet."""
+    """Pins the configured hosts, and the secrets for them, if none are pinned or signed yet."""
     if pipeline.ledger.replayed().hosts is None:
-        pipeline.ledger.append(HostsPinned(pipeline.hosts), None)
+        pipeline.ledger.append(HostsPinned(_configured(pipeline)), None)
+
+
+def signed_hosts(pipeline: Pipeline) -> tuple[str, ...] | None:
+    """The hosts, and the places of secrets, that officers signed, or `init` pinned; None: nothing is pinned yet.
+
+    None of them is, where the audit is not the one of this home: whoever names another database has another list there.
+    """
+    state = pipeline.ledger.replayed()
+    if state.roster is None and pipeline.anchors.roster() is None:
+        return None
+    try:
+        pinned_roster(pipeline)
+    except (ApprovalError, AuditError):
+        return ()
+    return state.hosts
+
+
+def _configured(pipeline: Pipeline) -> tuple[str, ...]:
+    return (*pipeline.hosts, *pipeline.secrets)
 
 
 def changed_hosts(pipeline: Pipeline) -> Iterator[str]:
-    """One sentence if the configuration names other hosts than officers signed."""
+    """A sentence if the configuration names other hosts, or secrets, than officers signed; one if mail waits for it."""
     gone, new = changed_host_names(pipeline)
     if gone or new:
         named = ", ".join((*(f"{each} is new" for each in new), *(f"{each} is gone" for each in gone)))
@@ -38,15 +59,17 @@ def changed_hosts(pipeline: Pipeline) -> Iterator[str]:
             f"keyrotation.toml names other hosts than officers signed ({named}); restore them there, or have the "
             "change signed with `keyrotation policy --reason TEXT`"
         )
+    if any(each.startswith(MAIL) for each in new) and any(each.startswith(MAIL) for each in pipeline.secrets):
+        yield "mail is sent without its password until officers have signed the server and where the password is"
 
 
 def changed_host_names(pipeline: Pipeline) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The signed hosts that the configuration no longer names, and those that it names and nobody signed."""
-    signed = pipeline.ledger.replayed().hosts
+    """What is signed and the configuration no longer names, and what it names and nobody signed: hosts and secrets."""
+    signed, configured = pipeline.ledger.replayed().hosts, _configured(pipeline)
     if signed is None:
         return (), ()
-    gone = tuple(each for each in signed if each not in pipeline.hosts)
-    return gone, tuple(each for each in pipeline.hosts if each not in signed)
+    gone = tuple(each for each in signed if each not in configured)
+    return gone, tuple(each for each in configured if each not in signed)
 
 
 def require_signed_key_store(pipeline: Pipeline) -> None:

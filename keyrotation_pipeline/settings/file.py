@@ -312,10 +312,12 @@ class Settings(File):
     Args:
         path: the file it came from.
         home: `KEYROTATION_HOME`, else ``.keyrotation`` next to the file.
+        secrets: where each secret is that is sent to a host and that officers sign; see `hosts.secrets_in`.
     """
 
     path: Path
     home: Path
+    secrets: tuple[str, ...] = ()
 
     @property
     def contact_list(self) -> tuple[Contact, ...]:

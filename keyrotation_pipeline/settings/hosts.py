@@ -1,11 +1,13 @@
-"""Names the hosts that a configuration makes the pipeline talk to, in the lines that officers sign.
+"""Names the hosts that a configuration makes the pipeline talk to, and the secrets for them, as officers sign them.
 
 The database has a line of its own there; its standbys (`[database] standbys`), which are queried directly, have none.
 A host is named as the configuration does: what boto3 takes from the environment instead (``AWS_ENDPOINT_URL``, a
 region) is not known here.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -14,13 +16,66 @@ import yaml
 from keyrotation_pipeline.regular_files import read_text
 from keyrotation_pipeline.settings.file import Settings
 from keyrotation_pipeline.settings.key_stores import KeysSettings, KubernetesStoreSettings
+from keyrotation_pipeline.settings.sections import SmtpSettings
+from keyrotation_pipeline.settings.values import absolute, secret_places
 
 KEYS = "keys"
+# Their secrets are sent to nobody: the first says which database is ours, the second is a variable of the application.
+UNSENT = ("[database", "[format", "[recovery")
+_LOGIN = "[alerts.smtp] password"
 
 
 def hosts_of(settings: Settings) -> tuple[str, ...]:
     """Each host with the setting that names it, in order: ``alerts.smtp mail.example:587 with STARTTLS``."""
     return tuple(sorted({*_alerts(settings), *_backups(settings), *_keys(settings.keys), *_transit(settings)}))
+
+
+def secrets_in(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    """Where secrets are that are sent, in order: ``alerts.smtp.password in the variable SMTP_PASSWORD``.
+
+    That is the login of a mail server, and of other secrets what is in a file outside the directory of the
+    configuration: an address that holds a secret names its own host, which is signed.
+
+    Args:
+        content: the configuration as parsed TOML.
+        path: of its file.
+    """
+    named = (each for each in secret_places(content) if not each[0].startswith(UNSENT))
+    return tuple(
+        sorted(
+            f"{setting.replace('[', '').replace('] ', '.')} in the {'variable' if kind == 'env' else 'file'} {place}"
+            for setting, kind, name in named
+            if setting == _LOGIN or (kind == "file" and _is_outside(name, path.parent))
+            for place in [_plain(name)]
+        )
+    )
+
+
+def _is_outside(name: str, folder: Path) -> bool:
+    return not Path(os.path.realpath(absolute(Path(name), folder))).is_relative_to(os.path.realpath(folder))
+
+
+def may_log_in(settings: Settings, signed: Collection[str]) -> bool:
+    """Whether officers have signed the mail server, and the place of the password for it."""
+    return settings.alerts.smtp is not None and {
+        smtp_line(settings.alerts.smtp),
+        *secrets_of(settings, "alerts.smtp."),
+    } <= set(signed)
+
+
+def secrets_of(settings: Settings, setting: str) -> tuple[str, ...]:
+    """The places of secrets of one setting, as `secrets_in` names them."""
+    return tuple(each for each in settings.secrets if each.startswith(setting))
+
+
+def smtp_line(smtp: SmtpSettings) -> str:
+    """The mail server in a line that officers sign."""
+    return f"alerts.smtp {_plain(smtp.host)}:{smtp.port} {'with' if smtp.starttls else 'without'} STARTTLS"
+
+
+def transit_line(address: str) -> str:
+    """The server of a transit engine in a line that officers sign."""
+    return f"{KEYS} {_address(address)}"
 
 
 def _alerts(settings: Settings) -> Iterator[str]:
@@ -30,7 +85,7 @@ def _alerts(settings: Settings) -> Iterator[str]:
     if alerts.sns_topic_arn is not None:
         yield f"alerts.sns_topic_arn {alerts.sns_topic_arn} at {_aws(alerts.endpoint_url)}"
     if (smtp := alerts.smtp) is not None:
-        yield f"alerts.smtp {_plain(smtp.host)}:{smtp.port} {'with' if smtp.starttls else 'without'} STARTTLS"
+        yield smtp_line(smtp)
     if audit.timestamp_url is not None:
         yield f"audit.timestamp_url {_address(audit.timestamp_url.get_secret_value())}"
     if incidents.alarms or incidents.cloudtrail_bucket is not None:
@@ -53,7 +108,7 @@ def _keys(keys: KeysSettings) -> Iterator[str]:
 
 def _transit(settings: Settings) -> Iterator[str]:
     if settings.format.transit is not None:
-        yield f"{KEYS} {_address(settings.format.transit)}"
+        yield transit_line(settings.format.transit)
 
 
 def _aws(endpoint_url: str | None, region_name: str | None = None) -> str:

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from keyrotation_pipeline.errors import ConfigurationError, HomeError
 from keyrotation_pipeline.regular_files import read_text
 from keyrotation_pipeline.settings.file import FILE_NAME, File, Settings
+from keyrotation_pipeline.settings.hosts import secrets_in
 from keyrotation_pipeline.settings.secrets import (
     AWS_VARIABLES,
     VAULT_VARIABLES,
@@ -150,7 +151,10 @@ def parse(text: str, path: Path) -> Settings:
     except ValidationError as error:
         raise ConfigurationError(sentence_for(error.errors(include_url=False), content)) from None
     settings = Settings.model_construct(
-        **{name: getattr(file, name) for name in File.model_fields}, path=path, home=home_of(path)
+        **{name: getattr(file, name) for name in File.model_fields},
+        path=path,
+        home=home_of(path),
+        secrets=secrets_in(content, path),
     )
     if settings.approvals.required < MINIMUM_APPROVALS and not settings.is_demo:
         raise ConfigurationError(

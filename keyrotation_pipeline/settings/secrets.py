@@ -20,6 +20,7 @@ from keyrotation_pipeline.model.backups import is_manifest
 from keyrotation_pipeline.regular_files import read_bytes
 from keyrotation_pipeline.settings.backups import SecretPlace
 from keyrotation_pipeline.settings.file import Settings
+from keyrotation_pipeline.settings.hosts import UNSENT
 from keyrotation_pipeline.settings.values import absolute, secret_places, setting_at
 
 AWS_VARIABLES, VAULT_VARIABLES = "AWS_", ("VAULT_", "BAO_")
@@ -33,8 +34,6 @@ AWS_TOKEN_FILES = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_T
 _CREDENTIAL_FILES = (*AWS_TOKEN_FILES, "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "KUBECONFIG", "PGPASSFILE")
 _CREDENTIAL_PLACES = ("~/.aws", "~/.gnupg", "~/.kube", "~/.netrc", "~/.pgpass", "~/.ssh", "~/.vault-token")
 _OWN_VARIABLES = re.compile(rf"{SENT_VARIABLES.pattern}|ENCRYPTION_.*|KEYROTATION_DATABASE_URL", re.IGNORECASE)
-# Their secrets are sent to nobody: the first says which database is ours, the second is a variable of the application.
-_UNSENT = ("[database", "[format", "[recovery")
 _FINGERPRINT = re.compile(rb'"fingerprint": *"([0-9a-f]{64})"')
 SHOWN_FINGERPRINT_CHARS = 16
 
@@ -80,7 +79,7 @@ def require_own_places(settings: Settings, content: Mapping[str, Any]) -> None:
     """
     named = list(secret_places(content))
     for number, (setting, kind, name) in enumerate(named):
-        if setting.startswith(_UNSENT):
+        if setting.startswith(UNSENT):
             continue
         others = [each for place, each in enumerate(named) if place != number]
         taken = _variable_of(name, others) if kind == "env" else _file_of(settings, setting, name, others)

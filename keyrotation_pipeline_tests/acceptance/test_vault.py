@@ -5,6 +5,7 @@ Against the stand-in, or the real engine that KEYROTATION_TEST_TRANSIT names.
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -186,6 +187,26 @@ def test_the_report_does_not_take_what_names_a_key_for_the_key(home: Home) -> No
         assert said in checks
 
 
+def test_no_token_goes_to_a_server_that_officers_have_not_signed(home: Home, transit: Transit) -> None:
+    before = home.file.read_text()
+    with socket.create_server(("127.0.0.1", 0)) as evil:
+        evil.settimeout(0.1)
+        place = f"http://127.0.0.1:{evil.getsockname()[1]}"
+        home.file.write_text(before.replace(transit.address, f"{place}/transit/app"))
+        for command in ("init", "verify"):
+            assert f"officers have not signed keys {place}, so it gets no token" in home.typed(command, exits=1)
+        assert f"names other hosts than officers signed (keys {place} is new" in home.typed("status")
+        with pytest.raises(TimeoutError):
+            evil.accept()
+    moved = transit.address.replace("127.0.0.1", "localhost")
+    home.file.write_text(before.replace(transit.address, moved))
+    request = home.typed("policy", "--reason", "the server moves").splitlines()[-1]
+    home.sign(request)
+    home.typed("policy")
+    home.typed("verify")
+    assert "hosts" not in home.typed("status")
+
+
 def test_a_server_that_goes_away_stops_the_walk_and_nothing_is_quarantined(
     home: Home, transit: Transit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,6 +344,8 @@ def test_a_backup_from_before_the_server_moved_is_read_at_its_new_place(
     key = ("--key", str(home.secret))
     home.typed("backup")
     home.file.write_text(home.file.read_text().replace(transit.address, moved))
+    home.sign(home.typed("policy", "--reason", "the server moves").splitlines()[-1])
+    home.typed("policy")
     exchange = client.TransitConnection.exchange
 
     def only_there(self: client.TransitConnection, *arguments: Any) -> tuple[int, client.Answer]:  # noqa: ANN401

@@ -86,7 +86,7 @@ class FakePipelineResource(PipelineResource):
         key.create()
         return key
 
-    def channels(self) -> Channels:
+    def channels(self, _opened: Pipeline) -> Channels:
         return channels["test"]
 
     def flag_sources(self) -> tuple[FlagSource, ...]:

@@ -1,9 +1,10 @@
 """A setting that names a secret never makes the pipeline send a key: to a mail server, a webhook or a database."""
 
 import base64
+import json
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,11 +16,14 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.alerts import alert_channels
 from keyrotation_pipeline.assembly.backups import recovery_key
 from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
-from keyrotation_pipeline.errors import ConfigurationError
+from keyrotation_pipeline.errors import AlertError, ConfigurationError
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
 from keyrotation_pipeline.model.incidents import Alert, ContactRole, Severity
+from keyrotation_pipeline.monitoring.status import overview
+from keyrotation_pipeline.requests.approvals import add_approval
+from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline_tests.backup_sites import Clinic
-from keyrotation_pipeline_tests.fakes import V1, V2
+from keyrotation_pipeline_tests.fakes import START, V1, V2
 from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of
 
 SMTP = """
@@ -42,12 +46,15 @@ class MailServer(Controller):
 
     def __init__(self) -> None:
         self.passwords: list[bytes] = []
+        self.taken: list[object] = []
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        super().__init__(
-            object(), hostname="127.0.0.1", port=port, auth_require_tls=False, authenticator=self.authenticate
-        )
+        super().__init__(self, hostname="127.0.0.1", port=port, auth_require_tls=False, authenticator=self.authenticate)
+
+    async def handle_DATA(self, _server: object, _session: object, envelope: object) -> str:  # noqa: N802
+        self.taken.append(envelope)
+        return "250 OK"
 
     def authenticate(self, _server: object, _session: object, _envelope: object, _how: str, data: object) -> AuthResult:
         assert isinstance(data, LoginPassword)
@@ -206,8 +213,79 @@ def test_another_password_is_sent(local_clinic: Clinic, mail_server: MailServer)
     (local_clinic.directory / "password").write_text("hunter2\n")
     configure(local_clinic, SMTP.format(port=mail_server.port, password='{ file = "password" }'))
     alert(local_clinic)
+    assert mail_server.passwords == [], "nobody has signed it"
+    have_signed(local_clinic)
+    alert(local_clinic)
 
     assert mail_server.passwords == [b"hunter2"]
+
+
+def test_a_password_goes_to_no_server_and_from_no_place_that_officers_have_not_signed(
+    local_clinic: Clinic, mail_server: MailServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMTP_PASSWORD", "hunter2")
+    monkeypatch.setenv("OTHER", "of something else")
+    before = local_clinic.settings.path.read_text()
+    place = '{ env = "SMTP_PASSWORD" }'
+    configure(local_clinic, SMTP.format(port=mail_server.port, password=place))
+    text = have_signed(local_clinic)
+    assert f"\nHosts: alerts.smtp 127.0.0.1:{mail_server.port} without STARTTLS\n" in text
+    assert "\nSecrets: alerts.smtp.password in the variable SMTP_PASSWORD\n" in text
+    assert "hunter2" not in text
+    (outside := tmp_path.parent / f"{tmp_path.name}-outside").write_text("of something else")
+    evil = MailServer()
+    evil.start()
+    try:
+        for port, other in (
+            (evil.port, place),
+            (mail_server.port, '{ env = "OTHER" }'),
+            (mail_server.port, f'{{ file = "{outside}" }}'),
+        ):
+            local_clinic.settings.path.write_text(before + SMTP.format(port=port, password=other))
+            alert(local_clinic)
+            assert evil.passwords == mail_server.passwords == []
+            assert len(evil.taken) + len(mail_server.taken) > 0, "the alert itself is sent"
+            attention = attention_of(local_clinic)
+            assert any("mail is sent without its password until officers" in each for each in attention)
+            assert any("names other hosts than officers signed (alerts.smtp" in each for each in attention)
+    finally:
+        evil.stop()
+    local_clinic.settings.path.write_text(before + SMTP.format(port=mail_server.port, password=place))
+    alert(local_clinic)
+    assert mail_server.passwords == [b"hunter2"]
+    assert not any("mail is sent" in each for each in attention_of(local_clinic))
+
+
+def test_a_list_in_another_database_is_not_the_signed_one(local_clinic: Clinic, mail_server: MailServer) -> None:
+    """Whoever writes the configuration may name a database of their own, in which they have signed everything."""
+    (local_clinic.directory / "password").write_text("hunter2\n")
+    configure(local_clinic, SMTP.format(port=mail_server.port, password='{ file = "password" }'))
+    have_signed(local_clinic)
+    roster = json.loads((file := local_clinic.settings.home / "anchors" / "roster.json").read_text())
+    roster["roster"]["officers"][0]["fingerprint"] = "A" * 40
+    file.write_text(json.dumps(roster))  # this home has seen others than the database names
+    alert(local_clinic)
+
+    assert mail_server.passwords == []
+
+
+def test_a_webhook_whose_address_is_outside_waits_until_officers_have_signed_where(
+    local_clinic: Clinic, tmp_path: Path
+) -> None:
+    (outside := tmp_path.parent / f"{tmp_path.name}-hook").write_text("http://127.0.0.1:9/x")
+    configure(local_clinic, f'[alerts]\nwebhook_url = {{ file = "{outside}" }}\n')
+    declared = settings.load(local_clinic.settings.path)
+    with open_pipeline(declared, actor="test") as pipeline:
+        (channel,) = alert_channels(declared, pipeline).common
+        with pytest.raises(
+            AlertError, match=r"gets nothing until officers have signed alerts\.webhook_url in the file"
+        ):
+            channel.deliver(Alert("incident/1", Severity.CRITICAL, "a subject", "a text", "clinic@db", START))
+    have_signed(local_clinic)
+    with open_pipeline(declared, actor="test") as pipeline:
+        (channel,) = alert_channels(declared, pipeline).common
+        with pytest.raises(AlertError, match="does not answer"):
+            channel.deliver(Alert("incident/1", Severity.CRITICAL, "a subject", "a text", "clinic@db", START))
 
 
 def test_no_secret_lies_among_what_the_pipeline_keeps(local_clinic: Clinic) -> None:
@@ -331,6 +409,22 @@ def test_a_recovery_key_is_no_key_of_the_database(local_clinic: Clinic, tmp_path
     assert sentence_of(use).startswith("[recovery] secret_key holds an encryption key")
 
 
+def have_signed(clinic: Clinic) -> str:
+    """Has the hosts and secrets of the configuration signed; returns the text."""
+    with open_pipeline(settings.load(clinic.settings.path), actor="test") as pipeline:
+        asked = open_policy(pipeline, reason="mail", requested_by="dba")
+        text = pipeline.ledger.approval_text(asked.id)
+        for officer in clinic.signers:
+            add_approval(pipeline, asked, officer.sign(text))
+        change_policy(pipeline, pipeline.ledger.request(asked.id))
+    return text.decode()
+
+
+def attention_of(clinic: Clinic) -> Sequence[str]:
+    with open_pipeline(settings.load(clinic.settings.path), actor="test") as pipeline:
+        return overview(pipeline).attention
+
+
 def configure(clinic: Clinic, more: str) -> None:
     clinic.settings.path.write_text(clinic.settings.path.read_text() + more)
 
@@ -339,7 +433,7 @@ def alert(clinic: Clinic) -> None:
     declared = settings.load(clinic.settings.path)
     with open_pipeline(declared, actor="test") as pipeline:
         now = pipeline.clock.now()
-        for channel in alert_channels(declared).by_role[ContactRole.SECURITY_OFFICER]:
+        for channel in alert_channels(declared, pipeline).by_role[ContactRole.SECURITY_OFFICER]:
             channel.deliver(Alert("incident/1", Severity.CRITICAL, "a subject", "a text", "clinic@db", now))
 
 

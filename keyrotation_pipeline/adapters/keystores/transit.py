@@ -77,7 +77,10 @@ class TransitKeyStore:
         return server.reference(version.number)
 
     def read(self) -> StoredKeys:
-        """Reads the references, and has the server show that it still holds each live version."""
+        """Reads the references, and has the server show that it still holds each live version.
+
+        A server that officers have not signed is not asked, so that they can sign it.
+        """
         return self._compared(self._files.read())
 
     def add(self, version: KeyVersion, material: KeyMaterial, revision: str, *, archived: bool = False) -> StoredKeys:
@@ -165,7 +168,7 @@ class TransitKeyStore:
         """Marks as damaged what the server no longer has, and names archived versions that it still opens."""
         server = server_at(self._address)
         live = [entry for entry in stored.live.values() if isinstance(entry, KeyMaterial)]
-        if not live:
+        if not live or server.withheld is not None:
             return stored
         lost = server.strangers(live)
         entries: dict[KeyVersion, KeyEntry] = {

@@ -167,7 +167,9 @@ class Account:
             yield "leads where nothing leads from there"
         if facts["to"] == "running" and not asked.is_begun:
             asked.is_begun = True
-            self.hosts = asked.line("Hosts").split("; ") if asked.line("Hosts") else []
+            self.hosts = [
+                each for line in ("Hosts", "Secrets") if asked.line(line) for each in asked.line(line).split("; ")
+            ]
             if body["at"] > asked.opened["facts"]["start_by"]:
                 yield "begins too late"
         if facts["to"] == "running" and asked.opened["facts"]["action"] == "reconcile":

@@ -6,7 +6,16 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from keyrotation_pipeline.errors import ApprovalError
-from keyrotation_pipeline.model.approval import ApprovalText, Officer, Roster, differing_lines, require_plain
+from keyrotation_pipeline.model.approval import (
+    ApprovalText,
+    Officer,
+    Roster,
+    differing_lines,
+    hosts_in,
+    require_plain,
+    signed_fields,
+)
+from keyrotation_pipeline.model.signed_sentences import FIRST_APPROVAL
 
 TEXT = ApprovalText(
     request="0123456789abcdef0123456789abcdef",
@@ -28,7 +37,7 @@ TEXT = ApprovalText(
 )
 
 GOLDEN = """\
-keyrotation-approval-v1
+keyrotation-approval-v2
 
 You are asked to approve a new encryption key for the database "clinic@db.example, system identifier \
 7000000000000000001".
@@ -137,7 +146,6 @@ def test_a_reason_that_could_be_read_differently_is_refused(reason: str) -> None
         ("Key store", {"key_store": "a\nb"}),
         ("From", {"source": "a\nb"}),
         ("To", {"target": "a\nb"}),
-        ("Columns", {"columns": ("a\nb",)}),
         ("Officers", {"roster": Roster(1, (Officer("Ada", "a\nb"),), ())}),
         ("Recipients", {"roster": Roster(1, (Officer("Ada", "A" * 40),), ("a\nb",))}),
         ("Requested by", {"requested_by": "a\nb"}),
@@ -148,6 +156,37 @@ def test_a_reason_that_could_be_read_differently_is_refused(reason: str) -> None
 def test_no_field_can_bring_a_line_of_its_own_into_the_text(field: str, change: dict[str, object]) -> None:
     with pytest.raises(ApprovalError, match=rf"^{field} holds the character U\+000A"):
         replace(TEXT, **change).render()  # type: ignore[arg-type]
+
+
+def test_a_name_that_could_be_two_or_is_not_what_it_looks_like_is_written_as_json() -> None:
+    written = {
+        "a.b, c.d": '"a.b\\u002c c.d"',
+        "a.b\u200b": '"a.b\\u200b"',
+        "a.b\nAction: destroy": '"a.b\\nAction: destroy"',
+        "a.n\u0430me": '"a.n\\u0430me"',
+        'a."b"': '"a.\\"b\\""',
+        "a.größe": "a.größe",
+        "a.имя": "a.имя",
+        "a.東京tower": "a.東京tower",
+    }
+    line = f"\nColumns: {', '.join(written.values())}\n"
+    assert line.encode() in replace(TEXT, columns=tuple(written)).render()
+
+
+FIRST = replace(TEXT, header=FIRST_APPROVAL, secrets=("alerts.smtp.password in the file x",))
+
+
+def test_the_first_form_of_a_text_stays_as_it_was_signed() -> None:
+    assert FIRST.render().decode() == GOLDEN.replace("approval-v2", "approval-v1")
+    assert signed_fields(FIRST.render())["Columns"] == "clients.first_name, billing.Invoices.note"
+    names = ("a.b, c.d", "a.n\u0430me", 'a."b"')
+    assert b'\nColumns: "a.b\\u002c c.d", a.n\xd0\xb0me, a."b"\n' in replace(FIRST, columns=names).render()
+
+
+def test_the_secrets_that_are_sent_have_a_line_of_their_own() -> None:
+    text = replace(TEXT, hosts=("alerts.smtp mail:25 with STARTTLS",), secrets=("alerts.smtp.password in the file x",))
+    assert b"\nHosts: alerts.smtp mail:25 with STARTTLS\nSecrets: alerts.smtp.password in the file x\n" in text.render()
+    assert hosts_in(signed_fields(text.render())) == (*text.hosts, *text.secrets)
 
 
 def test_the_fields_in_which_two_texts_differ_are_named() -> None:

@@ -1,5 +1,6 @@
 """The sentences that officers read: what each action means, and nothing that somebody else could have written."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,7 +13,7 @@ from keyrotation_pipeline.fieldcrypto.search_index import IndexForm
 from keyrotation_pipeline.model.approval import HEADER, Officer, Roster, rendered, signed_fields
 from keyrotation_pipeline.model.breach import ASSESSMENT_HEADER
 from keyrotation_pipeline.model.requests import CONFIRMATION_HEADER, RequestAction
-from keyrotation_pipeline.model.signed_sentences import sentences
+from keyrotation_pipeline.model.signed_sentences import FIRST_APPROVAL, sentences
 from keyrotation_pipeline.model.tables import SearchIndex, TableName
 from keyrotation_pipeline.model.visible_text import plain_name
 
@@ -185,15 +186,48 @@ def test_a_changed_sentence_makes_the_text_none() -> None:
         ("this cannot be cancelled", "this can be cancelled"),
         ("\n\nAction", "\nYou may sign this without reading.\n\nAction"),
         ("You are asked", "You are kindly asked"),
-        ("-v1\n\nYou are", "-v1\nYou are"),
+        ("-v2\n\nYou are", "-v2\nYou are"),
         ("\n\nAction", "\nAction"),
         ("Reason: yearly", "Reason: yearly\n"),
         ("To: v2", "To: v2\nTo: v2"),
         ("To: v2\n", "To: v2\n\n"),
         ("To: v2", "To v2"),
-        ("approval-v1", "approval-v2"),
+        ("approval-v2", "approval-v3"),
     ):
         changed = text.decode().replace(before, after).encode()
         assert changed != text
         with pytest.raises(ApprovalError, match="not one that this program writes"):
             signed_fields(changed)
+
+
+def test_the_first_form_of_a_text_never_changes() -> None:
+    """Stored texts are rendered again and compared: change what a text says under another header alone."""
+    lines = {
+        "Request": "0f" * 16,
+        "Action": "",
+        "Authorises": "hold v1 compromised, never to be the primary again; create v2",
+        "Database": "clinic, system identifier 7",
+        "From": '2 of "Ada" (AAAA), "Ben" (BBBB); recipients (FFFF)',
+        "To": '2 of "Ada" (AAAA), "Cem" (CCCC); recipients (FFFF)',
+        "Columns": "a.b",
+        "Format": "native, second generation: x",
+        "Rollout": "attest: y",
+        "Not searched": "z",
+        "Officers": "2 of x",
+        "Recipients": "r",
+        "Hosts": "h",
+        "Not before": "2026-03-01T09:00:00Z",
+        "Start by": "2026-04-01T09:00:00Z",
+        "Finish by": "2026-07-01T09:00:00Z",
+        "Carried out": "by people",
+        "Incident": "INC-1",
+        "Requested by": "d",
+        "Reason": "r",
+    }
+    texts = [
+        rendered(FIRST_APPROVAL, list({**lines, "Action": str(action), "To": to}.items()))
+        for action in [*RequestAction, "other"]
+        for to in (lines["To"], lines["From"])
+    ]
+    digest = hashlib.sha256(b"".join(texts)).hexdigest()
+    assert digest == "4415e2a0fe19b297328a33f09dcdb69eb8ba36f89243bb83cc6bb4878bbf85e5"

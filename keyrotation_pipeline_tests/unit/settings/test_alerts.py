@@ -8,6 +8,7 @@ from keyrotation_pipeline.assembly.alerts import alert_channels, flag_sources
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.model.incidents import Contact, ContactRole
 from keyrotation_pipeline.settings import Settings, parse
+from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
 
 TABLE = '[[tables]]\nname = "clients"\ncolumns = ["first_name"]\n'
 SMTP = '[alerts.smtp]\nhost = "mail.example"\nsender = "keys@clinic.example"\n'
@@ -28,7 +29,7 @@ def test_every_channel_and_contact(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
     declared = parsed(tmp_path, text)
     assert "T0000-hook" not in repr(declared)
-    channels = alert_channels(declared)
+    channels = alert_channels(declared, before_any_rotation().pipeline)
     assert [each.name for each in channels.common] == [f"SNS topic {ARN}", "webhook at chat.example"]
     (mail,) = channels.by_role[ContactRole.COMPLIANCE_OFFICER]
     assert mail.name == "mail by mail.example to ada@clinic.example"
@@ -39,7 +40,7 @@ def test_every_channel_and_contact(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("channel", [f'[alerts]\nsns_topic_arn = "{ARN}"\n', ""], ids=["SNS only", "no channel"])
 def test_a_contact_with_an_address_is_kept_without_a_mail_server(tmp_path: Path, channel: str) -> None:
     contact = '[[contacts]]\nrole = "on-call"\nname = "A"\nemail = "a@b.c"\nphone = "+1 555 0100"\n'
-    channels = alert_channels(parsed(tmp_path, channel + contact))
+    channels = alert_channels(parsed(tmp_path, channel + contact), before_any_rotation().pipeline)
     assert channels.by_role == {}
     assert channels.contacts == (Contact(ContactRole.ON_CALL, "A", "a@b.c", "+1 555 0100"),)
     assert "on-call: A, a@b.c, +1 555 0100 (gets no mail: add [alerts.smtp])" in channels.in_words
@@ -47,7 +48,7 @@ def test_a_contact_with_an_address_is_kept_without_a_mail_server(tmp_path: Path,
 
 def test_without_the_sections_nobody_is_alerted_and_nothing_is_watched(tmp_path: Path) -> None:
     declared = parsed(tmp_path, "")
-    assert alert_channels(declared).common == ()
+    assert alert_channels(declared, before_any_rotation().pipeline).common == ()
     assert flag_sources(declared) == ()
 
 
