@@ -23,8 +23,8 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backups import KeyCopy
-from keyrotation_pipeline.model.key_events import KeyDestructionIntended, KeyRestoreIntended
-from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
+from keyrotation_pipeline.model.key_events import KeyDestructionIntended, KeyRestoreIntended, KeyStateChanged
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys, active_version
 from keyrotation_pipeline.model.requests import RequestAction, Step
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey
@@ -78,6 +78,14 @@ def lost_keys(pipeline: Pipeline, stored: StoredKeys, records: Sequence[KeyRecor
         except KeyStoreDamagedError as error:
             sentences.append(str(error))
     return sentences
+
+
+def audited_primary(pipeline: Pipeline) -> KeyVersion | None:
+    """The primary by the audit: the active version, else the last one that was, compromised and not replaced yet."""
+    if (active := active_version(pipeline.ledger.keys())) is not None:
+        return active
+    changes = (each for each in recorded(pipeline.ledger, KeyStateChanged) if each.before is KeyState.ACTIVE)
+    return next((each.version for each in reversed(tuple(changes))), None)
 
 
 def newest_key(site: BackupContext, version: KeyVersion, key: RecoveryKey) -> tuple[KeyMaterial, str]:
@@ -137,14 +145,17 @@ def _restored(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, so
     _require_no_other(stored, version, material)
     ring = KeyRing({version: material}, version)
     decrypted = sum(sampled_under(pipeline.inventory, table, version, ring) for table in pipeline.tables)
-    archived = _belongs_in_archive(pipeline, stored, record, decrypted)
+    is_primary = version == audited_primary(pipeline) or record.state is KeyState.ACTIVE
+    archived = _belongs_in_archive(pipeline, stored, record, needed=is_primary or bool(decrypted))
     restored = KeyRestored(version, material.fingerprint, source, "archive" if archived else "live", decrypted)
     intent = KeyRestoreIntended(version, material.fingerprint, source, restored.place, decrypted)
     pipeline.ledger.append(intent)
-    _note_list(pipeline, stored, record, archived=archived)
+    primary = stored.primary or (version if is_primary else None)
+    if primary is not None and not archived:
+        _note_list(pipeline, primary)
     # A store that was lost names nobody yet.
     with pipeline.keys.unstamped() if stored.owner is None else nullcontext():
-        _store(pipeline, record, material, archived=archived)
+        _store(pipeline, version, material, archived=archived, primary=is_primary)
         if pipeline.keys.read().primary is not None:
             publish_compromised(pipeline, None)  # which the lost store had published
     pipeline.ledger.append(Note(EventKind.KEY_RESTORED, intent.as_json()))
@@ -152,23 +163,26 @@ def _restored(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, so
     return restored
 
 
-def _belongs_in_archive(pipeline: Pipeline, stored: StoredKeys, record: KeyRecord, decrypted: int) -> bool:
-    """Whether applications do not get the key any more; where it is the wrong place, a walk would wait for ever."""
+def _belongs_in_archive(pipeline: Pipeline, stored: StoredKeys, record: KeyRecord, *, needed: bool) -> bool:
+    """Whether applications do not get the key any more; where it is the wrong place, a walk would wait for ever.
+
+    Args:
+        needed: values are under it, or it is the primary.
+    """
     version, walk = record.version, pipeline.ledger.current()
     if version in stored.archived:
         return True  # not lost: it stays there, whatever its state
     if record.state is KeyState.COMPROMISED:
-        return not decrypted
+        return not needed
     if walk is not None and walk.target == version and walk.done(Step.KEY_VERSION) is not None:
         return False  # a rollback has made it live again, and its state follows later
     # A retirement withdraws it before its state says so.
-    return record.state is KeyState.ARCHIVED or (version in pipeline.ledger.replayed().retired and not decrypted)
+    return record.state is KeyState.ARCHIVED or (version in pipeline.ledger.replayed().retired and not needed)
 
 
-def _note_list(pipeline: Pipeline, stored: StoredKeys, record: KeyRecord, *, archived: bool) -> None:
+def _note_list(pipeline: Pipeline, primary: KeyVersion) -> None:
     """Records that the application's list is written, too: without the lost key nothing tells what it held."""
-    primary = stored.primary or (record.version if record.state is KeyState.ACTIVE else None)
-    if primary is not None and not archived and has_key_list(pipeline):
+    if has_key_list(pipeline):
         note_delivery(pipeline, primary)
 
 
@@ -221,9 +235,9 @@ def _require_no_other(stored: StoredKeys, version: KeyVersion, material: KeyMate
         )
 
 
-def _store(pipeline: Pipeline, record: KeyRecord, material: KeyMaterial, *, archived: bool) -> None:
+def _store(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, *, archived: bool, primary: bool) -> None:
     require_signed_key_store(pipeline)
-    version, keys = record.version, pipeline.keys
+    keys = pipeline.keys
     stored = keys.read()
     if version not in stored.archived:
         stored = keys.add(version, material, stored.revision, archived=archived)
@@ -231,7 +245,7 @@ def _store(pipeline: Pipeline, record: KeyRecord, material: KeyMaterial, *, arch
         raise KeyStoreDamagedError(f"{version} does not read back from the key store as it was stored; check the store")
     if archived and version in stored.live:
         stored = keys.archive(version, stored.revision)
-    if record.state is KeyState.ACTIVE and stored.primary is None:
+    if primary and stored.primary is None:
         keys.set_primary(version, stored.revision)
 
 
@@ -267,9 +281,24 @@ class DumpReadable:
 
 
 @dataclass(frozen=True, slots=True)
-class LossSurvey:
-    """What can and what cannot be read: in the present database, and in each stored backup of it."""
+class RegisteredKey:
+    """Where a registered key is, whether values need it or not; `stored` and `backups` as of `ReadableValues`."""
 
+    version: KeyVersion
+    state: KeyState
+    stored: bool
+    backups: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LossSurvey:
+    """What can and what cannot be read: in the present database, and in each stored backup of it.
+
+    Args:
+        keys: every registered key that is not destroyed.
+    """
+
+    keys: tuple[RegisteredKey, ...]
     database: tuple[ReadableValues, ...]
     dumps: tuple[DumpReadable, ...]
     problems: tuple[str, ...]
@@ -286,7 +315,7 @@ def survey(site: BackupContext) -> LossSurvey:
         if number
     )
     dumps = tuple(dump for kept in keys.kept for dump in _dumps(kept, keys))
-    return LossSurvey(database, dumps, tuple(dict.fromkeys(keys.problems)))
+    return LossSurvey(tuple(keys.registered()), database, dumps, tuple(dict.fromkeys(keys.problems)))
 
 
 class _Keys:
@@ -300,10 +329,18 @@ class _Keys:
         self._store = self._read_store(site.pipeline)
         self._known: dict[KeyVersion, tuple[bool, tuple[str, ...]]] = {}
 
+    def registered(self) -> Iterator[RegisteredKey]:
+        for version, record in sorted(self._registered.items()):
+            if record.state is not KeyState.DESTROYED:
+                yield RegisteredKey(version, record.state, *self._places(version))
+
     def readable(self, table: str, version: KeyVersion, values: int) -> ReadableValues:
+        return ReadableValues(table, version, values, *self._places(version))
+
+    def _places(self, version: KeyVersion) -> tuple[bool, tuple[str, ...]]:
         if version not in self._known:
             self._known[version] = (self._stored(version), tuple(self._backups(version)))
-        return ReadableValues(table, version, values, *self._known[version])
+        return self._known[version]
 
     def _read(self, site: BackupContext) -> Iterator[KeptSets]:
         for place in site.places:
@@ -324,7 +361,7 @@ class _Keys:
 
     def _stored(self, version: KeyVersion) -> bool:
         record = self._registered.get(version)
-        if record is None or self._store is None:
+        if record is None or self._store is None or version not in self._store:
             return False
         try:
             self._store.registered(record)

@@ -16,6 +16,7 @@ from keyrotation_pipeline.backups.key_loss import (
     KeyRestored,
     LossSurvey,
     ReadableValues,
+    RegisteredKey,
     newest_key,
     restore_key,
     survey,
@@ -90,7 +91,7 @@ def restore_key_command(
 ) -> None:
     """Restore lost keys from backups, or survey them.
 
-    The survey names what is lost, which backups hold it, and what cannot be read meanwhile.
+    The survey names every registered key, which backups hold those that are lost, and what cannot be read meanwhile.
     """
     wanted = [KeyVersion.parse(name) for name in versions or ()]
     if look == bool(wanted):
@@ -214,6 +215,9 @@ def _survey(declared: Settings, *, as_json: bool) -> None:
 
 
 def _surveyed(found: LossSurvey) -> Iterator[output.Line]:
+    keys = [(str(each.version), str(each.state), _where(each)) for each in found.keys]
+    yield output.Table(("Version", "State", "Key"), keys)
+    yield ""
     tables = [(each.table, str(each.version), each.values, _how(each)) for each in found.database]
     yield output.Table(("Table", "Version", "Values", "Key"), tables)
     yield ""
@@ -227,19 +231,34 @@ def _surveyed(found: LossSurvey) -> Iterator[output.Line]:
     yield "nothing was decrypted for this: backups are identified by hash and manifest, keys by fingerprint"
     for problem in found.problems:
         yield output.Text(f"problem   {problem}", output.BAD)
+    if missing := [str(each.version) for each in found.keys if each.backups and not each.stored]:
+        yield f"restore   `keyrotation restore-key {' '.join(missing)} --key FILE`"
+
+
+def _where(key: RegisteredKey) -> str:
+    if key.stored or not key.backups:
+        return "in the key store" if key.stored else "nowhere"
+    more = f" and {len(key.backups) - 1} more" if len(key.backups) > 1 else ""
+    return f"by `keyrotation restore-key {key.version}`, from {key.backups[0]}{more}"
 
 
 def _how(readable: ReadableValues) -> str:
     if readable.stored:
         return "in the key store"
-    if not readable.backups:
-        return "nowhere, so they cannot be read"
-    more = f" and {len(readable.backups) - 1} more" if len(readable.backups) > 1 else ""
-    return f"by `keyrotation restore-key {readable.version}`, from {readable.backups[0]}{more}"
+    return "in a backup" if readable.backups else "nowhere, so they cannot be read"
 
 
 def _survey_document(found: LossSurvey) -> dict[str, Any]:
     return {
+        "keys": [
+            {
+                "version": str(each.version),
+                "state": str(each.state),
+                "in_store": each.stored,
+                "backups": list(each.backups),
+            }
+            for each in found.keys
+        ],
         "tables": [_readable_document(each) for each in found.database],
         "database_backups": [
             {

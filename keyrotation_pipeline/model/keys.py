@@ -237,7 +237,10 @@ class StoredKeys:
             KeyStoreDamagedError: there is no primary, it is not live, or one of the live entries is not a key.
         """
         if self.primary is None:
-            raise KeyStoreDamagedError("the key store names no primary; run `keyrotation init`")
+            raise KeyStoreDamagedError(
+                "the key store names no primary; if its key was lost, put it back with `keyrotation restore-key`, "
+                "else run `keyrotation init`"
+            )
         if self.primary not in self.live:
             raise KeyStoreDamagedError(
                 f"the key store's primary is {self.primary}, whose key is not live there; "

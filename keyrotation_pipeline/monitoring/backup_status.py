@@ -130,7 +130,7 @@ def _last_failures(pipeline: Pipeline) -> Iterator[str]:
     runs = [each for each in made if each.kind == EventKind.BACKUP_INCOMPLETE or each.facts.get("dump")]
     if runs and runs[-1].kind == EventKind.BACKUP_INCOMPLETE:
         for failure in read(BackupIncomplete, runs[-1].facts).failures:
-            yield f"the backup of {utc_minute(runs[-1].at)} is incomplete: {failure}"
+            yield f"the backup of {utc_minute(runs[-1].at)} was incomplete ({failure}); run `keyrotation backup` again"
 
 
 def _unbacked(pipeline: Pipeline, records: Sequence[KeyRecord]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.audit.history import history
 from keyrotation_pipeline.audit.incidents import incidents, told
 from keyrotation_pipeline.audit.retirements import retirement_of
-from keyrotation_pipeline.backups.key_loss import lost_keys
+from keyrotation_pipeline.backups.key_loss import audited_primary, lost_keys
 from keyrotation_pipeline.backups.rehearsal import last_rehearsal
 from keyrotation_pipeline.errors import AuditError, BlockedError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -219,9 +219,16 @@ def _stored(pipeline: Pipeline) -> tuple[StoredKeys | None, list[str]]:
 
 def _of_keys(pipeline: Pipeline, stored: StoredKeys, records: Sequence[KeyRecord]) -> list[str]:
     """What is wrong with the keys."""
-    unnamed = [] if stored.primary else ["the key store names no primary; run `keyrotation init`"]
     of_list = filter(None, (stored.undelivered, stored.foreign))
-    return [*unnamed, *of_list, *stored.left_behind.values(), *lost_keys(pipeline, stored, records)]
+    return [*_unnamed(pipeline, stored), *of_list, *stored.left_behind.values(), *lost_keys(pipeline, stored, records)]
+
+
+def _unnamed(pipeline: Pipeline, stored: StoredKeys) -> Iterator[str]:
+    """That there is no primary, unless its key is lost, which is said of that, and whose restore names it again."""
+    known = audited_primary(pipeline) if stored.primary is None else None
+    if stored.primary is None and (known is None or known in stored):
+        then = "run `keyrotation init`" if known is None else f"name {known} with `keyrotation restore-key {known}`"
+        yield f"the key store names no primary; {then}"
 
 
 def _inconsistent(pipeline: Pipeline, stored: StoredKeys) -> list[str]:

@@ -53,7 +53,7 @@ def renewal_of_walk(request: Request) -> str:
     """How to continue a walk when its signatures no longer count."""
     if request.started_at is None:
         return f"withdraw it with `keyrotation cancel {request.id}`, and request it again"
-    return "take it over with `keyrotation request`, or cancel it if its key is not the primary yet"
+    return "cancel it if its key is not the primary yet, else take it over with `keyrotation request`"
 
 
 def too_early(request: Request, now: datetime) -> str | None:

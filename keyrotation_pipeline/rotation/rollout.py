@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from keyrotation_pipeline.errors import BlockedError, KeyRotationError
+from keyrotation_pipeline.errors import BlockedError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead, EventKind
 from keyrotation_pipeline.model.fleet import (
@@ -95,7 +95,19 @@ def pending_reason(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget, seen
         return str(seen)
     instances = pipeline.rollout.instances() if seen is None else seen
     confirmation, nonces = confirmation_of(pipeline, rotation, goal), _nonces(pipeline, rotation, goal)
-    return _judged(pipeline, rotation, goal, instances, confirmation, nonces)
+    sentence = _judged(pipeline, rotation, goal, instances, confirmation, nonces)
+    return sentence and (_lost_target(pipeline, rotation) or sentence)
+
+
+def _lost_target(pipeline: Pipeline, rotation: Walk) -> str | None:
+    """Why instances cannot get the rotation's key, whatever they do; None: they can."""
+    made = next((each for each in pipeline.ledger.keys() if each.version == rotation.target), None)
+    try:
+        if made is not None:
+            pipeline.keys.read().registered(made)
+    except KeyStoreError as error:
+        return str(error)
+    return None
 
 
 def pending_reason_at(pipeline: Pipeline, rotation: Walk, step: Step, seen: Seen = None) -> str | None:

@@ -67,7 +67,7 @@ FIELDS = {
     "requests --announcement": "id subject text",
     "restore-database": "beside database dump made_at place rows values_decrypted undecryptable unencrypted failures "
     "left_out for_superuser",
-    "restore-key": "database tables database_backups problems",
+    "restore-key": "database keys tables database_backups problems",
     "resume": "database id status",
     "rollback": "database id undoes from to",
     "rollout": "generated_at database mode primary instances workloads waiting_for attention",

@@ -204,10 +204,10 @@ def test_nights_of_failing_dumps_are_amber_at_once_and_red_after_a_day(local_cli
     with pytest.raises(BackupError, match="is incomplete: pg_dump ended with 3"):
         back_up(failing)
     assert (seen().last_backup, seen().attention) == (done.made.made_at, ())
-    assert "is incomplete: pg_dump ended with 3" in seen().warnings[0]
+    assert "was incomplete (pg_dump ended with 3" in seen().warnings[0]
     local_clinic.clock.sleep(3 * 3600)
     assert "the last backup is of" in seen().attention[0]
-    assert "is incomplete: pg_dump ended with 3" in seen().attention[1]
+    assert "was incomplete (pg_dump ended with 3" in seen().attention[1]
 
 
 def test_an_unusable_key_store_does_not_stop_the_dump(local_clinic: Clinic) -> None:

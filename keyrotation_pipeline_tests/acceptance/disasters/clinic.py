@@ -1,6 +1,7 @@
 """A clinic before its disaster: a machine, a database, a bucket, an application, and what lies in the safe."""
 
 import itertools
+import json
 import os
 import re
 import shutil
@@ -97,6 +98,28 @@ class Clinic:
         lines = block("routine").splitlines(keepends=True)
         opening = "".join(line for line in lines if "keyrotation request" in line or "gpg -ab" in line)
         self.machine.shell(f"{by_both(opening)}keyrotation rotate $ID --through {through}")
+
+    def lost_versions(self) -> str:
+        """The versions that the survey ends with, such as ``v1 v2``."""
+        survey = self.machine.shell("keyrotation restore-key --survey")
+        found = re.search(r"`keyrotation restore-key (v[v0-9 ]+) --key FILE`\n\Z", survey)
+        assert found is not None, survey
+        return found[1]
+
+    def finish_rotation(self, *, elsewhere: bool = False) -> None:
+        """End the rotation that is under way, if there is one: one key is live then, and the others are archived.
+
+        Args:
+            elsewhere: the key store is at another path than officers signed, so it is cancelled, and another one ends.
+        """
+        for request in json.loads(self.machine.shell("keyrotation requests --json")):
+            if elsewhere:
+                self.machine.shell(f"keyrotation cancel {request['id']}")
+                self.rotated("compliance_report")
+            else:
+                self.machine.shell(f"keyrotation rotate {request['id']}")
+            assert json.loads(self.machine.shell("keyrotation requests --json")) == []
+            assert len(FileKeyStore(self.keys).read().live) == 1
 
     def strike(self) -> None:
         """The minutes until everything works again count from here."""

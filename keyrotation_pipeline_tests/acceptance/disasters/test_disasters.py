@@ -44,15 +44,27 @@ def test_the_keys_are_lost(clinic: Clinic, record_minutes: RecordMinutes) -> Non
 
 
 @pytest.mark.extended
-def test_the_home_is_lost(clinic: Clinic, record_minutes: RecordMinutes) -> None:
+@pytest.mark.parametrize(
+    "through",
+    [
+        pytest.param(None, id="one key"),
+        pytest.param("key_version", id="a new key"),
+        pytest.param("archived_key", id="an archived key"),
+    ],
+)
+def test_the_home_is_lost(clinic: Clinic, through: str | None, record_minutes: RecordMinutes) -> None:
     with clinic.application.working() as application:
+        if through is not None:
+            clinic.rotated(through)
         clinic.backed_up()
         application.wait_for(20)
         clinic.strike()
         shutil.rmtree(clinic.home)
         application.wait_for(20)
-        clinic.typed(block("lost-home"))
+        clinic.machine.shell("keyrotation init")
+        clinic.typed(block("lost-home"), ("v1 v2", clinic.lost_versions()))
         application.wait_for(20)
+        clinic.finish_rotation()
     record_minutes(clinic.require_whole())
 
 

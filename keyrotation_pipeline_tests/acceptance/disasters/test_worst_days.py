@@ -86,16 +86,28 @@ def test_the_database_is_lost(clinic: Clinic, record_minutes: RecordMinutes) -> 
 
 
 @pytest.mark.extended
-def test_the_machine_is_lost(clinic: Clinic, safe: Safe, tmp_path: Path, record_minutes: RecordMinutes) -> None:
+@pytest.mark.parametrize(
+    ("through", "folder"),
+    [
+        pytest.param("key_version", "clinic", id="a new key"),
+        pytest.param("key_version", "elsewhere", id="a new key, another path"),
+        pytest.param("archived_key", "clinic", id="an archived key"),
+    ],
+)
+def test_the_machine_is_lost(
+    clinic: Clinic, safe: Safe, tmp_path: Path, through: str, folder: str, record_minutes: RecordMinutes
+) -> None:
     signer = signer_of(clinic)
     with clinic.application.working() as application:
+        clinic.rotated(through)
         clinic.backed_up()
         application.wait_for(20)
         clinic.strike()
-        clinic.lose_machine(tmp_path / "empty", safe)
+        clinic.lose_machine(tmp_path / folder, safe)
         application.wait_for(20)
         clinic.typed(
             block("lost-machine"),
+            ("v1 v2", "v1 v2" if through == "key_version" else "v2 v1"),
             ("s3://pazpaz-key-backups/", f"s3://{clinic.bucket.name}/"),
             (PAGE_SIGNER, signer),
             ("postgresql://postgres@db/", f"'{clinic.server.url()}'"),
@@ -103,6 +115,9 @@ def test_the_machine_is_lost(clinic: Clinic, safe: Safe, tmp_path: Path, record_
             ("clinic_copy", f"{clinic.database}_copy"),
         )
         application.wait_for(20)
+        clinic.machine.shell("keyrotation status >status && ! grep 'holds no' status")
+    with clinic.application.working():  # with the keys where they are now
+        clinic.finish_rotation(elsewhere=folder == "elsewhere")
     record_minutes(clinic.require_whole())
 
 

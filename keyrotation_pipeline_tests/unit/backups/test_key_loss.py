@@ -13,6 +13,7 @@ from keyrotation_pipeline.errors import AtWorkError, KeyStoreError
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
+from keyrotation_pipeline.requests.takeover import mark_compromised
 from keyrotation_pipeline.rotation import rollback, runner
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld
 from keyrotation_pipeline_tests.unit.backups.test_destruction import clinic_of
@@ -64,6 +65,19 @@ def test_a_rollback_ends_though_the_key_store_was_lost_after_a_step(
     run(world, undoing)
     assert world.ledger.walk(undoing.id).status is RequestStatus.FINISHED
     assert (world.keys.versions(), world.keys.archived(), world.keys.primary()) == ((V1,), (V2,), V1)
+
+
+@pytest.mark.parametrize("through", [None, *WALK])
+def test_an_emergency_ends_though_the_key_store_was_lost_after_a_step(world: FakeWorld, through: Step | None) -> None:
+    emergency = approved(world, incident="INC-7")
+    mark_compromised(world.pipeline, emergency)
+    if through is not None:
+        run(world, emergency, through)
+    lose_and_restore(world)
+    run(world, emergency)
+    assert world.ledger.walk(emergency.id).status is RequestStatus.FINISHED
+    assert (world.keys.versions(), world.keys.archived(), world.keys.primary()) == ((V2,), (V1,), V2)
+    assert world.ledger.state.keys[V1].state is KeyState.COMPROMISED
 
 
 def test_a_key_that_is_being_destroyed_is_not_restored_nor_one_destroyed_that_is_being_restored(

@@ -51,7 +51,11 @@ def test_a_key_whose_fingerprint_only_begins_like_the_registered_one_is_another(
 @pytest.mark.parametrize(
     ("stored", "sentence"),
     [
-        pytest.param(StoredKeys.of({V1: ONE}, {}, None), "names no primary; run `keyrotation init`", id="no primary"),
+        pytest.param(
+            StoredKeys.of({V1: ONE}, {}, None),
+            "names no primary; .*`keyrotation restore-key`, else run `keyrotation init`",
+            id="no primary",
+        ),
         pytest.param(StoredKeys.of({V1: ONE}, {V2: TWO}, V2), "primary is v2, whose key is not live", id="not live"),
         pytest.param(StoredKeys.of({V1: ONE, V3: BROKEN}, {}, V1), "v3 is not a key", id="damaged"),
     ],

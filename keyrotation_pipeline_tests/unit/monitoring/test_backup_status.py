@@ -148,9 +148,9 @@ NEVER = BackupStanding(None)
 @pytest.mark.parametrize(
     ("events", "stands", "hours", "red", "amber"),
     [
-        pytest.param([incomplete], None, 1, [], ["is incomplete: pg_dump ended with 3"], id="amber at once"),
+        pytest.param([incomplete], None, 1, [], ["was incomplete (pg_dump ended with 3"], id="amber at once"),
         pytest.param(
-            [incomplete], None, 27, ["the last backup is of", "is incomplete: pg_dump"], [], id="red after a day"
+            [incomplete], None, 27, ["the last backup is of", "was incomplete (pg_dump"], [], id="red after a day"
         ),
         pytest.param([incomplete, complete], None, 1, [], [], id="complete again"),
         pytest.param([incomplete, keys_alone], None, 1, [], ["pg_dump ended with 3"], id="then keys alone"),

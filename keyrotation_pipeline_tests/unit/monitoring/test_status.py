@@ -12,6 +12,7 @@ from keyrotation_pipeline.model.fleet import Instance, RolloutMode
 from keyrotation_pipeline.model.key_events import KeyDestructionIntended
 from keyrotation_pipeline.model.requests import RequestStatus, Step
 from keyrotation_pipeline.monitoring.status import overview
+from keyrotation_pipeline.requests.takeover import mark_compromised
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rollback import open_rollback
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeKeyStore, fake_pipeline
@@ -82,6 +83,21 @@ def test_a_key_store_that_cannot_be_read_is_said_once_and_nothing_else_is_kept_b
     shown = overview(world.pipeline).as_json()
     assert [sentence for sentence in shown["attention"] if "there is no Secret" in sentence] == ["there is no Secret"]
     assert [key["version"] for key in shown["key_versions"]] == ["v1"]
+
+
+@pytest.mark.parametrize("incident", [None, "INC-7"], ids=["active", "compromised"])
+def test_the_way_back_to_a_primary_is_the_one_to_its_key(incident: str | None) -> None:
+    world = before_any_rotation()
+    walk = approved(world, incident=incident)
+    mark_compromised(world.pipeline, walk)
+
+    def said() -> list[str]:
+        return [sentence for sentence in overview(world.pipeline).attention if sentence.startswith("the key store")]
+
+    world.keys.primary_version = None
+    assert said() == ["the key store names no primary; name v1 with `keyrotation restore-key v1`"]
+    world.keys.live.clear()
+    assert said() == ["the key store holds no v1; put it back with `keyrotation restore-key v1`"]
 
 
 def test_key_store_and_applications_are_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from keyrotation_pipeline.errors import (
     ApprovalError,
     AuditError,
     BlockedError,
+    KeyRotationError,
     KeyStoreUnavailableError,
     OutOfOrderError,
     RequestError,
@@ -89,6 +90,19 @@ def instance(name: str, *reads: KeyVersion, writes: KeyVersion, silent: bool = F
 
 def waits(world: FakeWorld, rotation: Walk) -> str:
     return runner.pending_reason(world.pipeline, world.ledger.walk(rotation.id)) or ""
+
+
+@pytest.mark.parametrize("mode", [RolloutMode.ATTEST, RolloutMode.CONFIRM])
+def test_a_lost_key_is_named_and_no_instance_that_could_not_get_it(
+    world: FakeWorld, rotation: Walk, mode: RolloutMode
+) -> None:
+    world.rollout.mode, lost = mode, "the key store holds no v2; put it back with `keyrotation restore-key v2`"
+    assert "instance" in waits(world, rotation)
+    del world.keys.live[V2]
+    assert waits(world, rotation) == lost
+    with pytest.raises(KeyRotationError) as refused:
+        run(world, rotation)
+    assert str(refused.value) == lost
 
 
 # --- before the new key ---------------------------------------------------------------------------------------------
