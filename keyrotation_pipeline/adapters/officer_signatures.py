@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
+import unicodedata
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +14,7 @@ from pathlib import Path
 from keyrotation_pipeline.adapters.openpgp.certificates import Certificate
 from keyrotation_pipeline.adapters.openpgp.keyring import GnuPG, OutputCache
 from keyrotation_pipeline.adapters.openpgp.signatures import require_officer, verified_by_gpg
-from keyrotation_pipeline.adapters.openssh import read_ssh_key, signer_of
+from keyrotation_pipeline.adapters.openssh import raw_key_of, read_ssh_key, signer_of
 from keyrotation_pipeline.errors import ApprovalError, OpenPGPError
 from keyrotation_pipeline.model.approval import SSH_SIGNATURE, Officer, Roster, VerifiedSignature, ssh_fingerprint
 from keyrotation_pipeline.model.backups import CertificateStanding
@@ -99,9 +100,11 @@ class OfficerSignatures:
     def roster(self) -> Roster:
         """See `SignatureVerifier.roster`."""
         officers: list[Officer] = []
+        holders: dict[str, str] = {}
         for each in self._officers:
             officer = self._officer(each)
             _require_another(officer, officers)
+            _require_own_keys(officer.name, self._raw_keys(each), holders)
             officers.append(officer)
         if self._required < (1 if self._lone_officer_allowed else 2):
             raise ApprovalError(
@@ -128,6 +131,11 @@ class OfficerSignatures:
         certificate = self._gpg.read_certificate(files.certificate)
         content = b64encode(certificate.content).decode()
         return Officer(files.name, certificate.fingerprint, content, "" if ssh is None else ssh.line)
+
+    def _raw_keys(self, files: OfficerFiles) -> frozenset[str]:
+        of_ssh = () if files.ssh_key is None else (raw_key_of(read_ssh_key(files.ssh_key).line),)
+        certificate = None if files.certificate is None else self._gpg.read_certificate(files.certificate)
+        return (frozenset() if certificate is None else certificate.raw_keys) | frozenset(of_ssh)
 
     def verify(
         self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime | None = None
@@ -225,10 +233,29 @@ def _require_another(officer: Officer, others: Sequence[Officer]) -> None:
         if other.fingerprint == officer.fingerprint or (officer.ssh_key and other.ssh_key == officer.ssh_key):
             what = "certificate" if other.fingerprint == officer.fingerprint and officer.certificate else "SSH key"
             raise ApprovalError(f"officers {other.name} and {officer.name} have the same {what}; give each their own")
-        if other.name.casefold() == officer.name.casefold():
+        if _read(other.name) == _read(officer.name):
             raise ApprovalError(
                 f"officer {officer.name} is named twice, and one person counts once; name certificate and ssh_key in "
                 "one [[approvals.officers]]"
+            )
+
+
+def _read(name: str) -> str:
+    """Returns a name as people read it: whatever its letters are written with, and in capitals or not."""
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
+def _require_own_keys(name: str, keys: Collection[str], holders: dict[str, str]) -> None:
+    """Refuses an officer with a key pair of another one, in whatever format; `holders` names whose each is.
+
+    Raises:
+        ApprovalError: names both.
+    """
+    for each in keys:
+        if holders.setdefault(each, name) != name:
+            raise ApprovalError(
+                f"officers {holders[each]} and {name} have the same key pair, in one format or in two; whoever holds "
+                "it would sign as both, so give each their own"
             )
 
 

@@ -49,6 +49,22 @@ class SshKey:
     fingerprint: str
 
 
+def raw_key_of(line: str) -> str:
+    """Returns in hex what tells the pair of a public key in any format: the modulus of RSA, the point of a curve.
+
+    Args:
+        line: its type and its base64 (RFC 4253, 6.6; RFC 5656, 3.1; PROTOCOL.u2f).
+    """
+    kind, _, encoded = line.partition(" ")
+    rest, fields = b64decode(encoded), list[bytes]()
+    while rest:
+        size = int.from_bytes(rest[:4])
+        fields.append(rest[4 : 4 + size])
+        rest = rest[4 + size :]
+    place = 1 if kind.endswith("ssh-ed25519") or "ssh-ed25519@" in kind else 2
+    return fields[place].hex() if place == 1 else fields[place].hex().lstrip("0")
+
+
 def read_ssh_key(path: Path) -> SshKey:
     """Reads one public key in a file, as ``ssh-keygen -t`` writes it.
 

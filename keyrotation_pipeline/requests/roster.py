@@ -8,6 +8,7 @@ The audit is written first, then the key store. A process that dies between the 
 audit there, from which the later ones were signed; the next change completes it.
 """
 
+import json
 import secrets
 from collections.abc import Collection
 from contextlib import suppress
@@ -20,6 +21,7 @@ from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.keys import StoredKeys, StoreOwner
 from keyrotation_pipeline.model.request_events import HomeNamed, RosterPinned, SignatureAdded
 from keyrotation_pipeline.model.requests import Request
+from keyrotation_pipeline.model.visible_text import is_of_one_script
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.key_list import note_if_changed
 
@@ -75,6 +77,8 @@ def roster_of(pipeline: Pipeline, request: Request) -> Roster:
 def require_usable(pipeline: Pipeline, roster: Roster, before: Roster | None = None) -> None:
     """Refuses to pin a roster of which too few can sign, or with somebody new who cannot sign or be encrypted to.
 
+    So is a new name with letters of several scripts: it may look like that of somebody else.
+
     Args:
         roster: as the configuration names it.
         before: the pinned one; None: none is. A certificate of it that has ended hinders no change.
@@ -82,6 +86,13 @@ def require_usable(pipeline: Pipeline, roster: Roster, before: Roster | None = N
     Raises:
         ApprovalError: names the certificate, and what to do.
     """
+    names = {each.name for each in before.officers} if before else set()
+    for officer in roster.officers:
+        if officer.name not in names and not is_of_one_script(officer.name):
+            raise ApprovalError(
+                f"the name of officer {json.dumps(officer.name)} has letters of several scripts, some of which look "
+                "alike; write it in one"
+            )
     known = {(False, each.fingerprint) for each in before.officers} if before else set()
     known |= {(True, each) for each in before.recipients} if before else set()
     ended = [each for each in pipeline.signatures.certificates() if each.unusable is not None]

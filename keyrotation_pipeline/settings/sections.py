@@ -60,8 +60,12 @@ LONGEST_NAME_CHARS = 120
 
 def plain_name(text: str) -> str:
     """Checks a name that stands on a document."""
+    return _plain("[report] organisation", text)
+
+
+def _plain(setting: str, text: str) -> str:
     try:
-        require_plain("[report] organisation", text)
+        require_plain(setting, text)
     except ApprovalError as error:
         raise ConfigurationError(str(error)) from None
     return text
@@ -152,6 +156,11 @@ class VerificationSettings(Section):
     every_days: Annotated[StrictInt, Field(ge=1, le=366)] = 90
 
 
+def officer_name(text: str) -> str:
+    """Checks a name that officers read in what they sign."""
+    return _plain("[[approvals.officers]] name", text)
+
+
 class OfficerSettings(Section):
     """One `[[approvals.officers]]`: a name, and an OpenPGP public certificate, an SSH public key, or both.
 
@@ -163,7 +172,7 @@ class OfficerSettings(Section):
         ssh_key: the file ``….pub``.
     """
 
-    name: Text
+    name: Annotated[Text, AfterValidator(officer_name)]
     certificate: SettingPath | None = None
     ssh_key: SettingPath | None = None
 

@@ -278,6 +278,53 @@ def test_one_person_is_not_two_officers(ada: SshOfficer, tmp_path: Path, securit
 # --- the program ----------------------------------------------------------------------------------------------------
 
 
+def made(directory: Path, algorithm: str) -> tuple[DemoOfficer, list[list[str]]]:
+    """Somebody with a primary key and a subkey that sign, and gpg's list of them."""
+    (home := directory / "gnupg-of-eve").mkdir(mode=0o700)
+    eve = DemoOfficer("Eve", home, directory / "eve.asc")
+    alone = ("--batch", "--passphrase", "")
+    eve.gpg(*alone, "--quick-generate-key", "eve@clinic.invalid", algorithm, "sign,cert", "never")
+    primary = next(line[9] for line in listed(eve) if line[0] == "fpr")
+    usage = f"{algorithm}/ecdsa" if algorithm.startswith("nist") else algorithm
+    eve.gpg(*alone, "--quick-add-key", primary, usage, "sign", "never")
+    eve.export()
+    return eve, listed(eve)
+
+
+def listed(officer: DemoOfficer) -> list[list[str]]:
+    lines = officer.gpg("--with-colons", "--with-keygrip", "--list-keys").decode().splitlines()
+    return [line.split(":") for line in lines]
+
+
+@pytest.mark.parametrize("algorithm", ["ed25519", "rsa3072", "nistp256", "nistp521"])
+def test_one_key_pair_is_not_two_officers_in_two_formats(tmp_path: Path, algorithm: str) -> None:
+    eve, keys = made(tmp_path, algorithm)
+    for fingerprint in (line[9] for line in keys if line[0] == "fpr"):
+        (public := tmp_path / "eve.pub").write_bytes(eve.gpg("--export-ssh-key", f"{fingerprint}!"))
+        with pytest.raises(ApprovalError, match="officers Ada and Ben have the same key pair, in one format or in two"):
+            verifier(tmp_path, OfficerFiles("Ada", eve.certificate), OfficerFiles("Ben", ssh_key=public)).roster()
+        with pytest.raises(ApprovalError, match="officers Ben and Ada have the same key pair"):
+            verifier(tmp_path, OfficerFiles("Ben", ssh_key=public), OfficerFiles("Ada", eve.certificate)).roster()
+        assert len(verifier(tmp_path, OfficerFiles("Ada", eve.certificate, public)).roster().officers) == 1
+
+
+def test_one_key_pair_is_not_two_officers_in_two_certificates(tmp_path: Path) -> None:
+    eve, keys = made(tmp_path, "ed25519")
+    grip = next(line[9] for line in keys if line[0] == "grp")
+    of_it = f"Key-Type: default\nKey-Grip: {grip}\nCreation-Date: 20200101T000000\nName-Real: Other"
+    eve.gpg("--batch", "--generate-key", text=f"%no-protection\n{of_it}\n%commit\n".encode())
+    (again := tmp_path / "again.asc").write_bytes(eve.gpg("--armor", "--export", "Other"))
+    with pytest.raises(ApprovalError, match="officers Ada and Ben have the same key pair"):
+        verifier(tmp_path, OfficerFiles("Ada", eve.certificate), OfficerFiles("Ben", again)).roster()
+
+
+def test_a_name_in_other_letters_that_read_alike_is_the_same(ada: SshOfficer, tmp_path: Path) -> None:
+    ben = SshOfficer.create(tmp_path, "Ben")
+    same = verifier(tmp_path, OfficerFiles("Ada", ssh_key=ada.public), OfficerFiles("\uff21da", ssh_key=ben.public))
+    with pytest.raises(ApprovalError, match="is named twice"):
+        same.roster()
+
+
 def test_a_missing_ssh_keygen_is_one_sentence(ada: SshOfficer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (officer,) = verifier(tmp_path, OfficerFiles("Ada", ssh_key=ada.public)).roster().officers
     signature, empty = ada.sign(TEXT), tmp_path / "empty"

@@ -1,7 +1,7 @@
 """Reads one public certificate from gpg's listing."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,10 @@ _EXPIRING = frozenset({_PRIMARY_KEY, _SUBKEY, _USER_ID, _USER_ATTRIBUTE})
 _VALIDITY, _KEY_ID, _EXPIRES_AT, _CONTENT, _CAPABILITIES = 1, 4, 6, 9, 11
 _ENDED = frozenset({b"e", b"r", b"i", b"d"})
 _ESCAPED = re.compile(rb"\\x([0-9a-f]{2})|\\([nrfvb0])")
+_KEY_DATA, _ALGORITHM, _INDEX, _VALUE = b"pkd", 3, 1, 3
+# Of the numbers of a public key, by its algorithm (RFC 4880, 9.1), the one that no two key pairs have in common.
+_TELLING = {b"1": 0, b"2": 0, b"3": 0, b"16": 2, b"17": 3, b"18": 1, b"19": 1, b"20": 2, b"22": 1}
+_NATIVE_POINT, _NATIVE_POINT_HEX_CHARS = "40", 66  # before a point of Curve25519, which has 32 bytes
 _LETTERS = {b"n": b"\n", b"r": b"\r", b"f": b"\f", b"v": b"\v", b"b": b"\b", b"0": b"\0"}
 
 
@@ -31,6 +35,7 @@ class Certificate:
         encrypts_until: the same for encryption.
         encryption_keys: long key ids (16 hex digits) of its keys for encryption, which a message names.
         expiries: when each of its keys and user ids expires, including past dates.
+        raw_keys: of each of its keys, in hex, the number or point by which its pair is known in any format.
         content: the file's bytes.
     """
 
@@ -45,6 +50,7 @@ class Certificate:
     encrypts_until: datetime | None
     encryption_keys: tuple[str, ...]
     expiries: tuple[datetime, ...]
+    raw_keys: frozenset[str]
     content: bytes = field(repr=False)
 
     @property
@@ -122,8 +128,22 @@ def listed_certificate(path: Path, content: bytes, lines: Listing) -> Certificat
             for line in lines
             if line[0] in _EXPIRING and (expiry := date_of(line[_EXPIRES_AT].decode())) is not None
         ),
+        raw_keys=frozenset(_raw_keys(lines)),
         content=content,
     )
+
+
+def _raw_keys(lines: Listing) -> Iterator[str]:
+    """Yields what tells each key: the modulus of RSA, the point of a curve."""
+    telling: bytes | None = None
+    for line in lines:
+        if line[0] in {_PRIMARY_KEY, _SUBKEY}:
+            index = _TELLING.get(line[_ALGORITHM])
+            telling = None if index is None else str(index).encode()
+        elif line[0] == _KEY_DATA and line[_INDEX] == telling:
+            value = line[_VALUE].decode().lower()
+            is_native = len(value) == _NATIVE_POINT_HEX_CHARS and value.startswith(_NATIVE_POINT)
+            yield value.removeprefix(_NATIVE_POINT) if is_native else value.lstrip("0")
 
 
 def _until(primary: Sequence[bytes], keys: Listing, capability: bytes) -> datetime | None:

@@ -170,7 +170,7 @@ class GnuPG:
 
     def _shown(self, content: bytes, path: Path) -> tuple[Certificate, Sequence[datetime]]:
         with self.keyring() as ring:
-            shown = ring.run("--with-colons", "--with-fingerprint", "--show-keys", stdin=content)
+            shown = ring.run("--with-colons", "--with-fingerprint", "--with-key-data", "--show-keys", stdin=content)
         lines = listing(shown.output)
         kinds = [line[0] for line in lines]
         if b"sec" in kinds:

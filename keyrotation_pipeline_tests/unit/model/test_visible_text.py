@@ -4,7 +4,7 @@ import pytest
 
 from keyrotation_pipeline.errors import ApprovalError
 from keyrotation_pipeline.model.approval import require_plain
-from keyrotation_pipeline.model.visible_text import is_hidden, visible
+from keyrotation_pipeline.model.visible_text import is_hidden, is_of_one_script, visible
 
 HIDDEN = [
     pytest.param("\x1b", id="escape"),
@@ -54,3 +54,27 @@ def test_a_line_break_is_kept_only_where_it_was_asked_for() -> None:
     assert visible("a\nb\x07", keep="\n") == "a\nb\\x07"
     assert visible("a\nb") == "a\\nb"
     assert is_hidden("\n")
+
+
+ONE_SCRIPT = [
+    "Ada",
+    "Zoë Łukasz",
+    "\u0410\u0434\u0430",
+    "東京 Tower タワー",
+    "\ud55c\uad6d Kim",
+    "e\u0301",
+    "v2-1",
+    "",
+    "\uff21da",
+]
+SEVERAL = ["\u0410da", "Ad\u0430", "\u0391da", "Ada \u0410\u0434\u0430", "\u30bf\ud55c", "\u13aada"]
+
+
+@pytest.mark.parametrize("name", ONE_SCRIPT)
+def test_a_name_of_one_script_is_one(name: str) -> None:
+    assert is_of_one_script(name)
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_a_name_with_letters_that_look_like_those_of_another_script_is_not(name: str) -> None:
+    assert not is_of_one_script(name)

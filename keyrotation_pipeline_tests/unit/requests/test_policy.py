@@ -224,3 +224,10 @@ def test_the_first_roster_is_pinned_with_certificates_that_can_sign(world: FakeW
     world.signatures.revoked.add(CEM.fingerprint)
     with pytest.raises(ApprovalError, match="Cem is revoked"):
         require_usable(world.pipeline, NEW)
+
+
+def test_nobody_new_has_a_name_of_several_scripts_and_who_was_pinned_keeps_it(world: FakeWorld) -> None:
+    sly = replace(NEW, officers=(ROSTER.officers[0], replace(CEM, name="\u0410da")))
+    with pytest.raises(ApprovalError, match=r'officer "\\u0410da" has letters of several scripts'):
+        require_usable(world.pipeline, sly)
+    require_usable(world.pipeline, sly, sly)

@@ -432,6 +432,16 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             id="officer without a key",
         ),
         pytest.param(
+            TABLE + '[[approvals.officers]]\nname = "Ada\\u200b"\ncertificate = "a.asc"\n',
+            "[[approvals.officers]] name holds the character U+200B",
+            id="officer with a hidden letter",
+        ),
+        pytest.param(
+            TABLE + '[[approvals.officers]]\nname = "Ada\\nBen"\ncertificate = "a.asc"\n',
+            "[[approvals.officers]] name holds the character U+000A",
+            id="officer on two lines",
+        ),
+        pytest.param(
             TABLE + '[[approvals.officers]]\nname = "A"\nssh_key = "a.pub"\n',
             "no officer has an OpenPGP certificate, so that nobody could open a backup; name a certificate under",
             id="nobody who can open backups",
