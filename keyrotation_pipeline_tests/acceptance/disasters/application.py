@@ -11,7 +11,8 @@ from random import Random
 import psycopg
 
 from keyrotation_pipeline.encrypted_type import MountedKeyRing, attest
-from keyrotation_pipeline.fieldcrypto.cipher import encrypt
+from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
 from keyrotation_pipeline_tests.applications import engine_of
 from keyrotation_pipeline_tests.waiting import eventually
 
@@ -102,3 +103,44 @@ class Application:
                     self.journal.acknowledged += 1
         except psycopg.OperationalError:
             self.failed.set()
+
+
+@dataclass
+class Reads:
+    """What a reader has read, and could not."""
+
+    done: int = 0
+    failed: list[str] = field(default_factory=list)
+
+    def wait_for(self, reads: int) -> None:
+        """Until so many more are done."""
+        enough = self.done + reads
+        assert eventually(lambda: self.done >= enough)
+
+
+@contextmanager
+def reading(url: str, keys: Path, reads: Reads) -> Iterator[None]:
+    """An instance that reads every row of a database, again and again, with the keys that lie in a directory."""
+    stop, ring, engine = threading.Event(), MountedKeyRing(keys), engine_of(url)
+    thread = threading.Thread(target=_read, args=(url, ring, stop, reads))
+    attestation = attest(engine, ring, instance=f"reader-{os.urandom(4).hex()}", every_seconds=0.2)
+    thread.start()
+    try:
+        reads.wait_for(20)
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        attestation.stop()
+        engine.dispose()
+
+
+def _read(url: str, ring: MountedKeyRing, stop: threading.Event, reads: Reads) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        while not stop.wait(PAUSE_SECONDS):
+            for row, stored in connection.execute("SELECT id, first_name FROM public.clients").fetchall():
+                try:
+                    decrypt(ring(), stored)
+                except KeyRotationError as error:
+                    reads.failed.append(f"row {row}: {error}")
+                reads.done += 1

@@ -99,6 +99,18 @@ class Clinic:
         opening = "".join(line for line in lines if "keyrotation request" in line or "gpg -ab" in line)
         self.machine.shell(f"{by_both(opening)}keyrotation rotate $ID --through {through}")
 
+    def approved(self, request: str) -> None:
+        """Two officers sign a request."""
+        (line,) = (each for each in block("reconcile").splitlines(keepends=True) if "gpg -ab" in each)
+        self.machine.shell(f"ID={request}\n{by_both(line)}")
+
+    def confirmed(self, request: str) -> None:
+        """An officer confirms what a request waits for."""
+        sign = 'gpg -u "Security Officer" -ab'
+        self.machine.shell(
+            f"keyrotation confirm {request} --text | {sign} | keyrotation confirm {request} --signature -"
+        )
+
     def lost_versions(self) -> str:
         """The versions that the survey ends with, such as ``v1 v2``."""
         survey = self.machine.shell("keyrotation restore-key --survey")

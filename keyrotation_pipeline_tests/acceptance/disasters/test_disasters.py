@@ -3,11 +3,13 @@
 Where the live database survives, no write is lost at all.
 """
 
+import json
+import re
 import shutil
 
 import pytest
 
-from keyrotation_pipeline_tests.acceptance.disasters.application import Journal, Write
+from keyrotation_pipeline_tests.acceptance.disasters.application import Journal, Reads, Write, reading
 from keyrotation_pipeline_tests.acceptance.disasters.clinic import Clinic, RecordMinutes
 from keyrotation_pipeline_tests.acceptance.test_runbook import lines_of
 from keyrotation_pipeline_tests.buckets import TestBucket, new_bucket
@@ -102,18 +104,33 @@ def empty(bucket: TestBucket) -> None:
     [pytest.param("primary_key_rollout", id="in mid-walk"), pytest.param("archived_key", id="after retirement")],
 )
 def test_the_database_is_restored_to_yesterday(clinic: Clinic, through: str, record_minutes: RecordMinutes) -> None:
-    with clinic.application.working() as application:
+    """No read fails meanwhile, and the rotation after it waits for processes that may still run."""
+    with (clinic.machine.path / "keyrotation.toml").open("a") as configuration:
+        configuration.write("[rollout]\ninstance_ttl_seconds = 5\ntimeout_seconds = 20\n")
+    new, reads = f"{clinic.database}_yesterday", Reads()
+    with clinic.application.working() as application, reading(clinic.url, clinic.keys, reads):
         kept = clinic.backed_up()
         dump = max(path.name for path in (clinic.home / "backups").glob("database-*"))
         clinic.machine.shell("keyrotation preflight")
         clinic.rotated(through)
         application.wait_for(20)
-    clinic.strike()
-    new = f"{clinic.database}_yesterday"
-    clinic.typed(block("yesterday"), ("database-20261124-030000-3fa9c1d2.dump.gpg", dump), ("clinic_yesterday", new))
+        clinic.strike()
+        printed = clinic.typed(
+            block("yesterday") + block("reconcile"),
+            ("database-20261124-030000-3fa9c1d2.dump.gpg", dump),
+            ("postgresql://keyrotation@db/clinic_yesterday", f"'{clinic.server.url(new)}'"),
+            ("--into clinic_yesterday", f"--into {new}"),
+        )
+        assert "but a copy outside names event" in printed
+        reads.wait_for(100)
     clinic.moved_to(new)
-    assert "this database was restored" in clinic.machine.shell("keyrotation status")
-    with clinic.application.working():
-        pass
-    clinic.typed(block("reconcile"))
+    with clinic.application.working(), reading(clinic.url, clinic.keys, reads):
+        reads.wait_for(100)
+        (request,) = json.loads(clinic.machine.shell("keyrotation requests --json"))
+        clinic.approved(request["id"])
+        waits = clinic.machine.shell(f"! keyrotation rotate {request['id']}")
+        assert len(re.findall(r"web-|reader-", waits.partition("silent, and not known to have ended")[0])) == 2
+        clinic.confirmed(request["id"])
+        clinic.machine.shell(f"keyrotation rotate {request['id']}")
+    assert reads.failed == []
     record_minutes(clinic.require_whole(kept))
