@@ -1,12 +1,14 @@
 """The worst day by `keyrotation recover`: what it accepts, what it writes, and what it says to type next."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -438,3 +440,22 @@ def test_a_key_store_in_a_cloud_gets_the_key_that_a_set_was_rekeyed_to(rekeyed_m
 def only_key(machine: EmptyMachine) -> Path:
     (copy,) = machine.lost.newest.keys
     return machine.backups / copy.file.name
+
+
+@pytest.mark.parametrize("in_place_of", ["manifest", "signature", "dump", "key"])
+def test_nothing_that_is_no_file_is_waited_for_or_passed_over(machine: EmptyMachine, in_place_of: str) -> None:
+    newest = machine.lost.newest
+    assert newest.dump is not None
+    name = {
+        "manifest": newest.name,
+        "signature": signature_name(newest.name),
+        "dump": newest.dump.file.name,
+        "key": newest.keys[0].file.name,
+    }[in_place_of]
+    for replace in (os.mkfifo, partial(os.symlink, "/dev/zero")):
+        (machine.backups / name).unlink()
+        replace(machine.backups / name)
+        refused = machine.refused()
+        assert f"{name} cannot be read from directory {machine.backups} (not a regular file); check the disk" in refused
+        assert refused.endswith("run the same again, or name an older set with --set\n")
+    assert not machine.database_is_there()

@@ -50,9 +50,9 @@ class BackupDirectory:
         """See `BackupPlace.names`."""
         if not self._directory.is_dir():
             return ()
-        return tuple(
-            sorted(path.name for path in self._directory.iterdir() if path.is_file() and not path.name.startswith("."))
-        )
+        # What is no regular file is listed, too, and refused when it is read: passed over, an older set would be taken.
+        entries = (path for path in self._directory.iterdir() if not path.is_dir())
+        return tuple(sorted(path.name for path in entries if not path.name.startswith(".")))
 
     def path(self, name: str) -> Path:
         """See `LocalPlace.path`."""
