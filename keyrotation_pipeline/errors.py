@@ -188,6 +188,10 @@ class AbsentBackupError(BackupError):
     """A file is not in a place of backups; any other `BackupError` of a reader says that nobody knows what is in it."""
 
 
+class VersionRightError(BackupError):
+    """The account may not read the versions of a deleted or overwritten file, so nobody knows what it was."""
+
+
 class ManifestError(BackupError):
     """A backup's manifest is damaged, or was not written by this program."""
 

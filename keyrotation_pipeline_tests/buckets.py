@@ -4,9 +4,12 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import requests
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.ports.clock import Clock
@@ -46,6 +49,18 @@ class TestBucket:
     def overwrite(self, name: str, content: bytes) -> None:
         self.client.put_object(Bucket=self.name, Key=f"encryption-keys/{name}", Body=content)
 
+    def forget_versions(self, name: str) -> None:
+        """Deletes for good what the visible file, or a delete marker, hides."""
+        key = f"encryption-keys/{name}"
+        for each in self.client.list_object_versions(Bucket=self.name, Prefix=key).get("Versions", []):
+            if each["Key"] == key and not each["IsLatest"]:
+                self.client.delete_object(Bucket=self.name, Key=key, VersionId=each["VersionId"])
+
+    def lose(self, name: str) -> None:
+        """Deletes every version of a file."""
+        self.delete(name)
+        self.forget_versions(name)
+
     def delete(self, name: str) -> None:
         self.client.delete_object(Bucket=self.name, Key=f"encryption-keys/{name}")
 
@@ -72,6 +87,52 @@ def bucket(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> TestBucket:
 def locking_bucket(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> TestBucket:
     """A bucket with object lock and no rule of its own."""
     return new_bucket(s3_url, monkeypatch, ObjectLockEnabledForBucket=True)
+
+
+_STATUS = {"AccessDenied": 403, "NotImplemented": 501, "ServiceUnavailable": 503}
+_HEADERS = frozenset({"connection", "content-length", "transfer-encoding", "server", "date"})
+
+
+@contextmanager
+def in_front_of(url: str, refuses: Callable[[str, str], str | None]) -> Iterator[str]:
+    """A server that hands every request on to S3, but for those that it refuses; yields its address.
+
+    Args:
+        refuses: the code that a method and a path with its query are refused with; None: handed on.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        def handle_one(self) -> None:
+            sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if (code := refuses(self.command, self.path)) is not None:
+                self.answer(_STATUS[code], {}, f"<Error><Code>{code}</Code></Error>".encode())
+                return
+            headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+            found = requests.request(
+                self.command, f"{url}{self.path}", headers=headers, data=sent, timeout=60, stream=True
+            )
+            self.answer(found.status_code, dict(found.headers), found.raw.read())
+
+        def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                if name.lower() not in _HEADERS:
+                    self.send_header(name, value)
+            length = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(body))
+            self.send_header("Content-Length", length)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Prints nothing."""
+
+    for method in ("GET", "HEAD", "PUT", "POST", "DELETE"):
+        setattr(Handler, f"do_{method}", Handler.handle_one)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 @contextmanager

@@ -65,12 +65,17 @@ class Lost:
 
 @dataclass(frozen=True)
 class EmptyMachine:
-    """A folder with a recovery key and a copy of the backups, and the name of a database that is not there yet."""
+    """A folder with a recovery key and a copy of the backups, and the name of a database that is not there yet.
+
+    Args:
+        source: where the backups are, if that is not the copy.
+    """
 
     lost: Lost
     folder: Folder
     backups: Path
     into: str
+    source: str | None = None
 
     @property
     def url(self) -> str:
@@ -81,7 +86,7 @@ class EmptyMachine:
         return self.folder.path / ".keyrotation"
 
     def options(self, *more: str, signer: str | None = None) -> tuple[str, ...]:
-        options = ("--from", str(self.backups), "--key", str(self.folder.path.parent / "recovery.key"))
+        options = ("--from", self.source or str(self.backups), "--key", str(self.folder.path.parent / "recovery.key"))
         trusted = () if signer == "" else ("--signer", signer or self.lost.signer)
         return ("recover", *options, *trusted, "--server", self.lost.server.url(), "--into", self.into, *more)
 

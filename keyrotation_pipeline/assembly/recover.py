@@ -32,6 +32,7 @@ from keyrotation_pipeline.assembly.keystores import create_key_store, opened_buc
 from keyrotation_pipeline.assembly.pipeline import open_pipeline, upgrade_restored
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust, signed_manifest
 from keyrotation_pipeline.backups.recover import RecoverySource
+from keyrotation_pipeline.backups.versions import first_verified
 from keyrotation_pipeline.errors import (
     ApprovalError,
     AuditError,
@@ -74,12 +75,14 @@ from keyrotation_pipeline.settings.recovered import (
 def place_of_backups(source: str) -> BackupPlace:
     """Returns a directory, or the bucket and prefix of ``s3://BUCKET/PREFIX``, as boto3 finds its credentials.
 
+    Of a bucket what was deleted or overwritten is read, too.
+
     Raises:
-        BackupError: there is no such directory.
+        BackupError: there is no such directory, or the bucket does not answer.
     """
     if source.startswith(S3_SCHEME):
         bucket, _, prefix = source.removeprefix(S3_SCHEME).partition("/")
-        return opened_bucket(S3Settings(bucket=bucket, prefix=prefix), SystemClock())
+        return opened_bucket(S3Settings(bucket=bucket, prefix=prefix), SystemClock()).with_versions()
     if not (directory := Path(source)).is_dir():
         raise BackupError(f"there is no directory {directory}; correct --from")
     return BackupDirectory(directory.absolute())
@@ -97,7 +100,11 @@ def by_signer(place: BackupPlace, signer: str) -> RecoverySource:
     def accepted(name: str) -> BackupSet:
         if (pipeline := pipeline_in(stamp_in(name) or "")) != pipeline_id(signer):  # before it is read
             raise UnsignedBackupError(name, place.description, f"is named as a set of the pipeline {pipeline}")
-        return signed_manifest(place, name, place.read(name), signers={signer}, verifies=verifies)
+        return first_verified(
+            place,
+            name,
+            lambda: signed_manifest(place, name, place.read(name), signers={signer}, verifies=verifies),
+        )
 
     return RecoverySource(place, accepted, f"signed by {signer}", SystemClock())
 
@@ -121,13 +128,16 @@ def by_officers(
         officers = OfficerSignatures(gpg, [OfficerFiles(str(each), each) for each in certificates], 1, ())
         roster = [Officer(name, each.fingerprint, "") for name, each in named]
 
-        def accepted(name: str) -> BackupSet:
+        def vouched(name: str) -> BackupSet:
             text = place.read(name)
             for signature in signatures:
                 with suppress(ApprovalError):
                     officers.verify(text, signature, roster)
                     return parse(name, text)
             raise UnsignedBackupError(name, place.description, "is signed by none of the officers named")
+
+        def accepted(name: str) -> BackupSet:
+            return first_verified(place, name, lambda: vouched(name))
 
         trusted = f"signed by an officer: {', '.join(each.fingerprint for each in roster)}"
         yield RecoverySource(place, accepted, trusted, SystemClock())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
+from keyrotation_pipeline.backups.versions import first_verified
 from keyrotation_pipeline.errors import (
     BackupError,
     DamagedBackupError,
@@ -19,6 +20,7 @@ from keyrotation_pipeline.errors import (
     ManifestError,
     MissingVersionError,
     UnsignedBackupError,
+    VersionRightError,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
@@ -52,7 +54,7 @@ class KeptSets:
     Args:
         sets: newest first, by the audit's sequence.
         refused: by name, newest first: why it is damaged, unreadable, or not known to be ours.
-        names: of every file in the place.
+        names: of every file in the place; where its versions are read, of deleted ones too.
     """
 
     place: BackupPlace
@@ -83,11 +85,15 @@ def kept_sets(place: BackupPlace, trust: ManifestTrust) -> KeptSets:
     Raises:
         BackupError: the place cannot be read.
     """
-    sets, refused, names = [], {}, place.names()
+    sets, refused, names = [], dict[str, KeyRotationError](), {*place.names(), *place.older.deleted}
     for name in filter(trust.knows, manifests(names)):
         try:
             sets.append(trust.read(place, name))
-        except (BackupError, UnsignedBackupError) as error:  # an unreadable one does not hide the others
+        except (UnsignedBackupError, ManifestError, VersionRightError) as error:
+            # What somebody removed and is not ours is no problem; that a right is missing, the place says.
+            if name not in place.older.deleted:
+                refused[name] = error
+        except BackupError as error:  # an unreadable one does not hide the others
             refused[name] = error
     return KeptSets(place, tuple(sorted(sets, key=trust.order, reverse=True)), refused, frozenset(names))
 
@@ -95,13 +101,13 @@ def kept_sets(place: BackupPlace, trust: ManifestTrust) -> KeptSets:
 def sets_of(place: BackupPlace, trust: ManifestTrust) -> Iterator[BackupSet]:
     """The sets of a place, newest first by name, read lazily.
 
-    Sets that are damaged, not ours, or dated in the future are skipped.
+    Sets that are damaged, not ours, dated in the future, or deleted and not to be read by this account are skipped.
 
     Raises:
         BackupError: the place cannot be read.
     """
-    for name in filter(trust.knows, manifests(place.names())):
-        with suppress(ManifestError, UnsignedBackupError):
+    for name in filter(trust.knows, manifests({*place.names(), *place.older.deleted})):
+        with suppress(ManifestError, UnsignedBackupError, VersionRightError):
             yield trust.read(place, name)
 
 
@@ -131,8 +137,13 @@ def copy_set(local: LocalPlace, place: BackupPlace, made: BackupSet) -> None:
 
 def is_intact(place: BackupPlace, file: StoredFile) -> bool:
     """Whether a file exists and its whole content matches its manifest."""
-    with suppress(BackupError):
-        return place.digest(file) == file.sha256
+
+    def intact() -> bool:
+        require_same(place, file, file.size_bytes, place.digest(file))
+        return True
+
+    with suppress(BackupError, DamagedBackupError):
+        return first_verified(place, file.name, intact, file.size_bytes)
     return False
 
 
@@ -216,10 +227,18 @@ def fetch(place: BackupPlace, file: StoredFile, target: Path) -> None:
         BackupError: the file is missing.
         DamagedBackupError: it is truncated, corrupt, or larger than it may be.
     """
-    place.fetch(file, target)
-    with target.open("rb") as content:
-        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
-    require_same(place, file, target.stat().st_size, sha256)
+
+    def fetched() -> None:
+        place.fetch(file, target)
+        with target.open("rb") as content:
+            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+        try:
+            require_same(place, file, target.stat().st_size, sha256)
+        except DamagedBackupError:
+            target.unlink()  # for another version of it
+            raise
+
+    first_verified(place, file.name, fetched, file.size_bytes)
 
 
 def read_key(place: BackupPlace, copy: KeyCopy, key: RecoveryKey) -> KeyMaterial:
@@ -229,8 +248,13 @@ def read_key(place: BackupPlace, copy: KeyCopy, key: RecoveryKey) -> KeyMaterial
         BackupError: the file is missing.
         DamagedBackupError, WrongRecipientError, FingerprintMismatchError: it is not the key of the manifest.
     """
-    message = place.read(copy.file.name, copy.file.size_bytes)
-    require_same(place, copy.file, len(message), hashlib.sha256(message).hexdigest())
+
+    def read() -> bytes:
+        message = place.read(copy.file.name, copy.file.size_bytes)
+        require_same(place, copy.file, len(message), hashlib.sha256(message).hexdigest())
+        return message
+
+    message = first_verified(place, copy.file.name, read, copy.file.size_bytes)
     material = key_in(copy.file.name, message, key)
     if material.fingerprint != copy.fingerprint:
         raise FingerprintMismatchError(
@@ -279,7 +303,7 @@ def require_same(place: BackupPlace, file: StoredFile, size_bytes: int, sha256: 
     )
 
 
-# Whoever writes to a place can name as many manifests like ours as they want; each one costs two requests.
+# Whoever writes to a place can name as many manifests like ours as they want; each one costs up to two requests.
 MOST_READ = 20
 
 

@@ -7,14 +7,14 @@ stays until it is uploaded.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.backups.catalog import BackupContext, interrupted, is_intact, sets_of, unknown_sets
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
-from keyrotation_pipeline.errors import BackupError, ManifestError, UnsignedBackupError
+from keyrotation_pipeline.errors import BackupError, ManifestError, UnsignedBackupError, VersionRightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind, Note, utc_minute
 from keyrotation_pipeline.model.backups import (
@@ -34,7 +34,7 @@ _AGAIN = "run `keyrotation backup`"
 
 
 def standing(places: Sequence[BackupPlace], trust: ManifestTrust, records: Sequence[KeyRecord]) -> BackupStanding:
-    """Find the newest complete set; large files are checked by name and size only.
+    """Find the newest complete set that is visible; large files are checked by name and size only.
 
     Args:
         records: every registered key.
@@ -42,22 +42,40 @@ def standing(places: Sequence[BackupPlace], trust: ManifestTrust, records: Seque
     Raises:
         BackupError: a place does not answer.
     """
-    names = [frozenset(place.names()) for place in places]
+    every = [place.with_versions() for place in places]
+    names = [frozenset(place.names()) for place in every]
     unknown = tuple(
         sentence for place, there in zip(places, names, strict=True) for sentence in unknown_sets(place, there, trust)
     )
-    problems: tuple[str, ...] = ()
+    found, problems, changed = BackupStanding(None), tuple[str, ...](), tuple[str, ...]()
     for manifest in trust.sealed_with_dump:
-        looks = [_check(place, there, trust, manifest, records) for place, there in zip(places, names, strict=True)]
+        looks = [_check(place, there, trust, manifest, records) for place, there in zip(every, names, strict=True)]
         wanting = tuple(sentence for _, lacking in looks for sentence in lacking)
         if not wanting:
             held = {copy.version for made, _ in looks if made for copy in made.keys} - _gone(records)
-            begun = _interrupted(places, names, trust, manifest)
-            last = stamped_at(stamp_in(manifest) or "")
-            return BackupStanding(last, manifest, (*problems, *begun), tuple(sorted(held)), unknown)
+            found = BackupStanding(stamped_at(stamp_in(manifest) or ""), manifest, versions=tuple(sorted(held)))
+            break
         # Only of the newest one: retention removes older ones from some places.
-        problems = problems or wanting
-    return BackupStanding(None, None, (*problems, *_interrupted(places, names, trust, None)), unknown=unknown)
+        if not problems:
+            problems, changed = wanting, tuple(_changed(every, looks, trust, manifest))
+    begun = _interrupted(places, names, trust, found.manifest)
+    unexamined = tuple(place.older.unexamined for place in every if place.older.unexamined is not None)
+    return replace(found, problems=(*problems, *begun), unknown=unknown, changed=changed, unexamined=unexamined)
+
+
+def _changed(
+    places: Sequence[BackupPlace],
+    looks: Sequence[tuple[BackupSet | None, tuple[str, ...]]],
+    trust: ManifestTrust,
+    manifest: str,
+) -> Iterator[str]:
+    """A sentence for each place that held a set completely, and does not now."""
+    for place, (_, lacking) in zip(places, looks, strict=True):
+        if lacking and trust.was_stored(manifest, place.description):
+            yield (
+                f"the newest backup {manifest} was complete in {place.description} and is not any more; "
+                f"{_AGAIN}, and find out who changed it"
+            )
 
 
 def _interrupted(
@@ -89,13 +107,19 @@ def _check(
     records: Sequence[KeyRecord],
 ) -> tuple[BackupSet | None, tuple[str, ...]]:
     """A set in one place, and why it is not complete there."""
-    if manifest not in there:
+    if manifest not in there | place.older.deleted:
         return None, (_absent(place, there, manifest),)
     try:
         made = trust.read(place, manifest)
-    except (ManifestError, UnsignedBackupError) as error:
+    except (ManifestError, UnsignedBackupError, VersionRightError) as error:
         return None, (str(error),)
-    return made, (*uncovered(made, records), *_missing(place, there, made, records))
+    return made, (*_hidden(place, made), *uncovered(made, records), *_missing(place, there, made, records))
+
+
+def _hidden(place: BackupPlace, made: BackupSet) -> Iterator[str]:
+    """That the manifest or its signature is deleted or overwritten, and which version has it."""
+    for name, version in place.older.used_by(made.names).items():
+        yield f"{name} is deleted or overwritten in {place.description}, which keeps version {version} of it; {_AGAIN}"
 
 
 def _absent(place: BackupPlace, there: frozenset[str], manifest: str) -> str:

@@ -99,19 +99,22 @@ def newest_key(site: BackupContext, version: KeyVersion, key: RecoveryKey) -> tu
     record = record_of(site.pipeline, version)
     _require_not_destroyed(record)  # before searching for copies, which are gone with it
     refused: KeyRotationError | None = None
+    searched = []
     for place in site.places:
         try:
-            for copy in _copies(place, site.trust, version, record):
+            every = place.with_versions()
+            for copy in _copies(every, site.trust, version, record):
                 try:
-                    return read_key(place, copy, key), f"{copy.file.name} in {place.description}"
+                    return read_key(every, copy, key), every.older.named(copy.file.name, place.description)
                 except KeyRotationError as error:
                     refused = refused or error
+            searched.append(f"{place.description}{every.older.caveat}")
         except BackupError as error:  # the place does not answer
             refused = refused or error
     if refused is not None:
         raise refused
     raise MissingVersionError(
-        f"no backup of {version} is in {' or '.join(place.description for place in site.places)}; "
+        f"no backup of {version} is in {' or '.join(searched)}; "
         f"name one with `keyrotation restore-key {version} --from FILE`"
     )
 
@@ -345,11 +348,11 @@ class _Keys:
     def _read(self, site: BackupContext) -> Iterator[KeptSets]:
         for place in site.places:
             try:
-                kept = kept_sets(place, site.trust)
+                kept = kept_sets(place.with_versions(), site.trust)
             except BackupError as error:
                 self.problems.append(str(error))
                 continue
-            self.problems += map(str, kept.refused.values())
+            self.problems += [*map(str, kept.refused.values()), *filter(None, [kept.place.older.unexamined])]
             yield kept
 
     def _read_store(self, pipeline: Pipeline) -> StoredKeys | None:
@@ -375,7 +378,7 @@ class _Keys:
         for kept in self.kept:
             for copy in (copy for made in kept.sets for copy in made.keys if copy.version == version):
                 if (record is None or record.fingerprint == copy.fingerprint) and is_intact(kept.place, copy.file):
-                    yield f"{copy.file.name} in {kept.place.description}"
+                    yield kept.place.older.named(copy.file.name, kept.place.description)
 
 
 def _dumps(kept: KeptSets, keys: _Keys) -> Iterator[DumpReadable]:

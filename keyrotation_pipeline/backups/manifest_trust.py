@@ -15,6 +15,7 @@ from functools import cached_property
 
 from keyrotation_pipeline.audit.events import entries, recorded
 from keyrotation_pipeline.audit.history import history
+from keyrotation_pipeline.backups.versions import first_verified
 from keyrotation_pipeline.errors import (
     AbsentBackupError,
     ApprovalError,
@@ -44,6 +45,7 @@ from keyrotation_pipeline.ports.ledger import Ledger
 # As `ManifestSigner.verifies`: a public key (base64 of its SubjectPublicKeyInfo), the signed bytes, the signature.
 Verifies = Callable[[str, bytes, bytes], bool]
 _LARGEST_SIGNATURE_BYTES = 1 << 20
+_SIGNATURE_BYTES = 64  # Ed25519
 _CLOCKS_DIFFER_BY = timedelta(minutes=10)
 
 
@@ -64,10 +66,6 @@ def signed_manifest(
         BackupError: the signature cannot be read, so nobody knows.
     """
     require_whole(name, text)
-    try:
-        signature = place.read(signature_name(name), _LARGEST_SIGNATURE_BYTES)
-    except AbsentBackupError:
-        raise UnsignedBackupError(name, place.description, "has no signature") from None
     public = signer_of(text)
     try:
         signer = None if public is None else signer_fingerprint(public)
@@ -77,8 +75,15 @@ def signed_manifest(
         raise UnsignedBackupError(name, place.description, "does not name its signer")
     if signer not in signers:
         raise UnsignedBackupError(name, place.description, f"names the signer {signer}, which is not this pipeline's")
-    if not verifies(public, text, signature):
-        raise UnsignedBackupError(name, place.description, "has a signature that is not this pipeline's")
+
+    def verified() -> None:
+        if not verifies(public, text, place.read(signature_name(name), _LARGEST_SIGNATURE_BYTES)):
+            raise UnsignedBackupError(name, place.description, "has a signature that is not this pipeline's")
+
+    try:
+        first_verified(place, signature_name(name), verified, _SIGNATURE_BYTES)
+    except AbsentBackupError:
+        raise UnsignedBackupError(name, place.description, "has no signature") from None
     return parse(name, text)
 
 
@@ -191,10 +196,13 @@ class ManifestTrust:
         """
         if not self.knows(name):
             raise UnsignedBackupError(name, place.description, "is of a pipeline that is not known here")
-        text = place.read(name)
-        made = self._ours(place, name, text)
-        require_past(made, self._clock)
-        return made
+
+        def verified() -> BackupSet:
+            made = self._ours(place, name, place.read(name))
+            require_past(made, self._clock)
+            return made
+
+        return first_verified(place, name, verified)
 
     @property
     def sealed_with_dump(self) -> tuple[str, ...]:

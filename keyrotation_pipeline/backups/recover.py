@@ -11,7 +11,7 @@ It may be killed anywhere and run again: what is restored is noted in the home, 
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from keyrotation_pipeline.audit.divergence import divergence
@@ -71,12 +71,14 @@ class FoundSet:
 
     Args:
         rejected: by the name of its manifest, why each newer set is not used.
+        versions: by name, the version of each file of it that was deleted or overwritten.
     """
 
     made: BackupSet
     dump: DatabaseCopy
     configuration: StoredFile
     rejected: Mapping[str, str]
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ class Recovered:
         restored: the new database.
         keys: the fingerprint of every key of the set.
         files: the configuration.
+        not_examined: why deleted and overwritten files of the place were not read, in a sentence; None: they were.
     """
 
     found: FoundSet
@@ -110,6 +113,7 @@ class Recovered:
     keys: Mapping[KeyVersion, str]
     keys_here: KeysHere
     files: WrittenFiles
+    not_examined: str | None
 
     def require_complete(self) -> None:
         """Fail, once everything is brought back, where the database lacks something or a value does not decrypt.
@@ -157,7 +161,8 @@ def recover(
             pipeline.ledger.append(Note(EventKind.DATABASE_RESTORED, _facts(source, found, restored, keys)))
             keys_here = _keys_here(pipeline, here, source, found, keys)
     fingerprints = {version: material.fingerprint for version, material in keys.items()}
-    return Recovered(found, source.place.description, restored, fingerprints, keys_here, files)
+    place = source.place
+    return Recovered(found, place.description, restored, fingerprints, keys_here, files, place.older.unexamined)
 
 
 def _newest(source: RecoverySource, local: LocalPlace, wanted: str | None, report: Report) -> FoundSet:
@@ -166,13 +171,14 @@ def _newest(source: RecoverySource, local: LocalPlace, wanted: str | None, repor
     What cannot be read now may be a newer one, so no older set is taken in its place unless `wanted` names it.
     """
     rejected: dict[str, KeyRotationError] = {}
-    for name in manifests(each for each in source.place.names() if wanted in {None, each}):
+    names = {*source.place.names(), *source.place.older.deleted}
+    for name in manifests(each for each in names if wanted in {None, each}):
         try:
             made = source.accepted(name)
             if (found := _restorable(made, rejected, by_name=wanted is not None)) is not None:
                 require_past(made, source.clock)
                 _fetch_all(source.place, made, local, report)
-                return found
+                return replace(found, versions=source.place.older.used_by(made.names))
         except (UnsignedBackupError, DamagedBackupError, AbsentBackupError) as error:
             rejected[name] = error
         except BackupError as error:
@@ -183,7 +189,8 @@ def _newest(source: RecoverySource, local: LocalPlace, wanted: str | None, repor
     if rejected:
         raise next(iter(rejected.values()))
     named, options = (f" of the name {wanted}", "--from or --set") if wanted else ("", "--from")
-    raise BackupError(f"no backup of a database{named} is in {source.place.description}; correct {options}")
+    where = f"{source.place.description}{source.place.older.caveat}"
+    raise BackupError(f"no backup of a database{named} is in {where}; correct {options}")
 
 
 def _restorable(made: BackupSet, rejected: Mapping[str, KeyRotationError], *, by_name: bool) -> FoundSet | None:
@@ -255,6 +262,7 @@ def _facts(
         "dump": found.dump.file.name,
         "made_at": found.made.made_at.isoformat(),
         "place": source.place.description,
+        "versions": dict(found.versions),
         "rows": dict(restored.rows),
         "values_decrypted": dict(restored.values),
         "undecryptable": list(restored.undecryptable[:MOST_SHOWN]),

@@ -1,6 +1,7 @@
 """Runs the recovery test: fetches, decrypts, restores and reads a backup as after a disaster, and measures it.
 
-Everything comes from the place that a recovery uses first. Nothing falls back to another place or an older set: that
+Everything comes from the place that a recovery uses first, read as `recover` reads it: what was deleted or overwritten
+there in the version that verifies, which the report names. Nothing falls back to another place or an older set: that
 would hide the problems that the test looks for. Nothing is kept. Source: the source procedure, section 7.3.
 """
 
@@ -91,6 +92,7 @@ class RecoveryReport:
             refuses them.
         rto_seconds: from the first byte fetched to the last value read, of the newest set.
         rpo_seconds: how old the newest set was when the test began: what would have been lost.
+        versions: by name, the version of each file of the newest set that was deleted or overwritten in the place.
     """
 
     place: str
@@ -101,11 +103,17 @@ class RecoveryReport:
     rto_seconds: float
     rpo_seconds: float
     objectives: Objectives
+    versions: Mapping[str, str]
 
     @property
     def missed(self) -> tuple[str, ...]:
-        """A sentence for each objective that was not met."""
+        """A sentence for each objective that was not met, and for what somebody has hidden."""
         allowed, missed = self.objectives, []
+        if self.versions:
+            missed.append(
+                f"{len(self.versions)} of its files had to be read in older versions, since somebody deleted or "
+                f"overwrote them in {self.place}; find out who, and run `keyrotation backup`"
+            )
         if self.rto_seconds > allowed.rto_seconds:
             missed.append(
                 f"recovery took {self.rto_seconds:,.0f} s, and [recovery] rto_seconds allows "
@@ -124,6 +132,7 @@ class RecoveryReport:
             "place": self.place,
             "recovery_key": self.recovery_key,
             "set": self.made.name,
+            "versions": dict(self.versions),
             "keys": {str(key.version): key.fingerprint for key in self.made.keys},
             "newest": self.newest.facts(),
             "older": self.older.facts() if self.older else None,
@@ -171,11 +180,11 @@ def require_recipient(site: BackupContext, key: RecoveryKey) -> None:
     Raises:
         WrongRecipientError: neither the roster nor the newest set names it.
     """
-    pinned, place = site.pipeline.ledger.pinned_roster(), site.places[0]
+    pinned = site.pipeline.ledger.pinned_roster()
     if key.fingerprint is None or pinned is None or key.fingerprint in pinned.recipients:
         return
     try:
-        made, dump = newest_dump(kept_sets(place, site.trust), site.trust)
+        made, dump = newest_dump(kept_sets(site.places[0].with_versions(), site.trust), site.trust)
     except KeyRotationError:  # which the test records
         return
     if key.fingerprint not in dump.file.recipients:
@@ -229,7 +238,7 @@ def require_keys(dump: DatabaseCopy, keys: Mapping[KeyVersion, KeyMaterial]) -> 
 
 
 def _tested(site: BackupContext, place: BackupPlace, key: RecoveryKey, report: Report) -> RecoveryReport:
-    clock, registered = site.pipeline.clock, site.pipeline.ledger.keys()
+    clock, registered, place = site.pipeline.clock, site.pipeline.ledger.keys(), place.with_versions()
     with site.restorer.workspace() as workspace:
         begun = clock.now()
         kept = kept_sets(place, site.trust)
@@ -250,6 +259,7 @@ def _tested(site: BackupContext, place: BackupPlace, key: RecoveryKey, report: R
         rto_seconds=(recovered - begun).total_seconds(),
         rpo_seconds=(begun - made.made_at).total_seconds(),
         objectives=site.objectives,
+        versions=place.older.used_by(made.names),
     )
 
 
@@ -267,11 +277,11 @@ def newest_dump(kept: KeptSets, trust: ManifestTrust) -> tuple[BackupSet, Databa
         raise BackupError(f"{kept.place.description} has no backup of the database; run `keyrotation backup`")
     # A set made from an older one is sorted with that one, and is never the newest.
     if sealed is not None and (made.made_from is not None or trust.is_after(sealed, made)):
-        where = kept.place.description
+        where = f"{kept.place.description}{kept.place.older.caveat}"
         raise BackupError(
             f"{sealed}, the newest backup of the database, is not in {where}; run `keyrotation backup`, and find out "
             "who removed it"
-            if trust.was_stored(sealed, where)
+            if trust.was_stored(sealed, kept.place.description)
             else f"{sealed}, the newest backup of the database, is not in {where}, and the audit records no complete "
             "upload of it; run `keyrotation backup`"
         )

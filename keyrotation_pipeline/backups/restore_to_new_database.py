@@ -118,14 +118,14 @@ def find_dump(site: BackupContext, wanted: str | None) -> tuple[BackupPlace, Bac
     refused: KeyRotationError | None = None
     for place in reversed(site.places):
         try:
-            kept = kept_sets(place, site.trust)
+            kept = kept_sets(place.with_versions(), site.trust)
         except BackupError as error:  # the place does not answer
             refused = error
             continue
         if wanted is not None:
             refused = next((why for name, why in kept.refused.items() if _is_of(name, wanted)), refused)
         found += [
-            (place, made, made.dump)
+            (kept.place, made, made.dump)
             for made in kept.sets
             if made.dump is not None and wanted in {None, made.dump.file.name, made.name}
         ]

@@ -29,6 +29,7 @@ from keyrotation_pipeline.cli.recovery import asked_passphrase, unread
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.model.audit import instant, names
 
+_MOST_SHOWN = 20  # whoever writes to a place can add any number of sets
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _SOURCE = typer.Option("--from", metavar="DIR|s3://BUCKET/PREFIX", help="Where the backups are.", show_default=False)
 _KEY = typer.Option(
@@ -159,11 +160,23 @@ def _source(
     return by_signer(place_of_backups(source), fingerprint)
 
 
-def _lines(done: Recovered, here: HomeHere, next_steps: tuple[str, ...]) -> Iterator[output.Line]:
+def _chosen(done: Recovered) -> Iterator[output.Line]:
+    """Which set was restored, why no newer one, and which of its files had been deleted or overwritten."""
     made = done.found.made
-    for why in done.found.rejected.values():
+    rejected = tuple(done.found.rejected.values())
+    for why in rejected[:_MOST_SHOWN]:
         yield output.Text(f"rejected  {why}", output.BAD)
+    if len(rejected) > _MOST_SHOWN:
+        yield output.Text(f"rejected  {len(rejected) - _MOST_SHOWN:,} more, which --json names", output.BAD)
+    if done.not_examined is not None:
+        yield output.Text(f"not read  {done.not_examined}", output.BAD)
     yield f"restored  {made.name} of {output.minutes(made.made_at)} UTC from {done.place}"
+    for name, id_ in done.found.versions.items():
+        yield output.Text(f"version   {name} is deleted or overwritten there; read in version {id_}", output.BAD)
+
+
+def _lines(done: Recovered, here: HomeHere, next_steps: tuple[str, ...]) -> Iterator[output.Line]:
+    yield from _chosen(done)
     yield f"into      the new database {here.database}"
     for table, rows in done.restored.rows.items():
         yield f"table     {table}: {rows:,} rows, {done.restored.values[table]:,} values decrypt"
@@ -218,6 +231,11 @@ def _next(done: Recovered, here: HomeHere, key: Path) -> Iterator[str]:
         yield "`keyrotation audit verify`"
     else:
         yield "`keyrotation reconcile`, which officers sign, and the same again; then `keyrotation audit verify`"
+    if done.found.versions:
+        yield (
+            f"find out who deleted or overwrote files in {done.place}, and take the rights to write there from them: "
+            "`keyrotation incident open`"
+        )
     yield f"applications: let them use the database {done.restored.database}, with the keys of the key store"
     yield "`keyrotation backup`"
 
@@ -230,6 +248,8 @@ def _document(done: Recovered, here: HomeHere, next_steps: tuple[str, ...]) -> d
         "made_at": instant(made.made_at),
         "place": done.place,
         "rejected": dict(done.found.rejected),
+        "versions": dict(done.found.versions),
+        "not_examined": done.not_examined,
         "rows": dict(done.restored.rows),
         "values_decrypted": dict(done.restored.values),
         "undecryptable": list(done.restored.undecryptable),

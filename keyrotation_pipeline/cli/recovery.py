@@ -183,6 +183,8 @@ def unread(undecryptable: Sequence[str], unencrypted: Mapping[str, int]) -> Iter
 
 def _tested(report: RecoveryReport) -> Iterator[output.Line]:
     yield f"fetched   {report.made.name} and its files from {report.place}"
+    for name, version in report.versions.items():
+        yield output.Text(f"version   {name} is deleted or overwritten there; read in version {version}", output.BAD)
     keys = ", ".join(f"{key.version} ({key.fingerprint[:16]})" for key in report.made.keys)
     yield f"keys      {keys}: fingerprints as registered, opened by {report.recovery_key}"
     for tested in filter(None, (report.newest, report.older)):

@@ -234,6 +234,11 @@ class BackupSet:
         return ", ".join(map(str, lacking[:_MOST_NAMED])) + more or None
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all that it consists of: its manifest, the signature and its files."""
+        return (self.name, signature_name(self.name), *(file.name for file in self.files))
+
+    @property
     def files(self) -> Iterator[StoredFile]:
         """Every encrypted file of the set."""
         yield from (key.file for key in self.keys)
@@ -272,6 +277,8 @@ class BackupStanding:
         problems: one sentence for each reason why newer sets do not count.
         unknown: one sentence for each other pipeline, or forger, whose sets are in a place.
         versions: the key versions that it holds, by its manifest.
+        changed: one sentence for each place that held the newest set completely, and does not now.
+        unexamined: one sentence for each place whose versions cannot be read.
     """
 
     last: datetime | None
@@ -279,6 +286,8 @@ class BackupStanding:
     problems: tuple[str, ...] = ()
     versions: tuple[KeyVersion, ...] = ()
     unknown: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    unexamined: tuple[str, ...] = ()
 
 
 def key_backup_in(made: BackupSet, copy: KeyCopy) -> KeyBackup:

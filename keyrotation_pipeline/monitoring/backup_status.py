@@ -88,8 +88,9 @@ class BackupLights:
 def backup_lights(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime) -> BackupLights:
     """What `status` and the check `backup_decrypts` both say.
 
-    A set of another pipeline is red. A backup that is incomplete is amber at once, and red when there was no complete
-    one for a day. A certificate that ends within sixty days is amber, one that can no longer be encrypted to is red.
+    A set of another pipeline is red, and so is the newest one in a place that does not show it any more. A backup that
+    is incomplete is amber at once, and red when there was no complete one for a day. A certificate that ends within
+    sixty days is amber, one that can no longer be encrypted to is red.
     """
     certificates = pipeline.signatures.certificates()
     red = [each.unusable for each in certificates if each.unusable is not None and each.encrypts]
@@ -105,7 +106,8 @@ def backup_lights(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetim
         amber += incomplete if found.last or incomplete else [_stale(None)]
     lacking, expected = completeness.backup_lights(pipeline, found.last, now)
     red, amber = [*red, *lacking], [*amber, *expected]
-    red += found.unknown
+    red += (*found.changed, *found.unknown)
+    amber += found.unexamined
     attention, warnings = tuple(dict.fromkeys(red)), tuple(dict.fromkeys(amber))
     return BackupLights(found.last, attention, warnings, versions=found.versions)
 

@@ -7,6 +7,7 @@ from typing import IO, Protocol
 
 from keyrotation_pipeline.model.backups import StoredFile, StoredVersion
 from keyrotation_pipeline.model.manifest import LARGEST_BYTES
+from keyrotation_pipeline.model.older_versions import OlderVersions
 
 
 class BackupPlace(Protocol):
@@ -16,6 +17,17 @@ class BackupPlace(Protocol):
     def description(self) -> str:
         """The place in one plain phrase, as messages name it."""
 
+    @property
+    def older(self) -> OlderVersions:
+        """What is kept of deleted and overwritten files, and the versions in which files are read."""
+
+    def with_versions(self) -> "BackupPlace":
+        """Returns the place for reading, with every version in it, listed once.
+
+        Raises:
+            BackupError: it does not answer. An account that may not list versions is no error, see `OlderVersions`.
+        """
+
     def require_usable(self) -> None:
         """Refuses a place that could not store a backup reliably.
 
@@ -24,13 +36,16 @@ class BackupPlace(Protocol):
         """
 
     def names(self) -> tuple[str, ...]:
-        """Returns every file's name, in order."""
+        """Returns every visible file's name, in order."""
 
     def read(self, name: str, most_bytes: int = LARGEST_BYTES) -> bytes:
         """Reads a small file.
 
         Raises:
-            BackupError: it is not there, cannot be read, or is larger; of a manifest a `ManifestError`.
+            AbsentBackupError: it is not there.
+            VersionRightError: it is to be read in a version, which the account may not.
+            DamagedBackupError: it is larger; of a manifest a `ManifestError`.
+            BackupError: it cannot be read.
         """
 
     def fetch(self, file: StoredFile, target: Path) -> None:

@@ -53,11 +53,11 @@ FIELDS = {
     "policy": "database id pinned from to",
     "preflight": "database generated_at ready checks",
     "reconcile": "database id reconciled found primary values_under states refused ends",
-    "recover": "database set made_at place rejected rows values_decrypted undecryptable unencrypted failures "
-    "left_out for_superuser keys put_back not_registered written kept to_provide reconcile "
+    "recover": "database set made_at place rejected versions not_examined rows values_decrypted undecryptable "
+    "unencrypted failures left_out for_superuser keys put_back not_registered written kept to_provide reconcile "
     "backup_signer next",
-    "recovery-test": "database passed place recovery_key set keys newest older rto_seconds rpo_seconds objectives "
-    "missed",
+    "recovery-test": "database passed place recovery_key set versions keys newest older rto_seconds rpo_seconds "
+    "objectives missed",
     "rehearse": "database request source target dump made_at server dump_rows rows_now seconds findings "
     "predicted_seconds predicted_total_seconds not_rehearsed",
     "replace-key": "database id version fingerprint done",

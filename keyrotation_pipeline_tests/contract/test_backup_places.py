@@ -22,10 +22,11 @@ from keyrotation_pipeline.adapters.backups import directory
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.backups.s3 import Bucket, S3Bucket
 from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
-from keyrotation_pipeline.errors import BackupError, DamagedBackupError, ManifestError
+from keyrotation_pipeline.errors import BackupError, DamagedBackupError, ManifestError, VersionRightError
 from keyrotation_pipeline.model.backups import StoredFile, StoredVersion
+from keyrotation_pipeline.model.older_versions import MOST_VERSIONS
 from keyrotation_pipeline.ports.backup_places import BackupPlace
-from keyrotation_pipeline_tests.buckets import REGION, TestBucket
+from keyrotation_pipeline_tests.buckets import REGION, TestBucket, in_front_of
 from keyrotation_pipeline_tests.fakes import START, FakeClock
 
 
@@ -196,6 +197,94 @@ def test_a_directory_and_a_bucket_without_locks_have_versions_too(place: BackupP
     assert place.versions("other-") == ()
 
 
+def test_what_was_deleted_or_overwritten_is_listed_once_and_read_in_its_version(
+    bucket: TestBucket, tmp_path: Path
+) -> None:
+    for name in ("deleted", "kept", "overwritten"):
+        bucket.place().put(name, file_of(tmp_path, b"first"))
+    bucket.overwrite("overwritten", b"other")
+    bucket.delete("deleted")
+    place = bucket.place().with_versions()
+    bucket.overwrite("later", b"x")
+    assert place.names() == ("kept", "overwritten")
+    assert (set(place.older.deleted), set(place.older.overwritten)) == ({"deleted"}, {"overwritten"})
+    assert place.older.unexamined is None
+    assert place.older.of("kept") == place.older.of("never there") == (None,)
+    assert place.older.of("overwritten", 6) == (None,), "of another size"
+    (visible, first), (only,) = place.older.of("overwritten", 5), place.older.of("deleted")
+    assert visible is None
+    for name, version in (("overwritten", first), ("deleted", only)):
+        with place.older.reading(name, version):
+            assert place.read(name) == b"first"
+        assert place.digest(stored(name, b"first")) == hashlib.sha256(b"first").hexdigest(), "from then on"
+        place.fetch(stored(name, b"first"), tmp_path / f"fetched {name}")
+    with pytest.raises(BackupError), place.older.reading("overwritten", "no such version"):
+        place.read("overwritten")
+    assert place.read("overwritten") == b"other"
+    assert bucket.place().names() == ("kept", "later", "overwritten"), "the place itself stays as it is"
+
+
+def test_of_many_versions_the_oldest_are_kept(bucket: TestBucket, tmp_path: Path) -> None:
+    bucket.place().put("a", file_of(tmp_path, b"ours"))
+    for _ in range(MOST_VERSIONS + 2):
+        bucket.overwrite("a", b"junk")
+    place = bucket.place().with_versions()
+    older = place.older.of("a")
+    assert len(older) == MOST_VERSIONS + 1
+    with place.older.reading("a", older[1]):
+        assert place.read("a") == b"ours"
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "NotImplemented"])
+def test_without_versions_what_is_visible_is_read_and_it_is_said_why(
+    bucket: TestBucket, tmp_path: Path, code: str
+) -> None:
+    bucket.place().put("a", file_of(tmp_path, b"1"))
+    with in_front_of(bucket.url, lambda _method, path: code if "versions" in path else None) as url:
+        place = replace(bucket, url=url).place().with_versions()
+        assert (place.names(), place.read("a"), place.older.of("a")) == (("a",), b"1", (None,))
+    why = {"AccessDenied": "grant s3:ListBucketVersions", "NotImplemented": "the server lists no versions"}
+    assert place.older.unexamined is not None
+    assert why[code] in place.older.unexamined
+    assert place.description in place.older.unexamined
+
+
+def test_versions_that_cannot_be_listed_or_read_now_are_an_error(bucket: TestBucket, tmp_path: Path) -> None:
+    bucket.place().put("a", file_of(tmp_path, b"1"))
+    bucket.delete("a")
+    place = bucket.place().with_versions()
+    with place.older.reading("a", place.older.of("a")[0]):
+        pass
+    with in_front_of(bucket.url, lambda *_: "ServiceUnavailable") as url:
+        silent = replace(bucket, url=url).place()
+        with pytest.raises(BackupError, match="cannot be asked for the versions in it: ServiceUnavailable"):
+            silent.with_versions()
+        silent.older = place.older
+        with pytest.raises(BackupError, match=r"cannot be read \(a\): ServiceUnavailable"):
+            silent.read("a")
+    with in_front_of(bucket.url, lambda _method, path: "AccessDenied" if "versionId" in path else None) as url:
+        denied = replace(bucket, url=url).place().with_versions()
+        sentence = "a was deleted or overwritten in s3://.*, and its versions cannot be read: grant s3:GetObjectVersion"
+        with (
+            pytest.raises(VersionRightError, match=sentence),
+            denied.older.reading("a", denied.older.of("a")[0]),
+        ):
+            denied.read("a")
+        assert "s3:GetObjectVersion" in str(denied.older.unexamined)
+
+
+@pytest.mark.parametrize("size", [300, 9_000_000], ids=["small", "in several parts"])
+def test_a_file_that_was_overwritten_by_one_of_its_size_is_probably_not_there(
+    bucket: TestBucket, tmp_path: Path, size: int
+) -> None:
+    ours = stored("a.gpg", b"x" * size)
+    for _ in range(2):  # the same again is no other file
+        bucket.place().put("a.gpg", file_of(tmp_path, b"x" * size))
+    assert bucket.place().with_versions().probably_holds(ours)
+    bucket.place().put("a.gpg", file_of(tmp_path, b"y" * size))
+    assert not bucket.place().with_versions().probably_holds(ours)
+
+
 @pytest.mark.parametrize("mode", ["GOVERNANCE", "COMPLIANCE"])
 def test_a_locked_backup_outlives_whoever_may_delete_as_long_as_its_mode_says(
     locking_bucket: TestBucket, tmp_path: Path, mode: str
@@ -260,7 +349,7 @@ def test_what_is_larger_than_anything_of_ours_is_not_read_into_memory(place: Bac
         place.put(name, file_of(tmp_path, b"x" * 11))
     with pytest.raises(ManifestError, match="it has 11 bytes"):
         place.read("backup-20260105-090000-efa1f375.json", 10)
-    with pytest.raises(BackupError, match=r"a\.gpg in .* has 11 bytes, so it is not what its name says"):
+    with pytest.raises(DamagedBackupError, match=r"a\.gpg in .* has 11 bytes, so it is not what its name says"):
         place.read("a.gpg", 10)
     assert place.read("a.gpg", 11) == b"x" * 11
 
@@ -297,7 +386,7 @@ def test_what_is_sent_beyond_the_promised_size_is_not_read(tmp_path: Path) -> No
     assert endless.sent == (5 << 20) + 1
     directory.digest_bounded(file, endless := Endless())
     assert endless.sent == (5 << 20) + 1
-    with pytest.raises(BackupError, match="has 11 bytes"):
+    with pytest.raises(DamagedBackupError, match="has 11 bytes"):
         directory.read_small("a.gpg", "s3://b", 1, endless := Endless(), 10)
     assert endless.sent == 11
 

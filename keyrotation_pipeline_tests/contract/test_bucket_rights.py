@@ -55,8 +55,13 @@ def asked(bucket: TestBucket, tmp_path: Path, *, writes: bool) -> set[tuple[str,
     for name, size in (("small", 3), ("large", 9_000_000)):
         (tmp_path / name).write_bytes(b"x" * size)
         bucket.place().put(name, tmp_path / name)
+    bucket.place().put("deleted", tmp_path / "small")
+    bucket.delete("deleted")
     with noting("s3", note):
         place = bucket.place()
+    every = place.with_versions()
+    with every.older.reading("deleted", every.older.of("deleted")[0]):
+        every.read("deleted")
     place.names()
     place.read("small")
     large, small = (StoredFile(name, "0" * 64, size, ()) for name, size in (("large", 9_000_000), ("small", 3)))

@@ -154,9 +154,10 @@ def corrupt(content: bytes) -> bytes:
 
 
 def damaged(clinic: Clinic, bucket: TestBucket, beginning: str, damage: Callable[[bytes], bytes]) -> str:
-    """Damage a file in the bucket; gives back its name."""
+    """Damage a file in the bucket, which has no other version of it; gives back its name."""
     name = file_in(clinic, beginning)
     bucket.overwrite(name, damage(bucket.content(name)))
+    bucket.forget_versions(name)
     return name
 
 
@@ -257,7 +258,7 @@ def test_a_version_that_nobody_registered_but_rows_use_is_missing(clinic: Clinic
 
 def test_a_file_that_the_manifest_names_but_is_gone_is_named(clinic: Clinic, bucket: TestBucket) -> None:
     back_up(clinic.site)
-    bucket.delete(name := file_in(clinic, "encryption-key-v2"))
+    bucket.lose(name := file_in(clinic, "encryption-key-v2"))
     with pytest.raises(BackupError, match=f"{name} is not in s3://"):
         run_test(clinic)
 
@@ -356,7 +357,7 @@ def test_the_newest_set_is_missed_though_the_clock_was_set_back_before_it(clinic
     back_up(clinic.site)
     clinic.clock.at -= timedelta(minutes=5)
     newest = back_up(clinic.site).made.name
-    bucket.delete(newest)
+    bucket.lose(newest)
     with pytest.raises(BackupError, match=rf"{newest}, the newest backup of the database, is not in .* who removed it"):
         run_test(clinic)
 
@@ -373,7 +374,7 @@ def test_a_set_that_never_reached_the_bucket_was_removed_by_nobody(clinic: Clini
     versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"})
     clinic.pass_days(1)
     newest = back_up(clinic.site).made.name
-    bucket.delete(newest)
+    bucket.lose(newest)
     with pytest.raises(BackupError, match=rf"{newest}, .* find out who removed it"):
         run_test(clinic)
 
@@ -390,6 +391,7 @@ def test_a_damaged_newest_manifest_is_not_passed_over_for_an_older_set(clinic: C
     newest = back_up(clinic.site).made
     content = bucket.content(newest.name)
     bucket.overwrite(newest.name, content.replace(b"v1", b"v9"))
+    bucket.forget_versions(newest.name)
     with pytest.raises(UnsignedBackupError, match=f"{newest.name} in s3://.* is not the one that the audit recorded"):
         run_test(clinic)
     for rest in (content[:-2], content[: len(content) // 2]):

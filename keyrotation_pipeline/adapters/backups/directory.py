@@ -13,6 +13,7 @@ from typing import IO, Protocol
 from keyrotation_pipeline.errors import AbsentBackupError, BackupError, DamagedBackupError, ManifestError
 from keyrotation_pipeline.model.backups import StoredFile, StoredVersion, is_manifest
 from keyrotation_pipeline.model.manifest import LARGEST_BYTES
+from keyrotation_pipeline.model.older_versions import OlderVersions
 from keyrotation_pipeline.regular_files import opened
 
 _SMALL_BYTES = 1 << 20
@@ -34,6 +35,11 @@ class BackupDirectory:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self.older = OlderVersions()
+
+    def with_versions(self) -> "BackupDirectory":
+        """See `BackupPlace.with_versions`: a directory has one version of each file."""
+        return self
 
     @property
     def description(self) -> str:
@@ -244,14 +250,16 @@ def read_small(name: str, place: str, size_bytes: int, source: Source, most_byte
 
     Raises:
         ManifestError: it is too large and named like a manifest or its signature: the place's other sets can be read.
-        BackupError: it is too large.
+        DamagedBackupError: it is too large.
     """
     content = b"" if size_bytes > most_bytes else source.read(most_bytes + 1)
     if (size_bytes := max(size_bytes, len(content))) <= most_bytes:
         return content
     if is_manifest(name.removesuffix(".sig")):
         raise ManifestError(name, f"it has {size_bytes:,} bytes")
-    raise BackupError(f"{name} in {place} has {size_bytes:,} bytes, so it is not what its name says; use another copy")
+    raise DamagedBackupError(
+        f"{name} in {place} has {size_bytes:,} bytes, so it is not what its name says; use another copy"
+    )
 
 
 def fetch_bounded(file: StoredFile, place: str, size_bytes: int, source: Source, target: Path) -> None:

@@ -4,8 +4,10 @@ Credentials come from where boto3 looks for them. Source: the source procedure, 
 """
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,14 +19,17 @@ from botocore.exceptions import ClientError
 
 from keyrotation_pipeline.adapters import aws
 from keyrotation_pipeline.adapters.backups.directory import digest_bounded, fetch_bounded, read_small, sha256_of
-from keyrotation_pipeline.errors import AbsentBackupError, BackupError
+from keyrotation_pipeline.errors import AbsentBackupError, BackupError, VersionRightError
 from keyrotation_pipeline.model.backups import StoredFile, StoredVersion
 from keyrotation_pipeline.model.manifest import LARGEST_BYTES
+from keyrotation_pipeline.model.older_versions import MOST_VERSIONS, OlderVersion, OlderVersions
 from keyrotation_pipeline.ports.clock import Clock
 
 _PART_BYTES = 8 << 20
 _TRANSFER = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES)
 _ABSENT = frozenset({"404", "NoSuchKey", "NoSuchUpload", "NotFound"})
+# What servers that speak S3 answer to a call that they do not know.
+_NOT_OFFERED = frozenset({"NotImplemented", "MethodNotAllowed", "405", "501"})
 _NO_LOCK = frozenset({"ObjectLockConfigurationNotFoundError", "NoSuchObjectLockConfiguration", "404"})
 
 
@@ -50,6 +55,7 @@ class S3Bucket:
         self._bucket = bucket
         self._clock = clock
         self._lock: dict[str, Any] | None = None
+        self.older = OlderVersions()
         with self._failing_plainly("opened"):
             self._client = aws.client(
                 "s3",
@@ -78,12 +84,55 @@ class S3Bucket:
 
     def names(self) -> tuple[str, ...]:
         """See `BackupPlace.names`."""
+        if self.older.visible is not None:
+            return self.older.visible
         with self._failing_plainly("listed"):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket.name, Prefix=self._bucket.prefix, Delimiter="/"
             )
             keys = [entry["Key"] for page in map(self._require_listing, pages) for entry in page.get("Contents", ())]
+        return self._names_of(keys)
+
+    def _names_of(self, keys: Iterable[str]) -> tuple[str, ...]:
         return tuple(sorted(key.removeprefix(self._bucket.prefix) for key in keys if key != self._bucket.prefix))
+
+    def with_versions(self) -> "S3Bucket":
+        """See `BackupPlace.with_versions`."""
+        found = copy(self)
+        try:
+            with self._failing_plainly("asked for the versions in it"):
+                found.older = self._every_version()
+        except _DeniedError:
+            found.older = OlderVersions(unexamined=self._unexamined("grant s3:ListBucketVersions"))
+        except _NotOfferedError:
+            found.older = OlderVersions(unexamined=self._unexamined("the server lists no versions"))
+        return found
+
+    def _unexamined(self, why: str) -> str:
+        return f"deleted and overwritten files in {self.description} cannot be examined: {why}"
+
+    def _every_version(self) -> OlderVersions:
+        pages = self._client.get_paginator("list_object_versions").paginate(
+            Bucket=self._bucket.name, Prefix=self._bucket.prefix, Delimiter="/"
+        )
+        older: dict[str, deque[OlderVersion]] = defaultdict(lambda: deque(maxlen=MOST_VERSIONS))
+        visible: dict[str, str] = {}
+        overwritten = set[str]()
+        # Of each file the newest comes first.
+        for entry in (each for page in map(self._require_listing, pages) for each in page.get("Versions", ())):
+            name = entry["Key"].removeprefix(self._bucket.prefix)
+            if not name:
+                continue
+            if entry["IsLatest"]:
+                visible[name] = entry["ETag"]
+                continue
+            older[name].appendleft(OlderVersion(str(entry["VersionId"]), entry["Size"]))
+            if visible.get(name, entry["ETag"]) != entry["ETag"]:
+                overwritten.add(name)
+        by_name = {name: tuple(versions) for name, versions in older.items()}
+        return OlderVersions(
+            by_name, self._names_of(visible), frozenset(by_name.keys() - visible), frozenset(overwritten)
+        )
 
     def _require_listing(self, page: Mapping[str, Any]) -> Mapping[str, Any]:
         """Refuses a page that another server sent with status 200, which botocore takes for an empty listing."""
@@ -109,10 +158,24 @@ class S3Bucket:
     @contextmanager
     def _sent(self, name: str) -> Iterator[Mapping[str, Any]]:
         """Yields S3's answer, whose body is dropped where it was not read to its end."""
-        with self._reading(name):
+        with self._reading(name), self._naming_the_right(name):
             found: Mapping[str, Any] = self._client.get_object(**self._at(name))
             with closing(found["Body"]):
                 yield found
+
+    @contextmanager
+    def _naming_the_right(self, name: str) -> Iterator[None]:
+        """Says which right a version cannot be read without; that for the visible file is another one."""
+        try:
+            yield
+        except ClientError as error:
+            if name not in self.older.used or aws.code_of(error) != "AccessDenied":
+                raise
+            self.older.unexamined = self._unexamined("grant s3:GetObjectVersion")
+            raise VersionRightError(
+                f"{name} was deleted or overwritten in {self.description}, and its versions cannot be read: grant "
+                "s3:GetObjectVersion"
+            ) from None
 
     def put(self, name: str, source: Path) -> None:
         """See `BackupPlace.put`."""
@@ -144,11 +207,13 @@ class S3Bucket:
         return _has_checksum(found, file.sha256) or self.digest(file) == file.sha256
 
     def probably_holds(self, file: StoredFile) -> bool:
-        """See `BackupPlace.probably_holds`: by size and, unless uploaded in parts, by S3's own checksum."""
+        """See `BackupPlace.probably_holds`: by size and S3's checksum, or whether it has other versions."""
         found = self._head(file.name)
         if found is None or found["ContentLength"] != file.size_bytes:
             return False
-        return file.size_bytes >= _PART_BYTES or _has_checksum(found, file.sha256)
+        if file.size_bytes >= _PART_BYTES:
+            return file.name not in self.older.overwritten
+        return _has_checksum(found, file.sha256)
 
     def _head(self, name: str) -> Mapping[str, Any] | None:
         try:
@@ -208,7 +273,9 @@ class S3Bucket:
         return found if isinstance(found, datetime) else None
 
     def _at(self, name: str) -> dict[str, str]:
-        return {"Bucket": self._bucket.name, "Key": f"{self._bucket.prefix}{name}"}
+        version = self.older.used.get(name)
+        at = {"Bucket": self._bucket.name, "Key": f"{self._bucket.prefix}{name}"}
+        return at if version is None else {**at, "VersionId": version}
 
     def _storage(self) -> dict[str, Any]:
         if self._lock is None:
@@ -255,6 +322,8 @@ class S3Bucket:
                 raise BackupError(
                     f"bucket {self._bucket.name} does not exist; create it, or correct [backup.s3] bucket"
                 ) from None
+            if code in _NOT_OFFERED:
+                raise _NotOfferedError(str(self._refused(doing, code))) from None
             if code == "AccessDenied":
                 raise _DeniedError(str(self._refused(doing, code))) from None
             raise self._refused(doing, code) from None
@@ -273,3 +342,7 @@ def _has_checksum(found: Mapping[str, Any], sha256: str) -> bool:
 
 class _DeniedError(BackupError):
     """The account may not do that."""
+
+
+class _NotOfferedError(BackupError):
+    """The server does not know that call."""

@@ -33,6 +33,13 @@ def clinic(tmp_path: Path, server: Server, bucket: TestBucket, safe: Safe) -> It
 
 
 @pytest.fixture
+def locked_clinic(tmp_path: Path, server: Server, locking_bucket: TestBucket, safe: Safe) -> Iterator[Clinic]:
+    """The same with a bucket that locks what is put into it."""
+    with open_clinic(tmp_path / "clinic", server, locking_bucket, safe) as made:
+        yield made
+
+
+@pytest.fixture
 def record_minutes(request: pytest.FixtureRequest) -> RecordMinutes:
     """Tell how long a disaster lasted: a property of the test in JUnit's form (``--junitxml``)."""
     return lambda minutes: request.node.user_properties.append(("minutes", f"{minutes:.2f}"))

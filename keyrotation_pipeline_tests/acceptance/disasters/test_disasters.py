@@ -91,6 +91,25 @@ def test_the_bucket_is_lost(clinic: Clinic, record_minutes: RecordMinutes, monke
     record_minutes(clinic.require_whole())
 
 
+@pytest.mark.extended
+def test_backups_are_deleted_in_a_versioned_bucket(locked_clinic: Clinic, record_minutes: RecordMinutes) -> None:
+    """While all else is there: `status` says so, and the page's lines make a backup that is visible again."""
+    clinic = locked_clinic
+    with clinic.application.working() as application:
+        clinic.backed_up()
+        assert "and is not any more" not in clinic.machine.shell("keyrotation status")
+        clinic.strike()
+        for name in clinic.bucket.tags():
+            clinic.bucket.delete(name)
+        assert "and is not any more" in clinic.machine.shell("! keyrotation status --exit-code")
+        tested = clinic.machine.shell("! keyrotation recovery-test --key recovery.sec.asc")
+        assert "every encrypted value decrypts" in tested
+        assert "had to be read in older versions" in " ".join(tested.split())
+        assert "and is not any more" not in clinic.typed(block("hidden-backups"))
+        application.wait_for(20)
+    record_minutes(clinic.require_whole())
+
+
 def empty(bucket: TestBucket) -> None:
     """Somebody removes every version of everything, and the bucket."""
     for version in bucket.client.list_object_versions(Bucket=bucket.name).get("Versions", []):

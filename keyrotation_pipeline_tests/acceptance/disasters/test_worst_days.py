@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -159,8 +160,54 @@ def test_the_newest_set_is_damaged(clinic: Clinic, safe: Safe, tmp_path: Path, r
     content = bytearray(clinic.bucket.content(dump))
     content[len(content) // 2] ^= 1
     clinic.bucket.overwrite(dump, bytes(content))
+    clinic.bucket.forget_versions(dump)
     printed = recovered(clinic, signer)
     assert f"rejected  {dump}" in printed
+    record_minutes(clinic.require_whole(kept))
+
+
+def put_delete_markers(bucket: TestBucket) -> None:
+    for name in bucket.tags():
+        bucket.delete(name)
+
+
+def overwrite_by_the_older_set(bucket: TestBucket) -> None:
+    """Every file of the newest set; each of its own kind, and genuine."""
+    older, newest = (re.findall(r"\d{8}-\d{6}-\w{8}", name)[0] for name in manifests(bucket)[-2:])
+    for name in bucket.tags():
+        if newest in name:
+            bucket.overwrite(name, bucket.content(name.replace(newest, older)))
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(
+    "hide",
+    [
+        pytest.param(put_delete_markers, id="delete markers over everything"),
+        pytest.param(overwrite_by_the_older_set, id="overwritten by the older set"),
+    ],
+)
+def test_the_newest_set_is_hidden_in_a_versioned_bucket(
+    locked_clinic: Clinic,
+    safe: Safe,
+    tmp_path: Path,
+    record_minutes: RecordMinutes,
+    hide: Callable[[TestBucket], None],
+) -> None:
+    """By somebody who may write to it, and delete no version: the newest set comes back all the same."""
+    clinic, signer = locked_clinic, signer_of(locked_clinic)
+    clinic.backed_up()
+    time.sleep(1)  # sets are named by the second
+    with struck(clinic) as kept:
+        newest = manifests(clinic.bucket)[-1]
+        hide(clinic.bucket)
+        said = clinic.machine.shell("! keyrotation status --exit-code")
+        assert f"the newest backup {newest} was complete in s3://" in said
+        clinic.lose_database()
+        clinic.lose_machine(tmp_path / "empty", safe)
+    printed = recovered(clinic, signer)
+    assert f"restored  {newest}" in printed
+    assert f"version   {newest} is deleted or overwritten there; read in version" in printed
     record_minutes(clinic.require_whole(kept))
 
 

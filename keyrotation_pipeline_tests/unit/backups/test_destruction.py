@@ -39,6 +39,7 @@ from keyrotation_pipeline.model.backups import (
 from keyrotation_pipeline.model.key_events import KeyDestroyed
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.manifest import render
+from keyrotation_pipeline.model.older_versions import OlderVersions
 from keyrotation_pipeline.model.requests import Request, RequestStatus
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, TableName
 from keyrotation_pipeline.requests.control import cancel
@@ -74,6 +75,10 @@ class FakePlace:
     files: dict[str, bytes] = field(default_factory=dict)
     locks: dict[str, datetime] = field(default_factory=dict)
     old: tuple[StoredVersion, ...] = ()
+    older: OlderVersions = field(default_factory=OlderVersions)
+
+    def with_versions(self) -> "FakePlace":
+        return self
 
     def names(self) -> tuple[str, ...]:
         return tuple(sorted(self.files))

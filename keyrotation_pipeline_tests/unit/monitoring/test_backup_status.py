@@ -95,6 +95,12 @@ def test_sets_of_another_pipeline_are_red(world: FakeWorld) -> None:
     assert seen(world) == ("the bucket has sets of another pipeline",)
 
 
+def test_the_newest_set_that_is_not_visible_any_more_is_red_and_what_was_not_examined_amber(world: FakeWorld) -> None:
+    world.vault.stands = BackupStanding(START, "x", changed=("y was complete",), unexamined=("no right",))
+    found = protection(world.pipeline, world.ledger.keys(), world.clock.now())
+    assert (found.attention, found.warnings) == (("y was complete",), ("no right",))
+
+
 def test_a_live_key_without_a_backup_is_named(world: FakeWorld) -> None:
     del world.vault.backups[V2]
     assert seen(world) == ("v2 has no intact backup; run `keyrotation backup`",)
