@@ -15,7 +15,7 @@ import pytest
 from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
 from keyrotation_pipeline.model.backups import is_manifest, signature_name
 from keyrotation_pipeline_tests.acceptance.disasters.clinic import Clinic, RecordMinutes, Safe, open_clinic
-from keyrotation_pipeline_tests.buckets import TestBucket
+from keyrotation_pipeline_tests.buckets import TestBucket, in_front_of
 from keyrotation_pipeline_tests.pages import block
 from keyrotation_pipeline_tests.servers import DEBIAN, Server, discard, start_server
 from keyrotation_pipeline_tests.waiting import eventually
@@ -208,6 +208,30 @@ def test_the_newest_set_is_hidden_in_a_versioned_bucket(
     printed = recovered(clinic, signer)
     assert f"restored  {newest}" in printed
     assert f"version   {newest} is deleted or overwritten there; read in version" in printed
+    record_minutes(clinic.require_whole(kept))
+
+
+@pytest.mark.extended
+def test_the_newest_set_cannot_be_read(
+    clinic: Clinic, safe: Safe, tmp_path: Path, record_minutes: RecordMinutes
+) -> None:
+    """S3 answers 503 for its signature: nothing older is taken in its place, unless it is named."""
+    signer, kept = signer_of(clinic), clinic.backed_up()
+    with struck(clinic):
+        clinic.lose_database()
+        clinic.lose_machine(tmp_path / "empty", safe)
+    older, newest = manifests(clinic.bucket)[-2:]
+    refuses = lambda _method, path: "ServiceUnavailable" if signature_name(newest) in path else None  # noqa: E731
+    with in_front_of(clinic.bucket.url, refuses) as url:
+        clinic.machine.variables["AWS_ENDPOINT_URL"] = url
+        from_bucket = f"--from s3://{clinic.bucket.name}/encryption-keys --key recovery.sec.asc {signer}"
+        stopped = clinic.machine.shell(
+            f"! keyrotation recover {from_bucket} --server '{clinic.server.url()}' --into {clinic.database}_recovered"
+        )
+        assert f"cannot be read ({signature_name(newest)}): ServiceUnavailable" in " ".join(stopped.split())
+        assert "or name an older set with --set" in " ".join(stopped.split())
+        printed = recovered(clinic, f"{signer} --set {older}")
+    assert f"restored  {older}" in printed
     record_minutes(clinic.require_whole(kept))
 
 
