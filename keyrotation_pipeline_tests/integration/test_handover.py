@@ -162,6 +162,14 @@ CREATE FUNCTION care.audit() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN EN
 CREATE EVENT TRIGGER audit ON ddl_command_end EXECUTE FUNCTION care.audit();
 CREATE PUBLICATION everything FOR ALL TABLES;
 CREATE FUNCTION care.pid() RETURNS integer LANGUAGE internal AS 'pg_backend_pid';
+CREATE TRANSFORM FOR integer LANGUAGE sql (FROM SQL WITH FUNCTION prsd_lextype(internal));
+CREATE FUNCTION care.as_point(integer) RETURNS point LANGUAGE sql AS 'SELECT point($1, $1)';
+CREATE CAST (integer AS point) WITH FUNCTION care.as_point(integer);
+COMMENT ON CAST (integer AS point) IS 'of the server''s own types';
+CREATE FUNCTION care.starts(text, text) RETURNS boolean LANGUAGE sql SUPPORT text_starts_with_support AS 'SELECT true';
+CREATE FUNCTION care.silent() RETURNS integer LANGUAGE sql SET log_min_messages = 'error' AS 'SELECT 1';
+CREATE FUNCTION care.slow() RETURNS integer LANGUAGE sql SET work_mem = '1MB' SET TimeZone = 'UTC' AS 'SELECT 1';
+CREATE FUNCTION care.own() RETURNS integer LANGUAGE sql SET app.x = 'y' AS 'SELECT 1';
 CREATE VIEW care.who AS SELECT care.pid();
 GRANT SELECT ON care.who TO handed_app;
 COMMENT ON VIEW care.who IS 'the process';
@@ -170,7 +178,12 @@ GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_file(text) TO handed_staff;
 ALTER DATABASE clinic SET log_statement = 'ddl'
 """
 LEFT_OUT = (
+    "TRANSFORM - TRANSFORM FOR integer LANGUAGE sql",
+    "CAST - CAST (integer AS point)",
+    "FUNCTION care own() postgres",
     "FUNCTION care pid() postgres",
+    "FUNCTION care silent() postgres",
+    "FUNCTION care starts(text, text) postgres",
     "VIEW care who postgres",
     "PUBLICATION - everything postgres",
     "PUBLICATION TABLES IN SCHEMA care of_a_schema care postgres",

@@ -24,20 +24,24 @@ REACHING_OUT = frozenset({"dblink", "file_fdw", "postgres_fdw"})
 _KINDS = (
     "EVENT TRIGGER ", "SUBSCRIPTION ", "FOREIGN DATA WRAPPER ", "SERVER ", "USER MAPPING ", "FOREIGN TABLE ",
     "PUBLICATION TABLES IN SCHEMA ", "SECURITY LABEL ", "PROCEDURAL LANGUAGE ", "ACCESS METHOD ", "OPERATOR CLASS ",
-    "OPERATOR FAMILY ", "TEXT SEARCH PARSER ", "TEXT SEARCH TEMPLATE ",
+    "OPERATOR FAMILY ", "TEXT SEARCH PARSER ", "TEXT SEARCH TEMPLATE ", "TRANSFORM ",
 )  # fmt: skip
 # By kind of entry, words of those that only a superuser may execute.
 _WORDS = {
-    "FUNCTION": re.compile(r" LANGUAGE (?:c|internal) | LEAKPROOF "),
+    "FUNCTION": re.compile(r" LANGUAGE (?:c|internal) | LEAKPROOF | SUPPORT "),
     "PROCEDURE": re.compile(r" LANGUAGE (?:c|internal) "),
     "PUBLICATION": re.compile(r" FOR ALL "),
-    "CAST": re.compile(r" WITHOUT FUNCTION "),
+    # Of one of the types it must be the owner: those of the server have no schema here.
+    "CAST": re.compile(r" WITHOUT FUNCTION |^CREATE CAST \( [^.]*? \) WITH "),
     "TYPE": re.compile(r"^CREATE TYPE \S+(?: \. \S+)? \( (?:INTERNALLENGTH|INPUT) "),
 }
+# A parameter that a function sets while it runs.
+_SET = re.compile(r' SET ("[^"]+"|[a-z_]+) TO ')
 _EXTENSION = "EXTENSION - "
 # The handover executes these as somebody who may; a comment on an extension is mostly its own.
 _LATER = ("COMMENT - EXTENSION ", "ROW SECURITY ")
 _BUILT_IN = frozenset({"public", "pg_catalog"})
+_ANYBODY_SETS = "SELECT lower(name) FROM pg_settings WHERE context = 'user'"
 _OFFERED = """
 SELECT v.name, bool_or(v.trusted OR NOT v.superuser) FROM pg_available_extension_versions v
 JOIN pg_available_extensions e ON e.name = v.name AND e.default_version = v.version GROUP BY v.name
@@ -78,27 +82,35 @@ class RestorePlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Extensions:
-    """What a server has: by name, whether an unprivileged role may create it; and what its superuser creates."""
+class ServerRules:
+    """What a server has, and who may use it.
+
+    Args:
+        offered: extensions, and whether an unprivileged role may create them.
+        by_superuser: extensions that its superuser creates.
+        anybody_sets: parameters that every role may set, in lower case.
+    """
 
     offered: Mapping[str, bool]
     by_superuser: frozenset[str]
+    anybody_sets: frozenset[str] = frozenset()
 
     def of(self, name: str) -> bool | None:
         """Returns whether an extension can be created here; None: the server does not have it."""
         return None if name not in self.offered else self.offered[name] or name in self.by_superuser
 
 
-def extensions_of(connection: Connection, by_superuser: frozenset[str]) -> Extensions:
-    """Returns the extensions of a server.
+def rules_of(connection: Connection, by_superuser: frozenset[str]) -> ServerRules:
+    """Returns what a server has.
 
     Args:
-        by_superuser: those that the connection's role creates, as a superuser.
+        by_superuser: extensions that the connection's role creates, as a superuser.
     """
-    return Extensions({str(name): bool(free) for name, free in connection.execute(_OFFERED)}, by_superuser)
+    offered = {str(name): bool(free) for name, free in connection.execute(_OFFERED)}
+    return ServerRules(offered, by_superuser, frozenset(str(name) for (name,) in connection.execute(_ANYBODY_SETS)))
 
 
-def plan(listed: Sequence[ArchiveEntry], text: str, there: Extensions, dump: DatabaseCopy, server: str) -> RestorePlan:
+def plan(listed: Sequence[ArchiveEntry], text: str, there: ServerRules, dump: DatabaseCopy, server: str) -> RestorePlan:
     """Decides who restores each entry of a dump.
 
     Args:
@@ -109,7 +121,7 @@ def plan(listed: Sequence[ArchiveEntry], text: str, there: Extensions, dump: Dat
         IncompleteRestoreError: the server lacks an extension, or rows depend on what only a superuser creates.
     """
     _require_offered(listed, there, dump, server)
-    chosen = {key_of(each.entry): each for each in statements(text) if each.entry and _decides(each)}
+    chosen = {key_of(each.entry): each for each in statements(text) if each.entry and _decides(each, there)}
     left_out = _with_dependents(listed, [each for each in listed if _needs_superuser(each, chosen, there)])
     _require_rows(left_out, dump)
     created = tuple(
@@ -126,17 +138,21 @@ def plan(listed: Sequence[ArchiveEntry], text: str, there: Extensions, dump: Dat
     return RestorePlan(restored, created, tuple(each for each in listed if each.number in missing))
 
 
-def _decides(statement: Statement) -> bool:
+def _decides(statement: Statement, there: ServerRules) -> bool:
     """Returns whether the plan depends on a statement's words."""
     kind = statement.entry.kind if statement.entry else ""
-    return kind == "EXTENSION" or bool((form := _WORDS.get(kind)) and form.search(_spaced(statement)))
+    words = _spaced(statement)
+    sets = {unquoted(each).lower() for each in _SET.findall(words)}
+    if kind in {"FUNCTION", "PROCEDURE"} and not sets <= there.anybody_sets:
+        return True
+    return kind == "EXTENSION" or bool((form := _WORDS.get(kind)) and form.search(words))
 
 
 def _spaced(statement: Statement) -> str:
     return " ".join("''" if word.kind in {"text", "dollar"} else word.text for word in statement.words)
 
 
-def _needs_superuser(entry: ArchiveEntry, chosen: Mapping[str, Statement], there: Extensions) -> bool:
+def _needs_superuser(entry: ArchiveEntry, chosen: Mapping[str, Statement], there: ServerRules) -> bool:
     if (extension := _extension(entry)) is not None:
         return extension in REACHING_OUT or not there.of(extension)
     return entry.text.startswith(_KINDS) or entry.text in chosen
@@ -156,7 +172,7 @@ def _with_dependents(listed: Sequence[ArchiveEntry], roots: Iterable[ArchiveEntr
     return list(found.values())
 
 
-def _require_offered(listed: Sequence[ArchiveEntry], there: Extensions, dump: DatabaseCopy, server: str) -> None:
+def _require_offered(listed: Sequence[ArchiveEntry], there: ServerRules, dump: DatabaseCopy, server: str) -> None:
     needed = frozenset(filter(None, map(_extension, listed))) - REACHING_OUT
     if missing := sorted(each for each in needed if there.of(each) is None):
         raise IncompleteRestoreError(
@@ -171,10 +187,15 @@ def _require_rows(left_out: Sequence[ArchiveEntry], dump: DatabaseCopy) -> None:
     for each in left_out:
         if each.text.startswith(("TABLE DATA ", "BLOB")):
             causes = [cause.shown for cause in left_out if cause.number in _needed_by(each, left_out)]
+            advice = (
+                "if its SQL may use that, name it in [recovery] superuser_extensions"
+                if all(cause.startswith(_EXTENSION) for cause in causes)
+                else "make the rows independent of that and back up again, or have a superuser restore this dump: "
+                f"`gpg -d {dump.file.name} | pg_restore -d DATABASE`"
+            )
             raise IncompleteRestoreError(
-                f"{dump.file.name} has rows of {each.shown.removeprefix('TABLE DATA ')} that depend on what only a "
-                f"superuser can create ({'; '.join(causes)}), and its SQL is restored without power; if this SQL may "
-                "use the extension, name it in [recovery] superuser_extensions, else restore it manually"
+                f"{dump.file.name} has rows of {each.shown.removeprefix('TABLE DATA ')} that need what only a "
+                f"superuser can create ({'; '.join(causes)}), and its SQL is restored without power; {advice}"
             )
 
 

@@ -32,10 +32,10 @@ from keyrotation_pipeline.adapters.postgres.server.restore import LONGEST_RESTOR
 from keyrotation_pipeline.adapters.postgres.server.restore_plan import (
     BY_SUPERUSER,
     RestorePlan,
-    extensions_of,
     lacking,
     phrases,
     plan,
+    rules_of,
 )
 from keyrotation_pipeline.adapters.postgres.server.restoring_role import (
     RestoringRole,
@@ -112,7 +112,7 @@ def restored_copy(
         listed = archive.entries()
         text = archive.sql(listed, "--create", "--no-security-labels")
         allowed = target.by_superuser if is_superuser(admin) else frozenset[str]()
-        planned = plan(listed, text, extensions_of(admin, allowed), dump, target.description)
+        planned = plan(listed, text, rules_of(admin, allowed), dump, target.description)
         created = create_for(admin, role, dump.definition, target.attributes)
         try:
             yield from _restored(stack, target, archive, role, planned, text)

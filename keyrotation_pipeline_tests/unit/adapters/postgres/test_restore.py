@@ -4,7 +4,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.postgres.server.archive import ArchiveEntry
 from keyrotation_pipeline.adapters.postgres.server.restore import failures_in
-from keyrotation_pipeline.adapters.postgres.server.restore_plan import BY_SUPERUSER, Extension, Extensions, plan
+from keyrotation_pipeline.adapters.postgres.server.restore_plan import BY_SUPERUSER, Extension, ServerRules, plan
 from keyrotation_pipeline.errors import IncompleteRestoreError
 from keyrotation_pipeline.model.backups import DatabaseContent, DatabaseCopy, StoredFile
 from keyrotation_pipeline_tests.fakes.backups import DEFINITION
@@ -54,7 +54,9 @@ def test_many_failures_are_shown_in_part_and_counted() -> None:
 
 
 DUMP = DatabaseCopy(StoredFile("database-x.dump.gpg", "", 1, ()), (), 18, DatabaseContent((), 0), DEFINITION)
-THERE = Extensions({"citext": True, "pg_stat_statements": False, "pageinspect": False}, BY_SUPERUSER)
+THERE = ServerRules(
+    {"citext": True, "pg_stat_statements": False, "pageinspect": False}, BY_SUPERUSER, frozenset({"work_mem"})
+)
 
 
 def entries(*texts: str) -> list[ArchiveEntry]:
@@ -86,6 +88,12 @@ def header(text: str) -> str:
         ("FUNCTION public f() postgres", "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS ' LANGUAGE c ';", False),
         ("FUNCTION public f() postgres", "CREATE FUNCTION f() RETURNS int LANGUAGE c STRICT AS 'x', 'y';", True),
         ("CAST - c postgres", "CREATE CAST (public.a AS text) WITHOUT FUNCTION ;", True),
+        ("CAST - c postgres", "CREATE CAST (public.a AS text) WITH FUNCTION public.f(public.a);", False),
+        ("CAST - c postgres", "CREATE CAST (text AS numeric(3,1)[]) WITH FUNCTION public.f(text);", True),
+        ("TRANSFORM - TRANSFORM FOR public.a LANGUAGE sql", "", True),
+        ("FUNCTION public f() postgres", "CREATE FUNCTION f() RETURNS int LANGUAGE sql SUPPORT g AS 'x';", True),
+        ("FUNCTION public f() postgres", "CREATE FUNCTION f() LANGUAGE sql SET work_mem TO '1MB' AS 'x';", False),
+        ("FUNCTION public f() postgres", "CREATE FUNCTION f() LANGUAGE sql SET log_statement TO 'x' AS 'x';", True),
     ],
 )
 def test_what_only_a_superuser_may_create_is_left_out_with_all_that_depends_on_it(
@@ -97,9 +105,17 @@ def test_what_only_a_superuser_may_create_is_left_out_with_all_that_depends_on_i
     assert planned.restored == (() if left_out else tuple(listed))
 
 
-def test_rows_are_never_left_out() -> None:
-    listed = entries("EXTENSION - pageinspect ", "TABLE public pages postgres", "TABLE DATA public pages postgres")
-    with pytest.raises(IncompleteRestoreError, match=r"rows of public pages .*\(EXTENSION - pageinspect\)"):
+@pytest.mark.parametrize(
+    ("cause", "advice"),
+    [
+        ("EXTENSION - pageinspect ", r"name it in \[recovery\] superuser_extensions$"),
+        ("ACCESS METHOD - own ", r"have a superuser restore this dump: `gpg -d database-x.dump.gpg \| pg_restore"),
+        ("TRANSFORM - TRANSFORM FOR t LANGUAGE sql", "make the rows independent of that and back up again"),
+    ],
+)
+def test_rows_are_never_left_out_and_the_advice_is_of_use(cause: str, advice: str) -> None:
+    listed = entries(cause, "TABLE public pages postgres", "TABLE DATA public pages postgres")
+    with pytest.raises(IncompleteRestoreError, match=rf"rows of public pages .*\({cause.strip()}\).*{advice}"):
         plan(listed, "", THERE, DUMP, "the server")
 
 
