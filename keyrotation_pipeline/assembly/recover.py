@@ -24,6 +24,8 @@ from keyrotation_pipeline.adapters.openpgp.decrypt import agent_key, imported_ke
 from keyrotation_pipeline.adapters.postgres.server.connection import connect, display_name
 from keyrotation_pipeline.adapters.postgres.server.restored_copy import RestoreToNewDatabase
 from keyrotation_pipeline.adapters.postgres.server.restoring_role import RestoringRole, is_unfinished
+from keyrotation_pipeline.adapters.postgres.server.role_sql import role_sql
+from keyrotation_pipeline.adapters.postgres.server.roles import roles_of_server
 from keyrotation_pipeline.adapters.process import harden_process
 from keyrotation_pipeline.adapters.secret_directories import held, wipe_abandoned
 from keyrotation_pipeline.assembly.backups import S3_SCHEME
@@ -54,6 +56,7 @@ from keyrotation_pipeline.model.backups import (
 )
 from keyrotation_pipeline.model.manifest import parse
 from keyrotation_pipeline.model.records import as_json, read
+from keyrotation_pipeline.model.undumped import Roles, RoleSQL
 from keyrotation_pipeline.ports.backup_places import BackupPlace, LocalPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -268,6 +271,11 @@ class HomeHere:
         parts = conninfo_to_dict(self._url)
         shown = make_conninfo("", **{name: parts[name] for name in _SHOWN if name in parts})
         return f"{where_url_goes(self._text)}'{shown} user=…'"
+
+    def role_sql(self, recorded: Roles) -> RoleSQL:
+        """Returns how roles of the lost server get on this one what they had."""
+        with closing(connect(self._url)) as connection:
+            return role_sql(recorded, roles_of_server(connection), connection.info.server_version)
 
     def without_login(self, roles: Sequence[str]) -> tuple[str, ...]:
         """Returns which of the roles that the dump names cannot log in, as those that were created with it."""

@@ -237,7 +237,7 @@ def _restored(
                 wrong = (*failures, *done.differences)
                 return RestoredSet(
                     found.made.name, into, found.dump.rows, read.by_table(), read.undecryptable, read.unencrypted,
-                    wrong, done.left_out, file,
+                    wrong, done.left_out, file, (*done.undumped, *found.dump.undumped_of_server),
                 )  # fmt: skip
 
             # Noted before the database is complete: until then another run begins the restore again.
@@ -269,6 +269,7 @@ def _facts(
         "unencrypted": dict(restored.unencrypted),
         "failures": list(restored.failures),
         "left_out": list(restored.left_out),
+        "undumped": list(restored.undumped),
     }
 
 

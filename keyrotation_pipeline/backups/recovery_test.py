@@ -55,6 +55,7 @@ class DumpTested:
         read: every value of it, decrypted.
         relations: how many were compared with the dump's snapshot, every row counted.
         left_out: what is left to a superuser: it holds no row, and could run code with power.
+        undumped: what the dumped database, or its server, had and the dump does not, apart from roles.
         server: into which it was restored.
         warning: what the server may hide; None: nothing.
     """
@@ -65,6 +66,7 @@ class DumpTested:
     read: DecryptedCopy
     relations: int
     left_out: tuple[str, ...]
+    undumped: tuple[str, ...]
     server: str
     warning: str | None
 
@@ -78,6 +80,7 @@ class DumpTested:
             "unencrypted": dict(self.read.unencrypted),
             "relations": self.relations,
             "left_out": list(self.left_out),
+            "undumped": list(self.undumped),
             "server": self.server,
             "warning": self.warning,
         }
@@ -352,6 +355,7 @@ def _restored(
         read,
         len(dump.content.relations),
         handed_over.left_out,
+        (*handed_over.undumped, *dump.undumped_of_server),
         restored.server,
         restored.warning,
     )

@@ -95,7 +95,8 @@ def rekey(site: BackupContext, key: RecoveryKey, wanted: str | None, report: Rep
             require_same(handed_over, restored, dump)
             ring = KeyRing(keys, target)
             copy = site.dumps.make(dump_name(stamp), tables, _rekeyable(restored).source(ring))
-            copy = replace(copy, definition=dump.definition)  # its scratch server has a superuser of its own
+            # Its scratch server has a superuser of its own.
+            copy = replace(copy, definition=dump.definition, undumped=dump.undumped)
         if set(copy.versions) != {target}:
             site.local.remove(copy.file.name)
             raise ProofError(f"{copy.file.name} needs {', '.join(map(str, copy.versions)) or 'no key'}; report it")

@@ -36,6 +36,7 @@ class RestoredDatabase:
         failures: what could not be restored, or differs from the dump's catalogue; no row is missing. Then nobody but
             its owner and superusers can connect to it.
         left_out: what only a superuser can restore.
+        undumped: what the dumped database had and the dump does not.
         for_superuser: SQL that does, to be read before it is executed; empty if there is nothing.
     """
 
@@ -47,6 +48,7 @@ class RestoredDatabase:
     read: DecryptedCopy
     failures: tuple[str, ...]
     left_out: tuple[str, ...]
+    undumped: tuple[str, ...]
     for_superuser: str = field(repr=False)
 
     def facts(self) -> Mapping[str, Any]:
@@ -62,6 +64,7 @@ class RestoredDatabase:
             "unencrypted": dict(self.read.unencrypted),
             "failures": list(self.failures[:MOST_SHOWN]),
             "left_out": list(self.left_out),
+            "undumped": list(self.undumped),
         }
 
     def require_complete(self) -> None:
@@ -102,7 +105,7 @@ def restore_to_new_database(
         wrong = (*restored.failures, *handed_over.differences)
         done = RestoredDatabase(
             into, dump.file.name, made.made_at, place.description, dump.rows, read, wrong, handed_over.left_out,
-            handed_over.for_superuser,
+            handed_over.undumped, handed_over.for_superuser,
         )  # fmt: skip
         ledger.append(Note(EventKind.DATABASE_RESTORED, done.facts()))
     return done

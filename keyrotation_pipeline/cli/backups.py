@@ -17,7 +17,7 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.cli.output import show
 from keyrotation_pipeline.cli.progress import reporting
-from keyrotation_pipeline.cli.recovery import KeyFile, Trusted, opened_with_key, unread
+from keyrotation_pipeline.cli.recovery import KeyFile, Trusted, opened_with_key, undumped, unread
 from keyrotation_pipeline.errors import BackupError, RehearsalError
 from keyrotation_pipeline.model.audit import instant, names, utc_minute
 from keyrotation_pipeline.model.records import json_safe
@@ -239,6 +239,7 @@ def _lines(name: str, done: RestoredDatabase, file: Path | None) -> Iterator[out
     yield from unread(done.read.undecryptable, done.read.unencrypted)
     for each in done.left_out:
         yield f"left out  {each}"
+    yield from undumped(done.undumped)
     if file is not None:
         yield f"Read {file}: it restores what is left out, for a superuser to run with"
         yield output.Text(f"  psql -X -v ON_ERROR_STOP=1 -d {done.database} -f {file}", whole=True)

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,13 +21,14 @@ from keyrotation_pipeline.assembly.recover import (
     signatures_in,
 )
 from keyrotation_pipeline.backups.recover import Recovered, RecoverySource, recover
-from keyrotation_pipeline.backups.restore_checks import require_complete
+from keyrotation_pipeline.backups.restore_checks import joined, require_complete
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.progress import reporting
-from keyrotation_pipeline.cli.recovery import asked_passphrase, unread
+from keyrotation_pipeline.cli.recovery import asked_passphrase, undumped, unread
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.model.audit import instant, names
+from keyrotation_pipeline.model.undumped import RoleSQL
 
 _MOST_SHOWN = 20  # whoever writes to a place can add any number of sets
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
@@ -118,9 +119,10 @@ def recover_command(
     ):
         found = _source(source, signer, trusted or [], officer or [], path, stack)
         done = recover(found, opened, here.databases, here, into, wanted, report)
-    next_steps = tuple(_next(done, here, key))
-    value = _document(done, here, next_steps)
-    output.show(here.database, value, _lines(done, here, next_steps), as_json=as_json)
+    recorded = done.found.dump.undumped
+    roles = None if recorded is None else here.role_sql(recorded.roles)
+    value = _document(done, here, roles, tuple(_next(done, here, key, roles)))
+    output.show(here.database, value, _lines(done, here, value), as_json=as_json)
     sys.stdout.flush()  # before a run of the same line only prints this again
     here.finish(value)
     done.require_complete()
@@ -175,7 +177,7 @@ def _chosen(done: Recovered) -> Iterator[output.Line]:
         yield output.Text(f"version   {name} is deleted or overwritten there; read in version {id_}", output.BAD)
 
 
-def _lines(done: Recovered, here: HomeHere, next_steps: tuple[str, ...]) -> Iterator[output.Line]:
+def _lines(done: Recovered, here: HomeHere, value: Mapping[str, Any]) -> Iterator[output.Line]:
     yield from _chosen(done)
     yield f"into      the new database {here.database}"
     for table, rows in done.restored.rows.items():
@@ -183,6 +185,7 @@ def _lines(done: Recovered, here: HomeHere, next_steps: tuple[str, ...]) -> Iter
     yield from unread(done.restored.undecryptable, done.restored.unencrypted)
     for each in done.restored.left_out:
         yield f"left out  {each}"
+    yield from undumped(done.restored.undumped)
     for version, fingerprint in done.keys.items():
         where = done.keys_here.put_back.get(version)
         yield f"key       {version} ({fingerprint[:16]}){f', in the key store again ({where})' if where else ''}"
@@ -192,31 +195,33 @@ def _lines(done: Recovered, here: HomeHere, next_steps: tuple[str, ...]) -> Iter
         yield f"kept      {phrase}"
     if here.is_new:
         yield f"signer    backups are signed by {here.signer} from now on; keep that with the recovery key"
-    yield from _numbered(next_steps)
+    yield from _to_do(value)
 
 
 def _finished(shown: Mapping[str, Any]) -> Iterator[output.Line]:
     yield f"finished  {shown['set']} was restored before, and nothing is changed now; the next steps were:"
-    yield from _numbered(shown["next"])
+    yield from _to_do(shown)
 
 
-def _numbered(next_steps: Sequence[str]) -> Iterator[str]:
-    for number, step in enumerate(next_steps, 1):
+def _to_do(shown: Mapping[str, Any]) -> Iterator[output.Line]:
+    """What gives roles what they had, whole so that it can be pasted, and the next steps."""
+    if statements := shown.get("role_statements"):
+        yield "roles     what they had on the lost server, for a superuser to paste into psql:"
+        yield from (output.Text(f"          {each}", whole=True) for each in statements)
+    for each in shown.get("roles_to_decide") or ():
+        yield output.Text(f"decide    {each}; none of the statements changes that", output.BAD)
+    for number, step in enumerate(shown["next"], 1):
         yield f"{'next' if number == 1 else '':<10}{number}. {step}"
 
 
-def _next(done: Recovered, here: HomeHere, key: Path) -> Iterator[str]:
+def _next(done: Recovered, here: HomeHere, key: Path, roles: RoleSQL | None) -> Iterator[str]:
     """What is left to do, in order."""
     if (file := done.restored.for_superuser) is not None:
         yield (
             f"read {file}: it restores what is left out, for a superuser to run with "
             f"`psql -X -v ON_ERROR_STOP=1 -d {done.restored.database} -f {file}`"
         )
-    if roles := here.without_login(done.found.dump.definition.roles):
-        yield (
-            f"the roles {', '.join(roles)} cannot log in on this server; for each that did: "
-            "ALTER ROLE … LOGIN PASSWORD …"
-        )
+    yield from _roles_lost(done, here) if roles is None else _roles_next(roles)
     yield f"{here.url_to_set}, with the pipeline's role and its password"
     yield from done.files.to_provide
     versions = " ".join(map(str, done.keys))
@@ -240,7 +245,26 @@ def _next(done: Recovered, here: HomeHere, key: Path) -> Iterator[str]:
     yield "`keyrotation backup`"
 
 
-def _document(done: Recovered, here: HomeHere, next_steps: tuple[str, ...]) -> dict[str, Any]:
+def _roles_lost(done: Recovered, here: HomeHere) -> Iterator[str]:
+    if roles := here.without_login(done.found.dump.definition.roles):
+        yield (
+            f"the roles {', '.join(roles)} cannot log in on this server; for each that did: "
+            "ALTER ROLE … LOGIN PASSWORD …"
+        )
+    yield (
+        f"{done.found.made.name} does not record roles: give each its attributes and memberships again; "
+        "deploy/sql/pipeline-role.sql has those of the pipeline's"
+    )
+
+
+def _roles_next(roles: RoleSQL) -> Iterator[str]:
+    if roles.statements:
+        yield "the statements under `roles`, as a superuser in psql"
+    if roles.logins:
+        yield rf"`\password ROLE` in psql for each that logs in by one: {joined(roles.logins)}"
+
+
+def _document(done: Recovered, here: HomeHere, roles: RoleSQL | None, next_steps: tuple[str, ...]) -> dict[str, Any]:
     made, keys_here = done.found.made, done.keys_here
     return {
         "database": here.database,
@@ -256,6 +280,7 @@ def _document(done: Recovered, here: HomeHere, next_steps: tuple[str, ...]) -> d
         "unencrypted": dict(done.restored.unencrypted),
         "failures": list(done.restored.failures),
         "left_out": list(done.restored.left_out),
+        "undumped": list(done.restored.undumped),
         "for_superuser": done.restored.for_superuser,
         "keys": {str(version): fingerprint for version, fingerprint in done.keys.items()},
         "put_back": {str(version): where for version, where in keys_here.put_back.items()},
@@ -265,5 +290,7 @@ def _document(done: Recovered, here: HomeHere, next_steps: tuple[str, ...]) -> d
         "to_provide": list(done.files.to_provide),
         "reconcile": None if keys_here.findings is None else list(keys_here.findings),
         "backup_signer": here.signer if here.is_new else None,
+        "role_statements": None if roles is None else list(roles.statements),
+        "roles_to_decide": None if roles is None else list(roles.apart),
         "next": list(next_steps),
     }

@@ -181,6 +181,12 @@ def unread(undecryptable: Sequence[str], unencrypted: Mapping[str, int]) -> Iter
         yield f"          {number:,} values of {table} are not encrypted, as in the backup"
 
 
+def undumped(phrases: Sequence[str]) -> Iterator[output.Line]:
+    """A line for each thing that was lost with the server, since no dump has it."""
+    for each in phrases:
+        yield f"undumped  {each}; no dump has that, so set it again"
+
+
 def _tested(report: RecoveryReport) -> Iterator[output.Line]:
     yield f"fetched   {report.made.name} and its files from {report.place}"
     for name, version in report.versions.items():
@@ -195,6 +201,7 @@ def _tested(report: RecoveryReport) -> Iterator[output.Line]:
         yield f"          in {tested.server}; all {tested.relations:,} relations with every row, catalogue as dumped"
         for each in tested.left_out:
             yield f"left out  {each}: only a superuser can restore it"
+        yield from undumped(tested.undumped)
         if tested.warning is not None:
             output.note(f"warning: {tested.warning}")
     if report.older is None:

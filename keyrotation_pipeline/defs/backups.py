@@ -218,6 +218,7 @@ def _recovery_metadata(report: RecoveryReport) -> Mapping[str, Any]:
         "rows_by_table": _counts(dict(report.newest.rows)),
         "relations": report.newest.relations,
         "left_out": as_list(map(plain, report.newest.left_out)),
+        "undumped": as_list(map(plain, report.newest.undumped)),
         "server": report.newest.server,
         "warning": report.newest.warning or "none",
         "values_decrypted": report.newest.read.values,

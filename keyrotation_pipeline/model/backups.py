@@ -16,6 +16,8 @@ from itertools import count
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+from keyrotation_pipeline.model.undumped import Undumped
+from keyrotation_pipeline.model.visible_text import visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,7 @@ class DatabaseCopy:
         server_major: version of the server that was dumped, ``18``.
         content: everything.
         definition: how the database was created, and which roles it names.
+        undumped: what belongs to the database beside it; None: it was not recorded, by an earlier version.
     """
 
     file: StoredFile
@@ -161,11 +164,17 @@ class DatabaseCopy:
     server_major: int
     content: DatabaseContent
     definition: DatabaseDefinition
+    undumped: Undumped | None = None
 
     @property
     def versions(self) -> tuple[KeyVersion, ...]:
         """The key versions that are needed to read all of it."""
         return tuple(sorted(frozenset().union(*(content.versions for content in self.tables))))
+
+    @property
+    def undumped_of_server(self) -> tuple[str, ...]:
+        """A phrase for each recorded thing of the server, apart from roles."""
+        return tuple(map(visible, self.undumped.of_server)) if self.undumped is not None else ()
 
     @property
     def rows(self) -> dict[str, int]:

@@ -43,6 +43,7 @@ from keyrotation_pipeline.model.backups import (
     stamp_in,
 )
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
+from keyrotation_pipeline.model.undumped import Undumped
 
 # A thousand tables of a hundred columns under ten versions need a fifth of this, as do fifty thousand partitions.
 LARGEST_BYTES = 32 << 20
@@ -193,11 +194,13 @@ class _Definition(_Document):
 
 
 class _Dump(_File):
+    left_out_if_empty: ClassVar = frozenset({"undumped"})
     server_major: Annotated[int, Field(ge=1, lt=1000)]
     definition: _Definition
     versions: tuple[Version, ...]
     tables: tuple[_Table, ...]
     content: _Content
+    undumped: Undumped | None = None
 
 
 class _Audit(_Document):
@@ -307,6 +310,7 @@ def _set_of(stamp: str, content: _Manifest) -> BackupSet:
             content.dump.server_major,
             _database_content(content.dump.content),
             DatabaseDefinition(**content.dump.definition.model_dump()),
+            content.dump.undumped,
         )
     anchor = AuditHead(content.audit.seq, content.audit.head)
     configuration = None if content.configuration is None else _stored(content.configuration)
@@ -392,6 +396,7 @@ def _dump_document(dump: DatabaseCopy) -> _Dump:
         versions=tuple(map(str, dump.versions)),
         tables=tables,
         content=_content_document(dump.content),
+        undumped=dump.undumped,
         **_file_fields(dump.file),
     )
 

@@ -23,6 +23,7 @@ from keyrotation_pipeline.model.backups import (
 )
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+from keyrotation_pipeline.model.undumped import Undumped
 from keyrotation_pipeline.ports.database import TableInventory, TableRewriting
 
 
@@ -164,6 +165,7 @@ class DumpContent:
     server_major: int
     tables: tuple[TableContent, ...]
     content: DatabaseContent
+    undumped: Undumped | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,11 +272,13 @@ class HandedOver:
         differences: from the dump's catalogue, one phrase each, apart from what is left to a superuser.
         left_out: what only a superuser can restore, one phrase each.
         for_superuser: SQL that restores it, to be read before it is executed; empty if there is nothing.
+        undumped: what the source had and the dump does not, one phrase each.
     """
 
     differences: tuple[str, ...]
     left_out: tuple[str, ...]
     for_superuser: str = field(repr=False)
+    undumped: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ class RestoredSet:
         failures: what could not be restored, or differs from the dump's catalogue; no row is missing.
         left_out: what only a superuser can restore.
         for_superuser: name of the file with SQL that does; None: there is nothing.
+        undumped: what the lost database had and the dump does not.
     """
 
     manifest: str
@@ -36,6 +37,7 @@ class RestoredSet:
     failures: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     for_superuser: str | None = None
+    undumped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,8 +54,8 @@ FIELDS = {
     "preflight": "database generated_at ready checks",
     "reconcile": "database id reconciled found primary values_under states refused ends",
     "recover": "database set made_at place rejected versions not_examined rows values_decrypted undecryptable "
-    "unencrypted failures left_out for_superuser keys put_back not_registered written kept to_provide reconcile "
-    "backup_signer next",
+    "unencrypted failures left_out undumped for_superuser keys put_back not_registered written kept to_provide "
+    "reconcile backup_signer role_statements roles_to_decide next",
     "recovery-test": "database passed place recovery_key set versions keys newest older rto_seconds rpo_seconds "
     "objectives missed",
     "rehearse": "database request source target dump made_at server dump_rows rows_now seconds findings "
@@ -66,7 +66,7 @@ FIELDS = {
     "start_by finish_by",
     "requests --announcement": "id subject text",
     "restore-database": "beside database dump made_at place rows values_decrypted undecryptable unencrypted failures "
-    "left_out for_superuser",
+    "left_out undumped for_superuser",
     "restore-key": "database keys tables database_backups problems",
     "resume": "database id status",
     "rollback": "database id undoes from to",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,9 +11,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.model.backups import signature_name
@@ -79,7 +82,8 @@ def test_roles_owners_and_privileges_come_back_and_what_takes_power_is_left_to_a
         login = connection.execute(f"SELECT rolcanlogin FROM pg_roles WHERE rolname = '{ROLE}'").fetchone()
         triggers = connection.execute("SELECT evtname FROM pg_event_trigger").fetchall()
     assert (owner, may, login, triggers) == ((ROLE,), (True,), (False,), [])
-    assert any(f"the roles {ROLE} cannot log in" in step for step in done["next"])
+    assert done["role_statements"] == [f'ALTER ROLE "{ROLE}" LOGIN;']
+    assert any(f'by one: "{ROLE}"' in step for step in done["next"])
     assert any("watched" in each for each in done["left_out"])
     file = machine.folder.path / done["for_superuser"]
     assert file.stat().st_mode & 0o777 == 0o600
@@ -89,6 +93,57 @@ def test_roles_owners_and_privileges_come_back_and_what_takes_power_is_left_to_a
         triggers = connection.execute("SELECT evtname FROM pg_event_trigger").fetchall()
     assert triggers == [("watched",)]
     assert done["failures"] == []
+
+
+def vouched_for(machine: EmptyMachine, change: Callable[[dict[str, Any]], object]) -> tuple[str, ...]:
+    """Changes the newest manifest, which an officer then signs; the options that take it."""
+    manifest = machine.backups / machine.lost.newest.name
+    content = json.loads(manifest.read_text())
+    change(content["dump"])
+    manifest.write_text(f"{json.dumps(content, indent=2)}\n")
+    signature = machine.folder.path.parent / "manifest.asc"
+    signature.write_bytes(machine.lost.officers["security"].sign(manifest.read_bytes(), "--armor"))
+    return ("--trust-unsigned", str(signature), "--officer", str(machine.lost.officers["security"].certificate))
+
+
+def test_a_set_of_an_earlier_version_says_that_it_does_not_record_roles(machine: EmptyMachine) -> None:
+    options = vouched_for(machine, lambda dump: dump.pop("undumped"))
+    done = machine.recover(*options, signer="")
+    assert machine.values() == machine.lost.values
+    assert (done["role_statements"], done["roles_to_decide"]) == (None, None)
+    assert any(f"the roles {ROLE} cannot log in" in step for step in done["next"])
+    assert any(f"{machine.lost.newest.name} does not record roles" in step for step in done["next"])
+
+
+@pytest.mark.extended
+def test_no_statement_makes_a_superuser_whatever_names_are_signed(machine: EmptyMachine) -> None:
+    pwned = Path(f"/tmp/pwned{os.getpid()}")  # short enough for the name of a role
+    names = [f'a{os.getpid()}"; ALTER ROLE "{ROLE}" SUPERUSER; --', f"b\n\\! touch {pwned}", f"\\! touch {pwned}"]
+
+    def plant(dump: dict[str, Any]) -> None:
+        roles = dump["undumped"]["roles"]
+        roles["roles"] += [{"name": each, "attributes": ["SUPERUSER", "LOGIN"]} for each in names]
+        roles["memberships"] += [{"role": "postgres", "member": ROLE}, {"role": names[0], "member": ROLE}]
+
+    printed = machine.folder.run(*machine.options(*vouched_for(machine, plant), signer=""))
+    statements = re.findall(r"(?m)^ {10}(?=[CAG])(.*)$", printed)
+    assert len(statements) == 2 * len(names) + 1
+    try:
+        program = machine.lost.server.binaries / "psql"
+        variables = {**environment(), "LD_LIBRARY_PATH": str(program.parents[1] / "lib")}
+        command = [str(program), "-X", machine.lost.server.url()]
+        subprocess.run(command, input="\n".join(statements), text=True, check=True, env=variables)
+        with psycopg.connect(machine.lost.server.url()) as connection:
+            superusers = connection.execute("SELECT rolname FROM pg_roles WHERE rolsuper").fetchall()
+            made = connection.execute("SELECT count(*) FROM pg_roles WHERE rolname = ANY(%s)", (names,)).fetchall()
+        assert (superusers, made, pwned.exists()) == ([("postgres",)], [(len(names),)], False)
+        decided = re.findall(r"(?m)^decide +(.*)$", printed)
+        assert len([each for each in decided if "was a superuser" in each]) == len(names)
+        assert len([each for each in decided if "was a member of" in each]) == 2
+    finally:
+        with psycopg.connect(machine.lost.server.url(), autocommit=True) as connection:
+            for each in names:
+                connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(each)))
 
 
 def test_a_role_without_superusers_power_brings_everything_back_as_well(machine: EmptyMachine) -> None:

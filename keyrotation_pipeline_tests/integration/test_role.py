@@ -16,6 +16,7 @@ from keyrotation_pipeline.adapters.postgres.preflight import catalog_digest, pre
 from keyrotation_pipeline.adapters.postgres.preflight.server import surroundings
 from keyrotation_pipeline.adapters.postgres.retirement import fence, proof, snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.server.roles import roles_of_database
 from keyrotation_pipeline.encrypted_type.attestation import Statements
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -45,15 +46,20 @@ def clinic(own_server: Server) -> Iterator[Connection]:
     with psycopg.connect(own_server.url(), autocommit=True) as admin:
         admin.execute("CREATE ROLE clinic_owner; CREATE ROLE app LOGIN IN ROLE clinic_owner")
         admin.execute("CREATE DATABASE clinic OWNER clinic_owner")
-        variables = {**os.environ, "PGHOST": str(own_server.directory), "PGUSER": "postgres"}
-        variables["PATH"] = f"{EMBEDDED_18}:{os.environ['PATH']}"
-        subprocess.run(["bash", "-euc", block("role")], cwd=TOP, env=variables, check=True, capture_output=True)
+        make_role(own_server)
         with connect(own_server.url("clinic")) as connection:
             connection.execute("CREATE TABLE public.clients (id int PRIMARY KEY, first_name text)")
             connection.execute("ALTER TABLE public.clients OWNER TO clinic_owner")
             yield connection
         admin.execute("DROP DATABASE clinic WITH (FORCE)")
         admin.execute("DROP ROLE keyrotation, app, clinic_owner; DROP ROLE IF EXISTS pazpaz")
+
+
+def make_role(server: Server) -> None:
+    variables = {**os.environ, "PGHOST": str(server.directory), "PGUSER": "postgres"}
+    variables["PATH"] = f"{EMBEDDED_18}:{os.environ['PATH']}"
+    done = subprocess.run(["bash", "-euc", block("role")], cwd=TOP, env=variables, check=True, capture_output=True)
+    assert b"ERROR" not in done.stderr
 
 
 @pytest.fixture
@@ -83,6 +89,27 @@ def test_the_documented_role_passes_the_preflight_rewrites_fences_and_proves(
         with role.transaction():
             evidence = proof.zero_old_rows(role, [CLIENTS], V1, [V1], moment)
         assert (evidence.old_values, evidence.values) == (0, 20)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param("SELECT", id="the second time"),
+        pytest.param(
+            "ALTER ROLE keyrotation NOLOGIN NOINHERIT NOCREATEDB NOCREATEROLE NOBYPASSRLS SUPERUSER; "
+            "REVOKE pg_read_all_data FROM keyrotation; GRANT clinic_owner TO keyrotation WITH INHERIT FALSE, SET FALSE",
+            id="a role that is there",
+        ),
+        pytest.param("DROP OWNED BY keyrotation; DROP ROLE keyrotation", id="on a new server"),
+    ],
+)
+def test_the_documented_role_is_the_same_however_often_it_is_made(
+    own_server: Server, clinic: Connection, before: str
+) -> None:
+    first = roles_of_database(clinic)
+    clinic.execute(before.encode())
+    make_role(own_server)
+    assert roles_of_database(clinic) == first
 
 
 def test_the_documented_role_has_no_power_over_the_server(clinic: Connection) -> None:

@@ -114,7 +114,9 @@ class EncryptedDumps:
             counted = dump.counted()
         stored = StoredFile(name, sha256, size_bytes, recipients)
         _require_as_written(self.place, self.encryptor, stored)
-        return DatabaseCopy(stored, counted.tables, counted.server_major, counted.content, counted.definition)
+        return DatabaseCopy(
+            stored, counted.tables, counted.server_major, counted.content, counted.definition, counted.undumped
+        )
 
 
 def _small(place: LocalPlace, encryptor: Encryptor, name: str, content: bytes) -> StoredFile:

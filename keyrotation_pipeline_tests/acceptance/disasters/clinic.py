@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from keyrotation_pipeline_tests.acceptance.nights import Night
 from keyrotation_pipeline_tests.acceptance.test_reference import by_both
 from keyrotation_pipeline_tests.buckets import REGION, TestBucket
 from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of
-from keyrotation_pipeline_tests.pages import block
+from keyrotation_pipeline_tests.pages import TOP, block
 from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server
 
 ROWS = 100
@@ -53,6 +54,43 @@ region_name = "{region}"
 _numbers = (f"disaster_{os.getpid()}_{number}" for number in itertools.count())
 
 
+@dataclass(frozen=True)
+class DatabaseRoles:
+    """The roles as which commands and application log in; those that are documented are prepared in the database."""
+
+    pipeline: str = "postgres"
+    application: str = "postgres"
+
+    def prepare(self, server: Server, database: str) -> None:
+        """Makes them, as docs/guides/prepare-database.md has it."""
+        if self == DatabaseRoles():
+            return
+        with psycopg.connect(server.url(database), autocommit=True) as admin:
+            admin.execute(
+                f"CREATE ROLE clinic_owner; CREATE ROLE {self.application} LOGIN IN ROLE clinic_owner".encode()
+            )
+            admin.execute("ALTER TABLE clients OWNER TO clinic_owner")
+        text = (TOP / "deploy/sql/pipeline-role.sql").read_text()
+        psql(server, database, text.replace("DATABASE clinic", f"DATABASE {database}"))
+
+    def admit(self, server: Server, database: str) -> None:
+        """Lets the application report itself, after `init`."""
+        if self != DatabaseRoles():
+            text = (TOP / "deploy/sql/application-role.sql").read_text().replace("TO pazpaz", f"TO {self.application}")
+            psql(server, database, text, self.pipeline)
+
+
+def psql(server: Server, database: str, text: str, user: str = "postgres") -> None:
+    """What somebody pastes into psql."""
+    variables = {
+        "PGHOST": str(server.directory),
+        "PGUSER": user,
+        "LD_LIBRARY_PATH": str(server.binaries.parent / "lib"),
+    }
+    command = [str(server.binaries / "psql"), "-Xq", "--set=ON_ERROR_STOP=1", f"--dbname={database}"]
+    subprocess.run(command, input=text, text=True, check=True, env={**os.environ, **variables})
+
+
 @dataclass
 class Clinic:
     """A clinic. `machine` is where its commands are typed; `application` writes to its database."""
@@ -63,10 +101,12 @@ class Clinic:
     bucket: TestBucket
     journal: Journal = field(default_factory=Journal)
     begun: float = 0.0
+    roles: DatabaseRoles = DatabaseRoles()
 
     @property
     def url(self) -> str:
-        return self.server.url(self.database)
+        """By which commands reach the database."""
+        return self.server.url(self.database, self.roles.pipeline)
 
     @property
     def home(self) -> Path:
@@ -78,7 +118,7 @@ class Clinic:
 
     @property
     def application(self) -> Application:
-        return Application(self.url, self.keys, self.journal)
+        return Application(self.server.url(self.database, self.roles.application), self.keys, self.journal)
 
     def typed(self, lines: str, *instead: tuple[str, str]) -> str:
         """Type a block of the documentation; `instead`: what stands in place of the page's own names."""
@@ -193,7 +233,14 @@ class Safe:
 
 
 @contextmanager
-def open_clinic(path: Path, server: Server, bucket: TestBucket, safe: Safe, options: str = "") -> Iterator[Clinic]:
+def open_clinic(
+    path: Path,
+    server: Server,
+    bucket: TestBucket,
+    safe: Safe,
+    options: str = "",
+    roles: DatabaseRoles = DatabaseRoles(),
+) -> Iterator[Clinic]:
     """A clinic with rows and a journal of them, initialised; its databases are dropped afterwards.
 
     Args:
@@ -202,14 +249,16 @@ def open_clinic(path: Path, server: Server, bucket: TestBucket, safe: Safe, opti
     name, ring, journal = next(_numbers), ring_of(1, primary=1), Journal()
     with psycopg.connect(server.url(), autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name} {options}")
-    machine = new_machine(path, server.url(name), safe)
+    machine = new_machine(path, server.url(name, roles.pipeline), safe)
     (path / "officers").mkdir()
     for officer in (*safe.officers, safe.recovery):
         shutil.copy(officer.certificate, path / "officers" / f"{officer.name.partition(' ')[0].lower()}.asc")
     (path / "keyrotation.toml").write_text(CONFIGURATION.format(bucket=bucket.name, url=bucket.url, region=REGION))
     fill(server.url(name), ring, journal)
+    roles.prepare(server, name)
     machine.shell(f"ENCRYPTION_MASTER_KEY={base64_of(ring.material(ring.primary))} keyrotation init")
-    yield Clinic(machine, server, name, bucket, journal)
+    roles.admit(server, name)
+    yield Clinic(machine, server, name, bucket, journal, roles=roles)
     with psycopg.connect(server.url(), autocommit=True) as admin:
         made = "SELECT datname FROM pg_database WHERE datname LIKE %s"
         for (database,) in admin.execute(made, (f"{name}%",)).fetchall():

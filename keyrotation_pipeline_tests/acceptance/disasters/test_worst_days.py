@@ -14,7 +14,14 @@ import pytest
 
 from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
 from keyrotation_pipeline.model.backups import is_manifest, signature_name
-from keyrotation_pipeline_tests.acceptance.disasters.clinic import Clinic, RecordMinutes, Safe, open_clinic
+from keyrotation_pipeline_tests.acceptance.disasters.clinic import (
+    Clinic,
+    DatabaseRoles,
+    RecordMinutes,
+    Safe,
+    open_clinic,
+    psql,
+)
 from keyrotation_pipeline_tests.buckets import TestBucket, in_front_of
 from keyrotation_pipeline_tests.pages import block
 from keyrotation_pipeline_tests.servers import DEBIAN, Server, discard, start_server
@@ -45,12 +52,16 @@ def recovered(clinic: Clinic, trusted: str, server: Server | None = None) -> str
     """Type the page's block on an empty machine; the application's database is the new one then."""
     clinic.server = server or clinic.server
     clinic.moved_to(f"{clinic.database}_recovered")
-    return clinic.typed(
-        block("recover"),
+    own = ("postgresql://keyrotation@db/clinic", f"'{clinic.url}'")
+    return clinic.typed(block("recover"), *places_of(clinic, trusted), own)
+
+
+def places_of(clinic: Clinic, trusted: str) -> tuple[tuple[str, str], ...]:
+    """What stands in the page's line of `recover` for its own names."""
+    return (
         ("s3://pazpaz-key-backups/", f"s3://{clinic.bucket.name}/"),
         (PAGE_SIGNER, trusted),
         ("postgresql://postgres@db/", f"'{clinic.server.url()}'"),
-        ("postgresql://keyrotation@db/clinic", f"'{clinic.url}'"),
         ("--into clinic", f"--into {clinic.database}"),
     )
 
@@ -148,6 +159,39 @@ def test_everything_is_lost_but_the_bucket_and_the_recovery_key(
     clinic.machine.shell(f"gpg -u 'Security Officer' -ab {manifest}")
     recovered(clinic, f"--trust-unsigned {manifest}.asc --officer security.asc", another_server)
     record_minutes(clinic.require_whole(kept))
+
+
+@pytest.mark.extended
+def test_on_another_server_the_documented_roles_continue_by_the_printed_statements(
+    safe: Safe, bucket: TestBucket, another_server: Server, tmp_path: Path, record_minutes: RecordMinutes
+) -> None:
+    source, roles = start_server(), DatabaseRoles("keyrotation", "clinic_web")
+    try:
+        with open_clinic(tmp_path / "clinic", source, bucket, safe, roles=roles) as clinic:
+            signer = signer_of(clinic)
+            with clinic.application.working():
+                clinic.rotated("dual_key_rollout")
+            kept = clinic.backed_up()
+            clinic.strike()
+            clinic.lose_database()
+            clinic.lose_machine(tmp_path / "empty", safe)
+            clinic.server, clinic.database = another_server, f"{clinic.database}_recovered"
+            first, *rest = block("recover").splitlines(keepends=True)
+            printed = clinic.typed(first, *places_of(clinic, signer))
+            statements = re.findall(r"(?m)^ {10}((?:CREATE|ALTER|GRANT) .*;)$", printed)
+            assert "next      1. the statements under `roles`" in printed
+            psql(another_server, "postgres", "\n".join(statements))
+            clinic.moved_to(clinic.database)
+            clinic.typed("".join(rest), ("postgresql://keyrotation@db/clinic", f"'{clinic.url}'"))
+            with clinic.application.working():
+                clinic.rotated("compliance_report")
+            (done,) = [
+                each for each in json.loads(clinic.machine.shell("keyrotation history --json")) if each["to"] == "v3"
+            ]
+            assert done["outcome"] == "finished"
+            record_minutes(clinic.require_whole(kept))
+    finally:
+        discard(source)
 
 
 @pytest.mark.extended

@@ -27,6 +27,7 @@ from keyrotation_pipeline.model.backups import (
 )
 from keyrotation_pipeline.model.manifest import parse, render, signer_of
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
+from keyrotation_pipeline.model.undumped import DatabaseRole, Membership, RoleAttribute, Roles, Undumped
 from keyrotation_pipeline_tests.fakes import PIPELINE, START, V1, V2, FakeSigner
 from keyrotation_pipeline_tests.fakes.backups import DEFINITION
 
@@ -87,6 +88,43 @@ def test_what_values_are_bound_to_their_row_by_is_written_and_read() -> None:
     table = EncryptedTable(TableName("s", "t"), ("mail",), replace(NATIVE, row='I"d', row_from=3))
     made = replace(made, dump=replace(made.dump, tables=(TableContent(table, 1, {"mail": {V1: 1}}),)))
     assert parse(made.name, render(made, SIGNER)) == made
+
+
+def test_roles_and_what_no_dump_holds_are_written_and_read_and_an_earlier_version_has_not_recorded_them() -> None:
+    made = a_set()
+    assert made.dump is not None
+    assert '"undumped"' not in render(made, SIGNER).decode()
+    assert json.loads(render(with_undumped(), SIGNER))["dump"]["undumped"]["roles"]["roles"][0] == {
+        "name": 'o"dd\n', "attributes": ["SUPERUSER", "LOGIN"], "connection_limit": 3,
+        "valid_until": "2027-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    assert parse(made.name, render(with_undumped(), SIGNER)) == with_undumped()
+
+
+def with_undumped() -> BackupSet:
+    made = a_set()
+    assert made.dump is not None
+    role = DatabaseRole('o"dd\n', (RoleAttribute.SUPERUSER, RoleAttribute.LOGIN), 3, "2027-01-01T00:00:00+00:00")
+    roles = Roles((role,), (Membership("group", 'o"dd\n', admin=True, inherits=False),))
+    undumped = Undumped(roles, ("SUBSCRIPTION far",), ("comment on role x",), {"citext": "owner"})
+    return replace(made, dump=replace(made.dump, undumped=undumped))
+
+
+@pytest.mark.parametrize(
+    ("written", "instead"),
+    [
+        pytest.param('"SUPERUSER"', '"SUPERUSER PASSWORD"', id="no attribute"),
+        pytest.param('"connection_limit": 3', '"connection_limit": "3"', id="a text for a number"),
+        pytest.param("2027-01-01T00:00:00+00:00", "2027-01-01'; DROP", id="no moment"),
+        pytest.param('"admin": true', '"admin": 1', id="a number for a truth"),
+        pytest.param('"role": "group"', '"role": "group", "password": "x"', id="one field more"),
+        pytest.param('"role": "group"', '"role": "x\\u0000"', id="a zero byte"),
+    ],
+)
+def test_roles_in_another_form_are_refused(written: str, instead: str) -> None:
+    text = render(with_undumped(), SIGNER).decode()
+    assert written in text
+    assert_refused(a_set().name, text.replace(written, instead).encode())
 
 
 def test_a_set_without_a_dump_is_one() -> None:

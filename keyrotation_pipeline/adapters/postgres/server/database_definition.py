@@ -7,6 +7,7 @@ import psycopg
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.roles import NAMED_BY_DATABASE
 from keyrotation_pipeline.errors import IncompleteRestoreError
 from keyrotation_pipeline.model.backups import DatabaseDefinition
 
@@ -23,17 +24,7 @@ WHERE c.collversion IS NOT NULL
   AND EXISTS (SELECT FROM pg_depend d WHERE d.refclassid = 'pg_collation'::regclass AND d.refobjid = c.oid)
 ORDER BY 1
 """
-# Owners, grantees, policies and default privileges; then settings; the first superuser is recorded nowhere, since it
-# cannot be dropped.
-_ROLES = """
-SELECT r.rolname, r.rolsuper FROM pg_roles r JOIN pg_database d ON d.datname = current_database()
-WHERE r.rolname !~ '^pg_'
-  AND (r.oid = 10
-       OR EXISTS (SELECT FROM pg_shdepend s WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = r.oid
-                    AND (s.dbid = d.oid OR s.classid = 'pg_database'::regclass AND s.objid = d.oid))
-       OR EXISTS (SELECT FROM pg_db_role_setting s WHERE s.setdatabase = d.oid AND s.setrole = r.oid))
-ORDER BY r.rolname COLLATE "C"
-"""
+_ROLES = f'SELECT r.rolname, r.rolsuper FROM {NAMED_BY_DATABASE} ORDER BY r.rolname COLLATE "C"'  # noqa: S608  of our own
 _CLOSED_TO_OTHERS: tuple[LiteralString, ...] = (
     "REVOKE ALL ON DATABASE {database} FROM PUBLIC",
     "ALTER DATABASE {database} OWNER TO CURRENT_USER",

@@ -20,6 +20,7 @@ from keyrotation_pipeline.adapters.postgres.inventory import contents, counts, s
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.postgres.server.database_definition import read_definition
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
+from keyrotation_pipeline.adapters.postgres.server.undumped import read_undumped
 from keyrotation_pipeline.adapters.process import die_with_parent
 from keyrotation_pipeline.errors import BackupError, BlockedError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
@@ -66,10 +67,10 @@ class PostgresDump:
             programs = Programs.of_server(self.binaries, major)
             programs.require_not_older(major)
             with self._begun(programs, connection, second) as stream:
-                definition = read_definition(connection)
+                definition, undumped = read_definition(connection), read_undumped(connection)
                 counting = thread.submit(_counted, second, tables, self.ring)
                 try:
-                    yield DumpUnderWay(stream, lambda: DumpContent(definition, major, *counting.result()))
+                    yield DumpUnderWay(stream, lambda: DumpContent(definition, major, *counting.result(), undumped))
                 finally:
                     # Nobody waits for it any more. (If the server is gone, so is that session.)
                     with suppress(psycopg.Error):

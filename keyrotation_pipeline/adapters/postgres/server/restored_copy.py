@@ -22,7 +22,7 @@ from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
 from keyrotation_pipeline.adapters.postgres.inventory import contents
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
-from keyrotation_pipeline.adapters.postgres.server.archive import Archive
+from keyrotation_pipeline.adapters.postgres.server.archive import Archive, shown
 from keyrotation_pipeline.adapters.postgres.server.catalogue_check import differences, sequences_behind
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, display_name
 from keyrotation_pipeline.adapters.postgres.server.database_definition import differing_versions, read_definition
@@ -50,6 +50,7 @@ from keyrotation_pipeline.adapters.postgres.server.restoring_role import (
     prepare,
     require_power,
 )
+from keyrotation_pipeline.adapters.postgres.server.undumped import changed_owners
 from keyrotation_pipeline.errors import IncompleteRestoreError, LostRowsError, RequestError
 from keyrotation_pipeline.model.backups import DatabaseCopy
 from keyrotation_pipeline.ports.backups import HandedOver, RecoveryKey, RekeyableDump, RestoredDump
@@ -201,13 +202,18 @@ class _Copy:
             with admin.transaction():
                 has_owner = handover.of_database(opened=opened) is not None
                 left_out = (*phrases(self.planned.left_out), *handover.phrases())
-                done = HandedOver(wrong, left_out, self._for_superuser(handover, opened=opened and has_owner))
+                for_superuser = self._for_superuser(handover, opened=opened and has_owner)
+                done = HandedOver(wrong, left_out, for_superuser, self._undumped())
                 if not self.target.is_scratch:
                     drop_privileged(admin, role)
                 note(done)
         finally:
             give_back(admin, borrowed)
         return done
+
+    def _undumped(self) -> tuple[str, ...]:
+        recorded = self.archive.dump.undumped
+        return () if recorded is None else (*map(shown, recorded.lost), *changed_owners(self.inside, recorded))
 
     def _for_superuser(self, handover: Handover, *, opened: bool) -> str:
         left_out = self.archive.sql(self.planned.left_out) if self.planned.left_out else ""
