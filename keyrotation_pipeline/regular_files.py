@@ -52,13 +52,17 @@ def read_text(path: str | os.PathLike[str], encoding: str = "utf-8") -> str:
         return file.read()
 
 
-def read_typed(path: str | os.PathLike[str]) -> bytes:
+def read_typed(path: str | os.PathLike[str], most_bytes: int = -1) -> bytes:
     """Reads a file that somebody has typed; also what their shell has opened: standard input, or ``<(gpg -ab …)``.
+
+    Args:
+        most_bytes: more are not read; -1: all are.
 
     Raises:
         OSError: as `opened`.
     """
     if os.path.abspath(path).startswith(_OPEN_DESCRIPTORS):  # noqa: PTH100  a link would be followed
         with open(path, "rb") as file:  # noqa: PTH123
-            return file.read()
-    return read_bytes(path)
+            return file.read(most_bytes)
+    with opened(path) as file:
+        return file.read(most_bytes)

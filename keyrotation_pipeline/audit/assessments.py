@@ -5,13 +5,20 @@ they would lighten it (no breach, a later date, a notice that falls away), they 
 exactly these answers. Until then what held before still holds.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from keyrotation_pipeline.audit.history import HistoryEntry
 from keyrotation_pipeline.model.approval import Roster
-from keyrotation_pipeline.model.breach import NO_NOTICE, AssessmentSigned, BreachAnswers, BreachAssessed, Outcome
+from keyrotation_pipeline.model.breach import (
+    NO_NOTICE,
+    AssessmentSigned,
+    BreachAnswers,
+    BreachAssessed,
+    Outcome,
+    is_first_form,
+)
 from keyrotation_pipeline.model.breach_decision import BreachDecision, BreachNotice, decide_breach, presumed_facts
 from keyrotation_pipeline.model.incidents import Incident, SentNotice
 
@@ -24,7 +31,7 @@ class Assessment:
         in_force: what holds now.
         answered: what follows from the latest answers once they are signed; None: they hold, or there are none.
         answers: all of them, the later ones in place of the earlier.
-        signed_by: officers who have signed these answers; none of them counts for others.
+        signed_by: officers who have signed these answers, and of answers that are not settled have not left.
         required: how many must.
         is_settled: enough officers have signed the answers as they are, when the last of them signed.
         since: the event of the last answers, and when it was; None: nobody has answered.
@@ -124,8 +131,14 @@ class _Assessing:
         is_another = fact.officer not in self.signers
         self.signers[fact.officer] = name
         self.history.append((at, f"breach assessment signed by {name}"))
-        if is_another and 0 < self.roster.required <= len(self.signers):
+        # Officers who have left count for no decision that is not made yet.
+        counted = self.signers if is_first_form(fact.text) else self._present()
+        if is_another and 0 < self.roster.required <= len(counted):
             self.in_force, self.settled = self._decided(), True
+
+    def _present(self) -> Mapping[str, str]:
+        known = self.roster
+        return {each: name for each, name in self.signers.items() if known and known.name_of(each) is not None}
 
     def assessment(self) -> Assessment:
         """What holds by all that was read."""
@@ -135,7 +148,7 @@ class _Assessing:
             in_force=self.in_force,
             answered=None if after == self.in_force else after,
             answers=self.answers,
-            signed_by=tuple(self.signers.values()),
+            signed_by=tuple((self.signers if self.settled else self._present()).values()),
             required=self.roster.required if self.roster else 0,
             is_settled=self.settled,
             since=self.since,

@@ -7,14 +7,22 @@ from typing import Any
 
 from keyrotation_pipeline.audit.events import AuditEntry, Rules, entries
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.approval import signed_fields
 from keyrotation_pipeline.model.audit import EventKind
-from keyrotation_pipeline.model.audit_state import AuditState, ImpossibleError, Incidents, require, require_lines
+from keyrotation_pipeline.model.audit_state import (
+    AuditState,
+    ImpossibleError,
+    Incidents,
+    names_database,
+    require,
+    require_lines,
+)
 from keyrotation_pipeline.model.breach import (
     ASSESSMENT_HEADER,
+    FIRST_ASSESSMENT_HEADER,
     AssessmentSigned,
     BreachAnswers,
     BreachAssessed,
+    is_first_form,
 )
 from keyrotation_pipeline.model.comparison import Comparison, ValuesCompared
 from keyrotation_pipeline.model.incident_events import (
@@ -180,17 +188,22 @@ def _assessed(state: AuditState, entry: AuditEntry, fact: BreachAssessed) -> Non
 
 def _assessment_signed(state: AuditState, entry: AuditEntry, fact: AssessmentSigned) -> None:
     answers, seq = state.answers.get(fact.incident, (BreachAnswers(), 0))
-    named = {"Incident": fact.incident, "Answers": answers.digest(), "Audit event": str(seq)}
-    text = fact.text.encode()
-    require_lines(text, named, ASSESSMENT_HEADER)
-    decision = signed_fields(text, ASSESSMENT_HEADER).get("Decision", "")
+    text, is_first = fact.text.encode(), is_first_form(fact.text)
+    header = FIRST_ASSESSMENT_HEADER if is_first else ASSESSMENT_HEADER
+    since = {"Audit event": str(seq)} if is_first else {"Audit head": f"{seq} {state.hash_at(seq)}"}
+    decision = require_lines(text, {"Incident": fact.incident, "Answers": answers.digest(), **since}, header).get(
+        "Decision", ""
+    )
+    require(is_first or names_database(text, state.place, header), "is about an incident of another database")
     state.verified(text, fact.signature, fact.officer, since=None, at=entry.at)
     officers, before = state.agreed.get(fact.incident, (frozenset[str](), decision))
     require(before == decision, "is over another decision than the signatures before")
-    state.agreed[fact.incident] = officers | {fact.officer}, decision
+    state.agreed[fact.incident] = (signers := officers | {fact.officer}), decision
     # By the roster of this moment: one that later asks for fewer settles nothing, nor does a second signature of one.
-    if fact.officer not in officers and state.roster is not None and 0 < state.roster.required <= len(officers) + 1:
-        state.settled.add(fact.incident)
+    if fact.officer not in officers and state.roster is not None:
+        counted = signers if is_first else {each for each in signers if state.roster.name_of(each) is not None}
+        if 0 < state.roster.required <= len(counted):
+            state.settled.add(fact.incident)
 
 
 INCIDENT_RULES: Rules = {

@@ -129,10 +129,16 @@ def _document(entry: AuditEntry) -> dict[str, Any]:
     }
 
 
+MOST_ANCHOR_BYTES = 256 << 20  # a report of ours is far smaller
+
+
 def _read(path: Path) -> bytes:
     try:
-        return read_typed(path)
+        content = read_typed(path, MOST_ANCHOR_BYTES + 1)
     except OSError:
         raise AuditError(
             f"anchor {path} cannot be read; give an approval text, a backup's manifest or a report"
         ) from None
+    if len(content) > MOST_ANCHOR_BYTES:
+        raise AuditError(f"anchor {path} is larger than {MOST_ANCHOR_BYTES >> 20} MiB; give a report as we wrote it")
+    return content

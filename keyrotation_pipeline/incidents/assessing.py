@@ -97,6 +97,7 @@ def text_to_sign(pipeline: Pipeline, assessment: Assessment) -> bytes:
     if assessment.since is None:
         raise IncidentError(f"nobody has answered anything of {assessment.incident.id}; answer first, then sign")
     decision, answers = assessment.answered or assessment.in_force, enumerate(assessment.answers.lines(), 1)
+    seq, _ = assessment.since  # what is signed is anchored at the answers
     return rendered(
         ASSESSMENT_HEADER,
         (
@@ -107,7 +108,7 @@ def text_to_sign(pipeline: Pipeline, assessment: Assessment) -> bytes:
             ("Notices", "; ".join(notices_in_words(decision)) or "none"),
             *((f"Answer {number}", f"{name}: {said}") for number, (name, said) in answers),
             ("Answers", assessment.answers.digest()),
-            ("Audit event", str(assessment.since[0])),
+            ("Audit head", f"{seq} {pipeline.ledger.replayed().hash_at(seq)}"),
         ),
     )
 

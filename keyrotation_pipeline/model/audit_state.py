@@ -355,9 +355,9 @@ def is_its_time(verified: VerifiedSignature, said: datetime, since: datetime, at
     return since <= said <= at if verified.signed_at is None else said == verified.signed_at
 
 
-def names_database(text: bytes, database: str | None) -> bool:
+def names_database(text: bytes, database: str | None, header: str | None = None) -> bool:
     """Whether a signed text is for this database; it also names a superuser, which may change."""
-    named = signed_fields(text).get("Database", "")
+    named = signed_fields(text, header).get("Database", "")
     return database is not None and (named == database or named.startswith(f"{database}, as superuser "))
 
 

@@ -14,7 +14,13 @@ from keyrotation_pipeline.model.records import Between, as_json
 from keyrotation_pipeline.model.requests import Request, RequestStatus, Step, Walk
 
 ORAL_DELAY_DAYS = 30
-ASSESSMENT_HEADER = "keyrotation-assessment-v1"
+# Texts under the first one name the event of the answers without its hash; they stay valid.
+FIRST_ASSESSMENT_HEADER, ASSESSMENT_HEADER = "keyrotation-assessment-v1", "keyrotation-assessment-v2"
+
+
+def is_first_form(text: str) -> bool:
+    """Whether the text of an assessment is one of release 0.1.0."""
+    return text.startswith(f"{FIRST_ASSESSMENT_HEADER}\n")
 
 
 class Answer(StrEnum):

@@ -46,6 +46,8 @@ from keyrotation_pipeline.reporting.pack_files import (
 )
 from keyrotation_pipeline.reporting.retirement_statement import dead_keys, statement_of
 
+# Of all files together: audits of a million events are smaller, and sparse files may be of any size.
+MOST_BYTES = 1 << 30
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)
 NEVER_COVERED = (
     "the backups themselves, which are not in the pack; that a set is whole shows where it lies",
@@ -178,15 +180,26 @@ def check_pack(
 
 
 def _regular_files(pack: Path, found: Findings) -> Mapping[str, bytes]:
-    """Every regular file, by its name in the pack; anything else, such as a link, is a difference."""
+    """Every regular file, by its name in the pack; anything else, such as a link, is a difference.
+
+    So is a file that makes the pack larger than any is, which is not read.
+    """
     files: dict[str, bytes] = {}
+    left = MOST_BYTES
     for folder, folders, names in os.walk(pack):
         for name in (*folders, *names):
             path = Path(folder) / name
-            mode, shown = path.lstat().st_mode, path.relative_to(pack).as_posix()
-            if stat.S_ISREG(mode):
-                files[shown] = path.read_bytes()
-            elif not stat.S_ISDIR(mode):
+            status, shown = path.lstat(), path.relative_to(pack).as_posix()
+            if stat.S_ISREG(status.st_mode):
+                if status.st_size > left:
+                    found.differences.append(
+                        f"{shown} makes the pack larger than {MOST_BYTES >> 30} GiB; it was not read"
+                    )
+                    continue
+                left -= status.st_size
+                with path.open("rb") as file:
+                    files[shown] = file.read(status.st_size)
+            elif not stat.S_ISDIR(status.st_mode):
                 found.differences.append(f"{shown} is not a regular file")
     return files
 

@@ -165,6 +165,9 @@ def test_a_report_that_the_audit_does_not_know_is_refused(made: Packed, tmp_path
     deep.write_text("[" * 6000)
     made.clinic.run("audit", "verify", "--anchor", str(deep), expect=1)
     assert "names no audit head" in made.clinic.error
+    os.truncate(deep, 8 << 30)
+    made.clinic.run("audit", "verify", "--anchor", str(deep), expect=1)
+    assert "deep.json is larger than 256 MiB" in made.clinic.error
 
 
 def test_the_reports_of_a_pack_are_known_again_by_the_audit(made: Packed) -> None:
@@ -288,6 +291,15 @@ def pipe(pack: Path) -> None:
     os.mkfifo(pack / "report.html")
 
 
+def sparse(name: str) -> Edit:
+    """A file that says to have 8 GiB, and takes no room."""
+
+    def edit(pack: Path) -> None:
+        os.truncate(pack / name, 8 << 30)
+
+    return edit
+
+
 SEALED = "is not the manifest that was sealed"
 OTHERWISE = "says what the audit does not"
 NAMED = "is not the file that pack.json names"
@@ -341,6 +353,8 @@ EDITS: dict[str, tuple[Edit, str, str]] = {
     "a folder that is a link": (link_to_a_folder, "backups is not a regular file", "-"),
     "a page that is a link": (link_to_a_file, "report.html is not a regular file", "-"),
     "a page that is a pipe": (pipe, "report.html is not a regular file", "-"),
+    "a page of 8 GiB": (sparse("report.html"), "report.html makes the pack larger than 1 GiB; it was not read", "-"),
+    "an audit of 8 GiB": (sparse("audit.jsonl"), "audit.jsonl makes the pack larger than 1 GiB; it was not read", "-"),
     "deeply nested JSON for the manifest": (nested("pack.json"), "pack.json is not a manifest", "-"),
     "deeply nested JSON for the report": (nested("report.json"), NAMED, "of report.json can be read"),
     "deeply nested JSON for a certificate of key death": (nested("certificates/*"), NAMED, ".dsse.json can be read"),
@@ -454,3 +468,6 @@ def test_an_edited_pack_ends_its_own_program_with_1_and_without_a_traceback(pack
     EDITS["deeply nested JSON for the audit"][0](pack)
     code, said = verified(pack)
     assert (code, "DIFFERENT    line 1 of audit.jsonl is not an event" in said) == (1, True)
+    EDITS["a page of 8 GiB"][0](pack)
+    code, said = verified(pack)
+    assert (code, "DIFFERENT    report.html makes the pack larger than 1 GiB; it was not read" in said) == (1, True)

@@ -236,8 +236,9 @@ def _other_decision(rng: Random, state: AuditState, incident: str) -> Iterator[F
     """What the corrupt officer signs where the others have signed that notices are due."""
     answers, seq = state.answers.get(incident, (BreachAnswers(), 0))
     decision = rng.choice(sorted(NO_NOTICE))
-    lines = (("Incident", incident), ("Decision", decision), ("Answers", answers.digest()))
-    text = rendered(ASSESSMENT_HEADER, [*lines, ("Audit event", str(seq))]).decode()
+    lines = (("Incident", incident), ("Database", str(state.place)), ("Decision", decision))
+    head = ("Audit head", f"{seq} {state.hash_at(seq)}")
+    text = rendered(ASSESSMENT_HEADER, [*lines, ("Answers", answers.digest()), head]).decode()
     yield AssessmentSigned(incident, rng.choice([ADA, BEN]), FakeSignatures.sign(BEN, text.encode()).hex(), text)
 
 

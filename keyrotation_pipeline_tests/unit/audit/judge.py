@@ -255,7 +255,7 @@ class Account:
         self.closed.add(facts["incident"])
 
     def _settled(self, incident: str, answered: int) -> bool:
-        named = (f"\nIncident: {incident}\n".encode(), f"\nAudit event: {answered}\n".encode())
+        named = (f"\nIncident: {incident}\n".encode(), f"\nAudit head: {answered} {self.hash_at(answered)}\n".encode())
         texts = {text for _, text in self.made.made if all(line in text for line in named)}
         decided = (text for text in texts if any(f"\nDecision: {each}\n".encode() in text for each in NO_NOTICE))
         return any(self.made.agreed(text) for text in decided)
@@ -273,10 +273,18 @@ class Account:
         self.answered[facts["incident"]] = seq
         return iter(())
 
-    def _breach_assessment_signed(self, _seq: int, _body: Body, facts: Body) -> Iterator[str]:
+    def _breach_assessment_signed(self, _seq: int, body: Body, facts: Body) -> Iterator[str]:
         said = next((each for each in facts["text"].split("\n") if each.startswith("Decision: ")), "")
         if self.decisions.setdefault(facts["incident"], said) != said:
             yield "is over another decision"
+        lines = dict(each.partition(": ")[::2] for each in facts["text"].split("\n"))
+        if facts["text"].startswith("keyrotation-assessment-v1\n"):
+            return
+        seq = self.answered.get(facts["incident"], 0)
+        if lines["Audit head"] != f"{seq} {self.hash_at(seq)}":
+            yield "is over answers of another audit"
+        if not lines["Database"].startswith(_place(body)):
+            yield "is about another database"
 
 
 def _nothing(*_: object) -> tuple[str, ...]:

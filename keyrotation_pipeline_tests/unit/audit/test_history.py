@@ -510,8 +510,9 @@ def test_officers_who_signed_different_decisions_have_not_agreed(ledger: FakeLed
     answers = BreachAnswers(mitigation="none")
     answered = ledger.append(BreachAssessed(incident, "ops", answers)).seq
     for officer, decision in ((ADA, "notices are due"), (BEN, min(NO_NOTICE))):
-        lines = (("Incident", incident), ("Decision", decision), ("Answers", answers.digest()))
-        text = rendered(ASSESSMENT_HEADER, [*lines, ("Audit event", str(answered))]).decode()
+        lines = (("Incident", incident), ("Database", str(ledger.replayed().place)), ("Decision", decision))
+        head = ("Audit head", f"{answered} {ledger.replayed().hash_at(answered)}")
+        text = rendered(ASSESSMENT_HEADER, [*lines, ("Answers", answers.digest()), head]).decode()
         signature = FakeSignatures.sign(officer, text.encode()).hex()
         ledger.append(AssessmentSigned(incident, officer, signature, text))
     fault = newest(ledger, EventKind.ASSESSMENT_SIGNED).fault

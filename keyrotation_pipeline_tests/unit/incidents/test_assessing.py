@@ -19,12 +19,21 @@ from keyrotation_pipeline.incidents.assessing import (
 )
 from keyrotation_pipeline.incidents.handling import close
 from keyrotation_pipeline.incidents.report import incident_report, kept_report, version, versions
-from keyrotation_pipeline.model.approval import Roster
-from keyrotation_pipeline.model.breach import AssessmentSigned, BreachAnswers, Outcome
+from keyrotation_pipeline.model.approval import Officer, Roster, rendered, signed_fields
+from keyrotation_pipeline.model.breach import (
+    ASSESSMENT_HEADER,
+    FIRST_ASSESSMENT_HEADER,
+    AssessmentSigned,
+    BreachAnswers,
+    Outcome,
+)
 from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.request_events import RosterPinned
 from keyrotation_pipeline.model.requests import RequestStatus
+from keyrotation_pipeline.requests.approvals import add_approval
+from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline_tests.fakes import ROSTER, FakeSignatures, FakeWorld
+from keyrotation_pipeline_tests.signed_texts import with_lines
 from keyrotation_pipeline_tests.unit.incidents.cases import opened
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, before_any_rotation
 
@@ -271,3 +280,66 @@ def test_a_report_never_says_not_assessed_next_to_a_signed_assessment(world: Fak
     markdown = incident_report(world.pipeline, incident.id).markdown()
     assert "not assessed" not in markdown
     assert f"Assessed by people: {Outcome.NO_BREACH}, signed by " in markdown
+
+
+CEM = Officer("Cem", "C" * 40)
+WITHOUT_BEN = Roster(2, (ROSTER.officers[0], CEM), ROSTER.recipients)
+
+
+def test_an_officer_who_has_left_counts_for_no_decision(world: FakeWorld, incident: Incident) -> None:
+    alone = said(world, incident, **LOW)
+    sign(world, incident, BEN)
+    officers_change(world)
+    late = sign(world, incident, ADA)
+    assert (late.in_force, late.signed_by, late.is_settled) == (alone.in_force, ("Ada",), False)
+    assert any("not in force before 1 more officer(s) sign it" in line for line in late.lines())
+    assert incident.id not in world.ledger.replayed().settled
+    both = sign(world, incident, CEM.fingerprint)
+    assert (both.in_force.outcome, both.is_settled) == (Outcome.NO_BREACH, True)
+    assert incident.id in world.ledger.replayed().settled
+
+
+def test_what_was_signed_under_the_first_form_stays_as_it_was(world: FakeWorld, incident: Incident) -> None:
+    """Release 0.1.0 counted whoever had signed the answers."""
+    said(world, incident, **LOW)
+    now = assessment_of(world.pipeline, incident)
+    assert now.since is not None
+    text = text_to_sign(world.pipeline, now)
+    fields = dict(signed_fields(text, ASSESSMENT_HEADER)) | {"Audit event": str(now.since[0])}
+    del fields["Audit head"]
+    first = rendered(FIRST_ASSESSMENT_HEADER, list(fields.items()))
+    for officer in (BEN, ADA):
+        signature = FakeSignatures.sign(officer, first).hex()
+        world.ledger.append(AssessmentSigned(incident.id, officer, signature, first.decode()))
+        if officer == BEN:
+            officers_change(world)
+    assert world.ledger.replayed().faults == ()
+    assert assessment_of(world.pipeline, incident).in_force.outcome is Outcome.NO_BREACH
+
+
+def test_what_officers_sign_of_a_breach_names_database_and_head(world: FakeWorld, incident: Incident) -> None:
+    said(world, incident, **LOW)
+    now = assessment_of(world.pipeline, incident)
+    assert now.since is not None
+    text = text_to_sign(world.pipeline, now)
+    world.ledger.refuses = False  # what the database's owner writes
+    head = f"{now.since[0]} {world.ledger.replayed().hash_at(now.since[0])}"
+    assert f"\nAudit head: {head}\n" in text.decode()
+    for name, value, fault in (
+        ("Database", "other, system identifier 7", "is about an incident of another database"),
+        ("Audit head", f"{now.since[0]} {'0' * 64}", "has a text with another line Audit head than its facts"),
+    ):
+        forged = with_lines(text, {name: value})
+        signature = FakeSignatures.sign(ADA, forged).hex()
+        world.ledger.append(AssessmentSigned(incident.id, ADA, signature, forged.decode()))
+        assert assessed(world.pipeline)[-1].fault == fault
+
+
+def officers_change(world: FakeWorld) -> None:
+    """Ben leaves and Cem comes, by a policy that both signed while Ben was there."""
+    world.signatures.configured = WITHOUT_BEN
+    policy = open_policy(world.pipeline, reason="Ben leaves", requested_by="dba")
+    text = world.ledger.approval_text(policy.id)
+    for officer in (ADA, BEN):
+        add_approval(world.pipeline, policy, FakeSignatures.sign(officer, text))
+    change_policy(world.pipeline, policy)
