@@ -58,7 +58,6 @@ def _content(data: bytes, at: int) -> tuple[int, int]:
     return start, start + length
 
 
-TIMEOUT_SECONDS = 10
 # For the whole request: an authority that sends a byte now and then must not delay a rotation.
 LONGEST_SECONDS = 20.0
 LONGEST_ANSWER_BYTES = 100_000
@@ -110,15 +109,11 @@ class Rfc3161Authority:
     def _ask(self, request: bytes) -> bytes:
         import requests  # noqa: PLC0415  takes its time to import
 
+        from keyrotation_pipeline.adapters.http_post import post  # noqa: PLC0415  likewise
+
+        headers = {"Content-Type": "application/timestamp-query", "Accept": "application/timestamp-reply"}
         try:
-            with requests.post(
-                self.url or "",
-                data=request,
-                headers={"Content-Type": "application/timestamp-query", "Accept": "application/timestamp-reply"},
-                timeout=TIMEOUT_SECONDS,
-                allow_redirects=False,
-                stream=True,
-            ) as answer:
+            with post(self.url or "", data=request, headers=headers) as answer:
                 if answer.status_code != requests.codes.ok:
                     raise TimestampError(f"{self.name} answers with HTTP status {answer.status_code}; {_SETTING}")
                 content = b""

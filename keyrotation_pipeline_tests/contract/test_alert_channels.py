@@ -1,5 +1,6 @@
 """Every channel delivers an alert to something real, and refuses with a sentence that shows no secret."""
 
+import base64
 import itertools
 import json
 import socket
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
@@ -42,9 +44,11 @@ class Told:
 
 
 @contextmanager
-def http_server(status: int, received: list[dict[str, Any]]) -> Iterator[str]:
+def http_server(status: int, received: list[dict[str, Any]], logins: list[str | None] | None = None) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            if logins is not None:
+                logins.append(self.headers["Authorization"])
             received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(status)
             self.send_header("Location", "/elsewhere")
@@ -158,6 +162,21 @@ def test_a_webhook_gets_it() -> None:
     with over_webhook() as (channel, reported):
         channel.deliver(ALERT)
         require_received(reported(), ALERT.subject)
+
+
+@pytest.mark.parametrize(("login", "sent"), [("", None), ("u:p@", f"Basic {base64.b64encode(b'u:p').decode()}")])
+def test_a_webhook_gets_no_login_but_the_one_in_its_address(
+    login: str, sent: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keyrotation_pipeline.adapters.alerts.webhook import Webhook  # noqa: PLC0415
+
+    (netrc := tmp_path / "netrc").write_text("default login somebody password hunter2\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    logins: list[str | None] = []
+    with http_server(200, [], logins) as url:
+        Webhook(url.replace("http://", f"http://{login}")).deliver(ALERT)
+    assert logins == [sent]
 
 
 def test_mail_gets_it() -> None:

@@ -4,7 +4,8 @@ from urllib.parse import urlsplit
 
 import requests
 
-from keyrotation_pipeline.adapters.alerts import TIMEOUT_SECONDS, in_time
+from keyrotation_pipeline.adapters.alerts import in_time
+from keyrotation_pipeline.adapters.http_post import post
 from keyrotation_pipeline.errors import AlertError
 from keyrotation_pipeline.model.incidents import Alert
 
@@ -41,9 +42,7 @@ class Webhook:
             "at": alert.at.isoformat(),
         }
         try:
-            with requests.post(  # stream: its body is not read
-                self._url, json=content, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True
-            ) as answer:
+            with post(self._url, json=content) as answer:
                 status = answer.status_code
         except (requests.RequestException, ValueError) as error:  # ValueError: urllib3, for a host like a..b
             raise AlertError(
