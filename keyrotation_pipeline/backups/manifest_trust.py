@@ -76,12 +76,16 @@ def signed_manifest(
     if signer not in signers:
         raise UnsignedBackupError(name, place.description, f"names the signer {signer}, which is not this pipeline's")
 
+    file = signature_name(name)
+
     def verified() -> None:
-        if not verifies(public, text, place.read(signature_name(name), _LARGEST_SIGNATURE_BYTES)):
+        # Whoever adds versions of both makes every pair of them a candidate.
+        signature = place.older.once(file, lambda: place.read(file, _LARGEST_SIGNATURE_BYTES))
+        if not verifies(public, text, signature):
             raise UnsignedBackupError(name, place.description, "has a signature that is not this pipeline's")
 
     try:
-        first_verified(place, signature_name(name), verified, _SIGNATURE_BYTES)
+        first_verified(place, file, verified, _SIGNATURE_BYTES)
     except AbsentBackupError:
         raise UnsignedBackupError(name, place.description, "has no signature") from None
     return parse(name, text)

@@ -1,11 +1,11 @@
 """The versions that a place keeps of deleted and overwritten files, and in which of them each file is read."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 # Whoever may write to a bucket can add versions without end. Theirs come after ours, so the oldest ones are kept.
-MOST_VERSIONS = 100
+MOST_VERSIONS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class OlderVersions:
     overwritten: frozenset[str] = frozenset()
     unexamined: str | None = None
     used: dict[str, str] = field(default_factory=dict)
+    _read: dict[tuple[str, str], bytes] = field(default_factory=dict)
 
     def of(self, name: str, size_bytes: int | None = None) -> tuple[str | None, ...]:
         """Returns the ids of the versions to try, of this size if it is known; None stands for the visible one."""
@@ -52,6 +53,14 @@ class OlderVersions:
         except BaseException:
             self.used.pop(name, None)
             raise
+
+    def once(self, name: str, read: Callable[[], bytes]) -> bytes:
+        """Reads a small file, in one version only once, since a version never changes."""
+        if (version := self.used.get(name)) is None:
+            return read()
+        if (name, version) not in self._read:
+            self._read[name, version] = read()
+        return self._read[name, version]
 
     def used_by(self, names: Iterable[str]) -> Mapping[str, str]:
         """Returns the version of each of these files that is not read in the visible one."""

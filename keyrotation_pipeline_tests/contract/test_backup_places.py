@@ -18,13 +18,12 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from keyrotation_pipeline.adapters.backups import directory
+from keyrotation_pipeline.adapters.backups import directory, s3
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.backups.s3 import Bucket, S3Bucket
 from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
 from keyrotation_pipeline.errors import BackupError, DamagedBackupError, ManifestError, VersionRightError
 from keyrotation_pipeline.model.backups import StoredFile, StoredVersion
-from keyrotation_pipeline.model.older_versions import MOST_VERSIONS
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline_tests.buckets import REGION, TestBucket, in_front_of
 from keyrotation_pipeline_tests.fakes import START, FakeClock
@@ -224,13 +223,16 @@ def test_what_was_deleted_or_overwritten_is_listed_once_and_read_in_its_version(
     assert bucket.place().names() == ("kept", "later", "overwritten"), "the place itself stays as it is"
 
 
-def test_of_many_versions_the_oldest_are_kept(bucket: TestBucket, tmp_path: Path) -> None:
+def test_of_many_versions_the_oldest_are_kept(
+    bucket: TestBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "MOST_VERSIONS", 5)
     bucket.place().put("a", file_of(tmp_path, b"ours"))
-    for _ in range(MOST_VERSIONS + 2):
+    for _ in range(8):
         bucket.overwrite("a", b"junk")
     place = bucket.place().with_versions()
     older = place.older.of("a")
-    assert len(older) == MOST_VERSIONS + 1
+    assert len(older) == 1 + 5
     with place.older.reading("a", older[1]):
         assert place.read("a") == b"ours"
 

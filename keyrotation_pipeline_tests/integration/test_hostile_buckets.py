@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -18,10 +18,11 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.catalog import kept_sets
+from keyrotation_pipeline.backups.completeness import standing
 from keyrotation_pipeline.backups.key_loss import newest_key
 from keyrotation_pipeline.backups.recovery_test import recovery_test
 from keyrotation_pipeline.demo.officers import DemoOfficer
-from keyrotation_pipeline.errors import KeyRotationError, UnsignedBackupError
+from keyrotation_pipeline.errors import BackupError, KeyRotationError, UnsignedBackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -34,9 +35,8 @@ from keyrotation_pipeline.model.backups import (
     signature_name,
 )
 from keyrotation_pipeline.model.manifest import render
-from keyrotation_pipeline.model.older_versions import MOST_VERSIONS
 from keyrotation_pipeline_tests.backup_sites import Clinic, open_clinic
-from keyrotation_pipeline_tests.buckets import TestBucket, new_bucket
+from keyrotation_pipeline_tests.buckets import TestBucket, in_front_of, new_bucket
 from keyrotation_pipeline_tests.servers import Server, copy_of
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
@@ -126,7 +126,7 @@ def at(clinic: Clinic, bucket: TestBucket) -> Attacker:
 
 
 @pytest.fixture(scope="module")
-def standing(
+def attacked(
     server: Server,
     template: str,
     s3_url: str,
@@ -144,15 +144,15 @@ def standing(
 
 
 @pytest.fixture
-def attacker(standing: Attacker) -> Iterator[Attacker]:
+def attacker(attacked: Attacker) -> Iterator[Attacker]:
     """The attacker, and after the attack the clinic's sets as they were."""
-    bucket, tags = standing.bucket, standing.bucket.tags()
-    yield standing
+    bucket, tags = attacked.bucket, attacked.bucket.tags()
+    yield attacked
     after = bucket.tags()
     for name in after.keys() - tags.keys():
         bucket.delete(name)
     for name in tags.keys() - {name for name, tag in after.items() if tags.get(name) == tag}:
-        bucket.overwrite(name, (standing.clinic.backups / name).read_bytes())
+        bucket.overwrite(name, (attacked.clinic.backups / name).read_bytes())
 
 
 def in_first_key(name: str, value: object) -> Callable[[dict[str, Any]], object]:
@@ -174,7 +174,7 @@ def flooded(a: Attacker) -> None:
     """Versions of every file of the newest set, of the size that ours have, and delete markers over them."""
     for name in a.newest.names:
         size = len(a.bucket.content(name))
-        for _ in range(MOST_VERSIONS + 20 if name == a.newest.name else 20):
+        for _ in range(120 if name == a.newest.name else 20):
             a.bucket.overwrite(name, os.urandom(size))
     a.remove(*a.newest.names)
 
@@ -265,6 +265,23 @@ def test_a_set_of_an_attackers_is_not_taken_and_fails_the_test(attacker: Attacke
     with clinic.recovery_key() as key:
         for version in (V1, V2):
             assert newest_key(clinic.site, version, key)[0] == clinic.ring.material(version)
+
+
+@pytest.mark.parametrize(
+    ("denied", "right"), [("?versions", "s3:ListBucketVersions"), ("versionId=", "s3:GetObjectVersion")]
+)
+def test_a_right_for_versions_that_is_missing_is_named_where_the_newest_set_is_hidden(
+    attacker: Attacker, denied: str, right: str
+) -> None:
+    clinic = attacker.clinic
+    attacker.remove(*attacker.newest.names)
+    with in_front_of(attacker.bucket.url, lambda _method, path: "AccessDenied" if denied in path else None) as url:
+        place = replace(attacker.bucket, url=url).place(clinic.clock)
+        stands = standing((place, clinic.site.local), clinic.site.trust, clinic.site.pipeline.ledger.keys())
+        with clinic.recovery_key() as key, pytest.raises(BackupError, match=f"is not in s3://.*grant {right}"):
+            recovery_test(replace(clinic.site, offsite=(place,)), key)
+    assert (len(stands.changed), len(stands.unexamined)) == (1, 1)
+    assert f"grant {right}" in stands.unexamined[0]
 
 
 def test_a_forged_set_is_refused_by_its_name_and_none_of_its_files_is_fetched(
