@@ -46,13 +46,20 @@ def secrets_in(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
             f"{setting.replace('[', '').replace('] ', '.')} in the {'variable' if kind == 'env' else 'file'} {place}"
             for setting, kind, name in named
             if setting == _LOGIN or (kind == "file" and _is_outside(name, path.parent))
-            for place in [_plain(name)]
+            for place in [_plain(name) + (_leading_outside(name, path.parent) if kind == "file" else "")]
         )
     )
 
 
 def _is_outside(name: str, folder: Path) -> bool:
     return not Path(os.path.realpath(absolute(Path(name), folder))).is_relative_to(os.path.realpath(folder))
+
+
+def _leading_outside(name: str, folder: Path) -> str:
+    """Where a link leads that is in the directory of the configuration, if that is outside of it."""
+    named = absolute(Path(name), folder)
+    is_link = named.is_relative_to(folder) and _is_outside(name, folder)
+    return f" that leads to {_plain(os.path.realpath(named))}" if is_link else ""
 
 
 def may_log_in(settings: Settings, signed: Collection[str]) -> bool:

@@ -256,6 +256,21 @@ def test_a_password_goes_to_no_server_and_from_no_place_that_officers_have_not_s
     assert not any("mail is sent" in each for each in attention_of(local_clinic))
 
 
+def test_a_link_that_leads_elsewhere_than_what_was_signed_is_another_place(
+    local_clinic: Clinic, mail_server: MailServer, tmp_path: Path
+) -> None:
+    (password := local_clinic.directory / "password").write_text("hunter2")
+    configure(local_clinic, SMTP.format(port=mail_server.port, password='{ file = "password" }'))
+    have_signed(local_clinic)
+    (outside := tmp_path.parent / f"{tmp_path.name}-other").write_text("of something else")
+    password.unlink()
+    password.symlink_to(outside)
+    alert(local_clinic)
+
+    assert mail_server.passwords == []
+    assert any(f"password that leads to {outside} is new" in each for each in attention_of(local_clinic))
+
+
 def test_a_list_in_another_database_is_not_the_signed_one(local_clinic: Clinic, mail_server: MailServer) -> None:
     """Whoever writes the configuration may name a database of their own, in which they have signed everything."""
     (local_clinic.directory / "password").write_text("hunter2\n")

@@ -6,15 +6,24 @@ import pytest
 
 from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline.errors import ApprovalError, OutOfOrderError, RequestError
-from keyrotation_pipeline.model.approval import Officer, Roster, Signature
+from keyrotation_pipeline.model.approval import HEADER, Officer, Roster, Signature
 from keyrotation_pipeline.model.audit import AuditHead, EventKind
 from keyrotation_pipeline.model.requests import Request, RequestStatus
+from keyrotation_pipeline.model.signed_sentences import FIRST_APPROVAL
 from keyrotation_pipeline.requests.approvals import add_approval, require_authorised
 from keyrotation_pipeline.requests.control import cancel
-from keyrotation_pipeline.requests.policy import change_policy, open_policy, pending_policy
+from keyrotation_pipeline.requests.policy import (
+    change_policy,
+    changed_hosts,
+    open_policy,
+    pending_policy,
+    pin_hosts,
+    signed_hosts,
+)
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster, require_usable
 from keyrotation_pipeline.rotation.runner import next_decision
 from keyrotation_pipeline_tests.fakes import ROSTER, FakeSignatures, FakeWorld, ProcessKilled
+from keyrotation_pipeline_tests.signed_texts import with_lines
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request
 
 CEM = Officer("Cem", "C" * 40)
@@ -231,3 +240,45 @@ def test_nobody_new_has_a_name_of_several_scripts_and_who_was_pinned_keeps_it(wo
     with pytest.raises(ApprovalError, match=r'officer "\\u0410da" has letters of several scripts'):
         require_usable(world.pipeline, sly)
     require_usable(world.pipeline, sly, sly)
+
+
+SECRET = "alerts.smtp.password in the variable SMTP_PASSWORD"
+
+
+@pytest.mark.parametrize("header", [FIRST_APPROVAL, HEADER])
+def test_a_request_of_the_first_form_goes_on_whatever_secrets_are_sent_and_one_of_the_present_form_does_not(
+    world: FakeWorld, header: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.signatures.configured = ROSTER
+    world.pipeline = replace(world.pipeline, hosts=("alerts.smtp mail:587 with STARTTLS",))
+    as_opened = world.ledger.open
+    with monkeypatch.context() as patched:
+        patched.setattr(world.ledger, "open", lambda each, text: as_opened(each, with_lines(text, {}, header)))
+        walk = request(world)
+    text = world.ledger.approval_text(walk.id)
+    assert text.startswith(header.encode())
+    for officer in (ADA, BEN):
+        add_approval(world.pipeline, walk, FakeSignatures.sign(officer, text))
+    world.pipeline = replace(world.pipeline, secrets=(SECRET,))
+    stored = world.pipeline.keys.read()
+    if header == FIRST_APPROVAL:
+        require_authorised(world.pipeline, world.ledger.walk(walk.id), stored)
+    else:
+        with pytest.raises(ApprovalError, match=r"text for signing says \(Secrets\)"):
+            require_authorised(world.pipeline, world.ledger.walk(walk.id), stored)
+
+
+def test_a_policy_signs_the_places_of_secrets(world: FakeWorld) -> None:
+    world.signatures.configured = ROSTER
+    world.pipeline = replace(world.pipeline, hosts=("alerts.smtp mail:587 with STARTTLS",))
+    pin_hosts(world.pipeline)
+    assert list(changed_hosts(world.pipeline)) == []
+    world.pipeline = replace(world.pipeline, secrets=(SECRET,))
+    said = list(changed_hosts(world.pipeline))
+    assert f"({SECRET} is new)" in said[0]
+    assert (
+        said[1] == "mail is sent without its password until officers have signed the server and where the password is"
+    )
+    change_policy(world.pipeline, opened(world, ADA, BEN))
+    assert list(changed_hosts(world.pipeline)) == []
+    assert SECRET in (signed_hosts(world.pipeline) or ())
