@@ -57,8 +57,8 @@ def _is_possible(name: str) -> bool:
     return len(name.encode(errors="replace")) <= _LONGEST_BYTES and not name.startswith("pg_")
 
 
-def _superusers(roles: Roles) -> Iterator[str]:
-    return (each.name for each in roles.roles if RoleAttribute.SUPERUSER in each.attributes)
+def _with_any(roles: Roles, attributes: frozenset[RoleAttribute]) -> Iterator[str]:
+    return (each.name for each in roles.roles if not attributes.isdisjoint(each.attributes))
 
 
 def _reaching(roots: Iterable[str], memberships: Iterable[Membership]) -> frozenset[str]:
@@ -98,13 +98,17 @@ class _Target:
     def of(cls, wanted: Roles, here: Roles, *, bounded: bool) -> "_Target":
         possible = [each for each in wanted.roles if _is_possible(each.name)]
         without = {each.name for each in (*here.roles, *possible) if RoleAttribute.NOINHERIT in each.attributes}
-        strong = {*_POWERFUL, *_superusers(here)}
+        # Whoever may create roles lets themselves into any, before memberships have options.
+        by_attribute = frozenset(
+            {RoleAttribute.SUPERUSER} if bounded else {RoleAttribute.SUPERUSER, RoleAttribute.CREATEROLE}
+        )
+        strong = {*_POWERFUL, *_with_any(here, by_attribute)}
         return cls(
             {each.name: each for each in here.roles},
             {each.name: each.name not in without for each in (*here.roles, *possible)},
             {(each.role, each.member): each for each in here.memberships},
             _reaching(strong, here.memberships),
-            _reaching({*strong, *_superusers(wanted)}, (*here.memberships, *wanted.memberships)),
+            _reaching({*strong, *_with_any(wanted, by_attribute)}, (*here.memberships, *wanted.memberships)),
             bounded,
         )
 

@@ -91,6 +91,8 @@ FILES = DatabaseRole("pg_write_server_files")
         pytest.param([DatabaseRole("web", (LOGIN,))], [DatabaseRole("web", (SUPERUSER,))], V18,
                      "had LOGIN, and has a superuser's power", id="a superuser here, who cannot log in"),
         pytest.param([DatabaseRole("web", (CREATEROLE,))], [WEB], V15, '"web" had CREATEROLE', id="CREATEROLE in 15"),
+        pytest.param([OWNER, WEB, Membership("owner", "web")], [DatabaseRole("owner", (CREATEROLE,)), WEB], V15,
+                     "would have a superuser's power", id="a member of CREATEROLE in 15"),
         pytest.param([DatabaseRole("a" * 63 + "b", (LOGIN,))], [DatabaseRole("a" * 63, (SUPERUSER,))], V18,
                      "no role of this server can have the name", id="a name that would be shortened"),
         pytest.param([WEB, Membership("boss" + "s" * 60, "web")], [WEB], V18, "this server has no such role",
