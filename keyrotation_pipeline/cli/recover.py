@@ -200,6 +200,7 @@ def _lines(done: Recovered, here: HomeHere, value: Mapping[str, Any]) -> Iterato
 
 def _finished(shown: Mapping[str, Any]) -> Iterator[output.Line]:
     yield f"finished  {shown['set']} was restored before, and nothing is changed now; the next steps were:"
+    yield from undumped(shown.get("undumped") or ())
     yield from _to_do(shown)
 
 

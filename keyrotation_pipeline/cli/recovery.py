@@ -184,7 +184,9 @@ def unread(undecryptable: Sequence[str], unencrypted: Mapping[str, int]) -> Iter
 def undumped(phrases: Sequence[str]) -> Iterator[output.Line]:
     """A line for each thing that was lost with the server, since no dump has it."""
     for each in phrases:
-        yield f"undumped  {each}; no dump has that, so set it again"
+        yield f"undumped  {each}"
+    if phrases:
+        yield "          no dump has this: set again what the database needs"
 
 
 def _tested(report: RecoveryReport) -> Iterator[output.Line]:

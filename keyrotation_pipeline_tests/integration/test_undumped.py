@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from keyrotation_pipeline.adapters.postgres.server import undumped
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.undumped import read_undumped
 from keyrotation_pipeline.backups.backup import back_up
@@ -70,7 +71,7 @@ def lost(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 def test_what_a_dump_as_the_documented_role_lacks_is_named_without_any_value(
-    lost: Server, tmp_path: Path, backup_officers: dict[str, DemoOfficer]
+    lost: Server, tmp_path: Path, backup_officers: dict[str, DemoOfficer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with psycopg.connect(lost.url("clinic"), autocommit=True) as admin, ExitStack() as stack:
         for statement in RICH.split(";"):
@@ -96,6 +97,9 @@ def test_what_a_dump_as_the_documented_role_lacks_is_named_without_any_value(
         assert "SUBSCRIPTION news" in audit
         assert "secret-" not in audit
         _require_named_where_it_can_be(lost, admin)
+        monkeypatch.setattr(undumped, "_MOST_ROLES", 3)
+        with connect(lost.url("clinic")) as superuser:
+            assert read_undumped(superuser) is None, "any number of roles makes no manifest too large"
 
 
 def _require_named_where_it_can_be(server: Server, admin: psycopg.Connection) -> None:

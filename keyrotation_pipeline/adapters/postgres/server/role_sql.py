@@ -119,7 +119,7 @@ class _Target:
             return RoleSQL(apart=(f"no role of this server can have the name {name}",))
         there = self.here.get(wanted.name)
         has = frozenset(there.attributes) if there is not None else frozenset[RoleAttribute]()
-        refused = dict(self._refused(wanted, frozenset(wanted.attributes) - has))
+        refused = dict(self._refused(wanted, has))
         apart = [f"{name} {why}" for why in refused.values()]
         if more := sorted(has - frozenset(wanted.attributes)):
             apart.append(f"{name} has {', '.join(more)} on this server, had not, and keeps it")
@@ -129,15 +129,17 @@ class _Target:
             statements.append(f"ALTER ROLE {name} {options};")
         return RoleSQL(tuple(statements), tuple(apart), (name,) if RoleAttribute.LOGIN in given else ())
 
-    def _refused(self, wanted: DatabaseRole, lacking: frozenset[RoleAttribute]) -> Iterator[tuple[RoleAttribute, str]]:
+    def _refused(self, wanted: DatabaseRole, has: frozenset[RoleAttribute]) -> Iterator[tuple[RoleAttribute, str]]:
         """Yields the attributes that are left to people, and why."""
-        for each in sorted(lacking):
+        for each in sorted(frozenset(wanted.attributes) - has):
             if each is RoleAttribute.SUPERUSER:
                 yield each, "was a superuser, and is none on this server"
             elif wanted.name in self.strong:
                 yield each, f"had {each}, and has a superuser's power on this server"
             elif each is RoleAttribute.CREATEROLE and not self.bounded:
                 yield each, "had CREATEROLE, with which it could act as almost any role of this server"
+            elif each is RoleAttribute.NOINHERIT and has:
+                yield each, "had NOINHERIT, and inherits on this server, where it is in use"
 
     def membership(self, wanted: Membership) -> RoleSQL:
         """Returns what makes a role a member of another one, with the options that it had."""
@@ -170,8 +172,8 @@ class _Target:
 
 
 def _options(wanted: DatabaseRole, given: Iterable[RoleAttribute], *, is_new: bool) -> str:
-    """Returns the options of ALTER ROLE; what restricts a role is left out where it has something already."""
-    options = [each.value for each in given if is_new or each is not RoleAttribute.NOINHERIT]
+    """Returns the options of ALTER ROLE; a role that is in use already is not restricted."""
+    options = [each.value for each in given]
     if is_new and wanted.connection_limit >= 0:
         options.append(f"CONNECTION LIMIT {wanted.connection_limit}")
     if is_new and wanted.valid_until is not None:

@@ -15,6 +15,7 @@ from keyrotation_pipeline.adapters.postgres.server.roles import CONNECTED, roles
 from keyrotation_pipeline.model.undumped import RoleAttribute, Undumped
 
 _MOST_NAMED = 1000
+_MOST_ROLES = 50_000  # with their memberships; less than half of the largest manifest
 _EXTENSIONS = "SELECT extname, pg_get_userbyid(extowner) FROM pg_extension ORDER BY extname"
 _EXTENSIONS_HERE = """
 SELECT extname, rolname, rolsuper FROM pg_extension JOIN pg_roles r ON r.oid = extowner ORDER BY extname
@@ -69,13 +70,15 @@ _FIRST_WITH_PARAMETERS = 150_000
 def read_undumped(connection: Connection) -> Undumped | None:
     """Returns what is in no dump of the database that a connection leads to, made as the connection's role.
 
-    None: the role may not look at something that every role sees unless somebody has forbidden it.
+    None: the role may not look at something that every role sees unless somebody has forbidden it, or somebody has made
+    more roles than a manifest should hold.
     """
     try:
         with connection.transaction():
-            return _undumped(connection)
+            found = _undumped(connection)
     except psycopg.errors.InsufficientPrivilege:
         return None
+    return found if len(found.roles.roles) + len(found.roles.memberships) <= _MOST_ROLES else None
 
 
 def _undumped(connection: Connection) -> Undumped:

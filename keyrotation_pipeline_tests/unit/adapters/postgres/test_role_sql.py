@@ -6,6 +6,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.postgres.server.role_sql import quoted, role_sql
 from keyrotation_pipeline.model.undumped import DatabaseRole, Membership, RoleAttribute, Roles
+from keyrotation_pipeline.model.visible_text import is_hidden
 
 SUPERUSER, LOGIN, CREATEDB, CREATEROLE, *_, NOINHERIT = RoleAttribute
 V15, V18 = 150_000, 180_000
@@ -90,6 +91,8 @@ FILES = DatabaseRole("pg_write_server_files")
                      "would have a superuser's power", id="a predefined role of such power"),
         pytest.param([DatabaseRole("web", (LOGIN,))], [DatabaseRole("web", (SUPERUSER,))], V18,
                      "had LOGIN, and has a superuser's power", id="a superuser here, who cannot log in"),
+        pytest.param([DatabaseRole("web", (LOGIN, NOINHERIT))], [DatabaseRole("web", (LOGIN,))], V18,
+                     '"web" had NOINHERIT, and inherits', id="rights that were not inherited"),
         pytest.param([DatabaseRole("web", (CREATEROLE,))], [WEB], V15, '"web" had CREATEROLE', id="CREATEROLE in 15"),
         pytest.param([OWNER, WEB, Membership("owner", "web")], [DatabaseRole("owner", (CREATEROLE,)), WEB], V15,
                      "would have a superuser's power", id="a member of CREATEROLE in 15"),
@@ -128,6 +131,7 @@ def test_no_name_says_anything_to_a_terminal_a_shell_or_psql(name: str) -> None:
     done = role_sql(roles(DatabaseRole(name, (LOGIN,)), OWNER, Membership("owner", name)), roles(), V18)
     assert len(done.statements) == 4
     assert all(map(STATEMENT.fullmatch, done.statements)), done.statements
+    assert not any(map(is_hidden, done.statements))
 
 
 def test_names_that_harm_nothing_are_shown_as_they_are() -> None:
