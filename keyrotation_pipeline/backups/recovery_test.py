@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets, Objectives, fetch, kept_sets, read_key
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.backups.restore_checks import (
@@ -93,6 +94,7 @@ class RecoveryReport:
     Args:
         older: an older dump that only an archived key can read; None if there is none, or a server that holds the keys
             refuses them.
+        rekeyed: the newest dump that was made from an older one and that no test has restored; after all, the newest.
         rto_seconds: from the first byte fetched to the last value read, of the newest set.
         rpo_seconds: how old the newest set was when the test began: what would have been lost.
         versions: by name, the version of each file of the newest set that was deleted or overwritten in the place.
@@ -103,6 +105,7 @@ class RecoveryReport:
     made: BackupSet
     newest: DumpTested
     older: DumpTested | None
+    rekeyed: DumpTested | None
     rto_seconds: float
     rpo_seconds: float
     objectives: Objectives
@@ -139,6 +142,7 @@ class RecoveryReport:
             "keys": {str(key.version): key.fingerprint for key in self.made.keys},
             "newest": self.newest.facts(),
             "older": self.older.facts() if self.older else None,
+            "rekeyed": self.rekeyed.facts() if self.rekeyed else None,
             "rto_seconds": round(self.rto_seconds, 3),
             "rpo_seconds": round(self.rpo_seconds, 3),
             "objectives": {"rto_seconds": self.objectives.rto_seconds, "rpo_seconds": self.objectives.rpo_seconds},
@@ -253,12 +257,18 @@ def _tested(site: BackupContext, place: BackupPlace, key: RecoveryKey, report: R
         older = None
         if older_set is not None and older_set.dump is not None:
             older = _restored(site, place, older_set, older_set.dump, keys, key, workspace, report)
+        rekeyed_set = _rekeyed(site, kept, registered)
+        rekeyed = None
+        if rekeyed_set is not None and rekeyed_set.dump is not None:
+            its_keys = recovered_keys(place, rekeyed_set, key, registered)
+            rekeyed = _restored(site, place, rekeyed_set, rekeyed_set.dump, its_keys, key, workspace, report)
     return RecoveryReport(
         place=place.description,
         recovery_key=key.label,
         made=made,
         newest=newest,
         older=older,
+        rekeyed=rekeyed,
         rto_seconds=(recovered - begun).total_seconds(),
         rpo_seconds=(begun - made.made_at).total_seconds(),
         objectives=site.objectives,
@@ -317,6 +327,19 @@ def _older_under_archived_key(
         if archived.intersection(needed) and destroyed.union(withheld).isdisjoint(needed):
             return each
     return None
+
+
+def _rekeyed(site: BackupContext, kept: KeptSets, registered: Sequence[KeyRecord]) -> BackupSet | None:
+    """A set that was made from an older one, as `RecoveryReport` has it; retention may have removed its dump."""
+    gone = _destroyed(registered) | _withheld(site)
+    passed = entries(site.pipeline.ledger, EventKind.RECOVERY_TEST_PASSED)
+    tested = {facts["file"] for each in passed if (facts := each.facts.get("rekeyed"))}
+    found = [
+        (dump.file.name in tested, made)
+        for made, dump in kept.dumps
+        if made.made_from is not None and gone.isdisjoint(dump.versions)
+    ]
+    return min(found, key=lambda each: each[0])[1] if found else None  # the first of these, and so the newest
 
 
 def _destroyed(registered: Sequence[KeyRecord]) -> frozenset[KeyVersion]:

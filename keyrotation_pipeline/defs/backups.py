@@ -223,6 +223,7 @@ def _recovery_metadata(report: RecoveryReport) -> Mapping[str, Any]:
         "warning": report.newest.warning or "none",
         "values_decrypted": report.newest.read.values,
         "older_dump": report.older.name if report.older else "no dump is left that an archived key reads",
+        "rekeyed_dump": report.rekeyed.name if report.rekeyed else "no dump was made from an older one",
         "rto_seconds": report.rto_seconds,
         "rpo_seconds": report.rpo_seconds,
         "objectives_missed": as_list(map(plain, report.missed)),

@@ -56,8 +56,8 @@ FIELDS = {
     "recover": "database set made_at place rejected versions not_examined rows values_decrypted undecryptable "
     "unencrypted failures left_out undumped for_superuser keys put_back not_registered written kept to_provide "
     "reconcile backup_signer role_statements roles_to_decide next",
-    "recovery-test": "database passed place recovery_key set versions keys newest older rto_seconds rpo_seconds "
-    "objectives missed",
+    "recovery-test": "database passed place recovery_key set versions keys newest older rekeyed rto_seconds "
+    "rpo_seconds objectives missed",
     "rehearse": "database request source target dump made_at server dump_rows rows_now seconds findings "
     "predicted_seconds predicted_total_seconds not_rehearsed",
     "replace-key": "database id version fingerprint done",

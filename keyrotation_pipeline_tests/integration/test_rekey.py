@@ -25,6 +25,7 @@ from keyrotation_pipeline.backups.remaining_copies import (
 from keyrotation_pipeline.errors import (
     BackupError,
     BlockedError,
+    DamagedBackupError,
     DecryptionError,
     LostRowsError,
     MissingVersionError,
@@ -231,6 +232,27 @@ def test_nobody_takes_it_for_a_fresh_backup(local_clinic: Clinic) -> None:
     with local_clinic.recovery_key() as key, pytest.raises(BackupError, match=rf"{old.name}, the newest backup"):
         recovery_test(local_clinic.site, key)
     assert made.made_at == old.made_at
+
+
+@pytest.mark.extended
+def test_the_recovery_test_restores_rekeyed_sets_in_turn_with_their_own_keys(local_clinic: Clinic) -> None:
+    older = back_up(local_clinic.site).made
+    local_clinic.pass_days(1)
+    made = [rekeyed(local_clinic, each.name).made for each in (old_set(local_clinic), older)]
+
+    def restored() -> str | None:
+        with local_clinic.recovery_key() as key:
+            tested = recovery_test(local_clinic.site, key).rekeyed
+        return None if tested is None else tested.name
+
+    dumps = [each.dump.file.name for each in made if each.dump is not None]
+    assert [restored() for _ in range(3)] == [dumps[0], dumps[1], dumps[0]]
+    path = local_clinic.site.local.path(dumps[0])
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(DamagedBackupError, match=dumps[0]):
+        restored()
+    path.unlink()  # as retention does
+    assert restored() == dumps[1]
 
 
 def test_the_compromised_key_can_be_destroyed_once_every_dump_is_replaced(clinic: Clinic) -> None:
