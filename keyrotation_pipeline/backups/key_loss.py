@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from keyrotation_pipeline.audit.divergence import divergence
 from keyrotation_pipeline.audit.events import entries, recorded
+from keyrotation_pipeline.audit.history import history
 from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets, is_intact, kept_sets, read_key, sets_of
 from keyrotation_pipeline.backups.destruction import LOCK as DESTRUCTION_LOCK
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
@@ -25,6 +26,7 @@ from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backups import KeyCopy
 from keyrotation_pipeline.model.key_events import KeyDestructionIntended, KeyRestoreIntended, KeyStateChanged
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys, active_version
+from keyrotation_pipeline.model.request_events import DatabaseReconciled
 from keyrotation_pipeline.model.requests import RequestAction, Step
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey
@@ -84,8 +86,9 @@ def audited_primary(pipeline: Pipeline) -> KeyVersion | None:
     """The primary by the audit: the active version, else the last one that was, compromised and not replaced yet."""
     if (active := active_version(pipeline.ledger.keys())) is not None:
         return active
-    changes = (each for each in recorded(pipeline.ledger, KeyStateChanged) if each.before is KeyState.ACTIVE)
-    return next((each.version for each in reversed(tuple(changes))), None)
+    changes = (each.fact for each in history(pipeline.ledger, EventKind.KEY_STATE_CHANGED) if each.fault is None)
+    were = [each.version for each in changes if isinstance(each, KeyStateChanged) and each.before is KeyState.ACTIVE]
+    return were[-1] if were else None
 
 
 def newest_key(site: BackupContext, version: KeyVersion, key: RecoveryKey) -> tuple[KeyMaterial, str]:
@@ -179,8 +182,17 @@ def _belongs_in_archive(pipeline: Pipeline, stored: StoredKeys, record: KeyRecor
         return not needed
     if walk is not None and walk.target == version and walk.done(Step.KEY_VERSION) is not None:
         return False  # a rollback has made it live again, and its state follows later
-    # A retirement withdraws it before its state says so.
-    return record.state is KeyState.ARCHIVED or (version in pipeline.ledger.replayed().retired and not needed)
+    # A retirement withdraws it before its state says so, and a reconciliation leaves that to the next rotation.
+    withdrawn = version in pipeline.ledger.replayed().retired or version in _spared(pipeline)
+    return record.state is KeyState.ARCHIVED or (withdrawn and not needed)
+
+
+def _spared(pipeline: Pipeline) -> Iterator[KeyVersion]:
+    """The versions that applications need not have since the last reconciliation, as officers signed it."""
+    signed = [each.fact for each in history(pipeline.ledger, EventKind.DATABASE_RECONCILED) if each.fault is None]
+    match signed[-1:]:
+        case [DatabaseReconciled(primary=primary, in_rows=in_rows, states=states)]:
+            yield from set(map(KeyVersion.parse, states)).difference((primary, *in_rows))
 
 
 def _note_list(pipeline: Pipeline, primary: KeyVersion) -> None:

@@ -40,6 +40,7 @@ from keyrotation_pipeline.model.backups import (
     DatabaseCopy,
     StoredFile,
 )
+from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.ports.backup_places import BackupPlace, LocalPlace
 from keyrotation_pipeline.ports.backups import HandedOver, NewDatabases, RecoveryKey
@@ -88,12 +89,14 @@ class KeysHere:
     Args:
         put_back: where each key was put, ``live`` or ``archive``; none where the store is not in files here.
         not_registered: keys of the set that were made after its database was dumped.
+        absent: registered keys that a set lacks which was rekeyed, so as to do without them.
         findings: what `reconcile` will name; None: not known, since the key store was not read.
     """
 
     put_back: Mapping[KeyVersion, str]
     not_registered: tuple[KeyVersion, ...]
     findings: tuple[str, ...] | None
+    absent: tuple[KeyVersion, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,8 +285,12 @@ def _keys_here(
 ) -> KeysHere:
     """Put the keys into a store in files, each where the restored audit has it; one in a cloud is not touched."""
     unknown = tuple(each for each, key in keys.items() if registered_or_rekeyed(pipeline, each, key) is None)
+    records = pipeline.ledger.keys() if found.made.made_from is not None else ()
+    absent = tuple(
+        each.version for each in records if each.state is not KeyState.DESTROYED and each.version not in keys
+    )
     if not here.holds_keys:
-        return KeysHere({}, unknown, None)
+        return KeysHere({}, unknown, None, absent)
     files = {copy.version: copy.file.name for copy in found.made.keys}
     put_back = {
         version: restore_key(pipeline, version, material, f"{files[version]} in {source.place.description}").place
@@ -292,4 +299,4 @@ def _keys_here(
     }
     with suppress(AuditError):  # which the divergence then names
         pinned_roster(pipeline)  # which stores it in the home
-    return KeysHere(put_back, unknown, divergence(pipeline, pipeline.keys.read()).findings)
+    return KeysHere(put_back, unknown, divergence(pipeline, pipeline.keys.read()).findings, absent)

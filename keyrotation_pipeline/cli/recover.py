@@ -243,6 +243,12 @@ def _next(done: Recovered, here: HomeHere, key: Path, roles: RoleSQL | None) -> 
             "`keyrotation incident open`"
         )
     yield f"applications: let them use the database {done.restored.database}, with the keys of the key store"
+    if done.keys_here.absent:
+        absent = " ".join(map(str, done.keys_here.absent))
+        yield (
+            f"`keyrotation restore-key {absent} --key {key}`, from older sets: {done.found.made.name} was made to do "
+            "without, and the next backup is incomplete without them, unless officers have destroyed them"
+        )
     yield "`keyrotation backup`"
 
 

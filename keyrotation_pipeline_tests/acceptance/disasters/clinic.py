@@ -139,17 +139,33 @@ class Clinic:
         opening = "".join(line for line in lines if "keyrotation request" in line or "gpg -ab" in line)
         self.machine.shell(f"{by_both(opening)}keyrotation rotate $ID --through {through}")
 
+    def emergency(self) -> None:
+        """The primary is exposed, and replaced as docs/on-call/emergency.md has it."""
+        opened = "keyrotation incident open --type key_exposed --description log --discovered-at now 2>/dev/null"
+        request = self.machine.shell(opened).split()[-1]
+        self.approved(request)
+        self.machine.shell(f"keyrotation rotate {request}")
+
     def approved(self, request: str) -> None:
         """Two officers sign a request."""
         (line,) = (each for each in block("reconcile").splitlines(keepends=True) if "gpg -ab" in each)
         self.machine.shell(f"ID={request}\n{by_both(line)}")
 
-    def confirmed(self, request: str) -> None:
-        """An officer confirms what a request waits for."""
-        sign = 'gpg -u "Security Officer" -ab'
-        self.machine.shell(
-            f"keyrotation confirm {request} --text | {sign} | keyrotation confirm {request} --signature -"
-        )
+    def take_silence_soon(self) -> None:
+        """An instance is silent after five seconds, and `rotate` waits for it for twenty."""
+        with (self.machine.path / "keyrotation.toml").open("a") as configuration:
+            configuration.write("[rollout]\ninstance_ttl_seconds = 5\ntimeout_seconds = 20\n")
+
+    def rotated_after_a_restore(self, request: str) -> str:
+        """Sign and end a rotation, for which an officer confirms that silent instances have ended; returns which."""
+        self.approved(request)
+        waits = self.machine.shell(f"! keyrotation rotate {request}")
+        silent, known, _ = waits.partition(": silent, and not known to have ended")
+        assert known, waits
+        confirm = f"keyrotation confirm {request}"
+        self.machine.shell(f'{confirm} --text | gpg -u "Security Officer" -ab | {confirm} --signature -')
+        self.machine.shell(f"keyrotation rotate {request}")
+        return silent
 
     def lost_versions(self) -> str:
         """The versions that the survey ends with, such as ``v1 v2``."""

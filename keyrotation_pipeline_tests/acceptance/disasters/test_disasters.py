@@ -124,8 +124,7 @@ def empty(bucket: TestBucket) -> None:
 )
 def test_the_database_is_restored_to_yesterday(clinic: Clinic, through: str, record_minutes: RecordMinutes) -> None:
     """No read fails meanwhile, and the rotation after it waits for processes that may still run."""
-    with (clinic.machine.path / "keyrotation.toml").open("a") as configuration:
-        configuration.write("[rollout]\ninstance_ttl_seconds = 5\ntimeout_seconds = 20\n")
+    clinic.take_silence_soon()
     new, reads = f"{clinic.database}_yesterday", Reads()
     with clinic.application.working() as application, reading(clinic.url, clinic.keys, reads):
         kept = clinic.backed_up()
@@ -146,10 +145,7 @@ def test_the_database_is_restored_to_yesterday(clinic: Clinic, through: str, rec
     with clinic.application.working(), reading(clinic.url, clinic.keys, reads):
         reads.wait_for(100)
         (request,) = json.loads(clinic.machine.shell("keyrotation requests --json"))
-        clinic.approved(request["id"])
-        waits = clinic.machine.shell(f"! keyrotation rotate {request['id']}")
-        assert len(re.findall(r"web-|reader-", waits.partition("silent, and not known to have ended")[0])) == 2
-        clinic.confirmed(request["id"])
-        clinic.machine.shell(f"keyrotation rotate {request['id']}")
+        silent = clinic.rotated_after_a_restore(request["id"])
+        assert len(re.findall(r"web-|reader-", silent)) == 2
     assert reads.failed == []
     record_minutes(clinic.require_whole(kept))

@@ -48,12 +48,17 @@ def struck(clinic: Clinic) -> Iterator[int]:
         assert eventually(application.failed.is_set)
 
 
-def recovered(clinic: Clinic, trusted: str, server: Server | None = None) -> str:
-    """Type the page's block on an empty machine; the application's database is the new one then."""
+def recovered(clinic: Clinic, trusted: str, server: Server | None = None, *before_backup: str) -> str:
+    """Type the page's block on an empty machine; the application's database is the new one then.
+
+    Args:
+        before_backup: further lines, that `recover` has printed.
+    """
     clinic.server = server or clinic.server
     clinic.moved_to(f"{clinic.database}_recovered")
     own = ("postgresql://keyrotation@db/clinic", f"'{clinic.url}'")
-    return clinic.typed(block("recover"), *places_of(clinic, trusted), own)
+    further = ("keyrotation backup ", "\n".join([*before_backup, "keyrotation backup "]))
+    return clinic.typed(block("recover"), *places_of(clinic, trusted), own, further)
 
 
 def places_of(clinic: Clinic, trusted: str) -> tuple[tuple[str, str], ...]:
@@ -276,6 +281,29 @@ def test_the_newest_set_cannot_be_read(
         assert "or name an older set with --set" in " ".join(stopped.split())
         printed = recovered(clinic, f"{signer} --set {older}")
     assert f"restored  {older}" in printed
+    record_minutes(clinic.require_whole(kept))
+
+
+@pytest.mark.extended
+def test_only_a_rekeyed_set_may_be_used(
+    clinic: Clinic, safe: Safe, tmp_path: Path, record_minutes: RecordMinutes
+) -> None:
+    """The key of every other one is known to others; afterwards the next rotation works."""
+    clinic.take_silence_soon()
+    signer = signer_of(clinic)
+    with struck(clinic) as kept:
+        clinic.emergency()
+        made = json.loads(clinic.machine.shell("keyrotation backup --rekey --key recovery.sec.asc --json"))["set"]
+        tested = json.loads(clinic.machine.shell("keyrotation recovery-test --key recovery.sec.asc --json"))
+        assert tested["rekeyed"]["file"] == made.replace("backup-", "database-").replace(".json", ".dump.gpg")
+        clinic.lose_database()
+        clinic.lose_machine(tmp_path / "empty", safe)
+    again = "keyrotation restore-key v1 --key recovery.sec.asc"
+    printed = recovered(clinic, f"{signer} --set {made}", None, again)
+    assert f"`{again}`, from older sets" in printed
+    assert "is archived again" in printed
+    with clinic.application.working():
+        clinic.rotated_after_a_restore(clinic.machine.shell("keyrotation request --reason again 2>/dev/null").strip())
     record_minutes(clinic.require_whole(kept))
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from keyrotation_pipeline.audit.divergence import divergence
 from keyrotation_pipeline.audit.verify import require_verified, verify_audit, verify_everything
+from keyrotation_pipeline.backups.key_loss import restore_key
 from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, IncidentError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -275,6 +276,21 @@ def test_a_key_that_rows_need_and_nobody_has_is_put_back_first(world: FakeWorld)
     del world.keys.shelf[V1]
     with pytest.raises(BlockedError, match="keyrotation restore-key v1"):
         open_reconciliation(world.pipeline, requested_by="dba")
+
+
+@pytest.mark.parametrize(
+    ("value", "place"), [pytest.param("v2:x", "archive", id="unneeded"), pytest.param("v1:x", "live", id="needed")]
+)
+def test_a_key_that_is_not_needed_and_is_put_back_later_does_not_go_to_applications(
+    world: FakeWorld, value: str, place: str
+) -> None:
+    # As after `recover` from a set that was rekeyed to v2: its audit is older, and the key store lacks v1.
+    restored_after_a_rotation(world, None)
+    world.database.rows = {"clients": [{"first_name": "v2:x", "email": None}]}
+    material = world.keys.shelf.pop(V1)
+    reconciled(world)
+    world.database.rows["clients"].append({"first_name": value, "email": None})
+    assert restore_key(world.pipeline, V1, material, "a backup").place == place
 
 
 def test_tables_restored_alone_get_their_key_back_and_lose_the_fence(world: FakeWorld) -> None:
