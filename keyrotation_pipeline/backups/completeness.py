@@ -49,6 +49,8 @@ def standing(places: Sequence[BackupPlace], trust: ManifestTrust, records: Seque
     )
     found, problems, changed = BackupStanding(None), tuple[str, ...](), tuple[str, ...]()
     for manifest in trust.sealed_with_dump:
+        if problems and not all(manifest in there for there in names):
+            continue  # an older one counts only where it is visible
         looks = [_check(place, there, trust, manifest, records) for place, there in zip(every, names, strict=True)]
         wanting = tuple(sentence for _, lacking in looks for sentence in lacking)
         if not wanting:

@@ -108,7 +108,7 @@ def newest_key(site: BackupContext, version: KeyVersion, key: RecoveryKey) -> tu
             every = place.with_versions()
             for copy in _copies(every, site.trust, version, record):
                 try:
-                    return read_key(every, copy, key), every.older.named(copy.file.name, place.description)
+                    return read_key(every, copy, key), _named(every, copy)
                 except KeyRotationError as error:
                     refused = refused or error
             searched.append(f"{place.description}{every.older.caveat}")
@@ -120,6 +120,10 @@ def newest_key(site: BackupContext, version: KeyVersion, key: RecoveryKey) -> tu
         f"no backup of {version} is in {' or '.join(searched)}; "
         f"name one with `keyrotation restore-key {version} --from FILE`"
     )
+
+
+def _named(place: BackupPlace, copy: KeyCopy) -> str:
+    return f"{copy.file.name} in {place.older.where(copy.file.name, place.description)}"
 
 
 def _copies(
@@ -390,7 +394,7 @@ class _Keys:
         for kept in self.kept:
             for copy in (copy for made in kept.sets for copy in made.keys if copy.version == version):
                 if (record is None or record.fingerprint == copy.fingerprint) and is_intact(kept.place, copy.file):
-                    yield kept.place.older.named(copy.file.name, kept.place.description)
+                    yield _named(kept.place, copy)
 
 
 def _dumps(kept: KeptSets, keys: _Keys) -> Iterator[DumpReadable]:

@@ -103,8 +103,9 @@ def restore_to_new_database(
             read = decrypt_all(restored, dump, ring, report)
             handed_over = restored.hand_over(lambda _done: None)
         wrong = (*restored.failures, *handed_over.differences)
+        where = place.older.where(dump.file.name, place.description)
         done = RestoredDatabase(
-            into, dump.file.name, made.made_at, place.description, dump.rows, read, wrong, handed_over.left_out,
+            into, dump.file.name, made.made_at, where, dump.rows, read, wrong, handed_over.left_out,
             handed_over.undumped, handed_over.for_superuser,
         )  # fmt: skip
         ledger.append(Note(EventKind.DATABASE_RESTORED, done.facts()))

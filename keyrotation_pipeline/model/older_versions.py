@@ -66,9 +66,9 @@ class OlderVersions:
         """Returns the version of each of these files that is not read in the visible one."""
         return {name: self.used[name] for name in names if name in self.used}
 
-    def named(self, name: str, place: str) -> str:
-        """Returns where a file was read: ``NAME in PLACE``, with its version if that is not the visible one."""
-        return f"{name}{f' (version {self.used[name]})' if name in self.used else ''} in {place}"
+    def where(self, name: str, place: str) -> str:
+        """Returns where a file was read: the place, with the file's version if that is not the visible one."""
+        return f"{place} (version {self.used[name]})" if name in self.used else place
 
     @property
     def caveat(self) -> str:

@@ -5,6 +5,7 @@ They cannot delete versions: the bucket has the one of ours under whatever they 
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.catalog import kept_sets
 from keyrotation_pipeline.backups.completeness import standing
-from keyrotation_pipeline.backups.key_loss import newest_key
+from keyrotation_pipeline.backups.key_loss import newest_key, survey
 from keyrotation_pipeline.backups.recovery_test import recovery_test
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import BackupError, KeyRotationError, UnsignedBackupError
@@ -265,6 +266,16 @@ def test_a_set_of_an_attackers_is_not_taken_and_fails_the_test(attacker: Attacke
     with clinic.recovery_key() as key:
         for version in (V1, V2):
             assert newest_key(clinic.site, version, key)[0] == clinic.ring.material(version)
+
+
+def test_the_survey_of_lost_keys_names_the_versions_of_what_was_removed(attacker: Attacker) -> None:
+    attacker.remove(*attacker.bucket.tags())
+    found = survey(attacker.clinic.site)
+    (dump,) = [each for each in found.dumps if each.name == attacker.dump and each.place.startswith("s3://")]
+    assert dump.intact
+    assert any(
+        re.search(r"^encryption-key-v1-.* in s3://.* \(version \S+\)$", each) for each in found.database[0].backups
+    )
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,21 @@ def test_of_many_manifests_that_are_named_like_ours_only_the_newest_are_read(
     assert made.name not in asked
 
 
+def test_older_sets_that_are_not_visible_everywhere_are_not_read(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    older, newest, asked = site.back_up(OLD), site.back_up(NEW), list[str]()
+    for made in (older, newest):
+        site.local.remove(made.name)
+    real = site.offsite.read
+
+    def reading(name: str, most_bytes: int = LARGEST_BYTES) -> bytes:
+        asked.append(name)
+        return real(name, most_bytes)
+
+    monkeypatch.setattr(site.offsite, "read", reading)
+    assert site.standing().last is None
+    assert asked == [newest.name, signature_name(newest.name)]
+
+
 def test_a_dump_without_the_key_that_it_needs_does_not_count(site: Site) -> None:
     site.records = [record for record in site.records if record.version == V2]
     made = site.back_up(NEW)
