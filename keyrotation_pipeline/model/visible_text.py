@@ -42,7 +42,7 @@ def is_of_one_script(name: str) -> bool:
     letter's name in Unicode, which for those that look like each other (Latin, Cyrillic, Greek) is that of the script.
     """
     letters = (each for each in unicodedata.normalize("NFKC", name) if unicodedata.category(each).startswith("L"))
-    found = {re.split("[ -]", unicodedata.name(each, ""))[0] for each in letters}
+    found = {re.split("[ -]", unicodedata.name(each, ""))[0] for each in letters} - {"MODIFIER"}  # of any script
     return len(found) < _MIXED or any(found <= together for together in _TOGETHER)
 
 
