@@ -64,8 +64,7 @@ def backup(
     with open_backups(declared, actor=actor()) as site:
         database = site.pipeline.surroundings.identity().name
         if listed:
-            kept, silent = _kept(site)
-            unknown = [each for place in kept for each in unknown_sets(place.place, place.names, site.trust)]
+            kept, unknown, silent = _kept(site)
             sets = [_document(each) for each in kept]
             value: dict[str, Any] = {"database": database, "sets": sets, "unknown": unknown, "silent": silent}
             output.show(database, value, _listed(kept, [*unknown, *silent]), as_json=as_json)
@@ -119,21 +118,22 @@ def _made(done: BackupMade, site: BackupContext) -> Iterator[output.Line]:
         output.note(f"warning: {warning}")
 
 
-def _kept(site: BackupContext) -> tuple[list[KeptSets], list[str]]:
-    """The backups in each place that answers, and a sentence for each place that does not.
+def _kept(site: BackupContext) -> tuple[list[KeptSets], list[str], list[str]]:
+    """The backups in each place that answers, a sentence for each unknown pipeline, and for each place that does not.
 
     Raises:
         BackupError: no place answers.
     """
-    kept, silent = [], []
+    kept, unknown, silent = [], list[str](), list[str]()
     for place in site.places:
         try:
-            kept.append(kept_sets(place, site.trust))
+            kept.append(kept_sets(place.with_versions(), site.trust))
+            unknown += unknown_sets(place, place.names(), site.trust)
         except BackupError as error:
             silent.append(str(error))
     if not kept:
         raise BackupError("; ".join(silent))
-    return kept, silent
+    return kept, unknown, [*silent, *filter(None, (each.place.older.unexamined for each in kept))]
 
 
 def _listed(kept: list[KeptSets], others: list[str]) -> Iterator[output.Line]:
@@ -144,7 +144,7 @@ def _listed(kept: list[KeptSets], others: list[str]) -> Iterator[output.Line]:
             ", ".join(names(key.version for key in made.keys)),
             f"{made.dump.file.size_bytes:,} bytes" if made.dump else "-",
             _needs(made.dump.versions) if made.dump else "-",
-            each.place.description,
+            each.place.older.where(made.name, each.place.description),
         )
         for each in kept
         for made in each.sets
@@ -166,6 +166,7 @@ def _document(kept: KeptSets) -> dict[str, Any]:
                 "keys": {str(key.version): key.file.name for key in made.keys},
                 "dump": made.dump.file.name if made.dump else None,
                 "needs": names(made.dump.versions) if made.dump else [],
+                "version": kept.place.older.used.get(made.name),
             }
             for made in kept.sets
         ],

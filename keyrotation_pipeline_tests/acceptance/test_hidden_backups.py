@@ -105,6 +105,19 @@ def test_the_newest_set_is_recovered_from_the_versions_that_verify(
     assert found["Body"].read() == (machine.lost.backups / machine.lost.newest.name).read_bytes()
 
 
+@pytest.mark.extended
+def test_officers_may_vouch_for_a_manifest_that_is_hidden(cloud: tuple[EmptyMachine, Writer]) -> None:
+    machine, writer = cloud
+    writer.overwrite_with_the_older_set()
+    writer.delete_everything()
+    officer, folder = machine.lost.officers["security"], machine.folder.path
+    manifest = (machine.lost.backups / machine.lost.newest.name).read_bytes()
+    (folder / "manifest.asc").write_bytes(officer.sign(manifest))
+    done = machine.recover("--trust-unsigned", "manifest.asc", "--officer", str(officer.certificate), signer="")
+    assert done["set"] == machine.lost.newest.name
+    assert machine.values() == machine.lost.values
+
+
 def test_what_is_hidden_and_does_not_verify_is_not_used(cloud: tuple[EmptyMachine, Writer]) -> None:
     """A version counts by its signature: with every genuine version of that gone, the older set is the newest."""
     machine, writer = cloud

@@ -102,6 +102,9 @@ def test_backups_are_deleted_in_a_versioned_bucket(locked_clinic: Clinic, record
         for name in clinic.bucket.tags():
             clinic.bucket.delete(name)
         assert "and is not any more" in clinic.machine.shell("! keyrotation status --exit-code")
+        listed = json.loads(clinic.machine.shell("keyrotation backup --list --json"))["sets"][0]["sets"]
+        assert listed
+        assert all(each["version"] for each in listed)
         tested = clinic.machine.shell("! keyrotation recovery-test --key recovery.sec.asc")
         assert "every encrypted value decrypts" in tested
         assert "had to be read in older versions" in " ".join(tested.split())
