@@ -139,10 +139,14 @@ class Clinic:
         opening = "".join(line for line in lines if "keyrotation request" in line or "gpg -ab" in line)
         self.machine.shell(f"{by_both(opening)}keyrotation rotate $ID --through {through}")
 
+    def exposed(self) -> str:
+        """The primary is exposed; returns the request that this prepares."""
+        opened = "keyrotation incident open --type key_exposed --description log --discovered-at now 2>/dev/null"
+        return self.machine.shell(opened).split()[-1]
+
     def emergency(self) -> None:
         """The primary is exposed, and replaced as docs/on-call/emergency.md has it."""
-        opened = "keyrotation incident open --type key_exposed --description log --discovered-at now 2>/dev/null"
-        request = self.machine.shell(opened).split()[-1]
+        request = self.exposed()
         self.approved(request)
         self.machine.shell(f"keyrotation rotate {request}")
 
