@@ -1,5 +1,6 @@
 """Checks that a restored database is the one that was dumped: counts every row, decrypts values of every column."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ from keyrotation_pipeline.ports.database import TableInventory
 
 SAMPLE_VALUES = 20
 MOST_SHOWN = 10
+# How the server refuses something to a role without power.
+_LACKS_POWER = re.compile(r"\((?:permission denied |must be (?:superuser|owner) )[^()]*\)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +50,15 @@ def require_no_failure(restored: RestoredDump, dump: DatabaseCopy) -> None:
         IncompleteRestoreError: names what, and the server.
     """
     if restored.failures:
+        advice = (
+            "what takes a superuser has to be restored manually by one: report it, since it should be left out"
+            if all(_LACKS_POWER.search(each) for each in restored.failures)
+            else f"install what is missing (the package postgresql-{dump.server_major} has PostgreSQL's own extensions "
+            "and ICU), or name the programs of a server like the source's in [backup] postgres_binaries"
+        )
         raise IncompleteRestoreError(
             f"{dump.file.name} does not restore completely into {restored.server}: {joined(restored.failures)}; "
-            f"install what is missing (the package postgresql-{dump.server_major} has PostgreSQL's own extensions and "
-            "ICU), or name the programs of a server like the source's in [backup] postgres_binaries"
+            f"{advice}"
         )
 
 

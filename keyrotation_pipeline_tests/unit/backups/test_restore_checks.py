@@ -79,6 +79,11 @@ def test_a_failure_is_shown_and_is_one() -> None:
         IncompleteRestoreError, match=r"does not restore completely into .*: EXTENSION citext; .*postgresql-18"
     ):
         require_no_failure(restored(failures=("EXTENSION citext",)), DUMP)
+    lacking = ("CAST CAST (a AS b) (must be owner of type a or type b)", "FUNCTION f() x (permission denied to set x)")
+    with pytest.raises(IncompleteRestoreError, match=r"FUNCTION f\(\) x .*restored manually by one: report it"):
+        require_no_failure(restored(failures=lacking), DUMP)
+    with pytest.raises(IncompleteRestoreError, match=r"CAST CAST .*postgresql-18"):
+        require_no_failure(restored(failures=(*lacking, "EXTENSION citext")), DUMP)
 
 
 ROWS = ({"first_name": "v1:Zoe", "email": "v2:z@example.org"}, {"first_name": "v2:Ada", "email": None})
