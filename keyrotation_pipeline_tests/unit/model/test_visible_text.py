@@ -64,6 +64,7 @@ ONE_SCRIPT = [
     "\ud55c\uad6d Kim",
     "e\u0301",
     "v2-1",
+    "Kal\u02bba",
     "",
     "\uff21da",
 ]
