@@ -187,7 +187,8 @@ def _belongs_in_archive(pipeline: Pipeline, stored: StoredKeys, record: KeyRecor
     if walk is not None and walk.target == version and walk.done(Step.KEY_VERSION) is not None:
         return False  # a rollback has made it live again, and its state follows later
     # A retirement withdraws it before its state says so, and a reconciliation leaves that to the next rotation.
-    withdrawn = version in pipeline.ledger.replayed().retired or version in _spared(pipeline)
+    spared = (walk is None or walk.source != version) and version in _spared(pipeline)
+    withdrawn = spared or version in pipeline.ledger.replayed().retired
     return record.state is KeyState.ARCHIVED or (withdrawn and not needed)
 
 
