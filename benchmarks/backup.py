@@ -1,4 +1,4 @@
-"""What backup, recovery test and restore cost, next to the plain programs on the same data, and how much memory.
+"""What backup, recovery test, restore and recovery cost, next to the plain programs on the same data, and what memory.
 
 uv run python -m benchmarks.backup [--gigabytes 5] [--rounds 1] [--directory DIR] [--json FILE]
 """
@@ -21,6 +21,7 @@ from rich.table import Table
 
 from benchmarks.process_memory import Peaks, watched
 from benchmarks.processes import machine, postmaster_of, server_cpu_seconds
+from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.adapters.postgres.server.programs import Installation
@@ -29,8 +30,10 @@ from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.backups import signer_fingerprint
 
 V1 = KeyVersion(1)
+KEYROTATION = Path(sys.executable).with_name("keyrotation")
 # Of a dump: three quarters are encrypted histories of 6 kB, a quarter scans of 1 MB, which nobody can compress.
 HISTORY_BYTES, SCAN_BYTES = 6_000, 1_000_000
 HISTORIES = 0.75
@@ -60,6 +63,7 @@ YARDSTICKS = {
     "backup": "pg_dump --format=custom {url} | gpg --compress-algo none {to} --output plain.gpg --encrypt",
     "recovery-test": "gpg --decrypt plain.gpg | pg_restore --no-owner --no-privileges --dbname {copy}",
     "restore-database": "gpg --decrypt plain.gpg | pg_restore --no-owner --no-privileges --dbname {copy}",
+    "recover": "gpg --decrypt plain.gpg | pg_restore --no-owner --no-privileges --dbname {copy}",
 }
 COPIES = ("restored", "plain")
 
@@ -80,6 +84,8 @@ def main() -> None:
                 for name, plain in YARDSTICKS.items():
                     results[f"plain {name}"] = bench.measured(f"plain {name}", bench.shell(plain))
                     results[name] = bench.measured(name, bench.keyrotation(name))
+                # Every value decrypted, as in each of the last three.
+                results["verify"] = bench.measured("verify", bench.keyrotation("verify"))
         dump_bytes = max(each.stat().st_size for each in (directory / ".keyrotation" / "backups").glob("database-*"))
     _print(Console(width=130), rounds, dump_bytes)
     if options.json:
@@ -98,9 +104,20 @@ class Bench:
 
     def keyrotation(self, name: str) -> list[str]:
         """The command as it is typed."""
+        if name == "recover":
+            return self._recover()
         key = ("--key", str(self.directory / "recovery.sec.asc"))
         options = {"recovery-test": key, "restore-database": (*key, "--into", COPIES[0])}
-        return [str(Path(sys.executable).with_name("keyrotation")), name, *options.get(name, ())]
+        return [str(KEYROTATION), name, *options.get(name, ())]
+
+    def _recover(self) -> list[str]:
+        """In an empty folder, as where everything is lost."""
+        (empty := self.directory / "recovered").mkdir()
+        home = self.directory / ".keyrotation"
+        signer = signer_fingerprint(SigningKey(home / "backup-signing-key.pem").public)
+        options = f"--from {home / 'backups'} --key {self.directory / 'recovery.sec.asc'} --signer {signer}"
+        line = f"{KEYROTATION} recover {options} --server '{self.server.url('postgres')}' --into {COPIES[0]}"
+        return ["bash", "-euc", f"cd {empty}; {line}; cd ..; rm -r {empty}"]
 
     def shell(self, line: str) -> list[str]:
         """A yardstick."""
