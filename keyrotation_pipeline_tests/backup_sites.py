@@ -23,7 +23,7 @@ from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.requests import RequestStatus, Walk
+from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord, Walk
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.requests.approvals import add_approval, approval_text
 from keyrotation_pipeline.requests.opening import new_request
@@ -106,6 +106,9 @@ def archive_by_officers(clinic: Clinic, version: KeyVersion) -> None:
     pipeline.ledger.open(request, text := approval_text(pipeline, request))
     for signer in clinic.signers:
         add_approval(pipeline, request, signer.sign(text))
+    pipeline.ledger.set_status(request.id, RequestStatus.RUNNING)
+    for step in WALK[: WALK.index(Step.ARCHIVED_KEY)]:
+        pipeline.ledger.finish_step(request.id, StepRecord(step, None, None, pipeline.clock.now(), {}))
     pipeline.ledger.set_key_state(version, KeyState.ARCHIVED, request.id)
     pipeline.ledger.set_status(request.id, RequestStatus.CANCELLED)
 

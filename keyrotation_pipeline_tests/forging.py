@@ -3,12 +3,14 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import psycopg
 
+from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
 from keyrotation_pipeline.audit import replay_cache
+from keyrotation_pipeline.audit.event_signatures import EventSignature, message_of
 from keyrotation_pipeline.audit.events import entry_of
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.model.approval import Signature
@@ -21,15 +23,23 @@ _NEWEST = (
 )
 
 
+def signed(event: AuditEvent, key: SigningKey) -> AuditEvent:
+    """An event with a signature by this key, which vouches for the whole audit."""
+    signature = EventSignature(1, key.public, key.sign(message_of(1, event.hash)))
+    return replace(event, signature=signature.encode())
+
+
 @dataclass(frozen=True)
 class Forger:
     """Writes into the audit by SQL alone.
 
     Args:
         connection: autocommit, of a role that owns the database; no trigger fires on it.
+        key: of the pipeline, which whoever has taken the home signs with; None: nobody has, and nothing is signed.
     """
 
     connection: psycopg.Connection
+    key: SigningKey | None = None
 
     def append(
         self,
@@ -55,10 +65,11 @@ class Forger:
             facts=fact.as_json(),
         )
         head = AuditHead(before.seq + 1, hash_of(before.hash, body))
+        event = self._signed(AuditEvent(head.seq, body, before.hash, head.hash, str(fact.kind), request))
         self.connection.execute(
-            "INSERT INTO keyrotation.audit_events (seq, body, previous_hash, hash, event, request)"
-            " VALUES (%s, %s, %s, %s, %s, %s)",
-            (head.seq, body, before.hash, head.hash, str(fact.kind), request),
+            "INSERT INTO keyrotation.audit_events (seq, body, previous_hash, hash, event, request, signature)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            (event.seq, event.body, event.previous, event.hash, event.kind, event.request, event.signature),
         )
         self._correct_head(head)
         return head
@@ -94,12 +105,17 @@ class Forger:
         for seq, body in bodies:
             new = changed(body, seq)
             after = AuditHead(seq, hash_of(head.hash, new))
+            event = self._signed(AuditEvent(seq, new, head.hash, after.hash, "", None))
             self.connection.execute(
-                "UPDATE keyrotation.audit_events SET body = %s, previous_hash = %s, hash = %s WHERE seq = %s",
-                (new, head.hash, after.hash, seq),
+                "UPDATE keyrotation.audit_events SET (body, previous_hash, hash, signature) = (%s, %s, %s, %s)"
+                " WHERE seq = %s",
+                (new, head.hash, after.hash, event.signature, seq),
             )
             head = after
         self._correct_head(head)
+
+    def _signed(self, event: AuditEvent) -> AuditEvent:
+        return event if self.key is None else signed(event, self.key)
 
     def _correct_head(self, head: AuditHead) -> None:
         self.connection.execute("UPDATE keyrotation.audit_head SET seq = %s, hash = %s", (head.seq, head.hash))

@@ -25,6 +25,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backups import BackupSet, signature_name, signer_fingerprint
+from keyrotation_pipeline.model.key_events import KeyImportIntended
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.backup_sites import open_clinic
@@ -170,6 +171,7 @@ def rekeyed_machine(
         call_compromised(pipeline, KeyVersion(2), clinic.signers)
         pipeline.keys.add(v3, material, pipeline.keys.read().revision)
         pipeline.keys.set_primary(v3, pipeline.keys.read().revision)
+        pipeline.ledger.append(KeyImportIntended(v3, material.fingerprint))
         pipeline.ledger.add_key(KeyRecord(v3, KeyState.ACTIVE, material.fingerprint, pipeline.clock.now()), None)
         with clinic.recovery_key() as key:
             newest = rekey(clinic.site, key, older.name, lambda _progress: None).made

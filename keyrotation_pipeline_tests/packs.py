@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
 from keyrotation_pipeline.audit.events import entry_of
 from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, hash_of
 from keyrotation_pipeline.reporting.bundle import bundle
@@ -20,16 +21,18 @@ from keyrotation_pipeline.reporting.pack_files import (
     events_in,
     extracts,
 )
+from keyrotation_pipeline_tests.forging import signed
 
 PYTHON = Path(sys.base_prefix) / "bin" / "python3"
 # Imports from verify.py as it would itself, then judges one chain per line: `{"audit": …, "now": {name: hex}}`.
 # The first line has what `Stub` knows, or null for gpg.
 _JUDGE = """
-import json, runpy, sys, tempfile, pathlib
+import base64, hashlib, json, runpy, sys, tempfile, pathlib
 from datetime import datetime
 program = runpy.run_path(sys.argv[1], run_name="verify")
 sys.meta_path.insert(0, program["Sources"]())
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.openssl import OpenSSL
 from keyrotation_pipeline.assembly.offline import officers_of
 from keyrotation_pipeline.errors import ApprovalError
 from keyrotation_pipeline.model.approval import VerifiedSignature
@@ -44,7 +47,11 @@ class Stub:
         raise ApprovalError("the signature is not over this text; sign it again")
     def certificates(self):
         return ()
+class StubSSL:
+    def verifies(self, public, message, signature):
+        return signature == hashlib.sha512(base64.b64encode(public) + message).digest()
 good = json.loads(sys.stdin.readline())
+openssl = OpenSSL.found if good is None else StubSSL
 opened = {} if good is None else {"{}": Stub()}
 with tempfile.TemporaryDirectory() as home:
     for line in sys.stdin:
@@ -54,7 +61,7 @@ with tempfile.TemporaryDirectory() as home:
             files = {name: bytes.fromhex(content) for name, content in asked["now"].items()}
             opened[known] = officers_of(files, place)
         with found.readable("audit.jsonl"):
-            check_audit(asked["audit"].encode(), [], opened[known], SystemClock().now(), found)
+            check_audit(asked["audit"].encode(), [], opened[known], openssl, SystemClock().now(), found)
         sys.stdout.write(json.dumps(found.differences) + "\\n")
         sys.stdout.flush()
 """
@@ -114,12 +121,13 @@ def events_of(pack: Path) -> list[dict[str, Any]]:
     return [json.loads(each.body) for each in events_in((pack / AUDIT).read_bytes())]
 
 
-def chained(bodies: Iterable[Mapping[str, Any]]) -> list[AuditEvent]:
-    """A chain of these events, with right numbers and hashes."""
+def chained(bodies: Iterable[Mapping[str, Any]], key: SigningKey | None = None) -> list[AuditEvent]:
+    """A chain of these events, with right numbers and hashes; with the home's key, signed."""
     previous, chain = GENESIS, list[AuditEvent]()
     for seq, body in enumerate(bodies, 1):
         text = json.dumps({**body, "seq": seq}, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        chain.append(AuditEvent(seq, text, previous, hash_of(previous, text), body["event"], body["request"]))
+        event = AuditEvent(seq, text, previous, hash_of(previous, text), body["event"], body["request"])
+        chain.append(event if key is None else signed(event, key))
         previous = chain[-1].hash
     return chain
 
@@ -136,6 +144,12 @@ def rewrite(pack: Path, change: Callable[[list[dict[str, Any]]], Sequence[dict[s
         for name, content in extracts(entry_of(each)):
             (pack / name).parent.mkdir(exist_ok=True)
             (pack / name).write_bytes(content)
+
+
+def sign_again(pack: Path, key: SigningKey) -> None:
+    """Sign the events of a pack as they are, as only whoever has the home's key can."""
+    lines = [encoded(signed(each, key)) for each in events_in((pack / AUDIT).read_bytes())]
+    (pack / AUDIT).write_bytes(b"".join(lines))
 
 
 def manifest_again(pack: Path, sign: Callable[[bytes], bytes] | None = None) -> None:

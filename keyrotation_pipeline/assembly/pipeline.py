@@ -365,8 +365,9 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
     )
     anchors = settings.home / "anchors"
     verify, advance = signatures.verify_as_of, partial(advance_head, anchors)
-    ledger = PostgresLedger(connection, clock, actor, identity, verify, checkpoints, advance)
-    trust = ManifestTrust(signing_key(settings), ledger, signatures, clock)
+    own = signing_key(settings)
+    ledger = PostgresLedger(connection, clock, actor, identity, verify, checkpoints, advance, own)
+    trust = ManifestTrust(own, ledger, signatures, clock)
     return Pipeline(
         tables=settings.encrypted_tables,
         shards=speed.shards,

@@ -26,6 +26,7 @@ from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.model.surroundings import DatabaseServer
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
+MOST_NAMED = 5  # events in a sentence
 _TELLING = (
     EventKind.ROSTER_PINNED,
     EventKind.KEY_CREATION_INTENDED,
@@ -63,6 +64,8 @@ class Divergence:
         behind: all that differs is that the key store shows what the audit knows to be replaced.
         elsewhere: somebody else changed the key store, and nothing shows that the database was restored; a sentence.
         moved: where the database runs, if that is not where a walk that is under way was requested.
+        unsigned: events of the audit that no pipeline of ours wrote.
+        newcomer: fingerprint of this home's key, if officers have named another one.
     """
 
     findings: tuple[str, ...]
@@ -70,11 +73,19 @@ class Divergence:
     behind: bool = False
     elsewhere: str | None = None
     moved: DatabaseServer | None = None
+    unsigned: tuple[AuditHead, ...] = ()
+    newcomer: str | None = None
 
     @property
     def only_moved(self) -> bool:
         """Whether nothing else differs, as after a failover that has lost nothing."""
         return self.moved is not None and len(self.findings) == 1
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether keys, rows and the walk that is under way can stay as they are."""
+        known = (self.moved is not None, bool(self.unsigned), self.newcomer is not None)
+        return bool(self.findings) and len(self.findings) == sum(known)
 
     def __bool__(self) -> bool:
         return bool(self.findings)
@@ -96,7 +107,8 @@ def _compared(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
     unknown = missing if other is None else tuple(dict.fromkeys((*missing, other.head)))
     elsewhere = None if missing else other
     records = pipeline.ledger.keys()
-    moved = _moved(pipeline, replayed)
+    moved, unsigned = _moved(pipeline, replayed), replayed.unvouched_until(replayed.head.seq)
+    newcomer = None if replayed.writes_what_counts else replayed.own_signer
     findings = [
         *_about_database(pipeline, replayed),
         *(_about_anchors(pipeline, unknown) if elsewhere is None else [store_owner.finding(elsewhere, replayed)]),
@@ -105,10 +117,12 @@ def _compared(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
         *_about_roster(stored, told),
         *_about_compromised(stored, records),
         *_about_server(replayed, moved),
+        *_about_newcomer(replayed, newcomer),
+        *_about_unsigned(unsigned),
     ]
     behind = len(findings) == 1 and _is_behind(stored, records, told)
     sentence = None if elsewhere is None else store_owner.refusal(elsewhere, replayed)
-    return Divergence(tuple(findings), unknown, behind, sentence, moved)
+    return Divergence(tuple(findings), unknown, behind, sentence, moved, unsigned, newcomer)
 
 
 def require_consistent(pipeline: Pipeline, stored: StoredKeys, *, afresh: bool = False) -> None:
@@ -134,6 +148,8 @@ def warning(found: Divergence) -> str | None:
         return found.elsewhere
     if found.only_moved:
         return f"{found.findings[0]}: after a failover, or in a copy; run `keyrotation reconcile`"
+    if found.changes_nothing:
+        return f"{'; '.join(found.findings)}; run `keyrotation reconcile`"
     if found.behind:
         return (
             f"{found.findings[0]}, which replaced it: a key store may answer with what was there before, so wait a "
@@ -181,6 +197,19 @@ def _moved(pipeline: Pipeline, replayed: AuditState) -> DatabaseServer | None:
 def _about_server(replayed: AuditState, moved: DatabaseServer | None) -> Iterator[str]:
     if moved is not None:
         yield f"a walk is under way that was requested where the database ran on {replayed.server}, and this is {moved}"
+
+
+def _about_newcomer(replayed: AuditState, newcomer: str | None) -> Iterator[str]:
+    if newcomer is not None:
+        signer = (replayed.signer or "")[:16]
+        yield f"the audit is signed with the key {signer}, and this home has another one ({newcomer[:16]})"
+
+
+def _about_unsigned(unsigned: Sequence[AuditHead]) -> Iterator[str]:
+    if unsigned:
+        shown = ", ".join(str(head.seq) for head in unsigned[:MOST_NAMED])
+        more = f" and {len(unsigned) - MOST_NAMED} more" if len(unsigned) > MOST_NAMED else ""
+        yield f"somebody else wrote into the audit (events {shown}{more}, which count for nothing)"
 
 
 def _about_anchors(pipeline: Pipeline, unknown: tuple[AuditHead, ...]) -> Iterator[str]:

@@ -133,8 +133,14 @@ def require_indexed(event: AuditEvent) -> None:
 
 
 def entries(ledger: Ledger, *kinds: EventKind, request: str | None = None, after_seq: int = 0) -> Iterator[AuditEntry]:
-    """Events of these kinds (or all), oldest first; with `request`, of that request only."""
-    return map(entry_of, ledger.events(*kinds, request=request, after_seq=after_seq))
+    """Events of these kinds (or all), oldest first; with `request`, of that request only.
+
+    Without those that the pipeline did not sign: `history` has them, each with its fault.
+    """
+    found = tuple(ledger.events(*kinds, request=request, after_seq=after_seq))
+    # Afterwards, so that nothing that was found has not been judged.
+    ignored = ledger.replayed().ignored if found else frozenset()
+    return (entry_of(event) for event in found if event.seq not in ignored)
 
 
 def recorded(ledger: Ledger, record: type[Record], request: str | None = None) -> Iterator[Record]:

@@ -11,14 +11,15 @@ is read (`afresh`).
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from itertools import chain, takewhile
 from typing import Any, Protocol, Self
 
+from keyrotation_pipeline.audit.event_signatures import VerifyEvent, nothing_verifies, with_signers
 from keyrotation_pipeline.audit.events import AuditEntry, entry_of
-from keyrotation_pipeline.audit.rules import RULES
+from keyrotation_pipeline.audit.rules import RULES, is_vouched
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.audit import HASH_BYTES, AuditEvent, AuditHead, EventKind, Fact, Note, hash_of
@@ -126,9 +127,11 @@ class LedgerState(AuditState):
 
     Args:
         counted: the seqs of the events that changed something.
+        verify_event: verifies the pipeline's own signatures.
     """
 
     counted: list[int] = field(default_factory=list)
+    verify_event: VerifyEvent = nothing_verifies
 
     def apply(self, events: Iterable[AuditEvent]) -> Self:
         """Return the state after these events, which follow those read before; this state stays unchanged.
@@ -140,12 +143,16 @@ class LedgerState(AuditState):
         if (first := next(later, None)) is None:
             return self
         after = type(self)(**{each.name: _copied(getattr(self, each.name)) for each in fields(self)})
-        for event in chain((first,), later):
-            after.add(event)
+        for _ in after.read(chain((first,), later)):
+            pass
         return after
 
-    def add(self, event: AuditEvent) -> HistoryEntry:
-        """Apply the next event; raises as `apply`."""
+    def read(self, events: Iterable[AuditEvent]) -> Iterator[HistoryEntry]:
+        """Apply the next events, one after another; raises as `apply`."""
+        for event, signer in with_signers(events, self.verify_event):
+            yield self._add(event, signer)
+
+    def _add(self, event: AuditEvent, signer: str | None) -> HistoryEntry:
         entry = entry_of(event)
         self._require_next(event, entry)
         self.head = AuditHead(event.seq, event.hash)
@@ -158,7 +165,7 @@ class LedgerState(AuditState):
             )
         self.latest = max(self.latest or entry.at, entry.at)
         self._locate(entry)
-        return self._judged(event, entry)
+        return self._judged(event, entry, signer)
 
     def _locate(self, entry: AuditEntry) -> None:
         """Note an event of another database: one that was restored or renamed, and not yet reconciled."""
@@ -168,10 +175,12 @@ class LedgerState(AuditState):
         if self.place != self.database:
             self.foreign[entry.seq] = self.place
 
-    def _judged(self, event: AuditEvent, entry: AuditEntry) -> HistoryEntry:
-        """Judge an event, which changes the state if it can have happened."""
+    def _judged(self, event: AuditEvent, entry: AuditEntry, signer: str | None) -> HistoryEntry:
+        """Judge an event, which changes the state if the pipeline wrote it and it can have happened."""
         fact, fault = _read(entry)
-        if (rule := RULES.get(type(fact))) is not None:
+        if not is_vouched(self, entry, fact, signer):
+            self.unsigned[entry.seq] = entry.kind, signer
+        elif (rule := RULES.get(type(fact))) is not None:
             try:
                 rule(self, entry, fact)
                 self.counted.append(entry.seq)
@@ -190,7 +199,13 @@ class LedgerState(AuditState):
             )
 
     @classmethod
-    def resumed(cls, checkpoint: Checkpoint, counted: Iterable[AuditEvent], verify: Verify) -> Self:
+    def resumed(
+        cls,
+        checkpoint: Checkpoint,
+        counted: Iterable[AuditEvent],
+        verify: Verify,
+        verify_event: VerifyEvent = nothing_verifies,
+    ) -> Self:
         """Restore the state at a checkpoint.
 
         Args:
@@ -199,10 +214,11 @@ class LedgerState(AuditState):
         Raises:
             AuditError: they are not those that the checkpoint was made of.
         """
-        after = cls(verify)
-        for event in takewhile(lambda event: event.seq <= checkpoint.seq, counted):
+        after = cls(verify, verify_event=verify_event)
+        known = takewhile(lambda event: event.seq <= checkpoint.seq, counted)
+        for event, signer in with_signers(known, verify_event):
             after._skip_to(event.seq - 1, checkpoint.hashes)
-            after.add(event)
+            after._add(event, signer)
         after._skip_to(checkpoint.seq, checkpoint.hashes)
         if after.faults or after.hashes != checkpoint.hashes or tuple(after.counted) != checkpoint.counted:
             raise AuditError("the audit is not the one of the checkpoint; run `keyrotation audit verify`")
@@ -216,15 +232,18 @@ class LedgerState(AuditState):
 
     def checkpoint(self) -> Checkpoint | None:
         """Make a checkpoint of this replay; None: there were faults, or it is too short to be worth it."""
-        if self.faults or self.latest is None or self.head.seq < FEWEST_EVENTS:
+        # Which events nobody signed is not stored.
+        if self.faults or self.unsigned or self.latest is None or self.head.seq < FEWEST_EVENTS:
             return None
         return Checkpoint(bytes(self.hashes), tuple(self.counted), self.latest)
 
 
-def whole_history(events: Iterable[AuditEvent], verify: Verify) -> tuple[tuple[HistoryEntry, ...], LedgerState]:
+def whole_history(
+    events: Iterable[AuditEvent], verify: Verify, verify_event: VerifyEvent = nothing_verifies
+) -> tuple[tuple[HistoryEntry, ...], LedgerState]:
     """Every event of an audit, and where they lead; raises as `LedgerState.apply`."""
-    state = LedgerState(verify)
-    return tuple(map(state.add, events)), state
+    state = LedgerState(verify, verify_event=verify_event)
+    return tuple(state.read(events)), state
 
 
 def history(ledger: Ledger, *kinds: EventKind) -> tuple[HistoryEntry, ...]:
@@ -245,6 +264,8 @@ def _read(entry: AuditEntry) -> tuple[Fact | Note | None, str | None]:
 def _entry(state: AuditState, event: AuditEvent, entry: AuditEntry, fact: Fact | Note | None) -> HistoryEntry:
     text = state.texts.get(entry.request or "", b"")
     _, fault = state.refused.get(entry.seq, (None, None))
+    if entry.seq in state.ignored:
+        fault = "is not signed by the pipeline"
     return HistoryEntry(event, entry, fact, state.roster_at(entry.seq), text, fault)
 
 

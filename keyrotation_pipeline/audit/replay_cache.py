@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Protocol
 
+from keyrotation_pipeline.audit.event_signatures import VerifyEvent, nothing_verifies
 from keyrotation_pipeline.audit.history import Checkpoint, Checkpoints, LedgerState
 from keyrotation_pipeline.audit.rules import COUNTING
 from keyrotation_pipeline.errors import AuditError
@@ -53,6 +54,7 @@ def ledger_state(
     database: str,
     events: _Events,
     verify: Verify,
+    verify_event: VerifyEvent = nothing_verifies,
     checkpoints: Checkpoints | None = None,
     *,
     committed: bool = True,
@@ -62,14 +64,16 @@ def ledger_state(
     Args:
         database: its identity, the key of the cache, however often the ledger is opened.
         events: reads them in order, as `Ledger.events` does.
+        verify_event: verifies the pipeline's own signatures.
         checkpoints: where an earlier process stored its replay; None: nowhere.
         committed: whether all of them are; what a transaction has appended may be rolled back, and is not kept.
 
     Raises:
         AuditError: they do not follow each other.
     """
-    state = _STATES.get(database) or _resumed(checkpoints.load() if checkpoints else None, events, verify)
-    state.verify = verify  # of this process's present home
+    verifiers = verify, verify_event
+    state = _STATES.get(database) or _resumed(checkpoints.load() if checkpoints else None, events, *verifiers)
+    state.verify, state.verify_event = verifiers  # of this process's present home
     later = events(after_seq=max(state.head.seq - 1, 0))
     if state.head.seq:
         last = next(later, None)
@@ -78,7 +82,7 @@ def ledger_state(
             # beginning.
             if committed and database in _STATES:
                 _remember(database, state)
-            state, later = LedgerState(verify), events()
+            state, later = LedgerState(verify, verify_event=verify_event), events()
     replayed = state.apply(later)
     replayed.lost = _lost(database, replayed)
     if committed:
@@ -94,10 +98,10 @@ def _remember(database: str, state: LedgerState) -> None:
         _LOST[database] = (state.head, state.latest)
 
 
-def _resumed(checkpoint: Checkpoint | None, events: _Events, verify: Verify) -> LedgerState:
+def _resumed(checkpoint: Checkpoint | None, events: _Events, verify: Verify, verify_event: VerifyEvent) -> LedgerState:
     if checkpoint is None:
-        return LedgerState(verify)
+        return LedgerState(verify, verify_event=verify_event)
     try:
-        return LedgerState.resumed(checkpoint, events(*COUNTING), verify)
+        return LedgerState.resumed(checkpoint, events(*COUNTING), verify, verify_event)
     except AuditError:
-        return LedgerState(verify)  # the full replay reports what is wrong
+        return LedgerState(verify, verify_event=verify_event)  # the full replay reports what is wrong

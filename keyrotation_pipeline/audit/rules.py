@@ -6,15 +6,26 @@ facts are those of the text that officers signed, for this database; and what no
 request, pin another roster, change the state of a key, close an incident whose key is in use) has the signatures of
 enough officers of the roster of that moment, each verified here, over exactly that text. Those of incidents are in
 `incidents`.
+
+From the event on with which the pipeline began to sign what it appends, further rules hold. Older ones are kept as they
+were written. In this order an event is judged:
+
+1. The pipeline signed it, with the key of the home that officers named last; or it asks officers to name another.
+2. Steps are finished, and the promotion is recorded, while their request is under way, in the order of the walk.
+3. Only the walk's own versions change their state, each after the steps that it takes; no key is withdrawn before.
+4. Keys are withdrawn after the proof, and a walk is finished after its last step.
+5. A key is registered as the target of a request, or after the intent to import exactly that one.
+6. What an event says of its own time is the time when it was recorded.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from keyrotation_pipeline.audit.events import AuditEntry, Rules
 from keyrotation_pipeline.audit.incidents import INCIDENT_RULES
+from keyrotation_pipeline.errors import ApprovalError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import (
     COMPARED,
@@ -28,7 +39,7 @@ from keyrotation_pipeline.model.approval import (
     signed_moment,
     signer_in,
 )
-from keyrotation_pipeline.model.audit import AuditHead, EventKind, Fact
+from keyrotation_pipeline.model.audit import AuditHead, Fact, Note
 from keyrotation_pipeline.model.audit_state import (
     AuditState,
     ImpossibleError,
@@ -39,9 +50,16 @@ from keyrotation_pipeline.model.audit_state import (
     require_lines,
     verified_by,
 )
-from keyrotation_pipeline.model.backup_events import BackupKeyPinned
+from keyrotation_pipeline.model.backup_events import BackupKeyPinned, SigningBegun
 from keyrotation_pipeline.model.backups import signer_fingerprint
-from keyrotation_pipeline.model.key_events import KeyDestroyed, KeyRegistered, KeyReplaced, KeyRetired, KeyStateChanged
+from keyrotation_pipeline.model.key_events import (
+    KeyDestroyed,
+    KeyImportIntended,
+    KeyRegistered,
+    KeyReplaced,
+    KeyRetired,
+    KeyStateChanged,
+)
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, IN_USE, LOST, KeyRecord, KeyState, other_generation
 from keyrotation_pipeline.model.request_events import (
     Blocked,
@@ -62,6 +80,7 @@ from keyrotation_pipeline.model.request_events import (
 from keyrotation_pipeline.model.requests import (
     CONFIRMATION_HEADER,
     MAY_FOLLOW,
+    WALK,
     Request,
     RequestAction,
     RequestStatus,
@@ -75,6 +94,30 @@ from keyrotation_pipeline.model.surroundings import DatabaseServer
 from keyrotation_pipeline.model.visible_text import visible
 
 
+def is_vouched(state: AuditState, entry: AuditEntry, fact: Fact | Note | None, signer: str | None) -> bool:
+    """Whether the pipeline wrote an event, once it signs them.
+
+    A home that officers have still to name, since the one before was lost, can ask them to by a request to reconcile
+    whose text names its key.
+    """
+    if state.signed_from is None or (signer is not None and signer == state.signer):
+        return True
+    if isinstance(fact, RequestOpened):
+        is_to_reconcile, text = fact.action is RequestAction.RECONCILE, fact.approval_text.encode()
+    else:
+        asked = state.requests.get(entry.request or "")
+        is_to_reconcile = asked is not None and asked.action is RequestAction.RECONCILE and not asked.is_over
+        text = state.texts.get(entry.request or "", b"")
+    return signer is not None and is_to_reconcile and _signer_named_in(text) == signer
+
+
+def _signer_named_in(text: bytes) -> str | None:
+    try:
+        return next(iter(signer_in(signed_fields(text))), None)
+    except ApprovalError:
+        return None
+
+
 def _by_name(step: StepRecord) -> tuple[str, str, int]:
     """What finished steps are ordered by, to be compared."""
     return step.step, step.table or "", -1 if step.shard is None else step.shard
@@ -84,6 +127,7 @@ def _opened(state: AuditState, entry: AuditEntry, fact: RequestOpened) -> None:
     request = entry.request
     if request is None or request in state.requests:
         raise ImpossibleError("opens a request that is there already")
+    _require_its_time(state, entry, fact.requested_at)
     text = fact.approval_text.encode()
     require(state.leads_through(fact.audit_head), "opens a request that is to be signed for another audit")
     fields = require_lines(text, _signed_facts(state, request, fact))
@@ -173,8 +217,11 @@ def _moved(state: AuditState, entry: AuditEntry, fact: StatusChanged) -> None:
     stored = state.known(entry.request)
     require(fact.before is stored.status, f"changes a request that is {stored.status}, not {fact.before}")
     require(fact.after in MAY_FOLLOW[stored.status], f"makes a request that is {stored.status} {fact.after}")
+    _require_its_time(state, entry, fact.at)
     if fact.after in {RequestStatus.RUNNING, RequestStatus.FINISHED}:
         state.require_signed(stored.id)
+    if fact.after is RequestStatus.FINISHED and isinstance(stored, Walk):
+        _require_after(state, stored, None)
     if fact.after is RequestStatus.RUNNING and stored.started_at is None:
         require(entry.at <= stored.start_by, "starts a request after its last date")
         fields = signed_fields(state.texts[stored.id])
@@ -182,6 +229,8 @@ def _moved(state: AuditState, entry: AuditEntry, fact: StatusChanged) -> None:
         if state.roster is not None:
             state.began_under[stored.id] = state.roster
         state.signers.update(signer_in(fields))
+        if state.signed_from is not None:
+            _sign_from_now(state, *signer_in(fields))
     if fact.after is RequestStatus.RUNNING and stored.action is RequestAction.RECONCILE and state.place is not None:
         state.database = state.place
         state.foreign = {seq: place for seq, place in state.foreign.items() if place != state.place}
@@ -196,14 +245,42 @@ def _finished(state: AuditState, entry: AuditEntry, fact: StepFinished) -> None:
     walk = state.require_walk(entry.request)
     require(walk.done(fact.step, fact.table, fact.shard) is None, "finishes a step again")
     record = StepRecord(fact.step, fact.table, fact.shard, fact.finished_at, fact.facts)
+    _require_after(state, walk, fact.step)
+    if not _is_taken_over(state, record):
+        _require_its_time(state, entry, fact.finished_at)
     state.requests[walk.id] = replace(walk, steps=tuple(sorted((*walk.steps, record), key=_by_name)))
     if fact.step is Step.ARCHIVED_KEY:
         state.unseen = {version: request for version, request in state.unseen.items() if request != walk.id}
 
 
+# A time is taken just before its event is recorded, which may wait for a lock.
+_RECORDED_WITHIN = timedelta(minutes=10)
+
+
+def _require_its_time(state: AuditState, entry: AuditEntry, said: datetime) -> None:
+    in_time = abs(entry.at - said) <= _RECORDED_WITHIN
+    require(state.signed_from is None or in_time, "says another time than that of its record")
+
+
+def _require_after(state: AuditState, walk: Walk, step: Step | None) -> None:
+    """The walk is under way, and every step before this one is finished; None: every one is."""
+    if state.signed_from is None:
+        return
+    require(walk.started_at is not None, "is of a request that has not begun")
+    before = WALK if step is None else WALK[: WALK.index(step)]
+    missing = next((each for each in before if walk.done(each) is None), None)
+    require(missing is None, f"comes before the step {missing}")
+
+
+def _is_taken_over(state: AuditState, record: StepRecord) -> bool:
+    """Whether it was finished by another walk, which this one continues."""
+    return any(record in each.steps for each in state.requests.values() if isinstance(each, Walk))
+
+
 def _promoted(state: AuditState, entry: AuditEntry, fact: PromotionRecorded) -> None:
     walk = state.require_walk(entry.request)
     require(walk.promotion_xid is None, "records a promotion again")
+    _require_after(state, walk, Step.PRIMARY_KEY_ROLLOUT)
     state.requests[walk.id] = replace(walk, promotion_xid=fact.xid)
 
 
@@ -229,8 +306,22 @@ def _registered(state: AuditState, entry: AuditEntry, fact: KeyRegistered) -> No
     other = other_generation(fact.version, fact.fingerprint, state.keys.values())
     require(other is None, f"registers {fact.version} next to {other}, for both generations of the format")
     require(fact.state not in LOST, f"registers {fact.version} as {fact.state}")
+    _require_its_time(state, entry, fact.created_at)
+    if state.signed_from is not None:
+        require(_is_asked_for(state, entry.request, fact), f"registers {fact.version}, which nobody asked for")
     _require_only_active(state, fact.version, fact.state)
     state.keys[fact.version] = KeyRecord(fact.version, fact.state, fact.fingerprint, fact.created_at)
+
+
+def _is_asked_for(state: AuditState, request: str | None, fact: KeyRegistered) -> bool:
+    if request is None:
+        return (fact.version, fact.fingerprint) in state.imports
+    by = state.known(request)
+    return by.action is RequestAction.RECONCILE or (isinstance(by, Walk) and by.target == fact.version)
+
+
+def _import_intended(state: AuditState, _entry: AuditEntry, fact: KeyImportIntended) -> None:
+    state.imports.add((fact.version, fact.fingerprint))
 
 
 def _state_changed(state: AuditState, entry: AuditEntry, fact: KeyStateChanged) -> None:
@@ -251,10 +342,24 @@ def _state_changed(state: AuditState, entry: AuditEntry, fact: KeyStateChanged) 
         # A rotation that is cancelled withdraws its key, also if its signers are not on the roster any more.
         require(not state.known(entry.request).is_over, "is by a request that is over")
     else:
-        state.require_signed(entry.request, *_CHANGING_STATES)
+        by = state.require_signed(entry.request, *_CHANGING_STATES)
+        if isinstance(by, Walk) and state.signed_from is not None:
+            _require_its_change(state, by, fact)
     if fact.after in IN_USE:
         state.retired.discard(fact.version)
     state.keys[fact.version] = replace(record, state=fact.after)
+
+
+def _require_its_change(state: AuditState, walk: Walk, fact: KeyStateChanged) -> None:
+    """The target becomes the primary, the source makes way for it, and what is withdrawn was retired before."""
+    if fact.after is KeyState.ARCHIVED:
+        is_its_own, before = fact.version != walk.target, Step.ARCHIVED_KEY
+    elif fact.after is KeyState.ACTIVE:
+        is_its_own, before = fact.version == walk.target, Step.PRIMARY_KEY_ROLLOUT
+    else:
+        is_its_own, before = fact.version == walk.source, Step.PRIMARY_KEY_ROLLOUT
+    require(is_its_own, f"makes {fact.version} {fact.after}, which its request does not")
+    _require_after(state, walk, before)
 
 
 def _require_only_active(state: AuditState, version: KeyVersion, after: KeyState) -> None:
@@ -277,6 +382,9 @@ def _replaced(state: AuditState, entry: AuditEntry, fact: KeyReplaced) -> None:
 def _retired(state: AuditState, entry: AuditEntry, fact: KeyRetired) -> None:
     walk = state.require_walk(entry.request)
     require(fact.target == walk.target, f"retires keys for {fact.target}, which its request is not about")
+    _require_after(state, walk, Step.RETIRED_KEY)
+    if state.signed_from is not None:
+        require(fact.target not in fact.taken_from_applications, f"takes {fact.target} away, which it keeps")
     state.retired.update(fact.taken_from_applications)
     state.unseen.update(dict.fromkeys(fact.taken_from_applications, walk.id))
 
@@ -292,6 +400,13 @@ def abandoning(heads: Collection[AuditHead]) -> str:
     newest = max(heads, key=lambda head: head.seq)
     others = f" (nor {len(heads) - 1} older)" if len(heads) > 1 else ""
     return f"accept that event {newest.seq} {newest.hash}{others} is not in the audit"
+
+
+def voiding(heads: Collection[AuditHead]) -> str:
+    """The events that officers sign to be nobody's, in the line `Authorises`."""
+    newest = max(heads, key=lambda head: head.seq)
+    others = f" and {len(heads) - 1} before it" if len(heads) > 1 else ""
+    return f"hold event {newest.seq} {newest.hash}{others} for nothing, since the pipeline did not sign that"
 
 
 def continuing(server: DatabaseServer) -> str:
@@ -367,6 +482,25 @@ def _backup_key_pinned(state: AuditState, _entry: AuditEntry, fact: BackupKeyPin
     state.signers = state.signers or {signer}
 
 
+def _signing_begun(state: AuditState, entry: AuditEntry, fact: SigningBegun) -> None:
+    """Only the first counts. Its key is the one that backups have been signed with."""
+    try:
+        signer = signer_fingerprint(fact.public)
+    except ValueError:
+        raise ImpossibleError("begins to sign with no public key") from None
+    require(not state.signers or signer in state.signers, "begins to sign with a key that no officers have named")
+    require(entry.seq == fact.before.seq + 1 and state.leads_through(fact.before), "begins to sign another audit")
+    if state.signed_from is None:
+        state.signers, state.signed_from, state.signer = state.signers or {signer}, entry.seq, signer
+
+
+def _sign_from_now(state: AuditState, signer: str | None = None) -> None:
+    """Officers have named this home's key: what it wrote before, and did not count, is not held against it."""
+    if signer is not None:
+        state.signer = signer
+        state.voided |= {seq for seq, (_, by) in state.unsigned.items() if by == signer}
+
+
 def _audit_row_written(state: AuditState, entry: AuditEntry, fact: RotationAuditWritten) -> None:
     state.audit_rows[entry.request] = fact
 
@@ -378,6 +512,9 @@ def _reconciled(state: AuditState, entry: AuditEntry, fact: DatabaseReconciled) 
         state.server = fact.server
     if fact.accepted:
         require(abandoning(fact.accepted) in said, "gives up other anchors than officers signed")
+    unvouched = state.unvouched_until(by.audit_head[0])
+    if unvouched and voiding(unvouched) in said:
+        state.voided.update(head.seq for head in unvouched)
     state.reconciled_at = entry.at
     state.abandoned.update(fact.accepted)
     for version in (fact.primary, *fact.in_rows):
@@ -391,6 +528,7 @@ RULES: Rules = {
     HomeNamed: _home_named,
     ServerSeen: _server_seen,
     BackupKeyPinned: _backup_key_pinned,
+    SigningBegun: _signing_begun,
     RotationAuditWritten: _audit_row_written,
     DatabaseReconciled: _reconciled,
     RequestOpened: _opened,
@@ -401,6 +539,7 @@ RULES: Rules = {
     Blocked: _blocked,
     Unblocked: _blocked,
     RolloutConfirmed: _confirmed,
+    KeyImportIntended: _import_intended,
     KeyRegistered: _registered,
     KeyStateChanged: _state_changed,
     KeyReplaced: _replaced,
@@ -410,5 +549,3 @@ RULES: Rules = {
 }
 # The kinds of events that have one.
 COUNTING = tuple(record.kind for record in RULES if isinstance(record, type) and issubclass(record, Fact))
-# After these the home stores the head. What changes nothing is there too if it happens once and nothing repeats it.
-ANCHORED = frozenset({*COUNTING, EventKind.AUDIT_TIMESTAMPED, EventKind.BACKUP_REKEYED})

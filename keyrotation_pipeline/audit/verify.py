@@ -187,8 +187,12 @@ def require_verified(
     kept = pipeline.anchors.heads()
     with pipeline.ledger.snapshot():
         replayed = _replayed(pipeline) if afresh else pipeline.ledger.replayed()
+        ends = (
+            *(_ends(replayed, pipeline.ledger.head()) if not reconciling else ()),
+            *_unlike(replayed, (head for head in kept if head not in but)),
+        )
         faults = [
-            *_ends(replayed, pipeline.ledger.head(), (head for head in kept if head not in but)),
+            *ends,
             *_faults(pipeline, replayed, reconciling=reconciling),
             *_audit_rows(pipeline.ledger, replayed),
         ]
@@ -199,7 +203,9 @@ def require_verified(
 
 
 def _replayed(pipeline: Pipeline) -> AuditState:
-    return LedgerState(pipeline.signatures.verify_as_of).apply(pipeline.ledger.events())
+    verifiers = pipeline.signatures.verify_as_of, pipeline.ledger.verify_event
+    state = LedgerState(verifiers[0], verify_event=verifiers[1], own_signer=pipeline.backup_signer)
+    return state.apply(pipeline.ledger.events())
 
 
 def _faults(pipeline: Pipeline, replayed: AuditState, *, reconciling: bool = False) -> Iterator[str]:
@@ -207,7 +213,7 @@ def _faults(pipeline: Pipeline, replayed: AuditState, *, reconciling: bool = Fal
     known = pipeline.anchors.roster()
     lost_officers = known.roster.officers if known else ()
     place = pipeline.surroundings.identity().place
-    yield from replayed.faults_but(lost_officers, place if reconciling else None)
+    yield from replayed.faults_but(lost_officers, place if reconciling else None, reconciling=reconciling)
 
 
 def _lost(pipeline: Pipeline) -> Iterator[str]:
@@ -216,11 +222,10 @@ def _lost(pipeline: Pipeline) -> Iterator[str]:
         yield f"event {head.seq} {head.hash[:16]}, which was read here before, is no longer in the audit"
 
 
-def _ends(replayed: AuditState, head: AuditHead, kept: Iterable[AuditHead]) -> Iterator[str]:
-    """Report where the chain does not end at its own head, or does not contain an anchor."""
+def _ends(replayed: AuditState, head: AuditHead) -> Iterator[str]:
+    """Report where the chain does not end at its own head."""
     if head != replayed.head:
         yield f"the audit ends at event {replayed.head.seq} and not at event {head.seq}, as its head says"
-    yield from _unlike(replayed, kept)
 
 
 def _unlike(replayed: AuditState, kept: Iterable[AuditHead]) -> Iterator[str]:

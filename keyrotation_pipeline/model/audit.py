@@ -36,6 +36,7 @@ class AuditEvent:
 
     Args:
         kind, request: from the index next to the body. The body is authoritative; a filter must compare with it.
+        signature: by whom it was appended, see `audit.event_signatures`; None: by an earlier version, or by nobody.
     """
 
     seq: int
@@ -44,6 +45,7 @@ class AuditEvent:
     hash: str
     kind: str
     request: str | None
+    signature: str | None = None
 
 
 def body_of(
@@ -104,6 +106,7 @@ class EventKind(StrEnum):
     HOSTS_PINNED = "hosts_pinned"
     HOME_NAMED = "home_named"
     SERVER_SEEN = "server_seen"
+    SIGNING_BEGUN = "audit_signing_begun"
     REQUEST_OPENED = "request_opened"
     SIGNATURE_ADDED = "signature_added"
     STATUS_CHANGED = "status_changed"

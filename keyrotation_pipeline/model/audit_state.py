@@ -31,6 +31,12 @@ class ImpossibleError(Exception):
     """An event that cannot have happened. Its text is the rest of a sentence that begins with the event."""
 
 
+def _by_nobody(signer: str | None) -> str:
+    if signer is None:
+        return "is not signed by the pipeline"
+    return f"is signed by {signer[:16]}, which no officers have named"
+
+
 @dataclass(frozen=True, slots=True)
 class Unverified:
     """A signature on a reconciliation by nobody on the pinned roster.
@@ -118,6 +124,14 @@ class AuditState:
         hosts: those in the text of the last request that began, else those that `init` pinned; None: it pinned none.
         signers: fingerprints of the keys that sign backups: the first that was pinned, and each that stands in the
             text of a request that began.
+        signed_from: the event with which the pipeline began to sign what it appends; None: it has not.
+        signer: fingerprint of the key that signs events now: of the first, or of the home that the text of the last
+            request that began names.
+        unsigned: by seq, the kind of an event since then that this key did not sign, and the key that did, if any did.
+            It decides nothing.
+        voided: those of them that officers have signed to be nobody's, or that are of a home which they named later.
+        own_signer: the key of this home; what it wrote before officers named it is believed here, though not elsewhere.
+        imports: version and fingerprint of each key whose import was intended.
         keys: by version.
         requests: by id; a `Walk` with its steps in order of name.
         texts: the exact bytes to sign, by request.
@@ -153,6 +167,12 @@ class AuditState:
     server: DatabaseServer | None = None
     hosts: tuple[str, ...] | None = None
     signers: set[str] = field(default_factory=set)
+    signed_from: int | None = None
+    signer: str | None = None
+    unsigned: dict[int, tuple[str, str | None]] = field(default_factory=dict)
+    voided: set[int] = field(default_factory=set)
+    own_signer: str | None = None
+    imports: set[tuple[KeyVersion, str]] = field(default_factory=set)
     keys: dict[KeyVersion, KeyRecord] = field(default_factory=dict)
     requests: dict[str, Request] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
@@ -188,7 +208,10 @@ class AuditState:
     @property
     def faults(self) -> tuple[str, ...]:
         """A phrase for everything that is wrong with these events."""
-        return (*(each.fault for each in self.unverified), *self._others())
+        return (*(each.fault for each in self.unverified), *self._by_nobody(), *self._others())
+
+    def _by_nobody(self) -> Iterator[str]:
+        yield from (f"event {seq} ({kind}) {_by_nobody(by)}" for seq, (kind, by) in self.unvouched.items())
 
     def _others(self, reconciled: str | None = None) -> Iterator[str]:
         yield from self.misplaced
@@ -196,13 +219,18 @@ class AuditState:
         foreign = ((seq, place) for seq, place in self.foreign.items() if place != reconciled)
         yield from (f"event {seq} is of another database ({place})" for seq, place in foreign)
 
-    def faults_but(self, officers: Sequence[Officer], reconciled: str | None = None) -> Iterator[str]:
+    def faults_but(
+        self, officers: Sequence[Officer], reconciled: str | None = None, *, reconciling: bool = False
+    ) -> Iterator[str]:
         """The faults, without what a reconciliation is about to end.
 
         Args:
             officers: their signatures on a reconciliation count once it has pinned their roster again.
             reconciled: the database that the audit will be of; None: no reconciliation is carried out.
+            reconciling: whether officers are asked to void what the pipeline did not sign.
         """
+        if not reconciling:
+            yield from self._by_nobody()
         for each in self.unverified:
             with suppress(ImpossibleError):
                 signed = each.fact.signature, each.fact.officer
@@ -210,6 +238,31 @@ class AuditState:
                 continue
             yield each.fault
         yield from self._others(reconciled)
+
+    @property
+    def unvouched(self) -> Mapping[int, tuple[str, str | None]]:
+        """Those of the unsigned events that officers have still to void."""
+        own = self.own_signer
+        return {
+            seq: (kind, by)
+            for seq, (kind, by) in self.unsigned.items()
+            if seq not in self.voided and (by is None or by != own)
+        }
+
+    def unvouched_until(self, seq: int) -> tuple[AuditHead, ...]:
+        """Those of others that officers are to void who sign for an audit that ends here."""
+        return tuple(AuditHead(each, self.hash_at(each)) for each in sorted(self.unvouched) if each <= seq)
+
+    @property
+    def writes_what_counts(self) -> bool:
+        """Whether what this home appends decides anything: nobody signs, or officers have named its key."""
+        return self.signed_from is None or self.own_signer == self.signer
+
+    @property
+    def ignored(self) -> frozenset[int]:
+        """The events that say nothing to this home."""
+        own = self.own_signer
+        return frozenset(seq for seq, (_, by) in self.unsigned.items() if by is None or by != own)
 
     def known(self, request: str | None) -> Request:
         """A request that was opened before."""

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, ClassVar
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import EventKind, Fact
+from keyrotation_pipeline.model.audit import AuditHead, EventKind, Fact
 from keyrotation_pipeline.model.records import Alias
 
 
@@ -16,6 +16,20 @@ class BackupKeyPinned(Fact):
 
     kind: ClassVar = EventKind.BACKUP_KEY_PINNED
     public: str
+
+
+@dataclass(frozen=True, slots=True)
+class SigningBegun(Fact):
+    """From this event on each one is signed by the pipeline that appends it, and counts for nothing otherwise.
+
+    Args:
+        public: the key, base64 of its SubjectPublicKeyInfo; the same one signs backups.
+        before: the newest event before, which nobody signed; by its hash this one vouches for what there was.
+    """
+
+    kind: ClassVar = EventKind.SIGNING_BEGUN
+    public: str
+    before: AuditHead
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,9 @@ class Ledger(Protocol):
             AuditError: an event found by its kind is of another one.
         """
 
+    def verify_event(self, public: str, message: bytes, signature: bytes, /) -> bool:
+        """Returns whether a signature of an event is by this key: base64 of its SubjectPublicKeyInfo."""
+
     def replayed(self) -> AuditState:
         """Returns where the events lead, each judged, with every signature verified as of its moment.
 

@@ -37,7 +37,8 @@ def gather(pipeline: Pipeline, period: Period | None = None, stated: Stated = _N
         AuditError: the audit does not verify, so that nothing can be reported from it; or it is empty in that period.
     """
     events = verified_events(pipeline)
-    entries, state = whole_history(_up_to(period, events), pipeline.signatures.verify_as_of)
+    verifiers = pipeline.signatures.verify_as_of, pipeline.ledger.verify_event
+    entries, state = whole_history(_up_to(period, events), *verifiers)
     parameters = Parameters(period, timestamps_verified=pipeline.timestamps is not None, stated=stated)
     report = compliance_report((entries, state), pipeline.clock.now(), parameters)
     return ReportEvidence(report, events, entries, state)

@@ -6,7 +6,7 @@ import re
 import textwrap
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from keyrotation_pipeline.audit.events import AuditEntry, entry_of
@@ -89,6 +89,8 @@ class PackManifest:
 def encoded(event: AuditEvent) -> bytes:
     """The line of an event in the pack."""
     stored = {"seq": event.seq, "previous": event.previous, "hash": event.hash, "body": event.body}
+    if event.signature is not None:
+        stored["signature"] = event.signature
     return f"{json.dumps(stored, separators=(',', ':'), ensure_ascii=True)}\n".encode("ascii")
 
 
@@ -109,7 +111,7 @@ def _decoded(number: int, line: bytes) -> AuditEvent:
         stored = json.loads(line)
         read_as = AuditEvent(stored["seq"], stored["body"], stored["previous"], stored["hash"], "", None)
         entry = entry_of(read_as)
-        event = AuditEvent(read_as.seq, read_as.body, read_as.previous, read_as.hash, entry.kind, entry.request)
+        event = replace(read_as, kind=entry.kind, request=entry.request, signature=stored.get("signature"))
         if encoded(event) == line:
             return event
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -51,7 +51,8 @@ def certify(site: BackupContext, rotation: str) -> RetirementCertificate:
             values under one of them.
         BackupError: a place for backups does not answer, or the pipeline's key is not here.
     """
-    history = whole_history(verified_events(site.pipeline), site.pipeline.signatures.verify_as_of)
+    verifiers = site.pipeline.signatures.verify_as_of, site.pipeline.ledger.verify_event
+    history = whole_history(verified_events(site.pipeline), *verifiers)
     retired = retirement_of(history[0], rotation)
     if retired is None:
         raise RequestError(f"rotation {rotation} has retired no key; `keyrotation history` shows those that have")

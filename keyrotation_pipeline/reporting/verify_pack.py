@@ -19,6 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
+from keyrotation_pipeline.audit.event_signatures import EventSignature
 from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState, whole_history
 from keyrotation_pipeline.errors import KeyRotationError, TimestampError
 from keyrotation_pipeline.model.approval import signed_fields, signer_in
@@ -124,7 +125,12 @@ class Judged:
     def of(cls, entries: Sequence[HistoryEntry], state: LedgerState) -> "Judged":
         """The keys that a judged audit names."""
         counted = [each for each in entries if each.fault is None]
-        keys = [(e.seq, b64decode(e.fact.public)) for e in counted if isinstance(e.fact, BackupKeyPinned)]
+        pinned = ((e.seq, e.fact.public) for e in counted if isinstance(e.fact, BackupKeyPinned))
+        wrote = ((e.seq, signed.public) for e in counted if (signed := EventSignature.parse(e.event.signature)))
+        first: dict[str, int] = {}
+        for seq, public in sorted((*pinned, *wrote)):
+            first.setdefault(public, seq)
+        keys = [(seq, b64decode(public)) for public, seq in first.items()]
         begun = [
             signer_in(signed_fields(each.text))
             for each in counted
@@ -162,7 +168,7 @@ def check_pack(
     with found.readable("the pack"):
         files = _regular_files(pack, found)
     with found.readable(AUDIT):
-        judged = check_audit(files.get(AUDIT, b""), heads, signatures(files), now, found)
+        judged = check_audit(files.get(AUDIT, b""), heads, signatures(files), openssl, now, found)
         checks: Sequence[tuple[str, Callable[[], None]]] = (
             (MANIFEST, lambda: _check_manifest(files, judged, openssl(), found)),
             ("the texts, signatures and certificates", lambda: _check_extracts(files, judged, found)),
@@ -205,20 +211,33 @@ def _regular_files(pack: Path, found: Findings) -> Mapping[str, bytes]:
 
 
 def check_audit(
-    content: bytes, heads: Sequence[str], signatures: SignatureVerifier, now: datetime, found: Findings
+    content: bytes,
+    heads: Sequence[str],
+    signatures: SignatureVerifier,
+    openssl: Callable[[], OfflineCrypto],
+    now: datetime,
+    found: Findings,
 ) -> Judged:
     """Checks the chain and judges each event, as `keyrotation audit verify` does.
 
     Raises:
         AuditError: it is no chain of events.
     """
-    judged = Judged.of(*whole_history(events_in(content), signatures.verify_as_of))
+
+    def verify_event(public: str, message: bytes, signature: bytes) -> bool:
+        return openssl().verifies(b64decode(public), message, signature)
+
+    judged = Judged.of(*whole_history(events_in(content), signatures.verify_as_of, verify_event))
     found.checked["events of the audit, each by its hash, the rules and the signatures of its moment"] = len(
         judged.entries
     )
     signed = sum(isinstance(each.fact, SignatureAdded | AssessmentSigned | RolloutConfirmed) for each in judged.entries)
     found.checked["signatures of officers, each over the text of its moment, by gpg or ssh-keygen"] = signed
     found.differences += judged.state.faults
+    if (since := judged.state.signed_from) is None:
+        found.not_covered.append("who wrote the audit: it is of a version that did not sign its events")
+    elif since > 1:
+        found.not_covered.append(f"who wrote the events before {since}: the pipeline has signed those since then")
     if judged.entries[-1].at > now + EVENTS_DIFFER_BY:
         found.differences.append(f"an event is dated {judged.entries[-1].at:%Y-%m-%d %H:%M:%S}, which is in the future")
     if not heads:

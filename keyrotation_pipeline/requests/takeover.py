@@ -242,7 +242,8 @@ def _continued(pipeline: Pipeline, former: Walk | None, rotation: Walk) -> Walk 
 
 
 def _take_over(pipeline: Pipeline, former: Walk, rotation: Walk) -> None:
-    for record in former.steps:
+    # In the order of the walk, a step after its shards.
+    for record in sorted(former.steps, key=lambda each: (WALK.index(each.step), each.table is None)):
         if record.step in TAKEN_OVER:
             pipeline.ledger.finish_step(rotation.id, record)
     if former.promotion_xid is not None:

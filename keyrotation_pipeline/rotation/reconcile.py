@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from keyrotation_pipeline.audit.divergence import Divergence, divergence
-from keyrotation_pipeline.audit.rules import abandoning, continuing
+from keyrotation_pipeline.audit.rules import abandoning, continuing, voiding
 from keyrotation_pipeline.audit.store_owner import places_of
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import BlockedError, KeyStoreError, RequestError
@@ -83,17 +83,17 @@ class Plan:
     @property
     def live(self) -> tuple[KeyVersion, ...]:
         """Versions that applications must have."""
-        if self.found.only_moved:
+        if self.found.changes_nothing:
             return ()
         return tuple(sorted({self.primary, *self.in_rows}))
 
     def sentence(self) -> str:
         """What officers authorise, in one line."""
-        if self.found.only_moved and self.server is not None:
-            return continuing(self.server)
         states = ", ".join(f"{version} {state}" for version, state in self.states.items())
         beginning = f"{held_in_words(self.lost)}reconcile database and key store"
         parts = [f"{beginning}: primary {self.primary}, live {_list(self.live)}; states {states}"]
+        if self.found.changes_nothing:
+            parts = []
         if self.ends:
             parts.append(f"end {', '.join(self.ends)}")
         parts += [f"refuse {_list(versions)} in {name}" for name, versions in sorted(self.refused.items())]
@@ -111,6 +111,10 @@ class Plan:
             parts.append(f"pin again {self.roster}")
         if self.found.unknown:
             parts.append(abandoning(self.found.unknown))
+        if self.found.unsigned:
+            parts.append(voiding(self.found.unsigned))
+        if self.found.newcomer is not None:
+            parts.append(f"let this home, whose key is {self.found.newcomer}, go on with the audit")
         return "; ".join(parts)
 
 
@@ -123,7 +127,7 @@ def plan(pipeline: Pipeline) -> Plan:
     registered = {record.version: record for record in pipeline.ledger.keys()}
     stored = pipeline.keys.read()
     primary, found = _primary(stored, registered), divergence(pipeline, stored)
-    if found.only_moved:
+    if found.changes_nothing:
         return Plan(found, primary, (), {}, (), (), (), server=found.moved)
     in_rows = _in_rows(pipeline.inventory.count(pipeline.tables))
     known = sorted({*registered, *stored.versions})
@@ -296,7 +300,8 @@ def _require_readable(decided: Plan) -> None:
 
 def _stop(pipeline: Pipeline, decided: Plan, rotation: Request, held: ExitStack) -> None:
     for former in map(pipeline.ledger.walk, decided.ends):
-        if former.status is RequestStatus.RUNNING:
+        # A home that officers have still to name pauses nothing, but holds the steps all the same.
+        if former.status is RequestStatus.RUNNING and pipeline.ledger.replayed().writes_what_counts:
             pipeline.ledger.set_status(former.id, RequestStatus.PAUSED, by=rotation.id)
         held.enter_context(hold_all_steps(pipeline, former))
 

@@ -32,7 +32,7 @@ from keyrotation_pipeline.reporting.pack_files import MANIFEST, SIGNATURE
 from keyrotation_pipeline.reporting.verify_pack import check_pack
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.acceptance.test_cli import Clinic, fill, officers
-from keyrotation_pipeline_tests.packs import manifest_again, rewrite, verified
+from keyrotation_pipeline_tests.packs import manifest_again, rewrite, sign_again, verified
 from keyrotation_pipeline_tests.servers import Server, copy_of
 from keyrotation_pipeline_tests.timestamp_authority import certified, serving
 
@@ -331,7 +331,7 @@ EDITS: dict[str, tuple[Edit, str, str]] = {
     "a certificate of key death removed": (without("certificates/*"), "is missing", ".dsse.json is missing"),
     "an officer's certificate as it is now removed": (without("officers/*.now.pgp"), "is missing", ""),
     "an officer's pinned certificate removed": (
-        without("officers/*.1.pgp"), "is missing", ".1.pgp is not what the audit says"),
+        without("officers/*.2.pgp"), "is missing", ".2.pgp is not what the audit says"),
     "an officer's signature removed": (without("approvals/*.sig"), "is missing", ".sig is not what the audit says"),
     "the program replaced": (
         lambda pack: (pack / "verify.py").write_text("raise SystemExit(0)\n"), NAMED, ""),
@@ -414,6 +414,7 @@ def test_what_the_audit_says_is_compared_even_where_the_pipeline_has_signed(
 ) -> None:
     edit, _, sentence = EDITS[name]
     edit(pack)
+    sign_again(pack, signing_key(settings.load(made.clinic.path)))
     manifest_again(pack, made.sign)
     said = made.differences(pack)
     assert NOT_SIGNED not in said

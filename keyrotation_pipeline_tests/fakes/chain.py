@@ -10,17 +10,19 @@ from typing import Any
 
 from keyrotation_pipeline.audit.events import entry_of, require_in_order, require_indexed
 from keyrotation_pipeline.audit.history import LedgerState as ReplayedState
-from keyrotation_pipeline.audit.rules import ANCHORED, RULES
+from keyrotation_pipeline.audit.rules import RULES
 from keyrotation_pipeline.errors import ApprovalError, AtWorkError, OutOfOrderError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Officer, Roster, Signature, VerifiedSignature
 from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, EventKind, Fact, Note, body_of, hash_of
 from keyrotation_pipeline.model.audit_state import Verify
+from keyrotation_pipeline.model.backup_events import SigningBegun
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.request_events import RotationAuditWritten
 from keyrotation_pipeline.model.requests import Request
 from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline_tests.fakes.clock import FakeClock
+from keyrotation_pipeline_tests.fakes.event_key import PUBLIC, signed, verify_event
 from keyrotation_pipeline_tests.fakes.journal import START, Journal
 
 
@@ -56,6 +58,7 @@ class FakeChain:
 
     Args:
         refuses: an event that cannot have happened; False: it is appended, as by whoever owns the database.
+        signs: each event from the first one on that is appended now.
     """
 
     clock: FakeClock = field(default_factory=FakeClock)
@@ -68,13 +71,14 @@ class FakeChain:
     verify: Verify = good_at_start
     advance: Advance | None = None
     refuses: bool = True
+    signs: bool = False
     _has_changed: bool = False
     _replay: ReplayedState | None = None
 
     def replayed(self) -> ReplayedState:
         replay = self._replay
         if replay is None or not self._has(replay.head):
-            replay = ReplayedState(self.verify)
+            replay = ReplayedState(self.verify, verify_event=verify_event)
         replay.verify = self.verify
         self._replay = replay.apply(self.state.events[replay.head.seq :])
         return self._replay
@@ -143,6 +147,8 @@ class FakeChain:
         )
 
     def append(self, fact: Fact | Note, request: str | None = None) -> AuditHead:
+        if self.signs and type(fact) is not SigningBegun and self.replayed().signed_from is None:
+            self.append(SigningBegun(PUBLIC, self.head()))
         head, at = self.head(), self.clock.now()
         if self.state.events:
             require_in_order(entry_of(self.state.events[-1]).at, at)
@@ -152,10 +158,11 @@ class FakeChain:
         )  # fmt: skip
         event = AuditEvent(head.seq + 1, body, head.hash, hash_of(head.hash, body), fact.kind, request)
         if self.refuses and type(fact) in RULES:
-            self._require_possible(event)
+            self._require_possible(signed(event) if self.signs else event)
+        event = signed(event) if self.signs else event
         self.journal.note(f"event {fact.kind}")
         self._store(event)
-        self._has_changed |= fact.kind in ANCHORED
+        self._has_changed = True
         self._store_head()
         return self.head()
 
@@ -173,6 +180,9 @@ class FakeChain:
                 if kinds or request is not None:
                     require_indexed(event)
                 yield event
+
+    def verify_event(self, public: str, message: bytes, signature: bytes) -> bool:
+        return verify_event(public, message, signature)
 
     def event_names(self) -> list[str]:
         """For assertions: the names of the events, in order."""

@@ -9,8 +9,10 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 
+from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, require_same_time
+from keyrotation_pipeline.assembly.keystores import signing_key
 from keyrotation_pipeline.audit import history
 from keyrotation_pipeline.audit.verify import require_verified, verify_everything
 from keyrotation_pipeline.backups.destruction import open_destruction
@@ -216,7 +218,8 @@ def test_times_that_go_backwards_are_named(signed: Office, seconds: int) -> None
         newest, before = pipeline.ledger.head().seq, pipeline.clock.now() - timedelta(seconds=seconds)
     with signed.owner() as owner:
         at = f'"at":"{before.isoformat()}"'
-        Forger(owner).rewrite(lambda body, seq: re.sub(r'"at":"[^"]*"', at, body, count=1) if seq == newest else body)
+        forger = Forger(owner, signing_key(settings.load(signed.file)))
+        forger.rewrite(lambda body, seq: re.sub(r'"at":"[^"]*"', at, body, count=1) if seq == newest else body)
     with (
         signed.pipeline() as pipeline,
         pytest.raises(AuditError, match=rf"event {newest} is dated .*, before the event"),
@@ -265,7 +268,7 @@ def test_a_signature_that_no_officer_made_is_named(office: Office) -> None:
         text = pipeline.ledger.approval_text(opened.id)
         with office.owner() as owner:
             forged = signature_of(office.people["Eve"], text, ada.fingerprint)
-            Forger(owner).append(SignatureAdded.of(forged), opened.id)
+            Forger(owner, signing_key(settings.load(office.file))).append(SignatureAdded.of(forged), opened.id)
         with pytest.raises(
             AuditError, match=r"\(signature_added\) has no good signature: .* no officer of the roster has"
         ):

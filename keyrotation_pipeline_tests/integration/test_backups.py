@@ -32,6 +32,7 @@ from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.backups import DatabaseCopy, manifest_name, stamp_of
+from keyrotation_pipeline.model.key_events import KeyImportIntended
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.manifest import parse
 from keyrotation_pipeline.model.requests import Request, RequestStatus
@@ -345,6 +346,7 @@ def test_a_key_that_is_promoted_while_the_database_is_dumped_is_in_the_set(local
     def promoted() -> None:
         material = third.material(V3)
         site.pipeline.keys.add(V3, material, site.pipeline.keys.read().revision)
+        site.pipeline.ledger.append(KeyImportIntended(V3, material.fingerprint))
         site.pipeline.ledger.add_key(
             KeyRecord(V3, KeyState.PRE_ACTIVATION, material.fingerprint, local_clinic.clock.at), None
         )

@@ -13,6 +13,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.inventory.audit_events import AuditEvents
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.backups.backup import back_up
@@ -383,7 +384,7 @@ def test_the_command_shows_a_few_and_lists_all_in_a_file_and_in_json(scene: Scen
 
 
 def test_the_text_of_an_emergency_says_what_was_known_when_it_was_requested(scene: Scene) -> None:
-    pipeline = scene.clinic.site.pipeline
+    pipeline = replace(scene.clinic.site.pipeline, clock=SystemClock())  # as the ledger has it
     incident = pipeline.ledger.replayed().incidents.by_id[scene.incident]
     first = prepare(pipeline, incident, "ada")
     assert signed_fields(pipeline.ledger.approval_text(first.id))[COMPARED] == "no"

@@ -100,9 +100,9 @@ class Office:
 
     @contextmanager
     def forger(self) -> Iterator[Forger]:
-        """What the owner can write into the audit."""
+        """What the owner can write into the audit who has the home, too, and so its key: only rules refuse it."""
         with self.owner() as connection:
-            yield Forger(connection)
+            yield Forger(connection, signing_key(settings.load(self.file)))
 
     def changed(self, *names: str, by: tuple[str, ...] = ("Ada", "Ben")) -> str:
         """These officers, signed and pinned."""

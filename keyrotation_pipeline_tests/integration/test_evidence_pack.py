@@ -12,6 +12,7 @@ import pytest
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.assembly.home import SIGNING_KEY
+from keyrotation_pipeline.assembly.keystores import signing_key
 from keyrotation_pipeline.audit.history import whole_history
 from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.errors import AuditError, OutOfOrderError
@@ -24,10 +25,12 @@ from keyrotation_pipeline.model.incidents import Flag
 from keyrotation_pipeline.reporting.gathering import gather
 from keyrotation_pipeline.reporting.pack import pack, write_directory
 from keyrotation_pipeline.reporting.verify_pack import Judged
+from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.roster import pinned_roster
+from keyrotation_pipeline.rotation.reconcile import open_reconciliation, reconcile
 from keyrotation_pipeline_tests.integration.test_database_owner import Office, office
 from keyrotation_pipeline_tests.officers import revoke
-from keyrotation_pipeline_tests.packs import chained, manifest_again, offline_judge, rewrite, verified
+from keyrotation_pipeline_tests.packs import chained, manifest_again, offline_judge, rewrite, sign_again, verified
 
 __all__ = ["office"]
 PREFIX = bytes.fromhex("302a300506032b6570032100")  # of an Ed25519 key in DER
@@ -53,6 +56,7 @@ def forged(office: Office, name: str, change: Callable[[dict[str, Any]], object]
             change(event)
 
     rewrite(folder, every)
+    sign_again(folder, signing_key(settings.load(office.file)))
     with open_backups(settings.load(office.file), actor="test") as site:
         manifest_again(folder, lambda content: site.trust.signed(content)[1])
     code, said = verified(folder)
@@ -123,11 +127,12 @@ def test_the_program_gives_the_answers_of_the_audit_over_the_same_chains(office:
         events = tuple(pipeline.ledger.events())
         now = {f"officers/{each.fingerprint}.now.pgp": each.content for each in pipeline.signatures.certificates()}
         assert judge(events, now) == []
-        hostile = [chained(bodies) for bodies in variants([json.loads(each.body) for each in events])]
+        key = signing_key(settings.load(office.file))
+        hostile = [chained(bodies, key) for bodies in variants([json.loads(each.body) for each in events])]
         refused = 0
         for chain in hostile:
             try:
-                here = list(whole_history(chain, pipeline.signatures.verify_as_of)[1].faults)
+                here = list(whole_history(chain, pipeline.signatures.verify_as_of, key.verifies)[1].faults)
             except AuditError as error:
                 here = [str(error)]
             assert judge(chain, now) == here
@@ -161,6 +166,11 @@ def test_a_key_that_no_signed_text_names_makes_no_pack(office: Office) -> None:
     office.initialise()
     with pytest.raises(AuditError, match="have the next request signed, then make the pack"):
         packed(office, "third")
+    with office.pipeline() as pipeline:
+        asked, _ = open_reconciliation(pipeline, requested_by="dba")
+        for name in ("Ada", "Cem"):
+            add_approval(pipeline, asked, office.people[name].sign(pipeline.ledger.approval_text(asked.id)))
+        reconcile(pipeline, asked)
     office.changed("Ada", "Ben", by=("Ada", "Cem"))
     code, said = verified(packed(office, "fourth"))
     assert (code, "whether each of these is the pipeline's key" in said) == (0, True)

@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchDump
@@ -265,7 +266,8 @@ def test_the_compromised_key_can_be_destroyed_once_every_dump_is_replaced(clinic
     assert [each.name for each in sets_to_rekey(clinic.site)] == [old.name]
     made = rekeyed(clinic).made
     assert made.dump is not None
-    request, _ = open_destruction(clinic.site, V1, reason="leaked", requested_by="test")
+    today = replace(clinic.site, pipeline=replace(clinic.site.pipeline, clock=SystemClock()))  # as the ledger has it
+    request, _ = open_destruction(today, V1, reason="leaked", requested_by="test")
     assert f"{old.dump.file.name} in {clinic.site.local.description} ({made.name} replaces it)" in request.reason
     # Damaged in one place, it replaces nothing there.
     path = clinic.site.local.path(made.dump.file.name)

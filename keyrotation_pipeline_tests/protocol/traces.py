@@ -3,6 +3,7 @@
 The explorer collects every step that it reaches into `transitions.txt`. Steps of real audits are looked up there.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from functools import cache
@@ -64,6 +65,7 @@ LEFT_OUT: Mapping[EventKind, str] = {
     EventKind.REHEARSAL_FAILED: _BACKUP,
     EventKind.DATABASE_RESTORE_INTENDED: _BACKUP,
     EventKind.DATABASE_RESTORED: _BACKUP,
+    EventKind.SIGNING_BEGUN: _PEOPLE,
     EventKind.COUNTED: _READING,
     EventKind.VALUES_DECRYPTED: _READING,
     EventKind.UNDECLARED_COLUMNS_SEARCHED: _READING,
@@ -109,7 +111,7 @@ def steps(state: LedgerState, later: Iterable[AuditEvent], found: Callable[[str]
     after = copied(state)
     for event in later:
         step = abstract(after, event)
-        after.add(event)
+        deque(after.read((event,)), maxlen=0)
         if step is not None and event.seq not in after.refused:
             found(step)
     return after

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
@@ -12,6 +12,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from keyrotation_pipeline.adapters.backups.signing_key import verifies
 from keyrotation_pipeline.audit.events import entry_of
 from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline.errors import ApprovalError, AuditError
@@ -151,10 +152,10 @@ class Examined:
             return []
         try:
             step = None if recorded.arranged else abstract(state, event)
-            state.add(event)
+            deque(state.read((event,)), maxlen=0)
         except AuditError:
             return []
-        if event.seq in state.refused:
+        if event.seq in state.refused or event.seq in state.unsigned:
             return []
         self.skipped -= 1
         if step is not None:
@@ -169,7 +170,7 @@ def examined(recorded: Iterable[Recorded]) -> Examined:
         following.setdefault(each.event.previous, {}).setdefault(each.event.hash, each)
         signatures.keep(each.event)
     found = Examined(skipped=sum(map(len, following.values())))
-    states = [(GENESIS, LedgerState(signatures.verify))]
+    states = [(GENESIS, LedgerState(signatures.verify, verify_event=verifies))]
     while states:
         head, state = states.pop()
         for each in following.get(head, {}).values():

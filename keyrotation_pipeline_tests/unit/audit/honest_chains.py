@@ -13,7 +13,7 @@ from keyrotation_pipeline.incidents.handling import close
 from keyrotation_pipeline.incidents.opening import open_incident
 from keyrotation_pipeline.model.approval import Officer, Roster, VerifiedSignature, signed_fields
 from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, Fact, Note
-from keyrotation_pipeline.model.key_events import KeyDestroyed, KeyReplacementProposed
+from keyrotation_pipeline.model.key_events import KeyDestroyed, KeyImportIntended, KeyReplacementProposed
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Step
 from keyrotation_pipeline.requests.approvals import add_approval, approval_text
@@ -24,7 +24,7 @@ from keyrotation_pipeline.requests.policy import change_policy, open_policy, pin
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.rotation.reconcile import open_reconciliation, reconcile
 from keyrotation_pipeline.rotation.rollback import open_rollback
-from keyrotation_pipeline_tests.fakes import ROSTER, START, V1, V3, FakeSignatures, FakeWorld
+from keyrotation_pipeline_tests.fakes import ROSTER, V1, V3, FakeSignatures, FakeWorld
 from keyrotation_pipeline_tests.unit.incidents.cases import opened, raised, signed, walk
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request
 
@@ -102,7 +102,8 @@ def other_officers(world: FakeWorld) -> None:
 
 def replaced(world: FakeWorld) -> None:
     """A key that is replaced while another request, to destroy the one before, has begun; a third one is archived."""
-    world.ledger.add_key(KeyRecord(V3, KeyState.ARCHIVED, "3f" * 32, START), None)
+    world.ledger.append(KeyImportIntended(V3, "3f" * 32))
+    world.ledger.add_key(KeyRecord(V3, KeyState.ARCHIVED, "3f" * 32, world.clock.at), None)
     walk(world, approved(world))
     record = world.ledger.state.keys[V1]
     asked = _asked(world, RequestAction.DESTROY)
@@ -199,6 +200,7 @@ class Installation:
     def add(self, happens: Callable[[FakeWorld], None]) -> None:
         world = before_any_rotation()
         world.pipeline = replace(world.pipeline, hosts=HOSTS)
+        world.ledger.signs = True
         _let_time_pass(world)
         pin_hosts(world.pipeline)
         happens(world)

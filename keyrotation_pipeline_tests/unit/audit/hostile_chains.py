@@ -1,8 +1,8 @@
 """Audits as the owner of the database can rewrite them, hashes always right; and what none of them may achieve.
 
-Eve owns the database and one certificate that no roster has. She can drop, repeat, reorder and re-date events, put
-texts and signatures of this installation anywhere, and write any event. Ben, who is an officer, signs whatever she asks
-him to. She cannot make another officer's signature.
+Eve owns the database, has the key of the pipeline's home, and one certificate that no roster has. She can drop, repeat,
+reorder and re-date events, put texts and signatures of this installation anywhere, and write any event. Ben, who is an
+officer, signs whatever she asks him to. She cannot make another officer's signature.
 """
 
 import json
@@ -39,6 +39,7 @@ from keyrotation_pipeline.model.request_events import (
 )
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
 from keyrotation_pipeline_tests.fakes import ROSTER, START, FakeSignatures
+from keyrotation_pipeline_tests.fakes.event_key import signed, verify_event
 from keyrotation_pipeline_tests.signed_texts import confirmation_of, with_lines
 from keyrotation_pipeline_tests.unit.audit.honest_chains import ATTACKER, CORRUPT, EVE, LATER, Body, Installation
 from keyrotation_pipeline_tests.unit.audit.judge import UNKNOWN, Judge
@@ -49,11 +50,11 @@ Mutation = Callable[[Random, list[Body], "Attacker"], None]
 
 
 def chained(bodies: Sequence[Body], start: int = 0, previous: str = GENESIS) -> Iterator[AuditEvent]:
-    """The events of these bodies, each with its right seq and hash."""
+    """The events of these bodies, each with its right seq, hash and signature of the pipeline."""
     for seq, body in enumerate(bodies, start + 1):
         text = json.dumps({**body, "seq": seq}, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         digest = hash_of(previous, text)
-        yield AuditEvent(seq, text, previous, digest, body["event"], body["request"])
+        yield signed(AuditEvent(seq, text, previous, digest, body["event"], body["request"]))
         previous = digest
 
 
@@ -371,7 +372,7 @@ class Generator:
         self.prefixes: dict[str, list[LedgerState]] = {}
         self.texts = {name: json.dumps(bodies) for name, bodies in made.chains.items()}
         for name, bodies in made.chains.items():
-            states = [LedgerState(made.verify)]
+            states = [LedgerState(made.verify, verify_event=verify_event)]
             for event in chained(bodies):
                 states.append(states[-1].apply((event,)))
             self.prefixes[name] = states

@@ -35,6 +35,14 @@ _ACTS = {
     "step_finished", "promotion_recorded", "rollout_confirmed", "key_registered", "key_state_changed", "key_replaced",
     "key_retired", "key_destroyed", "database_reconciled", "roster_pinned", "signature_added",
 }  # fmt: skip
+# Since the pipeline signs what it writes: in this order, by a request that has begun.
+_ORDER = (
+    "key_version", "dual_key_rollout", "primary_key_rollout", "rows", "zero_old_rows_proof", "retired_key",
+    "archived_key", "key_rotation_audit", "compliance_report",
+)  # fmt: skip
+_AFTER = {"promotion_recorded": "dual_key_rollout", "key_retired": "zero_old_rows_proof"}
+# The times that the pipeline takes itself, by kind of event.
+_TIMES = {"request_opened": "requested_at", "status_changed": "at", "key_registered": "created_at"}
 _BEGUN = {"key_registered", "key_replaced", "key_destroyed", "database_reconciled"}
 
 
@@ -45,6 +53,14 @@ class _Request:
     signers: dict[str, int] = field(default_factory=dict)
     done: set[Any] = field(default_factory=set)
     is_begun: bool = False
+    records: list[Body] = field(default_factory=list)
+
+    def early(self, steps: Sequence[str]) -> Iterator[str]:
+        """Whether something comes before one of these steps."""
+        if not self.is_begun:
+            yield "is of a request that has not begun"
+        if missing := [each for each in steps if (each, None, None) not in self.done]:
+            yield f"comes before {missing[0]}"
 
     @property
     def is_over(self) -> bool:
@@ -56,6 +72,12 @@ class _Request:
 
     def line(self, name: str) -> str:
         return next((each.removeprefix(f"{name}: ") for each in self.lines if each.startswith(f"{name}: ")), "")
+
+
+def _dated(body: Body, said: str) -> Iterator[str]:
+    late = (datetime.fromisoformat(body["at"]) - datetime.fromisoformat(said)).total_seconds()
+    if abs(late) > 600:
+        yield "is dated otherwise than its record"
 
 
 def _place(body: Body) -> str:
@@ -81,12 +103,13 @@ class Account:
         self.roster: Body | None = None
         self.hosts: list[str] | None = None
         self.database = _place(bodies[0])
+        self.signs, self.intended = False, set[tuple[str, str]]()
 
     def contradictions(self, counted: Sequence[int]) -> Iterator[str]:
         for seq in counted:
             body = self.bodies[seq - 1]
             follow = getattr(self, f"_{body['event']}", _nothing)
-            said = [*self._by_whom(body), *follow(seq, body, body["facts"])]
+            said = [*self._by_whom(body), *self._out_of_turn(body), *follow(seq, body, body["facts"])]
             yield from (f"event {seq} ({body['event']}) {each}" for each in said)
 
     def _by_whom(self, body: Body) -> Iterator[str]:
@@ -105,6 +128,58 @@ class Account:
             yield "is by a request for another database"
         if action != "reconcile" and _place(body) != self.database:
             yield "is in a database that nobody has reconciled"
+
+    def _out_of_turn(self, body: Body) -> Iterator[str]:
+        """What the pipeline, which signs, never does."""
+        facts, kind = body["facts"], body["event"]
+        asked = self.requests.get(body["request"] or "")
+        if not self.signs:
+            return
+        if kind in _TIMES:
+            yield from _dated(body, facts[_TIMES[kind]])
+        if kind == "key_registered" and not self._is_wanted(asked, facts):
+            yield "is of a key that nobody wanted"
+        if asked is None or asked.opened["facts"]["action"] not in {"rotate", "rollback"}:
+            return
+        if kind == "step_finished":
+            yield from asked.early(_ORDER[: _ORDER.index(facts["step"])])
+            if not any(facts in other.records for other in self.requests.values()):
+                yield from _dated(body, facts["finished_at"])
+        if kind in _AFTER:
+            yield from asked.early(_ORDER[: _ORDER.index(_AFTER[kind]) + 1])
+        if (kind, facts.get("to")) == ("status_changed", "finished"):
+            yield from asked.early(_ORDER)
+        if kind == "key_retired" and facts["target"] in facts["taken_from_applications"]:
+            yield "takes away what it is for"
+        if kind == "key_state_changed":
+            yield from self._by_its_walk(asked.opened["facts"], asked, facts)
+
+    def _is_wanted(self, asked: _Request | None, facts: Body) -> bool:
+        if asked is None:
+            return (facts["version"], facts["fingerprint"]) in self.intended
+        said = asked.opened["facts"]
+        return said["action"] == "reconcile" or (
+            said["action"] in {"rotate", "rollback"} and said["to"] == facts["version"]
+        )
+
+    def _by_its_walk(self, said: Body, asked: _Request, facts: Body) -> Iterator[str]:
+        if facts["to"] in {"compromised", "destroyed"} or (facts["from"], facts["to"]) == (
+            "pre-activation",
+            "archived",
+        ):
+            return
+        own = {"active": facts["version"] == said["to"], "archived": facts["version"] != said["to"]}
+        if not own.get(facts["to"], facts["version"] == said["from"]):
+            yield "is of a version that the request does not move so"
+        yield from asked.early(_ORDER[:6] if facts["to"] == "archived" else _ORDER[:2])
+
+    def _audit_signing_begun(self, _seq: int, _body: Body, _facts: Body) -> Iterator[str]:
+        self.signs = True
+        return iter(())
+
+    def _key_import_intended(self, _seq: int, _body: Body, facts: Body) -> Iterator[str]:
+        self.intended.add((facts["version"], facts["fingerprint"]))
+        return iter(())
 
     def _roster_pinned(self, _seq: int, body: Body, facts: Body) -> Iterator[str]:
         asked = self.requests.get(body["request"] or "")
@@ -179,6 +254,7 @@ class Account:
         asked.status = facts["to"]
 
     def _step_finished(self, _seq: int, body: Body, facts: Body) -> Iterator[str]:
+        self.requests[body["request"]].records.append(facts)
         yield from self._once(body, (facts["step"], facts["table"], facts["shard"]))
 
     def _promotion_recorded(self, _seq: int, body: Body, _facts: Body) -> Iterator[str]:

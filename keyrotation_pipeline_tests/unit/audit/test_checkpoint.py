@@ -58,7 +58,7 @@ def noted(ledger: FakeLedger) -> None:
 def asked(ledger: FakeLedger, kept: Kept | None) -> LedgerState:
     """What another process makes of it."""
     forget(DATABASE)
-    return ledger_state(DATABASE, ledger.events, good_at_start, kept)
+    return ledger_state(DATABASE, ledger.events, good_at_start, checkpoints=kept)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import COMPARED, Officer, Roster, RosterChange, RosterSignature, rendered
 from keyrotation_pipeline.model.audit import AuditHead, EventKind
 from keyrotation_pipeline.model.audit_state import MOST_FAULTS
-from keyrotation_pipeline.model.backup_events import BackupKeyPinned
+from keyrotation_pipeline.model.backup_events import BackupKeyPinned, SigningBegun
 from keyrotation_pipeline.model.breach import (
     ASSESSMENT_HEADER,
     NO_NOTICE,
@@ -47,6 +47,7 @@ from keyrotation_pipeline.model.requests import (
 )
 from keyrotation_pipeline_tests.contract.ledger_suite import opened_as, rotation, signature_by, step, text_of
 from keyrotation_pipeline_tests.fakes import ROSTER, START, V1, V2, FakeLedger, FakeSignatures
+from keyrotation_pipeline_tests.fakes.event_key import PUBLIC
 from keyrotation_pipeline_tests.signed_texts import confirmation_of, with_lines
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
 
@@ -536,6 +537,36 @@ def test_after_many_events_that_cannot_have_happened_no_signature_is_verified(le
     ledger.append(SignatureAdded.of(signature_by(ADA, text)), request.id)
     fault = newest(ledger, EventKind.SIGNATURE_ADDED).fault
     assert fault == f"follows {MOST_FAULTS} events that cannot have happened, and was not verified"
+
+
+def test_signing_does_not_begin_with_what_is_no_public_key(ledger: FakeLedger) -> None:
+    ledger.append(SigningBegun("no base64", ledger.head()))
+    assert newest(ledger, EventKind.SIGNING_BEGUN).fault == "begins to sign with no public key"
+
+
+def test_signing_begins_with_the_key_that_has_signed_backups(ledger: FakeLedger) -> None:
+    ledger.append(BackupKeyPinned(PUBLIC))
+    ledger.append(SigningBegun("AAAA", ledger.head()))
+    fault = newest(ledger, EventKind.SIGNING_BEGUN).fault
+    assert fault == "begins to sign with a key that no officers have named"
+    ledger.append(SigningBegun(PUBLIC, ledger.head()))
+    assert newest(ledger, EventKind.SIGNING_BEGUN).fault is None
+
+
+def test_signing_begins_after_the_event_that_it_names(ledger: FakeLedger) -> None:
+    before = ledger.head()
+    ledger.append(BackupKeyPinned(PUBLIC))
+    ledger.append(SigningBegun(PUBLIC, before))
+    assert newest(ledger, EventKind.SIGNING_BEGUN).fault == "begins to sign another audit"
+
+
+def test_a_request_does_not_start_after_its_last_date(ledger: FakeLedger) -> None:
+    request, text = opened(ledger, RequestAction.ROTATE)
+    for officer in (ADA, BEN):
+        ledger.append(SignatureAdded.of(signature_by(officer, text)), request.id)
+    ledger.clock.at = request.start_by + timedelta(seconds=1)
+    ledger.append(StatusChanged(RequestStatus.REQUESTED, RequestStatus.RUNNING, ledger.clock.at), request.id)
+    assert newest(ledger, EventKind.STATUS_CHANGED).fault == "starts a request after its last date"
 
 
 def test_what_is_no_public_key_signs_no_backups(ledger: FakeLedger) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline_tests.fakes import FakeLedger
+from keyrotation_pipeline_tests.fakes.event_key import verify_event
 from keyrotation_pipeline_tests.unit.audit import test_history
 from keyrotation_pipeline_tests.unit.audit.honest_chains import Installation, installation
 from keyrotation_pipeline_tests.unit.audit.hostile_chains import Generator, chained
@@ -29,7 +30,7 @@ def generator(made: Installation) -> Generator:
 
 def test_nothing_honest_is_rejected(made: Installation, generator: Generator) -> None:
     for name, bodies in made.chains.items():
-        state = LedgerState(made.verify).apply(chained(bodies))
+        state = LedgerState(made.verify, verify_event=verify_event).apply(chained(bodies))
         assert (name, state.faults) == (name, ())
         assert list(generator.judge.violations(bodies, state, state.counted)) == []
 
@@ -45,6 +46,12 @@ def test_nothing_without_a_quorum_is_accepted(generator: Generator, batch: int) 
 
 # What takes more than one corrupt officer, or more luck than ten thousand chains have: the case that only it refuses.
 BY_UNIT_TEST: dict[str, Callable[[FakeLedger], None]] = {
+    "begins to sign with no public key": test_history.test_signing_does_not_begin_with_what_is_no_public_key,
+    "begins to sign with a key that no officers have named": (
+        test_history.test_signing_begins_with_the_key_that_has_signed_backups
+    ),
+    "begins to sign another audit": test_history.test_signing_begins_after_the_event_that_it_names,
+    "starts a request after its last date": test_history.test_a_request_does_not_start_after_its_last_date,
     "pins no public key": test_history.test_what_is_no_public_key_signs_no_backups,
     "pins a roster by a change that the audit has not lost": (
         test_history.test_a_change_of_the_roster_that_was_undone_is_not_used_again

@@ -6,6 +6,7 @@ import pytest
 
 from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline.errors import AuditError
+from keyrotation_pipeline_tests.fakes.event_key import verify_event
 from keyrotation_pipeline_tests.packs import Judge, offline_judge
 from keyrotation_pipeline_tests.unit.audit.honest_chains import CORRUPT, UNDATED, Body, Installation, installation
 from keyrotation_pipeline_tests.unit.audit.hostile_chains import Generator, chained
@@ -24,7 +25,7 @@ def good_signatures(made: Installation) -> dict[str, str]:
 
 def here(made: Installation, bodies: list[Body]) -> list[str]:
     try:
-        return list(LedgerState(made.verify).apply(chained(bodies)).faults)
+        return list(LedgerState(made.verify, verify_event=verify_event).apply(chained(bodies)).faults)
     except AuditError as error:
         return [str(error)]
 

@@ -1,7 +1,7 @@
 """The audit chain: gapless, append-only, each event hashed with the previous one."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import LiteralString
 
@@ -10,12 +10,15 @@ import psycopg
 from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.ledger import transactions
 from keyrotation_pipeline.adapters.postgres.ledger.transactions import LedgerSession
+from keyrotation_pipeline.audit.event_signatures import EventSignature, message_of
 from keyrotation_pipeline.audit.events import entry_of, require_in_order, require_indexed
 from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline.audit.replay_cache import differs, forget, ledger_state
-from keyrotation_pipeline.audit.rules import ANCHORED, RULES
-from keyrotation_pipeline.errors import AuditError, BlockedError, OutOfOrderError
-from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, EventKind, Fact, Note, body_of, hash_of
+from keyrotation_pipeline.audit.rules import RULES
+from keyrotation_pipeline.errors import AuditError, BackupError, BlockedError, OutOfOrderError
+from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, EventKind, Fact, Note, body_of, hash_of
+from keyrotation_pipeline.model.backup_events import BackupKeyPinned, SigningBegun
+from keyrotation_pipeline.model.backups import signer_fingerprint
 
 # It may wait longer than the session's lock_timeout, which is meant for tables that applications use. It keeps out
 # autovacuum too, which gives way to it. All in one message to the server.
@@ -28,9 +31,8 @@ SELECT set_config('lock_timeout', current_setting('keyrotation.lock_timeout'), t
 _HEAD = "keyrotation.audit_head"
 _PAGE_EVENTS = 1000
 
-_EVENTS: LiteralString = """
-    SELECT seq, body, previous_hash, hash, event, request FROM keyrotation.audit_events WHERE seq > %(after)s
-"""
+# All columns: a schema that is still to be migrated has no signatures.
+_EVENTS: LiteralString = "SELECT * FROM keyrotation.audit_events WHERE seq > %(after)s"
 _OF_KINDS: LiteralString = " AND event = ANY (%(kinds)s)"
 _OF_REQUEST: LiteralString = " AND request = %(request)s"
 _IN_ORDER: LiteralString = " ORDER BY seq LIMIT %(page)s"
@@ -44,7 +46,7 @@ class AuditChain(LedgerSession):
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """See `Ledger.transaction`; after the commit of a change, the home stores the newest head."""
+        """See `Ledger.transaction`; after the commit of an event, the home stores the newest head."""
         self._depth += 1
         try:
             with super().transaction():
@@ -75,31 +77,96 @@ class AuditChain(LedgerSession):
     def append(self, fact: Fact | Note, request: str | None = None) -> AuditHead:
         """See `Ledger.append`."""
         with self.change():
-            previous = self.head()
-            at = self._moment(previous)
-            seq = previous.seq + 1
-            body = body_of(
-                seq=seq,
-                at=at,
-                actor=self.actor,
-                database=self.database,
-                request=request,
-                event=fact.kind,
-                facts=fact.as_json(),
-            )
-            head = AuditHead(seq, hash_of(previous.hash, body))
-            event = AuditEvent(seq, body, previous.hash, head.hash, fact.kind, request)
-            if type(fact) in RULES:
-                self._require_possible(event)
-            self._has_changed |= fact.kind in ANCHORED
-            self._store(event)
-        return head
+            newest = self._newest()
+            if not self._wrote(newest) and self._begins_to_sign():
+                previous = self._head_of(newest)
+                newest = self._append(SigningBegun(self._public(), previous), None, newest)
+            return self._head_of(self._append(fact, request, newest))
+
+    def _append(self, fact: Fact | Note, request: str | None, newest: AuditEvent | None) -> AuditEvent:
+        previous = self._head_of(newest)
+        seq = previous.seq + 1
+        body = body_of(
+            seq=seq,
+            at=self._moment(newest),
+            actor=self.actor,
+            database=self.database,
+            request=request,
+            event=fact.kind,
+            facts=fact.as_json(),
+        )
+        digest = hash_of(previous.hash, body)
+        signature = self._signature(newest, seq, digest)
+        event = AuditEvent(seq, body, previous.hash, digest, fact.kind, request, signature)
+        if type(fact) in RULES:
+            self._require_possible(event)
+        self._has_changed = True
+        self._store(event)
+        return event
+
+    def _newest(self) -> AuditEvent | None:
+        """Returns the event to append to: that of the head, or one that somebody put after it and nobody signed."""
+        head, newest = self.head(), None
+        for event in self.events(after_seq=max(head.seq - 1, 0)):
+            follows = event.previous == (GENESIS if newest is None else newest.hash)
+            is_head = (event.seq, event.hash) == (head.seq, head.hash)
+            if not is_head and not (follows and self._is_of_nobody(event)):
+                raise AuditError(
+                    f"the audit has an event {event.seq} after its head, so somebody wrote to it from "
+                    "outside; run `keyrotation audit verify`"
+                )
+            if event.seq > head.seq:
+                self._move_head(event)
+            newest = event
+        return newest
+
+    def _is_of_nobody(self, event: AuditEvent) -> bool:
+        return hash_of(event.previous, event.body) == event.hash and event.seq in self.replayed().unsigned
+
+    @staticmethod
+    def _head_of(newest: AuditEvent | None) -> AuditHead:
+        return AuditHead(0, GENESIS) if newest is None else AuditHead(newest.seq, newest.hash)
+
+    def _public(self) -> str:
+        return "" if self.signer is None else self.signer.public
+
+    def _wrote(self, newest: AuditEvent | None) -> bool:
+        """Returns whether this home signed an event, so that its signature goes on to vouch for those before."""
+        if self.signer is None or newest is None:
+            return False
+        signature = EventSignature.parse(newest.signature)
+        is_own = signature is not None and signature.public == self.signer.public
+        return is_own and signature is not None and signature.verifies(newest, self.signer.verifies)
+
+    def _begins_to_sign(self) -> bool:
+        """Returns whether nothing is signed yet, and the key of this home is the one that the audit names, if any."""
+        if self.signer is None:
+            return False
+        state = self.replayed()
+        named = not state.signers or state.own_signer in state.signers
+        return state.signed_from is None and named
+
+    def _signature(self, newest: AuditEvent | None, seq: int, digest: str) -> str | None:
+        if self.signer is None:
+            return None
+        since = seq
+        if newest is not None and self._wrote(newest) and (known := EventSignature.parse(newest.signature)):
+            since = known.since
+        signed = self.signer.sign(message_of(since, digest))
+        return EventSignature(since, self.signer.public, signed).encode()
 
     def _require_possible(self, event: AuditEvent) -> None:
         """Refuses an event that the audit would never verify with, such as one that another process came before."""
-        kind, fault = self.replayed().apply((event,)).refused.get(event.seq, (None, None))
+        state = self.replayed().apply((event,))
+        kind, fault = state.refused.get(event.seq, (None, None))
         if fault is not None:
             raise OutOfOrderError(f"an event {kind} {fault}, so nothing was recorded; see `keyrotation status`")
+        # The key of a new home is what officers are then asked to name.
+        if event.seq in state.unsigned and event.kind != BackupKeyPinned.kind:
+            raise OutOfOrderError(
+                f"officers have not named the key of this home yet, so that an event {event.kind} would count for "
+                "nothing and was not recorded; run `keyrotation reconcile`"
+            )
 
     def events(self, *kinds: EventKind, request: str | None = None, after_seq: int = 0) -> Iterator[AuditEvent]:
         """See `Ledger.events`; reads a page at a time."""
@@ -111,7 +178,13 @@ class AuditChain(LedgerSession):
             is_last = len(rows) < _PAGE_EVENTS
             for row in rows:
                 event = AuditEvent(
-                    row["seq"], row["body"], row["previous_hash"], row["hash"], row["event"], row["request"]
+                    row["seq"],
+                    row["body"],
+                    row["previous_hash"],
+                    row["hash"],
+                    row["event"],
+                    row["request"],
+                    row.get("signature"),
                 )
                 if kinds or request is not None:
                     require_indexed(event)
@@ -125,15 +198,27 @@ class AuditChain(LedgerSession):
         Raises:
             AuditError: its events do not form a chain.
         """
-        committed = not self._depth
-        return ledger_state(self.database, self.events, self.verify, self.checkpoints, committed=committed)
+        committed, verifiers = not self._depth, (self.verify, self.verify_event)
+        state = ledger_state(self.database, self.events, *verifiers, self.checkpoints, committed=committed)
+        state.own_signer = self._own_signer()
+        return state
+
+    def verify_event(self, public: str, message: bytes, signature: bytes) -> bool:
+        """See `Ledger.verify_event`."""
+        return self.signer is not None and self.signer.verifies(public, message, signature)
+
+    def _own_signer(self) -> str | None:
+        if self.signer is not None:
+            with suppress(BackupError):
+                return signer_fingerprint(self.signer.public)
+        return None
 
     def _require_unchanged(self, event: AuditEvent) -> None:
         """Replays the whole audit if an event differs from the replayed one, to find out what was changed."""
         if differs(self.database, event):
             forget(self.database)
             # Not from a checkpoint, by which the events that changed nothing are not read.
-            ledger_state(self.database, self.events, self.verify, committed=not self._depth)
+            ledger_state(self.database, self.events, self.verify, self.verify_event, committed=not self._depth)
 
     @contextmanager
     def change(self) -> Iterator[None]:
@@ -160,10 +245,10 @@ class AuditChain(LedgerSession):
                 f"{who} has locked the audit for half a minute; wait for it, or end it and run this again"
             ) from None
 
-    def _moment(self, previous: AuditHead) -> datetime:
-        """Returns the present moment, or that of the previous event if our clock is a little behind."""
+    def _moment(self, newest: AuditEvent | None) -> datetime:
+        """Returns the present moment, or that of the event before if our clock is a little behind."""
         at = self.clock.now()
-        if (newest := next(self.events(after_seq=max(previous.seq - 1, 0)), None)) is None:
+        if newest is None:
             return at
         before = entry_of(newest).at
         require_in_order(before, at)
@@ -172,13 +257,16 @@ class AuditChain(LedgerSession):
     def _store(self, event: AuditEvent) -> None:
         try:
             self.query(
-                "INSERT INTO keyrotation.audit_events (seq, body, previous_hash, hash, event, request)"
-                " VALUES (%s, %s, %s, %s, %s, %s)",
-                (event.seq, event.body, event.previous, event.hash, event.kind, event.request),
+                "INSERT INTO keyrotation.audit_events (seq, body, previous_hash, hash, event, request, signature)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+                (event.seq, event.body, event.previous, event.hash, event.kind, event.request, event.signature),
             )
         except psycopg.errors.UniqueViolation:
             raise AuditError(
                 f"the audit has an event {event.seq} after its head, so somebody wrote to it from "
                 "outside; run `keyrotation audit verify`"
             ) from None
+        self._move_head(event)
+
+    def _move_head(self, event: AuditEvent) -> None:
         self.query("UPDATE keyrotation.audit_head SET seq = %s, hash = %s", (event.seq, event.hash))

@@ -13,7 +13,7 @@ from keyrotation_pipeline.model.audit import AuditHead
 
 # The revisions in migrations/versions, oldest first, each named after the release that brought it. `migrate` upgrades a
 # database to the last one.
-REVISIONS = ("0.1.0", "0.2.0")
+REVISIONS = ("0.1.0", "0.2.0", "0.2.0_signatures")
 # How development versions named theirs.
 _DEVELOPMENT = re.compile("[0-9]{4}")
 

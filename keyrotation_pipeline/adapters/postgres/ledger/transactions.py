@@ -85,6 +85,20 @@ Parameters = Sequence[object] | Mapping[str, object] | None
 _BEGIN_READING = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
 
 
+class EventSigner(Protocol):
+    """The key of this home, which signs its backups and its events."""
+
+    @property
+    def public(self) -> str:
+        """The base64 of its SubjectPublicKeyInfo; raises BackupError if it cannot be read."""
+
+    def sign(self, manifest: bytes) -> bytes:
+        """Returns an Ed25519 signature of 64 bytes; raises as `public`."""
+
+    def verifies(self, public: str, manifest: bytes, signature: bytes) -> bool:
+        """Returns whether a signature is over exactly this, by this public key."""
+
+
 class Advance(Protocol):
     """Stores a newer head of the audit in the home."""
 
@@ -101,7 +115,8 @@ class LedgerSession:
         database: the database's identity, for the audit.
         verify: verifies officers' signatures, as of the moment they were recorded.
         checkpoints: where the home stores what an earlier process has replayed; None: nowhere.
-        advance: stores the newest head outside the database, after a commit that changed something.
+        advance: stores the newest head outside the database, after each commit that appended an event.
+        signer: signs each event; None: nobody does.
     """
 
     def __init__(
@@ -113,6 +128,7 @@ class LedgerSession:
         verify: Verify,
         checkpoints: Checkpoints | None = None,
         advance: Advance | None = None,
+        signer: EventSigner | None = None,
     ) -> None:
         self.connection = connection
         self.clock = clock
@@ -121,6 +137,7 @@ class LedgerSession:
         self.verify = verify
         self.checkpoints = checkpoints
         self.advance = advance
+        self.signer = signer
         self._is_reading = False
         self._schema = schema_of(connection)
 
