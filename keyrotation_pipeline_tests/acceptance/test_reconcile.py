@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.demo.run import approve, open_home
@@ -51,7 +52,7 @@ def test_a_restored_database_is_noticed_reconciled_and_rotated_again(
     assert "values are under v1, whose key applications do not get" in folder.printed[-1]
     folder.run("reconcile", expect=1)
     assert "needs 2 more approval(s)" in folder.printed[-1]
-    with open_home(settings, 0, lambda _line: None) as pipeline:
+    with open_pipeline(settings, actor="test") as pipeline:
         approve(pipeline, pipeline.ledger.request(opened), officers, lambda _line: None)
     assert "v1 deactivated" in folder.run("reconcile")
 
