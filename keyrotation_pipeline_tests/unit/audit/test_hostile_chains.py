@@ -1,13 +1,18 @@
 """Nothing without a quorum is ever accepted, nothing honest is ever rejected, and each rule is needed for that."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from random import Random
 
 import pytest
 
 from keyrotation_pipeline.audit.history import LedgerState
+from keyrotation_pipeline.errors import AuditError
+from keyrotation_pipeline.model.audit import AuditEvent, AuditHead
+from keyrotation_pipeline.model.backup_events import SigningBegun
 from keyrotation_pipeline_tests.fakes import FakeLedger
-from keyrotation_pipeline_tests.fakes.event_key import verify_event
+from keyrotation_pipeline_tests.fakes.event_key import signed, verify_event
 from keyrotation_pipeline_tests.unit.audit import test_history
 from keyrotation_pipeline_tests.unit.audit.honest_chains import Installation, installation
 from keyrotation_pipeline_tests.unit.audit.hostile_chains import Generator, chained
@@ -15,6 +20,7 @@ from keyrotation_pipeline_tests.unit.audit.rule_removal import WITNESSES, Rule, 
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
 
 CHAINS, BATCHES = 10_000, 10
+FORGED = 1_000
 NORMALLY = 2  # batches; `pytest -m extended` takes the others
 
 
@@ -42,6 +48,37 @@ def test_nothing_without_a_quorum_is_accepted(generator: Generator, batch: int) 
     size = CHAINS // BATCHES
     found = [each for seed in range(batch * size, (batch + 1) * size) for each in generator.violations(seed)]
     assert found == []
+
+
+def test_nothing_that_the_owner_of_the_database_alone_writes_is_accepted(
+    made: Installation, generator: Generator
+) -> None:
+    """Without the key: signatures that were made stay where they are, or stand elsewhere; others are of no home."""
+    rewritten = 0
+    for seed in range(FORGED):
+        name, bodies, done = generator.chain(seed)
+        honest, rng = list(chained(made.chains[name])), Random(seed)
+        forged = tuple(without_key(rng, chained(bodies), honest))
+        if forged == tuple(honest):
+            continue
+        try:
+            state = LedgerState(made.verify, verify_event=verify_event).apply(forged)
+        except AuditError:
+            continue
+        head = AuditHead(honest[-1].seq, honest[-1].hash)
+        is_shorter = list(forged) == honest[: len(forged)]  # which the head that the home has stored shows
+        if not is_shorter and any(each.kind == SigningBegun.kind and each in honest for each in forged):
+            assert (seed, done, state.faults) != (seed, done, ())
+            rewritten += 1
+        assert state.faults or state.missing([head])
+    assert rewritten > FORGED // 5
+
+
+def without_key(rng: Random, bodies: Iterable[AuditEvent], honest: list[AuditEvent]) -> Iterator[AuditEvent]:
+    known = {event.hash: event.signature for event in honest}
+    for event in bodies:
+        others = (None, rng.choice(honest).signature, signed(event, "RXZl").signature)
+        yield replace(event, signature=known.get(event.hash) or rng.choice(others))
 
 
 # What takes more than one corrupt officer, or more luck than ten thousand chains have: the case that only it refuses.
