@@ -8,7 +8,7 @@ import typer
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
-from keyrotation_pipeline.audit.events import AuditEntry, entries
+from keyrotation_pipeline.audit.events import AuditEntry, entries, entry_of
 from keyrotation_pipeline.audit.verify import read_anchor, verify_everything
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.commands import WholeGroup
@@ -95,7 +95,7 @@ def log(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """List the events, oldest first.
+    """List the events, oldest first, also those that the pipeline did not sign: they count for nothing.
 
     `keyrotation audit verify` checks whether they are genuine.
     """
@@ -103,13 +103,17 @@ def log(
         database = pipeline.surroundings.identity().name
         wanted = pipeline.ledger.request(request).id if request is not None else None
         kinds = [_kind(event)] if event is not None else []
-        listed = list(deque(entries(pipeline.ledger, *kinds, request=wanted), maxlen=last))
-    output.show(database, [_document(entry) for entry in listed], map(_line, listed), as_json=as_json)
+        listed = list(deque(map(entry_of, pipeline.ledger.events(*kinds, request=wanted)), maxlen=last))
+        ignored = pipeline.ledger.replayed().ignored
+    documents = [_document(entry, counts=entry.seq not in ignored) for entry in listed]
+    lines = (_line(entry, counts=entry.seq not in ignored) for entry in listed)
+    output.show(database, documents, lines, as_json=as_json)
 
 
-def _line(entry: AuditEntry) -> str:
+def _line(entry: AuditEntry, *, counts: bool) -> str:
     about = f"  {entry.request[:12]}" if entry.request else ""
-    return f"{entry.seq:>6}  {output.seconds(entry.at)}  {entry.kind}{about}  {entry.actor}"
+    unsigned = "" if counts else "  not signed by the pipeline"
+    return f"{entry.seq:>6}  {output.seconds(entry.at)}  {entry.kind}{about}  {entry.actor}{unsigned}"
 
 
 def _kind(name: str) -> EventKind:
@@ -118,7 +122,7 @@ def _kind(name: str) -> EventKind:
     return EventKind(name)
 
 
-def _document(entry: AuditEntry) -> dict[str, Any]:
+def _document(entry: AuditEntry, *, counts: bool) -> dict[str, Any]:
     return {
         "seq": entry.seq,
         "at": instant(entry.at),
@@ -126,6 +130,7 @@ def _document(entry: AuditEntry) -> dict[str, Any]:
         "event": entry.kind,
         "request": entry.request,
         "facts": dict(entry.facts),
+        "counts": counts,
     }
 
 

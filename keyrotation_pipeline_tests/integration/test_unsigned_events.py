@@ -169,6 +169,9 @@ def test_one_event_in_the_middle_of_a_walk_ends_nothing(office: Office, typed: F
         if not corrects_head:
             owner.execute("UPDATE keyrotation.audit_head SET (seq, hash) = (%s, %s)", before)
     as_another_process()
+    logged = json.loads(typed.run("audit", "log", "--json"))
+    assert [(each["event"], each["actor"]) for each in logged if not each["counts"]] == [("key_registered", "owner")]
+    assert "key_registered  owner  not signed by the pipeline" in typed.run("audit", "log", "--last", "3")
     typed.run("rotate", rotation, expect=1)
     assert "somebody else wrote into the audit" in typed.printed[-1] + "".join(typed.printed[-3:])
     voided(office, ends_nothing=True)
