@@ -91,6 +91,7 @@ FEW = [
             surroundings=("subscriber",),
         ),
         id="a MAC, next to a subscriber",
+        marks=pytest.mark.extended,
     ),
     pytest.param(
         Plan(

@@ -41,7 +41,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, SearchInd
 from keyrotation_pipeline_tests.integration.encrypted_rows import REQUEST, Engine, ring_of, running
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
-ROWS = 30
+ROWS = 16
 TABLE = EncryptedTable(
     TableName("Front desk", "Cli%ents"),
     ("e'mail_ciphertext", "note_ciphertext"),

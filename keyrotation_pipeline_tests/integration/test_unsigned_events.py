@@ -95,12 +95,12 @@ def signing_begun_again(office: Office, forger: Forger) -> None:
 
 
 Attack = Callable[[Office, Forger], None]
-ATTACKS: tuple[Attack, ...] = (
+ATTACKS = (
     never_ran,
-    states_under_another_signature,
-    incident_closed,
+    pytest.param(states_under_another_signature, marks=pytest.mark.extended),
+    pytest.param(incident_closed, marks=pytest.mark.extended),
     backups_that_never_took_place,
-    key_that_nobody_asked_for,
+    pytest.param(key_that_nobody_asked_for, marks=pytest.mark.extended),
     signing_begun_again,
 )
 
