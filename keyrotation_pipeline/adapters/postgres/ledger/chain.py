@@ -16,7 +16,7 @@ from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline.audit.replay_cache import differs, forget, ledger_state
 from keyrotation_pipeline.audit.rules import RULES
 from keyrotation_pipeline.errors import AuditError, BackupError, BlockedError, OutOfOrderError
-from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, EventKind, Fact, Note, body_of, hash_of
+from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, EventKind, Fact, Note, body_of, hash_of
 from keyrotation_pipeline.model.backup_events import BackupKeyPinned, SigningBegun
 from keyrotation_pipeline.model.backups import signer_fingerprint
 
@@ -77,14 +77,19 @@ class AuditChain(LedgerSession):
     def append(self, fact: Fact | Note, request: str | None = None) -> AuditHead:
         """See `Ledger.append`."""
         with self.change():
-            newest = self._newest()
+            head = self.head()
+            newest = self._newest(head)
+            if newest is not None:
+                head = AuditHead(newest.seq, newest.hash)
             if not self._wrote(newest) and self._begins_to_sign():
-                previous = self._head_of(newest)
-                newest = self._append(SigningBegun(self._public(), previous), None, newest)
-            return self._head_of(self._append(fact, request, newest))
+                newest = self._append(SigningBegun(self._public(), head), None, head, newest)
+                head = AuditHead(newest.seq, newest.hash)
+            event = self._append(fact, request, head, newest)
+        return AuditHead(event.seq, event.hash)
 
-    def _append(self, fact: Fact | Note, request: str | None, newest: AuditEvent | None) -> AuditEvent:
-        previous = self._head_of(newest)
+    def _append(
+        self, fact: Fact | Note, request: str | None, previous: AuditHead, newest: AuditEvent | None
+    ) -> AuditEvent:
         seq = previous.seq + 1
         body = body_of(
             seq=seq,
@@ -104,11 +109,14 @@ class AuditChain(LedgerSession):
         self._store(event)
         return event
 
-    def _newest(self) -> AuditEvent | None:
-        """Returns the event to append to: that of the head, or one that somebody put after it and nobody signed."""
-        head, newest = self.head(), None
+    def _newest(self, head: AuditHead) -> AuditEvent | None:
+        """Returns the event to append to: that of the head, or one that somebody put after it and nobody signed.
+
+        None: there is none, or those up to the head were cut off, which the gap shows from then on.
+        """
+        newest = None
         for event in self.events(after_seq=max(head.seq - 1, 0)):
-            follows = event.previous == (GENESIS if newest is None else newest.hash)
+            follows = event.previous == (head.hash if newest is None else newest.hash)
             is_head = (event.seq, event.hash) == (head.seq, head.hash)
             if not is_head and not (follows and self._is_of_nobody(event)):
                 raise AuditError(
@@ -122,10 +130,6 @@ class AuditChain(LedgerSession):
 
     def _is_of_nobody(self, event: AuditEvent) -> bool:
         return hash_of(event.previous, event.body) == event.hash and event.seq in self.replayed().unsigned
-
-    @staticmethod
-    def _head_of(newest: AuditEvent | None) -> AuditHead:
-        return AuditHead(0, GENESIS) if newest is None else AuditHead(newest.seq, newest.hash)
 
     def _public(self) -> str:
         return "" if self.signer is None else self.signer.public
