@@ -81,6 +81,12 @@ def test_a_walk_that_an_earlier_version_began_is_finished(home: Revived) -> None
     home.run("audit", "verify")
     home.run("verify")
     home.run("status", "--exit-code")
+    with psycopg.connect(home.url) as connection:
+        begun, unsigned = connection.execute(
+            "SELECT min(seq) FILTER (WHERE event = 'audit_signing_begun'), max(seq) FILTER (WHERE signature IS NULL)"
+            " FROM keyrotation.audit_events"
+        ).fetchone() or (0, 0)
+    assert begun == unsigned + 1 > 1  # in the middle of the walk
     assert values(home) == [plaintext(row) for row in range(ROWS)]
 
 
