@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,13 @@ import boto3
 import pytest
 
 from keyrotation_pipeline import settings
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.assembly.pipeline import initialise
 from keyrotation_pipeline.backups.catalog import BackupContext
 from keyrotation_pipeline.backups.key_loss import restore_key
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import ApprovalError, BackupError, RequestError
-from keyrotation_pipeline.model.audit import Fact, body_of, hash_of
 from keyrotation_pipeline.model.request_events import HostsPinned
 from keyrotation_pipeline.model.requests import Request
 from keyrotation_pipeline.model.status import Light
@@ -30,6 +28,7 @@ from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.backup_sites import Clinic, admit, write_configuration
 from keyrotation_pipeline_tests.buckets import CREDENTIALS, REGION, TestBucket
 from keyrotation_pipeline_tests.fakes import V1
+from keyrotation_pipeline_tests.forging import Forger
 from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of
 
 WEBHOOK = '[alerts]\nwebhook_url = "https://hooks.example/services/secret"\n'
@@ -101,26 +100,13 @@ def test_what_officers_signed_for_a_rotation_goes_to_no_other_host(local_clinic:
 
 
 def test_an_event_of_the_databases_owner_pins_no_host(local_clinic: Clinic) -> None:
+    """Nor of one who has the home, too, whose key signs it."""
     with configured(local_clinic, OTHER) as site:
-        append_as_owner(local_clinic.connection, site.pipeline, HostsPinned(site.pipeline.hosts))
+        Forger(local_clinic.connection, local_clinic.signer).append(HostsPinned(site.pipeline.hosts))
         attention = overview(site.pipeline).attention
 
     assert REPORTED.format("") in attention
     assert any("pins hosts that nobody has signed" in each for each in attention)
-
-
-def append_as_owner(connection: Connection, pipeline: Pipeline, fact: Fact) -> None:
-    """An event with the right hash, past everything that the product refuses to record."""
-    head = pipeline.ledger.head()
-    body = body_of(
-        seq=head.seq + 1, at=datetime.now(UTC), actor="owner", database=str(pipeline.surroundings.identity()),
-        request=None, event=str(fact.kind), facts=fact.as_json(),
-    )  # fmt: skip
-    connection.execute(
-        "INSERT INTO keyrotation.audit_events (seq, body, previous_hash, hash, event, request)"
-        " VALUES (%s, %s, %s, %s, %s, NULL)",
-        (head.seq + 1, body, head.hash, hash_of(head.hash, body), str(fact.kind)),
-    )
 
 
 def test_no_key_goes_to_a_store_on_a_host_that_nobody_signed(
