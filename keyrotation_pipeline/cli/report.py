@@ -26,7 +26,13 @@ from keyrotation_pipeline.reporting.oscal import render_oscal
 from keyrotation_pipeline.reporting.pack import is_free, pack, write_directory
 from keyrotation_pipeline.reporting.pack_files import MANIFEST, PAGE, REPORT
 from keyrotation_pipeline.reporting.rendering import render_html
-from keyrotation_pipeline.reporting.retirement_certificate import certificates, certify, last_rotation
+from keyrotation_pipeline.reporting.retirement_certificate import (
+    RefusedCertificate,
+    certificates,
+    certify,
+    count_before_certificates,
+    last_rotation,
+)
 from keyrotation_pipeline.reporting.sections import AccessSummary
 from keyrotation_pipeline.reporting.verify_pack import Judged
 from keyrotation_pipeline.reporting.written import record
@@ -164,8 +170,9 @@ def report(
     Objectives, policy, keys, approvals, backups, recovery tests, incidents and audit, of a period or of all time.
     It is read from the verified audit alone. What nobody recorded is reported as not satisfied. A
     pack is a directory with all the evidence for the report, and verify.py, which checks it offline. A certificate is
-    one signed statement (in-toto, DSSE) of where the key that a rotation retired no longer is. oscal is the report as
-    NIST OSCAL assessment results. With --from, and the logs of [incidents], it also sums up who read keys and records.
+    one signed statement (in-toto, DSSE) of where the key that a rotation retired no longer is, after a new count; it is
+    refused if the key is live, or if a table no longer refuses it. oscal is the report as NIST OSCAL assessment
+    results. With --from, and the logs of [incidents], it also sums up who read keys and records.
     """
     if rotation is not None and form is not ReportFormat.CERTIFICATE:
         raise typer.BadParameter("it is for a certificate alone", param_hint="--rotation")
@@ -235,15 +242,19 @@ def _write_pack(target: Path | None, config: Path | None) -> None:
         raise taken(target)
     declared = settings.load(config)
     with open_backups(declared, actor=actor()) as site:
+        uncounted = count_before_certificates(site.pipeline)
         _stamp(site.pipeline)
         found = gather(site.pipeline, stated=_stated(declared))
-        dead = certificates(site, found.entries, found.state)
+        dead = tuple(certificates(site, found.entries, found.state, uncounted))
         signatures = site.pipeline.signatures
         judged = Judged.of(found.entries, found.state)
         content = pack(found, site.places, signatures.certificates(), site.trust.signed, judged, dead)
         record(site.pipeline.ledger, ReportFormat.PACK, {name: content[name] for name in (MANIFEST, REPORT, PAGE)})
     if not write_directory(target, content):
         raise taken(target)
+    for each in dead:
+        if isinstance(each, RefusedCertificate):
+            output.note(f"rotation {each.rotation} has no certificate in it: {each.reason}")
     output.note(f"{target}: the report up to audit event {found.report.audit.seq}; check it with python3 -I verify.py")
 
 

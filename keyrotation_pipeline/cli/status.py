@@ -39,6 +39,7 @@ from keyrotation_pipeline.monitoring.metrics import in_open_metrics, metrics_of
 from keyrotation_pipeline.monitoring.scheduler_health import conductor_at_work
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.inventory import count_again
 
 MINUTE_SECONDS, HOUR_SECONDS, DAY_SECONDS = 60, 3600, 86400
 _STYLES = {"blocked": output.BAD, "waits": "yellow"}  # waiting is not a failure
@@ -222,7 +223,7 @@ def status(
 def _opened(declared: settings.Settings, *, count: bool) -> Iterator[Pipeline]:
     with open_pipeline(declared, actor=actor()) as pipeline:
         if count:
-            pipeline.ledger.save_counts(pipeline.inventory.count(pipeline.tables))
+            count_again(pipeline)
         yield pipeline
         with suppress(KeyRotationError):  # which what is shown says
             pipeline.rollout.forget()

@@ -29,12 +29,14 @@ from keyrotation_pipeline.reporting.pack_files import (
     SCHEMA,
     SIGNATURE,
     PackManifest,
+    certificate_name,
     encoded,
     extracts,
     is_plain,
+    refusal_name,
 )
 from keyrotation_pipeline.reporting.rendering import render_html
-from keyrotation_pipeline.reporting.retirement_certificate import RetirementCertificate
+from keyrotation_pipeline.reporting.retirement_certificate import RefusedCertificate, RetirementCertificate
 from keyrotation_pipeline.reporting.verify_pack import Judged
 
 
@@ -44,7 +46,7 @@ def pack(
     now: Iterable[CertificateStanding],
     sign: Callable[[bytes], tuple[str, bytes]],
     judged: Judged,
-    certificates: Iterable[RetirementCertificate] = (),
+    certificates: Iterable[RetirementCertificate | RefusedCertificate] = (),
 ) -> Mapping[str, bytes]:
     """Every file of the pack, by its name in it.
 
@@ -53,7 +55,7 @@ def pack(
         now: the configured certificates as they are now: officers' may be extended, or revoked, since they were pinned.
         sign: signs with the pipeline's own key, which the audit names.
         judged: these events, which say whether that key counts.
-        certificates: of keys that are dead.
+        certificates: of keys that are dead, or why there is none.
 
     Raises:
         AuditError: the audit names something that cannot be the name of a file, or no signed text names the key.
@@ -71,10 +73,14 @@ def pack(
         content |= dict(extracts(entry))
     content |= dict(_manifests(told, places))
     pinned = {each.fingerprint for entry in told for each in _officers(entry)}
-    for each in now:
-        if not each.encrypts and each.fingerprint in pinned:
-            content[f"officers/{each.fingerprint}.now.pgp"] = each.content
-    content |= {f"certificates/{each.rotation}.dsse.json": each.envelope for each in certificates}
+    for officer in now:
+        if not officer.encrypts and officer.fingerprint in pinned:
+            content[f"officers/{officer.fingerprint}.now.pgp"] = officer.content
+    for each in certificates:
+        if isinstance(each, RetirementCertificate):
+            content[certificate_name(each.rotation)] = each.envelope
+        else:
+            content[refusal_name(each.rotation)] = f"{each.reason}\n".encode()
     manifest = PackManifest.of(AuditHead(head.seq, head.head), content).encode()
     public, signature = sign(manifest)
     if b64decode(public) not in judged.vouched_keys():

@@ -34,6 +34,16 @@ def is_plain(name: str) -> bool:
     return _PLAIN.fullmatch(name) is not None
 
 
+def certificate_name(rotation: str) -> str:
+    """The name of a certificate of key death in a pack."""
+    return f"certificates/{rotation}.dsse.json"
+
+
+def refusal_name(rotation: str) -> str:
+    """The name of the sentence that says why there is none."""
+    return f"certificates/{rotation}.refused.txt"
+
+
 @dataclass(frozen=True, slots=True)
 class PackedFile:
     """One file: its SHA-256 in hex, and its size in bytes."""

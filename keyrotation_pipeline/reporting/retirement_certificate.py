@@ -1,23 +1,27 @@
 """The certificate of key death: one signed statement of where a retired key is no more, and what still needs it.
 
 Everything in it is what an event of the verified audit says, named by its hash, but for the backups, which are looked
-up where they are kept. It is signed by the pipeline's own key: it says that this pipeline states it, and no more.
+up where they are kept. A count of its own is such an event, too; key store and fences are looked at, and refuse it.
+It is signed by the pipeline's own key: it says that this pipeline states it, and no more.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState, whole_history
+from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState, history, whole_history
 from keyrotation_pipeline.audit.retirements import Retirement, retirement_of
 from keyrotation_pipeline.backups.catalog import BackupContext, kept_sets
-from keyrotation_pipeline.errors import RequestError
+from keyrotation_pipeline.errors import BlockedError, KeyStoreError, PreflightError, RequestError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import envelope, instant, payload_of, to_sign, utc_minute
+from keyrotation_pipeline.model.audit import EventKind, envelope, instant, payload_of, to_sign, utc_minute
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
+from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.reporting.gathering import verified_events
+from keyrotation_pipeline.reporting.key_in_use import require_not_in_use
 from keyrotation_pipeline.reporting.retirement_statement import SIGNED_BY, dead_keys, statement_of
+from keyrotation_pipeline.requests.inventory import count_again
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,14 @@ class RetirementCertificate:
     rotation: str
     statement: Mapping[str, Any]
     envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedCertificate:
+    """Why a rotation gets no certificate, as a sentence."""
+
+    rotation: str
+    reason: str
 
 
 def last_rotation(requests: Iterable[Request]) -> Request:
@@ -43,33 +55,64 @@ def last_rotation(requests: Iterable[Request]) -> Request:
 
 
 def certify(site: BackupContext, rotation: str) -> RetirementCertificate:
-    """The certificate of the keys that a rotation retired, as of the audit's present head.
+    """The certificate of the keys that a rotation retired, as of the audit's present head, after a count of its own.
 
     Raises:
         AuditError: the audit does not verify.
-        RequestError: the rotation retired no key, one of them is used again, or a later reading of the database found
-            values under one of them.
+        RequestError: the rotation retired no key, one of them is used again, a fence is missing, or a reading of the
+            database found values under one of them.
+        PreflightError, BlockedError: a declared table cannot be counted.
+        KeyStoreError: the key store does not answer.
         BackupError: a place for backups does not answer, or the pipeline's key is not here.
     """
-    verifiers = site.pipeline.signatures.verify_as_of, site.pipeline.ledger.verify_event
-    history = whole_history(verified_events(site.pipeline), *verifiers)
-    retired = retirement_of(history[0], rotation)
-    if retired is None:
-        raise RequestError(f"rotation {rotation} has retired no key; `keyrotation history` shows those that have")
-    require_dead(retired)
-    return _certificate(site, *history, retired)
+    _dead(site.pipeline, rotation)  # before a count that may take hours
+    count_again(site.pipeline)
+    return _certificate(site, *_dead(site.pipeline, rotation))
+
+
+def count_before_certificates(pipeline: Pipeline) -> str | None:
+    """Counts every declared table again, if a rotation has ever retired a key; why it could not be done, else None."""
+    try:
+        if history(pipeline.ledger, EventKind.KEY_RETIRED):
+            count_again(pipeline)
+    except (PreflightError, BlockedError) as error:
+        return str(error)
+    return None
 
 
 def certificates(
-    site: BackupContext, entries: Sequence[HistoryEntry], state: LedgerState
-) -> Iterator[RetirementCertificate]:
-    """The certificate of every rotation whose retired keys are still dead, and that nothing contradicts.
+    site: BackupContext, entries: Sequence[HistoryEntry], state: LedgerState, uncounted: str | None = None
+) -> Iterator[RetirementCertificate | RefusedCertificate]:
+    """The certificate of every rotation whose retired keys the audit says to be dead; or why it gets none.
 
     Args:
-        entries, state: the whole verified audit, judged.
+        entries, state: the whole verified audit, judged, with a count that was made for this.
+        uncounted: why there was none.
     """
     for retired in dead_keys(entries):
-        yield _certificate(site, entries, state, retired)
+        if refusal := uncounted or _refusal(site.pipeline, retired):
+            yield RefusedCertificate(retired.entry.request or "", refusal)
+        else:
+            yield _certificate(site, entries, state, retired)
+
+
+def _refusal(pipeline: Pipeline, retired: Retirement) -> str | None:
+    try:
+        require_not_in_use(pipeline, retired)
+    except (RequestError, KeyStoreError) as error:
+        return str(error)
+    return None
+
+
+def _dead(pipeline: Pipeline, rotation: str) -> tuple[Sequence[HistoryEntry], LedgerState, Retirement]:
+    verifiers = pipeline.signatures.verify_as_of, pipeline.ledger.verify_event
+    entries, state = whole_history(verified_events(pipeline), *verifiers)
+    retired = retirement_of(entries, rotation)
+    if retired is None:
+        raise RequestError(f"rotation {rotation} has retired no key; `keyrotation history` shows those that have")
+    require_dead(retired)
+    require_not_in_use(pipeline, retired)
+    return entries, state, retired
 
 
 def require_dead(retired: Retirement) -> None:
@@ -112,6 +155,8 @@ def in_words(statement: Mapping[str, Any]) -> str:
         f"refuses {refused}; format {rows['format']}: {rows['rests_on']}"
     )
     lines.append(f"- undeclared columns: {searched['searched']}; not searched: {'; '.join(searched['not_searched'])}")
+    if (again := said["counted_again"]) is not None:
+        lines.append(f"- {_counted_in_words(again)}")
     if unread := said["not_read_again"]:
         lines.append(f"- {unread}")
     lines += [f"- found since, and gone by now: {each['found']} (event {each['seq']})" for each in said["found_since"]]
@@ -125,6 +170,17 @@ def in_words(statement: Mapping[str, Any]) -> str:
     lines.append(f"- backups that still need it: {'; '.join(needed) or 'none is kept'}")
     lines += [f"- not claimed: {each}" for each in said["not_claimed"]]
     return "\n".join(lines)
+
+
+def _counted_in_words(again: Mapping[str, Any]) -> str:
+    tables = again["tables"]
+    values, found, unread = (sum(each[name] for each in tables) for name in ("values", "old_values", "unreadable"))
+    more = f"; {unread:,} more that no key decrypts" if unread else ""
+    left_out = f"; not counted: {', '.join(again['not_counted'])}" if again["not_counted"] else ""
+    return (
+        f"counted again from {again['began_at']} to {again['recorded_at']}, {again['how']}: {found} of {values:,} "
+        f"values of {', '.join(each['table'] for each in tables)}{more}{left_out}"
+    )
 
 
 def _backups(site: BackupContext, versions: Sequence[KeyVersion]) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState
 from keyrotation_pipeline.audit.retirements import Retirement, retirement_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.model.audit import STATEMENT_TYPE, instant
+from keyrotation_pipeline.model.data_events import Counted, CountedTable
 from keyrotation_pipeline.model.key_events import KeyRetired, ReplicasAccounted
 from keyrotation_pipeline.model.request_events import StepFinished
 from keyrotation_pipeline.model.requests import Step
@@ -63,6 +64,7 @@ def statement_of(
                 "searched": _searched(retired),
                 "not_searched": list(retired.not_searched),
             },
+            "counted_again": _counted(entries, event, retired),
             "not_read_again": dead.unread,
             "found_since": [
                 {**_named(each.entry), "at": instant(each.entry.at), "found": each.found} for each in dead.found
@@ -115,6 +117,39 @@ def _rows(retired: KeyRetired) -> dict[str, Any]:
     told = retired.as_json()
     names = ("tables", "values", "old_values", "fenced_against", "fence_lsn", "proven_at", "format", "identified_by")
     return {**{name: told[name] for name in names}, "rests_on": retired.identified_by.evidence}
+
+
+def _counted(entries: Sequence[HistoryEntry], event: HistoryEntry, retired: KeyRetired) -> dict[str, Any] | None:
+    """The newest count since, by table; None: there is none."""
+    after = ((each, each.fact) for each in reversed(entries) if each.seq > event.seq and each.fault is None)
+    entry, counted = next(((each, fact) for each, fact in after if isinstance(fact, Counted)), (None, None))
+    if entry is None or counted is None or not counted.tables:
+        return None
+    by_name = retired.identified_by is IdentifiedBy.MARKER
+    names = {each.table for each in counted.tables}
+    return {
+        **_named(entry),
+        "began_at": instant(min(each.counted_at for each in counted.tables)),
+        "recorded_at": instant(entry.at),
+        "how": "by what each value names" if by_name else "by decrypting every value",
+        "tables": [_of_table(each, retired) for each in counted.tables],
+        "not_counted": sorted({*counted.not_counted, *(each for each in retired.tables if each not in names)}),
+    }
+
+
+def _of_table(counted: CountedTable, retired: KeyRetired) -> dict[str, Any]:
+    old = (counted.values_by_version.get(str(each), 0) for each in retired.taken_from_applications)
+    return {
+        "table": counted.table,
+        "columns": list(counted.columns),
+        "rows": counted.rows,
+        "values": sum(counted.values_by_version.values()),
+        "old_values": sum(old),
+        "unreadable": counted.unreadable,
+        "unencrypted": counted.unencrypted,
+        "refuses": [str(each) for each in counted.fenced_against],
+        "counted_at": instant(counted.counted_at),
+    }
 
 
 def _named(entry: HistoryEntry) -> dict[str, Any]:

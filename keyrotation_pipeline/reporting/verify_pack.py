@@ -42,8 +42,10 @@ from keyrotation_pipeline.reporting.pack_files import (
     SIGNATURE,
     PackedFile,
     PackManifest,
+    certificate_name,
     events_in,
     extracts,
+    refusal_name,
 )
 from keyrotation_pipeline.reporting.retirement_statement import dead_keys, statement_of
 
@@ -322,10 +324,15 @@ def _check_backups(files: Mapping[str, bytes], judged: Judged, openssl: OfflineC
 
 
 def _check_certificates(files: Mapping[str, bytes], judged: Judged, openssl: OfflineCrypto, found: Findings) -> None:
-    """A certificate for each rotation whose key is dead: what the audit says, but for the backups, and signed."""
+    """A signed certificate for each rotation whose key is dead: what the audit says, but for backups; or why none."""
     keys = {sha256(key).hexdigest(): key for key in judged.vouched_keys()}
-    expected = {f"certificates/{dead.entry.request}.dsse.json": dead for dead in dead_keys(judged.entries)}
-    for name in sorted(expected.keys() | {each for each in files if each.startswith("certificates/")}):
+    by_rotation = {dead.entry.request or "": dead for dead in dead_keys(judged.entries)}
+    refused = {each: text for each in by_rotation if (text := files.get(refusal_name(each))) is not None}
+    expected = {certificate_name(each): dead for each, dead in by_rotation.items() if each not in refused}
+    for rotation, text in refused.items():
+        found.not_covered.append(f"the key of rotation {rotation}, which got no certificate: {text.decode().strip()}")
+    named = {each for each in files if each.startswith("certificates/")} - {*map(refusal_name, refused)}
+    for name in sorted(expected.keys() | named):
         if name not in expected or name not in files:
             found.differences.append(f"{name} {'is missing' if name in expected else 'does not belong to the pack'}")
             continue

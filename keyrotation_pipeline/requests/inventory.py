@@ -53,13 +53,22 @@ def count_if_small(pipeline: Pipeline) -> tuple[TableCount, ...]:
     named = all(table.format.names_versions for table in pipeline.tables)
     if not named and pipeline.keys.read().primary is None:
         return ()  # such values are counted by decrypting, and `init` has not imported the keys yet
-    spans = pipeline.inventory.page_spans(pipeline.tables)
-    if sum(span.size_bytes for span in spans) > COUNTED_BYTES:
+    if not is_small(pipeline):
         return ()
     counts = pipeline.inventory.count(pipeline.tables)
     if len(pipeline.ledger.counts(pipeline.tables)) < len(counts):
         pipeline.ledger.save_counts(counts)
     return counts
+
+
+def is_small(pipeline: Pipeline) -> bool:
+    """Whether all declared tables are counted within seconds."""
+    return sum(span.size_bytes for span in pipeline.inventory.page_spans(pipeline.tables)) <= COUNTED_BYTES
+
+
+def count_again(pipeline: Pipeline) -> None:
+    """Counts all declared tables and records that, however long it takes; raises as `take_inventory`."""
+    pipeline.ledger.save_counts(pipeline.inventory.count(pipeline.tables))
 
 
 def renew_counts(pipeline: Pipeline, most_bytes: int) -> tuple[TableCount, ...]:
