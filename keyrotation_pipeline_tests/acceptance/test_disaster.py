@@ -241,7 +241,7 @@ def test_while_s3_is_down_the_list_is_that_of_the_local_copy(clinic_machine: Mac
     listed = json.loads(folder.run("backup", "--list", "--json"))
     assert [each["place"].split()[0] for each in listed["sets"]] == ["directory"]
     assert listed["sets"][0]["sets"]
-    assert "cannot be listed: EndpointConnectionError" in listed["silent"][0]
+    assert "cannot be asked for the versions in it: EndpointConnectionError" in listed["silent"][0]
 
 
 def store_of(machine: Machine) -> KeyRing:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from hashlib import sha256
 
 import pytest
 
@@ -13,7 +14,7 @@ from keyrotation_pipeline.errors import ApprovalError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.incidents.opening import open_incident, prepare_requests
 from keyrotation_pipeline.model.audit import EventKind, Note
-from keyrotation_pipeline.model.backup_events import BackupKeyPinned, SigningBegun
+from keyrotation_pipeline.model.backup_events import BackupKeyPinned, ReportWritten, SigningBegun
 from keyrotation_pipeline.model.incident_events import IncidentClosed
 from keyrotation_pipeline.model.incidents import Flag
 from keyrotation_pipeline.model.key_events import KeyRegistered, KeyStateChanged
@@ -204,3 +205,18 @@ def test_an_event_that_is_cut_out_or_dated_otherwise_is_noticed(office: Office, 
     as_another_process()
     typed.run("audit", "verify", expect=1)
     assert UNSIGNED in typed.printed[-1]
+
+
+def test_a_doctored_report_that_the_owner_has_recorded_is_not_confirmed(office: Office, typed: Folder) -> None:
+    typed.run("report", "--output", "report.html")
+    doctored = office.folder / "doctored.html"
+    doctored.write_text((office.folder / "report.html").read_text().replace("not met", "met"))
+    with office.owner() as owner:
+        Forger(owner).append(ReportWritten("html", {doctored.name: sha256(doctored.read_bytes()).hexdigest()}))
+    as_another_process()
+    for voids in (False, True):
+        if voids:
+            voided(office, ends_nothing=True)
+        typed.run("audit", "verify", "--anchor", str(doctored), expect=1)
+        assert "is not a report as this audit has recorded one" in typed.printed[-1]
+    typed.run("audit", "verify", "--anchor", str(office.folder / "report.html"))
