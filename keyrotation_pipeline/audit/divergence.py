@@ -109,6 +109,7 @@ def _compared(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
     records = pipeline.ledger.keys()
     moved, unsigned = _moved(pipeline, replayed), replayed.unvouched_until(replayed.head.seq)
     newcomer = None if replayed.writes_what_counts else replayed.own_signer
+    newcomer_found = about_newcomer(replayed)
     findings = [
         *_about_database(pipeline, replayed),
         *(_about_anchors(pipeline, unknown) if elsewhere is None else [store_owner.finding(elsewhere, replayed)]),
@@ -117,7 +118,7 @@ def _compared(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
         *_about_roster(stored, told),
         *_about_compromised(stored, records),
         *_about_server(replayed, moved),
-        *_about_newcomer(replayed, newcomer),
+        *([] if newcomer_found is None else [newcomer_found]),
         *_about_unsigned(unsigned),
     ]
     behind = len(findings) == 1 and _is_behind(stored, records, told)
@@ -199,10 +200,12 @@ def _about_server(replayed: AuditState, moved: DatabaseServer | None) -> Iterato
         yield f"a walk is under way that was requested where the database ran on {replayed.server}, and this is {moved}"
 
 
-def _about_newcomer(replayed: AuditState, newcomer: str | None) -> Iterator[str]:
-    if newcomer is not None:
-        signer = (replayed.signer or "")[:16]
-        yield f"the audit is signed with the key {signer}, and this home has another one ({newcomer[:16]})"
+def about_newcomer(replayed: AuditState) -> str | None:
+    """Says that officers have not named the key of this home; None: they have, or nobody signs."""
+    if replayed.writes_what_counts or replayed.own_signer is None:
+        return None
+    signer, own = (replayed.signer or "")[:16], replayed.own_signer[:16]
+    return f"the audit is signed with the key {signer}, and this home has another one ({own})"
 
 
 def _about_unsigned(unsigned: Sequence[AuditHead]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from keyrotation_pipeline.audit.divergence import about_newcomer
 from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.backups import completeness
 from keyrotation_pipeline.backups.catalog import (
@@ -264,7 +265,12 @@ def _warnings(site: BackupContext) -> tuple[str, ...]:
     for place in site.places:
         with suppress(BackupError):  # the copying has reported it
             unknown += unknown_sets(place, place.names(), site.trust)
-    return (*unknown, *_weaknesses(site))
+    return (*unknown, *_unnamed(site.pipeline), *_weaknesses(site))
+
+
+def _unnamed(pipeline: Pipeline) -> Iterator[str]:
+    if (sentence := about_newcomer(pipeline.ledger.replayed())) is not None:
+        yield f"{sentence}, so that other homes do not count this backup; run `keyrotation reconcile`"
 
 
 def _weaknesses(site: BackupContext) -> Iterator[str]:

@@ -11,6 +11,7 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.home import create_home, search_database
 from keyrotation_pipeline.assembly.keystores import keys_in_store, listed_keys, transit_keys
 from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline, withhold_token
+from keyrotation_pipeline.audit.divergence import about_newcomer
 from keyrotation_pipeline.backups.key_loss import lost_keys
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
@@ -73,10 +74,11 @@ def init(
     ring, place_of = (given.ring, given.place_of) if given is not None else (None, None)
     trial = initialise(declared, ring, actor=actor(), place_of=place_of, convert=convert)
     with open_pipeline(declared, actor=actor()) as pipeline:
+        newcomer = about_newcomer(pipeline.ledger.replayed())
         lost = lost_keys(pipeline, pipeline.keys.read(), pipeline.ledger.keys())
         tried = {"values_tried": trial.tried, "values_opened": trial.tried - trial.failed} if trial else {}
         summary = {**_summary(pipeline, path, _key_setting(declared)), **tried, "backup_signer": pipeline.backup_signer}
-    output.show(summary["database"], summary, _lines(summary, trial, lost), as_json=as_json)
+    output.show(summary["database"], summary, _lines(summary, trial, lost, newcomer), as_json=as_json)
 
 
 def _write_configuration(path: Path, report: Report, *, scan: bool) -> str:
@@ -146,7 +148,9 @@ def _summary(pipeline: Pipeline, path: Path, wanted: str) -> dict[str, Any]:
     }
 
 
-def _lines(summary: dict[str, Any], trial: KeyTrial | None, lost: Sequence[str]) -> Iterator[output.Line]:
+def _lines(
+    summary: dict[str, Any], trial: KeyTrial | None, lost: Sequence[str], newcomer: str | None
+) -> Iterator[output.Line]:
     versions = ", ".join(f"{key['version']} ({key['state']})" for key in summary["key_versions"])
     yield f"keys      {versions}; primary {summary['primary']}"
     if trial is not None:
@@ -163,7 +167,9 @@ def _lines(summary: dict[str, Any], trial: KeyTrial | None, lost: Sequence[str])
         yield f"table     {table['table']}: {table['rows']:,} rows, values {values or 'none'}, {counted}"
     for sentence in lost:
         yield output.Text(f"lost      {sentence}", output.BAD)
-    if not lost:
+    if newcomer is not None:
+        yield output.Text(f"signer    {newcomer}; {'then ' if lost else ''}run `keyrotation reconcile`", output.BAD)
+    elif not lost:
         yield 'next      `keyrotation inventory`, `keyrotation request --reason "…"`'
 
 

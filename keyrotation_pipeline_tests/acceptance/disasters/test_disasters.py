@@ -63,7 +63,7 @@ def test_the_home_is_lost(clinic: Clinic, through: str | None, record_minutes: R
         clinic.strike()
         shutil.rmtree(clinic.home)
         application.wait_for(20)
-        clinic.machine.shell("keyrotation init")
+        assert "this home has another one" in clinic.machine.shell("keyrotation init")
         clinic.typed(block("lost-home"), ("v1 v2", clinic.lost_versions()))
         application.wait_for(20)
         clinic.finish_rotation()
