@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.keystores import signing_key
 from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline.demo.officers import DemoOfficer, short_path
@@ -93,14 +94,16 @@ class Office:
         return done.stdout.decode()
 
     def bodies(self) -> list[dict[str, Any]]:
-        """The events of the audit, to be changed by whoever owns the database."""
+        """The events of the audit, to be changed by whoever owns database and home."""
         with open_pipeline(self.declared, actor="test") as pipeline:
             return [json.loads(each.body) for each in pipeline.ledger.events()]
 
     def faults(self, bodies: list[dict[str, Any]]) -> str:
         """What a replay says of a chain, with every signature verified."""
         with open_pipeline(self.declared, actor="test") as pipeline:
-            return "\n".join(LedgerState(pipeline.signatures.verify_as_of).apply(chained(bodies)).faults)
+            key = signing_key(self.declared)
+            state = LedgerState(pipeline.signatures.verify_as_of, verify_event=key.verifies)
+            return "\n".join(state.apply(chained(bodies, key)).faults)
 
 
 @contextmanager
