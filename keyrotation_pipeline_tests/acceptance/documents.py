@@ -17,7 +17,7 @@ _GUIDE = "database id text required signed_by missing how_to_sign next"
 FIELDS = {
     "approve": _GUIDE,
     "approve --signature": "id officer approvals approvals_required",
-    "audit log": "seq at actor event request facts",
+    "audit log": "seq at actor event request facts counts",
     "audit verify": "database verified seq head unusable timestamps timestamps_verified",
     "backup": "database set made_at keys files size_bytes recipients dump dump_needs places uploaded_later "
     "removed warnings audit_fault backup_signer",
