@@ -59,7 +59,7 @@ def standing(places: Sequence[BackupPlace], trust: ManifestTrust, records: Seque
             break
         # Only of the newest one: retention removes older ones from some places.
         if not problems:
-            problems, changed = wanting, tuple(_changed(every, looks, trust, manifest))
+            problems, changed = wanting, tuple(_changed(every, looks, trust, manifest, records))
     begun = _interrupted(places, names, trust, found.manifest)
     unexamined = tuple(place.older.unexamined for place in every if place.older.unexamined is not None)
     return replace(found, problems=(*problems, *begun), unknown=unknown, changed=changed, unexamined=unexamined)
@@ -70,10 +70,13 @@ def _changed(
     looks: Sequence[tuple[BackupSet | None, tuple[str, ...]]],
     trust: ManifestTrust,
     manifest: str,
+    records: Sequence[KeyRecord],
 ) -> Iterator[str]:
     """A sentence for each place that held a set completely, and does not now."""
-    for place, (_, lacking) in zip(places, looks, strict=True):
-        if lacking and trust.was_stored(manifest, place.description):
+    for place, (made, lacking) in zip(places, looks, strict=True):
+        # What the set itself never had, such as a lost key, nobody took away.
+        of_itself = set() if made is None else set(uncovered(made, records))
+        if not of_itself.issuperset(lacking) and trust.was_stored(manifest, place.description):
             yield (
                 f"the newest backup {manifest} was complete in {place.description} and is not any more; "
                 f"{_AGAIN}, and find out who changed it"

@@ -358,6 +358,16 @@ def test_a_key_that_is_promoted_while_the_database_is_dumped_is_in_the_set(local
     assert V3 in {key.version for key in made.keys}
 
 
+def test_what_a_set_never_had_was_taken_from_it_by_nobody(local_clinic: Clinic) -> None:
+    site = local_clinic.site
+    (local_clinic.settings.home / "keys" / "v1.key").unlink()
+    with pytest.raises(BackupError, match="v1"):
+        back_up(site)
+    standing = site.pipeline.vault.standing(site.pipeline.ledger.keys())
+    assert any("does not hold the registered key v1" in each for each in standing.problems)
+    assert standing.changed == ()
+
+
 def test_a_version_in_the_dump_that_no_key_covers_fails_the_backup(local_clinic: Clinic) -> None:
     insert(local_clinic.connection, "public.clients", [(99, sealed(ring_of(2, 9), 9, "Eve"), None)])
     with pytest.raises(BackupError, match="the dump holds values under v9, and no such key could be backed up"):
