@@ -95,9 +95,10 @@ def log(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """List the events, oldest first, also those that the pipeline did not sign: they count for nothing.
+    """List the events, oldest first.
 
-    `keyrotation audit verify` checks whether they are genuine.
+    Also those that the pipeline did not sign, which count for nothing. `keyrotation audit verify` checks whether they
+    are genuine.
     """
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         database = pipeline.surroundings.identity().name

@@ -12,6 +12,7 @@ from cryptography.fernet import Fernet, MultiFernet
 from psycopg.types.json import Jsonb
 
 from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.model.visible_text import plain_name
 from keyrotation_pipeline_tests.acceptance.test_fernet import ROWS, Application, Home, finished
 
 NAMES = ["mail", "secret", 'doc.credentials."api.token"', "doc.codes.0", "tags[]"]
@@ -126,7 +127,7 @@ def test_every_place_is_signed_counted_rotated_and_fenced_by_its_name(home: Home
     with application.at_work():
         request = home.typed("request", "--reason", "yearly").splitlines()[-1]
         text = home.typed("approve", request, "--text")
-        assert f"\nColumns: {', '.join(f'users.{name}' for name in NAMES)}\n" in text
+        assert f"\nColumns: {', '.join(plain_name(f'users.{name}') for name in NAMES)}\n" in text
         home.sign(request)
         home.walk(request)
     (new,) = application.listed()

@@ -160,8 +160,8 @@ GUARDS: Sequence[Guard] = (
         "a signed emergency goes first", _EMERGENCY,
     ),
     Guard(
-        "a truncated chain", "audit/divergence._about_anchors, audit/verify._ends",
-        ((divergence, "_about_anchors", lambda *_: ()), (verify, "_ends", lambda *_: ())),
+        "a truncated chain", "audit/divergence._about_anchors, audit/verify._unlike",
+        ((divergence, "_about_anchors", lambda *_: ()), (verify, "_unlike", lambda *_: ())),
         "nothing acts on a database that was put back",
         replace(_SMALL, asks=(ROUTINE,), requests=2, controls=frozenset({"restore"}), dies=False),
     ),
