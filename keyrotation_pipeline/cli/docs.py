@@ -21,6 +21,7 @@ SECTIONS = {
     "on-call": "On call",
     "guides": "Guides",
     "clusters": "AWS and Kubernetes",
+    "security": "Security",
     "reference": "Reference",
 }
 

@@ -3,7 +3,17 @@
 from collections.abc import Callable
 
 from keyrotation_pipeline_tests.pages import TOP
-from keyrotation_pipeline_tests.reference import commands, dagster, events, exits, formats, json, metrics, settings
+from keyrotation_pipeline_tests.reference import (
+    commands,
+    dagster,
+    events,
+    exits,
+    formats,
+    guards,
+    json,
+    metrics,
+    settings,
+)
 
 FOLDER = TOP / "docs" / "reference"
 PAGES: dict[str, Callable[[], str]] = {
@@ -15,4 +25,5 @@ PAGES: dict[str, Callable[[], str]] = {
     "events": events.page,
     "dagster": dagster.page,
     "formats": formats.page,
+    "guards": guards.page,
 }
