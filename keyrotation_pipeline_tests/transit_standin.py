@@ -30,7 +30,7 @@ _RIGHTS = {"root": ("",), "application": ("encrypt/", "decrypt/"), "nobody": ()}
 
 class _RefusedError(Exception):
     def __init__(self, status: int, sentence: str) -> None:
-        self.status, self.sentence = status, sentence
+        self.status, self.message = status, sentence
         super().__init__(sentence)
 
 
@@ -194,7 +194,7 @@ def _each(work: Callable[[dict[str, Any]], dict[str, Any]], body: dict[str, Any]
         try:
             results.append(work(each))
         except _RefusedError as error:
-            results.append({"error": error.sentence})
+            results.append({"error": error.message})
     return results
 
 
@@ -224,7 +224,7 @@ def _handler(engine: _Engine) -> type[BaseHTTPRequestHandler]:
                     )
                 answer = b"" if data is None else json.dumps({"data": data}).encode()
             except _RefusedError as error:
-                status, answer = error.status, json.dumps({"errors": [error.sentence]}).encode()
+                status, answer = error.status, json.dumps({"errors": [error.message]}).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()

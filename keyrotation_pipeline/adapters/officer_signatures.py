@@ -17,7 +17,7 @@ from keyrotation_pipeline.adapters.openpgp.signatures import require_officer, ve
 from keyrotation_pipeline.adapters.openssh import raw_key_of, read_ssh_key, signer_of
 from keyrotation_pipeline.errors import ApprovalError, OpenPGPError
 from keyrotation_pipeline.model.approval import SSH_SIGNATURE, Officer, Roster, VerifiedSignature, ssh_fingerprint
-from keyrotation_pipeline.model.backups import CertificateStanding
+from keyrotation_pipeline.model.backups import CertificateStatus
 from keyrotation_pipeline.regular_files import read_bytes
 
 
@@ -197,11 +197,11 @@ class OfficerSignatures:
         signer = signer_of(text, signature, [each.ssh_key for each in signers.values()])
         return VerifiedSignature(signers[signer].fingerprint, None), []
 
-    def certificates(self) -> tuple[CertificateStanding, ...]:
+    def certificates(self) -> tuple[CertificateStatus, ...]:
         """See `SignatureVerifier.certificates`."""
         named = [(each.name, each.certificate) for each in self._officers if each.certificate is not None]
-        officers = tuple(_standing(self._gpg, path, officer=name) for name, path in named)
-        return officers + tuple(_standing(self._gpg, path) for path in self._recipients)
+        officers = tuple(_status_of(self._gpg, path, officer=name) for name, path in named)
+        return officers + tuple(_status_of(self._gpg, path) for path in self._recipients)
 
     def _certificates(self, officers: Sequence[Officer]) -> tuple[Certificate, ...]:
         """Returns the pinned and the configured certificates of these officers, merged by gpg."""
@@ -270,18 +270,18 @@ def _digest(text: bytes, signature: bytes, officers: Sequence[Officer], at: date
     return hashlib.sha256(b"".join(b"%d:%s" % (len(part), part) for part in parts)).hexdigest()
 
 
-def _standing(gpg: GnuPG, path: Path, *, officer: str | None = None) -> CertificateStanding:
+def _status_of(gpg: GnuPG, path: Path, *, officer: str | None = None) -> CertificateStatus:
     encrypts = officer is None
     try:
         certificate = gpg.read_certificate(path)
     except OpenPGPError as error:
-        return CertificateStanding(f"certificate {path.name}", encrypts, None, str(error))
+        return CertificateStatus(f"certificate {path.name}", encrypts, None, str(error))
     ends_at = certificate.encrypts_until if encrypts else certificate.signs_until
     unusable = None
     try:
         certificate.require_recipient() if officer is None else require_officer(officer, certificate)
     except (OpenPGPError, ApprovalError) as error:
         unusable = str(error)
-    return CertificateStanding(
+    return CertificateStatus(
         certificate.label, encrypts, ends_at, unusable, certificate.fingerprint, certificate.content
     )

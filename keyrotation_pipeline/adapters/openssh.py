@@ -147,8 +147,8 @@ def signer_of(text: bytes, signature: bytes, keys: Sequence[str]) -> str:
         verified = _run(directory, "-vv", "-Y", "verify", *files, "-n", SSH_NAMESPACE, "-I", found, stdin=text)
     said = verified.stderr.decode(errors="replace")
     if verified.returncode:
-        sentences = (sentence for words, sentence in _REFUSALS if words in said)
-        raise ApprovalError(next(sentences, f"ssh-keygen does not accept the signature; {_SIGN_AGAIN}"))
+        messages = (message for words, message in _REFUSALS if words in said)
+        raise ApprovalError(next(messages, f"ssh-keygen does not accept the signature; {_SIGN_AGAIN}"))
     if known[found].startswith("sk-"):
         _require_touch(said)
     return found

@@ -82,7 +82,7 @@ class OpenSSL:
             said = [line.partition(": ")[2] for line in lines if line.startswith("Time stamp: ")]
             if len(said) != 1:
                 raise TimestampError("the answer is not a time stamp")
-            at = _moment(said[0])
+            at = _time(said[0])
             code, _ = self._run(
                 "ts", "-verify", "-digest", digest.hex(), "-in", str(answer), "-CAfile", str(authorities),
                 "-attime", str(int(at.timestamp())),
@@ -117,7 +117,7 @@ def _pem(certificate: bytes) -> str:
     return f"-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n"
 
 
-def _moment(said: str) -> datetime:
+def _time(said: str) -> datetime:
     """Returns openssl's way to write a time, with or without parts of a second, in whole seconds."""
     plain = re.sub(r"\.\d+ ", " ", " ".join(said.split()))
     try:

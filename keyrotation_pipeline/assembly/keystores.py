@@ -148,7 +148,7 @@ def listed_keys(settings: Settings, environment: Mapping[str, str]) -> GivenKeys
 
 
 def transit_keys(settings: Settings) -> GivenKeys:
-    """Returns what each usable version of a key that a server holds is known by: as it is stored, or made anew.
+    """Returns what each usable version of a key that a server holds is recognised by: as it is stored, or recomputed.
 
     Raises:
         KeyStoreError: the server does not encrypt with one of them, or no longer has one that was imported.

@@ -21,7 +21,7 @@ from keyrotation_pipeline.adapters.postgres.ledger.schema import (
     require_migrated,
     revision_of,
 )
-from keyrotation_pipeline.adapters.postgres.preflight.postgres_surroundings import PostgresSurroundings
+from keyrotation_pipeline.adapters.postgres.preflight.postgres_environment import PostgresEnvironment
 from keyrotation_pipeline.adapters.postgres.retirement.postgres_retirement import PostgresEvidence, PostgresFencing
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, opening, require_same_time
@@ -72,7 +72,7 @@ from keyrotation_pipeline.rotation.key_checks import (
     probed,
     refusal,
     try_keys,
-    untold_turns,
+    undetermined_turns,
 )
 from keyrotation_pipeline.rotation.reconcile import RECONCILE
 from keyrotation_pipeline.rotation.replace_key import REPLACE_KEY
@@ -300,22 +300,22 @@ def _tried(pipeline: Pipeline, ring: KeyRing, place_of: PlaceOf) -> KeyTrial:
     known = others | {version: ring.material(version) for version in ring.versions}
     probes = probed(pipeline, KeyRing(known, ring.primary), derived=True)
     misfits = [each.refusal for each in probes if each.refusal]
-    if misfits := [*misfits, *untold_turns(pipeline, KeyRing(known, ring.primary))]:
+    if misfits := [*misfits, *undetermined_turns(pipeline, KeyRing(known, ring.primary))]:
         raise WrongKeyError(
             f"{'; '.join(misfits[:MOST_NAMED])}; nothing was imported: then run `keyrotation init` again"
         )
     counts = count_if_small(pipeline)
     trial = try_keys(pipeline, KeyRing(known, ring.primary), counted_in(counts))
-    if pipeline.ledger.keys() and (sentence := refusal(pipeline, stored, trial)):
-        raise WrongKeyError(sentence)
+    if pipeline.ledger.keys() and (message := refusal(pipeline, stored, trial)):
+        raise WrongKeyError(message)
     if wrong := trial.wrong_versions:
         places = {each: pipeline.keys.place_of if each in others else place_of for each in wrong[:MOST_NAMED]}
         given = [trial.wrong_key(each, place) for each, place in places.items()]
         raise WrongKeyError(f"{'; '.join(given)}; no key was imported: correct that, then run `keyrotation init` again")
     # Keys that were imported long ago need no refusal here: the pre-flight and each request say it.
-    if not pipeline.ledger.keys() and (sentences := misdeclared(pipeline, counts, trial)):
+    if not pipeline.ledger.keys() and (messages := misdeclared(pipeline, counts, trial)):
         raise WrongKeyError(
-            f"{'; '.join(sentences[:MOST_NAMED])}; no key was imported: then run `keyrotation init` again"
+            f"{'; '.join(messages[:MOST_NAMED])}; no key was imported: then run `keyrotation init` again"
         )
     return trial
 
@@ -345,15 +345,15 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
     store = open_key_store(settings)
     # Workers read the keys themselves; a kubeconfig may call `aws` for its token.
     remote, held = settings.keys.store != "file", settings.format.transit is not None
-    environment = bare_environment(settings.path, aws=remote, vault=held)
-    workers = WorkerSettings(store, environment)
+    variables = bare_environment(settings.path, aws=remote, vault=held)
+    workers = WorkerSettings(store, variables)
     current = CurrentKeys(partial(connect, url), partial(every_key, store), limits)
     standbys = tuple(url.get_secret_value() for url in settings.database.standbys)
     replicas = Replicas(standbys, settings.database.gone_replicas)
     own_server = settings.home / EMBEDDED if settings.database.url is None else None
-    surroundings = PostgresSurroundings(url, connection, replicas, settings.format.value_format, own_server)
+    environment = PostgresEnvironment(url, connection, replicas, settings.format.value_format, own_server)
     officers = [OfficerFiles(each.name, each.certificate, each.ssh_key) for each in settings.approvals.officers]
-    identity = str(surroundings.identity())
+    identity = str(environment.identity())
     checkpoints = FileCheckpoints(settings.home / "audit-checkpoint", clock)
     signatures = OfficerSignatures(
         gpg,
@@ -377,7 +377,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         rewriting=PostgresRewriting(connection, partial(connect, url), limits, workers),
         fencing=PostgresFencing(connection, current),
         evidence=PostgresEvidence(connection, replicas, current),
-        surroundings=surroundings,
+        environment=environment,
         keys=OwnedKeyStore(store, ledger),
         vault=backup_vault(settings, ledger, identity, clock, trust),
         rollout=open_rollout(settings, connection, store, clock),

@@ -181,9 +181,9 @@ def _stricter(before: BreachDecision, after: BreachDecision) -> BreachDecision:
 
 def _due_or_given(decision: BreachDecision, incident: Incident) -> Iterator[str]:
     """Each notice that is due, or when it was given; then those that were given and are not, or no longer, due."""
-    for each, sentence in zip(decision.notices, notices_in_words(decision), strict=True):
+    for each, message in zip(decision.notices, notices_in_words(decision), strict=True):
         given = incident.notice(each.to)
-        yield sentence if given is None else _given(given, each)
+        yield message if given is None else _given(given, each)
     due = [each.to for each in decision.notices]
     yield from (_given(each) for each in incident.notices if not any(each.covers(to) for to in due))
 

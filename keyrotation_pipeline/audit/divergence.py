@@ -14,6 +14,7 @@ from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead, EventKind
 from keyrotation_pipeline.model.audit_state import AuditState
+from keyrotation_pipeline.model.environment import DatabaseServer
 from keyrotation_pipeline.model.key_events import (
     KeyCreationIntended,
     KeyImportIntended,
@@ -23,7 +24,6 @@ from keyrotation_pipeline.model.key_events import (
 from keyrotation_pipeline.model.keys import LOST, SHELVED, KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled, RosterPinned
 from keyrotation_pipeline.model.requests import Walk
-from keyrotation_pipeline.model.surroundings import DatabaseServer
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 MOST_NAMED = 5  # events in a sentence
@@ -102,7 +102,7 @@ def divergence(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
 
 def _compared(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
     anchors = pipeline.anchors.heads()
-    told, replayed = _expectations(pipeline), pipeline.ledger.replayed()
+    expected, replayed = _expectations(pipeline), pipeline.ledger.replayed()
     missing, other = replayed.missing(anchors), store_owner.of_others(stored, replayed)
     unknown = missing if other is None else tuple(dict.fromkeys((*missing, other.head)))
     elsewhere = None if missing else other
@@ -113,17 +113,17 @@ def _compared(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
     findings = [
         *_about_database(pipeline, replayed),
         *(_about_anchors(pipeline, unknown) if elsewhere is None else [store_owner.finding(elsewhere, replayed)]),
-        *_about_keys(stored, records, told),
-        *_about_primary(stored, records, told),
-        *_about_roster(stored, told),
+        *_about_keys(stored, records, expected),
+        *_about_primary(stored, records, expected),
+        *_about_roster(stored, expected),
         *_about_compromised(stored, records),
         *_about_server(replayed, moved),
         *([] if newcomer_found is None else [newcomer_found]),
         *_about_unsigned(unsigned),
     ]
-    behind = len(findings) == 1 and _is_behind(stored, records, told)
-    sentence = None if elsewhere is None else store_owner.refusal(elsewhere, replayed)
-    return Divergence(tuple(findings), unknown, behind, sentence, moved, unsigned, newcomer)
+    behind = len(findings) == 1 and _is_behind(stored, records, expected)
+    message = None if elsewhere is None else store_owner.refusal(elsewhere, replayed)
+    return Divergence(tuple(findings), unknown, behind, message, moved, unsigned, newcomer)
 
 
 def require_consistent(pipeline: Pipeline, stored: StoredKeys, *, afresh: bool = False) -> None:
@@ -136,8 +136,8 @@ def require_consistent(pipeline: Pipeline, stored: StoredKeys, *, afresh: bool =
         BlockedError: it was restored; names what does not fit.
         AuditError: somebody has written to it from outside.
     """
-    if sentence := warning(divergence(pipeline, stored)):
-        raise BlockedError(sentence)
+    if message := warning(divergence(pipeline, stored)):
+        raise BlockedError(message)
     require_verified(pipeline, afresh=afresh)
 
 
@@ -163,26 +163,26 @@ def warning(found: Divergence) -> str | None:
 
 
 def _expectations(pipeline: Pipeline) -> AuditExpectations:
-    told = AuditExpectations()
+    expected = AuditExpectations()
     for entry in history(pipeline.ledger, *_TELLING):
         match entry.fact if entry.fault is None else None:
             case KeyCreationIntended(version, fingerprint) | KeyImportIntended(version, fingerprint):
-                told.keys.add((version, fingerprint))
+                expected.keys.add((version, fingerprint))
             case PrimaryChangeIntended(source, target):
-                told.primaries.add((source, target))
+                expected.primaries.add((source, target))
             case RetirementIntended(versions):
-                told.shelved.update(versions)
+                expected.shelved.update(versions)
             case CancelIntended(version):
-                told.shelved.add(version)
+                expected.shelved.add(version)
             case DatabaseReconciled(primary=primary, in_rows=in_rows, states=states):
-                told.shelved.update({*map(KeyVersion.parse, states)}.difference((primary, *in_rows)))
+                expected.shelved.update({*map(KeyVersion.parse, states)}.difference((primary, *in_rows)))
             case RosterPinned() as pinned:
-                told.rosters.add(pinned.roster.digest)
-    return told
+                expected.rosters.add(pinned.roster.digest)
+    return expected
 
 
 def _about_database(pipeline: Pipeline, replayed: AuditState) -> Iterator[str]:
-    here = pipeline.surroundings.identity().place
+    here = pipeline.environment.identity().place
     if replayed.database not in {None, here}:
         yield f"the audit is of {replayed.database}, and this is {here}"
 
@@ -191,7 +191,7 @@ def _moved(pipeline: Pipeline, replayed: AuditState) -> DatabaseServer | None:
     is_under_way = any(isinstance(each, Walk) and not each.is_over for each in replayed.requests.values())
     if replayed.server is None or not is_under_way:
         return None
-    here = pipeline.surroundings.server()
+    here = pipeline.environment.server()
     return None if here == replayed.server else here
 
 
@@ -225,19 +225,19 @@ def _about_anchors(pipeline: Pipeline, unknown: tuple[AuditHead, ...]) -> Iterat
         yield f"event {newest.seq} of the audit is not the one that a copy outside names ({newest.hash[:16]})"
 
 
-def _about_keys(stored: StoredKeys, records: Sequence[KeyRecord], told: AuditExpectations) -> Iterator[str]:
+def _about_keys(stored: StoredKeys, records: Sequence[KeyRecord], expected: AuditExpectations) -> Iterator[str]:
     registered = {record.version: record for record in records}
     for version in (*stored.live, *stored.archived):
         record = registered.get(version)
         if record is None:
-            if (version, stored.material(version).fingerprint) not in told.keys:
+            if (version, stored.material(version).fingerprint) not in expected.keys:
                 yield f"the key store holds {version}, of which the database knows nothing"
-        elif version in stored.archived and not _may_be_shelved(record, told):
+        elif version in stored.archived and not _may_be_shelved(record, expected):
             yield f"the key store has archived {version}, which is {record.state} in the database"
 
 
-def _may_be_shelved(record: KeyRecord, told: AuditExpectations) -> bool:
-    return record.state in SHELVED or record.version in told.shelved
+def _may_be_shelved(record: KeyRecord, expected: AuditExpectations) -> bool:
+    return record.state in SHELVED or record.version in expected.shelved
 
 
 def _in_use(records: Sequence[KeyRecord]) -> tuple[KeyVersion, ...]:
@@ -246,24 +246,24 @@ def _in_use(records: Sequence[KeyRecord]) -> tuple[KeyVersion, ...]:
     return active or tuple(record.version for record in records if record.state is KeyState.COMPROMISED)
 
 
-def _is_behind(stored: StoredKeys, records: Sequence[KeyRecord], told: AuditExpectations) -> bool:
+def _is_behind(stored: StoredKeys, records: Sequence[KeyRecord], expected: AuditExpectations) -> bool:
     """A restored database is behind the key store; here it is the other way round."""
-    return any((stored.primary, each) in told.primaries for each in _in_use(records))
+    return any((stored.primary, each) in expected.primaries for each in _in_use(records))
 
 
-def _about_primary(stored: StoredKeys, records: Sequence[KeyRecord], told: AuditExpectations) -> Iterator[str]:
+def _about_primary(stored: StoredKeys, records: Sequence[KeyRecord], expected: AuditExpectations) -> Iterator[str]:
     primary, in_use = stored.primary, _in_use(records)
     if primary is None or not in_use or primary in in_use:
         return
-    if not any((each, primary) in told.primaries for each in in_use):
+    if not any((each, primary) in expected.primaries for each in in_use):
         active = next((each.version for each in records if each.state is KeyState.ACTIVE), None)
         known = next((f"which is {each.state}" for each in records if each.version == primary), "which is not known")
         yield f"the key store's primary is {primary}, {f'but {active} is active' if active else known} in the database"
 
 
-def _about_roster(stored: StoredKeys, told: AuditExpectations) -> Iterator[str]:
+def _about_roster(stored: StoredKeys, expected: AuditExpectations) -> Iterator[str]:
     # An earlier one is fine: the audit pins first, and the key store follows.
-    if stored.roster is not None and stored.roster not in told.rosters:
+    if stored.roster is not None and stored.roster not in expected.rosters:
         yield f"the key store names a roster ({stored.roster[:16]}) that was never pinned in the database"
 
 

@@ -59,8 +59,8 @@ class Checkpoint:
         """Decode the output of `encode`; None for anything else."""
         header, _, hashes = content.partition(b"\n")
         try:
-            told = json.loads(header)
-            found = cls(hashes, tuple(told["counted"]), datetime.fromisoformat(told["latest"]))
+            cached = json.loads(header)
+            found = cls(hashes, tuple(cached["counted"]), datetime.fromisoformat(cached["latest"]))
         except (ValueError, KeyError, TypeError):
             return None
         is_whole = hashes and len(hashes) % HASH_BYTES == 0 and found.latest.tzinfo is not None

@@ -26,7 +26,7 @@ from keyrotation_pipeline.model.breach import (
 )
 from keyrotation_pipeline.model.comparison import Comparison, ValuesCompared
 from keyrotation_pipeline.model.incident_events import (
-    AlertTold,
+    AlertDelivered,
     ChannelFailed,
     EmergencyPrepared,
     FlagRepeated,
@@ -63,12 +63,12 @@ class AlertDelivery:
     failing: dict[str, tuple[datetime, str]] = field(default_factory=dict)
 
 
-def told(ledger: Ledger) -> AlertDelivery:
+def alert_deliveries(ledger: Ledger) -> AlertDelivery:
     """Replay deliveries; a channel that accepts an alert no longer counts as failing."""
     state = AlertDelivery()
-    for entry in entries(ledger, EventKind.ALERT_TOLD, EventKind.CHANNEL_FAILED):
+    for entry in entries(ledger, EventKind.ALERT_DELIVERED, EventKind.CHANNEL_FAILED):
         match entry.fact():
-            case AlertTold(alert=alert, channel=channel):
+            case AlertDelivered(alert=alert, channel=channel):
                 state.alerts.add((alert, channel))
                 state.failing.pop(channel, None)
             case ChannelFailed(channel=channel, reason=reason):

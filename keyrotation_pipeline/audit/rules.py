@@ -36,7 +36,7 @@ from keyrotation_pipeline.model.approval import (
     hosts_in,
     left_to_people,
     signed_fields,
-    signed_moment,
+    signed_time,
     signer_in,
 )
 from keyrotation_pipeline.model.audit import AuditHead, Fact, Note
@@ -52,6 +52,7 @@ from keyrotation_pipeline.model.audit_state import (
 )
 from keyrotation_pipeline.model.backup_events import BackupKeyPinned, SigningBegun
 from keyrotation_pipeline.model.backups import signer_fingerprint
+from keyrotation_pipeline.model.environment import DatabaseServer
 from keyrotation_pipeline.model.key_events import (
     KeyDestroyed,
     KeyImportIntended,
@@ -90,7 +91,6 @@ from keyrotation_pipeline.model.requests import (
     Walk,
     held_in,
 )
-from keyrotation_pipeline.model.surroundings import DatabaseServer
 from keyrotation_pipeline.model.visible_text import visible
 
 
@@ -174,9 +174,9 @@ def _signed_facts(state: AuditState, request: str, fact: RequestOpened) -> Mappi
         **({"From": source} if known else {}),
         **({} if target is None else {"To": target}),
         "Audit head": f"{fact.audit_head.seq} {fact.audit_head.hash}",
-        "Not before": None if fact.not_before is None else signed_moment(fact.not_before),
-        "Start by": signed_moment(fact.start_by),
-        "Finish by": signed_moment(fact.finish_by),
+        "Not before": None if fact.not_before is None else signed_time(fact.not_before),
+        "Start by": signed_time(fact.start_by),
+        "Finish by": signed_time(fact.finish_by),
         "Incident": fact.incident,
         COMPARED: None if fact.incident is None else state.incidents.compared(fact.incident, fact.audit_head.seq),
         "Requested by": fact.requested_by,

@@ -13,8 +13,8 @@ from keyrotation_pipeline.errors import KeyStoreConflictError, NotOurKeyStoreErr
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit_state import AuditState
+from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import StoredKeys, StoreOwner
-from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline.model.visible_text import visible
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.ledger import Ledger

@@ -106,9 +106,9 @@ def _chain_faults(before: AuditEvent, event: AuditEvent) -> Iterator[str]:
     seq = event.seq
     if seq != before.seq + 1:
         yield f"{_span(before.seq + 1, seq - 1)} removed"
-    if (told := _seq_in(event.body)) != seq and told is not None:
-        yield f"event {seq} was reordered (it is event {told})"
-    elif hash_of(event.previous, event.body) != event.hash or told is None:
+    if (stated := _seq_in(event.body)) != seq and stated is not None:
+        yield f"event {seq} was reordered (it is event {stated})"
+    elif hash_of(event.previous, event.body) != event.hash or stated is None:
         yield f"event {seq} was changed"
     elif not is_indexed(event):
         yield f"event {seq} is filed under another kind or request than its own"
@@ -212,7 +212,7 @@ def _faults(pipeline: Pipeline, replayed: AuditState, *, reconciling: bool = Fal
     """What is wrong with the events."""
     known = pipeline.anchors.roster()
     lost_officers = known.roster.officers if known else ()
-    place = pipeline.surroundings.identity().place
+    place = pipeline.environment.identity().place
     yield from replayed.faults_but(lost_officers, place if reconciling else None, reconciling=reconciling)
 
 
@@ -262,8 +262,8 @@ def _time_stamps(pipeline: Pipeline) -> Iterator[str]:
         event = next(pipeline.ledger.events(after_seq=stamped.seq - 1), None)
         if event is None or (event.seq, event.hash) != (stamped.seq, stamped.hash):
             yield f"{which} is of another audit"
-        elif pipeline.timestamps is not None and (sentence := refusal_of(pipeline.timestamps, stamped)):
-            yield f"{which} does not hold: {sentence.replace(';', ',')}"
+        elif pipeline.timestamps is not None and (message := refusal_of(pipeline.timestamps, stamped)):
+            yield f"{which} does not hold: {message.replace(';', ',')}"
 
 
 def refusal_of(authority: TimestampAuthority, stamped: AuditTimestamped) -> str | None:

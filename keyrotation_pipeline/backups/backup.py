@@ -123,7 +123,7 @@ def _made(site: BackupContext, stamp: str, roster: Roster, *, database: bool) ->
         raise BackupError(f"nothing could be backed up: {'; '.join(dict.fromkeys(failures))}")
     configuration, left_out = _configuration(site, stamp)
     made = BackupSet(
-        stamp, str(site.pipeline.surroundings.identity()), keys, dump, ledger.head(), roster.digest, configuration
+        stamp, str(site.pipeline.environment.identity()), keys, dump, ledger.head(), roster.digest, configuration
     )
     return site.trust.write(site.local, made), [*failures, *left_out]
 
@@ -137,7 +137,7 @@ def back_up_after_rotation(site: BackupContext) -> BackupMade | None:
     """
     pipeline = site.pipeline
     finished = last_finished(pipeline)
-    if finished is None or is_covered(finished[1], pipeline.vault.standing(pipeline.ledger.keys()).last):
+    if finished is None or is_covered(finished[1], pipeline.vault.status(pipeline.ledger.keys()).last):
         return None
     return back_up(site)
 
@@ -210,11 +210,11 @@ def _uncovered(made: BackupSet) -> list[str]:
     """What the dump holds that no backed-up key can read."""
     if (keyless := made.keyless) is None:
         return []
-    sentence = (
+    message = (
         f"the dump holds values under {keyless}, and no such key could be backed up; put it back with `keyrotation "
         "restore-key VERSION`, or find out who writes under it"
     )
-    return [sentence]
+    return [message]
 
 
 def _not_decrypted(pipeline: Pipeline, made: BackupSet) -> list[str]:
@@ -269,8 +269,8 @@ def _warnings(site: BackupContext) -> tuple[str, ...]:
 
 
 def _unnamed(pipeline: Pipeline) -> Iterator[str]:
-    if (sentence := about_newcomer(pipeline.ledger.replayed())) is not None:
-        yield f"{sentence}, so that other homes do not count this backup; run `keyrotation reconcile`"
+    if (message := about_newcomer(pipeline.ledger.replayed())) is not None:
+        yield f"{message}, so that other homes do not count this backup; run `keyrotation reconcile`"
 
 
 def _weaknesses(site: BackupContext) -> Iterator[str]:

@@ -19,7 +19,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind, Note, utc_minute
 from keyrotation_pipeline.model.backups import (
     BackupSet,
-    BackupStanding,
+    BackupStatus,
     StoredFile,
     signature_name,
     stamp_in,
@@ -33,7 +33,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 _AGAIN = "run `keyrotation backup`"
 
 
-def standing(places: Sequence[BackupPlace], trust: ManifestTrust, records: Sequence[KeyRecord]) -> BackupStanding:
+def backup_status(places: Sequence[BackupPlace], trust: ManifestTrust, records: Sequence[KeyRecord]) -> BackupStatus:
     """Find the newest complete set that is visible; large files are checked by name and size only.
 
     Args:
@@ -45,17 +45,17 @@ def standing(places: Sequence[BackupPlace], trust: ManifestTrust, records: Seque
     every = [place.with_versions() for place in places]
     names = [frozenset(place.names()) for place in every]
     unknown = tuple(
-        sentence for place, there in zip(places, names, strict=True) for sentence in unknown_sets(place, there, trust)
+        message for place, there in zip(places, names, strict=True) for message in unknown_sets(place, there, trust)
     )
-    found, problems, changed = BackupStanding(None), tuple[str, ...](), tuple[str, ...]()
+    found, problems, changed = BackupStatus(None), tuple[str, ...](), tuple[str, ...]()
     for manifest in trust.sealed_with_dump:
         if problems and not all(manifest in there for there in names):
             continue  # an older one counts only where it is visible
         looks = [_check(place, there, trust, manifest, records) for place, there in zip(every, names, strict=True)]
-        wanting = tuple(sentence for _, lacking in looks for sentence in lacking)
+        wanting = tuple(message for _, missing in looks for message in missing)
         if not wanting:
             held = {copy.version for made, _ in looks if made for copy in made.keys} - _gone(records)
-            found = BackupStanding(stamped_at(stamp_in(manifest) or ""), manifest, versions=tuple(sorted(held)))
+            found = BackupStatus(stamped_at(stamp_in(manifest) or ""), manifest, versions=tuple(sorted(held)))
             break
         # Only of the newest one: retention removes older ones from some places.
         if not problems:
@@ -73,10 +73,10 @@ def _changed(
     records: Sequence[KeyRecord],
 ) -> Iterator[str]:
     """A sentence for each place that held a set completely, and does not now."""
-    for place, (made, lacking) in zip(places, looks, strict=True):
+    for place, (made, missing) in zip(places, looks, strict=True):
         # What the set itself never had, such as a lost key, nobody took away.
         of_itself = set() if made is None else set(uncovered(made, records))
-        if not of_itself.issuperset(lacking) and trust.was_stored(manifest, place.description):
+        if not of_itself.issuperset(missing) and trust.was_stored(manifest, place.description):
             yield (
                 f"the newest backup {manifest} was complete in {place.description} and is not any more; "
                 f"{_AGAIN}, and find out who changed it"
@@ -87,9 +87,9 @@ def _interrupted(
     places: Sequence[BackupPlace], names: Sequence[frozenset[str]], trust: ManifestTrust, since: str | None
 ) -> tuple[str, ...]:
     return tuple(
-        sentence
+        message
         for place, there in zip(places, names, strict=True)
-        for sentence in interrupted(place, there, trust, since)
+        for message in interrupted(place, there, trust, since)
     )
 
 
@@ -182,12 +182,12 @@ def backup_lights(pipeline: Pipeline, last: datetime | None, now: datetime) -> t
     if finished is None or is_covered(finished[1], last):
         return [], []
     walk, at = finished
-    sentence = (
+    message = (
         f"{walk.action} {walk.id} to {walk.target} finished {utc_minute(at)}, and no backup of keys and "
         "database since then is complete in every place; run `keyrotation backup`"
     )
     failed = any(each.at >= at for each in entries(pipeline.ledger, EventKind.BACKUP_INCOMPLETE))
-    return ([sentence], []) if failed or now - at > EXPECTED_WITHIN else ([], [sentence])
+    return ([message], []) if failed or now - at > EXPECTED_WITHIN else ([], [message])
 
 
 def _begun_at(text: object) -> datetime | None:

@@ -248,7 +248,7 @@ def _prefix(version: KeyVersion) -> str:
 
 def _remove(site: BackupContext, found: Destruction, revision: str) -> None:
     with suppress(BlockedError):  # of a cluster that does not answer
-        site.pipeline.rollout.forget()  # while farewells of instances that held this key can still be verified
+        site.pipeline.rollout.forget()  # while sign-offs of instances that held this key can still be verified
     stored = site.pipeline.keys.destroy(found.version, revision)
     for name in found.local:
         site.local.remove(name)

@@ -66,10 +66,10 @@ def lost_keys(pipeline: Pipeline, stored: StoredKeys, records: Sequence[KeyRecor
     """
     destroyed = {fact.version for fact in recorded(pipeline.ledger, KeyDestructionIntended)}
     unfinished = {each.source for each in opening.pending(pipeline, RequestAction.DESTROY)}
-    sentences = []
+    messages = []
     for record in records:
         if record.state is KeyState.DESTROYED and record.version in stored and record.version not in unfinished:
-            sentences.append(
+            messages.append(
                 f"{record.version} is destroyed, but the key store holds it again; find out who put it back, and run "
                 f"`keyrotation destroy {record.version}`"
             )
@@ -78,8 +78,8 @@ def lost_keys(pipeline: Pipeline, stored: StoredKeys, records: Sequence[KeyRecor
         try:
             stored.registered(record)
         except KeyStoreDamagedError as error:
-            sentences.append(str(error))
-    return sentences
+            messages.append(str(error))
+    return messages
 
 
 def audited_primary(pipeline: Pipeline) -> KeyVersion | None:

@@ -125,7 +125,7 @@ class ManifestTrust:
         self._officers = officers
         self._clock = clock
         self._vouching = tuple(vouching)
-        self._told: set[str] = set()
+        self._recorded: set[str] = set()
 
     @property
     def own_signer(self) -> str | None:
@@ -287,10 +287,10 @@ class ManifestTrust:
                 signed = self._officers.verify(text, signature, roster.officers if roster else ())
             except ApprovalError:
                 continue
-            if name not in self._told:
+            if name not in self._recorded:
                 facts = {"manifest": name, "sha256": hashlib.sha256(text).hexdigest(), "officer": signed.officer}
                 self._ledger.append(Note(EventKind.UNSIGNED_BACKUP_TRUSTED, facts))
-                self._told.add(name)
+                self._recorded.add(name)
             return True
         return False
 
@@ -312,5 +312,5 @@ class ManifestTrust:
 
     @cached_property
     def _reconciled_seq(self) -> int:
-        told = history(self._ledger, EventKind.DATABASE_RECONCILED)
-        return max((entry.seq for entry in told if entry.fault is None), default=0)
+        reconciled = history(self._ledger, EventKind.DATABASE_RECONCILED)
+        return max((entry.seq for entry in reconciled if entry.fault is None), default=0)

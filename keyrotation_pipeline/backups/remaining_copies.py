@@ -199,14 +199,14 @@ def unlisted_dumps(places: Iterable[KeptSets], trust: ManifestTrust) -> Mapping[
         By ``<dump> in <place>``: the pipeline that it names, where that is unknown here.
     """
     return {
-        f"{name} in {kept.place.description}": _stranger(name, trust)
+        f"{name} in {kept.place.description}": _unknown_pipeline(name, trust)
         for kept in places
         for name in sorted(kept.names - {dump.file.name for _, dump in kept.dumps})
         if is_dump(name)
     }
 
 
-def _stranger(dump: str, trust: ManifestTrust) -> str | None:
+def _unknown_pipeline(dump: str, trust: ManifestTrust) -> str | None:
     """The id of the pipeline that a dump's name has, if that is unknown here."""
     stamp = stamp_in(dump) or ""
     return None if trust.knows(manifest_name(stamp)) else pipeline_in(stamp)
@@ -220,7 +220,7 @@ def _in_place(site: BackupContext, place: BackupPlace, versions: Sequence[KeyVer
         if not is_dump(file.name):
             continue
         if file.name not in dumps:
-            whose = _stranger(file.name, site.trust)
+            whose = _unknown_pipeline(file.name, site.trust)
             why = f"it is of the pipeline {whose}, which is unknown here" if whose else _UNKNOWN
             yield ExposedCopy(place.description, file, why)
             continue

@@ -147,14 +147,14 @@ def decrypt_all(restored: RestoredDump, dump: DatabaseCopy, ring: KeyRing, repor
         with _there(content, dump):
             read = restored.rewriting.decrypt_all(content.table, ring, report)
         _require_rows(content, read.rows, dump)
-        lacking = dict(_lacking(content, read))
-        if (others := read.failures - sum(lacking.values())) < 0:
+        missing = dict(_missing(content, read))
+        if (others := read.failures - sum(missing.values())) < 0:
             _require_values(content, read.by_column, dump)
         if others:
             unencrypted[str(content.table.name)] = others
         undecryptable += [
             f"{number:,} of {content.values[column][version]:,} values of {content.table.name}.{column} under {version}"
-            for (column, version), number in lacking.items()
+            for (column, version), number in missing.items()
         ]
         values[str(content.table.name)] = {
             column: {str(version): number for version, number in counted.items()}
@@ -165,12 +165,12 @@ def decrypt_all(restored: RestoredDump, dump: DatabaseCopy, ring: KeyRing, repor
     return DecryptedCopy(values, tuple(undecryptable), unencrypted)
 
 
-def _lacking(content: TableContent, read: DecryptedCount) -> Iterator[tuple[tuple[str, KeyVersion], int]]:
+def _missing(content: TableContent, read: DecryptedCount) -> Iterator[tuple[tuple[str, KeyVersion], int]]:
     """How many of the dumped values did not decrypt, by column and version."""
     for column, values in content.values.items():
         for version, number in values.items():
-            if (lacking := number - read.by_column.get(column, {}).get(version, 0)) > 0:
-                yield (column, version), lacking
+            if (missing := number - read.by_column.get(column, {}).get(version, 0)) > 0:
+                yield (column, version), missing
 
 
 @contextmanager
@@ -232,8 +232,8 @@ def _require_values(content: TableContent, counted: Mapping[str, Mapping[KeyVers
 def _require_relations(wanted: DatabaseContent, restored: RestoredDump, dump: DatabaseCopy) -> None:
     found = restored.content
     there: Mapping[TableName, RelationContent] = {each.name: each for each in found.relations}
-    expected = [each for each in wanted.relations if each.name not in restored.lacking]
-    lost = [sentence for each in expected if (sentence := _lost(each, there.get(each.name)))]
+    expected = [each for each in wanted.relations if each.name not in restored.missing]
+    lost = [message for each in expected if (message := _lost(each, there.get(each.name)))]
     if wanted.large_objects != found.large_objects:
         lost.append(f"{found.large_objects:,} large objects of {wanted.large_objects:,}")
     if lost:

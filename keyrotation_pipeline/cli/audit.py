@@ -48,7 +48,7 @@ def verify(
     """
     content = None if anchor is None else _read(anchor)
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        database = pipeline.surroundings.identity().name
+        database = pipeline.environment.identity().name
         written = None if anchor is None or content is None else written_at(pipeline.ledger, anchor.name, content)
         anchors = [] if content is None or written is not None else [read_anchor(content.decode(errors="replace"))]
         head = verify_everything(pipeline, *anchors)
@@ -64,7 +64,7 @@ def verify(
         lines.append(f"{stamped:,} time stamp(s) verified with [audit] timestamp_certificates")
     elif stamped:
         lines.append(f"{stamped:,} time stamp(s) NOT verified: [audit] timestamp_certificates names no certificate")
-    lines += [f"signatures made before then stay verified, though {sentence}" for sentence in unusable]
+    lines += [f"signatures made before then stay verified, though {message}" for message in unusable]
     if anchor and written is not None:
         lines.append(f"{anchor.name} is the report that event {written:,} recorded")
     elif anchor:
@@ -101,7 +101,7 @@ def log(
     are genuine.
     """
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        database = pipeline.surroundings.identity().name
+        database = pipeline.environment.identity().name
         wanted = pipeline.ledger.request(request).id if request is not None else None
         kinds = [_kind(event)] if event is not None else []
         listed = list(deque(map(entry_of, pipeline.ledger.events(*kinds, request=wanted)), maxlen=last))

@@ -62,7 +62,7 @@ def backup(
         _rekey(declared, old, key, as_json=as_json)
         return
     with open_backups(declared, actor=actor()) as site:
-        database = site.pipeline.surroundings.identity().name
+        database = site.pipeline.environment.identity().name
         if listed:
             kept, unknown, silent = _kept(site)
             sets = [_document(each) for each in kept]
@@ -77,7 +77,7 @@ def backup(
 
 def _rekey(declared: Settings, old: str | None, file: Path | None, *, as_json: bool) -> None:
     with opened_with_key(declared, file) as (site, key), reporting(quiet=as_json) as report:
-        database = site.pipeline.surroundings.identity().name
+        database = site.pipeline.environment.identity().name
         done = rekey(site, key, old, report)
     value = {"database": database, **done.record.as_json(), "left": list(done.left)}
     output.show(database, value, _rekeyed(done), as_json=as_json)
@@ -202,7 +202,7 @@ def restore_database_command(
         new_databases(declared) as databases,
         reporting(quiet=as_json) as report,
     ):
-        name = site.pipeline.surroundings.identity().name
+        name = site.pipeline.environment.identity().name
         new = into or f"{name.partition('@')[0][:38]}_restored_{site.pipeline.clock.now():%Y%m%d_%H%M%S}"
         done = restore_to_new_database(site, databases, opened, new, source, report)
     file = for_superuser(done.database, done.for_superuser)
@@ -259,7 +259,7 @@ def rehearse_command(
     """
     declared = settings.load(config)
     with opened_with_key(declared, key) as (site, opened), reporting(quiet=as_json) as report:
-        database = site.pipeline.surroundings.identity().name
+        database = site.pipeline.environment.identity().name
         request = site.pipeline.ledger.request(request_id)
         done = rehearse(site, opened, RestoredStages(declared), request, report)
     show(database, {"database": database, **_rehearsal_document(done)}, _rehearsal_lines(done), as_json=as_json)

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from keyrotation_pipeline.assembly import host
-from keyrotation_pipeline.cli.failures import sentence_of
+from keyrotation_pipeline.cli.failures import message_of
 from keyrotation_pipeline.fieldcrypto.compiled import codec_in_use
 
 
@@ -212,9 +212,9 @@ def run() -> None:
         host.wipe_abandoned_keys()
         app()
     except Exception as error:
-        if (sentence := sentence_of(error)) is None:
+        if (message := message_of(error)) is None:
             raise
         from keyrotation_pipeline.cli.output import refuse  # noqa: PLC0415  --help and --version need none of it
 
-        refuse(sentence, as_json=wants_json())
+        refuse(message, as_json=wants_json())
         raise SystemExit(1) from None

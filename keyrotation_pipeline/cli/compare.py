@@ -78,7 +78,7 @@ def compare_command(
         audit = stack.enter_context(application_audit(declared))
         listing = _Listing(_spool(stack, target, as_json=as_json))
         compared = compare_values(site, opened, name, actor(), audit, Output(listing.add, output.note), backup)
-        database = site.pipeline.surroundings.identity().name
+        database = site.pipeline.environment.identity().name
         if target is not None and listing.file is not None:
             _write(target, listing.file)
         if as_json and listing.file is not None:

@@ -60,8 +60,8 @@ def docs(
     """
     if copy is not None:
         _copy(copy)
-        sentence = f"copied {' and '.join(FOLDERS)} into {copy}"
-        output.show(None, {"copied": list(FOLDERS), "into": str(copy)}, [sentence], as_json=as_json)
+        message = f"copied {' and '.join(FOLDERS)} into {copy}"
+        output.show(None, {"copied": list(FOLDERS), "into": str(copy)}, [message], as_json=as_json)
     elif page is None:
         listed = {"pages": [each.as_json() for each in pages().values()]}
         output.show(None, listed, _listed(), as_json=as_json)

@@ -10,7 +10,7 @@ _INSUFFICIENT_PRIVILEGE = "42501"
 _BEFORE_ANYTHING_WAS_SENT = frozenset({"ProgrammingError", "DataError", "NotSupportedError"})
 
 
-def sentence_of(error: Exception) -> str | None:
+def message_of(error: Exception) -> str | None:
     """One sentence that says what to do; None: it is a defect, not an expected failure."""
     if isinstance(error, KeyRotationError):
         return str(error)

@@ -95,7 +95,7 @@ def open_command(
     declared = settings.load(config)
     require_plain_texts({}, action or (), ())  # before anything is opened
     with open_pipeline(declared, actor=actor()) as pipeline:
-        at = _moment(discovered_at, declared.time_zone, pipeline.clock.now())
+        at = _discovered_at(discovered_at, declared.time_zone, pipeline.clock.now())
         flag = Flag("", actor(), type_, description, at, scope, impact, tuple(key_version or ()))
         opened = open_incident(pipeline, flag)
         if not as_json:
@@ -107,7 +107,7 @@ def open_command(
         channels = alert_channels(declared, pipeline)
         for failure in deliver(pipeline, channels, notices(pipeline, channels.contacts)):
             output.note(f"alert not delivered: {failure}")
-        database, versions = pipeline.surroundings.identity().name, names(opened.versions)
+        database, versions = pipeline.environment.identity().name, names(opened.versions)
         value = {"database": database, "id": opened.id, "request": request.id, "versions": versions}
         held = f"{', '.join(versions)} counts as compromised once enough officers have signed"
         then = f"run `keyrotation rotate {request.id}`, or let `keyrotation up` do it"
@@ -120,7 +120,7 @@ def list_command(*, config: Config = None, as_json: Json = False) -> None:
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         known, requests = incidents(pipeline.ledger), pipeline.ledger.requests()
         carriers = {each.id: carried_by(each, requests) for each in known.by_id.values()}
-        database = pipeline.surroundings.identity().name
+        database = pipeline.environment.identity().name
     rows = [
         (each.id, each.type, each.status, output.minutes(each.discovered_at), ", ".join(map(str, each.versions)),
          _carried(carriers[each.id]))
@@ -141,13 +141,13 @@ def show(name: IncidentId, *, config: Config = None, as_json: Json = False) -> N
         found = incidents(pipeline.ledger).incident(name)
         requests, now = pipeline.ledger.requests(), pipeline.clock.now()
         clock, pace = clock_of(pipeline, found, requests), rate_of(pipeline, found, requests, now)
-        carrier, database = carried_by(found, requests), pipeline.surroundings.identity().name
+        carrier, database = carried_by(found, requests), pipeline.environment.identity().name
         assessment = assessment_of(pipeline, found)
     shown, stages = details(found, carrier), [each.as_json(now) for each in clock]
     value = {**shown, "stages": stages, "pace": str(pace) if pace else None, **assessed(assessment)}
     lines = [*_details(shown), *(f"{each.stage.replace('_', ' '):<22}{_left(each, now)}" for each in clock)]
     lines += [] if pace is None else [f"rows: {pace}"]
-    lines += [f"{output.seconds(at)} UTC  {sentence}" for at, sentence in assessment.history]
+    lines += [f"{output.seconds(at)} UTC  {message}" for at, message in assessment.history]
     output.show(database, value, [*lines, *assessment.lines()], as_json=as_json)
 
 
@@ -173,7 +173,7 @@ def access(name: IncidentId, *, config: Config = None, as_json: Json = False) ->
     declared = settings.load(config)
     with open_pipeline(declared, actor=actor()) as pipeline:
         found = access_audit(declared, incidents(pipeline.ledger).incident(name), pipeline)
-        database = pipeline.surroundings.identity().name
+        database = pipeline.environment.identity().name
     output.show(database, as_json_object(found), _accesses(found), as_json=as_json)
 
 
@@ -261,7 +261,7 @@ def report(
         output.note(f"written to {file}")
 
 
-def _moment(text: str, time_zone: str, now: datetime) -> datetime:
+def _discovered_at(text: str, time_zone: str, now: datetime) -> datetime:
     if text.strip().lower() == "now":
         return now
     try:

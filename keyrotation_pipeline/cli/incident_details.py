@@ -44,7 +44,7 @@ def show_changed(pipeline: Pipeline, changed: Incident, more: Sequence[str] = ()
     """Print an incident's status after a change, then the `more` lines."""
     value = details(changed, carried_by(changed, pipeline.ledger.requests()))
     lines = [f"{changed.id} is {changed.status}", *more]
-    output.show(pipeline.surroundings.identity().name, value, lines, as_json=as_json)
+    output.show(pipeline.environment.identity().name, value, lines, as_json=as_json)
 
 
 def summary(found: Incident, carrier: Request | None) -> dict[str, Any]:
@@ -217,7 +217,7 @@ def assess_command(
             found = assess(pipeline, name, checked, actor())
         else:
             found = assessment_of(pipeline, incidents(pipeline.ledger).incident(name))
-        database = pipeline.surroundings.identity().name
+        database = pipeline.environment.identity().name
     value = {"database": database, "id": found.incident.id, "signed": officer, **assessed(found)}
     signed_by = [] if officer is None else [f"signed by {officer}: {len(found.signed_by)} of {found.required}"]
     output.show(database, value, [*signed_by, *found.lines()], as_json=as_json)

@@ -131,7 +131,7 @@ def _summary(pipeline: Pipeline, path: Path, wanted: str) -> dict[str, Any]:
     return {
         "configuration": str(path),
         "written": False,
-        "database": pipeline.surroundings.identity().name,
+        "database": pipeline.environment.identity().name,
         "key_versions": [{"version": str(key.version), "state": str(key.state)} for key in keys],
         "primary": str(primary) if primary else None,
         "tables": [
@@ -165,8 +165,8 @@ def _lines(
         values = ", ".join(f"{number:,} under {version}" for version, number in table["values_by_version"].items())
         counted = f"counted at {table['counted_at']}"
         yield f"table     {table['table']}: {table['rows']:,} rows, values {values or 'none'}, {counted}"
-    for sentence in lost:
-        yield output.Text(f"lost      {sentence}", output.BAD)
+    for message in lost:
+        yield output.Text(f"lost      {message}", output.BAD)
     if newcomer is not None:
         yield output.Text(f"signer    {newcomer}; {'then ' if lost else ''}run `keyrotation reconcile`", output.BAD)
     elif not lost:

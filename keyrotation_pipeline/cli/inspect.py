@@ -38,7 +38,7 @@ def inventory(*, config: Config = None, as_json: Json = False) -> None:
     """
     declared = settings.load(config)
     with open_pipeline(declared, actor=actor()) as pipeline:
-        database = pipeline.surroundings.identity().name
+        database = pipeline.environment.identity().name
         taken = take_inventory(pipeline)
         keys = pipeline.ledger.keys()
         others = pipeline.inventory.other_formats()
@@ -56,7 +56,7 @@ def inventory(*, config: Config = None, as_json: Json = False) -> None:
 def verify(*, config: Config = None, as_json: Json = False) -> None:
     """Decrypt every value with the current keys, and count."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline, reporting(quiet=as_json) as report:
-        database = pipeline.surroundings.identity().name
+        database = pipeline.environment.identity().name
         ring = pipeline.keys.read().ring()
         done = tuple(pipeline.rewriting.decrypt_all(table, ring, report) for table in pipeline.tables)
         pipeline.ledger.append(ValuesDecrypted.of(done))
@@ -240,7 +240,7 @@ def preflight(
     declared = settings.load(config)
     recovery = None if declared.recovery.secret_key is None else partial(recovery_key, declared)
     with open_backups(declared, actor=actor()) as site:
-        database, now = site.pipeline.surroundings.identity().name, site.pipeline.clock.now()
+        database, now = site.pipeline.environment.identity().name, site.pipeline.clock.now()
         found = readiness(site, alert_channels(declared, site.pipeline).in_words, recovery)
     value = {"database": database, "generated_at": instant(now), **found.as_json()}
     output.show(database, value, _lines(found, everything=everything), as_json=as_json)
@@ -287,8 +287,8 @@ def _rollout_lines(content: dict[str, Any]) -> Iterator[output.Line]:
         yield from (f"  {code}" for code in LINES_OF_CODE)
     if content["waiting_for"]:
         yield f"waits: {content['waiting_for']}"
-    for sentence in content["attention"]:
-        yield output.field("Attention", sentence, output.BAD)
+    for message in content["attention"]:
+        yield output.field("Attention", message, output.BAD)
 
 
 def _row(instance: dict[str, Any]) -> tuple[str, ...]:

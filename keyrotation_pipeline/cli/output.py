@@ -83,12 +83,12 @@ def document(value: Document | Sequence[Document]) -> None:
     sys.stdout.write(f"{_as_json(value, indent=2)}\n")
 
 
-def refuse(sentence: str, *, as_json: bool) -> None:
+def refuse(message: str, *, as_json: bool) -> None:
     """Print why a command fails on stderr: the sentence, or one line of JSON."""
     if as_json:
-        sys.stderr.write(f"{_as_json({'error': sentence})}\n")
+        sys.stderr.write(f"{_as_json({'error': message})}\n")
     else:
-        note(sentence)
+        note(message)
 
 
 def _as_json(value: Document | Sequence[Document], indent: int | None = None) -> str:

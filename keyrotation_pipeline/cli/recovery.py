@@ -60,7 +60,7 @@ def recovery_test_command(*, key: KeyFile = None, config: Config = None, as_json
     """
     declared = settings.load(config)
     with opened_with_key(declared, key) as (site, opened), reporting(quiet=as_json) as progress:
-        database = site.pipeline.surroundings.identity().name
+        database = site.pipeline.environment.identity().name
         if key is not None:  # one that is configured makes every test fail
             require_recipient(site, opened)
         report = recovery_test(site, opened, progress)
@@ -104,7 +104,7 @@ def restore_key_command(
         return
     with opened_with_key(declared, key, trusted) as (site, opened):
         create_key_store(declared)
-        database = site.pipeline.surroundings.identity().name
+        database = site.pipeline.environment.identity().name
         done = [_restore(declared, site, version, source, opened) for version in wanted]
     value = {"database": database, "restored": [_restored_document(each) for each in done]}
     output.show(database, value, map(_restored, done), as_json=as_json)
@@ -214,7 +214,7 @@ def _tested(report: RecoveryReport) -> Iterator[output.Line]:
 
 def _survey(declared: Settings, *, as_json: bool) -> None:
     with open_backups(declared, actor=actor()) as site:
-        database = site.pipeline.surroundings.identity().name
+        database = site.pipeline.environment.identity().name
         found = survey(site)
     output.show(database, {"database": database, **_survey_document(found)}, _surveyed(found), as_json=as_json)
     lost = sorted({f"{each.table} under {each.version}" for each in found.database if each.lost})

@@ -54,14 +54,14 @@ def period_of(since: str | None, until: str | None, time_zone: str) -> Period | 
     if since is None and until is None:
         return None
     zone = ZoneInfo(time_zone)
-    begin = None if since is None else moment("--from", since, zone)
-    end = None if until is None else moment("--to", until, zone, days=1)
+    begin = None if since is None else parse_time("--from", since, zone)
+    end = None if until is None else parse_time("--to", until, zone, days=1)
     if begin is not None and end is not None and begin >= end:
         raise KeyRotationError(f"--to {until} is not after --from {since}; give a later one")
     return Period(begin, end)
 
 
-def moment(option: str, text: str, zone: ZoneInfo, days: int = 0) -> datetime:
+def parse_time(option: str, text: str, zone: ZoneInfo, days: int = 0) -> datetime:
     """The time that an option names, with its time zone.
 
     Args:
@@ -84,9 +84,9 @@ def moment(option: str, text: str, zone: ZoneInfo, days: int = 0) -> datetime:
     return at
 
 
-def unambiguous_moment(option: str, text: str, zone: ZoneInfo) -> datetime:
-    """Like `moment`, but refuse a time that the local clock shows twice or never, unless it has an offset."""
-    at = moment(option, text, zone)
+def unambiguous_time(option: str, text: str, zone: ZoneInfo) -> datetime:
+    """Like `parse_time`, but refuse a time that the local clock shows twice or never, unless it has an offset."""
+    at = parse_time(option, text, zone)
     if at.replace(fold=0).utcoffset() != at.replace(fold=1).utcoffset():
         raise KeyRotationError(
             f"{option} {at:%Y-%m-%dT%H:%M} is shown twice or never by the clocks of {zone.key}, which change "

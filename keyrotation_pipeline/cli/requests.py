@@ -12,7 +12,7 @@ from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, OpenRequestId, RequestId, actor, offered_requests, open_walk
 from keyrotation_pipeline.cli.output import minutes, show
-from keyrotation_pipeline.cli.report import unambiguous_moment
+from keyrotation_pipeline.cli.report import unambiguous_time
 from keyrotation_pipeline.cli.signing import (
     Guide,
     SignatureFile,
@@ -75,8 +75,8 @@ def request(
             not_before=earliest,
             manual=manual,
         )
-        database = pipeline.surroundings.identity().name
-        warnings = [each.sentence for each in pipeline.surroundings.preflight(pipeline.tables, opened.target)]
+        database = pipeline.environment.identity().name
+        warnings = [each.message for each in pipeline.environment.preflight(pipeline.tables, opened.target)]
         warnings += filter(None, [unnamed_primary(pipeline, opened)])
         rule, *how = duties(pipeline, opened)
         lines = [f"{database}: {opened.source} to {opened.target} requested, {_dates(opened)}"]
@@ -113,7 +113,7 @@ def approve(
             guide_to_approve(pipeline, request, as_json=as_json)
             return
         officer, count = add_approval(pipeline, request, content)
-        action, database = pipeline.actions[request.action], pipeline.surroundings.identity().name
+        action, database = pipeline.actions[request.action], pipeline.environment.identity().name
         required = authority(pipeline, request).required
     value = {"id": request.id, "officer": officer, "approvals": count, "approvals_required": required}
     lines = [f"approved by {officer}: {count} of {required}"]
@@ -148,7 +148,7 @@ def confirm(
                 guide(pipeline, Guide("confirm", walk.id, to_sign, roster, (), 1, then), as_json=as_json)
             return
         officer, goal = add_confirmation(pipeline, walk, content)
-        database = pipeline.surroundings.identity().name
+        database = pipeline.environment.identity().name
     value = {"id": walk.id, "officer": officer, "rollout": str(goal.aim)}
     confirmed = f"confirmed by {officer}: every application instance {goal.statement()}"
     output.show(database, value, [confirmed, f"next: `keyrotation rotate {walk.id}`"], as_json=as_json)
@@ -174,7 +174,7 @@ def requests(
         _show_announcement(declared, announcement, as_json=as_json)
         return
     with open_pipeline(declared, actor=actor()) as pipeline:
-        listed, database = pending_requests(pipeline), pipeline.surroundings.identity().name
+        listed, database = pending_requests(pipeline), pipeline.environment.identity().name
     output.show(database, [each.as_json() for each in listed], _pending(listed), as_json=as_json)
 
 
@@ -196,7 +196,7 @@ def _pending(listed: Sequence[PendingRequest]) -> Iterator[str]:
 def history(*, config: Config = None, as_json: Json = False) -> None:
     """List past requests, with how long each took."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        listed, database = past_requests(pipeline), pipeline.surroundings.identity().name
+        listed, database = past_requests(pipeline), pipeline.environment.identity().name
     rows = [
         (past.request.id[:12], f"{past.request.type} {past.request.action}", past.request.source, past.request.target,
          output.minutes(past.request.started_at), "-" if past.seconds is None else f"{past.seconds:,.0f} s",
@@ -208,7 +208,7 @@ def history(*, config: Config = None, as_json: Json = False) -> None:
 
 
 def _earliest(not_before: str | None, time_zone: str) -> datetime | None:
-    return None if not_before is None else unambiguous_moment("--not-before", not_before, ZoneInfo(time_zone))
+    return None if not_before is None else unambiguous_time("--not-before", not_before, ZoneInfo(time_zone))
 
 
 def _dates(request: Request) -> str:
@@ -258,7 +258,7 @@ def pace_command(
     if hours is not None:
         changes["time_zone"] = declared.time_zone
     with open_pipeline(declared, actor=actor()) as pipeline:
-        rotation, database = open_walk(pipeline, request_id), pipeline.surroundings.identity().name
+        rotation, database = open_walk(pipeline, request_id), pipeline.environment.identity().name
         changed = reset or changes
         pace = set_pace(pipeline, rotation, changes, reason) if changed else pace_of(pipeline, rotation)
     value = {"database": database, "id": rotation.id, "pace": None if pace is None else pace.as_json()}
@@ -279,7 +279,7 @@ def rollback_command(
     The rotation is paused from now on. Once two officers have signed, `keyrotation rotate` undoes it.
     """
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        undone, database = pipeline.ledger.walk(request_id), pipeline.surroundings.identity().name
+        undone, database = pipeline.ledger.walk(request_id), pipeline.environment.identity().name
         opened = rollback.open_rollback(pipeline, undone, reason=reason, requested_by=actor())
         source, target = str(opened.source), str(opened.target)
         value = {"database": database, "id": opened.id, "undoes": undone.id, "from": source, "to": target}
@@ -290,7 +290,7 @@ def rollback_command(
 def pause(request_id: OpenRequestId = None, *, config: Config = None, as_json: Json = False) -> None:
     """Pause a rotation."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        rotation, database = open_walk(pipeline, request_id), pipeline.surroundings.identity().name
+        rotation, database = open_walk(pipeline, request_id), pipeline.environment.identity().name
         control.pause(pipeline, rotation)
     value = {"database": database, "id": rotation.id, "status": "paused"}
     line = f"rotation {rotation.id} is paused; continue with `keyrotation resume {rotation.id}`"
@@ -300,7 +300,7 @@ def pause(request_id: OpenRequestId = None, *, config: Config = None, as_json: J
 def resume(request_id: OpenRequestId = None, *, config: Config = None, as_json: Json = False) -> None:
     """Resume a paused rotation."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        rotation, database = open_walk(pipeline, request_id), pipeline.surroundings.identity().name
+        rotation, database = open_walk(pipeline, request_id), pipeline.environment.identity().name
         control.resume(pipeline, rotation)
         rotation = pipeline.ledger.walk(rotation.id)
     value = {"database": database, "id": rotation.id, "status": str(rotation.status)}
@@ -314,7 +314,7 @@ def cancel(request_id: RequestId, *, config: Config = None, as_json: Json = Fals
     Says what it was: its action, versions, phase and signatures. A key that was made for it is withdrawn.
     """
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        request, database = pipeline.ledger.request(request_id), pipeline.surroundings.identity().name
+        request, database = pipeline.ledger.request(request_id), pipeline.environment.identity().name
         pending = next((each for each in pending_requests(pipeline) if each.request.id == request.id), None)
         control.cancel(pipeline, request)
     source, target = str(request.source), str(request.target)

@@ -46,7 +46,7 @@ def rotate(
         pipeline = site.pipeline
         rotation = pipeline.ledger.walk(request_id)
         if not as_json:
-            output.heading(pipeline.surroundings.identity().name)
+            output.heading(pipeline.environment.identity().name)
             output.line(f"{rotation.action} {rotation.id}: {rotation.source} to {rotation.target}")
             if not is_native():
                 output.line(codec_in_use())
@@ -57,7 +57,7 @@ def rotate(
         rotation = pipeline.ledger.walk(rotation.id)
         made = _back_up(site, rotation, quiet=as_json)
         value = {
-            "database": pipeline.surroundings.identity().name,
+            "database": pipeline.environment.identity().name,
             "id": rotation.id,
             "phase": phase_of(rotation),
             "from": str(rotation.source),

@@ -19,7 +19,7 @@ from keyrotation_pipeline.scan.report import Finding, NotLookedAt, ScanReport, n
 URL_VARIABLE = "KEYROTATION_DATABASE_URL"
 # Places that one line names, and keys.
 _NAMED, _KEYS = 5, 3
-_TOLD = {"marker": "the value", "mac": "its MAC", "decrypt": "decrypting"}
+_RECOGNISED_BY = {"marker": "the value", "mac": "its MAC", "decrypt": "decrypting"}
 _ANSWERS = {True: "yes", False: "no", None: "not known"}
 
 
@@ -105,7 +105,7 @@ def _row(finding: Finding) -> tuple[str, ...]:
         f"{finding.format}{tier}",
         share_of(finding),
         f"{keys} and {more} more" if more > 0 else keys or "-",
-        _TOLD[finding.identified_by],
+        _RECOGNISED_BY[finding.identified_by],
         _ANSWERS[finding.reads_two_keys],
     )
 
@@ -115,9 +115,9 @@ def _what_next(findings: Sequence[Finding]) -> Iterator[output.Line]:
     formats: defaultdict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in findings:
         formats[finding.format, finding.next].append(finding)
-    for (name, sentence), there in formats.items():
+    for (name, message), there in formats.items():
         places = f" ({len(there)} places)" if len(there) > 1 else ""
-        yield output.Text(f"{name}{places}: {sentence}", indent=2)
+        yield output.Text(f"{name}{places}: {message}", indent=2)
         noted: defaultdict[str, list[str]] = defaultdict(list)
         for finding in there:
             for note in finding.notes:

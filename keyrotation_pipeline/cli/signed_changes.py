@@ -34,7 +34,7 @@ def policy_command(reason: Reason = None, *, config: Config = None, as_json: Jso
     a request. Once officers who are pinned today have signed that, run it again, and the new ones are pinned.
     """
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        before, database = pinned_roster(pipeline), pipeline.surroundings.identity().name
+        before, database = pinned_roster(pipeline), pipeline.environment.identity().name
         gone, new = changed_host_names(pipeline)
         hosts = [*(f"host       - {each}" for each in gone), *(f"host       + {each}" for each in new)]
         if (request := pending_policy(pipeline)) is None:
@@ -91,7 +91,7 @@ def destroy_command(
     """
     wanted = KeyVersion.parse(version)
     with open_backups(settings.load(config), actor=actor()) as site:
-        pipeline, database = site.pipeline, site.pipeline.surroundings.identity().name
+        pipeline, database = site.pipeline, site.pipeline.environment.identity().name
         if (request := pending_destruction(pipeline, wanted)) is None:
             request, found = open_destruction(site, wanted, reason=reason, requested_by=actor())
             value = _destroy_document(database, request, found, destroyed=False)
@@ -133,7 +133,7 @@ def replace_key_command(
     declared = settings.load(config)
     material = _given(declared, wanted)
     with open_pipeline(declared, actor=actor()) as pipeline:
-        database = pipeline.surroundings.identity().name
+        database = pipeline.environment.identity().name
         if (request := pending_replacement(pipeline, wanted)) is None:
             request = open_replacement(pipeline, wanted, material, reason=reason, requested_by=actor())
             value = _replace_key_document(database, request, material.fingerprint, done=False)
@@ -183,7 +183,7 @@ def reconcile_command(*, config: Config = None, as_json: Json = False) -> None:
     that, run it again to do it.
     """
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        database = pipeline.surroundings.identity().name
+        database = pipeline.environment.identity().name
         if (request := pending_reconciliation(pipeline)) is None:
             request, decided = open_reconciliation(pipeline, requested_by=actor())
             value = _reconcile_document(database, request, decided, reconciled=False)

@@ -101,7 +101,7 @@ class Guide:
 
 def guide(pipeline: Pipeline, shown: Guide, *, as_json: bool) -> None:
     """Show an officer a text, who has signed it, how to sign it, and what comes next."""
-    database, roster = pipeline.surroundings.identity().name, shown.roster
+    database, roster = pipeline.environment.identity().name, shown.roster
     signed = [roster.name_of(each) or each for each in shown.signed]
     enough = len(signed) >= shown.required
     missing = [each for each in roster.officers if each.fingerprint not in shown.signed]

@@ -18,13 +18,14 @@ from keyrotation_pipeline.assembly.home import ui_address
 from keyrotation_pipeline.assembly.host import system_time, wait
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.failures import sentence_of
+from keyrotation_pipeline.cli.failures import message_of
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.output import field
 from keyrotation_pipeline.errors import DatabaseUnavailableError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.incidents.assessing import unsettled_in_words
 from keyrotation_pipeline.model.audit import instant, names
+from keyrotation_pipeline.model.environment import BlindSpots
 from keyrotation_pipeline.model.progress import duration
 from keyrotation_pipeline.model.status import (
     NO_BACKUP_KNOWN,
@@ -34,7 +35,6 @@ from keyrotation_pipeline.model.status import (
     Status,
     TableStatus,
 )
-from keyrotation_pipeline.model.surroundings import BlindSpots
 from keyrotation_pipeline.monitoring.metrics import in_open_metrics, metrics_of
 from keyrotation_pipeline.monitoring.scheduler_health import conductor_at_work
 from keyrotation_pipeline.monitoring.status import overview
@@ -95,10 +95,10 @@ def _others(shown: Status) -> Iterator[output.Text]:
         yield field("Request", f"{request.id}, {request.action} of {request.source}; not signed by {missing}")
     for contact in shown.contacts:
         yield field("Contact", str(contact))
-    for sentence in shown.attention:
-        yield field("Attention", sentence, output.BAD)
-    for sentence in shown.warnings:
-        yield field("Warning", sentence, "yellow")
+    for message in shown.attention:
+        yield field("Attention", message, output.BAD)
+    for message in shown.warnings:
+        yield field("Warning", message, "yellow")
 
 
 def age(at: datetime | None, now: datetime) -> str:
@@ -266,7 +266,7 @@ def _show(pipeline: Pipeline, declared: settings.Settings, *, as_json: bool) -> 
 
 def _lines(pipeline: Pipeline, declared: settings.Settings, shown: Status) -> Iterator[output.Line]:
     """The text output; only this asks the database for what is not searched."""
-    seen, heartbeats = pipeline.surroundings.blind_spots(), pipeline.heartbeats.last()
+    seen, heartbeats = pipeline.environment.blind_spots(), pipeline.heartbeats.last()
     yield from lines(shown, seen, heartbeats, ui_address(declared.home))
 
 
@@ -288,9 +288,9 @@ def check(take: Callable[[], Status]) -> Service:
     try:
         shown = take()
     except Exception as error:  # noqa: BLE001  a plugin that ends with 1 would be taken for a warning
-        service, said = Service.UNKNOWN, sentence_of(error) or f"a defect ({type(error).__name__})"
+        service, said = Service.UNKNOWN, message_of(error) or f"a defect ({type(error).__name__})"
     else:
-        service, said = _state(shown), f"{_sentence(shown)} | {' '.join(_performance(shown))}"
+        service, said = _state(shown), f"{_message(shown)} | {' '.join(_performance(shown))}"
     output.line(output.Text(f"KEYROTATION {service.name} - {said}", whole=True))
     return service
 
@@ -301,7 +301,7 @@ def _state(shown: Status) -> Service:
     return Service.WARNING if shown.warnings else Service.OK
 
 
-def _sentence(shown: Status) -> str:
+def _message(shown: Status) -> str:
     """The first thing to know; without the character behind which performance data begin."""
     first, *more = [*shown.attention, *shown.warnings] or [_calm(shown)]
     others = f" ({len(more)} more: keyrotation status)" if more else ""

@@ -151,8 +151,8 @@ def _other(finding: Finding) -> Iterator[str]:
     """A place in another format, and what to do about it, as comments."""
     tier = "" if finding.tier == "certain" else f"{finding.tier} "
     yield f"# {json.dumps(name_of(finding.place))}: {tier}{finding.format}, {share_of(finding)} values\n"
-    for sentence in (finding.next, *finding.notes):
-        yield from (f"#     {line}\n" for line in textwrap.wrap(sentence, _WIDTH))
+    for message in (finding.next, *finding.notes):
+        yield from (f"#     {line}\n" for line in textwrap.wrap(message, _WIDTH))
 
 
 def _place(place: Place) -> str:

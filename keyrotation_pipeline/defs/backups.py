@@ -126,7 +126,7 @@ def backup_decrypts_check(naming: Naming) -> dg.AssetChecksDefinition:
             lights = backup_lights(site.pipeline, site.pipeline.ledger.keys(), site.pipeline.clock.now())
             wrong = [
                 *lights.attention,
-                *(sentence for place in site.places for sentence in _wrong_in(place, site.trust)),
+                *(message for place in site.places for message in _wrong_in(place, site.trust)),
             ]
             places = ", ".join(place.description for place in site.places)
             warnings = list(lights.warnings)

@@ -19,7 +19,7 @@ from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.monitoring.due import due_rotation
 from keyrotation_pipeline.monitoring.rolling import DECRYPT, how_far, read_what_is_due
-from keyrotation_pipeline.monitoring.scheduler_health import standing_still
+from keyrotation_pipeline.monitoring.scheduler_health import stalled
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.fences import fences, values_of_gone_keys
 from keyrotation_pipeline.rotation.key_checks import usage_of_primary
@@ -97,7 +97,7 @@ def below_gcm_limit(pipeline: Pipeline) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=not usage.half_used,
         severity=dg.AssetCheckSeverity.ERROR if usage.exhausted else dg.AssetCheckSeverity.WARN,
-        description=usage.sentence + ("; request a rotation" if usage.half_used else ""),
+        description=usage.message + ("; request a rotation" if usage.half_used else ""),
         metadata={
             "key_version": str(usage.version),
             "encryptions_at_most": usage.encryptions,
@@ -119,7 +119,7 @@ def not_overdue(pipeline: Pipeline) -> dg.AssetCheckResult:
         passed=found.in_time,
         severity=dg.AssetCheckSeverity.ERROR if needs_people else dg.AssetCheckSeverity.WARN,
         description=f"{'was' if found.overdue else 'is'} due by {utc_minute(due.at)}: {due.rule}"
-        + (f"; {found.sentence}" if found.walk is not None or due.soon(found.now) else ""),
+        + (f"; {found.message}" if found.walk is not None or due.soon(found.now) else ""),
         metadata={
             "due_at": dg.MetadataValue.timestamp(due.at),
             "key_version": str(primary),
@@ -129,22 +129,22 @@ def not_overdue(pipeline: Pipeline) -> dg.AssetCheckResult:
 
 
 def _nothing_stands_still(pipeline: Pipeline) -> dg.AssetCheckResult:
-    sentences = list(standing_still(pipeline.heartbeats.last(), pipeline.clock.now()))
+    messages = list(stalled(pipeline.heartbeats.last(), pipeline.clock.now()))
     return dg.AssetCheckResult(
-        passed=not sentences,
-        description="; ".join(sentences) or "the sensors that watch this home run, and nothing is switched off",
-        metadata={"standing_still": len(sentences)},
+        passed=not messages,
+        description="; ".join(messages) or "the sensors that watch this home run, and nothing is switched off",
+        metadata={"standing_still": len(messages)},
     )
 
 
 def _retired_versions_are_refused(pipeline: Pipeline) -> dg.AssetCheckResult:
     seen, records, counts = fences(pipeline), pipeline.ledger.keys(), pipeline.ledger.counts(pipeline.tables)
-    sentences = [*seen.attention(), *(each for count in counts for each in values_of_gone_keys(count, records))]
+    messages = [*seen.attention(), *(each for count in counts for each in values_of_gone_keys(count, records))]
     refused = [f"{name} refuses {', '.join(map(str, versions))}" for name, versions in seen.retired.items()]
     return dg.AssetCheckResult(
-        passed=not sentences,
-        description="; ".join(sentences or [*refused, *seen.warnings()]) or "nothing is retired yet",
-        metadata={"wrong": len(sentences), "tables_not_counted": len(pipeline.tables) - len(counts)},
+        passed=not messages,
+        description="; ".join(messages or [*refused, *seen.warnings()]) or "nothing is retired yet",
+        metadata={"wrong": len(messages), "tables_not_counted": len(pipeline.tables) - len(counts)},
     )
 
 

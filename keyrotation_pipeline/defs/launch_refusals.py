@@ -33,8 +33,8 @@ def refused_by(reason: str) -> str | None:
 def block(pipeline: Pipeline, rotation: Walk, job: str, by: str) -> None:
     """Records that nothing works at a rotation because the cluster refuses it, unless a process does by now."""
     if not rotation.is_over and not pipeline.ledger.held_locks(f"{rotation.id}/"):
-        sentence = f"{_REFUSED} for {job}: {by} refuses it; open the failed run in Dagster's UI, and correct that"
-        pipeline.ledger.block(rotation.id, sentence)
+        message = f"{_REFUSED} for {job}: {by} refuses it; open the failed run in Dagster's UI, and correct that"
+        pipeline.ledger.block(rotation.id, message)
 
 
 def lift(pipeline: Pipeline, rotation: Walk) -> None:

@@ -63,8 +63,8 @@ def evaluate(
         synced, _, checked = (seal.cursor_in(context.cursor) or "").partition(" ")
         corrections = Corrections(context.instance, ownership, seal)
         checked = corrections.correct(checked or None) or ""
-        for sentence in corrections.sentences:
-            context.log.warning("corrected %s", sentence)
+        for message in corrections.messages:
+            context.log.warning("corrected %s", message)
         after = 0 if corrections.has_lost or not synced else int(synced)
         for made, at in backup_elsewhere(context.instance, keyrotation.naming, opened, time_zone, after):
             # Dagster ignores what is older than a wiped history.
@@ -148,31 +148,31 @@ def report_wait_status(
         before: the sentence of the last tick.
     """
     rotation = takeover.current_or_next(pipeline)
-    sentence = _sentence(result)
+    message = _message(result)
     if rotation is None:
-        return sentence
+        return message
     phase = phase_of(rotation)
     if phase == Step.ROWS:
         tables = list(zip(pipeline.tables, tables_progress(pipeline, rotation, pipeline.tables), strict=True))
-        for observation in _row_observations(naming, rotation, sentence, tables, before):
+        for observation in _row_observations(naming, rotation, message, tables, before):
             instance.report_runless_asset_event(observation)
-        return "; ".join((*(_progress(progress) for _, progress in tables), sentence))
+        return "; ".join((*(_progress(progress) for _, progress in tables), message))
     reason = runner.pending_reason(pipeline, rotation) if phase in set(Step) else None
-    if reason and reason not in sentence:
-        sentence = f"{sentence}; waiting for {reason}"
-    if sentence != before and not rotation.is_over:
+    if reason and reason not in message:
+        message = f"{message}; waiting for {reason}"
+    if message != before and not rotation.is_over:
         step = Step(phase) if phase in set(Step) else Step.KEY_VERSION
-        metadata = _wait_metadata(rotation, sentence)
+        metadata = _wait_metadata(rotation, message)
         if step in ROLLOUTS:
             metadata["instances"] = instances_now(pipeline)
         instance.report_runless_asset_event(
-            dg.AssetObservation(naming.step(step), description=sentence, metadata=metadata)
+            dg.AssetObservation(naming.step(step), description=message, metadata=metadata)
         )
-    return sentence
+    return message
 
 
 def _row_observations(
-    naming: Naming, rotation: Walk, sentence: str, tables: list[tuple[EncryptedTable, TableProgress]], before: str
+    naming: Naming, rotation: Walk, message: str, tables: list[tuple[EncryptedTable, TableProgress]], before: str
 ) -> Iterator[dg.AssetObservation]:
     for table, progress in tables:
         if _percent(progress) not in before:
@@ -182,7 +182,7 @@ def _row_observations(
             if progress.eta_seconds is not None:
                 numbers["table_eta_seconds"] = progress.eta_seconds
             metadata = {
-                **_wait_metadata(rotation, sentence),
+                **_wait_metadata(rotation, message),
                 **{name: dg.MetadataValue.float(float(number)) for name, number in numbers.items()},
             }
             yield dg.AssetObservation(naming.rows(table.name), description=_progress(progress), metadata=metadata)
@@ -197,14 +197,14 @@ def _percent(of: TableProgress) -> str:
     return f"{of.table} {of.share:.0%}"
 
 
-def _wait_metadata(rotation: Walk, sentence: str) -> dict[str, dg.MetadataValue]:
+def _wait_metadata(rotation: Walk, message: str) -> dict[str, dg.MetadataValue]:
     return {
-        "waiting_for": dg.MetadataValue.text(sentence),
+        "waiting_for": dg.MetadataValue.text(message),
         "rotation": dg.MetadataValue.text(rotation.id),
     }
 
 
-def _sentence(result: Outcome) -> str:
+def _message(result: Outcome) -> str:
     if isinstance(result, dg.SkipReason):
         return str(result.skip_message)
     return f"started {', '.join(str(request.job_name) for request in result.run_requests or ())}"
@@ -241,7 +241,7 @@ def _newest(pipeline: Pipeline, synced: int) -> tuple[AuditEntry, BackupFacts] |
     if not since:
         return None
     with suppress(BackupError, AuditError):
-        newest = pipeline.vault.standing(pipeline.ledger.keys()).manifest
+        newest = pipeline.vault.status(pipeline.ledger.keys()).manifest
         for entry in since:
             if newest is not None and entry.facts.get("set") == newest:
                 return entry, read(BackupFacts, entry.facts)

@@ -48,9 +48,9 @@ class Seal:
         Args:
             at: when Dagster will say that it was made; None: now.
         """
-        moment = (at or SystemClock().now()).isoformat()
-        signature = base64.b64encode(self.signer.sign(_to_sign(report, moment))).decode()
-        return report.with_metadata({**_bare(report), SEAL: f"{moment} {signature}"})
+        reported_at = (at or SystemClock().now()).isoformat()
+        signature = base64.b64encode(self.signer.sign(_to_sign(report, reported_at))).decode()
+        return report.with_metadata({**_bare(report), SEAL: f"{reported_at} {signature}"})
 
     def is_on(self, entry: dg.EventLogEntry) -> bool:
         """Whether the sync made this report, at about the moment that Dagster has for it."""
@@ -58,12 +58,12 @@ class Seal:
         mark = report.metadata.get(SEAL) if report is not None else None
         if report is None or not isinstance(mark, dg.TextMetadataValue):
             return False
-        moment, _, signature = str(mark.text).partition(" ")
+        reported_at, _, signature = str(mark.text).partition(" ")
         try:
-            apart = abs(datetime.fromtimestamp(entry.timestamp, UTC) - datetime.fromisoformat(moment))
+            apart = abs(datetime.fromtimestamp(entry.timestamp, UTC) - datetime.fromisoformat(reported_at))
         except (ValueError, TypeError):
             return False
-        return apart <= STORED_WITHIN and self._is_by_us(_to_sign(report, moment), signature)
+        return apart <= STORED_WITHIN and self._is_by_us(_to_sign(report, reported_at), signature)
 
     def on_cursor(self, text: str, sensor: str = "") -> str:
         """The cursor with a seal, since anybody who reaches the UI can set another.
@@ -99,14 +99,14 @@ class Corrections:
     """Corrects one instance.
 
     Args:
-        sentences: what was corrected, so far.
+        messages: what was corrected, so far.
         has_lost: whether the history of an asset was wiped, so that every step must be reported again.
     """
 
     instance: dg.DagsterInstance
     ownership: Ownership
     seal: Seal
-    sentences: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
     has_lost: bool = False
 
     def correct(self, cursor: str | None) -> str | None:
@@ -145,7 +145,7 @@ class Corrections:
     def _correct_check(self, key: dg.AssetCheckKey, name: str) -> None:
         newest = next(self._evaluations(key), None)
         if newest is not None and not self._counts(newest):
-            self.sentences.append(f"{key.to_user_string()}: {name}")
+            self.messages.append(f"{key.to_user_string()}: {name}")
             unknown = dg.AssetCheckEvaluation(
                 asset_key=key.asset_key,
                 check_name=key.name,
@@ -165,7 +165,7 @@ class Corrections:
                 outside.add(partition)
         if not outside:
             return
-        self.sentences.append(f"{key.to_user_string()}: {name}")
+        self.messages.append(f"{key.to_user_string()}: {name}")
         results = [self._last_result(check) for check in self.ownership.checks if check.asset_key == key]
         again = {partition: counts[partition] for partition in outside & counts.keys()}
         if is_lost := len(again) < len(outside):
@@ -195,8 +195,8 @@ class Corrections:
     def _report(self, report: Report | None, name: str, at: float | None = None) -> None:
         """Reports again, and names what this corrects; `at`: when it was made, in seconds since 1970."""
         if report is not None:
-            moment = SystemClock().now() if at is None else datetime.fromtimestamp(at, UTC)
-            report_at(self.instance, self.seal, report.with_metadata({**report.metadata, CORRECTED: name}), moment)
+            reported_at = SystemClock().now() if at is None else datetime.fromtimestamp(at, UTC)
+            report_at(self.instance, self.seal, report.with_metadata({**report.metadata, CORRECTED: name}), reported_at)
 
     def _counts(self, entry: dg.EventLogEntry) -> bool:
         return entry.run_id != RUNLESS_RUN_ID or self.seal.is_on(entry)
@@ -240,5 +240,5 @@ def _cursor_to_sign(text: str, sensor: str) -> bytes:
     return CURSOR_LABEL + (f"{sensor}\n{text}" if sensor else text).encode()
 
 
-def _to_sign(report: Report, moment: str) -> bytes:
-    return EVENT_LABEL + f"{moment}\n{serialize_value(report.with_metadata(_bare(report)))}".encode()
+def _to_sign(report: Report, reported_at: str) -> bytes:
+    return EVENT_LABEL + f"{reported_at}\n{serialize_value(report.with_metadata(_bare(report)))}".encode()

@@ -79,10 +79,10 @@ def due_shards_op(naming: Naming) -> dg.OpDefinition:
     return due_shards
 
 
-def _refuse_by_hand(context: dg.OpExecutionContext, sentence: str) -> None:
+def _refuse_by_hand(context: dg.OpExecutionContext, message: str) -> None:
     """Refuses a run that somebody launched; of one by the conductor another may have taken what was due."""
     if is_launched_by_hand(context.run):
-        raise OutOfOrderError(sentence)
+        raise OutOfOrderError(message)
 
 
 def _nothing_due(pipeline: Pipeline, rotation: Walk) -> str:

@@ -25,7 +25,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 
 STATUS, AUDIT_SEQ = "status", "audit_seq"
 GROUPS = ("status", "inventory", "new_key", "rows", "old_key", "evidence", "backups")
-_MOST_SENTENCES, _WIDTH_CHARS = 5, 54
+_MOST_MESSAGES, _WIDTH_CHARS = 5, 54
 _AN_HOUR_SECONDS = 3600
 
 
@@ -50,12 +50,12 @@ def status_metadata(status: Status, naming: Naming) -> Mapping[str, dg.MetadataV
         "[sensors and schedules](/automation)",
     )
     return {
-        "needs_attention": _sentences(status.attention, "Nothing is overdue, blocked or stale."),
+        "needs_attention": _messages(status.attention, "Nothing is overdue, blocked or stale."),
         "rotation": _short("  \n".join(_rotation(naming, status.rotation))),
         "where_to_look": dg.MetadataValue.md("  \n".join(links)),
-        "incidents": _sentences([_incident(each) for each in status.incidents], "None is open."),
-        "to_be_signed": _sentences([_unsigned(each) for each in status.other_requests], "No other request is open."),
-        "soon": _sentences(status.warnings, "Nothing is due soon."),
+        "incidents": _messages([_incident(each) for each in status.incidents], "None is open."),
+        "to_be_signed": _messages([_unsigned(each) for each in status.other_requests], "No other request is open."),
+        "soon": _messages(status.warnings, "Nothing is due soon."),
         "keys": dg.MetadataValue.md(", ".join(f"**{each.version}** {each.state}" for each in status.key_versions)),
         "last_backup": dg.MetadataValue.text(
             NO_BACKUP_KNOWN if status.last_backup is None else utc_minute(status.last_backup)
@@ -71,7 +71,7 @@ def status_metadata(status: Status, naming: Naming) -> Mapping[str, dg.MetadataV
 
 def unknown_metadata(error: KeyRotationError) -> Mapping[str, dg.MetadataValue]:
     """Why nothing is known now, instead of what was known before."""
-    return {"needs_attention": _sentences([str(error)], "")}
+    return {"needs_attention": _messages([str(error)], "")}
 
 
 def renew(instance: dg.DagsterInstance, naming: Naming, metadata: Mapping[str, dg.MetadataValue], seal: Seal) -> None:
@@ -119,16 +119,16 @@ def _left(seconds: float) -> str:
 _WITH_A_PAGE = frozenset(Step) - {Step.ROWS}
 
 
-def _sentences(sentences: Sequence[str], otherwise: str) -> dg.MetadataValue:
-    shown = ["  \n  ".join(_wrapped(each)) for each in sentences[:_MOST_SENTENCES]]
-    if more := len(sentences) - len(shown):
+def _messages(messages: Sequence[str], otherwise: str) -> dg.MetadataValue:
+    shown = ["  \n  ".join(_wrapped(each)) for each in messages[:_MOST_MESSAGES]]
+    if more := len(messages) - len(shown):
         shown.append(f"and {more} more: `keyrotation status`")
     return _short("\n".join(f"- {each}" for each in shown) or otherwise)
 
 
-def _wrapped(sentence: str) -> list[str]:
+def _wrapped(message: str) -> list[str]:
     """In lines that the page does not cut off, with whatever people wrote as it is."""
-    return [plain(line) for line in wrap(sentence, _WIDTH_CHARS, break_long_words=False, break_on_hyphens=False)]
+    return [plain(line) for line in wrap(message, _WIDTH_CHARS, break_long_words=False, break_on_hyphens=False)]
 
 
 def _short(text: str) -> dg.MetadataValue:

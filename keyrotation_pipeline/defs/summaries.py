@@ -57,7 +57,7 @@ def next_step(naming: Naming, rotation: Walk, step: Step, tables: Sequence[Encry
 def summary(rotation: Walk, record: StepRecord, names: "Names") -> str:
     """What is true now that the step is done, in a few sentences of Markdown."""
     facts, new, old = record.facts, f"**{rotation.target}**", f"**{rotation.source}**"
-    sentences: Mapping[Step, Callable[[], str]] = {
+    messages: Mapping[Step, Callable[[], str]] = {
         Step.KEY_VERSION: lambda: _key(read(KeyMade, facts), names),
         Step.DUAL_KEY_ROLLOUT: lambda: f"{_instances(facts)}: reading {new} in addition to {old}. {_early(facts, new)}",
         Step.PRIMARY_KEY_ROLLOUT: lambda: f"{new} is the primary. {_instances(facts)}: writing {new}, reading {old}.",
@@ -66,7 +66,7 @@ def summary(rotation: Walk, record: StepRecord, names: "Names") -> str:
         Step.ARCHIVED_KEY: lambda: _archived(facts, old),
         Step.KEY_ROTATION_AUDIT: lambda: _audited(facts, old, new),
     }
-    return sentences.get(record.step, lambda: _report(rotation, facts))()
+    return messages.get(record.step, lambda: _report(rotation, facts))()
 
 
 def rows_summary(record: StepRecord, table: TableProgress) -> str:

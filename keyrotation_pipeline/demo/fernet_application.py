@@ -147,7 +147,7 @@ class Application:
         self.tally["lost_writes"] += seen != self.expected[table][key]
 
 
-def report(connection: psycopg.Connection, keys: Keys, *, farewell: bool = False) -> None:
+def report(connection: psycopg.Connection, keys: Keys, *, sign_off: bool = False) -> None:
     """Reports which keys this instance holds, by their fingerprints, and proves that it holds them."""
     asked = connection.execute("SELECT nonce, at FROM keyrotation.report_nonce").fetchone()
     if asked is None:
@@ -157,7 +157,7 @@ def report(connection: psycopg.Connection, keys: Keys, *, farewell: bool = False
     held = [base64.urlsafe_b64decode(key) for key in keys.listed]
     names = [hashlib.sha256(b"keyrotation-key-fingerprint-v1" + key).hexdigest() for key in held]
     content = {"nonce": asked[0], "at": asked[1], "reads": names, "writes": names[0], "names_primary": True}
-    text = json.dumps({**content, "farewell": farewell})
+    text = json.dumps({**content, "farewell": sign_off})
     proofs = []
     for name, key in zip(names, held, strict=True):
         derived = HKDF(SHA256(), 32, None, b"keyrotation-possession-v1").derive(key)
@@ -174,7 +174,7 @@ def _keep_reporting(url: str, keys: Keys, stop: threading.Event) -> None:
         while not stop.is_set():
             report(connection, keys)
             stop.wait(RELOAD_SECONDS)
-        report(connection, keys, farewell=True)
+        report(connection, keys, sign_off=True)
 
 
 def main() -> None:

@@ -110,7 +110,7 @@ def run_demo(
     """
     settings, officers = prepare(option, values=values)
     with open_home(settings, clients, say) as pipeline, working_application(settings) as application:
-        say(f"{pipeline.surroundings.identity().name}: an application reads and writes from here on")
+        say(f"{pipeline.environment.identity().name}: an application reads and writes from here on")
         rotation = open_request(pipeline, reason="Demonstration of a routine rotation", requested_by=ACTOR)
         say(f"Request {rotation.id}: {rotation.source} → {rotation.target}")
         approve(pipeline, rotation, officers, say)

@@ -157,14 +157,14 @@ class Attestation:
                     self._attempt(lambda: self._send(send))
                 if self._stopped.wait(self._every_seconds):
                     break
-            self._attempt(lambda: self._send(send, farewell=True))
+            self._attempt(lambda: self._send(send, sign_off=True))
 
-    def _send(self, send: _Send, *, farewell: bool = False) -> None:
-        send(lambda nonce, at: self._report(nonce, at, farewell=farewell))
+    def _send(self, send: _Send, *, sign_off: bool = False) -> None:
+        send(lambda nonce, at: self._report(nonce, at, sign_off=sign_off))
 
-    def _report(self, nonce: str, at: str, *, farewell: bool) -> Mapping[str, str]:
+    def _report(self, nonce: str, at: str, *, sign_off: bool) -> Mapping[str, str]:
         # After the nonce was asked for, so that the report says nothing from before what the nonce names.
-        ring = self._ring = self._current_ring() if not farewell or self._ring is None else self._ring
+        ring = self._ring = self._current_ring() if not sign_off or self._ring is None else self._ring
         reads = {
             str(each.version): {"values": each.values, "last_at": _instant(each.last_at)}
             for each in old_reads_of(self._key_ring).by_version()
@@ -183,7 +183,7 @@ class Attestation:
             "reads": list(map(str, ring.versions)),
             "writes": str(ring.primary),
             "names_primary": ring.names_primary,
-            "farewell": farewell,
+            "farewell": sign_off,
             "pod": pod_of_process(),
             "decrypted": reads,
             "failed": failures,

@@ -147,7 +147,7 @@ class KeyVersion:
         return f"{self}:"
 
     @property
-    def twin(self) -> Self:
+    def other_generation(self) -> Self:
         """Returns the name that this number has in the other generation, under which there is never a key."""
         return type(self)(self.number, FIRST.number + SECOND.number - self.generation_number)
 

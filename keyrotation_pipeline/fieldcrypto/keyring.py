@@ -150,7 +150,7 @@ def in_both_generations(keys: Mapping[KeyVersion, object]) -> tuple[KeyVersion, 
     for at, version in enumerate(versions):
         for other in versions[at + 1 :]:
             same = isinstance(keys[version], KeyMaterial) and keys[version] == keys[other]
-            if other == version.twin or (same and other.generation != version.generation):
+            if other == version.other_generation or (same and other.generation != version.generation):
                 return version, other
     return ()
 

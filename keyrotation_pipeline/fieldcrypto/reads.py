@@ -114,7 +114,7 @@ class DefectKind(StrEnum):
     SEVERAL_KEYS = "several-keys"
 
 
-_SENTENCES = {
+_MESSAGES = {
     DefectKind.NOT_A_VALUE: "not encrypted, or damaged: not of the form of an encrypted value",
     DefectKind.UNKNOWN_VERSION: "under key version {version}, which is not in the key ring",
     DefectKind.NOT_AUTHENTIC: "fails authentication under key version {version}",
@@ -142,7 +142,7 @@ class Defect:
     version: KeyVersion | None = None
 
     def __str__(self) -> str:
-        return _SENTENCES[self.kind].format(version=self.version)
+        return _MESSAGES[self.kind].format(version=self.version)
 
 
 NOT_A_VALUE = Defect(DefectKind.NOT_A_VALUE)

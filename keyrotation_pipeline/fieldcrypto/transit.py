@@ -82,8 +82,8 @@ class TransitServer:
         return self._connection.withheld
 
     @withheld.setter
-    def withheld(self, sentence: str | None) -> None:
-        self._connection.withheld = sentence
+    def withheld(self, message: str | None) -> None:
+        self._connection.withheld = message
 
     def policy(self) -> TransitPolicy:
         """Reads what the server says of the key.
@@ -121,7 +121,7 @@ class TransitServer:
         self._ask("POST", f"keys/{self._key}/trim", {"min_available_version": min_available_version})
 
     def reference(self, version: int) -> TransitKey:
-        """Returns what a version is known again by, made anew.
+        """Returns what a version is recognised by, recomputed.
 
         Raises:
             KeyStoreError: the server does not encrypt with it.
@@ -137,7 +137,7 @@ class TransitServer:
             raise self._strange()
         return key
 
-    def strangers(self, keys: Sequence[KeyMaterial]) -> list[KeyMaterial]:
+    def unknown_keys(self, keys: Sequence[KeyMaterial]) -> list[KeyMaterial]:
         """Returns the keys that the server does not show that it has: it cannot decrypt what only they open.
 
         Raises:

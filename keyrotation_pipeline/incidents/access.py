@@ -92,7 +92,7 @@ def _reads_in(record: Mapping[str, Any]) -> Iterator[KeyRead]:
         for secret in secrets:
             yield KeyRead(
                 event_id=str(record["eventID"]),
-                at=_moment(str(record["eventTime"])),
+                at=_time(str(record["eventTime"])),
                 who=_who(record.get("userIdentity") or {}),
                 address=str(record.get("sourceIPAddress", "unknown")),
                 event=str(record["eventName"]),
@@ -104,7 +104,7 @@ def _reads_in(record: Mapping[str, Any]) -> Iterator[KeyRead]:
         return
 
 
-def _moment(text: str) -> datetime:
+def _time(text: str) -> datetime:
     at = datetime.fromisoformat(text)
     if at.tzinfo is None:
         raise ValueError(text)

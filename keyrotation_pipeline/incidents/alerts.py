@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from keyrotation_pipeline.audit.events import entries
-from keyrotation_pipeline.audit.incidents import AlertDelivery, incidents, told
+from keyrotation_pipeline.audit.incidents import AlertDelivery, alert_deliveries, incidents
 from keyrotation_pipeline.errors import AlertError, BlockedError, KeyRotationError
 from keyrotation_pipeline.incidents.assessing import in_words, unsettled
 from keyrotation_pipeline.model.audit import RETRIED, EventKind, utc_minute
 from keyrotation_pipeline.model.backups import ENDS_SOON
 from keyrotation_pipeline.model.breach import Deadline, ResponseStage, carried_by
 from keyrotation_pipeline.model.fleet import failing_minutes
-from keyrotation_pipeline.model.incident_events import AlertTold, ChannelFailed
+from keyrotation_pipeline.model.incident_events import AlertDelivered, ChannelFailed
 from keyrotation_pipeline.model.incidents import (
     ESCALATION,
     SUBJECT_CHARS,
@@ -94,7 +94,7 @@ def deliver(pipeline: Pipeline, channels: Channels, notices: Sequence[Alarm]) ->
 
     An alert is recorded after it was delivered, so that a crash between the two sends it twice rather than never.
     """
-    if not _open(told(pipeline.ledger), channels, notices):
+    if not _open(alert_deliveries(pipeline.ledger), channels, notices):
         return ()
     try:
         with pipeline.ledger.lock(LOCK):
@@ -104,7 +104,7 @@ def deliver(pipeline: Pipeline, channels: Channels, notices: Sequence[Alarm]) ->
 
 
 def _deliver(pipeline: Pipeline, channels: Channels, notices: Sequence[Alarm]) -> tuple[str, ...]:
-    known, down = told(pipeline.ledger), dict[str, str]()
+    known, down = alert_deliveries(pipeline.ledger), dict[str, str]()
     until = pipeline.clock.monotonic() + BUDGET_SECONDS
     for notice, channel in _open(known, channels, notices):
         if channel.name in down or pipeline.clock.monotonic() > until:
@@ -116,7 +116,7 @@ def _deliver(pipeline: Pipeline, channels: Channels, notices: Sequence[Alarm]) -
             if channel.name not in known.failing:
                 pipeline.ledger.append(ChannelFailed(channel.name, str(error)))
         else:
-            pipeline.ledger.append(AlertTold(notice.alert.key, channel.name))
+            pipeline.ledger.append(AlertDelivered(notice.alert.key, channel.name))
     return tuple(down.values())
 
 
@@ -125,8 +125,8 @@ def _open(known: AlertDelivery, channels: Channels, notices: Iterable[Alarm]) ->
     pairs: dict[tuple[str, str], tuple[Alarm, AlertChannel]] = {}
     for notice in notices:
         for channel in channels.of(notice):
-            told_before = (notice.alert.key, channel.name) in known.alerts
-            if not told_before and (notice.follows is None or (notice.follows, channel.name) in known.alerts):
+            was_delivered = (notice.alert.key, channel.name) in known.alerts
+            if not was_delivered and (notice.follows is None or (notice.follows, channel.name) in known.alerts):
                 pairs.setdefault((notice.alert.key, channel.name), (notice, channel))
     return sorted(pairs.values(), key=lambda pair: pair[1].name in known.failing)
 
@@ -170,10 +170,10 @@ def notices(
 
 def duty_of_the_quarter(pipeline: Pipeline) -> Alarm:
     """What the procedure's calendar asks for, once a quarter."""
-    now, identity = pipeline.clock.now(), pipeline.surroundings.identity()
+    now, identity = pipeline.clock.now(), pipeline.environment.identity()
     duty = duty_of(now)
     text = (
-        f"In {duty.quarter} the procedure's calendar asks to: {duty.sentence}. `keyrotation status` shows what is due."
+        f"In {duty.quarter} the procedure's calendar asks to: {duty.message}. `keyrotation status` shows what is due."
     )
     alert = Alert(
         f"calendar/{duty.quarter}", Severity.INFO, f"Key rotation in {duty.quarter}", text, identity.name, now
@@ -187,7 +187,7 @@ class _Writer:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._now = pipeline.clock.now()
-        self._database = pipeline.surroundings.identity().name
+        self._database = pipeline.environment.identity().name
         self._requests = pipeline.ledger.requests()
         self._incidents = incidents(pipeline.ledger)
 
@@ -246,20 +246,20 @@ class _Writer:
                 )
 
     def of_channels(self) -> Iterator[Alarm]:
-        for channel, (since, reason) in told(self._pipeline.ledger).failing.items():
+        for channel, (since, reason) in alert_deliveries(self._pipeline.ledger).failing.items():
             text = f"Alerts do not reach {channel} since {utc_minute(since)}: {reason}."
             key = f"channel/{channel}/{since:%Y-%m-%dT%H:%M:%S}"
             yield self._notice(key, Severity.WARNING, "An alert channel is down", text, ON_CALL)
 
     def of_checks(self, failed: Iterable[tuple[str, str]]) -> Iterator[Alarm]:
-        for check, sentence in failed:
+        for check, message in failed:
             key = f"check/{check}/{self._now:%Y-%m-%d}"
-            yield self._notice(key, Severity.WARNING, f"The check {check} fails", f"{check}: {sentence}", ON_CALL)
+            yield self._notice(key, Severity.WARNING, f"The check {check} fails", f"{check}: {message}", ON_CALL)
 
     def of_certificates(self) -> Iterator[Alarm]:
         """Each certificate that ends soon: 60 days before, and again 30 and 7 days before."""
         for each in self._pipeline.signatures.certificates():
-            if each.ends_at is None or (sentence := each.ends_soon(self._now)) is None:
+            if each.ends_at is None or (message := each.ends_soon(self._now)) is None:
                 continue
             ahead = min(days for days in CERTIFICATE_DAYS if each.ends_at - self._now <= timedelta(days=days))
             use = "backups" if each.encrypts else "signatures"
@@ -267,7 +267,7 @@ class _Writer:
                 f"certificate/{each.fingerprint}/{use}/{each.ends_at:%Y-%m-%d}/{ahead}",
                 Severity.WARNING,
                 "A certificate ends soon",
-                f"{sentence}.",
+                f"{message}.",
                 SIGNERS,
             )
 
@@ -283,11 +283,11 @@ class _Writer:
 
     def of_attention(self, attention: Iterable[str]) -> Iterator[Alarm]:
         """Each sentence once a week while it applies; changed numbers and dates in it are not a new alert."""
-        for sentence in attention:
-            digest = hashlib.sha256(re.sub(r"[0-9]+", "", sentence).encode()).hexdigest()[:16]
+        for message in attention:
+            digest = hashlib.sha256(re.sub(r"[0-9]+", "", message).encode()).hexdigest()[:16]
             year, week, _ = self._now.isocalendar()
             key = f"attention/{digest}/{year}-{week:02d}"
-            yield self._notice(key, Severity.WARNING, "Key rotation needs attention", f"{sentence}.", ON_CALL)
+            yield self._notice(key, Severity.WARNING, "Key rotation needs attention", f"{message}.", ON_CALL)
 
     def _opened(self, incident: Incident, contacts: Sequence[Contact]) -> Alarm:
         people = "".join(f"\n  {contact}" for contact in contacts)

@@ -103,7 +103,7 @@ def text_to_sign(pipeline: Pipeline, assessment: Assessment) -> bytes:
         (
             ("Incident", assessment.incident.id),
             ("What", assessment.incident.reason),
-            ("Database", pipeline.surroundings.identity().signed()),
+            ("Database", pipeline.environment.identity().signed()),
             ("Decision", str(decision.outcome)),
             ("Notices", "; ".join(notices_in_words(decision)) or "none"),
             *((f"Answer {number}", f"{name}: {said}") for number, (name, said) in answers),
@@ -147,10 +147,10 @@ def assessment_of(pipeline: Pipeline, incident: Incident) -> Assessment:
     Raises:
         AuditError: there are signatures, and the audit that tells of them does not verify.
     """
-    told = assessed(pipeline)
-    if any(isinstance(each.fact, AssessmentSigned) for each in told):
+    assessments = assessed(pipeline)
+    if any(isinstance(each.fact, AssessmentSigned) for each in assessments):
         require_verified(pipeline)  # whoever forges a roster could else sign
-    return assessment_from(told, incident)
+    return assessment_from(assessments, incident)
 
 
 def assessed(pipeline: Pipeline) -> tuple[HistoryEntry, ...]:
@@ -186,11 +186,11 @@ def unsettled_in_words(pipeline: Pipeline) -> list[str]:
 
 def _believed(pipeline: Pipeline) -> Sequence[HistoryEntry]:
     """What people answered and signed; no signature where the audit does not verify, since a roster may be forged."""
-    told = assessed(pipeline)
-    unsigned = tuple(each for each in told if not isinstance(each.fact, AssessmentSigned))
-    if len(unsigned) < len(told):
+    assessments = assessed(pipeline)
+    unsigned = tuple(each for each in assessments if not isinstance(each.fact, AssessmentSigned))
+    if len(unsigned) < len(assessments):
         try:
             require_verified(pipeline)
         except (AuditError, BlockedError):  # which `status` says by itself
             return unsigned
-    return told
+    return assessments

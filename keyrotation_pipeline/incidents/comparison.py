@@ -121,15 +121,15 @@ class _Found:
 
     def passed_over(self, chosen: BackupSet) -> Iterator[str]:
         """Why newer ones from before the discovery were not used: refused, damaged, or in no place."""
-        trust, told = self._site.trust, set[str]()
+        trust, recorded = self._site.trust, set[str]()
         for name, why in self.refused.items():
             manifest = name.partition(" in ")[0]
             if stamp_in(manifest) is None or (self._is_before(manifest) and trust.is_after(manifest, chosen)):
-                told.add(manifest)
+                recorded.add(manifest)
                 yield f"{name}: {why}"
         here = {made.name for _, made, _ in self._sets}
         for manifest in trust.sealed_with_dump:
-            if manifest not in here | told and self._is_before(manifest) and trust.is_after(manifest, chosen):
+            if manifest not in here | recorded and self._is_before(manifest) and trust.is_after(manifest, chosen):
                 yield f"{manifest} is in no place, although the audit has it"
 
     def refusal(self, wanted: str | None) -> KeyRotationError:

@@ -64,7 +64,7 @@ def take_flags(pipeline: Pipeline, flags: Iterable[Flag]) -> tuple[Taken, ...]:
 
 def prepare_requests(pipeline: Pipeline, requested_by: str) -> tuple[str, ...]:
     """Prepares missing emergency requests; returns a sentence for each that cannot be prepared now."""
-    sentences = []
+    messages = []
     requests = {each.id: each for each in pipeline.ledger.requests()}
     for incident in incidents(pipeline.ledger).unfinished:
         prepared = requests.get(incident.request or "")
@@ -73,10 +73,10 @@ def prepare_requests(pipeline: Pipeline, requested_by: str) -> tuple[str, ...]:
         try:
             prepare(pipeline, incident, requested_by)
         except KeyRotationError as error:
-            sentences.append(f"no emergency request could be prepared for {incident.id}: {error}")
+            messages.append(f"no emergency request could be prepared for {incident.id}: {error}")
             if not isinstance(error, IncidentError):
                 break  # it stops the others too, and each attempt is expensive for the database
-    return tuple(sentences)
+    return tuple(messages)
 
 
 def prepare(pipeline: Pipeline, incident: Incident, requested_by: str) -> Walk:
@@ -177,8 +177,8 @@ def _serving(pipeline: Pipeline, incident: Incident) -> Walk | None:
 
 
 def _require_in_use(pipeline: Pipeline, incident: Incident) -> None:
-    if (sentence := out_of_use(pipeline, incident)) is not None:
-        raise IncidentError(sentence)
+    if (message := out_of_use(pipeline, incident)) is not None:
+        raise IncidentError(message)
 
 
 @contextmanager

@@ -44,7 +44,7 @@ from keyrotation_pipeline.rotation.report import clock_of
 from keyrotation_pipeline.templates import render
 
 FOR_PEOPLE = "(to be filled in by the officers: keyrotation incident amend takes it)"
-_TOLD = (
+_REPORTED = (
     EventKind.REQUEST_OPENED,
     EventKind.SIGNATURE_ADDED,
     EventKind.STATUS_CHANGED,
@@ -106,7 +106,7 @@ def incident_report(pipeline: Pipeline, name: str) -> Report:
         ("Type", str(incident.type)),
         ("Status", str(incident.status)),
         ("Severity", _assessed(incident, assessment) or "not assessed"),
-        ("Database", pipeline.surroundings.identity().name),
+        ("Database", pipeline.environment.identity().name),
     )
     sections = (
         Section("Summary", tuple(_summary(incident, carrier))),
@@ -187,10 +187,12 @@ def _timeline(pipeline: Pipeline, incident: Incident, carrier: Request | None, a
     if carrier is not None:
         roster = pinned_roster(pipeline)
         names = {officer.fingerprint: officer.name for officer in roster.officers}
-        found = ((entry.at, _sentence(entry, names)) for entry in entries(pipeline.ledger, *_TOLD, request=carrier.id))
-        timeline += [(at, sentence) for at, sentence in found if sentence]
-    for at, sentence in sorted(timeline, key=lambda each: each[0]):
-        yield f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC: {sentence}"
+        found = (
+            (entry.at, _message(entry, names)) for entry in entries(pipeline.ledger, *_REPORTED, request=carrier.id)
+        )
+        timeline += [(at, message) for at, message in found if message]
+    for at, message in sorted(timeline, key=lambda each: each[0]):
+        yield f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC: {message}"
 
 
 def _own_events(pipeline: Pipeline, incident: Incident) -> Iterator[tuple[datetime, str]]:
@@ -214,7 +216,7 @@ def _own_events(pipeline: Pipeline, incident: Incident) -> Iterator[tuple[dateti
             case IncidentClosed(incident=incident.id, by=by):
                 yield entry.at, f"closed by {by}"
             case IncidentAmended(incident=incident.id) as amended:
-                yield from ((entry.at, sentence) for sentence in _amended(amended))
+                yield from ((entry.at, message) for message in _amended(amended))
             case NoticeSent(incident=incident.id, by=by, to=to, sent_on=sent_on):
                 yield entry.at, f"notice to {to} of {sent_on} reported by {by}"
             case ValuesCompared(incident=incident.id, by=by, backup=backup, differences=differences):
@@ -230,23 +232,23 @@ def _amended(fact: IncidentAmended) -> Iterator[str]:
         yield f"{', '.join(given)} written by {fact.by}"
 
 
-def _sentence(entry: AuditEntry, names: dict[str, str]) -> str:
+def _message(entry: AuditEntry, names: dict[str, str]) -> str:
     """What an event says; empty for a shard, of which there are many."""
-    sentence = ""
+    message = ""
     match entry.fact():
         case RequestOpened(source=source, target=target):
-            sentence = f"emergency rotation {source} to {target} requested"
+            message = f"emergency rotation {source} to {target} requested"
         case SignatureAdded(officer=officer):
-            sentence = f"signed by {names.get(officer, officer)}"
+            message = f"signed by {names.get(officer, officer)}"
         case StatusChanged(after=after):
-            sentence = f"rotation {after}"
+            message = f"rotation {after}"
         case KeyStateChanged(version=version, after=after):
-            sentence = f"{version} became {after}"
+            message = f"{version} became {after}"
         case StepFinished(step=step, table=None):
-            sentence = f"{step} finished"
+            message = f"{step} finished"
         case Blocked(sentence=reason):
-            sentence = f"blocked: {reason}"
-    return sentence
+            message = f"blocked: {reason}"
+    return message
 
 
 def _assessed(incident: Incident, assessment: Assessment) -> str | None:

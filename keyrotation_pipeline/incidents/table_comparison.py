@@ -56,10 +56,10 @@ class TableComparison:
         # Several rows with one key: those that have a twin are no difference.
         left, more = list(before), []
         for row in now:
-            twin = next((each for each in left if not any(self._of_row(each, row))), None)
-            more += [row] if twin is None else []
-            if twin is not None:
-                left.remove(twin)
+            duplicate = next((each for each in left if not any(self._of_row(each, row))), None)
+            more += [row] if duplicate is None else []
+            if duplicate is not None:
+                left.remove(duplicate)
         for old, new in zip_longest(left, more, fillvalue=self._absent):
             yield from self._of_row(old, new)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from keyrotation_pipeline.errors import ApprovalError
-from keyrotation_pipeline.model.signed_sentences import FIRST_APPROVAL, sentences
+from keyrotation_pipeline.model.signed_summary import FIRST_APPROVAL, summary
 from keyrotation_pipeline.model.visible_text import is_hidden, plain_name, signed_name
 
 HEADER = "keyrotation-approval-v2"
@@ -258,7 +258,7 @@ class ApprovalText:
         """
         seq, head = self.audit_head
         rollout = () if self.rollout is None else (("Rollout", self.rollout),)
-        not_before = () if self.not_before is None else (("Not before", signed_moment(self.not_before)),)
+        not_before = () if self.not_before is None else (("Not before", signed_time(self.not_before)),)
         fields = (
             ("Request", self.request),
             ("Action", self.action),
@@ -278,8 +278,8 @@ class ApprovalText:
             *([] if self.signer is None else [(SIGNER, self.signer)]),
             ("Audit head", f"{seq} {head}"),
             *not_before,
-            ("Start by", signed_moment(self.start_by)),
-            ("Finish by", signed_moment(self.finish_by)),
+            ("Start by", signed_time(self.start_by)),
+            ("Finish by", signed_time(self.finish_by)),
             *([CARRIED_OUT] if self.manual else []),
             *(() if self.incident is None else (("Incident", self.incident),)),
             *(() if self.compared is None else ((COMPARED, self.compared),)),
@@ -304,7 +304,7 @@ def rendered(header: str, fields: Sequence[tuple[str, str]]) -> bytes:
     """
     for name, value in fields:
         require_plain(name, value)
-    lines = [header, "", *sentences(header, dict(fields)), "", *(f"{name}: {value}" for name, value in fields), ""]
+    lines = [header, "", *summary(header, dict(fields)), "", *(f"{name}: {value}" for name, value in fields), ""]
     return "\n".join(lines).encode()
 
 
@@ -376,7 +376,7 @@ def differing_lines(signed: bytes, rebuilt: bytes) -> Sequence[str]:
     return [name for name in {**before, **after} if before.get(name) != after.get(name)]
 
 
-def signed_moment(at: datetime) -> str:
+def signed_time(at: datetime) -> str:
     """A moment as a signed text writes it."""
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 

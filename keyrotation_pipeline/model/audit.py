@@ -178,7 +178,7 @@ class EventKind(StrEnum):
     REPORT_WRITTEN = "report_written"
     AUDIT_TIMESTAMPED = "audit_timestamped"
     TIMESTAMP_FAILED = "audit_timestamp_failed"
-    ALERT_TOLD = "alert_told"
+    ALERT_DELIVERED = "alert_told"
     CHANNEL_FAILED = "alert_channel_failed"
 
 

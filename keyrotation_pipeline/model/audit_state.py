@@ -14,11 +14,11 @@ from keyrotation_pipeline.model.approval import Officer, Roster, Signature, Veri
 from keyrotation_pipeline.model.audit import GENESIS, HASH_BYTES, AuditHead
 from keyrotation_pipeline.model.breach import NO_NOTICE, BreachAnswers
 from keyrotation_pipeline.model.comparison import as_signed
+from keyrotation_pipeline.model.environment import DatabaseServer
 from keyrotation_pipeline.model.incidents import Incident, IncidentStatus
 from keyrotation_pipeline.model.keys import GONE, KeyRecord, KeyState
 from keyrotation_pipeline.model.request_events import RotationAuditWritten, SignatureAdded
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Walk
-from keyrotation_pipeline.model.surroundings import DatabaseServer
 
 # Nothing decides or destroys by an audit with a single fault. So one with many costs no further verification, which
 # starts gpg each time; a reconciliation may be signed by so many officers of a roster that the database has lost.

@@ -241,9 +241,9 @@ class BackupSet:
         Whoever can write to a table can use any number of versions, so only the first few are named.
         """
         held = {copy.version for copy in self.keys}
-        lacking = [version for version in (self.dump.versions if self.dump else ()) if version not in held]
-        more = f" and {len(lacking) - _MOST_NAMED:,} more versions" if len(lacking) > _MOST_NAMED else ""
-        return ", ".join(map(str, lacking[:_MOST_NAMED])) + more or None
+        missing = [version for version in (self.dump.versions if self.dump else ()) if version not in held]
+        more = f" and {len(missing) - _MOST_NAMED:,} more versions" if len(missing) > _MOST_NAMED else ""
+        return ", ".join(map(str, missing[:_MOST_NAMED])) + more or None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -280,7 +280,7 @@ class KeyBackup:
 
 
 @dataclass(frozen=True, slots=True)
-class BackupStanding:
+class BackupStatus:
     """The newest complete backup: a set of keys and database that every configured place holds completely.
 
     Args:
@@ -405,7 +405,7 @@ ENDS_SOON = timedelta(days=60)
 
 
 @dataclass(frozen=True, slots=True)
-class CertificateStanding:
+class CertificateStatus:
     """Whether a certificate can be used for its purpose, and until when.
 
     Args:

@@ -277,17 +277,17 @@ def _is_older(instance: Instance, nonces: Collection[str] | None) -> bool:
     return instance.nonce is not None and nonces is not None and instance.nonce not in nonces
 
 
-def pending_sentence(lack: Missing, goal: RolloutTarget, request: str) -> str:
+def pending_sentence(missing: Missing, goal: RolloutTarget, request: str) -> str:
     """One sentence: what the rollout waits for, and what to type."""
     confirm = f"`keyrotation confirm {request}`"
     parts = []
-    if lack.lagging:
-        named = ", ".join(f"{each.name} ({_reported(each, goal)})" for each in lack.lagging)
+    if missing.lagging:
+        named = ", ".join(f"{each.name} ({_reported(each, goal)})" for each in missing.lagging)
         parts.append(f"{named}: not seen to {goal}; {_remedy(goal)}")
-    if lack.silent:
-        named = ", ".join(f"{each.name} (last report {utc_minute(each.reported_at)})" for each in lack.silent)
+    if missing.silent:
+        named = ", ".join(f"{each.name} (last report {utc_minute(each.reported_at)})" for each in missing.silent)
         parts.append(f"{named}: silent, and not known to have ended; when it has, an officer says so with {confirm}")
-    if lack.unseen:
+    if missing.unseen:
         # Of making the new key now.
         consequence = f" ({CHOOSES_ITSELF})" if goal.aim is TargetKind.NAMES else ""
         parts.append(
@@ -295,14 +295,14 @@ def pending_sentence(lack: Missing, goal: RolloutTarget, request: str) -> str:
             f"{consequence}; have each call attest(engine, key_ring) of keyrotation_pipeline.encrypted_type, or "
             f"let an officer confirm it: {confirm}"
         )
-    if lack.unconfirmed:
+    if missing.unconfirmed:
         parts.append(f"no officer has confirmed yet that every application instance {goal.statement()}; {confirm}")
     return f"{'; '.join(parts)}{_then(request)}"
 
 
-def awaits(sentence: str, request: str) -> bool:
+def awaits(message: str, request: str) -> bool:
     """Whether a sentence is from `pending_sentence`: a wait, and not a failure."""
-    return sentence.endswith(_then(request))
+    return message.endswith(_then(request))
 
 
 def _then(request: str) -> str:

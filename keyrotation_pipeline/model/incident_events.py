@@ -137,10 +137,10 @@ class ReportKept(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class AlertTold(Fact):
+class AlertDelivered(Fact):
     """A channel delivered an alert: by its key, never its text."""
 
-    kind: ClassVar = EventKind.ALERT_TOLD
+    kind: ClassVar = EventKind.ALERT_DELIVERED
     alert: str
     channel: str
 

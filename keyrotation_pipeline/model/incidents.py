@@ -181,7 +181,7 @@ def checked(flag: Flag, now: datetime) -> Reported:
         source=_plain("source", flag.source, LONGEST_SOURCE_CHARS),
         type=IncidentType(flag.type),
         description=_plain("description", flag.description, LONGEST_TEXT_CHARS),
-        discovered_at=_moment(flag.discovered_at, now),
+        discovered_at=_discovered_at(flag.discovered_at, now),
         scope=None if flag.scope is None else _plain("scope", flag.scope, LONGEST_TEXT_CHARS),
         impact=None if flag.impact is None else _plain("impact", flag.impact, LONGEST_TEXT_CHARS),
         versions=tuple(map(_version, flag.versions)),
@@ -213,7 +213,7 @@ def _plain(name: str, text: str | None, longest: int) -> str:
     return text
 
 
-def _moment(at: datetime | None, now: datetime) -> datetime:
+def _discovered_at(at: datetime | None, now: datetime) -> datetime:
     if at is None or at.tzinfo is None or at < EARLIEST:
         raise IncidentError("its discovered_at is missing or not a date since 2000; say when it was discovered")
     if at > now + REPORTERS_CLOCK_DIFFERS_BY:

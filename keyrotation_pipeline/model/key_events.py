@@ -156,7 +156,7 @@ class KeyRetired(Fact):
         not_read_again: relations whose older pages nobody has read since the search began.
         searched_from: when that search began; None: everything was read under the locks.
         format: of the values.
-        identified_by: how the key of a value was told.
+        identified_by: how the key of a value was identified.
     """
 
     kind: ClassVar = EventKind.KEY_RETIRED

@@ -93,7 +93,7 @@ def other_generation(version: KeyVersion, fingerprint: str, records: Iterable[Ke
             each.version
             for each in records
             if each.version.generation != version.generation
-            and (each.version == version.twin or each.fingerprint == fingerprint)
+            and (each.version == version.other_generation or each.fingerprint == fingerprint)
         ),
         None,
     )
@@ -103,7 +103,7 @@ def other_generation(version: KeyVersion, fingerprint: str, records: Iterable[Ke
 class DamagedKey:
     """An entry that holds no valid key. It does not hide the others."""
 
-    sentence: str
+    message: str
 
 
 KeyEntry = KeyMaterial | DamagedKey
@@ -227,7 +227,7 @@ class StoredKeys:
                 f"the key store holds no {version}; put it back with `keyrotation restore-key {version}`"
             )
         if isinstance(entry, DamagedKey):
-            raise KeyStoreDamagedError(entry.sentence)
+            raise KeyStoreDamagedError(entry.message)
         return entry
 
     def ring(self) -> KeyRing:
@@ -284,7 +284,7 @@ def _revision(
 
 
 def _name(entry: KeyEntry) -> str:
-    return entry.sentence if isinstance(entry, DamagedKey) else entry.fingerprint
+    return entry.message if isinstance(entry, DamagedKey) else entry.fingerprint
 
 
 # Encryptions under one key by generation: with random nonces the chance of a repeated one stays below 2^-32.
@@ -325,7 +325,7 @@ class KeyUsage:
         return _LIMITS[self.version.generation]
 
     @property
-    def sentence(self) -> str:
+    def message(self) -> str:
         """How many, and what this rests on."""
         return (
             f"{self.version} encrypted at most {self.encryptions:,} values, {self.share:.2%} of the limit "
@@ -380,7 +380,7 @@ class Duty:
     """What the calendar asks for in a quarter, such as ``2026-Q4``."""
 
     quarter: str
-    sentence: str
+    message: str
 
 
 def duty_of(now: datetime) -> Duty:

@@ -340,7 +340,7 @@ def _require_consistent(name: str, made: BackupSet, content: _Manifest) -> None:
         raise ManifestError(name, "it was made at another time than its name says")
     if content.dump and made.dump and content.dump.versions != tuple(map(str, made.dump.versions)):
         raise ManifestError(name, "its key versions are not those of its tables")
-    if made.made_from is not None and _moment(made.made_from.manifest) != made.stamp[:STAMP_LENGTH]:
+    if made.made_from is not None and _snapshot_stamp(made.made_from.manifest) != made.stamp[:STAMP_LENGTH]:
         raise ManifestError(name, "it is not of the moment of the set that it was made from")
 
 
@@ -351,7 +351,7 @@ def _pipeline(content: _Manifest) -> str | None:
         return None
 
 
-def _moment(manifest: str) -> str | None:
+def _snapshot_stamp(manifest: str) -> str | None:
     stamp = stamp_in(manifest)
     return stamp[:STAMP_LENGTH] if stamp is not None and manifest == manifest_name(stamp) else None
 

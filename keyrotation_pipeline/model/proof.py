@@ -72,7 +72,7 @@ class DecryptedCount:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class SnapshotPosition:
     """A moment of the database: every transaction that began earlier has a lower `xid`, and its WAL is before `lsn`.
 
     Args:
@@ -94,10 +94,10 @@ class Proven:
         swept_rows: rows that the last sweeps rewrote, by table.
         values_decrypted: every value of every declared column.
         old_values: counted under `retired`; zero, since otherwise there is no proof.
-        identified_by: how the key of a value was told.
+        identified_by: how the key of a value was identified.
     """
 
-    moment: Moment
+    moment: SnapshotPosition
     retired: tuple[KeyVersion, ...]
     swept_rows: Mapping[str, int]
     values_decrypted: int
@@ -118,7 +118,7 @@ class Searched:
         pages: how many its heap had when the search began.
         labels: the name of each.
         began_at: by the server's clock.
-        since: by table whose values are told by decrypting, the transaction id from which on rows must be read again.
+        since: by table whose keys only decrypting identifies, the transaction id from which on rows must be read again.
     """
 
     values: Mapping[str, int]
@@ -157,7 +157,7 @@ class ZeroOldRows:
         not_read_again: relations too large to be read under the lock: later writes into their older pages,
             unencrypted or in an undeclared column, were not seen.
         format: of the values of all tables.
-        identified_by: how the key of a value was told, which is what the count rests on.
+        identified_by: how the key of a value was identified, which is what the count rests on.
     """
 
     version: KeyVersion

@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar, Self
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Officer, Roster, RosterChange, Signature
 from keyrotation_pipeline.model.audit import AuditHead, EventKind, Fact
+from keyrotation_pipeline.model.environment import DatabaseServer
 from keyrotation_pipeline.model.fleet import Gone, TargetKind
 from keyrotation_pipeline.model.records import Alias
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, RotationType, Step, StepRecord
-from keyrotation_pipeline.model.surroundings import DatabaseServer
 
 
 @dataclass(frozen=True, slots=True)

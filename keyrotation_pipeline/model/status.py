@@ -9,13 +9,13 @@ from typing import Any
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead, instant, names
 from keyrotation_pipeline.model.breach import Deadline, Rate
+from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.fleet import awaits
 from keyrotation_pipeline.model.incidents import Contact, Incident
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.progress import PaceSet, TableProgress
 from keyrotation_pipeline.model.request_events import Rehearsed
 from keyrotation_pipeline.model.requests import PendingRequest, Request, Walk
-from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 
 SCHEMA = 1
@@ -307,15 +307,15 @@ def red(name: str, value: str, do: str) -> Check:
     return Check(name, Light.RED, value, do)
 
 
-def in_two(sentence: str) -> tuple[str, str]:
+def in_two(message: str) -> tuple[str, str]:
     """Split a sentence of this program: what is the case, and what to do about it."""
-    value, _, do = sentence.partition("; ")
+    value, _, do = message.partition("; ")
     return value, do
 
 
 def of_problem(problem: Problem) -> Check:
     """A problem of the pre-flight as a check."""
-    return Check(problem.check, Light.RED if problem.fatal else Light.AMBER, *in_two(problem.sentence))
+    return Check(problem.check, Light.RED if problem.fatal else Light.AMBER, *in_two(problem.message))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 _EXACT = ConfigDict(strict=True, extra="forbid")
 _Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00]+$")]
 _Phrase = Annotated[str, Field(max_length=200)]
-_Moment = Annotated[str, Field(pattern=r"^(-infinity|[0-9]{4,6}-[0-9TZ:.+-]{1,40}( BC)?)$")]
+_Timestamp = Annotated[str, Field(pattern=r"^(-infinity|[0-9]{4,6}-[0-9TZ:.+-]{1,40}( BC)?)$")]
 
 
 class RoleAttribute(StrEnum):
@@ -41,7 +41,7 @@ class DatabaseRole:
     name: _Name
     attributes: tuple[Annotated[RoleAttribute, Field(strict=False)], ...] = ()
     connection_limit: Annotated[int, Field(ge=-1, lt=1 << 31)] = -1
-    valid_until: _Moment | None = None
+    valid_until: _Timestamp | None = None
 
 
 @dataclass(frozen=True, slots=True)

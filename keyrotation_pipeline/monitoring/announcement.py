@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from keyrotation_pipeline.audit.incidents import told
+from keyrotation_pipeline.audit.incidents import alert_deliveries
 from keyrotation_pipeline.backups.rehearsal import last_rehearsal
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.audit import utc_minute
@@ -43,7 +43,7 @@ _MINUTES_SHOWN_UP_TO = 120
 
 def announcements(pipeline: Pipeline, contacts: Sequence[Contact], time_zone: str) -> Iterator[Announcement]:
     """Everything to announce now, delivered before or not; and cancellations of what was announced."""
-    known, now = {alert for alert, _ in told(pipeline.ledger).alerts}, pipeline.clock.now()
+    known, now = {alert for alert, _ in alert_deliveries(pipeline.ledger).alerts}, pipeline.clock.now()
     for walk in pipeline.ledger.requests():
         if not isinstance(walk, Walk) or walk.type is not RotationType.ROUTINE:
             continue
@@ -72,12 +72,12 @@ Team,
 We will be performing {_what(walk)} {_when(walk, time_zone)} as part of our HIPAA compliance procedures. This is a \
 zero-downtime operation.
 
-Database: {pipeline.surroundings.identity().name}; key: {walk.source} to {walk.target}
+Database: {pipeline.environment.identity().name}; key: {walk.source} to {walk.target}
 
 Timeline:
 - {_start(walk, time_zone)}: {first}
 - then: Background re-encryption (gradual)
-- then: {last}, at the latest by {_moment(walk.finish_by, time_zone)}
+- then: {last}, at the latest by {_local_time(walk.finish_by, time_zone)}
 
 Expected duration: {_duration(pipeline, walk)}
 
@@ -101,13 +101,13 @@ def cancellation_of(pipeline: Pipeline, walk: Walk, contacts: Sequence[Contact],
     followers = [each for each in pipeline.ledger.requests() if each.supersedes == walk.id and each.started_at]
     instead = "".join(f" The {each.type} {each.action} {each.id} takes its place." for each in followers)
     begun = " after it had begun" if walk.started_at is not None else ""
-    at = _moment(walk.finished_at or pipeline.clock.now(), time_zone)
+    at = _local_time(walk.finished_at or pipeline.clock.now(), time_zone)
     text = f"""\
 Team,
 
 {_what(walk).capitalize()} was announced {_when(walk, time_zone)}. It was cancelled on {at}{begun}.{instead}
 
-Database: {pipeline.surroundings.identity().name}; key: {walk.source} to {walk.target}; request: {walk.id}
+Database: {pipeline.environment.identity().name}; key: {walk.source} to {walk.target}; request: {walk.id}
 
 Point of contact: {_contact(pipeline, contacts)}
 """
@@ -160,17 +160,17 @@ def _when(walk: Walk, time_zone: str) -> str:
 
 def _start(walk: Walk, time_zone: str) -> str:
     if walk.started_at is not None:
-        return f"since {_moment(walk.started_at, time_zone)}"
+        return f"since {_local_time(walk.started_at, time_zone)}"
     if walk.not_before is not None:
-        return f"{_moment(walk.not_before, time_zone)}, not earlier"
-    return f"at any time from now on, at the latest {_moment(walk.start_by, time_zone)}"
+        return f"{_local_time(walk.not_before, time_zone)}, not earlier"
+    return f"at any time from now on, at the latest {_local_time(walk.start_by, time_zone)}"
 
 
 def _day(at: datetime, time_zone: str) -> str:
     return f"{at.astimezone(ZoneInfo(time_zone)):%Y-%m-%d}"
 
 
-def _moment(at: datetime, time_zone: str) -> str:
+def _local_time(at: datetime, time_zone: str) -> str:
     """In the configured time zone, and in UTC."""
     utc = utc_minute(at)
     return utc if time_zone == "UTC" else f"{at.astimezone(ZoneInfo(time_zone)):%Y-%m-%d %H:%M} {time_zone} ({utc})"

@@ -94,9 +94,9 @@ def backup_lights(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetim
     """
     certificates = pipeline.signatures.certificates()
     red = [each.unusable for each in certificates if each.unusable is not None and each.encrypts]
-    amber = [sentence for each in certificates if (sentence := each.ends_soon(now)) is not None]
+    amber = [message for each in certificates if (message := each.ends_soon(now)) is not None]
     try:
-        found = pipeline.vault.standing(records)
+        found = pipeline.vault.status(records)
     except BackupError as error:  # the place does not answer, which must not hide the rest of the status
         return BackupLights(None, (*red, str(error)), tuple(dict.fromkeys(amber)), is_silent=True)
     incomplete = [*_last_failures(pipeline), *found.problems]
@@ -104,8 +104,8 @@ def backup_lights(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetim
         red += [_stale(found.last), *incomplete]
     else:
         amber += incomplete if found.last or incomplete else [_stale(None)]
-    lacking, expected = completeness.backup_lights(pipeline, found.last, now)
-    red, amber = [*red, *lacking], [*amber, *expected]
+    missing, expected = completeness.backup_lights(pipeline, found.last, now)
+    red, amber = [*red, *missing], [*amber, *expected]
     red += (*found.changed, *found.unknown)
     amber += found.unexamined
     attention, warnings = tuple(dict.fromkeys(red)), tuple(dict.fromkeys(amber))

@@ -7,10 +7,10 @@ from keyrotation_pipeline.fieldcrypto.codecs.format import new_key
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.audit import utc_minute
+from keyrotation_pipeline.model.environment import DISK_IS_LARGE_ENOUGH, TABLES_ARE_READABLE, Environment, UnseenDisk
 from keyrotation_pipeline.model.key_trial import KeyTrial
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.status import Check, amber, green, in_two, of_problem, red
-from keyrotation_pipeline.model.surroundings import DISK_IS_LARGE_ENOUGH, TABLES_ARE_READABLE, Surroundings, UnseenDisk
 from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.inventory import Inventory
@@ -32,9 +32,9 @@ def database(pipeline: Pipeline, target: KeyVersion) -> Iterator[Check]:
         yield from map(of_problem, pipeline.keys.preflight())
     except KeyRotationError as error:
         yield red("keys_can_be_archived", *in_two(str(error)))
-    problems = pipeline.surroundings.preflight(pipeline.tables, target)
+    problems = pipeline.environment.preflight(pipeline.tables, target)
     yield from map(of_problem, problems)
-    found, names = {problem.check for problem in problems}, pipeline.surroundings.check_names()
+    found, names = {problem.check for problem in problems}, pipeline.environment.check_names()
     for name in names.server:
         if name not in found:
             yield green(name, "checked")
@@ -95,7 +95,7 @@ def _blocking(taken: Inventory) -> Iterator[Check]:
 
 def around(pipeline: Pipeline) -> Iterator[Check]:
     """Room, WAL, standbys and the server's log."""
-    seen = pipeline.surroundings.measure(pipeline.tables)
+    seen = pipeline.environment.measure(pipeline.tables)
     yield from _room(seen)
     late = [
         f"{each.name} {each.late_seconds:.0f} s" for each in seen.standbys if (each.late_seconds or 0) > LATE_SECONDS
@@ -114,7 +114,7 @@ def around(pipeline: Pipeline) -> Iterator[Check]:
         yield green("log_shows_no_rows", "log_error_verbosity is terse")
 
 
-def _room(seen: Surroundings) -> Iterator[Check]:
+def _room(seen: Environment) -> Iterator[Check]:
     growth, wal = _mebibytes(seen.growth_bytes), _mebibytes(seen.wal_bytes)
     need = f"the tables ({_mebibytes(seen.table_bytes)}) grow by about {growth}; about {wal} of WAL is written"
     if isinstance(seen.disk, UnseenDisk):
@@ -141,15 +141,15 @@ def fences(pipeline: Pipeline) -> Iterator[Check]:
     records = pipeline.ledger.keys()
     in_use = {record.version for record in records if record.state in _IN_USE}
     seen = look_at_fences(pipeline)
-    left = [f"{name} refuses {each}" for name, fenced in seen.standing.items() for each in fenced if each in in_use]
+    left = [f"{name} refuses {each}" for name, fenced in seen.by_table.items() for each in fenced if each in in_use]
     if left:
         yield amber(
             "no_fence_is_left_over", ", ".join(left), "finish the rollback that left it, or drop the constraint"
         )
     else:
-        refused = [f"{name} refuses {', '.join(map(str, fenced))}" for name, fenced in seen.standing.items() if fenced]
+        refused = [f"{name} refuses {', '.join(map(str, fenced))}" for name, fenced in seen.by_table.items() if fenced]
         yield green("no_fence_is_left_over", "; ".join(refused) or "there is none")
-    problems = [in_two(sentence) for sentence in (*seen.attention(), *seen.warnings())]
+    problems = [in_two(message) for message in (*seen.attention(), *seen.warnings())]
     for value, do in problems:
         yield amber("retired_versions_are_refused", value, do)
     if not problems:
@@ -160,7 +160,7 @@ def fences(pipeline: Pipeline) -> Iterator[Check]:
 def other_formats(pipeline: Pipeline, counts: Sequence[TableCount]) -> Iterator[Check]:
     """Columns in other formats: red where they are declared; a rotation has nothing to do with others."""
     if wrong := misdeclared(pipeline, counts):
-        yield from (red("other_formats_are_known", *in_two(sentence)) for sentence in wrong)
+        yield from (red("other_formats_are_known", *in_two(message)) for message in wrong)
         return
     named = ", ".join(f"{name_of(each.place)} ({each.format})" for each in pipeline.inventory.other_formats())
     yield green("other_formats_are_known", f"left as they are: {named}" if named else "none found in a sample")
@@ -176,9 +176,9 @@ def usage(pipeline: Pipeline) -> Iterator[Check]:
     if used is None:
         return  # already red elsewhere
     if used.half_used:
-        yield amber("key_usage_below_gcm_limit", used.sentence, "rotate now")
+        yield amber("key_usage_below_gcm_limit", used.message, "rotate now")
     else:
-        yield green("key_usage_below_gcm_limit", used.sentence)
+        yield green("key_usage_below_gcm_limit", used.message)
 
 
 def estimated(pipeline: Pipeline, target: KeyVersion, counts: Iterable[TableCount]) -> Check:

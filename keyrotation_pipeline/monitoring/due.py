@@ -11,7 +11,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.keys import declared_activations
-from keyrotation_pipeline.rotation.rollout import Seen
+from keyrotation_pipeline.rotation.rollout import Reports
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class DueRotation:
         return self.overdue and not (self.under_way and routine)
 
     @property
-    def sentence(self) -> str:
+    def message(self) -> str:
         """What is open and what it waits for, or what to type."""
         if self.walk is None:
             return "run `keyrotation request --reason TEXT`"
@@ -63,11 +63,11 @@ class DueRotation:
         return self.stopped_by or f"{self.walk.action} {self.walk.id} {state}"
 
 
-def due_rotation(pipeline: Pipeline, primary: KeyVersion | None, seen: Seen = None) -> DueRotation | None:
+def due_rotation(pipeline: Pipeline, primary: KeyVersion | None, instances: Reports = None) -> DueRotation | None:
     """When the primary must be rotated, and what is being done; None: there is no registered primary.
 
     Args:
-        seen: the application's instances, if the caller already has them.
+        instances: the application's instances, if the caller already has them.
     """
     if primary is None:
         return None
@@ -76,11 +76,11 @@ def due_rotation(pipeline: Pipeline, primary: KeyVersion | None, seen: Seen = No
     if due is None:
         return None
     walk = takeover.current_or_next(pipeline)
-    return DueRotation(due, walk, _stopped_by(pipeline, walk, seen) if walk else None, pipeline.clock.now())
+    return DueRotation(due, walk, _stopped_by(pipeline, walk, instances) if walk else None, pipeline.clock.now())
 
 
-def _stopped_by(pipeline: Pipeline, walk: Walk, seen: Seen) -> str | None:
-    decision = runner.next_decision(pipeline, walk, seen)
+def _stopped_by(pipeline: Pipeline, walk: Walk, instances: Reports) -> str | None:
+    decision = runner.next_decision(pipeline, walk, instances)
     if not decision.tasks:
         return decision.waiting_for
     return f"{walk.action} {walk.id} is blocked; see `keyrotation status`" if failure_of(walk) else None

@@ -27,7 +27,7 @@ def fleet(pipeline: Pipeline) -> dict[str, Any]:
     waiting, instances = pipeline.rollout.waiting(), pipeline.rollout.instances()
     return {
         "generated_at": instant(pipeline.clock.now()),
-        "database": pipeline.surroundings.identity().name,
+        "database": pipeline.environment.identity().name,
         "mode": str(pipeline.rollout.mode),
         "primary": str(stored.primary) if stored.primary else None,
         "instances": [_document(instance) for instance in instances],
@@ -88,7 +88,7 @@ def returned(pipeline: Pipeline, stored: StoredKeys, walk: Walk | None, instance
         return []  # it is the key store that has what it must not have
     withdrawn = frozenset(record.version for record in registered if record.version not in stored.live)
     allowed = _Allowed(primary, withdrawn, _withdrawals(pipeline), pipeline.clock.now())
-    return [sentence for instance in instances for sentence in allowed.problems(instance)]
+    return [message for instance in instances for message in allowed.problems(instance)]
 
 
 def _holds_registered(pipeline: Pipeline, stored: StoredKeys) -> bool:

@@ -61,10 +61,10 @@ def metrics_of(status: Status) -> Iterator[Metric]:
     yield _one(
         "last_backup_timestamp_seconds",
         "When it was made, 0: none is known to be complete.",
-        _moment(status.last_backup),
+        _timestamp(status.last_backup),
     )
     yield _one(
-        "last_recovery_test_timestamp_seconds", "When one last passed, 0: never.", _moment(status.last_recovery_test)
+        "last_recovery_test_timestamp_seconds", "When one last passed, 0: never.", _timestamp(status.last_recovery_test)
     )
     yield _one("recovery_test_failed", "1: the last one failed.", int(status.recovery_test_failed is not None))
     yield from _incidents(status)
@@ -149,7 +149,7 @@ def _each(values: Mapping[str, float]) -> tuple[tuple[tuple[object, ...], float]
     return tuple(((name,), value) for name, value in values.items())
 
 
-def _moment(at: datetime | None) -> float:
+def _timestamp(at: datetime | None) -> float:
     return 0.0 if at is None else at.timestamp()
 
 

@@ -170,8 +170,8 @@ def _authority(pipeline: Pipeline, walk: Walk | None) -> Iterator[Check]:
 
 def _hosts_are_signed(pipeline: Pipeline) -> Check:
     """Amber: the next request has the present ones signed."""
-    for sentence in changed_hosts(pipeline):
-        return amber("hosts_are_the_signed_ones", *in_two(sentence))
+    for message in changed_hosts(pipeline):
+        return amber("hosts_are_the_signed_ones", *in_two(message))
     return green("hosts_are_the_signed_ones", "; ".join(pipeline.hosts) or "the configuration names none")
 
 
@@ -224,8 +224,8 @@ def _keys(pipeline: Pipeline, trial: KeyTrial | None) -> Iterator[Check]:
         value = f"{record.version}, {record.fingerprint[:16]}, as registered"
         if trial is None:
             return f"{value}; not tried on a value"
-        if sentence := refusal(pipeline, pipeline.keys.read(), trial):
-            raise WrongKeyError(sentence)
+        if message := refusal(pipeline, pipeline.keys.read(), trial):
+            raise WrongKeyError(message)
         tried, opened = trial.of_version(record.version)
         return (
             f"{value}; decrypts {opened:,} of {tried:,} values that were tried"
@@ -267,8 +267,8 @@ def _fresh(name: str, place: BackupPlace, trust: ManifestTrust, now: datetime) -
 
 def _tested(pipeline: Pipeline, now: datetime) -> Iterator[Check]:
     tests = recovery_tests(pipeline, pipeline.ledger.keys(), now)
-    for sentence in tests.problems:
-        yield amber("recovery_was_tested", *in_two(sentence))
+    for message in tests.problems:
+        yield amber("recovery_was_tested", *in_two(message))
     if tests.passed is None:
         yield amber("recovery_was_tested", "no recovery test has passed yet", "run `keyrotation recovery-test`")
     elif not tests.problems:
@@ -356,13 +356,13 @@ def _naming(
     """Whether applications write under a new key only once it is named as the primary."""
     name, mode = "applications_name_their_primary", pipeline.rollout.mode
     confirmation = confirmation_of(pipeline, walk, goal) if walk is not None else Confirmation()
-    lack = missing_for(goal, RolloutMode.ATTEST, instances, confirmation)
-    if not lack and confirmation.officers:
+    missing = missing_for(goal, RolloutMode.ATTEST, instances, confirmation)
+    if not missing and confirmation.officers:
         return green(name, f"confirmed by {', '.join(confirmation.officers)}")
-    if not lack:
+    if not missing:
         return green(name, "every instance that reports does; one that does not report is not seen")
     if mode is RolloutMode.ATTEST:
-        return red(name, *in_two(pending_sentence(lack, goal, "ID" if walk is None else walk.id)))
+        return red(name, *in_two(pending_sentence(missing, goal, "ID" if walk is None else walk.id)))
     then = (
         f'the rotation then stops with "{target} value seen before promotion", and only a rollback helps, which an '
         "emergency does not have"

@@ -28,7 +28,7 @@ OPTIONAL = frozenset({"audit_timestamp", "nightly_rehearsal"})
 SILENCE = {**dict.fromkeys(SENSORS, SILENT_AFTER), **SCHEDULES}
 
 
-def standing_still(heartbeats: Sequence[Heartbeat], now: datetime) -> Iterator[str]:
+def stalled(heartbeats: Sequence[Heartbeat], now: datetime) -> Iterator[str]:
     """A sentence for each daemon, sensor or schedule that does not run, and since when.
 
     Only heartbeats in this home are seen: where Dagster never ran nothing is missing, and a Dagster with its home on

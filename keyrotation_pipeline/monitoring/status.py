@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from keyrotation_pipeline.audit.divergence import divergence, require_consistent
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.audit.history import history
-from keyrotation_pipeline.audit.incidents import incidents, told
+from keyrotation_pipeline.audit.incidents import alert_deliveries, incidents
 from keyrotation_pipeline.audit.retirements import retirement_of
 from keyrotation_pipeline.backups.key_loss import audited_primary, lost_keys
 from keyrotation_pipeline.backups.rehearsal import last_rehearsal
@@ -36,7 +36,7 @@ from keyrotation_pipeline.monitoring.backup_status import protection
 from keyrotation_pipeline.monitoring.due import DueRotation, due_rotation
 from keyrotation_pipeline.monitoring.fleet import failing, returned, uncounted
 from keyrotation_pipeline.monitoring.progress import progress_and_eta, tables_progress
-from keyrotation_pipeline.monitoring.scheduler_health import standing_still
+from keyrotation_pipeline.monitoring.scheduler_health import stalled
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.approvals import authority
@@ -49,7 +49,7 @@ from keyrotation_pipeline.requests.time_stamping import unstamped
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.fences import fences, values_of_gone_keys
 from keyrotation_pipeline.rotation.report import clock_of, rate_of
-from keyrotation_pipeline.rotation.rollout import Seen
+from keyrotation_pipeline.rotation.rollout import Reports
 
 # A rejected flag is raised again, not fixed; after a while it is history.
 SHOWN_FOR = timedelta(days=7)
@@ -102,7 +102,7 @@ def incidents_now(pipeline: Pipeline, now: datetime) -> tuple[tuple[OpenIncident
         if now - at > SHOWN_FOR:
             continue
         urgent.append(f"flag {flag} of {utc_minute(at)} was rejected: {reason}")
-    for channel, (since, reason) in told(pipeline.ledger).failing.items():
+    for channel, (since, reason) in alert_deliveries(pipeline.ledger).failing.items():
         urgent.append(f"alerts do not reach {channel} since {utc_minute(since)}: {reason}")
     return tuple(listed), urgent
 
@@ -116,8 +116,8 @@ def _urgent(pipeline: Pipeline, shown: OpenIncident) -> Iterator[str]:
         if carrier is not None:
             otherwise += f", or if it was a false alarm, `keyrotation incident assess {incident.id}`"
         yield f"{incident.id}: {_restored(pipeline) or out_of_use(pipeline, incident) or otherwise}"
-    elif (sentence := cannot_begin(pipeline, carrier)) is not None:
-        yield f"{incident.id}: {sentence} with `{command}`"
+    elif (message := cannot_begin(pipeline, carrier)) is not None:
+        yield f"{incident.id}: {message} with `{command}`"
     elif carrier.status is RequestStatus.FINISHED:
         yield f"the rotation of {incident.id} is finished; close it with `keyrotation incident close {incident.id}`"
     else:
@@ -147,23 +147,23 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = ()) -> Status:
     primary = stored.primary if stored is not None else None
     inconsistent = _inconsistent(pipeline, stored) if stored is not None else []
     attention += [*inconsistent, *(_of_keys(pipeline, stored, records) if stored is not None else [])]
-    seen = _instances(pipeline)
-    due = due_rotation(pipeline, primary, seen)
+    instances = _instances(pipeline)
+    due = due_rotation(pipeline, primary, instances)
     overdue = _overdue(due)
     attention += overdue if due is not None and due.needs_people else []
     attention += _past_dates(rotation, now)
-    attention += _blocked(pipeline, rotation, seen)
-    attention += _waiting(pipeline, rotation, seen)
+    attention += _blocked(pipeline, rotation, instances)
+    attention += _waiting(pipeline, rotation, instances)
     failed: list[str] = []
-    if isinstance(seen, KeyRotationError):
-        attention.append(str(seen))
+    if isinstance(instances, KeyRotationError):
+        attention.append(str(instances))
     else:
-        attention += returned(pipeline, stored, rotation, seen) if stored is not None else []
-        attention += uncounted(pipeline, stored, seen)
-        attention += (failed := list(failing(seen, now)))
+        attention += returned(pipeline, stored, rotation, instances) if stored is not None else []
+        attention += uncounted(pipeline, stored, instances)
+        attention += (failed := list(failing(instances, now)))
     fenced = fences(pipeline)
     attention += fenced.attention()
-    attention += standing_still(pipeline.heartbeats.last(), now)
+    attention += stalled(pipeline.heartbeats.last(), now)
     attention += unstamped(pipeline, now)
     attention += changed_hosts(pipeline)
     attention += rolling.overdue(pipeline, now)
@@ -172,19 +172,19 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = ()) -> Status:
     open_incidents, urgent = incidents_now(pipeline, now)
     attention += [*urgent, *duties]
     attention += [
-        sentence for table in pipeline.tables for sentence in count_problems(table, counts.get(table), records, now)
+        message for table in pipeline.tables for message in count_problems(table, counts.get(table), records, now)
     ]
     empty, not_counted_since = empty_versions(pipeline, primary, records, counts)
     return Status(
         generated_at=now,
-        database=pipeline.surroundings.identity().name,
+        database=pipeline.environment.identity().name,
         key_versions=records,
         primary=primary,
         tables=tuple(
-            table_status(table, counts.get(table), records, fenced.standing.get(str(table.name), ()))
+            table_status(table, counts.get(table), records, fenced.by_table.get(str(table.name), ()))
             for table in pipeline.tables
         ),
-        rotation=_rotation(pipeline, rotation, counts, seen, inconsistent) if rotation else None,
+        rotation=_rotation(pipeline, rotation, counts, instances, inconsistent) if rotation else None,
         last_backup=protected.last_backup,
         last_backup_versions=protected.backup_versions,
         last_recovery_test=protected.last_recovery_test,
@@ -251,7 +251,7 @@ def _instances(pipeline: Pipeline) -> tuple[Instance, ...] | KeyRotationError:
 def _overdue(due: DueRotation | None) -> list[str]:
     if due is None or not due.overdue:
         return []
-    return [f"a rotation was due by {utc_minute(due.due.at)}; {due.sentence}"]
+    return [f"a rotation was due by {utc_minute(due.due.at)}; {due.message}"]
 
 
 def _named(walk: Walk) -> str:
@@ -266,41 +266,41 @@ def _past_dates(rotation: Walk | None, now: datetime) -> list[str]:
     return []
 
 
-def _blocked(pipeline: Pipeline, rotation: Walk | None, seen: Seen) -> list[str]:
+def _blocked(pipeline: Pipeline, rotation: Walk | None, instances: Reports) -> list[str]:
     failure = failure_of(rotation) if rotation else None
-    sentences = [f"{_named(rotation)} is blocked: {failure}"] if rotation and failure else []
+    messages = [f"{_named(rotation)} is blocked: {failure}"] if rotation and failure else []
     if rotation and rotation.blocked_by and not failure:
         # Its wait timed out, and nothing retries it; this disappears once the applications are there.
-        pending = runner.pending_reason(pipeline, rotation, seen)
-        sentences += [f"{_named(rotation)} timed out waiting: {pending}"] if pending else []
+        pending = runner.pending_reason(pipeline, rotation, instances)
+        messages += [f"{_named(rotation)} timed out waiting: {pending}"] if pending else []
     elif rotation and rotation.started_at is None:
-        pending = runner.pending_reason(pipeline, rotation, seen)
+        pending = runner.pending_reason(pipeline, rotation, instances)
         # It is signed and due, but does not start before the applications are there.
-        sentences += [f"{_named(rotation)} cannot begin: {pending}"] if awaits(pending or "", rotation.id) else []
+        messages += [f"{_named(rotation)} cannot begin: {pending}"] if awaits(pending or "", rotation.id) else []
     try:
         require_roster(pipeline)
     except KeyRotationError as error:
         if str(error) != failure:
-            sentences.append(str(error))
+            messages.append(str(error))
     named = pipeline.signatures.certificates()
-    sentences += [each.unusable for each in named if each.unusable is not None and not each.encrypts]
-    return sentences
+    messages += [each.unusable for each in named if each.unusable is not None and not each.encrypts]
+    return messages
 
 
-def _waiting(pipeline: Pipeline, rotation: Walk | None, seen: Seen) -> list[str]:
+def _waiting(pipeline: Pipeline, rotation: Walk | None, instances: Reports) -> list[str]:
     """A second request next to the one that is shown, which will undo that one or take it over."""
     waiting = pipeline.ledger.waiting()
     if waiting is None or rotation is None or waiting.id == rotation.id:
         return []
-    sentence = runner.next_decision(pipeline, waiting, seen).waiting_for
-    return [f"{waiting.action} {waiting.id} of {waiting.source} to {waiting.target} waits: {sentence}"]
+    message = runner.next_decision(pipeline, waiting, instances).waiting_for
+    return [f"{waiting.action} {waiting.id} of {waiting.source} to {waiting.target} waits: {message}"]
 
 
 def _rotation(
     pipeline: Pipeline,
     walk: Walk,
     counts: Mapping[EncryptedTable, TableCount],
-    seen: Seen,
+    instances: Reports,
     inconsistent: Sequence[str],
 ) -> RotationStatus:
     pace = pace_of(pipeline, walk)
@@ -311,21 +311,21 @@ def _rotation(
         approvals_required=roster_of(pipeline, walk).required,
         progress=far,
         eta_seconds=eta_seconds,
-        waiting_for="; ".join(inconsistent) or _waiting_for(pipeline, walk, seen),
+        waiting_for="; ".join(inconsistent) or _waiting_for(pipeline, walk, instances),
         at_work=bool(pipeline.ledger.held_locks(f"{walk.id}/")),
         pace=pace,
         tables=tables_progress(pipeline, walk, pipeline.tables),
     )
 
 
-def _waiting_for(pipeline: Pipeline, rotation: Walk, seen: Seen) -> str | None:
+def _waiting_for(pipeline: Pipeline, rotation: Walk, instances: Reports) -> str | None:
     """Why a rotation is not progressing now, and since when, as far as is known."""
     people = runner.left_to_people(pipeline, rotation)
-    if sentence := runner.pending_reason(pipeline, rotation, seen):
+    if message := runner.pending_reason(pipeline, rotation, instances):
         paused = rotation.status is RequestStatus.PAUSED
         changes = list(recorded(pipeline.ledger, StatusChanged, rotation.id)) if paused else []
         since = _since(changes[-1].at) if changes else ""
-        return f"{people}; {sentence}" if people else f"{sentence}{since}"
+        return f"{people}; {message}" if people else f"{message}{since}"
     waits = pipeline.ledger.waits(rotation.id)
     return "; ".join(f"{each.place}: {each.waiting_for}{_since(each.since)}" for each in waits) or people
 
@@ -343,22 +343,22 @@ def count_problems(
     """A sentence for each thing that is wrong with a table by its last count, or with the count."""
     if count is None:
         return [f"table {table.name} was never counted; run `keyrotation status --count`"]
-    sentences = []
+    messages = []
     if now - count.counted_at > COUNTS_STALE_AFTER:
-        sentences.append(
+        messages.append(
             f"table {table.name} was last counted on {count.counted_at:%Y-%m-%d}; run `keyrotation status --count`"
         )
     for number, what in ((count.unencrypted, "unencrypted"), (count.unreadable, "unreadable")):
         if number:
-            sentences.append(
+            messages.append(
                 f"table {table.name} holds {number} {what} value(s), which block retirement; "
                 "run `keyrotation inventory`"
             )
     known = {record.version for record in records}
     for version, number in count.values_by_version.items():
         if number and version not in known:
-            sentences.append(f"table {table.name} holds {number} value(s) under {version}, which nobody registered")
-    return [*sentences, *values_of_gone_keys(count, records)]
+            messages.append(f"table {table.name} holds {number} value(s) under {version}, which nobody registered")
+    return [*messages, *values_of_gone_keys(count, records)]
 
 
 def table_status(

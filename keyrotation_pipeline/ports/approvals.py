@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Protocol
 
 from keyrotation_pipeline.model.approval import Officer, Roster, VerifiedSignature
-from keyrotation_pipeline.model.backups import CertificateStanding
+from keyrotation_pipeline.model.backups import CertificateStatus
 
 
 class SignatureVerifier(Protocol):
@@ -47,5 +47,5 @@ class SignatureVerifier(Protocol):
             ApprovalError: one certificate under two names, fewer officers than required.
         """
 
-    def certificates(self) -> tuple[CertificateStanding, ...]:
+    def certificates(self) -> tuple[CertificateStatus, ...]:
         """Returns the current state of every certificate that the configuration names; refuses none."""

@@ -12,7 +12,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import PinnedRoster
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import (
-    BackupStanding,
+    BackupStatus,
     DatabaseContent,
     DatabaseCopy,
     DatabaseDefinition,
@@ -46,7 +46,7 @@ class BackupVault(Protocol):
             BackupError: a place does not answer.
         """
 
-    def standing(self, records: Sequence[KeyRecord]) -> BackupStanding:
+    def status(self, records: Sequence[KeyRecord]) -> BackupStatus:
         """Returns the newest set of all these keys and the database that every place holds.
 
         Raises:
@@ -292,7 +292,7 @@ class RestoredDump:
         content: everything in it, counted.
         failures: what pg_restore could not restore, one phrase each, without content.
         left_out: what was excluded from the restore, one phrase each.
-        lacking: the relations among these; they hold no rows.
+        missing: the relations among these; they hold no rows.
         hand_over: finishes it, once, after everything was read: gives it owners, privileges and settings, compares its
             catalogue with the dump's, and lets in whom the source let in, unless something failed or differs. Its
             argument is called before the database stops being an unfinished one.
@@ -306,7 +306,7 @@ class RestoredDump:
     content: DatabaseContent
     failures: tuple[str, ...]
     left_out: tuple[str, ...]
-    lacking: frozenset[TableName]
+    missing: frozenset[TableName]
     server: str
     warning: str | None
     rekeyable: RekeyableDump | None

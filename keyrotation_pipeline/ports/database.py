@@ -11,19 +11,19 @@ from typing import Protocol
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceProbe
-from keyrotation_pipeline.model.page_reading import PageSpan
-from keyrotation_pipeline.model.progress import Report, Rewritten
-from keyrotation_pipeline.model.proof import DecryptedCount, Moment, Searched, ZeroOldRows
-from keyrotation_pipeline.model.surroundings import (
+from keyrotation_pipeline.model.environment import (
     BlindSpots,
     CheckNames,
     DatabaseIdentity,
     DatabaseServer,
+    Environment,
     Problem,
     Speed,
-    Surroundings,
 )
+from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceProbe
+from keyrotation_pipeline.model.page_reading import PageSpan
+from keyrotation_pipeline.model.progress import Report, Rewritten
+from keyrotation_pipeline.model.proof import DecryptedCount, Searched, SnapshotPosition, ZeroOldRows
 from keyrotation_pipeline.model.tables import (
     EncryptedTable,
     FoundColumn,
@@ -62,12 +62,12 @@ class TableInventory(Protocol):
         """
 
     def search_spans(
-        self, tables: Sequence[EncryptedTable], spans: Sequence[PageSpan], go_on: Callable[[], bool]
+        self, tables: Sequence[EncryptedTable], spans: Sequence[PageSpan], should_continue: Callable[[], bool]
     ) -> int:
         """Searches these pages as `discover` does, and notes down when and what was found; returns the number of pages.
 
         Args:
-            go_on: asked before each span.
+            should_continue: asked before each span.
         """
 
     def unsearched_since(self) -> datetime | None:
@@ -189,7 +189,7 @@ class TableRewriting(Protocol):
         spans: Sequence[PageSpan],
         ring: KeyRing,
         report: Report,
-        go_on: Callable[[], bool],
+        should_continue: Callable[[], bool],
     ) -> int:
         """Decrypts what these pages of one table hold, one span after the other; returns the number of values.
 
@@ -197,7 +197,7 @@ class TableRewriting(Protocol):
         when it was.
 
         Args:
-            go_on: asked before each span.
+            should_continue: asked before each span.
         """
 
 
@@ -246,8 +246,8 @@ class RetirementEvidence(Protocol):
     def barrier(self) -> str:
         """The current WAL position, as text: everything committed so far lies before it."""
 
-    def snapshot_blockers(self, moment: Moment) -> tuple[str, ...]:
-        """Who could still show a value replaced before `moment`: one sentence each.
+    def snapshot_blockers(self, position: SnapshotPosition) -> tuple[str, ...]:
+        """Who could still show a value replaced before `position`: one sentence each.
 
         Sessions (backend_xmin), prepared transactions, replication slots, standbys and subscribers.
         """
@@ -269,12 +269,12 @@ class RetirementEvidence(Protocol):
         tables: Sequence[EncryptedTable],
         version: KeyVersion,
         retired: Sequence[KeyVersion],
-        moment: Moment,
+        position: SnapshotPosition,
         searched: Searched | None = None,
     ) -> ZeroOldRows:
         """Takes the evidence of invariant 4 inside the ledger's running transaction, failing closed.
 
-        `retired` are all versions that the fences must name, `version` among them; `moment` was taken after they were
+        `retired` are all versions that the fences must name, `version` among them; `position` was taken after they were
         validated; `searched` was read after that, and what has not changed since is not read again, unless it is small.
 
         Raises:
@@ -282,7 +282,7 @@ class RetirementEvidence(Protocol):
         """
 
 
-class DatabaseSurroundings(Protocol):
+class DatabaseEnvironment(Protocol):
     """The server around the tables: its identity, the pre-flight checks, disk, standbys and blind spots."""
 
     def identity(self) -> DatabaseIdentity:
@@ -297,7 +297,7 @@ class DatabaseSurroundings(Protocol):
     def check_names(self) -> CheckNames:
         """Everything that `preflight` looks at, by names."""
 
-    def measure(self, tables: Sequence[EncryptedTable]) -> Surroundings:
+    def measure(self, tables: Sequence[EncryptedTable]) -> Environment:
         """Disk, WAL and standbys around these tables.
 
         Raises:

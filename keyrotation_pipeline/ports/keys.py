@@ -5,8 +5,8 @@ from typing import Protocol
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import StoredKeys, StoreOwner
-from keyrotation_pipeline.model.surroundings import Problem
 
 
 class KeyStore(Protocol):

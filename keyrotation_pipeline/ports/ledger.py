@@ -151,7 +151,7 @@ class Ledger(Protocol):
     def set_promotion(self, request: str, xid: int) -> None:
         """Records the transaction id of the promotion, once."""
 
-    def block(self, request: str, sentence: str | None) -> None:
+    def block(self, request: str, message: str | None) -> None:
         """Records what stopped the last attempt, or that nothing does."""
 
     def shard_progress(self, request: str) -> tuple[ShardProgress, ...]:

@@ -17,7 +17,7 @@ from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.backups import Anchors, BackupVault
 from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline.ports.database import (
-    DatabaseSurroundings,
+    DatabaseEnvironment,
     RetirementEvidence,
     TableFencing,
     TableInventory,
@@ -97,7 +97,7 @@ class Pipeline:
     rewriting: TableRewriting
     fencing: TableFencing
     evidence: RetirementEvidence
-    surroundings: DatabaseSurroundings
+    environment: DatabaseEnvironment
     keys: OwnedKeys
     vault: BackupVault
     rollout: Rollout

@@ -4,11 +4,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.fleet import Gone, Instance, RolloutMode, RolloutTarget
-from keyrotation_pipeline.model.surroundings import Problem
 
 # Returns what is still missing, given the current instances; None: nothing. It may raise, to end the wait.
-Lacking = Callable[[Sequence[Instance]], str | None]
+PendingCheck = Callable[[Sequence[Instance]], str | None]
 # Called with how many instances are done, how many there are, and what is waited for.
 ProgressCallback = Callable[[int, int, str], None]
 
@@ -34,22 +34,22 @@ class Rollout(Protocol):
         """Returns every live instance, also terminating ones, and the silent ones that may still run."""
 
     def forget(self, gone: Collection[Gone] = ()) -> None:
-        """Forgets instances that have ended: by their own farewell, or as officers have just been seen to sign.
+        """Forgets instances that have ended: by their own sign-off, or as officers have just been seen to sign.
 
         Args:
             gone: the ones in a verified confirmation. One that has reported since stays.
         """
 
-    def roll_out(self, goal: RolloutTarget, lacking: Lacking, report: ProgressCallback) -> tuple[Instance, ...]:
+    def roll_out(self, goal: RolloutTarget, pending: PendingCheck, report: ProgressCallback) -> tuple[Instance, ...]:
         """Brings every instance to a goal, and waits until nothing is missing.
 
         Args:
-            lacking: called at once and at every poll, so that the wait ends soon after a request is paused.
+            pending: called at once and at every poll, so that the wait ends soon after a request is paused.
             report: called after each poll.
 
         Returns:
             The instances as they were when nothing was missing.
 
         Raises:
-            BlockedError: it timed out; the sentence is that of `lacking`.
+            BlockedError: it timed out; the sentence is that of `pending`.
         """

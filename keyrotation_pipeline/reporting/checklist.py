@@ -20,7 +20,7 @@ from keyrotation_pipeline.model.backup_events import BackupFacts, BackupSealed, 
 from keyrotation_pipeline.model.backups import BACKUP_STALE_AFTER
 from keyrotation_pipeline.model.data_events import Counted
 from keyrotation_pipeline.model.fleet import TargetKind
-from keyrotation_pipeline.model.incident_events import AlertTold
+from keyrotation_pipeline.model.incident_events import AlertDelivered
 from keyrotation_pipeline.model.key_events import KeyCreationIntended, KeyRegistered, KeyRetired
 from keyrotation_pipeline.model.keys import KeyMade
 from keyrotation_pipeline.model.progress import Rewritten
@@ -117,8 +117,10 @@ class RotationTrace:
     def announced(self) -> Shown:
         """An announcement that a channel has delivered."""
         key = announced_key(self.walk.id)
-        told = [(each, each.fact) for each in self._before if isinstance(each.fact, AlertTold)]
-        return next(((each, f"announced by {fact.channel}") for each, fact in told if fact.alert == key), (None, ""))
+        delivered = [(each, each.fact) for each in self._before if isinstance(each.fact, AlertDelivered)]
+        return next(
+            ((each, f"announced by {fact.channel}") for each, fact in delivered if fact.alert == key), (None, "")
+        )
 
     def current_backup(self) -> Shown:
         """A complete backup of at most 26 hours before the rotation began."""

@@ -23,8 +23,8 @@ def require_not_in_use(pipeline: Pipeline, retired: Retirement) -> None:
     gone = retired.fact.taken_from_applications
     records = [each for each in pipeline.ledger.keys() if each.version in gone]
     for found in (_in_store(stored, records), _undecided(pipeline, stored), _unfenced(pipeline, retired)):
-        if (sentence := next(found, None)) is not None:
-            raise RequestError(f"the key of rotation {retired.entry.request} gets no certificate: {sentence}")
+        if (message := next(found, None)) is not None:
+            raise RequestError(f"the key of rotation {retired.entry.request} gets no certificate: {message}")
 
 
 def _in_store(stored: StoredKeys, gone: list[KeyRecord]) -> Iterator[str]:
@@ -45,8 +45,8 @@ def _in_store(stored: StoredKeys, gone: list[KeyRecord]) -> Iterator[str]:
 
 
 def _undecided(pipeline: Pipeline, stored: StoredKeys) -> Iterator[str]:
-    if sentence := warning(divergence(pipeline, stored)):
-        yield sentence
+    if message := warning(divergence(pipeline, stored)):
+        yield message
 
 
 def _unfenced(pipeline: Pipeline, retired: Retirement) -> Iterator[str]:
@@ -58,15 +58,15 @@ def _unfenced(pipeline: Pipeline, retired: Retirement) -> Iterator[str]:
         if table in seen.undeclared:
             yield f"nobody looks whether table {table} still refuses it; declare the table in keyrotation.toml"
         for version in retired.fact.fenced_against:
-            if version not in seen.standing.get(table, (version,)):
+            if version not in seen.by_table.get(table, (version,)):
                 yield f"table {table} takes values under {version}; find out who lifted its constraint, and {again}"
     if seen.indexes is not None:
         yield from _of_indexes(seen.indexes, retired.fact.fenced_against)
 
 
 def _of_indexes(indexes: Fences, versions: tuple[KeyVersion, ...]) -> Iterator[str]:
-    for table, sentence in indexes.unseen.items():
-        yield f"which search indexes table {table} refuses was not seen: {sentence}"
+    for table, message in indexes.unseen.items():
+        yield f"which search indexes table {table} refuses was not seen: {message}"
     for table, version in indexes.lost:
         if version in versions:
             yield f"table {table} takes search indexes under {version}; run `keyrotation reconcile`"

@@ -162,12 +162,12 @@ def objective(tested: RecoveryTested | None, name: str, stated: int | None) -> s
     return f"{lasting(took)} on {at(tested.at)}; {then}{now}"
 
 
-def at(moment: datetime | None, otherwise: str = "–", *, seconds: bool = False) -> str:
+def at(time: datetime | None, otherwise: str = "–", *, seconds: bool = False) -> str:
     """A moment to the minute, or to the second, in UTC."""
     shown = "%Y-%m-%d %H:%M:%S UTC" if seconds else "%Y-%m-%d %H:%M UTC"
-    return moment.astimezone(UTC).strftime(shown) if moment else otherwise
+    return time.astimezone(UTC).strftime(shown) if time else otherwise
 
 
-def capital(sentence: str) -> str:
+def capital(message: str) -> str:
     """A sentence with its first letter as a capital."""
-    return f"{sentence[:1].upper()}{sentence[1:]}"
+    return f"{message[:1].upper()}{message[1:]}"

@@ -14,7 +14,7 @@ from keyrotation_pipeline.errors import AuditError, BackupError
 from keyrotation_pipeline.model.approval import Officer
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backup_events import BackupSealed
-from keyrotation_pipeline.model.backups import CertificateStanding, signature_name
+from keyrotation_pipeline.model.backups import CertificateStatus, signature_name
 from keyrotation_pipeline.model.request_events import RosterPinned
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.reporting.bundle import bundle
@@ -43,7 +43,7 @@ from keyrotation_pipeline.reporting.verify_pack import Judged
 def pack(
     evidence: ReportEvidence,
     places: Sequence[BackupPlace],
-    now: Iterable[CertificateStanding],
+    now: Iterable[CertificateStatus],
     sign: Callable[[bytes], tuple[str, bytes]],
     judged: Judged,
     certificates: Iterable[RetirementCertificate | RefusedCertificate] = (),
@@ -61,7 +61,7 @@ def pack(
         AuditError: the audit names something that cannot be the name of a file, or no signed text names the key.
         BackupError: the pipeline's key is not here.
     """
-    told, head = [entry_of(event) for event in evidence.events], evidence.report.audit
+    entries, head = [entry_of(event) for event in evidence.events], evidence.report.audit
     content = {
         REPORT: render_json(evidence.report),
         PAGE: render_html(evidence.report),
@@ -69,10 +69,10 @@ def pack(
         SCHEMA: files("keyrotation_pipeline.reporting").joinpath(SCHEMA).read_bytes(),
         PROGRAM: bundle(),
     }
-    for entry in told:
+    for entry in entries:
         content |= dict(extracts(entry))
-    content |= dict(_manifests(told, places))
-    pinned = {each.fingerprint for entry in told for each in _officers(entry)}
+    content |= dict(_manifests(entries, places))
+    pinned = {each.fingerprint for entry in entries for each in _officers(entry)}
     for officer in now:
         if not officer.encrypts and officer.fingerprint in pinned:
             content[f"officers/{officer.fingerprint}.now.pgp"] = officer.content
@@ -119,9 +119,9 @@ def _officers(entry: AuditEntry) -> Sequence[Officer]:
     return fact.officers if isinstance(fact, RosterPinned) else ()
 
 
-def _manifests(told: Sequence[AuditEntry], places: Sequence[BackupPlace]) -> Iterator[tuple[str, bytes]]:
+def _manifests(entries: Sequence[AuditEntry], places: Sequence[BackupPlace]) -> Iterator[tuple[str, bytes]]:
     """Every manifest that a place still holds as the audit recorded it, with its signature."""
-    for entry in told:
+    for entry in entries:
         fact = entry.fact()
         if not isinstance(fact, BackupSealed) or not is_plain(f"backups/{fact.manifest}"):
             continue

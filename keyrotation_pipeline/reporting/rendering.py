@@ -108,10 +108,10 @@ class _Scale:
         self.begin = UNKNOWN_PERCENT if any(span.since is None for span in spans) else 0.0
         self._seconds = (self.last - self.first).total_seconds()
 
-    def at(self, moment: datetime | None) -> float:
-        if moment is None:
+    def at(self, time: datetime | None) -> float:
+        if time is None:
             return 0.0
-        passed = (moment - self.first).total_seconds() / self._seconds
+        passed = (time - self.first).total_seconds() / self._seconds
         return round(self.begin + (100.0 - self.begin) * min(max(passed, 0.0), 1.0), 2)
 
     def bar(self, kind: str, since: datetime | None, until: datetime | None) -> Bar:
@@ -123,13 +123,13 @@ class _Scale:
         span = self.last - self.first
         shown = "%Y-%m-%d" if span >= timedelta(days=MOST_TICKS) else "%d %b %H:%M"
         shown = shown if span >= timedelta(hours=1) else "%H:%M:%S"
-        moments = [self.first + span * number / (MOST_TICKS - 1) for number in range(MOST_TICKS)]
-        labels = [f"{each.astimezone(UTC):{shown}}" for each in moments]
+        times = [self.first + span * number / (MOST_TICKS - 1) for number in range(MOST_TICKS)]
+        labels = [f"{each.astimezone(UTC):{shown}}" for each in times]
         if len(set(labels)) < MOST_TICKS:
-            moments, labels = [self.first, self.last], [labels[0], labels[-1]]
-        anchors = ["start", *["middle"] * (len(moments) - 2), "end"]
-        for moment, label, anchor in zip(moments, labels, anchors, strict=True):
-            yield Tick(self.at(moment), label, anchor)
+            times, labels = [self.first, self.last], [labels[0], labels[-1]]
+        anchors = ["start", *["middle"] * (len(times) - 2), "end"]
+        for time, label, anchor in zip(times, labels, anchors, strict=True):
+            yield Tick(self.at(time), label, anchor)
 
 
 def _bars(key: KeyLife, withdrawn: Sequence[datetime], scale: _Scale) -> Iterator[Bar]:

@@ -114,9 +114,9 @@ def _step_facts(entry: HistoryEntry) -> Mapping[str, Any]:
 
 
 def _rows(retired: KeyRetired) -> dict[str, Any]:
-    told = retired.as_json()
+    values = retired.as_json()
     names = ("tables", "values", "old_values", "fenced_against", "fence_lsn", "proven_at", "format", "identified_by")
-    return {**{name: told[name] for name in names}, "rests_on": retired.identified_by.evidence}
+    return {**{name: values[name] for name in names}, "rests_on": retired.identified_by.evidence}
 
 
 def _counted(entries: Sequence[HistoryEntry], event: HistoryEntry, retired: KeyRetired) -> dict[str, Any] | None:

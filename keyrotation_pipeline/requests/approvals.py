@@ -22,10 +22,10 @@ from keyrotation_pipeline.model.approval import (
     signed_fields,
     signer_in,
 )
+from keyrotation_pipeline.model.environment import gone_as_signed, lines_as_signed
 from keyrotation_pipeline.model.incidents import IncidentStatus
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.requests import Request, Walk
-from keyrotation_pipeline.model.surroundings import gone_as_signed, lines_as_signed
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.model.visible_text import plain_name
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -63,8 +63,8 @@ def text_to_sign(pipeline: Pipeline, request: Request) -> tuple[bytes, Roster]:
         raise RequestError(f"request {request.id} is {request.status}; open the next one with `keyrotation request`")
     roster = authority(pipeline, request)
     _require_within_dates(pipeline, request)
-    if isinstance(request, Walk) and (sentence := suspicion(pipeline, request.target)) is not None:
-        raise RequestError(sentence)
+    if isinstance(request, Walk) and (message := suspicion(pipeline, request.target)) is not None:
+        raise RequestError(message)
     text = _unchanged_text(pipeline, request, pipeline.keys.read(), roster)
     if request.started_at is None:
         return text, roster
@@ -176,7 +176,7 @@ def _text(
         request=request.id,
         action=action.name,
         authorises=action.authorises(pipeline, request),
-        database=pipeline.surroundings.identity().signed(),
+        database=pipeline.environment.identity().signed(),
         key_store=pipeline.keys.description,
         source=action.source(pipeline, request, stored),
         target=action.target(pipeline, request, stored),
@@ -261,7 +261,7 @@ def _not_checked(pipeline: Pipeline, request: Request) -> tuple[tuple[str, str],
     the retirement records what is not checked then.
     """
     if request.started_at is None:
-        return pipeline.surroundings.blind_spots().lines()
+        return pipeline.environment.blind_spots().lines()
     return lines_as_signed(signed_fields(pipeline.ledger.approval_text(request.id)))
 
 

@@ -118,7 +118,7 @@ def _text(
     return ConfirmationText(
         request=walk.id,
         goal=goal,
-        database=pipeline.surroundings.identity().signed(),
+        database=pipeline.environment.identity().signed(),
         key_store=pipeline.keys.description,
         keys=[f"{version} {stored.material(version).fingerprint}" for version in goal.versions],
         gone=gone,

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.data_events import UndeclaredColumnsSearched
-from keyrotation_pipeline.model.surroundings import BlindSpots, Problem
+from keyrotation_pipeline.model.environment import BlindSpots, Problem
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, QuarantinedValue, TableCount
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
@@ -39,7 +39,7 @@ def take_inventory(pipeline: Pipeline) -> Inventory:
     counts = pipeline.inventory.count(pipeline.tables)
     pipeline.ledger.save_counts(counts)
     findings = pipeline.inventory.discover(pipeline.tables)
-    blind_spots = pipeline.surroundings.blind_spots()
+    blind_spots = pipeline.environment.blind_spots()
     pipeline.ledger.append(UndeclaredColumnsSearched.of(began_at, findings, tuple(map(str, blind_spots.unsearched))))
     return Inventory(counts, findings, quarantine, blind_spots)
 
@@ -110,13 +110,13 @@ def require_preflight(pipeline: Pipeline, target: KeyVersion) -> tuple[Problem, 
     """
     problems = (
         *pipeline.rollout.preflight(target),
-        *pipeline.surroundings.preflight(pipeline.tables, target),
+        *pipeline.environment.preflight(pipeline.tables, target),
         *pipeline.keys.preflight(),
     )
-    sentences = [problem.sentence for problem in problems if problem.fatal]
-    if sentences:
-        more = len(sentences) - 1
-        others = "; ".join(f"({number}) {sentence}" for number, sentence in enumerate(sentences[1:], 2))
+    messages = [problem.message for problem in problems if problem.fatal]
+    if messages:
+        more = len(messages) - 1
+        others = "; ".join(f"({number}) {message}" for number, message in enumerate(messages[1:], 2))
         rest = f" ({more} more problem(s) stop the rotation: {others})" if more else ""
-        raise PreflightError(f"{sentences[0]}{rest}")
+        raise PreflightError(f"{messages[0]}{rest}")
     return tuple(problem for problem in problems if not problem.fatal)

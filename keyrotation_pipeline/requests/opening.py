@@ -86,7 +86,7 @@ def new_request(
 
 
 def _note_server(pipeline: Pipeline) -> None:
-    server = pipeline.surroundings.server()
+    server = pipeline.environment.server()
     under_way = pipeline.ledger.current() or pipeline.ledger.waiting()
     if under_way is None and pipeline.ledger.replayed().server != server:
         pipeline.ledger.append(ServerSeen(server))

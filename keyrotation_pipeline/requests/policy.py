@@ -163,9 +163,9 @@ def _pin(pipeline: Pipeline, request: Request, stored: StoredKeys) -> None:
 
 def _require_no_emergency(pipeline: Pipeline, request: Request) -> None:
     """Refuses to pin other officers, which would void the signatures of an emergency that has not begun."""
-    if (sentence := preceding(pipeline, request)) is not None:
+    if (message := preceding(pipeline, request)) is not None:
         undo = "it starts with what is pinned now, so undo the change in keyrotation.toml first"
-        raise BlockedError(f"{sentence}; {undo}")
+        raise BlockedError(f"{message}; {undo}")
 
 
 def _active(pipeline: Pipeline) -> KeyRecord:

@@ -119,10 +119,8 @@ def require_known_to_store(pipeline: Pipeline, roster: Roster) -> None:
     known = pipeline.keys.read().roster
     if known not in {None, roster.digest}:
         raise AuditError(
-            f"the key store was last changed under another roster ({known[:16]}) than keyrotation.toml names "
-            f"({roster.digest[:16]}); restore the database that it belongs to, or put officers, threshold and "
-            "recipients of that roster back; if these keys are to start again under others, first remove what the key "
-            "store holds of it (file or annotation `owner`, or entry `keyrotation_owner`)"
+            f"the key store names another roster ({known[:16]}) than keyrotation.toml ({roster.digest[:16]}); restore "
+            "its database, or put that roster back. To start again under others: `keyrotation docs officers`"
         )
 
 
@@ -134,7 +132,7 @@ def name_home(pipeline: Pipeline) -> None:
     if pipeline.ledger.replayed().home is not None:
         return
     owner = pipeline.keys.read().owner
-    known = owner is not None and pipeline.surroundings.identity().place in owner.places
+    known = owner is not None and pipeline.environment.identity().place in owner.places
     pipeline.ledger.append(HomeNamed(owner.home if owner and known else secrets.token_hex(_HOME_BYTES)))
 
 
@@ -151,7 +149,7 @@ def claim_store(pipeline: Pipeline, stored: StoredKeys, *, tried: bool = False) 
         ApprovalError, AuditError: as `pinned_roster`.
     """
     for _ in range(_LOOKS):
-        state, place = pipeline.ledger.replayed(), pipeline.surroundings.identity().place
+        state, place = pipeline.ledger.replayed(), pipeline.environment.identity().place
         if state.home is None:
             return stored  # of an earlier version, until `init`
         owner = stored.owner
@@ -222,9 +220,9 @@ def changes_lost(pipeline: Pipeline) -> tuple[RosterChange, ...]:
 
 def _changes(pipeline: Pipeline) -> tuple[RosterChange, ...]:
     """Every signed change of the roster, as the audit has it."""
-    told = history(pipeline.ledger, EventKind.ROSTER_PINNED, EventKind.SIGNATURE_ADDED)
+    events = history(pipeline.ledger, EventKind.ROSTER_PINNED, EventKind.SIGNATURE_ADDED)
     changes: list[RosterChange] = []
-    for pin in told:
+    for pin in events:
         if not isinstance(pin.fact, RosterPinned) or pin.fault is not None or pin.request is None:
             continue
         if pin.fact.changes:
@@ -232,7 +230,7 @@ def _changes(pipeline: Pipeline) -> tuple[RosterChange, ...]:
             continue
         signatures = tuple(
             RosterSignature(each.fact.officer, each.fact.signature, each.at)
-            for each in told
+            for each in events
             if isinstance(each.fact, SignatureAdded) and each.request == pin.request and each.fault is None
         )
         changes.append(RosterChange(pin.fact.roster, pin.text.decode(), signatures))

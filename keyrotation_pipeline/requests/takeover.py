@@ -217,8 +217,8 @@ def _stopped(pipeline: Pipeline, rotation: Walk, held: ExitStack) -> Walk | None
 
 def _require_not_stranded(pipeline: Pipeline, former: Walk | None, rotation: Walk) -> None:
     is_own = former is None or _is_fresh(former, rotation)
-    if is_own and (sentence := cannot_begin(pipeline, rotation)) is not None:
-        raise RequestError(sentence)
+    if is_own and (message := cannot_begin(pipeline, rotation)) is not None:
+        raise RequestError(message)
 
 
 def _former(pipeline: Pipeline, rotation: Walk) -> Walk | None:

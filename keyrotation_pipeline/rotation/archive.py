@@ -79,8 +79,8 @@ def _retired(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> tuple[Ke
 
 def _require_archived(pipeline: Pipeline, stored: StoredKeys, rotation: Walk, record: KeyRecord) -> KeyBackup:
     _require_only_archived(stored, record)
-    if (sentence := stored.left_behind.get(record.version)) is not None:
-        raise KeyStoreError(sentence)
+    if (message := stored.left_behind.get(record.version)) is not None:
+        raise KeyStoreError(message)
     return backed_up(pipeline, record.version, stored.registered(record), rotation.id)
 
 

@@ -150,8 +150,8 @@ def _require_promotable(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) 
             f"the key store names {stored.primary} as the primary, but rotation {rotation.id} starts from "
             f"{rotation.source}; name {rotation.source} there again"
         )
-    if (sentence := suspicion(pipeline, rotation.target)) is not None:
-        raise BlockedError(sentence)
+    if (message := suspicion(pipeline, rotation.target)) is not None:
+        raise BlockedError(message)
     require_stored_and_backed_up(pipeline, stored, record)
 
 

@@ -27,7 +27,7 @@ class Fences:
 
     Args:
         retired: by table, the versions that were retired in it and have not come back since.
-        standing: by declared table, the versions that the database refuses in it; those not in it were not seen.
+        by_table: by declared table, the versions that the database refuses in it; those not in it were not seen.
         unseen: by declared table, why not.
         undeclared: tables of `retired` that are in the database and no longer declared, so that nobody looks.
         walk: id of the rotation or rollback that is not finished, which will have them refuse again what they should.
@@ -35,7 +35,7 @@ class Fences:
     """
 
     retired: Mapping[str, tuple[KeyVersion, ...]]
-    standing: Mapping[str, tuple[KeyVersion, ...]]
+    by_table: Mapping[str, tuple[KeyVersion, ...]]
     unseen: Mapping[str, str]
     undeclared: tuple[str, ...]
     walk: str | None = None
@@ -46,7 +46,7 @@ class Fences:
         """Each table that takes a retired version again, with the version."""
         return tuple(
             (name, version)
-            for name, refused in self.standing.items()
+            for name, refused in self.by_table.items()
             for version in self.retired.get(name, ())
             if version not in refused
         )
@@ -57,7 +57,7 @@ class Fences:
         elsewhere = sorted({version for versions in self.retired.values() for version in versions})
         return tuple(
             (name, version)
-            for name, refused in self.standing.items()
+            for name, refused in self.by_table.items()
             for version in elsewhere
             if version not in refused and version not in self.retired.get(name, ())
         )
@@ -78,8 +78,8 @@ class Fences:
                 f"table {name} takes search indexes under {version} again, which were retired in it; find out who "
                 f"changed its constraint …_retired_search_indexes, and {again}"
             )
-        for name, sentence in self.unseen.items():
-            yield f"what table {name} refuses was not seen: {sentence}"
+        for name, message in self.unseen.items():
+            yield f"what table {name} refuses was not seen: {message}"
 
     def warnings(self) -> Iterator[str]:
         """A sentence for each table that nothing was promised of, or that nobody looks at."""
@@ -98,25 +98,25 @@ def fences(pipeline: Pipeline) -> Fences:
     # Others name no version, and are refused as the values are: by the login.
     with_indexes = [table.of_indexes for table in pipeline.tables if table.indexes and table.format.names_versions]
     retired, of_indexes = _retired(pipeline, has_indexes=bool(with_indexes))
-    standing, unseen = _seen(pipeline, pipeline.tables)
+    by_table, unseen = _seen(pipeline, pipeline.tables)
     declared = {str(table.name) for table in pipeline.tables}
     others = [name for name in retired if name not in declared]
     undeclared = tuple(name for name in others if pipeline.inventory.columns(TableName.parse(name)))
     walk = pipeline.ledger.current()
     indexes = Fences(of_indexes, *_seen(pipeline, with_indexes), ()) if with_indexes else None
-    return Fences(retired, standing, unseen, undeclared, None if walk is None else walk.id, indexes)
+    return Fences(retired, by_table, unseen, undeclared, None if walk is None else walk.id, indexes)
 
 
 def _seen(
     pipeline: Pipeline, tables: Sequence[EncryptedTable]
 ) -> tuple[Mapping[str, tuple[KeyVersion, ...]], Mapping[str, str]]:
-    standing, unseen = dict[str, tuple[KeyVersion, ...]](), dict[str, str]()
+    by_table, unseen = dict[str, tuple[KeyVersion, ...]](), dict[str, str]()
     for table, seen in pipeline.fencing.all_fences(tables).items():
         if isinstance(seen, KeyRotationError):
             unseen[str(table.name)] = str(seen)
         else:
-            standing[str(table.name)] = seen
-    return standing, unseen
+            by_table[str(table.name)] = seen
+    return by_table, unseen
 
 
 def values_of_gone_keys(count: TableCount, records: Sequence[KeyRecord]) -> Iterator[str]:

@@ -74,29 +74,29 @@ def require_keys_open(pipeline: Pipeline, stored: StoredKeys, wanted: Wanted, *,
     """
     ring = stored.ring()
     misfits = [] if emergency else [each.refusal for each in probed(pipeline, ring) if each.refusal]
-    misfits += [] if emergency else untold_turns(pipeline, ring)
+    misfits += [] if emergency else undetermined_turns(pipeline, ring)
     if misfits:
         raise WrongKeyError("; ".join(misfits[:MOST_NAMED]))
     trial = try_keys(pipeline, ring, wanted, EMERGENCY_TRIES if emergency else None)
     if emergency and not any(tried and not opened for tried, opened in map(trial.of_version, trial.versions)):
         return trial
-    if sentence := refusal(pipeline, stored, trial):
-        raise WrongKeyError(sentence)
+    if message := refusal(pipeline, stored, trial):
+        raise WrongKeyError(message)
     return trial
 
 
-def untold_turns(pipeline: Pipeline, ring: KeyRing) -> tuple[str, ...]:
+def undetermined_turns(pipeline: Pipeline, ring: KeyRing) -> tuple[str, ...]:
     """Why an application could not tell which of its keys search indexes in a column are under; (): it can."""
     keys = {version: ring.material(version) for version in ring.versions}
     first, *others = keys
     if not has_blind_indexes(pipeline) or takes_turns(first, keys[first], {each: keys[each] for each in others}):
         return ()
-    sentence = (
+    message = (
         f"the last digits of the master keys {', '.join(map(str, keys))} do not alternate between odd and even, so the "
         "application could not tell which column the search indexes under each are in; import one key alone, or rotate "
         "without indexes, and with BLIND_INDEX_MASTER_KEY set, until one is left"
     )
-    return (sentence,)
+    return (message,)
 
 
 def probed(pipeline: Pipeline, ring: KeyRing, *, derived: bool = False) -> tuple[PlaceProbe, ...]:
@@ -160,12 +160,12 @@ def _is_at(finding: Finding, table: EncryptedTable, place: Place) -> bool:
 
 def refusal(pipeline: Pipeline, stored: StoredKeys, trial: KeyTrial) -> str | None:
     """What is wrong with the keys that this home imported, and how to fix it; None: they decrypt the values."""
-    sentences = [
+    messages = [
         f"{trial.wrong_key(version, pipeline.keys.place_of)}: {_remedy(stored, version)}"
         for version in trial.wrong_versions[:MOST_NAMED]
     ]
     more = len(trial.wrong_versions) - MOST_NAMED
-    return "; ".join([*sentences, *([f"and {more} more versions"] if more > 0 else [])]) or None
+    return "; ".join([*messages, *([f"and {more} more versions"] if more > 0 else [])]) or None
 
 
 def _remedy(stored: StoredKeys, version: KeyVersion) -> str:
@@ -226,6 +226,6 @@ def require_room(pipeline: Pipeline, target: KeyVersion, counts: Sequence[TableC
         return
     raise RequestError(
         f"{target} would encrypt about {expected.encryptions:,} values until the next rotation ({values:,} that are "
-        f"there, {writes:,} writes as so far), which is {expected.share:.0%} of the {expected.limit_name} that AES-GCM "
-        f"with random nonces allows a key; {_SECOND if declared.name == NATIVE.name else _DIVIDE}"
+        f"there, {writes:,} at the present rate of writes), which is {expected.share:.0%} of the {expected.limit_name} "
+        f"that AES-GCM with random nonces allows a key; {_SECOND if declared.name == NATIVE.name else _DIVIDE}"
     )

@@ -13,7 +13,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.proof import NAMED_AT_MOST, DecryptedCount, Moment, Proven, not_encrypted
+from keyrotation_pipeline.model.proof import NAMED_AT_MOST, DecryptedCount, Proven, SnapshotPosition, not_encrypted
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, TableCount
 from keyrotation_pipeline.ports.database import TableFencing
@@ -52,7 +52,7 @@ def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> P
     xid = pipeline.evidence.current_xid()
     identified_by = pipeline.tables[0].format.identified_by
     return Proven(
-        Moment(xid, pipeline.evidence.barrier()),
+        SnapshotPosition(xid, pipeline.evidence.barrier()),
         retired,
         swept,
         sum(each.values for each in decrypted),

@@ -11,11 +11,11 @@ from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import BlockedError, KeyStoreError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster
+from keyrotation_pipeline.model.environment import DatabaseServer
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, LOST, KeyRecord, KeyState, StoredKeys, StoreOwner
 from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, held_in_words
-from keyrotation_pipeline.model.surroundings import DatabaseServer
 from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.model.visible_text import visible
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
@@ -87,7 +87,7 @@ class Plan:
             return ()
         return tuple(sorted({self.primary, *self.in_rows}))
 
-    def sentence(self) -> str:
+    def message(self) -> str:
         """What officers authorise, in one line."""
         states = ", ".join(f"{version} {state}" for version, state in self.states.items())
         beginning = f"{held_in_words(self.lost)}reconcile database and key store"
@@ -164,7 +164,7 @@ def _refused(
     # Everything that must hold, not only what is missing, so that the plan stays the same while it is carried out.
     refused = {
         name: wanted
-        for name in fenced.standing
+        for name in fenced.by_table
         if (wanted := tuple(version for version in fenced.retired.get(name, ()) if version not in live))
     }
     return refused, () if ends else tuple((name, version) for name, version in fenced.lost if version not in live)
@@ -371,7 +371,7 @@ def _set_state(pipeline: Pipeline, version: KeyVersion, state: KeyState, rotatio
 
 RECONCILE = Action(
     RequestAction.RECONCILE,
-    authorises=lambda pipeline, _request: plan(pipeline).sentence(),
+    authorises=lambda pipeline, _request: plan(pipeline).message(),
     source=stored_source,
     target=lambda _pipeline, request, _stored: str(request.target),
     authority=authority_to_reconcile,

@@ -56,7 +56,7 @@ def report_compliance(pipeline: Pipeline, rotation: Walk, report: Report) -> Map
         "type": str(rotation.type),
         "reason": rotation.reason,
         "incident": rotation.incident,
-        "database": str(pipeline.surroundings.identity()),
+        "database": str(pipeline.environment.identity()),
         "from": {"version": str(rotation.source), "fingerprint": rotation.source_fingerprint},
         "to": {"version": str(rotation.target), "fingerprint": None if target is None else target.fingerprint},
         "requested_by": rotation.requested_by,
@@ -143,7 +143,7 @@ def _actions(rotation: Walk, undone: Walk) -> Iterator[str]:
     archived = key is not None and read(KeyMade, key.facts).from_archive
     where = "Brought back from the archive" if archived else "Found in the key store"
     yield f"{where}: {rotation.target}"
-    for step, sentence in (
+    for step, message in (
         (Step.PRIMARY_KEY_ROLLOUT, f"Made {rotation.target} the primary again, once every instance read it"),
         (Step.ROWS, f"Re-encrypted {rotation.source} to {rotation.target}"),
         (Step.ZERO_OLD_ROWS_PROOF, f"Proved that nothing is left under {rotation.source} where it was searched"),
@@ -151,7 +151,7 @@ def _actions(rotation: Walk, undone: Walk) -> Iterator[str]:
     ):
         if (record := rotation.done(step)) is not None:
             rows = f", {read(Rewritten, record.facts).rows} row(s)" if step is Step.ROWS else ""
-            yield f"{sentence}{rows} ({utc_minute(record.finished_at)})"
+            yield f"{message}{rows} ({utc_minute(record.finished_at)})"
 
 
 def clock_of(pipeline: Pipeline, incident: Incident, requests: Sequence[Request]) -> tuple[Deadline, ...]:

@@ -90,7 +90,7 @@ def _retire(
         descriptions = {each: described_archived(pipeline, rotation, each) for each in leaving}
         retired = retired_versions(pipeline, rotation)
         evidence = pipeline.evidence.zero_old_rows(pipeline.tables, rotation.source, retired, proof.moment, searched)
-        unseen = pipeline.surroundings.blind_spots()
+        unseen = pipeline.environment.blind_spots()
         done = KeyRetired(
             version=evidence.version,
             tables=evidence.tables,
@@ -170,8 +170,8 @@ def _versions_to_take(pipeline: Pipeline, rotation: Walk) -> tuple[KeyVersion, .
 
 
 def _require_writers(pipeline: Pipeline, rotation: Walk) -> None:
-    if sentence := pending_reason(pipeline, rotation, RolloutTarget(TargetKind.WRITES, (rotation.target,))):
-        raise StaleWriterError(sentence)
+    if message := pending_reason(pipeline, rotation, RolloutTarget(TargetKind.WRITES, (rotation.target,))):
+        raise StaleWriterError(message)
 
 
 def _require_target(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyBackup:

@@ -196,8 +196,8 @@ def _require_undoable(pipeline: Pipeline, rotation: Walk, primary: KeyVersion | 
     source = record_of(pipeline, rotation.source)
     if source is not None and source.state in LOST:
         raise RequestError(_no_way_back(rotation, source))
-    if (sentence := suspicion(pipeline, rotation.source)) is not None:
-        raise RequestError(f"rotation {rotation.id} cannot be rolled back: {sentence}")
+    if (message := suspicion(pipeline, rotation.source)) is not None:
+        raise RequestError(f"rotation {rotation.id} cannot be rolled back: {message}")
 
 
 def _require_last(pipeline: Pipeline, rotation: Walk, primary: KeyVersion | None) -> None:
@@ -236,8 +236,8 @@ def _require_usable(pipeline: Pipeline, rotation: Walk) -> KeyRecord:
             f"{rotation.target} is {state} and never becomes the primary again, so the rollback {rotation.id} cannot "
             "continue; request a fresh version with `keyrotation request`"
         )
-    if (sentence := suspicion(pipeline, rotation.target)) is not None:
-        raise BlockedError(sentence)
+    if (message := suspicion(pipeline, rotation.target)) is not None:
+        raise BlockedError(message)
     return record
 
 

@@ -28,7 +28,7 @@ from keyrotation_pipeline.requests.key_list import has_key_list, note_delivery
 from keyrotation_pipeline.requests.takeover import lineage
 
 # The instances, if the caller has read them, or the error; None: they are read now.
-Seen = Sequence[Instance] | KeyRotationError | None
+Reports = Sequence[Instance] | KeyRotationError | None
 # These steps wait for applications; the retirement checks once more those that write.
 STEPS = frozenset({Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT, Step.RETIRED_KEY, Step.ARCHIVED_KEY})
 
@@ -89,14 +89,14 @@ def seen_facts(instances: Sequence[Instance]) -> dict[str, Any]:
     return {"instances": len(instances), "names": sorted(each.name for each in instances), "proven": proven}
 
 
-def pending_reason(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget, seen: Seen = None) -> str | None:
+def pending_reason(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget, instances: Reports = None) -> str | None:
     """What a rollout is waiting for now, and what to type; None: it is done."""
-    if isinstance(seen, KeyRotationError):
-        return str(seen)
-    instances = pipeline.rollout.instances() if seen is None else seen
+    if isinstance(instances, KeyRotationError):
+        return str(instances)
+    instances = pipeline.rollout.instances() if instances is None else instances
     confirmation, nonces = confirmation_of(pipeline, rotation, goal), _nonces(pipeline, rotation, goal)
-    sentence = _judged(pipeline, rotation, goal, instances, confirmation, nonces)
-    return sentence and (_lost_target(pipeline, rotation) or sentence)
+    message = _judged(pipeline, rotation, goal, instances, confirmation, nonces)
+    return message and (_lost_target(pipeline, rotation) or message)
 
 
 def _lost_target(pipeline: Pipeline, rotation: Walk) -> str | None:
@@ -110,20 +110,20 @@ def _lost_target(pipeline: Pipeline, rotation: Walk) -> str | None:
     return None
 
 
-def pending_reason_at(pipeline: Pipeline, rotation: Walk, step: Step, seen: Seen = None) -> str | None:
+def pending_reason_at(pipeline: Pipeline, rotation: Walk, step: Step, instances: Reports = None) -> str | None:
     """What a due step waits for in the applications; None: nothing, or the step does not depend on them."""
     if step is Step.KEY_VERSION:
-        return unnamed_primary(pipeline, rotation, seen)
-    return pending_reason(pipeline, rotation, goal_at(pipeline, rotation), seen) if step in STEPS else None
+        return unnamed_primary(pipeline, rotation, instances)
+    return pending_reason(pipeline, rotation, goal_at(pipeline, rotation), instances) if step in STEPS else None
 
 
-def waits_for_others(pipeline: Pipeline, rotation: Walk, step: Step, seen: Seen = None) -> str | None:
+def waits_for_others(pipeline: Pipeline, rotation: Walk, step: Step, instances: Reports = None) -> str | None:
     """The same, but only where starting the step is useless: a signature is missing, or no key may be made yet."""
     begins_in_vain = step is Step.KEY_VERSION or pipeline.rollout.mode is RolloutMode.CONFIRM
-    return pending_reason_at(pipeline, rotation, step, seen) if begins_in_vain else None
+    return pending_reason_at(pipeline, rotation, step, instances) if begins_in_vain else None
 
 
-def unnamed_primary(pipeline: Pipeline, rotation: Walk, seen: Seen = None) -> str | None:
+def unnamed_primary(pipeline: Pipeline, rotation: Walk, instances: Reports = None) -> str | None:
     """Why the rotation's key may not be made yet; None: it may.
 
     An application that chooses its key itself writes under a new one as soon as it gets it. An emergency cannot be
@@ -131,7 +131,7 @@ def unnamed_primary(pipeline: Pipeline, rotation: Walk, seen: Seen = None) -> st
     """
     if not awaits_named_primary(pipeline, rotation):
         return None
-    return pending_reason(pipeline, rotation, goal_at(pipeline, rotation), seen)
+    return pending_reason(pipeline, rotation, goal_at(pipeline, rotation), instances)
 
 
 def require_named_primary(pipeline: Pipeline, rotation: Walk) -> None:
@@ -140,8 +140,8 @@ def require_named_primary(pipeline: Pipeline, rotation: Walk) -> None:
     Raises:
         BlockedError: no instance reports, or one does not name its primary, and no officer has confirmed it.
     """
-    if sentence := unnamed_primary(pipeline, rotation):
-        raise BlockedError(sentence)
+    if message := unnamed_primary(pipeline, rotation):
+        raise BlockedError(message)
 
 
 @dataclass
@@ -174,8 +174,8 @@ def _judged(
     confirmation: Confirmation,
     nonces: Collection[str] | None,
 ) -> str | None:
-    lack = missing_for(goal, pipeline.rollout.mode, instances, confirmation, nonces)
-    return pending_sentence(lack, goal, rotation.id) if lack else None
+    missing = missing_for(goal, pipeline.rollout.mode, instances, confirmation, nonces)
+    return pending_sentence(missing, goal, rotation.id) if missing else None
 
 
 def _nonces(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget) -> Collection[str] | None:

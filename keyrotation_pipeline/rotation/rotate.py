@@ -107,8 +107,8 @@ def open_request(
         require_room(pipeline, target, counts)
         _require_no_other_key(pipeline)
     require_keys_open(pipeline, pipeline.keys.read(), counted_in(counts), emergency=incident is not None)
-    if incident is None and (sentences := misdeclared(pipeline, counts)):
-        raise PreflightError("; ".join(sentences[:MOST_NAMED]))
+    if incident is None and (messages := misdeclared(pipeline, counts)):
+        raise PreflightError("; ".join(messages[:MOST_NAMED]))
     rotation = opening.new_request(
         Walk,
         pipeline,
@@ -148,9 +148,8 @@ def _require_no_other_key(pipeline: Pipeline) -> None:
     others = pipeline.inventory.other_formats() if rotated.is_held_by_server else ()
     if places := [name_of(each.place) for each in others if each.format == rotated.name]:
         raise PreflightError(
-            f"{places[0]} holds values of {rotated.name} and is not declared; no version would be retired while it "
-            "does, and there is no way back: declare it, or remove them, and if they are under another key of that "
-            "server, have that in another database, since no value names its key"
+            f"{places[0]} holds undeclared values of {rotated.name}; no key version can be retired while it does. "
+            "Declare it or remove them"
         )
 
 
@@ -159,8 +158,8 @@ def _known_incident(pipeline: Pipeline, incident: str | None) -> Incident | None
     known = incidents(pipeline.ledger).by_id.get((incident or "").upper())
     if known is not None and known.status is IncidentStatus.CLOSED:
         raise RequestError(f"{known.id} is closed; open a new one with `keyrotation incident open`")
-    if known is not None and (sentence := out_of_use(pipeline, known)) is not None:
-        raise RequestError(sentence)
+    if known is not None and (message := out_of_use(pipeline, known)) is not None:
+        raise RequestError(message)
     return known
 
 

@@ -26,7 +26,7 @@ from keyrotation_pipeline.rotation import reencrypt, rollout
 from keyrotation_pipeline.rotation.keys import record_of
 
 
-def next_decision(pipeline: Pipeline, rotation: Walk, seen: rollout.Seen = None) -> Decision:
+def next_decision(pipeline: Pipeline, rotation: Walk, instances: rollout.Reports = None) -> Decision:
     """The conductor's decision for a rotation's present state.
 
     A task that only lacks a signature is not due, nor is creating a key that an application might use at once, nor
@@ -34,25 +34,25 @@ def next_decision(pipeline: Pipeline, rotation: Walk, seen: rollout.Seen = None)
     """
     required = roster_of(pipeline, rotation).required
     decision = decide(rotation, required, pipeline.tables, pipeline.shards, pipeline.clock.now())
-    if decision.tasks and (sentence := takeover.preceding(pipeline, rotation)):
-        return Decision((), sentence)
-    if sentence := takeover.cannot_begin(pipeline, rotation):
-        return Decision((), sentence)
-    if not rotation.is_over and (sentence := suspicion(pipeline, rotation.target)):
-        return Decision((), sentence)
-    if not rotation.is_over and (sentence := takeover.overtaken(pipeline, rotation)):
-        return Decision((), sentence)
-    if decision.tasks and (sentence := rollout.waits_for_others(pipeline, rotation, decision.tasks[0].step, seen)):
-        return Decision((), sentence)
+    if decision.tasks and (message := takeover.preceding(pipeline, rotation)):
+        return Decision((), message)
+    if message := takeover.cannot_begin(pipeline, rotation):
+        return Decision((), message)
+    if not rotation.is_over and (message := suspicion(pipeline, rotation.target)):
+        return Decision((), message)
+    if not rotation.is_over and (message := takeover.overtaken(pipeline, rotation)):
+        return Decision((), message)
+    if decision.tasks and (message := rollout.waits_for_others(pipeline, rotation, decision.tasks[0].step, instances)):
+        return Decision((), message)
     return decision
 
 
-def pending_reason(pipeline: Pipeline, rotation: Walk, seen: rollout.Seen = None) -> str | None:
+def pending_reason(pipeline: Pipeline, rotation: Walk, instances: rollout.Reports = None) -> str | None:
     """Why a rotation does not proceed by itself now; None: it does."""
-    decision = next_decision(pipeline, rotation, seen)
+    decision = next_decision(pipeline, rotation, instances)
     if not decision.tasks:
         return decision.waiting_for
-    return rollout.pending_reason_at(pipeline, rotation, decision.tasks[0].step, seen)
+    return rollout.pending_reason_at(pipeline, rotation, decision.tasks[0].step, instances)
 
 
 def left_to_people(pipeline: Pipeline, rotation: Walk) -> str | None:
@@ -137,8 +137,8 @@ def run(pipeline: Pipeline, request_id: str, report: Report, through: Step | Non
 def _require_own_store(pipeline: Pipeline) -> None:
     """Refuses to blame instances where the key store is not the one of this database."""
     with suppress(KeyStoreError):  # whose own sentence says less than what is waited for
-        if sentence := warning(divergence(pipeline, pipeline.keys.read())):
-            raise BlockedError(sentence)
+        if message := warning(divergence(pipeline, pipeline.keys.read())):
+            raise BlockedError(message)
 
 
 def run_shards(pipeline: Pipeline, request_id: str, report: Report) -> Iterator[StepRecord]:

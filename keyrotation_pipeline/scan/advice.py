@@ -29,8 +29,8 @@ class Advice:
 
 def _two_keys(identified_by: IdentifiedBy, how: str) -> Advice:
     """The library reads two keys at once; `how` says by which steps the values move."""
-    sentence = f"{_NOT_YET}; its library reads two keys, so no downtime is needed: {how}."
-    return Advice(identified_by, sentence, reads_two_keys=True)
+    message = f"{_NOT_YET}; its library reads two keys, so no downtime is needed: {how}."
+    return Advice(identified_by, message, reads_two_keys=True)
 
 
 def _one_key(identified_by: IdentifiedBy, library: str) -> Advice:

@@ -26,7 +26,7 @@ from keyrotation_pipeline.settings.secrets import (
 from keyrotation_pipeline.settings.values import secret_places
 
 
-def sentence_for(errors: Sequence[ErrorDetails], content: Mapping[str, Any]) -> str:
+def message_for(errors: Sequence[ErrorDetails], content: Mapping[str, Any]) -> str:
     """Writes one plain sentence for the first error; a misspelt name comes first, since it often causes the others."""
     first = min(errors, key=lambda error: error["type"] != "extra_forbidden")
     *parents, last = first["loc"]
@@ -149,7 +149,7 @@ def parse(text: str, path: Path) -> Settings:
     try:
         file = File.model_validate(content, context=context)
     except ValidationError as error:
-        raise ConfigurationError(sentence_for(error.errors(include_url=False), content)) from None
+        raise ConfigurationError(message_for(error.errors(include_url=False), content)) from None
     settings = Settings.model_construct(
         **{name: getattr(file, name) for name in File.model_fields},
         path=path,

@@ -14,7 +14,7 @@ from pydantic import SecretStr, ValidationError
 from keyrotation_pipeline.adapters.own_schema import DEFAULT
 from keyrotation_pipeline.errors import ConfigurationError, DamagedBackupError
 from keyrotation_pipeline.settings.file import FILE_NAME, File, Settings
-from keyrotation_pipeline.settings.loading import DATABASE_VARIABLE, home_of, sentence_for
+from keyrotation_pipeline.settings.loading import DATABASE_VARIABLE, home_of, message_for
 from keyrotation_pipeline.settings.sections import DatabaseSettings, home_schema
 from keyrotation_pipeline.settings.values import absolute, secret_places, setting_at
 
@@ -127,7 +127,7 @@ def over_database(text: str, path: Path, url: str) -> Settings:
     try:
         file = File.model_validate(needed, context={"directory": path.parent})
     except ValidationError as error:
-        raise ConfigurationError(sentence_for(error.errors(include_url=False), needed)) from None
+        raise ConfigurationError(message_for(error.errors(include_url=False), needed)) from None
     database = DatabaseSettings.model_construct(url=SecretStr(url), schema_name=_schema(content))
     sections = {name: getattr(file, name) for name in File.model_fields} | {"database": database}
     return Settings.model_construct(**sections, path=path, home=home_of(path))

@@ -67,7 +67,7 @@ certificate = "{privacy}"
 
 
 @dataclass(frozen=True)
-class Moment:
+class SnapshotPosition:
     """What was there just before a change of the keys went out."""
 
     live: tuple[KeyVersion, ...]
@@ -139,12 +139,12 @@ class Clinic:
     def restore_keys(self, *versions: KeyVersion) -> None:
         self.run("restore-key", *map(str, versions), "--key", str(self.path / "recovery.asc"))
 
-    def moment(self) -> Moment:
+    def moment(self) -> SnapshotPosition:
         with psycopg.connect(self.url) as connection:
             values = connection.execute("SELECT split_part(name, ':', 1) FROM clients").fetchall()
         stored = self.store.read()
         rows = Counter(KeyVersion.parse(version) for (version,) in values)
-        return Moment(tuple(stored.live), stored.primary, self.place.instances(self.url), rows)
+        return SnapshotPosition(tuple(stored.live), stored.primary, self.place.instances(self.url), rows)
 
     def knows_of(self, instance: str) -> bool:
         with psycopg.connect(self.url) as connection:
@@ -264,7 +264,7 @@ def conducts_with_every_reader_before_a_writer(
     clinic: Clinic, dagster: Conducted, source: KeyVersion, target: KeyVersion
 ) -> None:
     clinic.signed("request", "--reason", "yearly rotation")
-    moments: list[Moment] = []
+    moments: list[SnapshotPosition] = []
     with clinic.place.watching(lambda: moments.append(clinic.moment())):
         jobs = dagster.conduct()
     assert jobs == ["introduce_key", "reencrypt_rows", "retire_key", "backup"]

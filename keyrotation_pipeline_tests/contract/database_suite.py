@@ -9,12 +9,12 @@ import pytest
 from keyrotation_pipeline.errors import BlockedError, FenceError, KeyRotationError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.environment import NEVER_SEARCHED, NEVER_SEEN
 from keyrotation_pipeline.model.progress import Progress
-from keyrotation_pipeline.model.proof import Moment, ZeroOldRows
-from keyrotation_pipeline.model.surroundings import NEVER_SEARCHED, NEVER_SEEN
+from keyrotation_pipeline.model.proof import SnapshotPosition, ZeroOldRows
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, Shard, TableName
 from keyrotation_pipeline.ports.database import (
-    DatabaseSurroundings,
+    DatabaseEnvironment,
     RetirementEvidence,
     TableFencing,
     TableInventory,
@@ -51,7 +51,7 @@ class Subject(Protocol):
     def evidence(self) -> RetirementEvidence: ...
 
     @property
-    def surroundings(self) -> DatabaseSurroundings: ...
+    def environment(self) -> DatabaseEnvironment: ...
 
     @property
     def ring(self) -> KeyRing: ...
@@ -354,10 +354,10 @@ class RetirementEvidenceSuite(_Rows):
     """What every `RetirementEvidence` must do."""
 
     @staticmethod
-    def moment(subject: Subject) -> Moment:
-        return Moment(subject.evidence.current_xid(), subject.evidence.barrier())
+    def moment(subject: Subject) -> SnapshotPosition:
+        return SnapshotPosition(subject.evidence.current_xid(), subject.evidence.barrier())
 
-    def prove(self, subject: Subject, moment: Moment) -> ZeroOldRows:
+    def prove(self, subject: Subject, moment: SnapshotPosition) -> ZeroOldRows:
         with subject.transaction():
             return subject.evidence.zero_old_rows(TABLES, V2, [V1, V2], moment)
 
@@ -389,7 +389,7 @@ class RetirementEvidenceSuite(_Rows):
 
     def test_a_prepared_transaction_may_still_bring_what_it_wrote(self, mixed: Subject) -> None:
         with mixed.prepared(VISITS, 0, "notes", mixed.value(1, "old")):
-            moment = Moment(mixed.evidence.current_xid(), mixed.evidence.barrier())
+            moment = SnapshotPosition(mixed.evidence.current_xid(), mixed.evidence.barrier())
             (named,) = mixed.evidence.snapshot_blockers(moment)
             assert "prepared transaction" in named
             assert mixed.rewriting.sweep(REQUEST, VISITS, mixed.ring, V3, wait=False).skipped == 1, "it holds its row"
@@ -406,7 +406,7 @@ class RetirementEvidenceSuite(_Rows):
         with pytest.raises(ProofError, match="v1"):
             mixed.evidence.search(TABLES, V1, [V1], nobody)
 
-    def rotated(self, subject: Subject) -> Moment:
+    def rotated(self, subject: Subject) -> SnapshotPosition:
         """Everything is under v3 and fenced; the moment after it."""
         for table in TABLES:
             subject.rewriting.sweep(REQUEST, table, subject.ring, V3, wait=False)
@@ -479,16 +479,16 @@ class RetirementEvidenceSuite(_Rows):
         assert isinstance(refused.value, (ProofError, BlockedError))
 
 
-class DatabaseSurroundingsSuite(_Rows):
-    """What every `DatabaseSurroundings` must do."""
+class DatabaseEnvironmentSuite(_Rows):
+    """What every `DatabaseEnvironment` must do."""
 
     def test_no_database_is_searched_and_seen_whole(self, subject: Subject) -> None:
-        unseen = subject.surroundings.blind_spots()
+        unseen = subject.environment.blind_spots()
         assert set(NEVER_SEARCHED) <= set(unseen.unsearched)
         assert (unseen.unseen, unseen.gone) == (NEVER_SEEN, ())
 
 
 class DatabaseSuite(
-    TableInventorySuite, TableRewritingSuite, TableFencingSuite, RetirementEvidenceSuite, DatabaseSurroundingsSuite
+    TableInventorySuite, TableRewritingSuite, TableFencingSuite, RetirementEvidenceSuite, DatabaseEnvironmentSuite
 ):
     """All five, since one database is behind them."""

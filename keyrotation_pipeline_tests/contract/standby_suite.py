@@ -5,7 +5,7 @@ from typing import Protocol
 import pytest
 
 from keyrotation_pipeline.errors import BlockedError, FenceError
-from keyrotation_pipeline.model.proof import Moment
+from keyrotation_pipeline.model.proof import SnapshotPosition
 from keyrotation_pipeline_tests.contract.database_suite import CLIENTS, REQUEST, TABLES, V1, V2, V3, Row, Subject
 
 
@@ -36,14 +36,14 @@ class StandbySuite:
     def subject(self) -> StandbySubject:
         raise NotImplementedError
 
-    def rotate(self, subject: Subject) -> Moment:
+    def rotate(self, subject: Subject) -> SnapshotPosition:
         """Everything is under v3 and fenced; the moment after it."""
         for table in TABLES:
             subject.rewriting.sweep(REQUEST, table, subject.ring, V3, wait=False)
             subject.fencing.fence(table, [V1, V2])
-        return Moment(subject.evidence.current_xid(), subject.evidence.barrier())
+        return SnapshotPosition(subject.evidence.current_xid(), subject.evidence.barrier())
 
-    def require_refused(self, subject: Subject, moment: Moment) -> None:
+    def require_refused(self, subject: Subject, moment: SnapshotPosition) -> None:
         (named,) = subject.evidence.snapshot_blockers(moment)
         assert "reports" in named
         with subject.transaction(), pytest.raises(BlockedError, match="reports"):
@@ -64,7 +64,7 @@ class StandbySuite:
     def test_a_standby_that_dropped_out_is_not_forgotten_until_it_is_declared_gone(
         self, subject: StandbySubject
     ) -> None:
-        subject.evidence.snapshot_blockers(Moment(subject.evidence.current_xid(), subject.evidence.barrier()))
+        subject.evidence.snapshot_blockers(SnapshotPosition(subject.evidence.current_xid(), subject.evidence.barrier()))
         subject.drop_out()
         moment = self.rotate(subject)
         assert subject.shown() == [{"first_name": "v1:Ada", "email": None}]

@@ -6,8 +6,8 @@ import pytest
 
 from keyrotation_pipeline.errors import KeyStoreUnavailableError, PreflightError
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
+from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.status import Light
-from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline.monitoring import data_readiness
 from keyrotation_pipeline_tests.archives_in_aws import TestArchivedInAws
 from keyrotation_pipeline_tests.aws_secrets import TestSecret
@@ -31,7 +31,7 @@ def encrypted_under(secret: TestSecret, kms_key: str) -> None:
 
 
 def sentences(problems: tuple[Problem, ...]) -> list[tuple[bool, str]]:
-    return [(each.fatal, each.sentence) for each in problems]
+    return [(each.fatal, each.message) for each in problems]
 
 
 def test_a_secret_as_it_should_be_has_no_problem_twice(secret: TestSecret) -> None:

@@ -17,12 +17,12 @@ from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline_tests.contract.database_suite import TABLES, DatabaseSuite, Row, Subject
 from keyrotation_pipeline_tests.fakes import (
     FakeDatabase,
+    FakeEnvironment,
     FakeEvidence,
     FakeFencing,
     FakeInventory,
     FakeLedger,
     FakeRewriting,
-    FakeSurroundings,
     ProcessKilled,
     RefusedByFenceError,
 )
@@ -36,7 +36,7 @@ class FakeSubject:
         self.database = FakeDatabase({str(table.name): [] for table in TABLES})
         self.inventory, self.rewriting = FakeInventory(self.database), FakeRewriting(self.database)
         self.fencing, self.evidence = FakeFencing(self.database), FakeEvidence(self.database)
-        self.surroundings = FakeSurroundings(self.database)
+        self.environment = FakeEnvironment(self.database)
         self.ring = ring_of(1, 2, 3)
 
     def value(self, version: int, text: str) -> str:

@@ -133,8 +133,8 @@ def test_a_key_that_the_store_does_not_know_is_kept_at_the_end_and_named(place: 
     archive(store, V1)
     assert numbers(place) == [2, 8]
     (problem,) = store.preflight()
-    assert problem.sentence == store.read().foreign
-    assert "holds 1 key(s) that are not in the key store" in problem.sentence
+    assert problem.message == store.read().foreign
+    assert "holds 1 key(s) that are not in the key store" in problem.message
     assert not problem.fatal
     place.change_list(as_list([key(2)]))
     assert (store.read().foreign, store.preflight()) == (None, ())
@@ -296,8 +296,8 @@ def test_pods_need_the_list_alone(stage: Stage) -> None:  # noqa: F811
     assert stage.rollout().preflight(V2) == ()
     stage.fleet.change(workload, envFrom=None, env=[{"name": "OTHER", **reference}])
     (problem,) = stage.rollout().preflight(V2)
-    assert "container api would not get FERNET_KEYS from" in problem.sentence
-    assert problem.sentence.endswith("or by a secretKeyRef")
+    assert "container api would not get FERNET_KEYS from" in problem.message
+    assert problem.message.endswith("or by a secretKeyRef")
 
 
 def test_a_list_that_others_change_back_makes_no_pod(stage: Stage) -> None:  # noqa: F811

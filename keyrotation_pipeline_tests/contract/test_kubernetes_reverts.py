@@ -252,7 +252,7 @@ class Entry:
     right: str | None
     wrong: str | None
     manager: str
-    sentence: str
+    message: str
 
 
 ENTRIES = [
@@ -298,7 +298,7 @@ def test_a_controller_that_keeps_its_own_entries_is_named_before_any_pod_is_made
     write_entries(stage, entry.manager, **{entry.name: entry.wrong})
     stage.pause_seconds = 5
     before = generation(stage, workload)
-    with pytest.raises(BlockedError, match=f"^{entry.sentence}$"):
+    with pytest.raises(BlockedError, match=f"^{entry.message}$"):
         stage.roll_out(entry.goal)
     assert generation(stage, workload) == before
     assert 5 < len(stage.stated) < 9, "it is waited for half a minute, not for as long as a rollout may take"
@@ -326,7 +326,7 @@ def test_an_entry_that_goes_and_comes_again_stops_the_rollout_at_the_second_time
     flipping = flips()
     stage.meddle = lambda: next(flipping)
     before = generation(stage, workload)
-    with pytest.raises(BlockedError, match=f"^{entry.sentence}$"):
+    with pytest.raises(BlockedError, match=f"^{entry.message}$"):
         stage.roll_out(entry.goal)
     assert generation(stage, workload) <= before + 2
 

@@ -309,7 +309,7 @@ def test_a_workload_that_would_not_get_the_key_is_refused(stage: Stage) -> None:
     workload = stage.fleet.start(envFrom=[])
     [problem] = stage.rollout().preflight(V2)
     assert problem.fatal
-    assert problem.sentence.startswith(f"{workload}: container api would not get ENCRYPTION_MASTER_KEY from")
+    assert problem.message.startswith(f"{workload}: container api would not get ENCRYPTION_MASTER_KEY from")
     add_second(stage)
     with pytest.raises(BlockedError, match="would not get ENCRYPTION_MASTER_KEY"):
         stage.roll_out(READ_V2)
@@ -319,8 +319,8 @@ def test_a_workload_that_would_not_get_the_key_is_refused(stage: Stage) -> None:
 def test_a_workload_that_gets_the_keys_and_is_not_declared_is_refused(stage: Stage) -> None:
     declared, forgotten = stage.fleet.start(), stage.fleet.start()
     [problem] = stage.rollout(declared).preflight(V2)
-    assert f"Pod {forgotten.name}-" in problem.sentence
-    assert "of no workload in [[rollout.workloads]]; add that there" in problem.sentence
+    assert f"Pod {forgotten.name}-" in problem.message
+    assert "of no workload in [[rollout.workloads]]; add that there" in problem.message
 
 
 def test_a_pod_of_nobody_that_gets_the_keys_is_an_instance_of_which_nobody_knows(stage: Stage) -> None:

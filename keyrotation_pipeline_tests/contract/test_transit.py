@@ -86,9 +86,9 @@ def test_a_version_is_known_again_by_what_only_its_holder_opens(transit: Transit
     key, other = server.reference(1), server.reference(1)
     assert (key.name, key == other) == ("v1", False)
     assert key_from_base64(base64_of(key)) == key
-    assert server.strangers([key, other]) == []
+    assert server.unknown_keys([key, other]) == []
     same_name = Transit(transit.url).create()
-    assert TransitServer(same_name.address).strangers([key]) == [key]
+    assert TransitServer(same_name.address).unknown_keys([key]) == [key]
     with pytest.raises(TypeError):
         pickle.dumps(key)
 
@@ -105,7 +105,7 @@ def test_a_version_that_somebody_else_made_is_no_next_one(store: TransitKeyStore
         store.made(V2)
     (problem,) = store.preflight()
     assert problem.fatal
-    assert "encrypts with version 3, which is not known here" in problem.sentence
+    assert "encrypts with version 3, which is not known here" in problem.message
     assert "which is not known here" in (store.read().foreign or "")
 
 
@@ -141,7 +141,7 @@ def test_keys_that_cannot_be_rotated_here_are_refused(
     if configured:
         other.configure(**configured)
     found = TransitKeyStore(FileKeyStore.create(tmp_path / "keys"), other.address)
-    assert sentence in found.preflight()[0].sentence
+    assert sentence in found.preflight()[0].message
     file = tmp_path / "keyrotation.toml"
     text = f'[rollout]\nmode = "server"\n[format]\nname = "vault-transit"\ntransit = "{other.address}"\n'
     text += '[approvals]\nrequired = 2\n[[tables]]\nname = "users"\ncolumns = ["email"]\n'
@@ -154,7 +154,7 @@ def test_a_key_that_may_leave_is_warned_of(store: TransitKeyStore, transit: Tran
     assert store.preflight() == ()
     transit.configure(exportable=True)
     (problem,) = store.preflight()
-    assert (problem.fatal, "may be exported" in problem.sentence) == (False, True)
+    assert (problem.fatal, "may be exported" in problem.message) == (False, True)
 
 
 def test_the_primary_is_what_the_server_encrypts_with(store: TransitKeyStore, transit: Transit) -> None:
@@ -230,7 +230,7 @@ def test_a_key_that_was_deleted_and_made_again_is_noticed(store: TransitKeyStore
     transit.create()
     entry = store.read().live[V1]
     assert isinstance(entry, DamagedKey)
-    assert "is another key than the registered one" in entry.sentence
+    assert "is another key than the registered one" in entry.message
     with pytest.raises(KeyStoreDamagedError):
         store.read().ring()
 

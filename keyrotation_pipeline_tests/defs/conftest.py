@@ -19,7 +19,7 @@ from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.incidents.access import AccessAudit
 from keyrotation_pipeline.incidents.alerts import Channels
-from keyrotation_pipeline.model.backups import BackupStanding
+from keyrotation_pipeline.model.backups import BackupStatus
 from keyrotation_pipeline.model.incidents import Incident, KeyRead
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import Step, Walk
@@ -148,7 +148,7 @@ def dagster(tmp_path: Path, now: datetime) -> Iterator[Dagster]:
     """A clinic under v1, with no rotation yet."""
     world = fake_pipeline(ROWS)
     world.clock.at = world.signatures.signed_at = now
-    world.vault.stands = BackupStanding(world.clock.at)
+    world.vault.stands = BackupStatus(world.clock.at)
     world.keys.live.pop(V2)
     world.keys.primary_version = V1
     world.vault.backups.pop(V2)

@@ -13,7 +13,7 @@ import pytest
 from keyrotation_pipeline.adapters.alerts.mail import Mail, SmtpServer
 from keyrotation_pipeline.adapters.alerts.webhook import Webhook
 from keyrotation_pipeline.incidents.alerts import Channels
-from keyrotation_pipeline.model.incident_events import AlertTold
+from keyrotation_pipeline.model.incident_events import AlertDelivered
 from keyrotation_pipeline.model.incidents import Contact, ContactRole
 from keyrotation_pipeline.model.request_events import RehearsalFinding, Rehearsed
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk, announced_key
@@ -149,13 +149,13 @@ def cancelled_before(world: FakeWorld) -> None:
 def forged_as_announced(world: FakeWorld) -> None:
     """Delivered before, as an event says; and then, as another one says, cancelled."""
     rotation = planned(world)
-    world.ledger.append(AlertTold(announced_key(rotation.id), "webhook at 127.0.0.1"))
+    world.ledger.append(AlertDelivered(announced_key(rotation.id), "webhook at 127.0.0.1"))
 
 
 def forged_as_cancelled(world: FakeWorld) -> None:
     rotation = planned(world)
     world.clock.at = PLANNED - DAY
-    world.ledger.append(AlertTold(announced_key(rotation.id), "webhook at 127.0.0.1"))
+    world.ledger.append(AlertDelivered(announced_key(rotation.id), "webhook at 127.0.0.1"))
     world.ledger.set_status(rotation.id, RequestStatus.CANCELLED)
 
 

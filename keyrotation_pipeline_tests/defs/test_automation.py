@@ -18,7 +18,7 @@ from keyrotation_pipeline.monitoring.scheduler_health import (
     SCHEDULES,
     SENSORS,
     conductor_at_work,
-    standing_still,
+    stalled,
 )
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline_tests.defs.conftest import Dagster
@@ -136,7 +136,7 @@ def test_what_is_optional_is_expected_where_it_is_and_forgotten_where_it_is_not(
     assert {each.name for each in heartbeats.last()} >= OPTIONAL
     dagster.tick("ledger_mirror")  # by a configuration that asks for neither
     assert not {each.name for each in heartbeats.last()} & OPTIONAL
-    assert list(standing_still(heartbeats.last(), dagster.world.clock.at)) == []
+    assert list(stalled(heartbeats.last(), dagster.world.clock.at)) == []
 
 
 def test_a_sensor_of_others_that_is_switched_off_is_not_reported(dagster: Dagster) -> None:

@@ -28,7 +28,7 @@ from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.partitions import OWN
 from keyrotation_pipeline.defs.schedules import schedules
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.backups import BackupSet, BackupStanding, KeyCopy, StoredFile, signature_name
+from keyrotation_pipeline.model.backups import BackupSet, BackupStatus, KeyCopy, StoredFile, signature_name
 from keyrotation_pipeline.model.manifest import render
 from keyrotation_pipeline_tests.defs.conftest import Dagster, failure_of, places
 from keyrotation_pipeline_tests.fakes import V1, FakeSigner
@@ -298,7 +298,7 @@ def test_backup_decrypts_goes_by_what_status_calls_the_last_backup(
         (KEY_FILE, b"message"), (signature_name(made.name), FakeSigner().sign(text)), (made.name, text),
     ):  # fmt: skip
         place.write(name, content)
-    dagster.world.vault.stands = BackupStanding(dagster.world.clock.at - timedelta(hours=hours), "x", ("no dump",))
+    dagster.world.vault.stands = BackupStatus(dagster.world.clock.at - timedelta(hours=hours), "x", ("no dump",))
     found = dagster.check("backup_decrypts", "key_backup")
     assert (found.passed, found.severity) == (False, severity)
     assert "no dump" in str(found.description)

@@ -7,7 +7,7 @@ import pytest
 
 from keyrotation_pipeline.backups.backup import BackupMade, back_up
 from keyrotation_pipeline.model.audit import EventKind, Note
-from keyrotation_pipeline.model.backups import BackupStanding
+from keyrotation_pipeline.model.backups import BackupStatus
 from keyrotation_pipeline_tests.defs.conftest import Dagster
 
 KEYS, DATABASE = dg.AssetKey("key_backup"), dg.AssetKey("database_backup")
@@ -24,7 +24,7 @@ def make(dagster: Dagster) -> BackupMade:
     """What `keyrotation backup` does."""
     with dagster.resource.open_backups("dagster test") as site:
         done = back_up(site)
-    dagster.world.vault.stands = BackupStanding(done.made.made_at, done.made.name)
+    dagster.world.vault.stands = BackupStatus(done.made.made_at, done.made.name)
     return done
 
 
@@ -50,7 +50,7 @@ def test_a_backup_of_the_command_is_shown_once_with_its_own_time(dagster: Dagste
 
 def test_a_backup_that_is_in_no_place_is_not_shown(dagster: Dagster) -> None:
     make(dagster)
-    dagster.world.vault.stands = BackupStanding(None)
+    dagster.world.vault.stands = BackupStatus(None)
     dagster.tick("ledger_mirror")
 
     assert shown(dagster, KEYS) is None
@@ -60,8 +60,8 @@ def test_a_backup_that_is_in_no_place_is_not_shown(dagster: Dagster) -> None:
     "facts", [{"set": "backup-29990101-000000.json"}, {"set": 1}, {}, {"set": "its own", "keys": 1}]
 )
 def test_an_event_of_the_databases_owner_shows_no_backup(dagster: Dagster, facts: dict[str, object]) -> None:
-    standing = dagster.world.vault.stands
-    named = {**facts, "set": standing.manifest} if facts.get("set") == "its own" else facts
+    found = dagster.world.vault.stands
+    named = {**facts, "set": found.manifest} if facts.get("set") == "its own" else facts
     dagster.world.ledger.append(Note(EventKind.BACKUP_MADE, named))
 
     assert isinstance(dagster.tick("ledger_mirror"), dg.SensorResult)

@@ -18,7 +18,7 @@ from keyrotation_pipeline.defs.outside_reports import Seal
 from keyrotation_pipeline.defs.partitions import OWN
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.backups import BackupStanding
+from keyrotation_pipeline.model.backups import BackupStatus
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.progress import Rewritten
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
@@ -558,7 +558,7 @@ def test_a_backup_that_failed_is_made_again_after_an_hour_three_times_and_keeps_
     dagster: Dagster, approved: Walk
 ) -> None:
     finished_in_dagster(dagster)
-    dagster.world.vault.stands = BackupStanding(None)
+    dagster.world.vault.stands = BackupStatus(None)
     dump_failures.append("pg_dump ended with 3; see the log")
     (first,) = requests(dagster)
     assert "pg_dump ended with 3" in failure_of(dagster.run(first))

@@ -14,7 +14,7 @@ from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import Queued
 from keyrotation_pipeline.defs.instance import UnconfiguredRunCoordinator
 from keyrotation_pipeline.defs.run_requests import URGENT
 from keyrotation_pipeline.defs.triggers import BY_HAND_TAG
-from keyrotation_pipeline.model.backups import BackupStanding
+from keyrotation_pipeline.model.backups import BackupStatus
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster
 from keyrotation_pipeline_tests.defs.test_conductor import (
@@ -55,7 +55,7 @@ def test_no_forged_run_stands_for_the_backup_after_a_rotation(
     dagster: Dagster, approved: Walk, attempt: int, status: dg.DagsterRunStatus
 ) -> None:
     finished_in_dagster(dagster)
-    dagster.world.vault.stands = BackupStanding(None)
+    dagster.world.vault.stands = BackupStatus(None)
     forge(dagster, approved, "backup", attempt, status)
     assert attempts_of(requests(dagster)) == [("backup", "1")]
 

@@ -22,7 +22,7 @@ from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.incidents.alerts import Channels
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
-from keyrotation_pipeline.monitoring.scheduler_health import standing_still
+from keyrotation_pipeline.monitoring.scheduler_health import stalled
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.contract.test_alert_channels import http_server
 from keyrotation_pipeline_tests.defs.conftest import Dagster, FakePipelineResource, channels, worlds
@@ -230,7 +230,7 @@ def test_what_they_switched_off_is_not_reported(dagster: Dagster) -> None:
     dagster.tick("ledger_mirror")
     heartbeats = dagster.world.pipeline.heartbeats.last()
 
-    [sentence] = standing_still(heartbeats, dagster.world.clock.at)
+    [sentence] = stalled(heartbeats, dagster.world.clock.at)
     assert sentence.startswith("daily_key_backup is switched off")
     assert {heartbeat.name for heartbeat in heartbeats} >= {"ledger_mirror", "rotation_calendar"}
 

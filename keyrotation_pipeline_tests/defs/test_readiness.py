@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from keyrotation_pipeline.model.surroundings import Problem
+from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline_tests.defs.conftest import Dagster
 
 

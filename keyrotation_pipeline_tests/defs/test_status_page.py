@@ -9,7 +9,7 @@ import pytest
 from keyrotation_pipeline.defs.status_page import GROUPS
 from keyrotation_pipeline.errors import DatabaseUnavailableError
 from keyrotation_pipeline.incidents.alerts import Channels
-from keyrotation_pipeline.model.backups import BackupStanding
+from keyrotation_pipeline.model.backups import BackupStatus
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.requests import RequestStatus, Walk
@@ -97,13 +97,13 @@ def unavailable(_ledger: FakeLedger) -> tuple[KeyRecord, ...]:
 
 
 def test_one_look_of_the_sensor_gathers_the_status_once(dagster: Dagster, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, standing = [], FakeVault.standing
+    asked, status = [], FakeVault.status
 
-    def counted(vault: FakeVault, records: Sequence[KeyRecord]) -> BackupStanding:
+    def counted(vault: FakeVault, records: Sequence[KeyRecord]) -> BackupStatus:
         asked.append(vault)
-        return standing(vault, records)
+        return status(vault, records)
 
-    monkeypatch.setattr(FakeVault, "standing", counted)
+    monkeypatch.setattr(FakeVault, "status", counted)
     shown(dagster)
     assert len(asked) == 1
 

@@ -18,7 +18,7 @@ from keyrotation_pipeline_tests.fakes.chain import LedgerState
 from keyrotation_pipeline_tests.fakes.clock import FakeClock, FakeHeartbeats
 from keyrotation_pipeline_tests.fakes.database import (
     FakeDatabase,
-    FakeSurroundings,
+    FakeEnvironment,
     RefusedByFenceError,
     is_unencrypted,
     version_of,
@@ -46,6 +46,7 @@ __all__ = [
     "FakeAnchors",
     "FakeClock",
     "FakeDatabase",
+    "FakeEnvironment",
     "FakeEvidence",
     "FakeFencing",
     "FakeFiles",
@@ -57,7 +58,6 @@ __all__ = [
     "FakeRollout",
     "FakeSignatures",
     "FakeSigner",
-    "FakeSurroundings",
     "FakeTimestampAuthority",
     "FakeVault",
     "FakeWorld",

@@ -13,7 +13,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import PinnedRoster
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import (
-    BackupStanding,
+    BackupStatus,
     DatabaseContent,
     DatabaseCopy,
     DatabaseDefinition,
@@ -42,9 +42,7 @@ class FakeVault:
 
     backups: dict[KeyVersion, KeyBackup] = field(default_factory=dict)
     journal: Journal = field(default_factory=Journal)
-    stands: BackupStanding = field(
-        default_factory=lambda: BackupStanding(START, "backup-20260105-090000-efa1f375.json")
-    )
+    stands: BackupStatus = field(default_factory=lambda: BackupStatus(START, "backup-20260105-090000-efa1f375.json"))
 
     def store_key(self, version: KeyVersion, material: KeyMaterial, anchor: AuditHead) -> KeyBackup:
         self.journal.note(f"vault.store_key {version}")
@@ -56,7 +54,7 @@ class FakeVault:
         backup = self.backups.get(version)
         return backup if backup is not None and backup.fingerprint == fingerprint else None
 
-    def standing(self, records: Sequence[KeyRecord]) -> BackupStanding:
+    def status(self, records: Sequence[KeyRecord]) -> BackupStatus:
         return self.stands
 
 

@@ -8,25 +8,25 @@ from datetime import datetime
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
-from keyrotation_pipeline.model.page_reading import PageSpan
-from keyrotation_pipeline.model.proof import AccountedReplica, Moment
-from keyrotation_pipeline.model.surroundings import (
+from keyrotation_pipeline.model.environment import (
     NEVER_SEARCHED,
     BlindSpots,
     CheckNames,
     DatabaseIdentity,
     DatabaseServer,
     Disk,
+    Environment,
     Problem,
-    Surroundings,
     Wal,
 )
+from keyrotation_pipeline.model.page_reading import PageSpan
+from keyrotation_pipeline.model.proof import AccountedReplica, SnapshotPosition
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, QuarantinedValue
 from keyrotation_pipeline.scan.report import Finding
 from keyrotation_pipeline_tests.fakes.clock import FakeClock
 from keyrotation_pipeline_tests.fakes.journal import SERVER, Journal
 
-AMPLE = Surroundings(10 * 2**20, Disk("/data", 2**40), Wal(2**30, ()), (), prints_rows=False)
+AMPLE = Environment(10 * 2**20, Disk("/data", 2**40), Wal(2**30, ()), (), prints_rows=False)
 
 Cells = Mapping[str, str | None]
 
@@ -144,8 +144,8 @@ class FakeDatabase:
     decrypted: list[str] = field(default_factory=list)
     unseen: BlindSpots = field(default_factory=lambda: BlindSpots(NEVER_SEARCHED))
     replicas: tuple[AccountedReplica, ...] = ()
-    proven_with: list[Moment] = field(default_factory=list)
-    around: Surroundings = AMPLE
+    proven_with: list[SnapshotPosition] = field(default_factory=list)
+    around: Environment = AMPLE
     small: frozenset[str] = frozenset()
     begun: dict[tuple[str, str], bool] = field(default_factory=dict)
     slow: frozenset[str] = frozenset()
@@ -271,7 +271,7 @@ class FakeDatabase:
 
 
 @dataclass
-class FakeSurroundings:
+class FakeEnvironment:
     """`DatabaseSurroundings` over lists of rows."""
 
     database: FakeDatabase
@@ -288,7 +288,7 @@ class FakeSurroundings:
     def check_names(self) -> CheckNames:
         return CheckNames(("takes_writes",), ("tables_are_readable", "types_hold_text"))
 
-    def measure(self, tables: Sequence[EncryptedTable]) -> Surroundings:
+    def measure(self, tables: Sequence[EncryptedTable]) -> Environment:
         return self.database.around
 
     def blind_spots(self) -> BlindSpots:

@@ -71,9 +71,9 @@ class FakeInventory:
         return tuple(self.database.searched.values())
 
     def search_spans(
-        self, tables: Sequence[EncryptedTable], spans: Sequence[PageSpan], go_on: Callable[[], bool]
+        self, tables: Sequence[EncryptedTable], spans: Sequence[PageSpan], should_continue: Callable[[], bool]
     ) -> int:
-        for span in (each for each in spans if go_on()):
+        for span in (each for each in spans if should_continue()):
             found = {each.column: each.values for each in self.database.findings if each.relation == span.relation}
             self.database.searched[span.relation] = replace(
                 span, since=self.database.clock.now(), read=True, found=found

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import GENESIS, AuditHead
+from keyrotation_pipeline.model.environment import DatabaseServer
 from keyrotation_pipeline.model.keys import StoreOwner
-from keyrotation_pipeline.model.surroundings import DatabaseServer
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 
 START = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)

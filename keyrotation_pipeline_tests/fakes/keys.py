@@ -9,8 +9,8 @@ from keyrotation_pipeline.adapters.keystores import changes
 from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreUnavailableError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys, StoreOwner
-from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline_tests.fakes.journal import OWNER, Journal
 
 

@@ -8,7 +8,7 @@ from keyrotation_pipeline.errors import BlockedError, FenceError, KeyRotationErr
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import SEARCH_INDEX
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.progress import Report
-from keyrotation_pipeline.model.proof import AccountedReplica, Moment, Searched, ZeroOldRows
+from keyrotation_pipeline.model.proof import AccountedReplica, Searched, SnapshotPosition, ZeroOldRows
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows
 from keyrotation_pipeline_tests.fakes.database import FakeDatabase, Standby, is_unencrypted, version_of
 from keyrotation_pipeline_tests.fakes.inventory import FakeInventory
@@ -107,7 +107,7 @@ class FakeEvidence:
     def barrier(self) -> str:
         return _position(self.database.xid)
 
-    def snapshot_blockers(self, moment: Moment) -> tuple[str, ...]:
+    def snapshot_blockers(self, moment: SnapshotPosition) -> tuple[str, ...]:
         sessions = self.database.open_sessions().items()
         old = [
             f"prepared transaction {name!r} may still bring old values; COMMIT PREPARED or ROLLBACK PREPARED it"
@@ -138,7 +138,7 @@ class FakeEvidence:
         tables: Sequence[EncryptedTable],
         version: KeyVersion,
         retired: Sequence[KeyVersion],
-        moment: Moment,
+        moment: SnapshotPosition,
         searched: Searched | None = None,
     ) -> ZeroOldRows:
         self.database.proven_with.append(moment)
@@ -181,12 +181,12 @@ def _position(xid: int) -> str:
     return f"0/{xid:X}"
 
 
-def _lags(standby: Standby, moment: Moment) -> bool:
+def _lags(standby: Standby, moment: SnapshotPosition) -> bool:
     behind = standby.shows.xid < int(moment.lsn.partition("/")[2], 16)
     return not standby.gone and (behind or not standby.connected)
 
 
-def _absence(standby: Standby, moment: Moment) -> str:
+def _absence(standby: Standby, moment: SnapshotPosition) -> str:
     if standby.connected:
         return f"standby {standby.name!r} has not replayed {moment.lsn}; wait until it catches up"
     return f"standby {standby.name!r} is not connected, so it may still show old values; start it again"

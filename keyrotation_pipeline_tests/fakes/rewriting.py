@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.environment import Speed
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import DecryptedCount
-from keyrotation_pipeline.model.surroundings import Speed
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard
 from keyrotation_pipeline_tests.fakes.database import (
     Cells,
@@ -48,7 +48,7 @@ class FakeRewriting:
     def _rewrite(self, table: EncryptedTable, target: KeyVersion, share: range, entry: str) -> Rewritten:
         for problem in self.database.problems:
             if problem.fatal:
-                raise PreflightError(problem.sentence)
+                raise PreflightError(problem.message)
         self.database.journal.note(entry)
         name = str(table.name)
         done, skipped, quarantined = dict[int, dict[str, str | None]](), set[int](), 0
@@ -102,9 +102,9 @@ class FakeRewriting:
         spans: Sequence[PageSpan],
         ring: KeyRing,
         report: Report,
-        go_on: Callable[[], bool],
+        should_continue: Callable[[], bool],
     ) -> int:
-        if not go_on():
+        if not should_continue():
             return 0
         self._read(table)
         return sum(bool(value) for _, _, value in self.database.cells(table))

@@ -7,10 +7,10 @@ from datetime import datetime, timedelta
 
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.fleet import Gone, Instance, RolloutMode, RolloutTarget
-from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline.ports.clock import attempts
-from keyrotation_pipeline.ports.rollout import Lacking, ProgressCallback
+from keyrotation_pipeline.ports.rollout import PendingCheck, ProgressCallback
 from keyrotation_pipeline_tests.fakes.clock import FakeClock
 from keyrotation_pipeline_tests.fakes.keys import FakeKeyStore
 
@@ -126,13 +126,13 @@ class FakeRollout:
             if process.reported is not None and Gone(name, process.reported.at) in gone:
                 self.processes[name] = replace(process, reported=None)
 
-    def roll_out(self, goal: RolloutTarget, lacking: Lacking, report: ProgressCallback) -> tuple[Instance, ...]:
+    def roll_out(self, goal: RolloutTarget, pending: PendingCheck, report: ProgressCallback) -> tuple[Instance, ...]:
         patience = 0.0 if self.mode is RolloutMode.CONFIRM else self.timeout_seconds
         for waited in attempts(self.clock, pause_seconds=1, patience_seconds=patience):
             if waited:
                 self.meanwhile()
             instances = self.instances()
-            sentence = lacking(instances)
+            sentence = pending(instances)
             there = sum(goal.met_by(each) for each in instances if not each.silent)
             report(there, len(instances), sentence or "")
             if sentence is None:

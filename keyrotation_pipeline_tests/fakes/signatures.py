@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from keyrotation_pipeline.errors import ApprovalError
 from keyrotation_pipeline.model.approval import Officer, Roster, VerifiedSignature
-from keyrotation_pipeline.model.backups import CertificateStanding
+from keyrotation_pipeline.model.backups import CertificateStatus
 from keyrotation_pipeline_tests.fakes.journal import START
 
 
@@ -28,7 +28,7 @@ class FakeSignatures:
     revoked: set[str] = field(default_factory=set)
     expired: dict[str, datetime] = field(default_factory=dict)
     lone_officer_allowed: bool = True
-    standings: tuple[CertificateStanding, ...] = ()
+    standings: tuple[CertificateStatus, ...] = ()
     addresses: dict[str, str] = field(default_factory=dict)
     made: dict[bytes, datetime] = field(default_factory=dict)
     now: Callable[[], datetime] = lambda: datetime.max.replace(tzinfo=UTC)
@@ -69,15 +69,15 @@ class FakeSignatures:
         if since is not None and (at or self.now()) >= since:
             raise ApprovalError(f"the certificate of {officer.name} has expired; extend it")
 
-    def certificates(self) -> tuple[CertificateStanding, ...]:
+    def certificates(self) -> tuple[CertificateStatus, ...]:
         return (*map(self._standing, self.configured.officers), *self.standings)
 
-    def _standing(self, officer: Officer) -> CertificateStanding:
+    def _standing(self, officer: Officer) -> CertificateStatus:
         label, ends_at, unusable = f"certificate of {officer.name}", self.expired.get(officer.fingerprint), None
         try:
             self._require_valid(officer, None)
         except ApprovalError as error:
             unusable = str(error)
-        return CertificateStanding(
+        return CertificateStatus(
             label, encrypts=False, ends_at=ends_at, unusable=unusable, fingerprint=officer.fingerprint
         )

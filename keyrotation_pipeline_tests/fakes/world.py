@@ -18,7 +18,7 @@ from keyrotation_pipeline.requests.approvals import approval_text
 from keyrotation_pipeline.rotation.rollout import NAMED_IN_REPORTS
 from keyrotation_pipeline_tests.fakes.backups import FakeAnchors, FakeVault
 from keyrotation_pipeline_tests.fakes.clock import FakeClock, FakeHeartbeats
-from keyrotation_pipeline_tests.fakes.database import FakeDatabase, FakeSurroundings
+from keyrotation_pipeline_tests.fakes.database import FakeDatabase, FakeEnvironment
 from keyrotation_pipeline_tests.fakes.inventory import FakeInventory
 from keyrotation_pipeline_tests.fakes.journal import CLIENTS, START, V1, V2, Journal
 from keyrotation_pipeline_tests.fakes.keys import FakeKeyStore
@@ -104,7 +104,7 @@ def fake_pipeline(rows: Mapping[str, Sequence[Mapping[str, str | None]]] | None 
     tables = tuple(EncryptedTable(TableName.parse(name), CLIENTS.columns) for name in stored)
     pipeline = Pipeline(
         tables, 2, 2, ledger, FakeInventory(database), FakeRewriting(database), FakeFencing(database),
-        FakeEvidence(database), FakeSurroundings(database), OwnedKeyStore(keys, ledger), vault,
+        FakeEvidence(database), FakeEnvironment(database), OwnedKeyStore(keys, ledger), vault,
         rollout, signatures, clock, anchors, ACTIONS,
         FakeHeartbeats(),
     )  # fmt: skip

@@ -15,12 +15,12 @@ from psycopg.rows import dict_row
 
 from keyrotation_pipeline_tests.fuzzing.application import REFUSED, Application, first_state
 from keyrotation_pipeline_tests.fuzzing.disturbances import OTHER, REWRITING, Disturbances
+from keyrotation_pipeline_tests.fuzzing.environment import Subscriber
 from keyrotation_pipeline_tests.fuzzing.formats import Keys
 from keyrotation_pipeline_tests.fuzzing.home import Home, RefusedError
 from keyrotation_pipeline_tests.fuzzing.journal import Journal, RowKey
 from keyrotation_pipeline_tests.fuzzing.native_values import NotReadableError
 from keyrotation_pipeline_tests.fuzzing.plans import Plan
-from keyrotation_pipeline_tests.fuzzing.surroundings import Subscriber
 from keyrotation_pipeline_tests.fuzzing.tables import State, Table
 from keyrotation_pipeline_tests.servers import Server
 

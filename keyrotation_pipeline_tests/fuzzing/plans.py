@@ -10,7 +10,7 @@ from keyrotation_pipeline_tests.fuzzing.search_index import SearchIndex
 from keyrotation_pipeline_tests.fuzzing.tables import Kind, Table
 
 WALKS = (("rotate",), ("rotate",), ("rotate",), ("rotate", "rotate"), ("rotate", "rollback"), ("half", "rotate"))
-SURROUNDINGS = ((), (), ("subscriber",), ("foreign tables",), ("subscriber", "foreign tables"))
+ENVIRONMENTS = ((), (), ("subscriber",), ("foreign tables",), ("subscriber", "foreign tables"))
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Plan:
     kills: int
     shards: int = 1
     workers: int = 1
-    surroundings: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
     planted: bool = False
     verified: int = 0
 
@@ -53,10 +53,10 @@ class Plan:
         around = tuple(chance.sample(sorted(DISTURBANCES), chance.randint(2, 5)))
         walks = chance.choice(WALKS)
         kills, shards, workers = chance.choice((0, 1, 3)), chance.choice((1, 1, 3)), chance.choice((1, 1, 2))
-        surroundings = chance.choice(SURROUNDINGS)
+        environment = chance.choice(ENVIRONMENTS)
         planted = chance.random() < 0.2
         verified = 2 if REWRITING & set(around) else 0
-        return cls(seed, form, tables, around, walks, kills, shards, workers, surroundings, planted, verified)
+        return cls(seed, form, tables, around, walks, kills, shards, workers, environment, planted, verified)
 
     def __str__(self) -> str:
         tables = "; ".join(
@@ -65,7 +65,7 @@ class Plan:
             for each in self.tables
         )
         return (
-            f"seed {self.seed}: {self.form.name}; {tables}; {', '.join((*self.disturbances, *self.surroundings))}; "
+            f"seed {self.seed}: {self.form.name}; {tables}; {', '.join((*self.disturbances, *self.environment))}; "
             f"{' → '.join(self.walks)}, {self.kills} kills{', a damaged value' if self.planted else ''}"
         )
 

@@ -15,12 +15,12 @@ import psycopg
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline_tests.fuzzing.application import LOGINS, Application, Process, first_state
 from keyrotation_pipeline_tests.fuzzing.disturbances import OTHER, Disturbances
+from keyrotation_pipeline_tests.fuzzing.environment import Far, Subscriber
 from keyrotation_pipeline_tests.fuzzing.formats import Keys
 from keyrotation_pipeline_tests.fuzzing.home import Home, RefusedError
 from keyrotation_pipeline_tests.fuzzing.journal import Journal, Outcome
 from keyrotation_pipeline_tests.fuzzing.judgement import Judgement
 from keyrotation_pipeline_tests.fuzzing.plans import Plan
-from keyrotation_pipeline_tests.fuzzing.surroundings import Far, Subscriber
 from keyrotation_pipeline_tests.fuzzing.tables import Kind, Table
 from keyrotation_pipeline_tests.servers import Server
 
@@ -43,7 +43,7 @@ class Servers:
 
     def of(self, plan: Plan) -> tuple[Server, Server | None]:
         """The server of the database, and that of its subscriber."""
-        if self.further is not None and "foreign tables" in plan.surroundings:
+        if self.further is not None and "foreign tables" in plan.environment:
             return self.further, self.first
         return self.first, self.further
 
@@ -67,9 +67,9 @@ class Round:
         self.server, further = self.servers.of(self.plan)
         self.roles = tuple(f"{self.database}_g{number}" for number in range(1, LOGINS + 1))
         self.subscriber = self.far = None
-        if further is not None and "subscriber" in self.plan.surroundings:
+        if further is not None and "subscriber" in self.plan.environment:
             self.subscriber = Subscriber(self.server, further, self.database, self.plan.tables)
-        if self.servers.further is not None and "foreign tables" in self.plan.surroundings:
+        if self.servers.further is not None and "foreign tables" in self.plan.environment:
             self.far = Far(self.server, self.database, self.plan.tables, self.roles)
         self.application = Application(
             self.server.url(self.database),

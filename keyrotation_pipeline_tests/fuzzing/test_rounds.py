@@ -88,7 +88,7 @@ FEW = [
             ("VACUUM FULL", "TRUNCATE", "fast restart"),
             ("rotate",),
             1,
-            surroundings=("subscriber",),
+            environment=("subscriber",),
         ),
         id="a MAC, next to a subscriber",
         marks=pytest.mark.extended,

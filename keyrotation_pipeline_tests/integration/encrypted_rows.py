@@ -15,7 +15,7 @@ from keyrotation_pipeline.adapters.postgres.engine.shard import rewrite_shard
 from keyrotation_pipeline.adapters.postgres.engine.traversal import sweep
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
-from keyrotation_pipeline.adapters.postgres.preflight.postgres_surroundings import PostgresSurroundings
+from keyrotation_pipeline.adapters.postgres.preflight.postgres_environment import PostgresEnvironment
 from keyrotation_pipeline.adapters.postgres.retirement.postgres_retirement import PostgresEvidence, PostgresFencing
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -62,7 +62,7 @@ class PostgresPorts:
         self.rewriting = PostgresRewriting(connection, lambda: connect(url), Limits())
         self.fencing = PostgresFencing(connection)
         self.evidence = PostgresEvidence(connection)
-        self.surroundings = PostgresSurroundings(url, connection)
+        self.environment = PostgresEnvironment(url, connection)
 
 
 @dataclass

@@ -42,7 +42,7 @@ from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
-from keyrotation_pipeline.model.proof import Moment, Searched, ZeroOldRows
+from keyrotation_pipeline.model.proof import Searched, SnapshotPosition, ZeroOldRows
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, Place, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, ring_of, running, table_of
 from keyrotation_pipeline_tests.integration.stored_places import BYTE_FORMATS
@@ -121,21 +121,21 @@ class Notes:
         assert self.engine.shard(self.table).rows == ROWS
         return self
 
-    def fenced(self) -> Moment:
+    def fenced(self) -> SnapshotPosition:
         assert self.fencing.fence(self.table, [V1])
-        return Moment(self.evidence.current_xid(), self.evidence.barrier())
+        return SnapshotPosition(self.evidence.current_xid(), self.evidence.barrier())
 
     def searched(self) -> Searched:
         return self.evidence.search([self.table], V1, [V1], self.engine.progress.append)
 
-    def proven(self, moment: Moment, searched: Searched | None) -> ZeroOldRows:
+    def proven(self, moment: SnapshotPosition, searched: Searched | None) -> ZeroOldRows:
         with self.connection.transaction():
             self.connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
             return self.evidence.zero_old_rows([self.table], V1, [V1], moment, searched)
 
     def problems(self) -> list[str]:
         subject = Subject(self.connection, self.table, tree(self.connection, self.table), V2)
-        return [problem.sentence for problem in logins_can_be_kept_from_writing(subject)]
+        return [problem.message for problem in logins_can_be_kept_from_writing(subject)]
 
 
 @pytest.fixture
@@ -603,7 +603,7 @@ def test_the_fence_of_another_home_after_the_proof_is_nobodys_change_of_this_one
         )
     with pytest.raises(DefinitionChangedError, match="or the rights on it were changed after the proof"):
         notes.proven(moment, notes.searched())
-    moment = Moment(notes.evidence.current_xid(), notes.evidence.barrier())
+    moment = SnapshotPosition(notes.evidence.current_xid(), notes.evidence.barrier())
     assert notes.proven(moment, notes.searched()).old_values == 0
 
 
@@ -739,7 +739,7 @@ def test_raw_bytes_are_rewritten_counted_and_proven(
     assert engine.shard(table).rows == len(texts)
     evidence = PostgresEvidence(migrated, keys=ports)
     assert fencing.fence(table, [V1])
-    moment = Moment(evidence.current_xid(), evidence.barrier())
+    moment = SnapshotPosition(evidence.current_xid(), evidence.barrier())
     searched = evidence.search([table], V1, [V1], engine.progress.append)
     with migrated.transaction():
         migrated.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")

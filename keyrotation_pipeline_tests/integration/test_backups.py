@@ -320,7 +320,7 @@ def test_the_newest_set_is_that_by_the_audit_and_one_of_the_future_is_refused(lo
     assert kept.newest is None
     assert "is dated in the future" in str(kept.refused[of_the_future.name])
     made = back_up(site).made
-    assert site.pipeline.vault.standing(site.pipeline.ledger.keys()).manifest == made.name
+    assert site.pipeline.vault.status(site.pipeline.ledger.keys()).manifest == made.name
     local_clinic.clock.at = ahead  # when that day has come, the order of the audit still holds
     assert [each.name for each in kept_sets(site.local, site.trust).sets[:2]] == [
         made.name,
@@ -363,9 +363,9 @@ def test_what_a_set_never_had_was_taken_from_it_by_nobody(local_clinic: Clinic) 
     (local_clinic.settings.home / "keys" / "v1.key").unlink()
     with pytest.raises(BackupError, match="v1"):
         back_up(site)
-    standing = site.pipeline.vault.standing(site.pipeline.ledger.keys())
-    assert any("does not hold the registered key v1" in each for each in standing.problems)
-    assert standing.changed == ()
+    found = site.pipeline.vault.status(site.pipeline.ledger.keys())
+    assert any("does not hold the registered key v1" in each for each in found.problems)
+    assert found.changed == ()
 
 
 def test_a_version_in_the_dump_that_no_key_covers_fails_the_backup(local_clinic: Clinic) -> None:

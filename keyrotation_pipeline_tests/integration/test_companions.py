@@ -255,7 +255,7 @@ def test_values_are_bound_to_no_column_whose_text_others_may_write_in_another_wa
     table = EncryptedTable.of(TableName("public", "notes"), [Place("body")], declared)
     (problem,) = types_hold_text(Subject(migrated, table, tree(migrated, table), V2))
     assert problem.fatal
-    assert "column notes.id, which [format] aad names, is of type" in problem.sentence
+    assert "column notes.id, which [format] aad names, is of type" in problem.message
     with pytest.raises(PreflightError, match="whose text may not be what the application binds values to"):
         samples.probe(migrated, table, ring_of(1, 2), 1)
     with pytest.raises(PreflightError, match="column tenant is not in table notes"):
@@ -310,7 +310,7 @@ def test_a_nonce_in_a_generated_column_or_one_that_pads_is_refused(migrated: Con
     declared = replace(AES_GCM, layout="b64(ct tag16); b64(nonce12)")
     table = EncryptedTable.of(TableName("public", "notes"), places, declared)
     subject = Subject(migrated, table, tree(migrated, table), V2)
-    found = [problem.sentence for check in (types_hold_text, none_is_generated) for problem in check(subject)]
+    found = [problem.message for check in (types_hold_text, none_is_generated) for problem in check(subject)]
     assert [sentence.split(",")[0] for sentence in found] == [
         "column notes.a_iv is of type character",
         "column notes.b_iv is generated",

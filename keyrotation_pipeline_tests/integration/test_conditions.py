@@ -9,7 +9,13 @@ from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
 from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys, held_in_snapshot
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.speed import measure
-from keyrotation_pipeline.adapters.postgres.inventory import counts, quarantine, relations, retired_halves, samples
+from keyrotation_pipeline.adapters.postgres.inventory import (
+    counts,
+    quarantine,
+    relations,
+    retired_signing_keys,
+    samples,
+)
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
 from keyrotation_pipeline.adapters.postgres.retirement.fences import fence_of
@@ -93,7 +99,7 @@ def test_text_that_its_row_calls_unencrypted_is_no_finding_and_stays_as_it_is(
     decrypted = decrypt_all(lambda: connect(database_url), TABLE, ring, lambda _: None, Limits())
     assert (decrypted.values, decrypted.failures, decrypted.empty) == (2, 0, 1)
     assert quarantine.load(database, [TABLE]) == ()
-    assert [each.sentence for each in preflight(database, [TABLE], V2) if each.fatal] == []
+    assert [each.message for each in preflight(database, [TABLE], V2) if each.fatal] == []
 
 
 def test_plain_text_that_its_row_calls_encrypted_is_a_finding(
@@ -113,7 +119,7 @@ def test_no_value_hides_behind_what_its_row_says(database: Connection, database_
     database.execute(f'UPDATE {NAME} SET "is%s_encrypted" = NULL, extra_too = false WHERE id = 1'.encode())
     keys = keys_of(database_url, ring)
     assert keys.count(TABLE).by_column == {PASSWORD: {V1: 1}, EXTRA: {V1: 1}}
-    retired_halves.publish(database, FERNET, ring, V2)
+    retired_signing_keys.publish(database, FERNET, ring, V2)
     assert counts.old_rows(database, TABLE, [V1], None).rows == 1
     assert Engine(database_url, ring).shard(TABLE).rows == 1
     assert counts.old_rows(database, TABLE, [V1], None).rows == 0
@@ -130,7 +136,7 @@ def test_no_value_hides_behind_what_its_row_says(database: Connection, database_
 
 
 def test_tokens_of_retired_keys_within_unencrypted_text_are_found(database: Connection, ring: KeyRing) -> None:
-    retired_halves.publish(database, FERNET, ring, V2)
+    retired_signing_keys.publish(database, FERNET, ring, V2)
     assert discover(database, [TABLE]) == ()
     within = f'{{"copied": "{token(ring, V1, "copied")}"}}'
     put(database, 3, within, says=False, extra=within, says_extra=None)
@@ -187,7 +193,7 @@ def test_what_a_row_says_meanwhile_wins(
 def test_a_row_that_others_hold_is_compared_with_what_it_says(
     database: Connection, database_url: str, ring: KeyRing
 ) -> None:
-    retired_halves.publish(database, FERNET, ring, V2)
+    retired_signing_keys.publish(database, FERNET, ring, V2)
     with psycopg.connect(database_url) as application:
         application.execute(f"SELECT FROM {NAME} WHERE id = 1 FOR UPDATE".encode())
         assert Engine(database_url, ring).shard(TABLE).skipped == 1

@@ -115,7 +115,7 @@ def test_no_key_goes_to_a_mail_server_as_its_password(
     monkeypatch.setenv("SMTP_PASSWORD", base64_of(local_clinic.ring.material(V2)))
     configure(local_clinic, SMTP.format(port=mail_server.port, password=PASSWORDS[how](local_clinic)))
 
-    refusal = sentence_of(lambda: alert(local_clinic))
+    refusal = message_of(lambda: alert(local_clinic))
     assert mail_server.passwords == []
     assert refusal.startswith("[alerts.smtp] password ")
     assert ("which is in the key store" in refusal) == (how not in {"a copy of a key", "a variable with a key"})
@@ -176,7 +176,7 @@ def test_no_other_secret_goes_to_a_mail_server_as_its_password(
     place, sentence = OF_OTHERS[what]
     configure(local_clinic, SMTP.format(port=mail_server.port, password=place(local_clinic)))
 
-    refusal = sentence_of(lambda: alert(local_clinic))
+    refusal = message_of(lambda: alert(local_clinic))
     assert re.search(sentence, refusal), refusal
     assert refusal.startswith("[alerts.smtp] password ")
     assert mail_server.passwords == []
@@ -190,7 +190,7 @@ def test_no_two_settings_share_a_variable(local_clinic: Clinic, monkeypatch: pyt
         '[audit]\ntimestamp_url = { env = "HOOK" }\ntimestamp_certificates = ["x.pem"]\n',
     )
 
-    refusal = sentence_of(lambda: settings.load(local_clinic.settings.path))
+    refusal = message_of(lambda: settings.load(local_clinic.settings.path))
     assert refusal.startswith("[alerts] webhook_url names the variable HOOK, which is that of [audit] timestamp_url")
 
 
@@ -204,7 +204,7 @@ def test_no_password_is_sent_unencrypted_to_another_machine(local_clinic: Clinic
     path = local_clinic.settings.path
     path.write_text(text.format() + path.read_text() if text.startswith("audit.") else path.read_text() + text.format())
 
-    refusal = sentence_of(lambda: settings.load(local_clinic.settings.path))
+    refusal = message_of(lambda: settings.load(local_clinic.settings.path))
     assert "password unencrypted" in refusal
     assert "hunter2" not in refusal
 
@@ -316,7 +316,7 @@ def test_no_secret_lies_among_what_the_pipeline_keeps(local_clinic: Clinic) -> N
             path.parent.mkdir(exist_ok=True)
             path.touch()
             local_clinic.settings.path.write_text(f'{before}{section} = {{ file = "{path}" }}\n')
-            refusal = sentence_of(lambda: settings.load(local_clinic.settings.path))
+            refusal = message_of(lambda: settings.load(local_clinic.settings.path))
             said = (f"names the file {path}, which is in {place}", "cannot be read", "more than one line", "no address")
             assert any(each in refusal.replace("not the address", "no address") for each in said)
 
@@ -343,7 +343,7 @@ def test_no_setting_holds_a_key(local_clinic: Clinic, setting: str) -> None:
     text = before.replace("[database]", f"[database]\n{more.removeprefix('database.')}") if top else before + more
     local_clinic.settings.path.write_text(text)
 
-    refusal = sentence_of(lambda: settings.load(local_clinic.settings.path))
+    refusal = message_of(lambda: settings.load(local_clinic.settings.path))
     assert "holds an encryption key (fingerprint " in refusal
     assert not [form for form in forms.values() if form in refusal]
 
@@ -357,20 +357,20 @@ def test_no_credential_in_the_environment_is_a_key(
 ) -> None:
     monkeypatch.setenv(name, base64_of(local_clinic.ring.material(V1)))
 
-    assert sentence_of(lambda: settings.load(local_clinic.settings.path)).startswith(f"the variable {name} holds an ")
+    assert message_of(lambda: settings.load(local_clinic.settings.path)).startswith(f"the variable {name} holds an ")
 
 
 def test_another_name_of_the_key_that_signs_backups_is_no_secret(local_clinic: Clinic) -> None:
     (local_clinic.directory / "other").hardlink_to(local_clinic.settings.home / "backup-signing-key.pem")
     configure(local_clinic, '[recovery]\npassphrase = { file = "other" }\n')
 
-    assert "which is in the home" in sentence_of(lambda: settings.load(local_clinic.settings.path))
+    assert "which is in the home" in message_of(lambda: settings.load(local_clinic.settings.path))
 
 
 def test_no_token_that_aws_gets_is_a_file_of_keys(local_clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(key_file(local_clinic)))
 
-    assert "which is in the key store" in sentence_of(lambda: settings.load(local_clinic.settings.path))
+    assert "which is in the key store" in message_of(lambda: settings.load(local_clinic.settings.path))
 
 
 def test_no_database_is_connected_to_with_a_key_as_its_password(local_clinic: Clinic) -> None:
@@ -380,7 +380,7 @@ def test_no_database_is_connected_to_with_a_key_as_its_password(local_clinic: Cl
         url = f"postgresql://app:{password}@127.0.0.1:{listening.getsockname()[1]}/clinic"
         (local_clinic.directory / "url").write_text(url)
 
-        refusal = sentence_of(lambda: open_and_close(local_clinic.settings.path))
+        refusal = message_of(lambda: open_and_close(local_clinic.settings.path))
         with pytest.raises(TimeoutError):
             listening.accept()
     assert refusal.startswith("[database] url holds an encryption key")
@@ -393,7 +393,7 @@ def test_a_key_that_is_registered_and_not_backed_up_here_is_known_too(local_clin
     configure(local_clinic, f'[[contacts]]\nrole = "on-call"\nname = "{key}"\n')
 
     assert settings.load(local_clinic.settings.path).contacts[0].name == key
-    assert sentence_of(lambda: open_and_close(local_clinic.settings.path)).startswith("[contacts] name holds an ")
+    assert message_of(lambda: open_and_close(local_clinic.settings.path)).startswith("[contacts] name holds an ")
 
 
 def test_a_key_that_is_about_to_be_imported_is_known_before_anything_is_made(
@@ -408,7 +408,7 @@ def test_a_key_that_is_about_to_be_imported_is_known_before_anything_is_made(
         '[alerts.smtp]\nhost = "mail"\nsender = "a@b"\nuser = "u"\npassword = { env = "A_PASSWORD" }\n'
     )
 
-    assert sentence_of(lambda: initialise(settings.load(path), ring, actor="test")).startswith("[alerts.smtp] password")
+    assert message_of(lambda: initialise(settings.load(path), ring, actor="test")).startswith("[alerts.smtp] password")
     assert not (tmp_path / ".keyrotation").exists()
 
 
@@ -421,7 +421,7 @@ def test_a_recovery_key_is_no_key_of_the_database(local_clinic: Clinic, tmp_path
         with recovery_key(settings.load(local_clinic.settings.path)):
             raise AssertionError("it was opened")
 
-    assert sentence_of(use).startswith("[recovery] secret_key holds an encryption key")
+    assert message_of(use).startswith("[recovery] secret_key holds an encryption key")
 
 
 def have_signed(clinic: Clinic) -> str:
@@ -457,7 +457,7 @@ def open_and_close(path: Path) -> None:
         pass
 
 
-def sentence_of(action: Callable[[], object]) -> str:
+def message_of(action: Callable[[], object]) -> str:
     """Why it was refused; empty if it was not."""
     try:
         action()

@@ -37,10 +37,10 @@ def insert(connection: Connection, row: int, text: bytes, key: str) -> None:
 
 def test_a_unique_index_is_warned_of_where_values_are_deterministic(people: Connection) -> None:
     words = "unique index one_email of people cannot stop a text that is there under another key"
-    found = [problem for problem in preflight(people, [PEOPLE], V2) if words in problem.sentence]
+    found = [problem for problem in preflight(people, [PEOPLE], V2) if words in problem.message]
     assert [problem.fatal for problem in found] == [False]
     random = replace(PEOPLE, format=RAILS_HERE)
-    assert not [problem for problem in preflight(people, [random], V2) if words in problem.sentence]
+    assert not [problem for problem in preflight(people, [random], V2) if words in problem.message]
 
 
 def test_a_query_for_both_keys_finds_every_row_before_and_after(

@@ -7,13 +7,13 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from keyrotation_pipeline.adapters.own_schema import with_schema
-from keyrotation_pipeline.adapters.postgres.inventory import retired_halves, scans
+from keyrotation_pipeline.adapters.postgres.inventory import retired_signing_keys, scans
 from keyrotation_pipeline.adapters.postgres.inventory.catalog_search import search_exclusions
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover, unsearchable
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.surroundings import NEVER_SEARCHED
+from keyrotation_pipeline.model.environment import NEVER_SEARCHED
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, TableName
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
@@ -511,7 +511,7 @@ def test_signing_halves_of_another_home_are_no_such_place_and_what_only_looks_li
     before = search_exclusions(migrated)
     migrated.execute("CREATE SCHEMA another; CREATE SCHEMA likewise")
     with connect(with_schema(database_url, "another")) as other:
-        retired_halves.create(other)
+        retired_signing_keys.create(other)
     assert search_exclusions(migrated) == before
     migrated.execute(
         "CREATE TABLE likewise.retired_signing_halves (LIKE another.retired_signing_halves INCLUDING ALL, more bytea)"

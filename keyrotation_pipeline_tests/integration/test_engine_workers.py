@@ -215,7 +215,7 @@ def both_at_work(
     assert workers_of(os.getpid()) == []
 
 
-def go_on(migrated: Connection, url: str, store: FileKeyStore, shard: Shard) -> Rewritten:
+def should_continue(migrated: Connection, url: str, store: FileKeyStore, shard: Shard) -> Rewritten:
     """What the next run, which nothing refuses, says was done; then every row is rewritten."""
     become(migrated, "running")
     migrated.execute("DROP TRIGGER IF EXISTS refuse ON public.cases")
@@ -246,7 +246,7 @@ def test_what_several_workers_leave_is_recorded_to_the_row(
             become(migrated, "paused")
     assert refused in str(outcome[0])
     assert miscounted_slices(migrated) == []
-    assert go_on(migrated, database_url, store, large).rows == MANY_ROWS
+    assert should_continue(migrated, database_url, store, large).rows == MANY_ROWS
 
 
 def test_what_several_workers_leave_when_their_parent_is_interrupted_is_recorded_to_the_row(
@@ -271,7 +271,7 @@ def test_a_worker_that_cannot_save_costs_the_others_no_row(
         if what == signal.SIGSTOP:
             become(migrated, "paused")
     assert len(miscounted_slices(migrated)) <= 1
-    assert go_on(migrated, database_url, store, large).skipped == 0
+    assert should_continue(migrated, database_url, store, large).skipped == 0
 
 
 PARENT = """

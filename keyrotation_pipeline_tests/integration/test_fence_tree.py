@@ -11,7 +11,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.proof import Moment, Searched, ZeroOldRows
+from keyrotation_pipeline.model.proof import Searched, SnapshotPosition, ZeroOldRows
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 
 V1 = KeyVersion(1)
@@ -47,7 +47,9 @@ class Tree:
 
     def fence(self) -> None:
         fence.fence(self.connection, VISITS, [V1])
-        self.moment = Moment(snapshot_horizon.current_xid(self.connection), snapshot_horizon.barrier(self.connection))
+        self.moment = SnapshotPosition(
+            snapshot_horizon.current_xid(self.connection), snapshot_horizon.barrier(self.connection)
+        )
 
     def search(self) -> Searched:
         return search.search(self.connection, [VISITS], V1, [V1], lambda _: None)

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory import retired_halves
+from keyrotation_pipeline.adapters.postgres.inventory import retired_signing_keys
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
 from keyrotation_pipeline.adapters.postgres.retirement import fence as marker_fence
 from keyrotation_pipeline.adapters.postgres.retirement import locks
@@ -37,7 +37,7 @@ def database(either: Connection, ring: KeyRing) -> Connection:
     either.execute("DROP ROLE IF EXISTS app; CREATE ROLE app; GRANT ALL ON public.users TO app")
     values = [token(ring, V3, "x") for _ in range(3)]
     either.execute("INSERT INTO public.users VALUES (1, %s, %s, %s, %s), (2, NULL, '', NULL, NULL)", (*values, PLAIN))
-    retired_halves.publish(either, FERNET, ring, V3)
+    retired_signing_keys.publish(either, FERNET, ring, V3)
     return either
 
 
@@ -213,8 +213,8 @@ def test_a_table_with_an_old_value_is_not_fenced_against_its_version(database: C
 
 
 def test_without_the_half_of_a_version_there_is_no_fence_against_it(database: Connection) -> None:
-    retired_halves.withdraw(database, V2)
-    with pytest.raises(ProofError, match="holds no signing half of v2"):
+    retired_signing_keys.withdraw(database, V2)
+    with pytest.raises(ProofError, match="holds no signing key of v2"):
         fence(database, USERS, [V1, V2])
     assert fences(database, USERS) == ()
 
@@ -227,10 +227,10 @@ def test_unfencing_lets_a_version_in_again_and_removes_its_half(database: Connec
     assert fences(database, USERS) == (V1,)
     assert refused(database, "UPDATE public.users SET email = %s", token(ring, V2, "x")) == ""
     assert "v1 is retired" in refused(database, "UPDATE public.users SET email = %s", token(ring, V1, "x"))
-    assert retired_halves.missing(database, [V1, V2]) == (V2,)
+    assert retired_signing_keys.missing(database, [V1, V2]) == (V2,)
     unfence(database, USERS, V2)
     unfence(database, USERS, V1)
-    assert retired_halves.missing(database, [V1, V2]) == (V1, V2)
+    assert retired_signing_keys.missing(database, [V1, V2]) == (V1, V2)
     assert database.execute("SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal").fetchone() == (0,)
     assert database.execute("SELECT count(*) FROM pg_proc WHERE proname ~ '^refuse_'").fetchone() == (0,)
 
@@ -245,7 +245,7 @@ def test_a_half_stays_while_another_table_needs_it(database: Connection, column:
     unfence(database, users, V1)
     assert (fences(database, users), fences(database, others)) == ((), (V1,))
     unfence(database, others, V1)
-    assert retired_halves.missing(database, [V1]) == (V1,)
+    assert retired_signing_keys.missing(database, [V1]) == (V1,)
 
 
 def test_partitions_and_children_refuse_too(either: Connection, ring: KeyRing) -> None:
@@ -257,7 +257,7 @@ def test_partitions_and_children_refuse_too(either: Connection, ring: KeyRing) -
     either.execute(
         "CREATE TABLE public.parent (email text); CREATE TABLE public.child (more int) INHERITS (public.parent)"
     )
-    retired_halves.publish(either, FERNET, ring, V3)
+    retired_signing_keys.publish(either, FERNET, ring, V3)
     tables = fernet_table("users", "email"), fernet_table("parent", "email")
     for table in tables:
         assert fence(either, table, [V1])
@@ -277,14 +277,14 @@ def test_the_preflight_knows_the_fence_and_another_trigger_of_its_kind_is_still_
 ) -> None:
     migrated.execute("CREATE TABLE public.users (id int PRIMARY KEY, email text)")
     table = fernet_table("users", "email")
-    retired_halves.publish(migrated, FERNET, ring, V3)
+    retired_signing_keys.publish(migrated, FERNET, ring, V3)
     fence(migrated, table, [V1])
-    assert [each.sentence for each in preflight(migrated, [table], V3) if each.fatal] == []
+    assert [each.message for each in preflight(migrated, [table], V3) if each.fatal] == []
     migrated.execute("CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
     migrated.execute(
         f"CREATE TRIGGER {NAMES[0]}_too AFTER UPDATE ON public.users FOR EACH ROW EXECUTE FUNCTION public.f()"
     )
-    (found,) = [each.sentence for each in preflight(migrated, [table], V3) if each.fatal]
+    (found,) = [each.message for each in preflight(migrated, [table], V3) if each.fatal]
     assert f"trigger {NAMES[0]}_too of users would fire" in found
     assert marker_fence.fences(migrated, table) == ()
 
@@ -311,11 +311,11 @@ def test_a_written_value_costs_little(database: Connection, ring: KeyRing) -> No
 def test_halves_that_were_only_needed_for_a_while_are_removed_and_with_them_a_table_made_for_them(
     migrated: Connection, ring: KeyRing
 ) -> None:
-    before = retired_halves.held(migrated)
-    retired_halves.store(migrated, FERNET, ring, [V1])
-    kept = retired_halves.held(migrated)
-    retired_halves.store(migrated, FERNET, ring, [V1, V2])
-    retired_halves.keep_only(migrated, kept)
-    assert retired_halves.held(migrated) == kept == (V1,)
-    retired_halves.keep_only(migrated, before)
-    assert retired_halves.held(migrated) is before is None
+    before = retired_signing_keys.held(migrated)
+    retired_signing_keys.store(migrated, FERNET, ring, [V1])
+    kept = retired_signing_keys.held(migrated)
+    retired_signing_keys.store(migrated, FERNET, ring, [V1, V2])
+    retired_signing_keys.keep_only(migrated, kept)
+    assert retired_signing_keys.held(migrated) == kept == (V1,)
+    retired_signing_keys.keep_only(migrated, before)
+    assert retired_signing_keys.held(migrated) is before is None

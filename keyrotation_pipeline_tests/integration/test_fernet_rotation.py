@@ -13,7 +13,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys, held_in_snapshot
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.inventory import quarantine, retired_halves
+from keyrotation_pipeline.adapters.postgres.inventory import quarantine, retired_signing_keys
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.retirement.postgres_retirement import PostgresFencing
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
@@ -23,7 +23,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
 from keyrotation_pipeline.model.progress import Rewritten
-from keyrotation_pipeline.model.proof import Moment, ZeroOldRows
+from keyrotation_pipeline.model.proof import SnapshotPosition, ZeroOldRows
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, PostgresPorts, ring_of, running, table_of
 from keyrotation_pipeline_tests.integration.fernet_rows import V1, V2, V3, application, fernet_table, library, token
@@ -102,11 +102,11 @@ class Rotation:
     def old_rows(self) -> int:
         return self.ports.fencing.old_rows(self.table, self.retired, None).rows
 
-    def fence(self) -> Moment:
+    def fence(self) -> SnapshotPosition:
         assert self.ports.fencing.fence(self.table, self.retired)
-        return Moment(self.ports.evidence.current_xid(), self.ports.evidence.barrier())
+        return SnapshotPosition(self.ports.evidence.current_xid(), self.ports.evidence.barrier())
 
-    def proof(self, moment: Moment) -> ZeroOldRows:
+    def proof(self, moment: SnapshotPosition) -> ZeroOldRows:
         tables, old = [self.table], self.retired[0]
         searched = self.ports.evidence.search(tables, old, self.retired, self.engine.progress.append)
         with self.connection.transaction():
@@ -172,7 +172,7 @@ def _roll_back(
     back = Rotation(database_url, migrated, old_ring(ring), table)
     with users.at_work():
         back.ports.fencing.unfence(table, V1)
-        assert retired_halves.missing(migrated, [V1, V2]) == (V1, V2)
+        assert retired_signing_keys.missing(migrated, [V1, V2]) == (V1, V2)
         users.keys = application(old_ring(ring))
         back.rewrite()
         assert back.old_rows() == 0
@@ -180,7 +180,7 @@ def _roll_back(
     assert users.wrong == []
     assert (proof.version, proof.old_values) == (V2, 0)
     assert read_back(migrated, library(ring.material(V1))) == users.expected
-    assert retired_halves.missing(migrated, [V1, V2]) == (V1,)
+    assert retired_signing_keys.missing(migrated, [V1, V2]) == (V1,)
 
 
 def test_a_rotation_follows_the_destruction_of_a_key(
@@ -280,7 +280,7 @@ def test_a_fence_or_half_that_was_changed_after_the_proof_is_refused(
     migrated.execute("UPDATE keyrotation.retired_signing_halves SET version = version")
     with pytest.raises(FenceError, match=r"the fence of table users .* was recreated after the proof"):
         rotation.proof(moment)
-    rotation.proof(Moment(rotation.ports.evidence.current_xid(), rotation.ports.evidence.barrier()))
+    rotation.proof(SnapshotPosition(rotation.ports.evidence.current_xid(), rotation.ports.evidence.barrier()))
     migrated.execute("ALTER TABLE public.users DISABLE TRIGGER USER")
     with pytest.raises(FenceError, match=r"trigger keyrotation_retired_keys_insert or .* is missing, altered"):
         rotation.proof(moment)
@@ -365,7 +365,7 @@ def test_values_before_promotion_are_seen_without_the_new_keys_half(
     migrated.execute("UPDATE public.users SET email = %s, phone = %s WHERE id IN (3, 4)", (early, early))
     assert fencing.old_rows(USERS, [V2], None).rows == inventory.rows_seen(USERS, V2, 60) == 2
     assert inventory.rows_seen(USERS, V2, -1) is None
-    assert retired_halves.missing(migrated, [V1, V2]) == (V1, V2)
+    assert retired_signing_keys.missing(migrated, [V1, V2]) == (V1, V2)
 
 
 def test_a_fence_that_was_lifted_brings_its_half_back(
@@ -375,10 +375,10 @@ def test_a_fence_that_was_lifted_brings_its_half_back(
     rotation.rewrite()
     fencing = PostgresFencing(migrated, current(database_url, ring))
     fencing.unfence(USERS, V1)  # as where old values were found: there is no fence yet
-    assert retired_halves.missing(migrated, [V1]) == (V1,)
+    assert retired_signing_keys.missing(migrated, [V1]) == (V1,)
     assert fencing.old_rows(USERS, [V1], None).rows == 0
     assert fencing.fence(USERS, [V1])
-    assert (fencing.fences(USERS), retired_halves.missing(migrated, [V1])) == ((V1,), ())
+    assert (fencing.fences(USERS), retired_signing_keys.missing(migrated, [V1])) == ((V1,), ())
 
 
 def test_a_fence_whose_half_was_changed_counts_for_nothing_once_values_are_counted_with_the_keys(

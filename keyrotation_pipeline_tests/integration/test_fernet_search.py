@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory import retired_halves
+from keyrotation_pipeline.adapters.postgres.inventory import retired_signing_keys
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -40,7 +40,7 @@ def found(connection: Connection) -> dict[str, tuple[int, tuple[str, ...]]]:
 
 
 def test_tokens_are_found_in_every_kind_of_column(database: Connection, ring: KeyRing) -> None:
-    retired_halves.publish(database, FERNET, ring, V3)
+    retired_signing_keys.publish(database, FERNET, ring, V3)
     one, two, current = token(ring, V1, "x" * 33), token(ring, V2, b"y"), token(ring, V3, "z")
     strange = token(ring_of(1, primary=1), V1, "x")
     columns = {
@@ -79,7 +79,7 @@ def test_tokens_are_found_in_every_kind_of_column(database: Connection, ring: Ke
 
 
 def test_definitions_large_objects_and_views_are_searched(database: Connection, ring: KeyRing) -> None:
-    retired_halves.publish(database, FERNET, ring, V3)
+    retired_signing_keys.publish(database, FERNET, ring, V3)
     one, current = token(ring, V1, "x"), token(ring, V3, "x")
     for default in (one, current):
         database.execute(f"CREATE TABLE public.with_{len(found(database))} (a text DEFAULT '{default}')".encode())
@@ -101,7 +101,7 @@ def test_before_any_key_is_retired_nothing_is_found_and_nothing_fails(database: 
     inventory = PostgresInventory(database, tables=[USERS])
     spans = inventory.undeclared_spans([USERS])
     assert inventory.search_spans([USERS], spans, lambda: True) > 0
-    retired_halves.publish(database, FERNET, ring, V3)
+    retired_signing_keys.publish(database, FERNET, ring, V3)
     inventory.search_spans([USERS], inventory.undeclared_spans([USERS]), lambda: True)
     assert sum(sum(span.found.values()) for span in inventory.undeclared_spans([USERS])) == 1
 

@@ -11,7 +11,7 @@ import pytest
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.engine.statements import statements
-from keyrotation_pipeline.adapters.postgres.inventory import retired_halves
+from keyrotation_pipeline.adapters.postgres.inventory import retired_signing_keys
 from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import FernetSql
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
@@ -86,7 +86,7 @@ def test_the_shape_is_the_one_that_the_parser_accepts(database: Connection, ring
 
 def test_a_token_is_under_the_retired_key_that_signed_it(database: Connection, ring: KeyRing) -> None:
     fill(database, [token(ring, version, b"x" * size) for version in (V1, V2, V3) for size in (0, 15, 40, 4000)])
-    retired_halves.publish(database, FERNET, ring, V3)
+    retired_signing_keys.publish(database, FERNET, ring, V3)
     one, two = [True] * 4 + [False] * 8, [False] * 4 + [True] * 4 + [False] * 4
     assert true_for(database, SQL.under(C, [V1])) == one
     assert true_for(database, SQL.under(C, [V2])) == two
@@ -100,14 +100,14 @@ def test_damage_of_a_single_bit_anywhere_is_seen(database: Connection, ring: Key
         base64.urlsafe_b64encode(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]).decode() for at in range(len(raw))
     ]
     fill(database, [token(ring, V1, "text"), *bits])
-    retired_halves.publish(database, FERNET, ring, V3)
+    retired_signing_keys.publish(database, FERNET, ring, V3)
     assert true_for(database, SQL.under(C, [V1])) == [True] + [False] * len(bits)
 
 
 def test_what_is_no_token_is_for_the_engine_to_look_at(database: Connection, ring: KeyRing) -> None:
     values = near_misses(ring)
     fill(database, values)
-    retired_halves.publish(database, FERNET, ring, V3)
+    retired_signing_keys.publish(database, FERNET, ring, V3)
     wanted = true_for(database, SQL.to_be_rewritten(sql.SQL("c::text"), V3))
     opened = true_for(database, SQL.to_be_opened(sql.SQL("c::text"), V3))
     assert opened == [bool(value) for value in values]  # and so without a MAC
@@ -117,7 +117,7 @@ def test_what_is_no_token_is_for_the_engine_to_look_at(database: Connection, rin
 
 
 def test_the_walk_computes_no_mac_and_what_it_lists_does(database: Connection) -> None:
-    retired_halves.create(database)
+    retired_signing_keys.create(database)
     (relation,) = heaps(database, fernet_table("held", "c"))
     made = statements(database, relation, row_key(database, relation), FERNET, V3)
     assert b"sha256" not in made.read_pages
@@ -126,25 +126,25 @@ def test_the_walk_computes_no_mac_and_what_it_lists_does(database: Connection) -
 
 def test_without_the_half_of_a_version_every_token_counts_as_old(database: Connection, ring: KeyRing) -> None:
     fill(database, [token(ring, V3, "x"), "plain", "", None])
-    retired_halves.publish(database, FERNET, ring, V3)
+    retired_signing_keys.publish(database, FERNET, ring, V3)
     assert true_for(database, SQL.under(C, [V1, V2])) == [False] * 4
     database.execute("DELETE FROM keyrotation.retired_signing_halves WHERE version = 2")
     assert true_for(database, SQL.under(C, [V1])) == [False] * 4
     assert true_for(database, SQL.under(C, [V1, V2])) == [True, False, False, False]
-    assert retired_halves.missing(database, [V1, V2]) == (V2,)
+    assert retired_signing_keys.missing(database, [V1, V2]) == (V2,)
 
 
 def test_no_half_of_the_target_is_ever_stored(database: Connection, ring: KeyRing) -> None:
-    assert retired_halves.missing(database, [V1]) == (V1,)
-    retired_halves.publish(database, NATIVE, ring, V3)
+    assert retired_signing_keys.missing(database, [V1]) == (V1,)
+    retired_signing_keys.publish(database, NATIVE, ring, V3)
     assert database.execute("SELECT to_regclass('keyrotation.retired_signing_halves')").fetchone() == (None,)
-    retired_halves.withdraw(database, V1)
-    retired_halves.publish(database, FERNET, ring, V3)
-    assert retired_halves.missing(database, [V1, V2, V3]) == (V3,)
-    retired_halves.publish(database, FERNET, ring, V1)  # a rollback, whose rows become V1's again
-    assert retired_halves.missing(database, [V1, V2, V3]) == (V1,)
-    retired_halves.withdraw(database, V2)
-    assert retired_halves.missing(database, [V1, V2, V3]) == (V1, V2)
+    retired_signing_keys.withdraw(database, V1)
+    retired_signing_keys.publish(database, FERNET, ring, V3)
+    assert retired_signing_keys.missing(database, [V1, V2, V3]) == (V3,)
+    retired_signing_keys.publish(database, FERNET, ring, V1)  # a rollback, whose rows become V1's again
+    assert retired_signing_keys.missing(database, [V1, V2, V3]) == (V1,)
+    retired_signing_keys.withdraw(database, V2)
+    assert retired_signing_keys.missing(database, [V1, V2, V3]) == (V1, V2)
 
 
 def test_shards_that_begin_at_the_same_moment_store_the_same_halves(database: Connection, ring: KeyRing) -> None:
@@ -153,21 +153,21 @@ def test_shards_that_begin_at_the_same_moment_store_the_same_halves(database: Co
     def begin(_: int) -> None:
         with connect(database.info.dsn) as mine:
             together.wait()
-            retired_halves.publish(mine, FERNET, ring, V3)
+            retired_signing_keys.publish(mine, FERNET, ring, V3)
 
     for _ in range(5):  # PostgreSQL refuses the second table, its type or its index, as it happens
         database.execute("DROP TABLE IF EXISTS keyrotation.retired_signing_halves")
         with ThreadPoolExecutor(6) as shards:
             list(shards.map(begin, range(6)))
-        assert retired_halves.missing(database, [V1, V2, V3]) == (V3,)
+        assert retired_signing_keys.missing(database, [V1, V2, V3]) == (V3,)
 
 
 def test_a_half_that_somebody_has_changed_is_refused(database: Connection, ring: KeyRing) -> None:
-    retired_halves.publish(database, FERNET, ring, V3)
-    retired_halves.publish(database, FERNET, ring, V3)
+    retired_signing_keys.publish(database, FERNET, ring, V3)
+    retired_signing_keys.publish(database, FERNET, ring, V3)
     database.execute("UPDATE keyrotation.retired_signing_halves SET inner_block = outer_block WHERE version = 2")
-    with pytest.raises(ProofError, match="holds another signing half of v2"):
-        retired_halves.publish(database, FERNET, ring, V3)
+    with pytest.raises(ProofError, match="holds another signing key of v2"):
+        retired_signing_keys.publish(database, FERNET, ring, V3)
 
 
 @pytest.mark.parametrize(
@@ -184,17 +184,17 @@ def test_a_half_by_another_derivation_than_the_declared_one_is_kept(
     before, now = replace(FERNET, derivation=stored_by), replace(FERNET, derivation=declared)
     if stored_by is not None:
         ring = KeyRing({version: Passphrase(f"secret:salt of {version}".encode()) for version in (V1, V2, V3)}, V3)
-    retired_halves.publish(database, before, ring, V3)
+    retired_signing_keys.publish(database, before, ring, V3)
     said = f'"{stored_by}"' if stored_by else "none"
     sentence = f"holds what v[12] signs with by the derivation {said}, and .* correct derivation"
     with pytest.raises(ConfigurationError, match=sentence):
-        retired_halves.withdraw_wrong(database, now, ring)
+        retired_signing_keys.withdraw_wrong(database, now, ring)
     with pytest.raises(ConfigurationError, match=sentence):
-        retired_halves.publish(database, now, ring, V3)
-    assert retired_halves.missing(database, [V1, V2, V3]) == (V3,)
+        retired_signing_keys.publish(database, now, ring, V3)
+    assert retired_signing_keys.missing(database, [V1, V2, V3]) == (V3,)
     database.execute("UPDATE keyrotation.retired_signing_halves SET inner_block = outer_block")
-    retired_halves.withdraw_wrong(database, now, ring)
-    assert retired_halves.missing(database, [V1, V2, V3]) == (V1, V2, V3)
+    retired_signing_keys.withdraw_wrong(database, now, ring)
+    assert retired_signing_keys.missing(database, [V1, V2, V3]) == (V1, V2, V3)
 
 
 def test_nobody_else_can_read_the_halves_whatever_default_privileges_say(database: Connection, ring: KeyRing) -> None:
@@ -202,8 +202,8 @@ def test_nobody_else_can_read_the_halves_whatever_default_privileges_say(databas
     database.execute("GRANT USAGE ON SCHEMA keyrotation TO PUBLIC")
     database.execute("ALTER DEFAULT PRIVILEGES IN SCHEMA keyrotation GRANT ALL ON TABLES TO curious, PUBLIC")
     try:
-        retired_halves.publish(database, FERNET, ring, V3)
-        assert not retired_halves.others_may_use(database)
+        retired_signing_keys.publish(database, FERNET, ring, V3)
+        assert not retired_signing_keys.others_may_use(database)
         table = "keyrotation.retired_signing_halves"
         mine = database.execute(
             "SELECT has_table_privilege('curious', %s, 'SELECT,INSERT,UPDATE')", (table,)

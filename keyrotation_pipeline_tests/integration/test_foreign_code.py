@@ -11,7 +11,7 @@ from psycopg.conninfo import make_conninfo
 from keyrotation_pipeline.adapters.postgres.inventory import contents, relations
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
-from keyrotation_pipeline.adapters.postgres.preflight.postgres_surroundings import PostgresSurroundings
+from keyrotation_pipeline.adapters.postgres.preflight.postgres_environment import PostgresEnvironment
 from keyrotation_pipeline.adapters.postgres.preflight.writes import never_fires_for_us, watches_others
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
@@ -33,7 +33,7 @@ TAKES = """
 
 
 def problems(connection: Connection, *, fatal: bool) -> list[str]:
-    return [each.sentence for each in preflight(connection, [NOTES], KeyVersion(2)) if each.fatal is fatal]
+    return [each.message for each in preflight(connection, [NOTES], KeyVersion(2)) if each.fatal is fatal]
 
 
 @pytest.fixture
@@ -409,9 +409,9 @@ def test_a_superuser_is_advised_to_make_a_role_and_officers_sign_that_it_is_one(
     with connect(database_url) as root, connect(url) as mine:
         assert any("role postgres is a superuser" in each for each in problems(root, fatal=False))
         assert not any("superuser" in each for each in problems(mine, fatal=False))
-        identity = PostgresSurroundings(database_url, root).identity()
+        identity = PostgresEnvironment(database_url, root).identity()
         assert identity.signed().endswith(", as superuser postgres, so that code in it has all power")
-        assert "superuser" not in PostgresSurroundings(url, mine).identity().signed()
+        assert "superuser" not in PostgresEnvironment(url, mine).identity().signed()
         assert ours in str(mine.info.user)
 
 
@@ -460,7 +460,7 @@ def test_the_fence_of_another_home_does_not_stop_a_rotation(database_url: str, a
         found = {}
         for column in ("name", "email"):
             table = EncryptedTable(TableName("public", "users"), (column,))
-            sentences = [each.sentence for each in preflight(connection, [table], KeyVersion(2))]
+            sentences = [each.message for each in preflight(connection, [table], KeyVersion(2))]
             found[column] = [each for each in sentences if each.startswith("trigger")]
     assert found["email"] == []
     assert "trigger t of users would fire for every re-encrypted row" in found["name"][0]

@@ -19,7 +19,7 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.catalog import kept_sets
-from keyrotation_pipeline.backups.completeness import standing
+from keyrotation_pipeline.backups.completeness import backup_status
 from keyrotation_pipeline.backups.key_loss import newest_key, survey
 from keyrotation_pipeline.backups.recovery_test import recovery_test
 from keyrotation_pipeline.demo.officers import DemoOfficer
@@ -246,7 +246,7 @@ def test_what_an_attacker_hides_is_read_in_the_version_that_verifies_and_is_no_f
             assert newest_key(clinic.site, version, key)[0] == clinic.ring.material(version)
     assert tested.made == attacker.newest
     assert "had to be read in older versions" in tested.missed[0]
-    (sentence,) = clinic.site.pipeline.vault.standing(clinic.site.pipeline.ledger.keys()).changed
+    (sentence,) = clinic.site.pipeline.vault.status(clinic.site.pipeline.ledger.keys()).changed
     assert f"the newest backup {attacker.newest.name} was complete in s3://" in sentence
 
 
@@ -288,7 +288,7 @@ def test_a_right_for_versions_that_is_missing_is_named_where_the_newest_set_is_h
     attacker.remove(*attacker.newest.names)
     with in_front_of(attacker.bucket.url, lambda _method, path: "AccessDenied" if denied in path else None) as url:
         place = replace(attacker.bucket, url=url).place(clinic.clock)
-        stands = standing((place, clinic.site.local), clinic.site.trust, clinic.site.pipeline.ledger.keys())
+        stands = backup_status((place, clinic.site.local), clinic.site.trust, clinic.site.pipeline.ledger.keys())
         with clinic.recovery_key() as key, pytest.raises(BackupError, match=f"is not in s3://.*grant {right}"):
             recovery_test(replace(clinic.site, offsite=(place,)), key)
     assert (len(stands.changed), len(stands.unexamined)) == (1, 1)

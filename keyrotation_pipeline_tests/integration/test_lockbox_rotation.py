@@ -235,7 +235,7 @@ def test_the_walk_writes_each_value_with_its_blind_index_and_the_old_one_is_clea
     kept = {row: (None, index(V2, text)) for row, text in texts.items()} | {8: (None, None)}
     assert stored_indexes(indexed) == kept | {13: ("a note", kept[13][1])}
     (problem,) = search_index_columns_hold_nothing_else(Subject(indexed, INDEXED, tree(indexed, INDEXED), V2))
-    assert "email_bidx is declared for search indexes" in problem.sentence
+    assert "email_bidx is declared for search indexes" in problem.message
 
 
 def test_the_index_of_an_empty_text_follows_where_an_earlier_key_has_the_same_column(
@@ -289,7 +289,7 @@ def test_a_declaration_that_does_not_fit_each_text_is_refused(
 
 def warned_of(clients: Connection, table: EncryptedTable) -> list[str]:
     subject = Subject(clients, table, tree(clients, table), V2)
-    return [each.sentence for each in search_indexes_are_declared(subject) if not each.fatal]
+    return [each.message for each in search_indexes_are_declared(subject) if not each.fatal]
 
 
 def test_blind_indexes_are_of_texts_in_bytes_that_are_bound_to_their_row(

@@ -90,7 +90,7 @@ def test_a_renamed_table_keeps_its_fence_and_a_locked_one_is_not_seen(
     (sentence,) = fences(watched).attention()
     assert sentence.startswith("what table clients refuses was not seen: table clients is not in the database")
     renamed = replace(watched, tables=(EncryptedTable(TableName("public", "patients"), CLIENTS.columns),))
-    assert fences(renamed).standing == {"patients": (V1,)}
+    assert fences(renamed).by_table == {"patients": (V1,)}
     assert fences(renamed).undeclared == ()
     with owner.transaction():
         owner.execute("LOCK TABLE patients IN ACCESS EXCLUSIVE MODE")
@@ -105,7 +105,7 @@ def test_a_locked_table_keeps_the_others_from_nothing(watched: Pipeline, owner: 
     with owner.transaction():
         owner.execute("LOCK TABLE visits IN ACCESS EXCLUSIVE MODE")
         seen = fences(three)
-    assert seen.standing == {"clients": (V1,)}
+    assert seen.by_table == {"clients": (V1,)}
     assert {name: sentence.partition(";")[0] for name, sentence in seen.unseen.items()} == {
         "visits": "table visits is locked by another session",
         "gone": "table gone is not in the database",

@@ -220,7 +220,7 @@ def test_a_type_that_does_not_fit_a_place_is_one_sentence(
     with pytest.raises(PreflightError) as refused:
         PostgresInventory(either).count([table_in("native", place)])
     assert sentence in str(refused.value)
-    found = [each.sentence for each in preflight(either, [table_in("native", place)], V2) if each.fatal]
+    found = [each.message for each in preflight(either, [table_in("native", place)], V2) if each.fatal]
     assert any(sentence in each for each in found)
 
 
@@ -237,7 +237,7 @@ def test_a_check_that_refuses_the_next_version_is_found_in_every_place(
 ) -> None:
     filled(either, ring)
     either.execute(f"ALTER TABLE public.cases ADD CONSTRAINT narrow {check}".encode())
-    found = [each.sentence for each in preflight(either, [table_in()], KeyVersion(10)) if each.fatal]
+    found = [each.message for each in preflight(either, [table_in()], KeyVersion(10)) if each.fatal]
     assert any("the CHECK narrow of cases refuses 1 row(s) under v10" in each for each in found), column
 
 
@@ -248,7 +248,7 @@ def test_a_domain_or_a_length_that_refuses_the_next_version_is_found(either: Con
         "ALTER TABLE public.cases ALTER doc TYPE public.sealed;"
         f"ALTER TABLE public.cases ALTER tags TYPE varchar({len(made[3])})[]"
     )
-    found = [each.sentence for each in preflight(either, [table_in()], KeyVersion(10)) if each.fatal]
+    found = [each.message for each in preflight(either, [table_in()], KeyVersion(10)) if each.fatal]
     assert any("the domain public.sealed of column cases.doc refuses values under v10" in each for each in found)
     assert any(f"its longest value needs {len(made[3]) + 1} under v10" in each for each in found)
 

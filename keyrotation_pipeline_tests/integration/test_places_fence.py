@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.inventory import retired_halves
+from keyrotation_pipeline.adapters.postgres.inventory import retired_signing_keys
 from keyrotation_pipeline.adapters.postgres.retirement.fences import fence_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
@@ -32,7 +32,7 @@ def prepared(connection: Connection, definition: str, ring: KeyRing, table: Encr
         "CREATE DOMAIN public.document AS jsonb; CREATE DOMAIN public.tags AS varchar[]"
     )
     connection.execute(f"CREATE TABLE public.cases (id int PRIMARY KEY, c {definition}, n int)".encode())
-    retired_halves.publish(connection, table.format, ring, V3)
+    retired_signing_keys.publish(connection, table.format, ring, V3)
 
 
 @pytest.mark.parametrize("values", FORMATS)

@@ -129,7 +129,7 @@ def test_citext_and_a_domain_over_it_are_rotated_and_rolled_back(debian: Connect
     debian.execute("""CREATE DOMAIN public.mail AS "ext a".citext CHECK (VALUE::text <> 'none')""")
     table = CITEXT.table("cases", FORMATS[values])
     _is_rotated_and_rolled_back(debian, debian.info.dsn, FORMATS[values], CITEXT)
-    assert [each.sentence for each in preflight(debian, [table], V2) if each.fatal] == []
+    assert [each.message for each in preflight(debian, [table], V2) if each.fatal] == []
     if values == "native":  # without its key, nothing tells another library's value from any text
         found, rest = candidates(debian, discover(debian, []))
         assert (found, rest) == ((EncryptedTable(table.name, ("a", "b")),), ())

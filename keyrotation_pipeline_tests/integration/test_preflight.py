@@ -27,7 +27,7 @@ from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.surroundings import Problem
+from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline_tests.fakes.chain import good_at_start
 from keyrotation_pipeline_tests.servers import Server
@@ -45,11 +45,11 @@ NOWHERE = "CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER far FOREIGN DATA W
 
 
 def fatal(connection: Connection, *tables: EncryptedTable, target: KeyVersion = V2) -> list[str]:
-    return [each.sentence for each in preflight(connection, tables or [NOTES], target) if each.fatal]
+    return [each.message for each in preflight(connection, tables or [NOTES], target) if each.fatal]
 
 
 def warnings(connection: Connection, *tables: EncryptedTable) -> list[str]:
-    return [each.sentence for each in preflight(connection, tables or [NOTES], V2) if not each.fatal]
+    return [each.message for each in preflight(connection, tables or [NOTES], V2) if not each.fatal]
 
 
 def run(connection: Connection, script: str) -> None:
@@ -313,8 +313,8 @@ def test_every_table_is_looked_at_and_fatal_problems_come_first(connection: Conn
     run(connection, "CREATE TABLE notes (c jsonb); CREATE INDEX ON notes (c)")
     missing = EncryptedTable(TableName("billing", "Invoices"), ("c",))
     found = preflight(connection, [missing, NOTES], V2)
-    assert "table billing.Invoices is not in the database" in found[0].sentence
-    assert "notes.c is of type jsonb" in found[1].sentence
+    assert "table billing.Invoices is not in the database" in found[0].message
+    assert "notes.c is of type jsonb" in found[1].message
     assert [each.fatal for each in found[2:]] == [False] * (len(found) - 2)
 
 
@@ -641,7 +641,7 @@ def test_lost_session_settings_are_refused(connection: Connection) -> None:
     ],
 )
 def test_a_server_version_is_judged(number: int, is_fatal: bool | None, words: str) -> None:
-    found = [(each.fatal, words in each.sentence) for each in server.version_problems(number)]
+    found = [(each.fatal, words in each.message) for each in server.version_problems(number)]
     assert found == ([] if is_fatal is None else [(is_fatal, True)])
 
 

@@ -14,7 +14,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.errors import BlockedError, FenceError, PreflightError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.proof import Moment, Searched, ZeroOldRows
+from keyrotation_pipeline.model.proof import Searched, SnapshotPosition, ZeroOldRows
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, TableName
 from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server, discard, start_server
 from keyrotation_pipeline_tests.waiting import eventually
@@ -41,7 +41,9 @@ class Clinic:
     def fence_both(self) -> None:
         for table in (CLIENTS, VISITS):
             fence.fence(self.connection, table, [V1])
-        self.moment = Moment(snapshot_horizon.current_xid(self.connection), snapshot_horizon.barrier(self.connection))
+        self.moment = SnapshotPosition(
+            snapshot_horizon.current_xid(self.connection), snapshot_horizon.barrier(self.connection)
+        )
 
     def prove(self, searched: Searched | None = None) -> ZeroOldRows:
         with self.connection.transaction():
@@ -60,7 +62,7 @@ class Clinic:
         self.connection.execute("UPDATE public.clients SET email = %s WHERE id = 1", (self.sealed(1),))
         self.connection.execute(f"ALTER TABLE public.clients ADD CONSTRAINT {fence.NAME} {text} NOT VALID".encode())
         self.connection.execute(f"UPDATE pg_constraint SET convalidated = true WHERE {FENCE_ROW}".encode())
-        self.moment = Moment(snapshot_horizon.current_xid(self.connection), self.moment.lsn)
+        self.moment = SnapshotPosition(snapshot_horizon.current_xid(self.connection), self.moment.lsn)
 
 
 @pytest.fixture
@@ -242,7 +244,7 @@ class PartitionedClinic:
             elsewhere.execute("CREATE TABLE public.archive (id int, notes text)")
             elsewhere.execute("INSERT INTO public.archive VALUES (101, %s), (102, %s)", (sealed(1), sealed(1)))
         fence.fence(connection, self.VISITS, [V1])
-        self.moment = Moment(snapshot_horizon.current_xid(connection), snapshot_horizon.barrier(connection))
+        self.moment = SnapshotPosition(snapshot_horizon.current_xid(connection), snapshot_horizon.barrier(connection))
 
     def attach_foreign_partition(self, connection: Connection | None = None) -> None:
         """As an archive on another server is attached: with the CHECKs of the parent copied by hand."""

@@ -238,7 +238,7 @@ def test_a_role_that_could_not_see_who_holds_an_old_snapshot_is_refused_before_t
     clients.execute("ALTER TABLE public.clients OWNER TO blind")
     try:
         with connect(primary.url(str(clients.info.dbname), "blind")) as blind:
-            found = [each.sentence for each in preflight(blind, [CLIENTS], KeyVersion(2)) if each.fatal]
+            found = [each.message for each in preflight(blind, [CLIENTS], KeyVersion(2)) if each.fatal]
         hidden = [each for each in found if "would be hidden from this role when the old key is to be retired" in each]
         assert bool(hidden) is not seen
         assert all("session(s) of postgres" in each and "GRANT pg_read_all_stats" in each for each in hidden)
@@ -275,7 +275,7 @@ def test_a_subscriber_of_inserts_alone_keeps_the_old_value_and_is_refused_before
 ) -> None:
     clients.execute("CREATE PUBLICATION changes FOR TABLE public.clients WITH (publish = 'insert')")
     subscribe(subscriber, clients, primary)
-    sentences = [each.sentence for each in preflight(clients, [CLIENTS], KeyVersion(2)) if each.fatal]
+    sentences = [each.message for each in preflight(clients, [CLIENTS], KeyVersion(2)) if each.fatal]
     (sentence,) = [each for each in sentences if "publication changes does not publish updates" in each]
     moment = replaced(clients)
     slot = "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = 'nightly'"
@@ -288,7 +288,7 @@ def test_a_subscriber_of_inserts_alone_keeps_the_old_value_and_is_refused_before
     assert not [each for each in preflight(clients, [CLIENTS], KeyVersion(2)) if each.fatal]
     # Where the rows arrive they cannot be rotated: the publisher would bring old values back.
     with connect(subscriber.info.dsn) as receiving:
-        found = [each.sentence for each in preflight(receiving, [CLIENTS], KeyVersion(2)) if each.fatal]
+        found = [each.message for each in preflight(receiving, [CLIENTS], KeyVersion(2)) if each.fatal]
         before = catalog_digest(receiving, heaps(receiving, CLIENTS))
         subscriber.execute("DROP SUBSCRIPTION nightly")
         assert catalog_digest(receiving, heaps(receiving, CLIENTS)) != before

@@ -13,15 +13,15 @@ from sqlalchemy.exc import DBAPIError
 from keyrotation_pipeline.adapters.postgres.inventory.relations import tree
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.preflight import catalog_digest, preflight
-from keyrotation_pipeline.adapters.postgres.preflight.server import surroundings
+from keyrotation_pipeline.adapters.postgres.preflight.server import environment
 from keyrotation_pipeline.adapters.postgres.retirement import fence, proof, snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.server.roles import roles_of_database
 from keyrotation_pipeline.encrypted_type.attestation import Statements
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.proof import Moment
-from keyrotation_pipeline.model.surroundings import Disk, UnseenDisk
+from keyrotation_pipeline.model.environment import Disk, UnseenDisk
+from keyrotation_pipeline.model.proof import SnapshotPosition
 from keyrotation_pipeline_tests.applications import engine_of
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, insert, ring_of, sealed, table_of
 from keyrotation_pipeline_tests.pages import TOP, block
@@ -71,7 +71,7 @@ def role(own_server: Server, clinic: Connection) -> Iterator[Connection]:
 
 
 def fatal(connection: Connection) -> list[str]:
-    return [each.sentence for each in preflight(connection, [CLIENTS], V2) if each.fatal]
+    return [each.message for each in preflight(connection, [CLIENTS], V2) if each.fatal]
 
 
 def test_the_documented_role_passes_the_preflight_rewrites_fences_and_proves(
@@ -85,7 +85,7 @@ def test_the_documented_role_passes_the_preflight_rewrites_fences_and_proves(
         assert engine.shard(CLIENTS).rows == 20
         assert engine.sweep(CLIENTS).rows == 0
         fence.fence(role, CLIENTS, [V1])
-        moment = Moment(snapshot_horizon.current_xid(role), snapshot_horizon.barrier(role))
+        moment = SnapshotPosition(snapshot_horizon.current_xid(role), snapshot_horizon.barrier(role))
         with role.transaction():
             evidence = proof.zero_old_rows(role, [CLIENTS], V1, [V1], moment)
         assert (evidence.old_values, evidence.values) == (0, 20)
@@ -182,9 +182,9 @@ def test_publications_are_checked_without_rights_on_other_schemas(
 
 
 def test_what_the_role_may_not_see_of_the_disk_is_said(clinic: Connection, role: Connection) -> None:
-    assert isinstance(surroundings(role, [CLIENTS]).disk, Disk)
+    assert isinstance(environment(role, [CLIENTS]).disk, Disk)
     clinic.execute("REVOKE pg_read_all_settings FROM keyrotation")
-    seen = surroundings(role, [CLIENTS]).disk
+    seen = environment(role, [CLIENTS]).disk
     # The server's process shows its directory only to its own user and to root.
     if isinstance(seen, UnseenDisk):
         assert (seen.why, seen.do) == (

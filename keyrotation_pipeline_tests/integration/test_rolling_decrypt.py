@@ -49,8 +49,10 @@ class Round:
     def spans(self, table: EncryptedTable = NOTES) -> list[PageSpan]:
         return list(page_readings.spans(self.connection, [table]))
 
-    def read(self, *spans: PageSpan, go_on: Callable[[], bool] = lambda: True, table: EncryptedTable = NOTES) -> int:
-        return decrypt_spans(lambda: connect(self.url), table, spans, self.ring, nobody, self.limits, go_on)
+    def read(
+        self, *spans: PageSpan, should_continue: Callable[[], bool] = lambda: True, table: EncryptedTable = NOTES
+    ) -> int:
+        return decrypt_spans(lambda: connect(self.url), table, spans, self.ring, nobody, self.limits, should_continue)
 
     def unread(self) -> list[int]:
         return [each.first_page for each in self.spans() if not each.read]
@@ -115,7 +117,7 @@ def test_a_fixed_value_leaves_the_quarantine_whatever_is_read_and_a_damaged_one_
 
 def test_it_stops_where_it_may_not_go_on(three: Round) -> None:
     answers = iter([True, False])
-    three.read(*three.spans(), go_on=lambda: next(answers))
+    three.read(*three.spans(), should_continue=lambda: next(answers))
     assert three.unread() == [2048, 4096]
 
 

@@ -219,9 +219,9 @@ def test_a_key_that_became_null_or_is_named_otherwise_binds_nothing(visits: Visi
 def test_the_preflight_looks_at_the_key(migrated: Connection, column: str, is_fatal: bool, sentence: str) -> None:
     migrated.execute(f"CREATE TABLE public.o (id int PRIMARY KEY); CREATE TABLE public.t (a text, {column})".encode())
     table = EncryptedTable.of(TableName("public", "t"), [Place("a")], replace(TABLE.format, row="id"))
-    found = [each for each in preflight(migrated, [table], V3X) if "row of [[tables]]" in each.sentence]
+    found = [each for each in preflight(migrated, [table], V3X) if "row of [[tables]]" in each.message]
     assert len(found) == (1 if sentence else 0), found
-    assert all(each.fatal == is_fatal and re.search(sentence, each.sentence) for each in found)
+    assert all(each.fatal == is_fatal and re.search(sentence, each.message) for each in found)
 
 
 def test_a_key_is_not_unique_among_a_table_and_its_children(migrated: Connection) -> None:
@@ -230,8 +230,8 @@ def test_a_key_is_not_unique_among_a_table_and_its_children(migrated: Connection
         b"CREATE TABLE public.kid (PRIMARY KEY (id)) INHERITS (public.t)"
     )
     table = EncryptedTable.of(TableName("public", "t"), [Place("a")], replace(TABLE.format, row="id"))
-    (found,) = (each for each in preflight(migrated, [table], V3X) if "row of [[tables]]" in each.sentence)
-    assert re.search(r"column t\.id, .* no unique index of its own over all rows", found.sentence)
+    (found,) = (each for each in preflight(migrated, [table], V3X) if "row of [[tables]]" in each.message)
+    assert re.search(r"column t\.id, .* no unique index of its own over all rows", found.message)
 
 
 # Forks an engine and kills it after a while; when one comes to its end, the way to the other key begins.
@@ -316,5 +316,5 @@ def test_the_preflight_refuses_a_key_that_is_equal_to_other_texts(debian: Connec
         "CREATE TABLE public.t (id text COLLATE public.same PRIMARY KEY, a text)"
     )
     table = EncryptedTable(TableName("public", "t"), ("a",), replace(TABLE.format, row="id"))
-    fatal = [each.sentence for each in preflight(debian, [table], V3X) if each.fatal]
+    fatal = [each.message for each in preflight(debian, [table], V3X) if each.fatal]
     assert any("t.id, which row of [[tables]] names, has a collation" in each for each in fatal)

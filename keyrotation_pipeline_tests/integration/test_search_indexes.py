@@ -379,7 +379,7 @@ def test_the_preflight_refuses_columns_that_cannot_hold_an_index(
 ) -> None:
     migrated.execute(TABLE.format(odd, even, more).encode())
     table = EncryptedTable(TableName("public", "t"), ("a",), indexes=(SearchIndex("a", "odd", "even", FORM),))
-    fatal = [problem.sentence for problem in preflight(migrated, [table], V2) if problem.fatal]
+    fatal = [problem.message for problem in preflight(migrated, [table], V2) if problem.fatal]
     assert any(re.search(sentence, each) for each in fatal), fatal
 
 
@@ -393,7 +393,7 @@ def test_the_preflight_refuses_columns_that_are_not_compared_byte_by_byte(debian
     )
     declared = SearchIndex("a", "odd", "even", FORM)
     tables = [EncryptedTable(TableName("public", name), ("a",), indexes=(declared,)) for name in ("t", "u")]
-    fatal = [problem.sentence for problem in preflight(debian, tables, V2) if problem.fatal]
+    fatal = [problem.message for problem in preflight(debian, tables, V2) if problem.fatal]
     assert any("column t.odd of a search index has a collation by which different texts are" in each for each in fatal)
     assert any(
         "column u.even of the search index of a is of type public.citext; make it text" in each for each in fatal
@@ -407,7 +407,7 @@ def test_the_preflight_takes_unique_indexes_in_pairs_unless_an_index_is_short(mi
     def fatal(size_bytes: int) -> list[str]:
         of = SearchIndex("a", "odd", "even", replace(FORM, size_bytes=size_bytes))
         table = EncryptedTable(TableName("public", "t"), ("a",), indexes=(of,))
-        return [problem.sentence for problem in preflight(migrated, [table], V2) if problem.fatal]
+        return [problem.message for problem in preflight(migrated, [table], V2) if problem.fatal]
 
     assert fatal(16) == []
     some = "CREATE UNIQUE INDEX p ON public.t ({0}) WHERE {0} IS NOT NULL AND id > 3"
@@ -424,7 +424,7 @@ def test_an_index_that_is_not_declared_is_warned_of(people: Connection) -> None:
 
     def warned(table: EncryptedTable) -> list[str]:
         found = preflight(people, [table], V2)
-        return [problem.sentence for problem in found if "looks like search indexes" in problem.sentence]
+        return [problem.message for problem in found if "looks like search indexes" in problem.message]
 
     assert warned(PEOPLE) == []
     (high, low) = warned(replace(PEOPLE, columns=("mail % box",), indexes=()))
@@ -434,7 +434,7 @@ def test_an_index_that_is_not_declared_is_warned_of(people: Connection) -> None:
 def test_a_missing_column_is_named(migrated: Connection) -> None:
     migrated.execute("CREATE TABLE public.t (id int PRIMARY KEY, a text, odd text)")
     table = EncryptedTable(TableName("public", "t"), ("a",), indexes=(SearchIndex("a", "odd", "even", FORM),))
-    assert "column even is not in table t" in preflight(migrated, [table], V2)[0].sentence
+    assert "column even is not in table t" in preflight(migrated, [table], V2)[0].message
 
 
 def test_the_fence_of_indexes_is_no_change_of_the_catalogue(people: Connection) -> None:
@@ -451,7 +451,7 @@ def test_a_unique_index_that_takes_null_once_is_refused(debian: Connection) -> N
     indexes = "CREATE UNIQUE INDEX u ON public.t (odd) NULLS NOT DISTINCT; CREATE UNIQUE INDEX w ON public.t (even)"
     debian.execute(TABLE.format("text", "text", indexes).encode())
     table = EncryptedTable(TableName("public", "t"), ("a",), indexes=(SearchIndex("a", "odd", "even", FORM),))
-    fatal = [problem.sentence for problem in preflight(debian, [table], V2) if problem.fatal]
+    fatal = [problem.message for problem in preflight(debian, [table], V2) if problem.fatal]
     assert any("unique index u of t takes NULL once only" in each for each in fatal), fatal
 
 

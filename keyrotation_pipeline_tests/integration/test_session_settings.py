@@ -22,7 +22,7 @@ from keyrotation_pipeline.errors import DatabaseUnavailableError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Officer, Roster
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.proof import Moment
+from keyrotation_pipeline.model.proof import SnapshotPosition
 from keyrotation_pipeline.model.requests import Step, StepRecord
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard, TableName
 from keyrotation_pipeline_tests.contract.ledger_suite import open_signed, rotation
@@ -72,7 +72,7 @@ def rotate(url: str, between: Callable[[], None] = lambda: None) -> None:
         assert ports.rewriting.decrypt_all(CLIENTS, ring, lambda _: None).failures == 0
         ports.fencing.fence(CLIENTS, [V1])
         assert ports.fencing.fences(CLIENTS) == (V1,)
-        moment = Moment(ports.evidence.current_xid(), ports.evidence.barrier())
+        moment = SnapshotPosition(ports.evidence.current_xid(), ports.evidence.barrier())
         with ledger.transaction():
             between()
             assert ports.evidence.zero_old_rows([CLIENTS], V1, [V1], moment).values == 100
@@ -172,12 +172,12 @@ def test_names_and_keys_that_are_no_utf8_are_one_sentence(server: Server) -> Non
             latin.execute('CREATE TABLE public.clients (id text PRIMARY KEY, "Name" text, email text)')
             latin.execute("INSERT INTO public.clients VALUES ('é', %s)", (sealed(ring, 1, "x")[:-8] + "AAAAAAA=",))
             ports = PostgresPorts(url, connection)
-            assert [each for each in ports.surroundings.preflight([CLIENTS], V2) if each.fatal] == []
+            assert [each for each in ports.environment.preflight([CLIENTS], V2) if each.fatal] == []
             with pytest.raises(PreflightError, match="the key of a row to be named is not"):
                 ports.rewriting.sweep("0f" * 16, CLIENTS, ring, V2, wait=False)
             latin.execute('CREATE TABLE public."größe" (a text)')
             reported = "the catalog cannot be read, since it has a name or a text that is not valid UTF-8"
-            assert any(reported in each.sentence for each in ports.surroundings.preflight([CLIENTS], V2) if each.fatal)
+            assert any(reported in each.message for each in ports.environment.preflight([CLIENTS], V2) if each.fatal)
             with pytest.raises(PreflightError, match=reported):
                 ports.inventory.discover([CLIENTS])
 

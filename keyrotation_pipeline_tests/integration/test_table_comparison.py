@@ -110,8 +110,8 @@ def test_a_dropped_or_changed_key_hides_nothing(clients: Copied) -> None:
     clients.sql("ALTER TABLE public.clients DROP CONSTRAINT clients_pkey, ADD COLUMN other int UNIQUE")
     clients.sql("UPDATE public.clients SET other = id")
     clients.sql("ALTER TABLE public.clients ADD PRIMARY KEY (other)")
-    twin = "INSERT INTO public.clients VALUES (1, %s, %s, 11)"
-    clients.sql(twin, clients.seal("Ada"), clients.seal(PLANTED))
+    duplicate = "INSERT INTO public.clients VALUES (1, %s, %s, 11)"
+    clients.sql(duplicate, clients.seal("Ada"), clients.seal(PLANTED))
     clients.sql("UPDATE public.clients SET id = 20 WHERE id = 3")
     assert clients.named() == {
         ('["1"]', "name", "new"),

@@ -13,7 +13,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.proof import Moment
+from keyrotation_pipeline.model.proof import SnapshotPosition
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import PostgresPorts, insert, opened, ring_of, sealed
 from keyrotation_pipeline_tests.integration.test_engine_interleaving import application, between_read_and_write
@@ -35,12 +35,12 @@ def ports(migrated: Connection, database_url: str) -> PostgresPorts:
 
 def rotate(ports: PostgresPorts, table: EncryptedTable, ring: KeyRing, retired: list[KeyVersion]) -> int:
     """Everything from the pre-flight to the evidence; gives the number of values."""
-    assert [each.sentence for each in ports.surroundings.preflight([table], V2) if each.fatal] == []
+    assert [each.message for each in ports.environment.preflight([table], V2) if each.fatal] == []
     ports.rewriting.rewrite_shard(REQUEST, Shard(table, 0, 1), ring, V2, lambda _: None)
     ports.rewriting.sweep(REQUEST, table, ring, V2, wait=True)
     ports.rewriting.decrypt_all(table, ring, lambda _: None)
     ports.fencing.fence(table, retired)
-    moment = Moment(ports.evidence.current_xid(), ports.evidence.barrier())
+    moment = SnapshotPosition(ports.evidence.current_xid(), ports.evidence.barrier())
     with ports.connection.transaction():
         return ports.evidence.zero_old_rows([table], V1, retired, moment).values
 
@@ -81,7 +81,7 @@ def test_a_table_declared_through_its_parent_and_by_itself_is_refused(ports: Pos
     ports.connection.execute("CREATE TABLE public.cases (id int, a text) PARTITION BY LIST (id)")
     ports.connection.execute("CREATE TABLE public.part PARTITION OF public.cases DEFAULT")
     part = EncryptedTable(TableName("public", "part"), ("a",))
-    fatal = [each.sentence for each in ports.surroundings.preflight([CASES, part], V2) if each.fatal]
+    fatal = [each.message for each in ports.environment.preflight([CASES, part], V2) if each.fatal]
     assert fatal == ["part belongs to two declared tables, cases and part; declare the parent alone in [[tables]]"]
 
 
@@ -92,9 +92,9 @@ def test_a_row_too_large_to_be_rewritten_at_once_is_refused(
     ports.connection.execute("CREATE TABLE public.cases (a text, b text)")
     two = EncryptedTable(TableName("public", "cases"), ("a", "b"))
     ports.connection.execute("INSERT INTO public.cases VALUES (repeat('x', 2097152), '')")
-    assert [each for each in ports.surroundings.preflight([two], V2) if each.fatal] == []
+    assert [each for each in ports.environment.preflight([two], V2) if each.fatal] == []
     ports.connection.execute("UPDATE public.cases SET b = a")
-    (fatal,) = [each.sentence for each in ports.surroundings.preflight([two], V2) if each.fatal]
+    (fatal,) = [each.message for each in ports.environment.preflight([two], V2) if each.fatal]
     assert fatal.startswith("a row of cases holds 4 MiB in its encrypted columns, and more than 3 MiB cannot be")
 
 
@@ -127,7 +127,7 @@ def test_a_detach_that_is_not_finished_is_refused(ports: PostgresPorts, database
         with pytest.raises(psycopg.errors.QueryCanceled):
             other.execute("ALTER TABLE public.cases DETACH PARTITION public.part CONCURRENTLY")
     sentence = "partition part is being detached from cases, which is not finished"
-    assert any(sentence in each.sentence for each in ports.surroundings.preflight([CASES], V2) if each.fatal)
+    assert any(sentence in each.message for each in ports.environment.preflight([CASES], V2) if each.fatal)
     for refused in (lambda: ports.fencing.fence(CASES, [V1]), lambda: ports.inventory.count([CASES])):
         with pytest.raises(PreflightError, match=sentence):
             refused()

@@ -25,7 +25,7 @@ def make(connection: Connection, rows: int, index: str = "c") -> None:
 
 
 def warned(connection: Connection) -> list[str]:
-    return [each.sentence for each in preflight(connection, [NOTES], KeyVersion(2)) if "dead rows" in each.sentence]
+    return [each.message for each in preflight(connection, [NOTES], KeyVersion(2)) if "dead rows" in each.message]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.adapters.postgres.server.whereabouts import server_of
-from keyrotation_pipeline.model.surroundings import DatabaseServer
+from keyrotation_pipeline.model.environment import DatabaseServer
 from keyrotation_pipeline_tests.servers import (
     EMBEDDED_18,
     Server,

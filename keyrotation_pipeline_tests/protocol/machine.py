@@ -27,9 +27,9 @@ from keyrotation_pipeline_tests.fakes import (
     ROSTER,
     START,
     FakeAnchors,
+    FakeEnvironment,
     FakeHeartbeats,
     FakeInventory,
-    FakeSurroundings,
 )
 from keyrotation_pipeline_tests.fakes.chain import LedgerState
 from keyrotation_pipeline_tests.protocol.model_ports import (
@@ -177,7 +177,7 @@ class Machine:
             each.reads = self.reads
         self.pipeline = Pipeline(
             (TABLE,), 1, 1, self.ledger, FakeInventory(self.database), self.rewriting,
-            ModelFencing(self.database), ModelEvidence(self.database), FakeSurroundings(self.database),
+            ModelFencing(self.database), ModelEvidence(self.database), FakeEnvironment(self.database),
             OwnedKeyStore(self.store, self.ledger), self.vault, self.rollout, self.signatures, self.clock,
             self.anchors, ACTIONS, FakeHeartbeats(),
         )  # fmt: skip

@@ -15,7 +15,7 @@ from keyrotation_pipeline.model.approval import Officer, VerifiedSignature
 from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, Fact, Note
 from keyrotation_pipeline.model.keys import StoredKeys, StoreOwner
 from keyrotation_pipeline.model.progress import Report
-from keyrotation_pipeline.model.proof import DecryptedCount, Moment
+from keyrotation_pipeline.model.proof import DecryptedCount, SnapshotPosition
 from keyrotation_pipeline.model.tables import EncryptedTable, QuarantinedValue
 from keyrotation_pipeline_tests.fakes import (
     FakeClock,
@@ -362,7 +362,7 @@ class ModelEvidence(FakeEvidence):
         self.database.views = tuple(sorted({view._replace(before_proof=True) for view in self.database.views}))
         return super().current_xid()
 
-    def snapshot_blockers(self, moment: Moment) -> tuple[str, ...]:  # noqa: ARG002
+    def snapshot_blockers(self, moment: SnapshotPosition) -> tuple[str, ...]:  # noqa: ARG002
         return tuple(
             f"{view.kind} began before the proof"
             for view in self.database.views

@@ -88,7 +88,7 @@ LEFT_OUT: Mapping[EventKind, str] = {
     EventKind.REPORT_WRITTEN: _PEOPLE,
     EventKind.AUDIT_TIMESTAMPED: _PEOPLE,
     EventKind.TIMESTAMP_FAILED: _PEOPLE,
-    EventKind.ALERT_TOLD: _PEOPLE,
+    EventKind.ALERT_DELIVERED: _PEOPLE,
     EventKind.CHANNEL_FAILED: _PEOPLE,
 }
 

@@ -39,36 +39,36 @@ def answer(*command: str | Path) -> list[str]:
     return printed
 
 
-def ruby(folder: Path, nonce: str, at: str, farewell: bool) -> list[str]:
+def ruby(folder: Path, nonce: str, at: str, sign_off: bool) -> list[str]:
     call = f"report({VECTOR['instance']!r}, {nonce!r}, {at!r}, {VECTOR['keys']!r}, {VECTOR['primary']!r}"
-    said = f"{call.replace(': ', ' => ')}, {json.dumps(farewell)})"
+    said = f"{call.replace(': ', ' => ')}, {json.dumps(sign_off)})"
     program = f"{function('ruby')}\nputs JSON.generate({said})\n"
     (folder / "report.rb").write_text(program)
     return answer("ruby", folder / "report.rb")
 
 
-def php(folder: Path, nonce: str, at: str, farewell: bool) -> list[str]:
+def php(folder: Path, nonce: str, at: str, sign_off: bool) -> list[str]:
     keys = ", ".join(f"{name!r} => {key!r}" for name, key in VECTOR["keys"].items())
-    call = f"report({VECTOR['instance']!r}, {nonce!r}, {at!r}, [{keys}], {VECTOR['primary']!r}, {json.dumps(farewell)})"
+    call = f"report({VECTOR['instance']!r}, {nonce!r}, {at!r}, [{keys}], {VECTOR['primary']!r}, {json.dumps(sign_off)})"
     (folder / "report.php").write_text(f"<?php\n{function('php')}\necho json_encode({call});\n")
     return answer("php", folder / "report.php")
 
 
-def js(folder: Path, nonce: str, at: str, farewell: bool) -> list[str]:
-    arguments = ", ".join(map(json.dumps, (VECTOR["instance"], nonce, at, VECTOR["keys"], VECTOR["primary"], farewell)))
+def js(folder: Path, nonce: str, at: str, sign_off: bool) -> list[str]:
+    arguments = ", ".join(map(json.dumps, (VECTOR["instance"], nonce, at, VECTOR["keys"], VECTOR["primary"], sign_off)))
     program = f"{function('js')}\nconsole.log(JSON.stringify(report({arguments})));\n"
     (folder / "report.mjs").write_text(program)
     return answer("node", folder / "report.mjs")
 
 
-def go(folder: Path, nonce: str, at: str, farewell: bool) -> list[str]:
+def go(folder: Path, nonce: str, at: str, sign_off: bool) -> list[str]:
     imports = (
         "crypto/hkdf", "crypto/hmac", "crypto/sha256", "encoding/base64", "encoding/json", "fmt", "maps", "slices",
         "strings",
     )  # fmt: skip
     keys = ", ".join(f"{json.dumps(name)}: {json.dumps(key)}" for name, key in VECTOR["keys"].items())
     names = ", ".join(map(json.dumps, (VECTOR["instance"], nonce, at)))
-    others = f"{json.dumps(VECTOR['primary'])}, {json.dumps(farewell)}"
+    others = f"{json.dumps(VECTOR['primary'])}, {json.dumps(sign_off)}"
     call = f"text, proofs := report({names}, map[string]string{{{keys}}}, {others})"
     show = "printed, _ := json.Marshal([]string{text, proofs})\nfmt.Println(string(printed))"
     header = "package main\nimport (\n" + "\n".join(map(json.dumps, imports)) + "\n)\n"
@@ -76,10 +76,10 @@ def go(folder: Path, nonce: str, at: str, farewell: bool) -> list[str]:
     return answer("go", "run", folder / "report.go")
 
 
-def java(folder: Path, nonce: str, at: str, farewell: bool) -> list[str]:
+def java(folder: Path, nonce: str, at: str, sign_off: bool) -> list[str]:
     puts = "".join(f"keys.put({json.dumps(name)}, {json.dumps(key)});" for name, key in VECTOR["keys"].items())
     names = ", ".join(map(json.dumps, (VECTOR["instance"], nonce, at)))
-    others = f"{json.dumps(VECTOR['primary'])}, {json.dumps(farewell)}"
+    others = f"{json.dumps(VECTOR['primary'])}, {json.dumps(sign_off)}"
     main = (
         "public static void main(String[] arguments) throws Exception {"
         f"var keys = new java.util.TreeMap<String, String>(); {puts}"
@@ -142,7 +142,7 @@ def test_a_fernet_application_names_its_keys_by_their_fingerprints(migrated: Con
     sent_by_a_fernet_application(migrated, [v2, v1])
     [seen] = rollout.instances()
     assert (seen.reads, seen.writes, seen.names_primary, seen.problem) == (tuple(KEYS), KeyVersion(2), True, None)
-    sent_by_a_fernet_application(migrated, [v2], farewell=True)
+    sent_by_a_fernet_application(migrated, [v2], sign_off=True)
     assert rollout.instances() == ()
 
 

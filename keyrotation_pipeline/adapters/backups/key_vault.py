@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from keyrotation_pipeline.backups.catalog import copy_set, new_stamp, sets_of
-from keyrotation_pipeline.backups.completeness import standing
+from keyrotation_pipeline.backups.completeness import backup_status
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.backups import BackupSet, BackupStanding, KeyBackup, KeyCopy, key_backup_in
+from keyrotation_pipeline.model.backups import BackupSet, BackupStatus, KeyBackup, KeyCopy, key_backup_in
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.ports.backup_places import BackupPlace, LocalPlace
 from keyrotation_pipeline.ports.backups import KeyFiles
@@ -57,9 +57,9 @@ class KeyVault:
                 return key_backup_in(made, copy)
         return None
 
-    def standing(self, records: Sequence[KeyRecord]) -> BackupStanding:
-        """See `BackupVault.standing`."""
-        return standing((*self.offsite, self.local), self.trust, records)
+    def status(self, records: Sequence[KeyRecord]) -> BackupStatus:
+        """See `BackupVault.status`."""
+        return backup_status((*self.offsite, self.local), self.trust, records)
 
     def _copies(self, version: KeyVersion, fingerprint: str) -> Iterator[tuple[BackupSet, KeyCopy]]:
         """Yields sets with this key, of each place, newest first; the local ones cost nothing to read."""

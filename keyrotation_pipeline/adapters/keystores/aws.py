@@ -47,8 +47,8 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing, versions_as_text
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import KeyEntry, StoredKeys, StoreOwner
-from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline.ports.clock import Clock, attempts
 
 _PATIENCE_SECONDS = 10.0

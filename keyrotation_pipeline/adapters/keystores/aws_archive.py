@@ -17,8 +17,8 @@ from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreError, Key
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry
-from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline.ports.clock import Clock
 
 # Tags of ours, and those of AWS, which nobody may set.

@@ -34,8 +34,8 @@ from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
 from keyrotation_pipeline.fieldcrypto.keyring import versions_as_text
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys, StoreOwner
-from keyrotation_pipeline.model.surroundings import Problem
 
 APPLICATION_FILE = "application.env"
 # As much as a secret in AWS holds; a variable of a process may have twice as much.

@@ -13,8 +13,8 @@ from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys
-from keyrotation_pipeline.model.surroundings import Problem
 
 Live = Mapping[KeyVersion, KeyEntry]
 

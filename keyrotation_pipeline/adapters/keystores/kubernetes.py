@@ -39,8 +39,8 @@ from keyrotation_pipeline.fieldcrypto.keyring import (
     versions_as_text,
 )
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import KeyEntry, StoredKeys, StoreOwner
-from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline.ports.clock import Clock
 
 _ATTEMPTS = 5

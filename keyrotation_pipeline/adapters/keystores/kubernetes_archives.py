@@ -16,8 +16,8 @@ from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import KeyEntry
-from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline.ports.clock import Clock
 
 # An annotation of the archive for each key in it.

@@ -1,6 +1,6 @@
 """Keeps what names the versions of a key that Vault or OpenBao holds, and has that server do what it alone can.
 
-The files are those of the key store in files, with references instead of keys: what each version is known again by, the
+The files are those of the key store in files, with references instead of keys: what each version is recognised by, the
 primary, the archive, compromised versions and the owner. The server makes versions, withdraws them
 (`min_decryption_version`) and destroys them (trim). It is asked before a version counts as usable again, and after one
 counts as withdrawn, and every read compares the two: a process may die between them.
@@ -14,8 +14,8 @@ from keyrotation_pipeline.errors import KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, TransitKey
 from keyrotation_pipeline.fieldcrypto.transit import KINDS, TransitPolicy, server_at
+from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys, StoreOwner
-from keyrotation_pipeline.model.surroundings import Problem
 
 _CHECK = "keys_can_be_archived"
 
@@ -56,8 +56,8 @@ class TransitKeyStore:
         problems = [*problems_of(self._address, policy), _unknown(self._address, policy, stored)]
         found = [Problem(each, fatal=True, check=_CHECK) for each in problems if each]
         if policy.exportable:
-            sentence = f"{self._address} may be exported, or backed up in plaintext; use a key that may not"
-            found.append(Problem(sentence, fatal=False, check=_CHECK))
+            message = f"{self._address} may be exported, or backed up in plaintext; use a key that may not"
+            found.append(Problem(message, fatal=False, check=_CHECK))
         return tuple(found)
 
     def made(self, version: KeyVersion) -> KeyMaterial:
@@ -90,7 +90,7 @@ class TransitKeyStore:
                 f"what is given for {version} does not name that version of {self._address}, which holds the keys "
                 "itself; give nothing, and run `keyrotation init`"
             )
-        if server_at(self._address).strangers([material]) and not archived:
+        if server_at(self._address).unknown_keys([material]) and not archived:
             raise KeyStoreError(
                 f"{self._address} does not decrypt under {version}, or is another key than the one that this names; "
                 "have min_decryption_version or the key put back there, then run the same again"
@@ -170,7 +170,7 @@ class TransitKeyStore:
         live = [entry for entry in stored.live.values() if isinstance(entry, KeyMaterial)]
         if not live or server.withheld is not None:
             return stored
-        lost = server.strangers(live)
+        lost = server.unknown_keys(live)
         entries: dict[KeyVersion, KeyEntry] = {
             version: DamagedKey(
                 f"{self._address} does not decrypt under {version}, or is another key than the registered one; have "

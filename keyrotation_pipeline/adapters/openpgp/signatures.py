@@ -130,7 +130,7 @@ _REFUSALS = {
 
 def _refusal(status: Status) -> str:
     """Says what is wrong with a signature that is not good."""
-    for keyword, sentence in _REFUSALS.items():
+    for keyword, message in _REFUSALS.items():
         if status.says(keyword):
-            return sentence.format(key=status.all(keyword)[0][0])
+            return message.format(key=status.all(keyword)[0][0])
     return f"gpg does not accept the signature; {_SIGN_AGAIN}"

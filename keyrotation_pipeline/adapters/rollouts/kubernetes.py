@@ -33,12 +33,12 @@ from keyrotation_pipeline.adapters.rollouts.reverts import Reverts
 from keyrotation_pipeline.adapters.rollouts.templates import Fleet, Workload
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.fleet import Gone, Instance, Pod, RolloutMode, RolloutTarget, TargetKind
 from keyrotation_pipeline.model.keys import StoredKeys
-from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline.ports.clock import Clock, attempts
 from keyrotation_pipeline.ports.keys import KeyStore
-from keyrotation_pipeline.ports.rollout import Lacking, ProgressCallback
+from keyrotation_pipeline.ports.rollout import PendingCheck, ProgressCallback
 
 POLL_SECONDS = 1.0  # each poll lists the Pods of a namespace
 # A controller may answer each change of the Secret with one of its own (External Secrets writes a hash of the content),
@@ -119,7 +119,7 @@ class KubernetesRollout:
 
     def preflight(self, target: KeyVersion) -> tuple[Problem, ...]:
         """See `Rollout.preflight`."""
-        return tuple(Problem(sentence, fatal=True) for sentence in self._problems(self._take_snapshot(), (target,)))
+        return tuple(Problem(message, fatal=True) for message in self._problems(self._take_snapshot(), (target,)))
 
     def waiting(self) -> Mapping[str, str]:
         """See `Rollout.waiting`."""
@@ -137,10 +137,10 @@ class KubernetesRollout:
         ended = self._ended(self._reported.instances(), snapshot)
         self._reported.forget((*gone, *Gone.of(ended)))
 
-    def roll_out(self, goal: RolloutTarget, lacking: Lacking, report: ProgressCallback) -> tuple[Instance, ...]:
+    def roll_out(self, goal: RolloutTarget, pending: PendingCheck, report: ProgressCallback) -> tuple[Instance, ...]:
         """See `Rollout.roll_out`. Workloads are changed one after another, so a bad template stops it early."""
         self.forget()
-        sentence: str | None = None
+        message: str | None = None
         reverts = Reverts(goal, self._fleet)
         for _ in attempts(self._clock, pause_seconds=POLL_SECONDS, patience_seconds=self._timeout_seconds):
             snapshot = self._take_snapshot()
@@ -148,15 +148,15 @@ class KubernetesRollout:
                 raise BlockedError(problems[0])
             self._reported.see_pods(snapshot.present)
             instances = self._instances(snapshot)
-            lacks = lacking(instances)  # raises to end the wait of a paused request
+            lacks = pending(instances)  # raises to end the wait of a paused request
             now = self._clock.monotonic()
             reverts.see(snapshot.secret, now)
             undone = reverts.contradiction(snapshot.keys, snapshot.secret, now)
-            sentence = undone or self._roll(snapshot, instances, reverts) or lacks
-            report(sum(goal.met_by(each) for each in instances if not each.silent), len(instances), sentence or "")
-            if sentence is None:
+            message = undone or self._roll(snapshot, instances, reverts) or lacks
+            report(sum(goal.met_by(each) for each in instances if not each.silent), len(instances), message or "")
+            if message is None:
                 return instances
-        raise BlockedError(sentence)
+        raise BlockedError(message)
 
     def _roll(self, snapshot: _Snapshot, instances: Sequence[Instance], reverts: Reverts) -> str | None:
         """Gives the first workload without it its new template; returns what that waits for, None: nothing is left."""
@@ -223,14 +223,14 @@ class KubernetesRollout:
 
     def _problems(self, snapshot: _Snapshot, versions: Sequence[KeyVersion]) -> list[str]:
         needed = sorted({*snapshot.keys.live, *versions})
-        sentences = [
-            sentence
+        messages = [
+            message
             for workload in self._fleet.workloads
-            for sentence in templates.problems(
+            for message in templates.problems(
                 workload, snapshot.found[workload], self._fleet.secret, needed, self._fleet.key_list
             )
         ]
-        return [*sentences, *self._undeclared(snapshot)]
+        return [*messages, *self._undeclared(snapshot)]
 
     def _undeclared(self, snapshot: _Snapshot) -> list[str]:
         """Lists Pods that get the Secret, will restart, and belong to no declared workload. Those of a Job just end."""

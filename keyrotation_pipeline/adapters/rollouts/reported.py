@@ -11,11 +11,11 @@ from keyrotation_pipeline.adapters.rollouts.reports import TABLE, Reported, Repo
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.fleet import Gone, Instance, Pod, RolloutMode, RolloutTarget
-from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline.ports.clock import Clock, attempts
 from keyrotation_pipeline.ports.keys import KeyStore
-from keyrotation_pipeline.ports.rollout import Lacking, ProgressCallback
+from keyrotation_pipeline.ports.rollout import PendingCheck, ProgressCallback
 
 Connection = psycopg.Connection[tuple[object, ...]]
 POLL_SECONDS = 0.2
@@ -29,7 +29,7 @@ _REPORTS = own("""
 SELECT id, instance, report, proofs, reported_at, reported_at <= clock_timestamp() - make_interval(secs => %s)
 FROM keyrotation.instance_reports ORDER BY instance COLLATE "C", id
 """)
-# All rows of a name or none: an older one that somebody has locked would otherwise outlive the farewell.
+# All rows of a name or none: an older one that somebody has locked would otherwise outlive the sign-off.
 _FORGET = own("""
 WITH ended AS (SELECT * FROM unnest(%s::text[], %s::bigint[]) AS given (name, last)),
 free AS (
@@ -110,12 +110,12 @@ class ReportedInstances:
         return self._reported().instances
 
     def forget(self, gone: Collection[Gone] = ()) -> None:
-        """See `Rollout.forget`; it costs nothing where nobody said farewell in the reports that were read last."""
+        """See `Rollout.forget`; it costs nothing where nobody signed off in the reports that were read last."""
         reported = self._last or self._reported()
-        names, moments = [each.name for each in gone], [each.reported_at for each in gone]
+        names, times = [each.name for each in gone], [each.reported_at for each in gone]
         ended = dict(reported.departed)
         if gone:
-            rows = cast("list[tuple[str, int]]", self._connection.execute(_LAST_ROWS, (names, moments)).fetchall())
+            rows = cast("list[tuple[str, int]]", self._connection.execute(_LAST_ROWS, (names, times)).fetchall())
             ended |= dict(rows)
         if ended:
             self._connection.execute(_FORGET, (list(ended), list(ended.values())))
@@ -131,18 +131,18 @@ class ReportedInstances:
         found = self._connection.execute(_SEEN_PODS).fetchall()
         return frozenset(Pod(str(namespace), str(uid)) for namespace, uid in found)
 
-    def roll_out(self, goal: RolloutTarget, lacking: Lacking, report: ProgressCallback) -> tuple[Instance, ...]:
+    def roll_out(self, goal: RolloutTarget, pending: PendingCheck, report: ProgressCallback) -> tuple[Instance, ...]:
         """See `Rollout.roll_out`."""
         self._read_keys_at = self._last = None  # the new key was stored since
         self.forget()
         for _ in attempts(self._clock, pause_seconds=POLL_SECONDS, patience_seconds=self._patience_seconds):
             instances = self.instances()
-            sentence = lacking(instances)
+            message = pending(instances)
             there = sum(goal.met_by(instance) for instance in instances if not instance.silent)
-            report(there, len(instances), sentence or "")
-            if sentence is None:
+            report(there, len(instances), message or "")
+            if message is None:
                 return instances
-        raise BlockedError(sentence)
+        raise BlockedError(message)
 
     def _reported(self) -> Reported:
         rows = self._rows()

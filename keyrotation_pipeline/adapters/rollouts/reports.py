@@ -60,8 +60,8 @@ class Reported:
     """What all stored reports say.
 
     Args:
-        instances: in the order of their names; not those that said farewell.
-        departed: instances that said farewell with proof, and the id of their last row.
+        instances: in the order of their names; not those that signed off.
+        departed: instances that signed off with proof, and the id of their last row.
         disproved: whether a proof is missing or wrong, or a key unknown, as if the keys were read too early.
     """
 
@@ -82,7 +82,7 @@ def read_reports(rows: Iterable[ReportRow], keys: Mapping[KeyVersion, KeyMateria
         judged = [_judged(each, keys) for each in found]
         disproved |= any(each.unproven or each.names_unknown_key for each in judged)
         last = max((each for each in judged if each.counts), key=lambda each: each.at, default=None)
-        if last is not None and last.content is not None and last.content.farewell:
+        if last is not None and last.content is not None and last.content.sign_off:
             departed[name] = max(each.row.id for each in judged)
         else:
             instances.append(_instance(name, last or judged[-1], judged))
@@ -112,15 +112,15 @@ def _version_or_none(name: str, info: ValidationInfo) -> str:
 
 _UNKNOWN_KEY: Final = "unknown_key"
 _Version = Annotated[InstanceOf[KeyVersion], BeforeValidator(_version)]
-_Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
+_UtcTime = Annotated[AwareDatetime, AfterValidator(_utc)]
 _Number = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Count:
     values: _Number
-    last_at: _Moment
-    minutes: Mapping[_Moment, _Number] = field(default_factory=dict)
+    last_at: _UtcTime
+    minutes: Mapping[_UtcTime, _Number] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +128,11 @@ class _Content:
     """The JSON of a report; what else is in it is ignored."""
 
     nonce: Annotated[str, Field(max_length=100)]
-    at: _Moment
+    at: _UtcTime
     reads: Annotated[tuple[_Version, ...], Field(min_length=1)]
     writes: _Version
     names_primary: bool = False
-    farewell: bool = False
+    sign_off: Annotated[bool, Field(alias="farewell")] = False
     pod: Pod | None = None
     decrypted: Mapping[_Version, _Count] = field(default_factory=dict)
     failed: Mapping[Annotated[str, AfterValidator(_version_or_none)], _Count] = field(default_factory=dict)
@@ -165,8 +165,8 @@ class _Judged:
 
     @property
     def counts(self) -> bool:
-        """Whether the sender holds a key, and for a farewell, all that it names."""
-        return bool(self.proven) and not (self.content is not None and self.content.farewell and self.unproven)
+        """Whether the sender holds a key, and for a sign-off, all that it names."""
+        return bool(self.proven) and not (self.content is not None and self.content.sign_off and self.unproven)
 
     @property
     def at(self) -> datetime:

@@ -138,10 +138,10 @@ class Reverts:
         if self._contradicted_at is None:
             self._contradicted_at = now
             self._contradictions += 1
-        sentence = self._about_entry(*wrong, secret)
+        message = self._about_entry(*wrong, secret)
         if self._contradictions == _AT_MOST or now - self._contradicted_at >= PATIENCE_SECONDS:
-            raise BlockedError(sentence)
-        return sentence
+            raise BlockedError(message)
+        return message
 
     def before_writing(self, workload: Workload, found: Json, text: str, secret: Json, earlier: Iterable[str]) -> None:
         """Refuses to write an annotation once more that others have undone twice, or whose Secret does not rest.

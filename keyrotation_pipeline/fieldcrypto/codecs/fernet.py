@@ -250,7 +250,7 @@ def encoded(token: bytes) -> bytes:
 
 
 def signing_blocks(material: KeyMaterial) -> tuple[bytes, bytes]:
-    """Returns what SQL needs to recognise a key's tokens: the signing half under HMAC's inner and outer pad, 64 B each.
+    """Returns what SQL needs to recognise a key's tokens: the signing key under HMAC's inner and outer pad, 64 B each.
 
     ``sha256(outer ‖ sha256(inner ‖ token without its MAC))`` is the MAC. They decrypt nothing, but whoever reads them
     can forge tokens: only those of a key that encrypts nowhere any more may leave this process.

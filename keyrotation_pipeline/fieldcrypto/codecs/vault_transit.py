@@ -214,9 +214,9 @@ class TransitRewriter:
 
     def _require_versions(self, values: Sequence[bytes]) -> None:
         asked = [self._keys[version] for version in sorted({self._version(value) for value in values})]
-        if strangers := self._server.strangers(asked):
+        if unknown := self._server.unknown_keys(asked):
             raise KeyStoreUnavailableError(
-                f"{self._server.address} does not decrypt under {strangers[0].name} any more, or is another key than "
+                f"{self._server.address} does not decrypt under {unknown[0].name} any more, or is another key than "
                 "the registered one; have min_decryption_version or the key put back there, then run the same again"
             )
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.approval import signed_moment
+from keyrotation_pipeline.model.approval import signed_time
 from keyrotation_pipeline.model.audit_state import AuditState
 from keyrotation_pipeline.model.breach import NO_NOTICE
 from keyrotation_pipeline.model.keys import KeyState
@@ -398,7 +398,7 @@ class Judge:
             kind = RotationType.EMERGENCY if held_in(text) else RotationType.ROUTINE
             reason = each.reason if each.incident is None else f"incident {each.incident}: {each.reason}"
             facts = (each.id, each.action, each.type, reason, f"{each.audit_head[0]} {each.audit_head[1]}")
-            dates = signed_moment(each.start_by), signed_moment(each.finish_by)
+            dates = signed_time(each.start_by), signed_time(each.finish_by)
             names = ("Request", "Action", "Reason", "Audit head", "Start by", "Finish by")
             if (facts[:2] + facts[3:] + dates, facts[2]) != (tuple(said[name] for name in names), kind):
                 yield f"request {each.id} says something else than its text"

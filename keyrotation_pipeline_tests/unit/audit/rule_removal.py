@@ -35,17 +35,17 @@ class Rule:
 
     Args:
         function: that it stands in.
-        sentence: what an event that breaks it "does", with {} for what varies.
+        message: what an event that breaks it "does", with {} for what varies.
     """
 
     module: ModuleType = field(repr=False)
     function: str
-    sentence: str
+    message: str
     first: int
     last: int
 
     def __str__(self) -> str:
-        return f"{self.function}: {self.sentence}"
+        return f"{self.function}: {self.message}"
 
 
 def all_rules() -> tuple[Rule, ...]:

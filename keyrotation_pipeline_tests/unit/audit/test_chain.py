@@ -10,7 +10,7 @@ import pytest
 from keyrotation_pipeline.audit.verify import read_anchor, verify_chain
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, body_of, hash_of
-from keyrotation_pipeline.model.proof import Moment, Proven, records_reencrypted
+from keyrotation_pipeline.model.proof import Proven, SnapshotPosition, records_reencrypted
 from keyrotation_pipeline.model.records import as_json
 from keyrotation_pipeline.model.requests import Step, StepRecord
 from keyrotation_pipeline.rotation.report import complete_rotation_audit, report_compliance
@@ -111,7 +111,7 @@ def world() -> FakeWorld:
     rotation = rotation_of(world)
     for step, facts in (
         (Step.ROWS, {"rows": 40, "values": 80}),
-        (Step.ZERO_OLD_ROWS_PROOF, as_json(Proven(Moment(7, "0/7"), (V1,), {"clients": 2, "notes": 1}, 80))),
+        (Step.ZERO_OLD_ROWS_PROOF, as_json(Proven(SnapshotPosition(7, "0/7"), (V1,), {"clients": 2, "notes": 1}, 80))),
         (Step.RETIRED_KEY, {"version": "v1"}),
     ):
         world.ledger.finish_step(rotation.id, StepRecord(step, None, None, START, facts))

@@ -11,7 +11,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, EventKind, Fact, Note, body_of
 from keyrotation_pipeline.model.key_events import HeldFile, KeyDestroyed, KeyStateChanged, ProvenAgain
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.proof import Moment, Proven
+from keyrotation_pipeline.model.proof import Proven, SnapshotPosition
 from keyrotation_pipeline.model.request_events import DatabaseReconciled
 from keyrotation_pipeline_tests.fakes import START, FakeLedger
 
@@ -28,7 +28,9 @@ def test_every_record_is_of_a_kind_of_its_own() -> None:
     "fact",
     [
         pytest.param(KeyStateChanged(V1, KeyState.ACTIVE, KeyState.DEACTIVATED, "ab" * 32), id="names of Python"),
-        pytest.param(ProvenAgain(Proven(Moment(2**40, "0/7"), (V1, V2), {"clients": 3}, 8), "a fence"), id="nested"),
+        pytest.param(
+            ProvenAgain(Proven(SnapshotPosition(2**40, "0/7"), (V1, V2), {"clients": 3}, 8), "a fence"), id="nested"
+        ),
         pytest.param(
             KeyDestroyed(V1, "ab" * 32, ("a",), (HeldFile("b", "s3", datetime(2026, 2, 9, tzinfo=UTC)),)), id="times"
         ),

@@ -124,7 +124,7 @@ def test_without_one_rule_something_is_accepted(
 ) -> None:
     """`witnesses.json` says which chain; one that is none any more is searched for, which takes a minute."""
     without(rule, monkeypatch)
-    if (only_case := BY_UNIT_TEST.get(rule.sentence)) is not None:
+    if (only_case := BY_UNIT_TEST.get(rule.message)) is not None:
         ledger = before_any_rotation().ledger
         ledger.refuses = False
         with pytest.raises((AssertionError, ValueError)):
@@ -135,4 +135,4 @@ def test_without_one_rule_something_is_accepted(
 
 
 def test_each_case_that_only_one_rule_refuses_names_a_rule() -> None:
-    assert {rule.sentence for rule in all_rules()} >= BY_UNIT_TEST.keys()
+    assert {rule.message for rule in all_rules()} >= BY_UNIT_TEST.keys()

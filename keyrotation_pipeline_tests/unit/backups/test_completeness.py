@@ -10,12 +10,12 @@ import pytest
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.backups.catalog import MOST_READ, copy_set, kept_sets, unknown_sets
-from keyrotation_pipeline.backups.completeness import standing
+from keyrotation_pipeline.backups.completeness import backup_status
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.backups.remaining_copies import replacements
 from keyrotation_pipeline.model.backups import (
     BackupSet,
-    BackupStanding,
+    BackupStatus,
     DatabaseContent,
     DatabaseCopy,
     KeyCopy,
@@ -55,8 +55,8 @@ class Site:
     trust: ManifestTrust
     records: list[KeyRecord]
 
-    def standing(self) -> BackupStanding:
-        return standing((self.offsite, self.local), self.trust, self.records)
+    def status(self) -> BackupStatus:
+        return backup_status((self.offsite, self.local), self.trust, self.records)
 
     def back_up(self, stamp: str, *, keys: tuple[KeyRecord, ...] | None = None, dump: bool = True) -> BackupSet:
         """A set in both places."""
@@ -92,14 +92,14 @@ def site(tmp_path: Path) -> Site:
 def test_the_newest_complete_set_counts(site: Site) -> None:
     site.back_up(OLD)
     made = site.back_up(NEW)
-    assert site.standing() == BackupStanding(made.made_at, made.name, versions=(V1, V2))
+    assert site.status() == BackupStatus(made.made_at, made.name, versions=(V1, V2))
 
 
 def test_keys_alone_are_no_backup_and_say_nothing_against_the_one_before(site: Site) -> None:
-    assert site.standing() == BackupStanding(None)
+    assert site.status() == BackupStatus(None)
     made = site.back_up(OLD)
     site.back_up(NEW, dump=False)
-    assert site.standing() == BackupStanding(made.made_at, made.name, versions=(V1, V2))
+    assert site.status() == BackupStatus(made.made_at, made.name, versions=(V1, V2))
 
 
 def without_dump(site: Site, made: BackupSet) -> None:
@@ -144,7 +144,7 @@ def test_what_is_not_whole_in_every_place_does_not_count_and_is_named(
 ) -> None:
     before = site.back_up(OLD)
     damage(site, site.back_up(NEW))
-    found = site.standing()
+    found = site.status()
     assert found.manifest == (None if damage is key_of_before else before.name)
     assert re.search(said, found.problems[0])
 
@@ -179,7 +179,7 @@ def test_an_upload_that_was_killed_is_reported_as_such(
     site.back_up(OLD)
     made = site.back_up(NEW)
     happened(site, made)
-    (sentence,) = site.standing().problems
+    (sentence,) = site.status().problems
     assert sentence.startswith(f"{made.name} is not in directory {site.offsite.path('')}{said}")
     assert sentence.endswith("run `keyrotation backup`")
 
@@ -193,11 +193,11 @@ def test_a_backup_that_was_killed_before_its_manifest_is_reported_until_a_whole_
     site.local.write(name, b"half")
     if unfinished:
         site.local.path(name).rename(site.local.path(f".{name}.tmp"))
-    (sentence,) = site.standing().problems
+    (sentence,) = site.status().problems
     assert "the backup of 2026-01-07 03:00 UTC was begun in directory" in sentence
     assert "not finished; unless it is still under way, run `keyrotation backup`" in sentence
     later = site.back_up(f"20260108-030000-{PIPELINE}")
-    assert site.standing() == BackupStanding(later.made_at, later.name, versions=(V1, V2))
+    assert site.status() == BackupStatus(later.made_at, later.name, versions=(V1, V2))
 
 
 def test_a_set_of_another_pipeline_is_reported_and_changes_nothing(site: Site) -> None:
@@ -205,7 +205,7 @@ def test_a_set_of_another_pipeline_is_reported_and_changes_nothing(site: Site) -
     stamp = "20260107-030000-3fa9c1d2"
     for name in (manifest_name(stamp), signature_name(manifest_name(stamp)), dump_name(stamp)):
         site.offsite.write(name, b"theirs")
-    found = site.standing()
+    found = site.status()
     assert (found.manifest, found.problems) == (made.name, ())
     (sentence,) = found.unknown
     assert "has 1 set(s) of the pipeline 3fa9c1d2, which is unknown" in sentence
@@ -243,15 +243,15 @@ def test_older_sets_that_are_not_visible_everywhere_are_not_read(site: Site, mon
         return real(name, most_bytes)
 
     monkeypatch.setattr(site.offsite, "read", reading)
-    assert site.standing().last is None
+    assert site.status().last is None
     assert asked == [newest.name, signature_name(newest.name)]
 
 
 def test_a_dump_without_the_key_that_it_needs_does_not_count(site: Site) -> None:
     site.records = [record for record in site.records if record.version == V2]
     made = site.back_up(NEW)
-    assert site.standing().problems[0] == f"{made.name} has values under v1, but no such key; run `keyrotation backup`"
-    assert site.standing().last is None
+    assert site.status().problems[0] == f"{made.name} has values under v1, but no such key; run `keyrotation backup`"
+    assert site.status().last is None
 
 
 def test_the_file_of_a_destroyed_key_is_not_missed_nor_a_key_of_later(site: Site) -> None:
@@ -261,7 +261,7 @@ def test_the_file_of_a_destroyed_key_is_not_missed_nor_a_key_of_later(site: Site
     site.records.append(KeyRecord(V3.next(), KeyState.ACTIVE, "4" * 64, made.made_at.replace(hour=4)))
     for place in (site.local, site.offsite):
         place.remove(key_file_name(V3, NEW))
-    assert site.standing() == BackupStanding(made.made_at, made.name, versions=(V1, V2))
+    assert site.status() == BackupStatus(made.made_at, made.name, versions=(V1, V2))
 
 
 def test_a_set_that_was_made_from_an_older_one_stands_where_that_one_does_and_counts_for_nothing(site: Site) -> None:
@@ -286,8 +286,8 @@ def test_a_set_that_was_made_from_an_older_one_stands_where_that_one_does_and_co
         assert trust.sealed_with_dump[0] == new.name
         assert not trust.is_after(made.name, new)  # were it damaged, it would not be taken for a newer one
         assert trust.seal_of(made).seq == trust.seal_of(old).seq
-    assert site.standing().manifest == new.name
+    assert site.status().manifest == new.name
     site.offsite.remove(new.name)
-    assert site.standing().manifest == old.name
+    assert site.status().manifest == old.name
     assert not replacements(replace(kept, names=frozenset({made.name})))  # without its dump it replaces nothing
     assert {each: by for each, (by, _) in replacements(kept).items()} == {old.name: made}

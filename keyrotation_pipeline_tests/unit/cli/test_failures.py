@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from keyrotation_pipeline.cli.failures import sentence_of
+from keyrotation_pipeline.cli.failures import message_of
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from keyrotation_pipeline.cli.failures import sentence_of
     ],
 )
 def test_a_statement_of_ours_an_answer_and_a_lost_connection_are_told_apart(error: psycopg.Error, said: str) -> None:
-    sentence = sentence_of(error)
+    sentence = message_of(error)
     assert sentence is not None
     assert said in sentence
     assert "secret" not in sentence

@@ -12,9 +12,9 @@ from keyrotation_pipeline.cli import status as status_command
 from keyrotation_pipeline.cli.status import age, conductor_in_words
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.environment import BlindSpots
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.status import Heartbeat, RotationStatus, Status, TableStatus
-from keyrotation_pipeline.model.surroundings import BlindSpots
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount, TableName
 from keyrotation_pipeline_tests.fakes import fake_pipeline, rotation_of
 

@@ -258,13 +258,13 @@ def test_tokens_under_both_keys_are_packed_as_short_as_they_are(ring: KeyRing, *
 
 
 def test_where_openssl_lacks_what_a_format_needs_python_does_it(monkeypatch: pytest.MonkeyPatch, ring: KeyRing) -> None:
-    class Lacking:
+    class PendingCheck:
         UnavailableError = compiled.MODULE.UnavailableError if compiled.MODULE else Exception
 
         def Codec(self, *_: object) -> None:  # noqa: N802  as the module names it
             raise self.UnavailableError
 
-    monkeypatch.setattr(compiled, "MODULE", Lacking())
+    monkeypatch.setattr(compiled, "MODULE", PendingCheck())
     assert format_of(FERNET).native_codec(ring, V2) is None
 
 

@@ -12,7 +12,7 @@ from keyrotation_pipeline.incidents.alerts import Channels, deliver, notices
 from keyrotation_pipeline.incidents.handling import acknowledge
 from keyrotation_pipeline.model.approval import Officer, Roster
 from keyrotation_pipeline.model.audit import EventKind, Note
-from keyrotation_pipeline.model.backups import CertificateStanding
+from keyrotation_pipeline.model.backups import CertificateStatus
 from keyrotation_pipeline.model.incidents import Alert, Contact, ContactRole
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline_tests.fakes import ROSTER, FakeWorld
@@ -154,7 +154,7 @@ def test_nothing_is_news_where_nothing_happened(world: FakeWorld) -> None:
 def test_a_certificate_that_ends_is_announced_sixty_thirty_and_seven_days_before(world: FakeWorld) -> None:
     people = People(world)
     ends_at = world.clock.now() + timedelta(days=70)
-    world.signatures.standings = (CertificateStanding("certificate ada.asc", False, ends_at, fingerprint="A" * 40),)
+    world.signatures.standings = (CertificateStatus("certificate ada.asc", False, ends_at, fingerprint="A" * 40),)
     told = []
     for _ in range(75):
         people.reported(timedelta(days=1))

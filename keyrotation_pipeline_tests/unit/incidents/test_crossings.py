@@ -174,7 +174,7 @@ def test_what_the_key_store_calls_compromised_stays_so_in_a_restored_database(
     dump.restore(world)
     decided = plan(world.pipeline)
     assert decided.states[V1] is KeyState.COMPROMISED
-    assert decided.sentence().startswith("hold v1 compromised, never") is (dumped_after is None)
+    assert decided.message().startswith("hold v1 compromised, never") is (dumped_after is None)
     reconciled(world)
     assert states(world) == {V1: KeyState.COMPROMISED, V2: KeyState.ACTIVE}
     require_verified(world.pipeline)

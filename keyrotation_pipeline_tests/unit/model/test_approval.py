@@ -15,7 +15,7 @@ from keyrotation_pipeline.model.approval import (
     require_plain,
     signed_fields,
 )
-from keyrotation_pipeline.model.signed_sentences import FIRST_APPROVAL
+from keyrotation_pipeline.model.signed_summary import FIRST_APPROVAL
 
 TEXT = ApprovalText(
     request="0123456789abcdef0123456789abcdef",

@@ -3,7 +3,7 @@
 import pytest
 
 from keyrotation_pipeline.model.approval import require_plain
-from keyrotation_pipeline.model.surroundings import BlindSpots, Unsearched, gone_as_signed, lines_as_signed
+from keyrotation_pipeline.model.environment import BlindSpots, Unsearched, gone_as_signed, lines_as_signed
 
 SPOTS = BlindSpots(
     (Unsearched("binary columns", ("scans.pixels",)), Unsearched("other databases", ("billing",), fleeting=True)),

@@ -94,4 +94,4 @@ def test_a_key_that_a_rotation_made_is_never_called_imported() -> None:
 def test_each_quarter_has_its_duty(month: int, quarter: str, duty: str) -> None:
     found = duty_of(datetime(2026, month, 28, tzinfo=UTC))
     assert found.quarter == quarter
-    assert duty in found.sentence
+    assert duty in found.message

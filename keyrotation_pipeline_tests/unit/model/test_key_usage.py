@@ -26,7 +26,7 @@ def test_bound(by_applications: int, by_rotations: int, half_used: bool, exhaust
 
 @pytest.mark.parametrize(("version", "limit"), [(V2, "2^32"), (KeyVersion(2, 2), "2^80")])
 def test_the_sentence_names_the_limit_and_says_what_it_rests_on(version: KeyVersion, limit: str) -> None:
-    sentence = KeyUsage(version, 2**31, 0).sentence
+    sentence = KeyUsage(version, 2**31, 0).message
     assert sentence.startswith(f"{version} encrypted at most 2,147,483,648 values")
     assert sentence.endswith(
         f"of the limit {limit}, by the writes in the server's statistics, which a reset or a crash empties"

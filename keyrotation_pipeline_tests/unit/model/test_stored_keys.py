@@ -87,13 +87,15 @@ def test_every_difference_gives_another_revision() -> None:
 @pytest.mark.parametrize(
     "stored",
     [
-        pytest.param(StoredKeys.of({V1: ONE, V2: TWO, V2.twin: ONE}, {}, V1), id="a number"),
-        pytest.param(StoredKeys.of({V1: ONE, V2.twin: ONE}, {}, V1), id="a key"),
-        pytest.param(StoredKeys.of({V2.twin: TWO}, {V2: ONE}, V2.twin), id="one of them archived"),
+        pytest.param(StoredKeys.of({V1: ONE, V2: TWO, V2.other_generation: ONE}, {}, V1), id="a number"),
+        pytest.param(StoredKeys.of({V1: ONE, V2.other_generation: ONE}, {}, V1), id="a key"),
+        pytest.param(
+            StoredKeys.of({V2.other_generation: TWO}, {V2: ONE}, V2.other_generation), id="one of them archived"
+        ),
     ],
 )
 def test_nothing_is_given_out_that_is_there_for_both_generations(stored: StoredKeys) -> None:
     with pytest.raises(KeyStoreDamagedError, match="v2x, which are one number or one key in both"):
-        stored.material(V2.twin)
+        stored.material(V2.other_generation)
     with pytest.raises(KeyStoreDamagedError, match="in both generations"):
         stored.ring()

@@ -9,7 +9,7 @@ import pytest
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import BackupIncomplete
-from keyrotation_pipeline.model.backups import BackupStanding, CertificateStanding, KeyBackup
+from keyrotation_pipeline.model.backups import BackupStatus, CertificateStatus, KeyBackup
 from keyrotation_pipeline.model.key_events import RecoveryTestDue, RecoveryTestFailed
 from keyrotation_pipeline.monitoring.backup_status import protection
 from keyrotation_pipeline.rotation import runner
@@ -91,12 +91,12 @@ def test_a_test_that_failed_since_the_last_one_passed_is_known_as_such(
 
 
 def test_sets_of_another_pipeline_are_red(world: FakeWorld) -> None:
-    world.vault.stands = BackupStanding(START, "x", unknown=("the bucket has sets of another pipeline",))
+    world.vault.stands = BackupStatus(START, "x", unknown=("the bucket has sets of another pipeline",))
     assert seen(world) == ("the bucket has sets of another pipeline",)
 
 
 def test_the_newest_set_that_is_not_visible_any_more_is_red_and_what_was_not_examined_amber(world: FakeWorld) -> None:
-    world.vault.stands = BackupStanding(START, "x", changed=("y was complete",), unexamined=("no right",))
+    world.vault.stands = BackupStatus(START, "x", changed=("y was complete",), unexamined=("no right",))
     found = protection(world.pipeline, world.ledger.keys(), world.clock.now())
     assert (found.attention, found.warnings) == (("y was complete",), ("no right",))
 
@@ -112,7 +112,7 @@ def test_a_place_that_does_not_answer_does_not_hide_the_status(
     def refusing(*_: object) -> KeyBackup:
         raise BackupError("the bucket does not answer; check the network")
 
-    for question in ("key_backup", "standing"):
+    for question in ("key_backup", "status"):
         monkeypatch.setattr(world.vault, question, refusing)
     found = protection(replace(world.pipeline, vault=world.vault), world.ledger.keys(), world.clock.now())
     assert (found.last_backup, found.attention) == (None, ("the bucket does not answer; check the network",))
@@ -128,10 +128,10 @@ def test_a_place_that_does_not_answer_is_waited_for_once(world: FakeWorld, monke
 
         return refuse
 
-    for question in ("key_backup", "standing"):
+    for question in ("key_backup", "status"):
         monkeypatch.setattr(world.vault, question, refusing(question))
     seen(world)
-    assert asked == ["standing"]
+    assert asked == ["status"]
 
 
 def incomplete(world: FakeWorld) -> None:
@@ -148,7 +148,7 @@ def keys_alone(world: FakeWorld) -> None:
     world.ledger.append(Note(EventKind.BACKUP_MADE, {"dump": None}))
 
 
-NEVER = BackupStanding(None)
+NEVER = BackupStatus(None)
 
 
 @pytest.mark.parametrize(
@@ -164,14 +164,14 @@ NEVER = BackupStanding(None)
         pytest.param([incomplete], NEVER, 1, [], ["pg_dump ended with 3"], id="none yet, and why"),
         pytest.param([], NEVER, 27, ["no backup of keys and database is complete"], [], id="none for a day"),
         pytest.param(
-            [], BackupStanding(START, "x", ("d is missing in s3",)), 1, [], ["d is missing in s3"], id="damaged"
+            [], BackupStatus(START, "x", ("d is missing in s3",)), 1, [], ["d is missing in s3"], id="damaged"
         ),
     ],
 )
 def test_an_incomplete_backup_is_amber_at_once_and_red_after_a_day(
     world: FakeWorld,
     events: list[Callable[[FakeWorld], None]],
-    stands: BackupStanding | None,
+    stands: BackupStatus | None,
     hours: int,
     red: list[str],
     amber: list[str],
@@ -207,7 +207,7 @@ def test_the_backup_after_a_rotation_is_asked_for_until_it_is_there(
     for _ in runner.run(world.pipeline, walk.id, world.report):
         pass
     finished = world.clock.now().replace(microsecond=0)
-    world.vault.stands = BackupStanding(None if begun is None else finished + begun)
+    world.vault.stands = BackupStatus(None if begun is None else finished + begun)
     world.clock.at += timedelta(minutes=1)
     if event is not None:
         event(world)
@@ -223,16 +223,16 @@ def test_the_backup_after_a_rotation_is_asked_for_until_it_is_there(
 @pytest.mark.parametrize(
     ("certificate", "red", "amber"),
     [
-        pytest.param(CertificateStanding("c", encrypts=True, ends_at=None), 0, 0, id="never ends"),
-        pytest.param(CertificateStanding("c", encrypts=True, ends_at=START + timedelta(days=61)), 0, 0, id="later"),
-        pytest.param(CertificateStanding("c", encrypts=True, ends_at=START + timedelta(days=60)), 0, 1, id="soon"),
-        pytest.param(CertificateStanding("c", encrypts=False, ends_at=START), 0, 1, id="an officer's, soon"),
-        pytest.param(CertificateStanding("c", True, START, "c has expired"), 1, 0, id="recipient, over"),
-        pytest.param(CertificateStanding("c", False, START, "c has expired"), 0, 0, id="officer: no backup lacks it"),
+        pytest.param(CertificateStatus("c", encrypts=True, ends_at=None), 0, 0, id="never ends"),
+        pytest.param(CertificateStatus("c", encrypts=True, ends_at=START + timedelta(days=61)), 0, 0, id="later"),
+        pytest.param(CertificateStatus("c", encrypts=True, ends_at=START + timedelta(days=60)), 0, 1, id="soon"),
+        pytest.param(CertificateStatus("c", encrypts=False, ends_at=START), 0, 1, id="an officer's, soon"),
+        pytest.param(CertificateStatus("c", True, START, "c has expired"), 1, 0, id="recipient, over"),
+        pytest.param(CertificateStatus("c", False, START, "c has expired"), 0, 0, id="officer: no backup lacks it"),
     ],
 )
 def test_a_certificate_that_ends_within_sixty_days_warns(
-    world: FakeWorld, certificate: CertificateStanding, red: int, amber: int
+    world: FakeWorld, certificate: CertificateStatus, red: int, amber: int
 ) -> None:
     world.signatures.standings = (certificate,)
     found = protection(world.pipeline, world.ledger.keys(), world.clock.now())

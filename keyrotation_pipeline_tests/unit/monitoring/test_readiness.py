@@ -16,14 +16,14 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.incidents.alerts import Channels
 from keyrotation_pipeline.model.approval import Officer, Roster
-from keyrotation_pipeline.model.backups import BackupSet, CertificateStanding, dump_name, stamp_of
+from keyrotation_pipeline.model.backups import BackupSet, CertificateStatus, dump_name, stamp_of
+from keyrotation_pipeline.model.environment import Problem, Standby, UnseenDisk, Wal
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact, ContactRole
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request_events import RehearsalFinding, Rehearsed
 from keyrotation_pipeline.model.requests import WALK
 from keyrotation_pipeline.model.status import Check, Light
-from keyrotation_pipeline.model.surroundings import Problem, Standby, UnseenDisk, Wal
 from keyrotation_pipeline.model.tables import FoundColumn
 from keyrotation_pipeline.monitoring.readiness import readiness
 from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text
@@ -170,8 +170,8 @@ def arrange_amber(world: FakeWorld) -> None:
     world.database.fence_state["clients"] = (V2,)
     world.database.writes = 2**31
     world.signatures.standings = (
-        CertificateStanding("certificate of Ada", encrypts=False, ends_at=START + timedelta(days=30)),
-        CertificateStanding("certificate of Ben", encrypts=False, ends_at=None),
+        CertificateStatus("certificate of Ada", encrypts=False, ends_at=START + timedelta(days=30)),
+        CertificateStatus("certificate of Ben", encrypts=False, ends_at=None),
     )
     world.rollout.running = ()
 

@@ -45,10 +45,10 @@ def test_it_ends_where_the_allowed_hours_do(
     may: list[bool] = []
 
     def read(*given: Callable[[], bool]) -> int:
-        go_on = given[-1]
-        may.append(go_on())
+        should_continue = given[-1]
+        may.append(should_continue())
         world.clock.at += timedelta(hours=2)
-        may.append(go_on())
+        may.append(should_continue())
         return 7
 
     port = world.pipeline.rewriting if check is DECRYPT else world.pipeline.inventory

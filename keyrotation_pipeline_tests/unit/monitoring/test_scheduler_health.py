@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from keyrotation_pipeline.model.status import Heartbeat
-from keyrotation_pipeline.monitoring.scheduler_health import standing_still
+from keyrotation_pipeline.monitoring.scheduler_health import stalled
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 JUST, LONG_AGO = NOW - timedelta(seconds=30), NOW - timedelta(hours=5)
@@ -87,6 +87,6 @@ MORNING = {"daily_key_backup": LONG_AGO}
 def test_each_thing_that_stands_still_is_reported_with_since_when(
     heartbeats: list[Heartbeat], sentences: list[str]
 ) -> None:
-    found = list(standing_still(heartbeats, NOW))
+    found = list(stalled(heartbeats, NOW))
 
     assert [sentence.partition(";")[0].partition(", so no")[0] for sentence in found] == sentences

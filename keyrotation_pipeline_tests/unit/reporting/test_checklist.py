@@ -10,7 +10,7 @@ from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import BackupSealed, ReportWritten
 from keyrotation_pipeline.model.fleet import RolloutMode
-from keyrotation_pipeline.model.incident_events import AlertTold
+from keyrotation_pipeline.model.incident_events import AlertDelivered
 from keyrotation_pipeline.model.request_events import Rehearsed, StepFinished
 from keyrotation_pipeline.model.requests import Step, Walk, announced_key
 from keyrotation_pipeline.reporting.checklist import ChecklistLine, checklist_of
@@ -95,7 +95,7 @@ def test_what_was_prepared_before_and_done_after_is_found() -> None:
     backed_up(world, "backup-20260105-090000-efa1f375.json")
     opened = request(world)
     world.ledger.append(Rehearsed(None, V1, V2, "d", START, "scratch", 10, 10, {"rows": 90.0}, ()))
-    world.ledger.append(AlertTold(announced_key(opened.id), "email"))
+    world.ledger.append(AlertDelivered(announced_key(opened.id), "email"))
     for officer in (ADA, BEN):
         sign(world, opened, officer)
     walked(world)
@@ -127,7 +127,7 @@ def test_a_backup_counts_only_if_it_was_there_before_and_its_manifest_signed() -
              "recipients": [], "dump": "d", "dump_needs": [], "places": []})
     )  # fmt: skip
     backed_up(world, "backup-20260106-090000-efa1f375.json")
-    world.ledger.append(AlertTold(announced_key(world.ledger.requests()[0].id), "email"))
+    world.ledger.append(AlertDelivered(announced_key(world.ledger.requests()[0].id), "email"))
     walked(world)
     shown = of(world)
     assert shown["Back up the new key (v2)"].evidence.startswith("backup-20260106-090000-efa1f375.json")
@@ -138,7 +138,7 @@ def test_a_backup_counts_only_if_it_was_there_before_and_its_manifest_signed() -
 
 def test_what_was_told_of_another_rotation_or_backed_up_of_another_key_alone_shows_nothing() -> None:
     world = before_any_rotation()
-    world.ledger.append(AlertTold(announced_key("another"), "email"))
+    world.ledger.append(AlertDelivered(announced_key("another"), "email"))
     world.ledger.append(BackupSealed("another-key.json", "ab" * 32, has_dump=False))
     world.ledger.append(
         Note(EventKind.BACKUP_MADE, {"set": "another-key.json", "keys": {"v1": "ab" * 32},

@@ -11,8 +11,8 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Officer
+from keyrotation_pipeline.model.environment import BlindSpots, Unsearched
 from keyrotation_pipeline.model.requests import RequestStatus, Walk
-from keyrotation_pipeline.model.surroundings import BlindSpots, Unsearched
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.requests.approvals import add_approval, approval_text, require_authorised
 from keyrotation_pipeline.requests.control import cancel

@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 
 from keyrotation_pipeline.errors import PreflightError
+from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.page_reading import PageSpan
-from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline.model.tables import FoundColumn
 from keyrotation_pipeline.requests.inventory import renew_counts, require_preflight, take_inventory
 from keyrotation_pipeline_tests.fakes import V1, V2, V3, fake_pipeline

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from keyrotation_pipeline.cli.report import unambiguous_moment
+from keyrotation_pipeline.cli.report import unambiguous_time
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyRotationError, OutOfOrderError, RequestError
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline.monitoring.status import overview
@@ -119,7 +119,7 @@ def test_a_date_that_cannot_be_meant_is_refused(world: FakeWorld, given: dict[st
     ],
 )
 def test_a_moment_without_offset_is_one_of_the_configured_time_zone(text: str, utc: datetime) -> None:
-    assert unambiguous_moment("--not-before", text, BERLIN).astimezone(UTC) == utc
+    assert unambiguous_time("--not-before", text, BERLIN).astimezone(UTC) == utc
 
 
 @pytest.mark.parametrize(
@@ -135,4 +135,4 @@ def test_a_moment_without_offset_is_one_of_the_configured_time_zone(text: str, u
 )
 def test_an_ambiguous_moment_is_refused(text: str, sentence: str) -> None:
     with pytest.raises(KeyRotationError, match=sentence):
-        unambiguous_moment("--not-before", text, BERLIN)
+        unambiguous_time("--not-before", text, BERLIN)

@@ -19,10 +19,10 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.key_trial import KeyTrial
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.requests import RotationType
-from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.requests.approvals import approval_text
 from keyrotation_pipeline.requests.control import cancel

@@ -8,7 +8,7 @@ from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline.errors import ApprovalError, OutOfOrderError, RequestError
 from keyrotation_pipeline.model.approval import HEADER, Officer, Roster, Signature
 from keyrotation_pipeline.model.requests import Request, RequestStatus
-from keyrotation_pipeline.model.signed_sentences import FIRST_APPROVAL
+from keyrotation_pipeline.model.signed_summary import FIRST_APPROVAL
 from keyrotation_pipeline.requests.approvals import add_approval, require_authorised
 from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.requests.policy import (

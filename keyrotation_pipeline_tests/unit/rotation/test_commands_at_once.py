@@ -17,7 +17,7 @@ from keyrotation_pipeline.requests import opening, takeover
 from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.rotation import rollback, runner
 from keyrotation_pipeline_tests.fakes import V1, V2, V3, FakeWorld
-from keyrotation_pipeline_tests.fakes.database import FakeSurroundings
+from keyrotation_pipeline_tests.fakes.database import FakeEnvironment
 from keyrotation_pipeline_tests.fakes.inventory import FakeInventory
 from keyrotation_pipeline_tests.unit.backups.test_destruction import site_of
 from keyrotation_pipeline_tests.unit.incidents import cases
@@ -105,7 +105,7 @@ def test_a_rollback_that_reads_its_text_while_a_rotation_is_requested_is_refused
             run(world, signed(world, onward))
 
     first = rotation_of(world)
-    meanwhile(monkeypatch, FakeSurroundings, "identity", other)
+    meanwhile(monkeypatch, FakeEnvironment, "identity", other)
     with pytest.raises(RequestError, match="is not the last one: v3 is" if is_run else "is not finished; roll that"):
         undone(world, first)
     assert world.ledger.waiting() is None
@@ -172,7 +172,7 @@ def test_a_rollback_to_a_key_that_is_destroyed_while_its_text_is_read_is_refused
     world: FakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site, asked = destruction_of_v1(world)
-    meanwhile(monkeypatch, FakeSurroundings, "identity", lambda: destroy(site, asked))
+    meanwhile(monkeypatch, FakeEnvironment, "identity", lambda: destroy(site, asked))
     with pytest.raises(RequestError, match="v1 is destroyed and never becomes the primary again"):
         undone(world, rotation_of(world))
     assert world.ledger.waiting() is None

@@ -16,11 +16,11 @@ from keyrotation_pipeline.incidents.handling import close
 from keyrotation_pipeline.incidents.opening import open_incident, prepare
 from keyrotation_pipeline.model.approval import Officer
 from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.environment import DatabaseServer
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request_events import DatabaseReconciled, ServerSeen
 from keyrotation_pipeline.model.requests import WALK, Request, RequestStatus, Step, Walk
-from keyrotation_pipeline.model.surroundings import DatabaseServer
 from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline.requests.roster import require_roster

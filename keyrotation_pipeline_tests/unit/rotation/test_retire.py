@@ -21,14 +21,14 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.environment import NEVER_SEARCHED, BlindSpots, Unsearched
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.key_events import KeyRetired, ProvenAgain
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.progress import Wait
-from keyrotation_pipeline.model.proof import AccountedReplica, Moment, Proven, ZeroOldRows
+from keyrotation_pipeline.model.proof import AccountedReplica, Proven, SnapshotPosition, ZeroOldRows
 from keyrotation_pipeline.model.records import as_json, read
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
-from keyrotation_pipeline.model.surroundings import NEVER_SEARCHED, BlindSpots, Unsearched
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation import retire
 from keyrotation_pipeline.rotation.prove import prove_zero_old_rows
@@ -83,7 +83,7 @@ def proven(world: FakeWorld, source: KeyVersion = V1, target: KeyVersion = V2) -
     return world.ledger.walk(rotation.id)
 
 
-def moment_of(world: FakeWorld) -> Moment:
+def moment_of(world: FakeWorld) -> SnapshotPosition:
     """Of the proof, which the audit holds."""
     rotation = world.ledger.current()
     assert rotation is not None

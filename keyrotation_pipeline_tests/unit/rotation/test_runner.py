@@ -17,10 +17,10 @@ from keyrotation_pipeline.errors import (
     OutOfOrderError,
     PreflightError,
 )
+from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
-from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline.rotation import runner

@@ -22,7 +22,7 @@ from keyrotation_pipeline.model.tables import SearchIndex
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.rotation.archive import confirm_key_withdrawn
 from keyrotation_pipeline.rotation.fences import fences
-from keyrotation_pipeline.rotation.key_checks import untold_turns
+from keyrotation_pipeline.rotation.key_checks import undetermined_turns
 from keyrotation_pipeline.rotation.keys import _generate
 from keyrotation_pipeline.rotation.reconcile import plan
 from keyrotation_pipeline.rotation.rollback import bring_back_key
@@ -131,7 +131,7 @@ def test_a_table_that_takes_old_indexes_again_is_attention_and_reconciled(world:
     assert sentence.endswith("…_retired_search_indexes, and have them refused again with `keyrotation reconcile`")
     decided = plan(world.pipeline)
     assert "table clients accepts search indexes under v1 again, which were retired in it" in decided.findings
-    assert "; refuse search indexes under v1 in clients" in decided.sentence()
+    assert "; refuse search indexes under v1 in clients" in decided.message()
 
 
 def test_indexes_that_came_back_by_a_rollback_are_not_missed(world: FakeWorld) -> None:
@@ -184,8 +184,8 @@ def test_the_last_digit_of_a_new_key_says_that_its_indexes_are_in_the_other_colu
     assert digits == {1 - last % 2}
     again = replace(rotation, target=KeyVersion(3))
     assert raw_of(_generate(blind.pipeline, blind.pipeline.keys.read(), again))[-1] & 1 == last % 2
-    assert untold_turns(blind.pipeline, KeyRing({V1: present}, V1)) == ()
-    (sentence,) = untold_turns(blind.pipeline, KeyRing({V1: present, V2: present}, V1))
+    assert undetermined_turns(blind.pipeline, KeyRing({V1: present}, V1)) == ()
+    (sentence,) = undetermined_turns(blind.pipeline, KeyRing({V1: present, V2: present}, V1))
     assert "the last digits of the master keys v1, v2 do not alternate between odd and even" in sentence
     tables = tuple(replace(table, indexes=()) for table in blind.pipeline.tables)
-    assert untold_turns(replace(blind.pipeline, tables=tables), KeyRing({V1: present, V2: present}, V1)) == ()
+    assert undetermined_turns(replace(blind.pipeline, tables=tables), KeyRing({V1: present, V2: present}, V1)) == ()

@@ -9,7 +9,7 @@ import pytest
 from keyrotation_pipeline.adapters.postgres.engine.limits import WorkerSettings
 from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
 from keyrotation_pipeline.adapters.postgres.engine.worker import Job
-from keyrotation_pipeline.adapters.postgres.preflight.postgres_surroundings import PostgresSurroundings
+from keyrotation_pipeline.adapters.postgres.preflight.postgres_environment import PostgresEnvironment
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.dump import PostgresDump
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -65,7 +65,7 @@ def test_no_object_shows_the_password_of_its_database() -> None:
     workers = WorkerSettings(nothing, {"KEYROTATION_DATABASE_URL": url})
     for each in (
         PostgresRewriting(nothing, opens, nothing, workers),
-        PostgresSurroundings(url, nothing),
+        PostgresEnvironment(url, nothing),
         PostgresDump(url, opens, None),
         Job(opens, nothing, "KR-1", (), {}, KeyVersion(2), nothing),
     ):

@@ -334,7 +334,7 @@ def decrypt_spans(
     ring: KeyRing,
     report: Report,
     limits: Limits,
-    go_on: Callable[[], bool],
+    should_continue: Callable[[], bool],
 ) -> int:
     """Decrypts the values in some spans of one table, and stores none; returns the number of values.
 
@@ -342,7 +342,7 @@ def decrypt_spans(
 
     Args:
         limits: duty cycle, and `workers` as the number of threads.
-        go_on: called before each span: whether it may still be read now.
+        should_continue: called before each span: whether it may still be read now.
     """
     found = Found.nothing(table)
     with opened(connect, table, ring, report, limits) as decryption:
@@ -354,6 +354,12 @@ def decrypt_spans(
             return {}
 
         page_readings.read_spans(
-            decryption.housekeeping, str(table.name), decryption.relations, spans, decrypt, go_on, limits.duty_cycle
+            decryption.housekeeping,
+            str(table.name),
+            decryption.relations,
+            spans,
+            decrypt,
+            should_continue,
+            limits.duty_cycle,
         )
     return found.values

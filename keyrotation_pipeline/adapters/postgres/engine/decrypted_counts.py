@@ -1,6 +1,6 @@
 """Counts what SQL cannot tell: how many values are under a key that still encrypts somewhere.
 
-Its signing half must never be in the database, so the values come to the key.
+Its signing key must never be in the database, so the values come to the key.
 """
 
 from collections import Counter

@@ -13,10 +13,10 @@ from keyrotation_pipeline.adapters.postgres.engine.traversal import sweep
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.environment import Speed
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import DecryptedCount
-from keyrotation_pipeline.model.surroundings import Speed
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard
 
 
@@ -68,7 +68,7 @@ class PostgresRewriting:
         spans: Sequence[PageSpan],
         ring: KeyRing,
         report: Report,
-        go_on: Callable[[], bool],
+        should_continue: Callable[[], bool],
     ) -> int:
         """See `TableRewriting.decrypt_spans`."""
-        return decrypt_spans(self.connect, table, spans, ring, report, self.limits, go_on)
+        return decrypt_spans(self.connect, table, spans, ring, report, self.limits, should_continue)

@@ -21,7 +21,7 @@ T = TypeVar("T")
 ROTATE_AGAIN = "run `keyrotation rotate` again, it continues from here"
 AGAIN = "run this again"
 
-_SENTENCES: tuple[tuple[tuple[type[psycopg.Error], ...], type[KeyRotationError], str], ...] = (
+_MESSAGES: tuple[tuple[tuple[type[psycopg.Error], ...], type[KeyRotationError], str], ...] = (
     (
         (errors.StringDataRightTruncation,),
         PreflightError,
@@ -89,9 +89,9 @@ def _refusal_of(error: psycopg.Error, again: str) -> KeyRotationError:
     if error.sqlstate is None or error.sqlstate.startswith(("08", "57P")):
         return DatabaseUnavailableError(f"the connection to the database was lost; when it is back, {again}")
     where = _where(error)
-    for kinds, refusal, sentence in _SENTENCES:
+    for kinds, refusal, message in _MESSAGES:
         if isinstance(error, kinds):
-            return refusal(f"{sentence.format(where=where)}, then {again}")
+            return refusal(f"{message.format(where=where)}, then {again}")
     return BlockedError(
         f"the database refused a statement of the engine{where} (SQLSTATE {error.sqlstate}), and nothing of that batch "
         f"was written; see the server's log, then {again}"

@@ -211,7 +211,7 @@ class WorkerPool:
         self._report = report
         self._messages: queue.Queue[_Message] = queue.Queue()
         self._note = ""
-        self._told = time.monotonic()
+        self._reported_at = time.monotonic()
 
     def work(self) -> Rewritten:
         """Has every slice re-encrypted.
@@ -303,9 +303,9 @@ class WorkerPool:
                 vacuum.rewritten(stage.done_pages - seen)
                 self._vacuums[label] = (vacuum, stage.done_pages)
         done, total = sum(stage.done_pages for stage in now.values()), sum(stage.total_pages for stage in now.values())
-        if time.monotonic() - self._told < TICK_SECONDS:
+        if time.monotonic() - self._reported_at < TICK_SECONDS:
             return
-        self._told = time.monotonic()
+        self._reported_at = time.monotonic()
         # The speed of one worker says little, but its reason to pause is worth reporting.
         rows = sum(stage.rows for stage in now.values())
         note = self._note if self._note.startswith(("pausing", "waiting", "going slower")) else f"{rows:,} rows"
@@ -319,10 +319,10 @@ def _await_end(workers: list[_Worker], patience_seconds: float) -> None:
         worker.await_end(max(0.0, deadline - time.monotonic()))
 
 
-def _refused(name: str, sentence: str) -> KeyRotationError:
+def _refused(name: str, message: str) -> KeyRotationError:
     kind = getattr(errors, name, KeyRotationError)
     try:
-        refusal = kind(sentence)
+        refusal = kind(message)
     except TypeError:  # an error class that does not take a sentence
-        refusal = KeyRotationError(sentence)
-    return refusal if isinstance(refusal, KeyRotationError) else KeyRotationError(sentence)
+        refusal = KeyRotationError(message)
+    return refusal if isinstance(refusal, KeyRotationError) else KeyRotationError(message)

@@ -21,7 +21,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation,
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.surroundings import Speed
+from keyrotation_pipeline.model.environment import Speed
 from keyrotation_pipeline.model.tables import EncryptedTable
 
 SAMPLE_ROWS, SAMPLE_BYTES, BATCH_ROWS = 1_000, 8 * 2**20, 50

@@ -18,7 +18,7 @@ from keyrotation_pipeline.adapters.postgres.engine.server_errors import ROTATE_A
 from keyrotation_pipeline.adapters.postgres.engine.statements import statements
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import LockRetry, Supervisor, limits_for
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import in_hot_order
-from keyrotation_pipeline.adapters.postgres.inventory import key_markers, retired_halves
+from keyrotation_pipeline.adapters.postgres.inventory import key_markers, retired_signing_keys
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -85,7 +85,7 @@ def rewriting(
     with ExitStack() as stack:
         connection = stack.enter_context(closing(open_connection(connect)))
         housekeeping = stack.enter_context(closing(open_connection(connect)))
-        retired_halves.publish(housekeeping, shard.table.format, ring, target)
+        retired_signing_keys.publish(housekeeping, shard.table.format, ring, target)
         key_markers.publish(housekeeping, shard.table.format, ring)
         subject = f"{shard.table.name} shard {shard.key}"
         batch_size = BatchSize(limits)
@@ -121,7 +121,7 @@ def sweep(
     with ExitStack() as stack:
         connection = stack.enter_context(closing(open_connection(connect)))
         housekeeping = stack.enter_context(closing(open_connection(connect)))
-        retired_halves.publish(housekeeping, table.format, ring, target)
+        retired_signing_keys.publish(housekeeping, table.format, ring, target)
         key_markers.publish(housekeeping, table.format, ring)
         limits = limits_for(housekeeping, request, limits)
         if wait:  # single rows burden nobody, and after a rest others would get ahead again
@@ -231,18 +231,18 @@ class _RelationTraversal:
             self._pages = self._stored.renewed(self._context.relation, self._pages)
             return self._pages.next >= self._pages.end
         if self._wait:
-            self._carefully()
+            self._row_by_row()
             return False
         match PageRewrite(self._context, self._pages, self._supervisor.batch_size, self._confirm).run():
             case Stop.MOVED:
                 self._pages = self._stored.renewed(self._context.relation, self._pages)
             case Stop.TOO_LARGE:
-                self._carefully()
+                self._row_by_row()
             case Stop.DONE:
                 pass
         return False
 
-    def _carefully(self) -> None:
+    def _row_by_row(self) -> None:
         first = self._pages.next
         size = self._supervisor.batch_size
         end = min(first + min(size.pages, size.reading_pages), self._pages.end)
@@ -251,13 +251,13 @@ class _RelationTraversal:
         for done in method(self._context, first, end):
             self._pages.done += done  # at once, since the next batch may fail
             rows += done.rows
-        self._go_past(end, rows)
+        self._advance(end, rows)
 
     def _confirm(self, end: int, done: Rewritten) -> None:
         self._pages.done += done
-        self._go_past(end, done.rows)
+        self._advance(end, done.rows)
 
-    def _go_past(self, end: int, rows: int) -> None:
+    def _advance(self, end: int, rows: int) -> None:
         self._retry.succeeded()
         self._pages.next = end
         self._supervisor.after_batch(self._context.relation, self._pages, rows, self._save)

@@ -9,7 +9,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, IdentifiedBy, ValueFormat
-from keyrotation_pipeline.model.surroundings import NEVER_SEARCHED, Unsearched
+from keyrotation_pipeline.model.environment import NEVER_SEARCHED, Unsearched
 from keyrotation_pipeline.model.tables import FoundColumn
 
 LARGE_OBJECTS = 2613  # the oid of pg_largeobject, which holds their content
@@ -150,7 +150,7 @@ def _may_read_connections(connection: Connection) -> bool:
 
 
 # Types are resolved, so that a domain over bytea, or an array of it, is not missed. Declared columns are text. Another
-# home's signing halves come and go while it rotates; its word is not taken for what they are, but they hold 64 bytes.
+# home's signing keys come and go while it rotates; its word is not taken for what they are, but they hold 64 bytes.
 _COLUMNS = own("""
 WITH RECURSIVE holding(oid, base) AS (
     SELECT oid, typname::text FROM pg_type WHERE oid IN ('bytea'::regtype, 'bit'::regtype, 'varbit'::regtype)

@@ -191,8 +191,8 @@ def unindexed_rows(connection: Connection, table: EncryptedTable, target: KeyVer
     """
     rows = 0
     for relation in countable(connection, table) if table.indexes else ():
-        lacking = any_unindexed(relation, target=target)
-        query = sql.SQL("SELECT count(*) FROM ONLY {} WHERE {}").format(relation.identifier, lacking)
+        unindexed = any_unindexed(relation, target=target)
+        query = sql.SQL("SELECT count(*) FROM ONLY {} WHERE {}").format(relation.identifier, unindexed)
         with heap_scan(connection, relation.label, relation.oid):
             rows += cast("tuple[int]", connection.execute(query).fetchone())[0]
     return rows

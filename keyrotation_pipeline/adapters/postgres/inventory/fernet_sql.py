@@ -1,7 +1,7 @@
 """Expresses what SQL can say of Fernet tokens: their shape, and whether a retired key has signed them.
 
 A MAC is ``sha256(outer ‖ sha256(inner ‖ body))``, which built-in functions compute; the two blocks of each retired key
-are in a private table (`retired_halves`). Nothing here can tell a current key: its signing half never comes here.
+are in a private table (`retired_signing_keys`). Nothing here can tell a current key: its signing key never comes here.
 
 Each token is decoded once. There is no percent sign here, since these expressions stand in statements with parameters.
 """
@@ -98,7 +98,7 @@ class FernetSql(NamelessSql):
         return sql.SQL("coalesce(octet_length({}) > 0, false)").format(text)
 
     def under(self, value: sql.Composable, versions: Sequence[KeyVersion]) -> sql.Composed:
-        """See `FormatSql.under`; without the signing half of one of the versions, every token counts."""
+        """See `FormatSql.under`; without the signing key of one of the versions, every token counts."""
         numbers = sql.SQL(", ").join(sql.Literal(version.number) for version in sorted(set(versions)))
         return _composed(_UNDER, value, number=sql.Literal(len(set(versions))), versions=numbers)
 

@@ -12,7 +12,7 @@ from keyrotation_pipeline.adapters.postgres.inventory import (
     key_markers,
     marker_sql,
     prefix_sql,
-    retired_halves,
+    retired_signing_keys,
 )
 from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import FernetSql
 from keyrotation_pipeline.adapters.postgres.inventory.layout_sql import LayoutSql
@@ -88,13 +88,13 @@ class NamingSql(FormatSql, Protocol):
 class Refusals(Protocol):
     """What a CHECK says of values under retired keys; the module `grammar_sql` has it for the native format."""
 
-    def refusal(self, text: str, versions: Iterable[KeyVersion], *, twins: bool = False) -> str:
+    def refusal(self, text: str, versions: Iterable[KeyVersion], *, other_generation: bool = False) -> str:
         """Returns a boolean expression that is true, or fails with SQLSTATE 22P02 and names only the retired version.
 
         Args:
             text: a column as text, exactly as PostgreSQL prints it.
             versions: the retired versions, at least one.
-            twins: of our own format, whether the same numbers are refused in the other generation, too.
+            other_generation: of our own format, whether the same numbers are refused in the other generation, too.
 
         Returns:
             Exactly the text that ``pg_get_constraintdef`` of PostgreSQL 14 to 18 prints.
@@ -141,7 +141,7 @@ _SQL: Mapping[str, Callable[[ValueFormat], FormatSql]] = MappingProxyType(
 
 def create_tables_for(connection: Connection, declared: ValueFormat) -> None:
     """Creates the tables of ours that SQL about a declared format reads, unless they exist."""
-    retired_halves.create_for(connection, declared)
+    retired_signing_keys.create_for(connection, declared)
     key_markers.create_for(connection, declared)
 
 

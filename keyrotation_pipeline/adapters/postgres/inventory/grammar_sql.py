@@ -296,13 +296,13 @@ def pieces(whole: sql.Composable, size: sql.Composable, piece: sql.Composable) -
     )
 
 
-def refusal(text: str, versions: Iterable[KeyVersion], *, twins: bool = False) -> str:
+def refusal(text: str, versions: Iterable[KeyVersion], *, other_generation: bool = False) -> str:
     """Returns a boolean expression that is true, or fails with SQLSTATE 22P02 and names only the retired version.
 
     Args:
         text: a column as text, exactly as PostgreSQL prints it.
         versions: the retired versions, at least one.
-        twins: whether the same numbers are refused in the other generation, too, which never had a key.
+        other_generation: whether the same numbers are refused in the other generation, too, which never had a key.
 
     Returns:
         Exactly the text that ``pg_get_constraintdef`` of PostgreSQL 14 to 18 prints.
@@ -311,7 +311,7 @@ def refusal(text: str, versions: Iterable[KeyVersion], *, twins: bool = False) -
     version = f"""split_part(("left"({text}, {_FENCE_CHARS}) COLLATE "C"), ':'::text, 1)"""
     # It must depend on the row: a constant would be cast, and fail, during planning.
     failing = f"""((('keyrotation: key version '::text || {version}) || ' is retired'::text))::boolean"""
-    refused = [wanted, [version.twin for version in wanted]] if twins else [wanted]
+    refused = [wanted, [version.other_generation for version in wanted]] if other_generation else [wanted]
     cases = "".join(f"\n    WHEN {_begins_with(text, each)} THEN {failing}" for each in refused)
     return f"\nCASE{cases}\n    ELSE true\nEND"
 

@@ -36,7 +36,7 @@ class RefusalsByMarker(ABC):
     def __init__(self, markers: Mapping[KeyVersion, str]) -> None:
         self._markers = markers
 
-    def refusal(self, text: str, versions: Iterable[KeyVersion], *, twins: bool = False) -> str:  # noqa: ARG002
+    def refusal(self, text: str, versions: Iterable[KeyVersion], *, other_generation: bool = False) -> str:  # noqa: ARG002
         """See `Refusals.refusal`; a value that names no key is refused, too, since it may be under a retired one."""
         cases = [self._case(text, self._names(text, each), f"key version {each} is retired") for each in versions]
         cases += [self._case(text, condition, "a value must name its key") for condition in self.names_none(text)]
@@ -75,9 +75,9 @@ class RefusalsByMarker(ABC):
             )
         return self.names(text, self._markers[version])
 
-    def _case(self, text: str, condition: str, sentence: str) -> str:
+    def _case(self, text: str, condition: str, message: str) -> str:
         # It must depend on the row: a constant would be cast, and fail, during planning.
-        failing = f"(('keyrotation: {sentence}'::text || {self.empty(text)}))::boolean"
+        failing = f"(('keyrotation: {message}'::text || {self.empty(text)}))::boolean"
         return f"    WHEN {condition} THEN {failing}\n"
 
 

@@ -176,7 +176,7 @@ def read_spans(
     relations: Sequence[_Relation],
     wanted: Sequence[PageSpan],
     read: Callable[[_Relation, tuple[int, int]], Mapping[str, int]],
-    go_on: Callable[[], bool],
+    should_continue: Callable[[], bool],
     duty_cycle: float,
 ) -> int:
     """Reads these spans one after the other and records each; returns the number of pages.
@@ -184,7 +184,7 @@ def read_spans(
     Args:
         table: the table for which they are read, or `ELSEWHERE`.
         read: reads pages of a relation (the first, and the first one after them); returns unwanted findings.
-        go_on: called before each span: whether it may still be read now.
+        should_continue: called before each span: whether it may still be read now.
         duty_cycle: the share of time in which the database is kept busy.
     """
     known, pages, whole = {relation.recorded_as: relation for relation in relations}, 0, set[str]()
@@ -192,7 +192,7 @@ def read_spans(
         relation = known.get(span.relation)
         if relation is None or span.relation in whole:
             continue
-        if not go_on():
+        if not should_continue():
             break
         began = CLOCK.monotonic()
         of_it = (span.first_page, span.end_page) if relation.has_pages else ALL_PAGES

@@ -13,7 +13,7 @@ from keyrotation_pipeline.adapters.postgres.inventory import (
     page_readings,
     quarantine,
     relations,
-    retired_halves,
+    retired_signing_keys,
     rolling_search,
     samples,
 )
@@ -62,7 +62,7 @@ class PostgresInventory:
             if counted is not None:
                 return counted
         if table.format.identified_by is IdentifiedBy.MAC and self.keys is not None:
-            retired_halves.withdraw_wrong(self.connection, table.format, self.keys.ring())
+            retired_signing_keys.withdraw_wrong(self.connection, table.format, self.keys.ring())
         return required(self.keys, table).count(table)
 
     def discover(self, tables: Sequence[EncryptedTable]) -> tuple[FoundColumn, ...]:
@@ -92,10 +92,10 @@ class PostgresInventory:
             return tuple(rolling_search.spans(self.connection, tables))
 
     def search_spans(
-        self, tables: Sequence[EncryptedTable], spans: Sequence[PageSpan], go_on: Callable[[], bool]
+        self, tables: Sequence[EncryptedTable], spans: Sequence[PageSpan], should_continue: Callable[[], bool]
     ) -> int:
         """See `TableInventory.search_spans`."""
-        return rolling_search.search_spans(self.connection, tables, spans, go_on, self.duty_cycle)
+        return rolling_search.search_spans(self.connection, tables, spans, should_continue, self.duty_cycle)
 
     def unsearched_since(self) -> datetime | None:
         """See `TableInventory.unsearched_since`."""

@@ -56,7 +56,7 @@ def search_spans(
     connection: Connection,
     tables: Sequence[EncryptedTable],
     wanted: Sequence[PageSpan],
-    go_on: Callable[[], bool],
+    should_continue: Callable[[], bool],
     duty_cycle: float,
 ) -> int:
     """Searches these spans and records what each holds, as `page_readings.read_spans` does."""
@@ -67,7 +67,9 @@ def search_spans(
         return _found(_search(connection, place, value_format, *pages))
 
     places = _places(connection, tables)
-    return page_readings.read_spans(connection, page_readings.ELSEWHERE, places, wanted, search, go_on, duty_cycle)
+    return page_readings.read_spans(
+        connection, page_readings.ELSEWHERE, places, wanted, search, should_continue, duty_cycle
+    )
 
 
 def search_everything(connection: Connection, tables: Sequence[EncryptedTable]) -> tuple[FoundColumn, ...]:

@@ -93,7 +93,7 @@ class AuditChain(LedgerSession):
         seq = previous.seq + 1
         body = body_of(
             seq=seq,
-            at=self._moment(newest),
+            at=self._time(newest),
             actor=self.actor,
             database=self.database,
             request=request,
@@ -249,7 +249,7 @@ class AuditChain(LedgerSession):
                 f"{who} has locked the audit for half a minute; wait for it, or end it and run this again"
             ) from None
 
-    def _moment(self, newest: AuditEvent | None) -> datetime:
+    def _time(self, newest: AuditEvent | None) -> datetime:
         """Returns the present moment, or that of the event before if our clock is a little behind."""
         at = self.clock.now()
         if newest is None:

@@ -233,12 +233,12 @@ class RequestRecords(AuditChain):
             if walk.promotion_xid is None:
                 self.append(PromotionRecorded(xid), walk.id)
 
-    def block(self, request: str, sentence: str | None) -> None:
+    def block(self, request: str, message: str | None) -> None:
         """See `Ledger.block`; the same sentence again changes nothing."""
         with self.change():
             stored = self.request(request)
-            if stored.blocked_by != sentence:
-                self.append(Unblocked() if sentence is None else Blocked(sentence), stored.id)
+            if stored.blocked_by != message:
+                self.append(Unblocked() if message is None else Blocked(message), stored.id)
 
     def _unfinished(self, *, waiting: bool) -> Walk | None:
         known = sorted(self.replayed().requests.values(), key=lambda each: each.type is not RotationType.EMERGENCY)

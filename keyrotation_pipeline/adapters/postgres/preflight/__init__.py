@@ -19,7 +19,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import SEARCH_INDEX
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.surroundings import DISK_IS_LARGE_ENOUGH, TABLES_ARE_READABLE, CheckNames, Problem
+from keyrotation_pipeline.model.environment import DISK_IS_LARGE_ENOUGH, TABLES_ARE_READABLE, CheckNames, Problem
 from keyrotation_pipeline.model.tables import EncryptedTable
 
 # One line per object. Sizes, file nodes and statistics are left out: they change while rows are rewritten. So is our
@@ -233,7 +233,7 @@ def require_unchanged(connection: Connection, request: str, table: EncryptedTabl
     checks = (writes.no_foreign_code_runs,) if passed else TABLE_CHECKS
     problems = [problem for check in checks for problem in _outcome(check, subject) if problem.fatal]
     if problems:
-        raise PreflightError(problems[0].sentence)
+        raise PreflightError(problems[0].message)
     if not passed:
         connection.execute(_REMEMBER, (*names, digest))
 

@@ -17,7 +17,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, of
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import Derivation
 from keyrotation_pipeline.fieldcrypto.grammar import PREFIX_PATTERN
-from keyrotation_pipeline.model.surroundings import Problem
+from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.tables import SearchIndex
 
 # With less, different texts have the same index often enough for somebody to meet it.

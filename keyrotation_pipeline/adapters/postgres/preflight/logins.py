@@ -8,7 +8,7 @@ from keyrotation_pipeline.adapters.postgres.inventory import relations
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
 from keyrotation_pipeline.adapters.postgres.retirement import login_fence, row_triggers
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
-from keyrotation_pipeline.model.surroundings import Problem
+from keyrotation_pipeline.model.environment import Problem
 
 # A trigger changes what others write.
 _HAS = """CASE wanted.privilege WHEN 'TRIGGER' THEN has_table_privilege({role}, place.attrelid, 'TRIGGER')
@@ -144,10 +144,10 @@ def _without_rights(subject: Subject, new: frozenset[str]) -> Iterator[Problem]:
     }
     for login in sorted(new):
         held = {(right, column) for each, right, column, *_, has in rights if has and each == login}
-        if lacking := sorted(right for right, _ in needed - held):
+        if missing := sorted(right for right, _ in needed - held):
             yield fatal(
                 f"login {login}, which the application is to use with {subject.target}, lacks rights that the present "
-                f"one has; GRANT {', '.join(dict.fromkeys(lacking))} ON {subject.quoted(*root.parts)} TO "
+                f"one has; GRANT {', '.join(dict.fromkeys(missing))} ON {subject.quoted(*root.parts)} TO "
                 f"{subject.quoted(login)}"
             )
 

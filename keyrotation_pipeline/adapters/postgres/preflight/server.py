@@ -11,7 +11,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, re
 from keyrotation_pipeline.adapters.postgres.preflight.table import fatal, warning
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
 from keyrotation_pipeline.errors import BlockedError, PreflightError
-from keyrotation_pipeline.model.surroundings import Disk, Problem, Standby, Surroundings, UnseenDisk, Wal
+from keyrotation_pipeline.model.environment import Disk, Environment, Problem, Standby, UnseenDisk, Wal
 from keyrotation_pipeline.model.tables import EncryptedTable
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -283,7 +283,7 @@ FROM pg_stat_replication ORDER BY 1
 """
 
 
-def surroundings(connection: Connection, tables: Sequence[EncryptedTable]) -> Surroundings:
+def environment(connection: Connection, tables: Sequence[EncryptedTable]) -> Environment:
     """Returns the disk, WAL and standbys around these tables now.
 
     Raises:
@@ -293,7 +293,7 @@ def surroundings(connection: Connection, tables: Sequence[EncryptedTable]) -> Su
     with heap_scan(connection, "the declared tables"):
         size = heap_and_toast_bytes(connection, oids)
     standbys = connection.execute(_STANDBYS).fetchall()
-    return Surroundings(
+    return Environment(
         size,
         disk_of(connection, oids),
         _wal(connection),
@@ -305,7 +305,7 @@ def surroundings(connection: Connection, tables: Sequence[EncryptedTable]) -> Su
 def too_small(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[Problem]:
     """Refuses to start on a visible disk that is too small for the growth of the tables."""
     try:
-        seen = surroundings(connection, tables)
+        seen = environment(connection, tables)
     except (PreflightError, BlockedError):
         return  # another check reports a table that cannot be read
     if isinstance(seen.disk, Disk) and seen.disk.free_bytes < seen.growth_bytes:

@@ -15,7 +15,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.ledger.schema import counted_by_others
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.surroundings import Problem
+from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.tables import EncryptedTable
 
 
@@ -48,14 +48,14 @@ class Subject:
         return quoted(self.connection, *parts)
 
 
-def fatal(sentence: str) -> Problem:
+def fatal(message: str) -> Problem:
     """Makes a problem that stops the rotation."""
-    return Problem(sentence, fatal=True)
+    return Problem(message, fatal=True)
 
 
-def warning(sentence: str) -> Problem:
+def warning(message: str) -> Problem:
     """Makes a problem that should be known in advance."""
-    return Problem(sentence, fatal=False)
+    return Problem(message, fatal=False)
 
 
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}

@@ -19,7 +19,7 @@ from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import SEARCH_INDEX
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.search_index import is_odd
-from keyrotation_pipeline.model.surroundings import Problem
+from keyrotation_pipeline.model.environment import Problem
 
 # PostgreSQL limits messages, arrays and expressions to 1 GB, and several copies of a row exist at once.
 LARGEST_ROW_BYTES = LONGEST_JUDGED_BYTES

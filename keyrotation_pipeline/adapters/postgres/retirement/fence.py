@@ -39,7 +39,7 @@ FROM pg_constraint f WHERE f.conrelid = c.oid AND f.conname = 'keyrotation_retir
 """)
 
 # The server prints NOT VALID, NO INHERIT and NOT ENFORCED as parts of the definition.
-_STANDING = """
+_EXISTING = """
 SELECT c.conrelid::bigint, pg_get_constraintdef(c.oid), c.conislocal
 FROM pg_constraint c WHERE c.conrelid = ANY(%s::bigint[]::oid[]) AND c.conname = %s AND c.contype = 'c'
 """
@@ -93,9 +93,9 @@ def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) 
         BlockedError: the lock could not be taken; names its holder.
     """
     tree = relations.tree(connection, table)
-    standing = _definitions(connection, [relation.oid for relation in tree], table.format)
+    existing = _definitions(connection, [relation.oid for relation in tree], table.format)
     versions_refused = refusals_of(connection, table.format).versions_refused
-    named = {each for definition in standing.values() for each in versions_refused(definition)}
+    named = {each for definition in existing.values() for each in versions_refused(definition)}
     if version not in named:
         return
     # Of search indexes that are no longer declared, nothing says which columns the rest was about.
@@ -117,9 +117,9 @@ def fences(connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, .
 def _fences(
     connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation]
 ) -> tuple[KeyVersion, ...]:
-    standing = _definitions(connection, [relation.oid for relation in tree], table.format)
+    existing = _definitions(connection, [relation.oid for relation in tree], table.format)
     refusals = refusals_of(connection, table.format)
-    return _whole(tree, standing, quoted_names(connection, table.stored_columns), refusals)
+    return _whole(tree, existing, quoted_names(connection, table.stored_columns), refusals)
 
 
 def all_fences(
@@ -135,22 +135,22 @@ def all_fences(
     declared = tables[0].format
     trees = relations.trees(connection, tables)
     oids = {relation.oid for tree in trees.values() if not isinstance(tree, PreflightError) for relation in tree}
-    standing = _definitions(connection, sorted(oids), declared)
+    existing = _definitions(connection, sorted(oids), declared)
     names = quoted_names(connection, sorted({column for table in tables for column in table.stored_columns}))
     refusals = refusals_of(connection, declared)
     return {
-        table: tree if isinstance(tree, PreflightError) else _whole(tree, standing, names, refusals)
+        table: tree if isinstance(tree, PreflightError) else _whole(tree, existing, names, refusals)
         for table, tree in trees.items()
     }
 
 
 def _definitions(connection: Connection, oids: Sequence[int], declared: ValueFormat = NATIVE) -> dict[int, str]:
-    rows = connection.execute(_STANDING, (oids, name(connection, declared))).fetchall()
+    rows = connection.execute(_EXISTING, (oids, name(connection, declared))).fetchall()
     return {int(str(oid)): str(definition) for oid, definition, _ in rows}
 
 
 def _whole(
-    tree: Sequence[relations.Relation], standing: Mapping[int, str], names: Mapping[str, str], refusals: Refusals
+    tree: Sequence[relations.Relation], existing: Mapping[int, str], names: Mapping[str, str], refusals: Refusals
 ) -> tuple[KeyVersion, ...]:
     # The server never checks a foreign table against its declared CHECK.
     if not all(relation.is_heap or relation.holds_no_rows for relation in tree):
@@ -158,16 +158,18 @@ def _whole(
     # For another type the text that the CHECK tests would not be the value, but the result of a cast.
     if not all(column.holds_values for relation in tree for column in relation.columns):
         return ()
-    named = {refusals.versions_refused(standing.get(relation.oid, "")) for relation in tree}
+    named = {refusals.versions_refused(existing.get(relation.oid, "")) for relation in tree}
     versions = named.pop()
     if named or not versions or not refusals.knows(versions):
         return ()
     # A fence from before there were two generations stays as it is.
     whole = any(
         all(
-            standing[relation.oid] == _definition(relation, versions, names, refusals, twins=twins) for relation in tree
+            existing[relation.oid]
+            == _definition(relation, versions, names, refusals, other_generation=other_generation)
+            for relation in tree
         )
-        for twins in (False, True)
+        for other_generation in (False, True)
     )
     return versions if whole else ()
 
@@ -185,8 +187,8 @@ def definition(
     names = quoted_names(connection, [column.name for column in relation.columns])
     wanted = tuple(versions)
     # Of the second generation on, a number is refused in both.
-    twins = declared.generation == SECOND.number or any(version.generation == SECOND for version in wanted)
-    return _definition(relation, wanted, names, refusals_of(connection, declared), twins=twins)
+    other_generation = declared.generation == SECOND.number or any(version.generation == SECOND for version in wanted)
+    return _definition(relation, wanted, names, refusals_of(connection, declared), other_generation=other_generation)
 
 
 def _definition(
@@ -195,21 +197,24 @@ def _definition(
     names: Mapping[str, str],
     refusals: Refusals,
     *,
-    twins: bool,
+    other_generation: bool,
 ) -> str:
     wanted = tuple(versions)
-    cases = [_refusal(column, names[column.name], wanted, refusals, twins=twins) for column in relation.columns]
+    cases = [
+        _refusal(column, names[column.name], wanted, refusals, other_generation=other_generation)
+        for column in relation.columns
+    ]
     return f"CHECK (({' AND'.join(cases)}))" if len(cases) > 1 else f"CHECK ({cases[0]})"
 
 
 def _refusal(
-    column: relations.Column, name: str, versions: Sequence[KeyVersion], refusals: Refusals, *, twins: bool
+    column: relations.Column, name: str, versions: Sequence[KeyVersion], refusals: Refusals, *, other_generation: bool
 ) -> str:
     if column.place.elements:  # of the first generation alone
         return refusals.refusal_in_array(places.printed(column, name), versions)
     # Of bytes that are no text, the first ones are looked at.
     value = places.printed(column, name) if column.of_bytes else places.printed_text(column, name)
-    return refusals.refusal(value, versions, twins=twins)
+    return refusals.refusal(value, versions, other_generation=other_generation)
 
 
 def _put(
@@ -249,7 +254,7 @@ def _with_own(
     connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation], root: relations.Relation
 ) -> tuple[relations.Relation, ...]:
     named = ([relation.oid for relation in tree], name(connection, table.format))
-    rows = connection.execute(_STANDING, named).fetchall()
+    rows = connection.execute(_EXISTING, named).fetchall()
     own = {row[0] for row in rows if row[2]}
     return tuple(relation for relation in tree if relation.oid in own and relation.oid != root.oid)
 

@@ -14,7 +14,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy, V
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import EncryptedTable
 
-Standing = tuple[KeyVersion, ...] | PreflightError
+FencedVersions = tuple[KeyVersion, ...] | PreflightError
 
 
 class Fence(Protocol):
@@ -44,7 +44,9 @@ class Fence(Protocol):
     def fences(self, connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, ...]:
         """Returns the versions that the table refuses; none unless that is intact on its whole tree."""
 
-    def all_fences(self, connection: Connection, tables: Sequence[EncryptedTable]) -> Mapping[EncryptedTable, Standing]:
+    def all_fences(
+        self, connection: Connection, tables: Sequence[EncryptedTable]
+    ) -> Mapping[EncryptedTable, FencedVersions]:
         """Returns the same for many tables; for each its versions or an error."""
 
 
@@ -58,9 +60,9 @@ def fence_of(declared: ValueFormat) -> Fence:
     return _FENCES[declared.identified_by]
 
 
-def all_fences(connection: Connection, tables: Sequence[EncryptedTable]) -> dict[EncryptedTable, Standing]:
+def all_fences(connection: Connection, tables: Sequence[EncryptedTable]) -> dict[EncryptedTable, FencedVersions]:
     """Returns the versions that each table refuses, or an error."""
-    standing: dict[EncryptedTable, Standing] = {}
+    fenced: dict[EncryptedTable, FencedVersions] = {}
     for value_format, each in groupby(tables, key=lambda table: table.format):
-        standing.update(fence_of(value_format).all_fences(connection, tuple(each)))
-    return standing
+        fenced.update(fence_of(value_format).all_fences(connection, tuple(each)))
+    return fenced

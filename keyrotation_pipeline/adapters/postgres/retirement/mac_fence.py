@@ -1,8 +1,8 @@
 """Manages the fence of values whose key is identified by a MAC: triggers that refuse tokens of every retired key.
 
-The signing halves are in a private table (`inventory.retired_halves`), which neither the application nor the owner of
-the tables can read: one function for each table reads it, with our role's rights, a fixed search path, and no part of a
-value in its message. The triggers are
+The signing keys are in a private table (`inventory.retired_signing_keys`), which neither the application nor the owner
+of the tables can read: one function for each table reads it, with our role's rights, a fixed search path, and no part
+of a value in its message. The triggers are
 
 - AFTER triggers, so that they see what a BEFORE trigger has made of a row;
 - conditional on a change of a declared column, so that other updates do not pay for them (`UPDATE OF` would miss what a
@@ -23,7 +23,7 @@ from typing import Any, NoReturn, cast
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.own_schema import own, schema_of, written
-from keyrotation_pipeline.adapters.postgres.inventory import places, relations, retired_halves
+from keyrotation_pipeline.adapters.postgres.inventory import places, relations, retired_signing_keys
 from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import shape
 from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_old_values
 from keyrotation_pipeline.adapters.postgres.retirement import locks
@@ -36,7 +36,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable
 
 ON_INSERT, ON_UPDATE = NAMES = ("keyrotation_retired_keys_insert", "keyrotation_retired_keys_update")
 
-# By what transactions the triggers of each relation, their function and the signing halves were made.
+# By what transactions the triggers of each relation, their function and the signing keys were made.
 MADE = own("""
 SELECT t.tgrelid::bigint, array_agg(t.xmin::text::bigint) || array_agg(p.xmin::text::bigint)
        || (SELECT array_agg(h.xmin::text::bigint) FROM keyrotation.retired_signing_halves AS h)
@@ -70,7 +70,7 @@ BEGIN
     FOREACH written IN ARRAY changed LOOP
         CONTINUE WHEN written IS NULL OR NOT ({shape});
         token := decode(translate(written, '-_', '+/'), 'base64');
-        SELECT half.version INTO refused FROM {halves} AS half
+        SELECT half.version INTO refused FROM {signing_keys} AS half
         WHERE half.version IN ({versions}) AND sha256(half.outer_block
             || sha256(half.inner_block || substr(token, 1, octet_length(token) - {mac})))
             = substr(token, octet_length(token) - {mac} + 1) LIMIT 1;
@@ -87,7 +87,7 @@ _ELEMENTS = (
     "CASE WHEN pg_typeof(NEW.{name}) = {type}::regtype AND {new} IS DISTINCT FROM {old} "
     "THEN ARRAY(SELECT unnest(NEW.{name})::text) END"
 )
-_HALVES = own("keyrotation.retired_signing_halves")
+_SIGNING_KEYS = own("keyrotation.retired_signing_halves")
 _TYPES = """
 SELECT attname, atttypid::bigint FROM pg_attribute WHERE attrelid = %s::bigint::oid AND attname = ANY (%s)
 """
@@ -99,7 +99,7 @@ SET search_path = pg_catalog, pg_temp AS {body}
 """
 _PRIVATE = "REVOKE ALL ON FUNCTION {function}() FROM PUBLIC"
 
-_STANDING = own("""
+_TRIGGERS = own("""
 SELECT t.tgrelid::bigint, t.tgname, t.tgenabled = 'A', pg_get_triggerdef(t.oid), p.prosrc,
        p.prosecdef AND p.proconfig = ARRAY['search_path=pg_catalog, pg_temp'] AND l.lanname = 'plpgsql'
        AND p.proowner = (SELECT relowner FROM pg_class WHERE oid = to_regclass('keyrotation.retired_signing_halves'))
@@ -137,15 +137,15 @@ def fence(connection: Connection, table: EncryptedTable, versions: Sequence[KeyV
 
     Raises:
         BlockedError, PreflightError: as there.
-        ProofError: the table holds an old value, or the signing half of a version is not in the database.
+        ProofError: the table holds an old value, or the signing key of a version is not in the database.
     """
     wanted = tuple(sorted(set(versions)))
     tree = relations.ordinary_tree(connection, table)
     if fences(connection, table) == wanted:
         return True
-    if absent := retired_halves.missing(connection, wanted):
+    if absent := retired_signing_keys.missing(connection, wanted):
         raise ProofError(
-            f"the database holds no signing half of {', '.join(map(str, absent))}, by which table {table.name} could "
+            f"the database holds no signing key of {', '.join(map(str, absent))}, by which table {table.name} could "
             "refuse it; it is stored when rows are re-encrypted: run this step again"
         )
     if not _put(connection, table, tree, wanted, wait=wait):
@@ -163,19 +163,19 @@ def fence(connection: Connection, table: EncryptedTable, versions: Sequence[KeyV
 
 
 def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) -> None:
-    """Lets the table accept values under `version` again, and removes its signing half unless another table needs it.
+    """Lets the table accept values under `version` again, and removes its signing key unless another table needs it.
 
-    Neither removing the half nor replacing a function waits for anybody, so the application can write under the version
-    at once.
+    Neither removing the signing key nor replacing a function waits for anybody, so the application can write under the
+    version at once.
 
     Raises:
         BlockedError: the lock for dropping the last triggers could not be taken; names its holder.
     """
     named = _versions_in(_body_of(connection, table))
     others = connection.execute(_OF_OTHERS, (_name(table),)).fetchall()
-    # The half first: without it the triggers let the version in, whoever holds the lock that dropping them needs.
+    # The signing key first: without it the triggers let the version in, whoever holds the lock for dropping them.
     if all(version not in _versions_in(str(body)) for (body,) in others):
-        retired_halves.withdraw(connection, version)
+        retired_signing_keys.withdraw(connection, version)
     if version not in named:
         return
     rest = tuple(each for each in named if each != version)
@@ -190,7 +190,7 @@ def fences(connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, .
     """Returns the versions that the table's triggers refuse, in order; none unless they are intact on the whole tree.
 
     Intact means: on every relation, always enabled, exactly the condition and the function that `fence` writes, the
-    halves present and readable by nobody else.
+    signing keys present and readable by nobody else.
     """
     return relations.or_raise(all_fences(connection, (table,))[table])
 
@@ -201,10 +201,10 @@ def all_fences(
     """Returns the fences of many tables; for each its versions or an error."""
     trees = relations.trees(connection, tables)
     oids = {relation.oid for tree in trees.values() if not isinstance(tree, PreflightError) for relation in tree}
-    rows = cast("list[Any]", connection.execute(_STANDING, (sorted(oids), list(names(connection)))).fetchall())
-    standing = {(oid, name): _Trigger(*rest) for oid, name, *rest in rows}
+    rows = cast("list[Any]", connection.execute(_TRIGGERS, (sorted(oids), list(names(connection)))).fetchall())
+    existing = {(oid, name): _Trigger(*rest) for oid, name, *rest in rows}
     return {
-        table: tree if isinstance(tree, PreflightError) else _whole(connection, table, tree, standing)
+        table: tree if isinstance(tree, PreflightError) else _whole(connection, table, tree, existing)
         for table, tree in trees.items()
     }
 
@@ -213,13 +213,17 @@ def _whole(
     connection: Connection,
     table: EncryptedTable,
     tree: Sequence[relations.Relation],
-    standing: Mapping[tuple[int, str], _Trigger],
+    existing: Mapping[tuple[int, str], _Trigger],
 ) -> tuple[KeyVersion, ...]:
     bodies = {
-        standing[each.oid, name].body for each in tree for name in names(connection) if (each.oid, name) in standing
+        existing[each.oid, name].body for each in tree for name in names(connection) if (each.oid, name) in existing
     }
     versions = _versions_in(bodies.pop()) if len(bodies) == 1 else ()
-    if not versions or retired_halves.missing(connection, versions) or retired_halves.others_may_use(connection):
+    if (
+        not versions
+        or retired_signing_keys.missing(connection, versions)
+        or retired_signing_keys.others_may_use(connection)
+    ):
         return ()
     body = _body(connection, table, versions)
     for relation in tree:
@@ -231,7 +235,7 @@ def _whole(
             expected = _Trigger(
                 always=True, definition=_definition(connection, table, relation, name), body=body, ours=True
             )
-            if standing.get((relation.oid, name)) != expected:
+            if existing.get((relation.oid, name)) != expected:
                 return ()
     return versions
 
@@ -318,9 +322,9 @@ def _body(connection: Connection, table: EncryptedTable, versions: Sequence[KeyV
     errors = "undefined_column" if only_text else "undefined_column OR undefined_function"
     form = shape(sql.SQL("written")).as_string(connection)
     numbers = ", ".join(str(version.number) for version in versions)
-    halves = _HALVES.as_string(connection)
+    signing_keys = _SIGNING_KEYS.as_string(connection)
     return _BODY.format(
-        changed=changed, changed_table=errors, shape=form, halves=halves, versions=numbers, mac=MAC_BYTES
+        changed=changed, changed_table=errors, shape=form, signing_keys=signing_keys, versions=numbers, mac=MAC_BYTES
     )
 
 

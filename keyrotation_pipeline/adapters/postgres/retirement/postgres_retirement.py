@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import psycopg
 
 from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys, publish_missing, required
-from keyrotation_pipeline.adapters.postgres.inventory import counts, key_markers, retired_halves
+from keyrotation_pipeline.adapters.postgres.inventory import counts, key_markers, retired_signing_keys
 from keyrotation_pipeline.adapters.postgres.inventory.scans import unless_locked
 from keyrotation_pipeline.adapters.postgres.retirement import fences, proof, search, snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas
@@ -15,7 +15,7 @@ from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.progress import Report
-from keyrotation_pipeline.model.proof import Moment, Searched, ZeroOldRows
+from keyrotation_pipeline.model.proof import Searched, SnapshotPosition, ZeroOldRows
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows
 
 
@@ -35,7 +35,7 @@ class PostgresFencing:
         publish_missing(self.connection, table, self.keys)
         by = table.format.identified_by
         # Of a MAC: a version that may still encrypt, before its promotion or before the rows are re-encrypted.
-        is_early = by is IdentifiedBy.MAC and retired_halves.missing(self.connection, versions)
+        is_early = by is IdentifiedBy.MAC and retired_signing_keys.missing(self.connection, versions)
         if by is IdentifiedBy.DECRYPT or is_early:
             keys = required(self.keys, table)
             found = keys.old_rows(table, versions, promotion_xid)
@@ -49,8 +49,8 @@ class PostgresFencing:
         """See `TableFencing.fence`."""
         if table.format.identified_by is IdentifiedBy.MAC and self.keys is not None:
             # A fence that was lifted took the half with it, and a restored database may have none.
-            missing = retired_halves.missing(self.connection, versions)
-            retired_halves.store(self.connection, table.format, self.keys.ring(), missing)
+            missing = retired_signing_keys.missing(self.connection, versions)
+            retired_signing_keys.store(self.connection, table.format, self.keys.ring(), missing)
         if self.keys is not None and key_markers.are_stored(table.format):
             key_markers.publish(self.connection, table.format, self.keys.ring())
         return fences.fence_of(table.format).fence(self.connection, table, versions, wait=wait)
@@ -104,9 +104,9 @@ class PostgresEvidence:
         """See `RetirementEvidence.barrier`."""
         return snapshot_horizon.barrier(self.connection)
 
-    def snapshot_blockers(self, moment: Moment) -> tuple[str, ...]:
+    def snapshot_blockers(self, position: SnapshotPosition) -> tuple[str, ...]:
         """See `RetirementEvidence.snapshot_blockers`."""
-        return snapshot_horizon.blockers(self.connection, moment.xid, moment.lsn, self.replicas)
+        return snapshot_horizon.blockers(self.connection, position.xid, position.lsn, self.replicas)
 
     def current_xid(self) -> int:
         """See `RetirementEvidence.current_xid`."""
@@ -123,10 +123,10 @@ class PostgresEvidence:
         tables: Sequence[EncryptedTable],
         version: KeyVersion,
         retired: Sequence[KeyVersion],
-        moment: Moment,
+        position: SnapshotPosition,
         searched: Searched | None = None,
     ) -> ZeroOldRows:
         """See `RetirementEvidence.zero_old_rows`."""
         return proof.zero_old_rows(
-            self.connection, tables, version, retired, moment, self.replicas, searched, self.keys
+            self.connection, tables, version, retired, position, self.replicas, searched, self.keys
         )

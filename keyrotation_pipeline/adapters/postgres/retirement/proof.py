@@ -39,7 +39,7 @@ from keyrotation_pipeline.errors import BlockedError, DefinitionChangedError, Fe
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.proof import Moment, Searched, ZeroOldRows
+from keyrotation_pipeline.model.proof import Searched, SnapshotPosition, ZeroOldRows
 from keyrotation_pipeline.model.tables import EncryptedTable
 
 # By what transaction each relation was made. Whatever is done to a relation later, by a statement or manually, the rows
@@ -55,7 +55,7 @@ def zero_old_rows(
     tables: Sequence[EncryptedTable],
     version: KeyVersion,
     retired: Sequence[KeyVersion],
-    moment: Moment,
+    position: SnapshotPosition,
     declared: Replicas = NONE_DECLARED,
     searched: Searched | None = None,
     keys: CurrentKeys | None = None,
@@ -67,7 +67,7 @@ def zero_old_rows(
         tables: all declared tables.
         version: the version to retire.
         retired: every version that the fences must name, `version` among them.
-        moment: taken after the fences were validated.
+        position: taken after the fences were validated.
         declared: the configured replicas.
         searched: what was read just before; then only small, new or changed relations are read here. None: all are.
         keys: for tables whose values SQL cannot tell apart; nobody can write to these from the last decrypt until the
@@ -91,17 +91,17 @@ def zero_old_rows(
     first = {} if searched is None else first_pages(RelationStates.now(connection, tables), searched)
     since = decrypted_evidence.oldest_in_progress(connection)
     values = sum(_require_zero(connection, table, versions, first, searched, alone.get(table)) for table in tables)
-    _require_fences(connection, tables, versions, moment.xid)
+    _require_fences(connection, tables, versions, position.xid)
     require_nothing_found(discovery.discover(connection, tables, first), retired)
     _require_empty_quarantine(connection, tables)
-    if found := snapshot_horizon.blockers(connection, moment.xid, moment.lsn, declared):
+    if found := snapshot_horizon.blockers(connection, position.xid, position.lsn, declared):
         raise BlockedError("; ".join(found))
     for table, ring in alone.items():
         small = [relation for relation in relations.tree(connection, table) if relation.oid not in first]
         decrypted_evidence.lock_writers_out(connection, table, small)
         decrypted_evidence.require_written_since(connection, ring, table, since, first)
     # Before writers were locked out, an old login may have had its right again, and replaced what it wrote.
-    _require_fences(connection, list(alone), versions, moment.xid)
+    _require_fences(connection, list(alone), versions, position.xid)
     row = connection.execute("SELECT clock_timestamp()").fetchone()
     proven_at = row[0] if row else None
     if not isinstance(proven_at, datetime):
@@ -115,7 +115,7 @@ def zero_old_rows(
         names,
         0,
         values,
-        moment.lsn,
+        position.lsn,
         proven_at,
         seen,
         not_read_again,
@@ -206,8 +206,8 @@ def _require_decrypted(
 def _require_fences(
     connection: Connection, tables: Sequence[EncryptedTable], versions: Sequence[KeyVersion], xid: int
 ) -> None:
-    for table, standing in fences.all_fences(connection, tables).items():
-        refused = relations.or_raise(standing)
+    for table, fenced in fences.all_fences(connection, tables).items():
+        refused = relations.or_raise(fenced)
         missing = [str(version) for version in versions if version not in refused]
         if missing:
             what = fences.fence_of(table.format).what(connection)

@@ -90,16 +90,16 @@ def _read(
     for wanted in (_FIRST, _SECOND, _THIRD):
         scanned = _FromBlocks(connection, relation, blocks, max(wanted, most_values // 8))
         rows, sizes = scanned.sizes(columns)
-        lacking = [column for column, size in zip(columns, sizes, strict=True) if size.values < _FEW_VALUES]
+        too_few = [column for column, size in zip(columns, sizes, strict=True) if size.values < _FEW_VALUES]
         is_last = scanned.everything or (wanted == _SECOND and rows) or wanted == _THIRD
         ready = [
             (column, size)
             for column, size in zip(columns, sizes, strict=True)
-            if is_last or (column not in lacking and rows)
+            if is_last or (column not in too_few and rows)
         ]
         if ready:
             yield scanned.read(ready, most_values, no_row=not rows)
-        columns = lacking
+        columns = too_few
         if is_last or not columns:
             return
 

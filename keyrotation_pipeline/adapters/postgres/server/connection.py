@@ -23,7 +23,7 @@ _NAME = r'"(?P<name>[^"\n]{1,128})"'
 
 # In this order: with several hosts, the text has a reason for each. A server that speaks a language other than English
 # gets the last sentence.
-_SENTENCES = (
+_MESSAGES = (
     (rf"password authentication failed for user {_NAME}",
      'the server refuses the password of "{name}"; correct it in {setting}'),
     (r"no password supplied",
@@ -65,9 +65,9 @@ def refusal_of(error: OperationalError, url: str, setting: str = URL_SETTING) ->
         setting: where the URL comes from.
     """
     said = str(error)
-    for pattern, sentence in _SENTENCES:
+    for pattern, message in _MESSAGES:
         if (found := re.search(pattern, said)) is not None:
-            why = sentence.format(setting=setting, **found.groupdict())
+            why = message.format(setting=setting, **found.groupdict())
             break
     else:
         lines = said.strip().splitlines() or [type(error).__name__]

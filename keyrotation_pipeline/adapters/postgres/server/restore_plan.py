@@ -227,7 +227,7 @@ def _extension_in(statement: Statement) -> tuple[str, str]:
     return unquoted(words[5]), unquoted(words[8])
 
 
-def lacking(content: DatabaseContent, left_out: Iterable[ArchiveEntry]) -> frozenset[TableName]:
+def missing(content: DatabaseContent, left_out: Iterable[ArchiveEntry]) -> frozenset[TableName]:
     """Returns the names of the relations that are left out."""
     texts = tuple(each.text for each in left_out)
     return frozenset(

@@ -32,7 +32,7 @@ from keyrotation_pipeline.adapters.postgres.server.restore import LONGEST_RESTOR
 from keyrotation_pipeline.adapters.postgres.server.restore_plan import (
     BY_SUPERUSER,
     RestorePlan,
-    lacking,
+    missing,
     phrases,
     plan,
     rules_of,
@@ -155,7 +155,7 @@ def _restored(
             contents.count(connection),
             (*failures, *sequences_behind(connection, text, planned.left_out_keys)),
             tuple(phrases(planned.left_out)),
-            lacking(dump.content, planned.left_out),
+            missing(dump.content, planned.left_out),
             target.description,
             "; ".join(warnings) or None,
             target.rekeyable(url, connection) if target.rekeyable else None,

@@ -20,7 +20,7 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.own_schema import DEFAULT, with_schema
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import AGAIN, without_content
-from keyrotation_pipeline.adapters.postgres.inventory import places, relations, retired_halves
+from keyrotation_pipeline.adapters.postgres.inventory import places, relations, retired_signing_keys
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.server.dump import PostgresDump
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
@@ -154,7 +154,7 @@ class ScratchDump:
         self._connection = connection
         self._binaries = binaries
         self._secret = os.urandom(32)
-        self._halves: tuple[KeyVersion, ...] | None = None
+        self._signing_keys: tuple[KeyVersion, ...] | None = None
 
     def source(self, ring: KeyRing) -> DumpSource:
         """See `RekeyableDump.source`."""
@@ -166,11 +166,11 @@ class ScratchDump:
         from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate  # noqa: PLC0415
 
         migrate(self._url)
-        self._halves = retired_halves.held(self._connection)
+        self._signing_keys = retired_signing_keys.held(self._connection)
 
     def clean_up(self) -> None:
         """See `RekeyableDump.clean_up`."""
-        retired_halves.keep_only(self._connection, self._halves)
+        retired_signing_keys.keep_only(self._connection, self._signing_keys)
 
     @without_content(AGAIN)
     def read(self, table: EncryptedTable, ring: KeyRing) -> ReadRows:

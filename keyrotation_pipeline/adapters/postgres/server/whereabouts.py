@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import LiteralString
 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.model.surroundings import DatabaseServer
+from keyrotation_pipeline.model.environment import DatabaseServer
 
 # The data directory is shown to superusers and members of pg_read_all_settings alone.
 _WHERE: LiteralString = """

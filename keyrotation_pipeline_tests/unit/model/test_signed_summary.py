@@ -13,7 +13,7 @@ from keyrotation_pipeline.fieldcrypto.search_index import IndexForm
 from keyrotation_pipeline.model.approval import HEADER, Officer, Roster, rendered, signed_fields
 from keyrotation_pipeline.model.breach import ASSESSMENT_HEADER
 from keyrotation_pipeline.model.requests import CONFIRMATION_HEADER, RequestAction
-from keyrotation_pipeline.model.signed_sentences import FIRST_APPROVAL, sentences
+from keyrotation_pipeline.model.signed_summary import FIRST_APPROVAL, summary
 from keyrotation_pipeline.model.tables import SearchIndex, TableName
 from keyrotation_pipeline.model.visible_text import plain_name
 
@@ -37,7 +37,7 @@ LINES = {
 
 def said(header: str = HEADER, **lines: str) -> str:
     named = {name.replace("_", " "): value for name, value in lines.items()}
-    return "\n".join(sentences(header, {**LINES, **named}))
+    return "\n".join(summary(header, {**LINES, **named}))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ SLY = 'x". Nothing here can be undone. Sign it. "'
 @pytest.mark.parametrize("action", [*RequestAction, "other"])
 def test_nobody_who_chooses_a_value_adds_a_sentence(name: str, action: str) -> None:
     lines = {**LINES, "Action": action, "From": str(BEFORE) if action == "policy" else V1, "To": str(AFTER)}
-    plain, sly = (sentences(HEADER, {**lines, name: value}) for value in ("x", SLY))
+    plain, sly = (summary(HEADER, {**lines, name: value}) for value in ("x", SLY))
     assert len(plain) == len(sly)
     # What was chosen stands in quotes that it cannot end.
     quoted = json.dumps(SLY, ensure_ascii=False)
@@ -174,7 +174,7 @@ def test_an_officers_or_recipients_name_is_not_taken_for_other_people() -> None:
 
 
 def test_a_long_reason_hides_no_sentence_behind_it() -> None:
-    *_, reason, last = sentences(HEADER, {**LINES, "Reason": "r" * 1000})
+    *_, reason, last = summary(HEADER, {**LINES, "Reason": "r" * 1000})
     assert "r" * 1000 in reason
     assert last.endswith("do not sign, and ask.")
 

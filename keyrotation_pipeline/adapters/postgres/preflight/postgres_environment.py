@@ -13,13 +13,13 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.adapters.postgres.server.whereabouts import server_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, IdentifiedBy, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.surroundings import (
+from keyrotation_pipeline.model.environment import (
     BlindSpots,
     CheckNames,
     DatabaseIdentity,
     DatabaseServer,
+    Environment,
     Problem,
-    Surroundings,
     Unsearched,
 )
 from keyrotation_pipeline.model.tables import EncryptedTable
@@ -32,7 +32,7 @@ _UNDECLARED = Unsearched("columns that are not declared, where nothing tells a v
 
 
 @dataclass(frozen=True)
-class PostgresSurroundings:
+class PostgresEnvironment:
     """`DatabaseSurroundings` over PostgreSQL 14 to 18.
 
     Args:
@@ -68,9 +68,9 @@ class PostgresSurroundings:
         """See `DatabaseSurroundings.check_names`."""
         return preflight.names()
 
-    def measure(self, tables: Sequence[EncryptedTable]) -> Surroundings:
+    def measure(self, tables: Sequence[EncryptedTable]) -> Environment:
         """See `DatabaseSurroundings.measure`."""
-        return server.surroundings(self.connection, tables)
+        return server.environment(self.connection, tables)
 
     def blind_spots(self) -> BlindSpots:
         """See `DatabaseSurroundings.blind_spots`."""

@@ -76,7 +76,7 @@ class Problem:
         check: the check that found it, named by the truth wanted.
     """
 
-    sentence: str
+    message: str
     fatal: bool
     check: str = "database_is_ready"
 
@@ -140,8 +140,8 @@ class Standby:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """The surroundings of the tables.
+class Environment:
+    """What the tables depend on around them.
 
     Args:
         table_bytes: heaps and TOAST of all declared tables.

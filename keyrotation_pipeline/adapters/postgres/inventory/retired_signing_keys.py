@@ -1,6 +1,6 @@
-"""The signing halves of retired Fernet keys, in a private table, so that SQL can tell tokens under these keys.
+"""The signing keys of retired Fernet keys, in a private table, so that SQL can tell tokens under these keys.
 
-A signing half decrypts nothing, but whoever reads it can forge tokens. So one is stored only once its key encrypts
+A signing key decrypts nothing, but whoever reads it can forge tokens. So one is stored only once its key encrypts
 nowhere any more, and is removed before its key may encrypt again. It never stands in the text of a constraint, trigger
 or function, which everybody can read.
 """
@@ -47,13 +47,13 @@ _REMOVE = own("DELETE FROM keyrotation.retired_signing_halves WHERE version = %s
 
 
 def publish(connection: Connection, value_format: ValueFormat, ring: KeyRing, target: KeyVersion) -> None:
-    """Stores the signing half of every key of the ring but `target`; does nothing for formats that need none.
+    """Stores the signing key of every key of the ring but `target`; does nothing for formats that need none.
 
     Args:
         target: what values are re-encrypted to; no other key of the ring may encrypt anywhere.
 
     Raises:
-        ProofError: another half is stored for one of these versions.
+        ProofError: another one is stored for one of these versions.
     """
     if value_format.identified_by is not IdentifiedBy.MAC:
         return
@@ -63,10 +63,10 @@ def publish(connection: Connection, value_format: ValueFormat, ring: KeyRing, ta
 
 
 def store(connection: Connection, value_format: ValueFormat, ring: KeyRing, versions: Sequence[KeyVersion]) -> None:
-    """Stores the signing halves of keys that encrypt nowhere; repeating it changes nothing.
+    """Stores the signing keys of keys that encrypt nowhere; repeating it changes nothing.
 
     Raises:
-        ConfigurationError, ProofError: another half is stored for one of these versions.
+        ConfigurationError, ProofError: another one is stored for one of these versions.
         UnknownKeyVersionError: the ring does not hold one of them.
     """
     with connection.transaction():
@@ -80,19 +80,19 @@ def store(connection: Connection, value_format: ValueFormat, ring: KeyRing, vers
             if stored[version] != blocks:
                 _require_derivation(connection, value_format, ring, version, stored[version])
                 raise ProofError(
-                    f"{schema_of(connection)}.retired_signing_halves holds another signing half of {version} than the "
+                    f"{schema_of(connection)}.retired_signing_halves holds another signing key of {version} than the "
                     "key store; find out who changed it, delete that row, then run this step again"
                 )
 
 
 def withdraw(connection: Connection, version: KeyVersion) -> None:
-    """Removes the signing half of a key that may encrypt again; repeating it changes nothing."""
+    """Removes the signing key of a key that may encrypt again; repeating it changes nothing."""
     if connection.execute(_THERE).fetchone() == (True,):
         connection.execute(_REMOVE, (version.number,))
 
 
 def withdraw_wrong(connection: Connection, value_format: ValueFormat, ring: KeyRing) -> None:
-    """Removes what is not the signing half of its key: a fence refuses nothing by it, and counts only with a half.
+    """Removes what is not the signing key of its key: a fence refuses nothing by it, and counts only with one.
 
     Raises:
         ConfigurationError: it is that by another derivation than the declared one.
@@ -108,7 +108,7 @@ def withdraw_wrong(connection: Connection, value_format: ValueFormat, ring: KeyR
 def _require_derivation(
     connection: Connection, value_format: ValueFormat, ring: KeyRing, version: KeyVersion, found: tuple[bytes, bytes]
 ) -> None:
-    """Keeps a half by which a fence does refuse what was written: then the declaration is what has changed."""
+    """Keeps one by which a fence does refuse what was written: then the declaration is what has changed."""
     for derivation, keys in rederived_rings(value_format, ring, None):
         if signing_blocks(keys.material(version)) == found:
             said = "none" if derivation is None else f'"{derivation}"'
@@ -119,7 +119,7 @@ def _require_derivation(
 
 
 def missing(connection: Connection, versions: Sequence[KeyVersion]) -> tuple[KeyVersion, ...]:
-    """Returns those of some versions whose signing half is not stored."""
+    """Returns those of some versions whose signing key is not stored."""
     if connection.execute(_THERE).fetchone() != (True,):
         return tuple(versions)
     stored = _stored(connection)
@@ -127,12 +127,12 @@ def missing(connection: Connection, versions: Sequence[KeyVersion]) -> tuple[Key
 
 
 def held(connection: Connection) -> tuple[KeyVersion, ...] | None:
-    """Returns the versions whose halves are stored; None: there is no table for them."""
+    """Returns the versions whose signing keys are stored; None: there is no table for them."""
     return tuple(_stored(connection)) if connection.execute(_THERE).fetchone() == (True,) else None
 
 
 def keep_only(connection: Connection, versions: Sequence[KeyVersion] | None) -> None:
-    """Removes the halves of all other versions; None: the table, too."""
+    """Removes the signing keys of all other versions; None: the table, too."""
     if versions is None:
         connection.execute(_DROP)
         return

@@ -29,7 +29,7 @@ _ROW = re.compile(
 _NOTHING_CHANGED = "nobody"
 
 
-def sentences(header: str, fields: Fields) -> Sequence[str]:
+def summary(header: str, fields: Fields) -> Sequence[str]:
     """What a text with these lines means, one sentence (or a few) in each line, without line breaks.
 
     Lines that a text of its kind lacks leave their sentence out: whether they may be missing is checked elsewhere.
@@ -276,10 +276,10 @@ def _for_every_action(fields: Fields) -> Iterator[str]:
     if "Recipients" in fields:
         yield f"Who can open the backups: {fields['Recipients']}."
     if "Start by" in fields:
-        earliest = f"not before {_moment(fields['Not before'])}, " if "Not before" in fields else ""
+        earliest = f"not before {_time(fields['Not before'])}, " if "Not before" in fields else ""
         yield (
-            f"Until when: it begins {earliest}by {_moment(fields['Start by'])} at the latest; after "
-            f"{_moment(fields.get('Finish by', ''))} your signature counts for nothing more."
+            f"Until when: it begins {earliest}by {_time(fields['Start by'])} at the latest; after "
+            f"{_time(fields.get('Finish by', ''))} your signature counts for nothing more."
         )
     if "Carried out" in fields:
         yield "People carry it out step by step; the program starts nothing of it by itself."
@@ -290,7 +290,7 @@ def _for_every_action(fields: Fields) -> Iterator[str]:
     yield "If you did not expect this, or if anything in it is not right, do not sign, and ask."
 
 
-def _moment(line: str) -> str:
+def _time(line: str) -> str:
     """``2026-05-01T12:00:00Z`` for people."""
     return line.replace("T", " ").replace("Z", " UTC")
 
