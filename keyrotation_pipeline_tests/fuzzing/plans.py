@@ -18,7 +18,7 @@ class Plan:
     """All that a seed decides; what threads make of it differs each time.
 
     Args:
-        disturbances, surroundings: by their names.
+        disturbances, environment: by their names.
         walks: one after the other, see `Round.walk`.
         kills: how often `rotate` is killed in each.
         shards, workers: as in `[reencryption]`.
