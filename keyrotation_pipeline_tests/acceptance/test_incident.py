@@ -201,8 +201,8 @@ def raise_flags(clinic: Clinic) -> None:
     with psycopg.connect(clinic.database_url, autocommit=True) as owner:
         role = f"siem_{owner.info.dbname}"
         owner.execute(f"CREATE ROLE {role}")
-        # As docs/on-call/emergency.md has it; the flag that it raises is taken back.
-        page = "docs/on-call/emergency.md"
+        # As docs/guides/incidents.md has it; the flag that it raises is taken back.
+        page = "docs/guides/incidents.md"
         [documented] = [each.text for each in fenced() if (each.page, each.language) == (page, "sql")]
         usage, insert, flag = documented.replace("TO siem;", f"TO {role};").strip().splitlines()
         owner.execute(usage.encode())
