@@ -1,15 +1,15 @@
-"""Every command, as its `--help` describes it."""
+"""Every command by what it is for; `--help` of each has the rest."""
 
 from collections.abc import Iterator
 
 import click
 
 from keyrotation_pipeline.cli.commands import COMMANDS, SECTIONS
-from keyrotation_pipeline_tests.reference.markdown import code, in_markdown, page_of, table
+from keyrotation_pipeline_tests.reference.markdown import code, in_markdown, listing, page_of
 
 _INTRODUCTION = """
-As `keyrotation COMMAND --help` says of each. Every command takes `--config FILE`: else the file that
-`KEYROTATION_CONFIG` names is used, else `keyrotation.toml` in the current directory. `-h` is `--help`; `keyrotation
+`keyrotation COMMAND --help` has the options of each. Every command takes `--config FILE`: else the file that
+`KEYROTATION_CONFIG` names is used, else `keyrotation.toml` in the current directory. `keyrotation
 --install-completion` completes commands and ids. [What `--json` prints](json.md), [exit codes](exit-codes.md).
 """
 
@@ -29,9 +29,8 @@ def _parts() -> Iterator[str]:
     yield _INTRODUCTION
     for section, listed in SECTIONS.items():
         yield f"## {section}"
-        for name, command in listed.items():
-            for typed, leaf in _leaves(name, command.load(name)):
-                yield from _described(typed, leaf)
+        leaves = [leaf for name, command in listed.items() for leaf in _leaves(name, command.load(name))]
+        yield listing((code(_usage(typed, leaf)), _first_sentence(leaf)) for typed, leaf in leaves)
 
 
 def _leaves(typed: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
@@ -42,54 +41,18 @@ def _leaves(typed: str, command: click.Command) -> Iterator[tuple[str, click.Com
         yield typed, command
 
 
-def _described(typed: str, command: click.Command) -> Iterator[str]:
-    yield f"### {typed}"
-    shown = [
-        each for each in command.params if not getattr(each, "hidden", False) and each.name not in {"config", "help"}
-    ]
-    yield code(" ".join(["keyrotation", typed, *(_usage(each) for each in shown)]).strip())
-    yield in_markdown(command.help or "")
-    if shown:
-        yield table(
-            ("option", "is", "default"), [(code(_name(each)), _meaning(each), _default(each)) for each in shown]
-        )
+def _usage(typed: str, command: click.Command) -> str:
+    """The command with its arguments and the options that it needs."""
+    needed = [each for each in command.params if isinstance(each, click.Argument) or each.required]
+    return " ".join(("keyrotation", typed, *map(_written, needed)))
 
 
-def _usage(parameter: click.Parameter) -> str:
+def _written(parameter: click.Parameter) -> str:
+    value = (parameter.metavar or parameter.type.name.upper()).removesuffix("...")
     if isinstance(parameter, click.Argument):
-        return _name(parameter)
-    value = "" if _is_flag(parameter) else f" {_metavar(parameter)}"
-    written = f"{parameter.opts[0]}{value}"
-    return f"{written if parameter.required else f'[{written}]'}{'…' * parameter.multiple}"
+        return value + ("…" if parameter.nargs == -1 else "")
+    return f"{parameter.opts[0]} {value}"
 
 
-def _name(parameter: click.Parameter) -> str:
-    if isinstance(parameter, click.Argument):
-        return _metavar(parameter) + ("…" if parameter.nargs == -1 else "")
-    return ", ".join(parameter.opts) + ("" if _is_flag(parameter) else f" {_metavar(parameter)}")
-
-
-def _metavar(parameter: click.Parameter) -> str:
-    if parameter.metavar:
-        return parameter.metavar.removesuffix("...")
-    if isinstance(parameter.type, click.Choice):
-        return "|".join(map(str, parameter.type.choices))
-    return (
-        "N"
-        if isinstance(parameter.type, click.types.IntRange | click.types.FloatRange)
-        else parameter.type.name.upper()
-    )
-
-
-def _is_flag(parameter: click.Parameter) -> bool:
-    return bool(getattr(parameter, "is_flag", False))
-
-
-def _meaning(parameter: click.Parameter) -> str:
-    return in_markdown(getattr(parameter, "help", None) or "")
-
-
-def _default(parameter: click.Parameter) -> str:
-    if _is_flag(parameter) or parameter.default in (None, (), []):
-        return "" if not parameter.required else "required"
-    return code(str(getattr(parameter.default, "value", parameter.default)))
+def _first_sentence(command: click.Command) -> str:
+    return in_markdown(command.help or "").partition("\n\n")[0]

@@ -8,7 +8,7 @@ import dagster as dg
 from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
-from keyrotation_pipeline_tests.reference.markdown import code, in_markdown, page_of, table
+from keyrotation_pipeline_tests.reference.markdown import code, in_markdown, listing, page_of
 
 _INTRODUCTION = """
 As of one declared table, `clients`, with `[recovery] rehearse_nightly` and `[audit] timestamp_url`, without which
@@ -33,34 +33,24 @@ def _parts(repository: dg.RepositoryDefinition) -> Iterator[str]:
     yield _INTRODUCTION
     yield "## Assets"
     nodes = [graph.get(key) for key in graph.toposorted_asset_keys]
-    yield table(
-        ("asset", "group", "is"),
-        [(code(each.key.to_user_string()), code(each.group_name), _first(each.description)) for each in nodes],
-    )
+    yield listing((code(each.key.to_user_string()), _first(each.description)) for each in nodes)
     yield "## Checks"
     specs = [graph.get_check_spec(key) for key in sorted(graph.asset_check_keys, key=lambda key: key.name)]
-    yield table(
-        ("check", "of", "says"),
-        [(code(each.name), code(each.asset_key.to_user_string()), _first(each.description)) for each in specs],
+    yield listing(
+        (f"{code(each.name)} of {code(each.asset_key.to_user_string())}", _first(each.description)) for each in specs
     )
     yield "## Jobs"
     jobs = [each for each in repository.get_all_jobs() if not each.name.startswith("__")]
-    yield table(("job", "does"), [(code(each.name), _first(each.description)) for each in sorted(jobs, key=_name)])
+    yield listing((code(each.name), _first(each.description)) for each in sorted(jobs, key=_name))
     yield "## Schedules"
-    yield table(
-        ("schedule", "when", "starts", "does"),
-        [
-            (code(each.name), code(str(each.cron_schedule)), code(each.job_name), _first(each.description))
-            for each in sorted(repository.schedule_defs, key=_name)
-        ],
+    yield listing(
+        (f"{code(each.name)} ({code(str(each.cron_schedule))})", _first(each.description))
+        for each in sorted(repository.schedule_defs, key=_name)
     )
     yield "## Sensors"
-    yield table(
-        ("sensor", "every", "does"),
-        [
-            (code(each.name), f"{each.minimum_interval_seconds} s", _first(each.description))
-            for each in sorted(repository.sensor_defs, key=_name)
-        ],
+    yield listing(
+        (f"{code(each.name)} (every {each.minimum_interval_seconds} s)", _first(each.description))
+        for each in sorted(repository.sensor_defs, key=_name)
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from keyrotation_pipeline.audit import events as known  # which imports every record  # noqa: F401
 from keyrotation_pipeline.model.audit import EventKind, Fact
 from keyrotation_pipeline.model.records import Alias
-from keyrotation_pipeline_tests.reference.markdown import code, in_markdown, page_of, table
+from keyrotation_pipeline_tests.reference.markdown import code, in_markdown, listing, page_of
 
 _INTRODUCTION = """
 `keyrotation audit log` lists them, `--json` with their facts. Each event is canonical JSON with `seq`, `at`, `actor`,
@@ -49,8 +49,7 @@ def page() -> str:
 def _parts() -> Iterator[str]:
     yield _INTRODUCTION
     records = {record.kind: record for record in _records(Fact)}
-    rows = [(code(kind), _meaning(kind, records.get(kind)), _facts(records.get(kind))) for kind in EventKind]
-    yield table(("event", "says", "facts"), rows)
+    yield listing((code(kind), _meaning(kind, records.get(kind)) + _facts(records.get(kind))) for kind in EventKind)
 
 
 def _records(of: type[Fact]) -> Iterator[type[Fact]]:
@@ -68,10 +67,11 @@ def _meaning(kind: EventKind, record: type[Fact] | None) -> str:
 
 def _facts(record: type[Fact] | None) -> str:
     if record is None:
-        return "for people"
+        return ""
     hints = typing.get_type_hints(record, include_extras=True)
     assert dataclasses.is_dataclass(record)
-    return ", ".join(code(_name(each.name, hints[each.name])) for each in dataclasses.fields(record)) or "none"
+    facts = ", ".join(code(_name(each.name, hints[each.name])) for each in dataclasses.fields(record))
+    return f" ({facts})" if facts else ""
 
 
 def _name(field: str, hint: object) -> str:

@@ -8,15 +8,16 @@ from keyrotation_pipeline.fieldcrypto.formats.recogniser import RECOGNISERS
 from keyrotation_pipeline.scan.advice import advice_for
 from keyrotation_pipeline.scan.classification import ATTR_ENCRYPTED
 from keyrotation_pipeline.scan.report import Place
-from keyrotation_pipeline_tests.reference.markdown import code, in_markdown, page_of, table
+from keyrotation_pipeline_tests.reference.markdown import code, in_markdown, listing, page_of
 
 _INTRODUCTION = """
 Encrypted values in these formats are recognised by their structure, in text and bytea, JSON and arrays, behind a prefix
 or in one more base64: *certain*. The key of a value is told by what stands in the value, by its MAC, or by decrypting
 only. What nothing marks is found by its bytes and lengths: *likely*, or *possible* where other data look the same.
+`keyrotation scan` says what to do about each; [these are rotated in place](../guides/own-library.md#formats).
 """
 _TOLD = {"marker": "the value", "mac": "its MAC", "decrypt": "decrypting"}
-_TWO_KEYS = {True: "yes", False: "no", None: "not known"}
+_TWO_KEYS = {True: "its library reads two keys", False: "its library reads one key", None: "library not known"}
 _COLUMN = Place("public.table", "column", None, elements=False, type="text")
 _UNMARKED = {
     "`attr_encrypted`": (
@@ -39,13 +40,13 @@ def _parts() -> Iterator[str]:
     yield _INTRODUCTION
     rows = [_row(code(name), says, name) for name, says in sorted(_described().items())]
     rows += [_row(shown, says, name) for shown, (says, name) in _UNMARKED.items()]
-    yield table(("format", "a value", "the key is told by", "library reads two keys", "what can be done"), rows)
+    yield listing(rows)
 
 
-def _row(shown: str, says: str, name: str) -> tuple[str, ...]:
+def _row(shown: str, says: str, name: str) -> tuple[str, str]:
     column = replace(_COLUMN, type="bytea") if name in FORMATS and FORMATS[name].is_binary else _COLUMN
     advice = advice_for(name, column, wrapped=False, names_keys=False)
-    return shown, says, _TOLD[advice.identified_by], _TWO_KEYS[advice.reads_two_keys], advice.next
+    return shown, f"{says} Key told by {_TOLD[advice.identified_by]}; {_TWO_KEYS[advice.reads_two_keys]}."
 
 
 def _described() -> dict[str, str]:

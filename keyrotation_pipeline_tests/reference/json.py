@@ -8,7 +8,7 @@ from json import dumps
 from keyrotation_pipeline.cli.output import SCHEMA
 from keyrotation_pipeline_tests.acceptance.documents import FIELDS, LISTS
 from keyrotation_pipeline_tests.contract.test_prometheus_rules import full
-from keyrotation_pipeline_tests.reference.markdown import code, page_of, table
+from keyrotation_pipeline_tests.reference.markdown import code, listing, page_of
 
 _INTRODUCTION = """
 With `--json` a command prints one object, which begins with `"schema": 1`, or a list of objects where it lists. A
@@ -27,11 +27,12 @@ def page() -> str:
 def _parts() -> Iterator[str]:
     yield _INTRODUCTION
     yield "## Fields of each command"
-    rows = [
-        (code(name), f"{'a list of ' if name in LISTS else ''}{', '.join(map(code, fields.split()))}")
-        for name, fields in FIELDS.items()
-    ]
-    yield table(("command", "prints"), rows)
+    same: dict[str, list[str]] = {}
+    for name, fields in FIELDS.items():
+        same.setdefault(f"{'a list of ' if name in LISTS else ''}{', '.join(map(code, fields.split()))}", []).append(
+            name
+        )
+    yield listing((", ".join(map(code, names)), fields) for fields, names in same.items())
     yield "## An example"
     yield (
         "`keyrotation status --json` in the middle of a rotation, with an open incident; `requests --json` lists the "

@@ -17,6 +17,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("|".join(("", *(f" {_cell(each)} " for each in line), "")) for line in lines)
 
 
+def listing(items: Iterable[tuple[str, str]]) -> str:
+    """A list: of each item its name, and what it is in one line."""
+    return "\n".join(f"- {name}: {' '.join(says.split())}" for name, says in items)
+
+
 def code(text: str) -> str:
     """A word or line as it is typed."""
     return f"`{text}`"

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from keyrotation_pipeline.monitoring.metrics import PREFIX, metrics_of
+from keyrotation_pipeline.monitoring.metrics import PREFIX, Metric, metrics_of
 from keyrotation_pipeline_tests.contract.test_prometheus_rules import full
-from keyrotation_pipeline_tests.reference.markdown import code, page_of, table
+from keyrotation_pipeline_tests.reference.markdown import code, listing, page_of
 
 _INTRODUCTION = """
 `keyrotation metrics` and the page `/metrics` of `keyrotation up` have these, each a gauge with the label `database`
@@ -20,5 +20,10 @@ def page() -> str:
 
 def _parts() -> Iterator[str]:
     yield _INTRODUCTION
-    rows = [(code(f"{PREFIX}{each.name}"), each.help, ", ".join(map(code, each.labels))) for each in metrics_of(full())]
-    yield table(("metric", "says", "labels"), rows)
+    yield listing((_named(each), each.help) for each in metrics_of(full()))
+
+
+def _named(metric: Metric) -> str:
+    """The name, with the labels."""
+    labels = ", ".join(map(code, metric.labels))
+    return code(f"{PREFIX}{metric.name}") + (f" ({labels})" if labels else "")

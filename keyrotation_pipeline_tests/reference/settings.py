@@ -20,7 +20,7 @@ from keyrotation_pipeline.settings.backups import SecretPlace
 from keyrotation_pipeline.settings.file import File
 from keyrotation_pipeline.settings.tables import PlaceSettings
 from keyrotation_pipeline.settings.values import Section
-from keyrotation_pipeline_tests.reference.markdown import code, in_markdown, page_of, table
+from keyrotation_pipeline_tests.reference.markdown import code, in_markdown, listing, page_of
 
 _INTRODUCTION = """
 `keyrotation init` writes a commented `keyrotation.toml` from what it finds in the database. Relative paths are
@@ -51,18 +51,15 @@ def page() -> str:
 def _parts() -> Iterator[str]:
     yield _INTRODUCTION
     yield "## Environment variables"
-    yield table(("variable", "is"), [(code(name), meaning) for name, meaning in _ENVIRONMENT.items()])
+    yield listing((code(name), meaning) for name, meaning in _ENVIRONMENT.items())
     for heading, section in sections():
         yield f"## {heading}"
         about, meanings = _documented(section)
         if section is not File:
             yield in_markdown(about)
-        rows = [
-            (code(each.alias or name), _kind(each), _default(each), meanings[name])
-            for name, each in _own(section).items()
-        ]
-        if rows:
-            yield table(("setting", "takes", "default", "is"), rows)
+        own = _own(section).items()
+        if own:
+            yield listing((f"{code(each.alias or name)} ({_limits(each)})", meanings[name]) for name, each in own)
 
 
 def sections() -> Iterator[tuple[str, type[Section]]]:
@@ -102,6 +99,12 @@ def _documented(section: type[Section]) -> tuple[str, dict[str, str]]:
     missing = set(_own(section)) - set(meanings)
     assert not missing, f"the docstring of {section.__name__} says under Args nothing of {', '.join(sorted(missing))}"
     return about[:1].upper() + about[1:], meanings
+
+
+def _limits(field: FieldInfo) -> str:
+    """What the setting takes, and its default."""
+    default = _default(field)
+    return _kind(field) + (f"; default {default}" if default.startswith("`") else f"; {default}" if default else "")
 
 
 def _kind(field: FieldInfo) -> str:

@@ -48,6 +48,10 @@ def test_every_python_file_that_a_page_names_is_there(page: Path) -> None:
     assert not missing
 
 
+def test_no_page_holds_what_a_merge_left() -> None:
+    assert [page for page in PAGES if re.search(r"(?m)^(?:<{7}|>{7}) ", (TOP / page).read_text())] == []
+
+
 def test_every_test_that_the_threat_model_names_is_there() -> None:
     pages = (TOP / "docs/security.md", *TOP.glob("docs/security/*.md"))
     named = {name for page in pages for name in re.findall(r"`(test_\w+)`", page.read_text())}
