@@ -199,8 +199,8 @@ def initialise(
         migrate(url)
         with open_pipeline(settings, actor=actor) as pipeline:
             if pipeline.ledger.pinned_roster() is None:
-                require_known_to_store(pipeline, pipeline.signatures.roster())
-                require_usable(pipeline, pipeline.signatures.roster())
+                require_known_to_store(pipeline.keys, pipeline.signatures.roster())
+                require_usable(pipeline.signatures, pipeline.signatures.roster())
             pipeline.ledger.pin_roster(pipeline.signatures.roster())
             name_home(pipeline)
             ManifestTrust(signing_key(settings), pipeline.ledger, pipeline.signatures, pipeline.clock).pin()
@@ -293,20 +293,20 @@ def _tried(pipeline: Pipeline, ring: KeyRing, place_of: PlaceOf) -> KeyTrial:
     Raises:
         WrongKeyError: names what is wrong with which key, and how to provide it.
     """
-    keys.require_as_registered(pipeline, ring)
+    keys.require_as_registered(pipeline.ledger, ring)
     stored = pipeline.keys.read()
     live = {each: key for each, key in stored.live.items() if isinstance(key, KeyMaterial)}
     others = {version: key for version, key in live.items() if version not in ring.versions}
     known = others | {version: ring.material(version) for version in ring.versions}
     probes = probed(pipeline, KeyRing(known, ring.primary), derived=True)
     misfits = [each.refusal for each in probes if each.refusal]
-    if misfits := [*misfits, *undetermined_turns(pipeline, KeyRing(known, ring.primary))]:
+    if misfits := [*misfits, *undetermined_turns(pipeline.tables, KeyRing(known, ring.primary))]:
         raise WrongKeyError(
             f"{'; '.join(misfits[:MOST_NAMED])}; nothing was imported: then run `keyrotation init` again"
         )
     counts = count_if_small(pipeline)
     trial = try_keys(pipeline, KeyRing(known, ring.primary), counted_in(counts))
-    if pipeline.ledger.keys() and (message := refusal(pipeline, stored, trial)):
+    if pipeline.ledger.keys() and (message := refusal(pipeline.keys, stored, trial)):
         raise WrongKeyError(message)
     if wrong := trial.wrong_versions:
         places = {each: pipeline.keys.place_of if each in others else place_of for each in wrong[:MOST_NAMED]}

@@ -24,6 +24,8 @@ from keyrotation_pipeline.model.key_events import (
 from keyrotation_pipeline.model.keys import LOST, SHELVED, KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled, RosterPinned
 from keyrotation_pipeline.model.requests import Walk
+from keyrotation_pipeline.ports.database import DatabaseEnvironment
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 MOST_NAMED = 5  # events in a sentence
@@ -102,17 +104,21 @@ def divergence(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
 
 def _compared(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
     anchors = pipeline.anchors.heads()
-    expected, replayed = _expectations(pipeline), pipeline.ledger.replayed()
+    expected, replayed = _expectations(pipeline.ledger), pipeline.ledger.replayed()
     missing, other = replayed.missing(anchors), store_owner.of_others(stored, replayed)
     unknown = missing if other is None else tuple(dict.fromkeys((*missing, other.head)))
     elsewhere = None if missing else other
     records = pipeline.ledger.keys()
-    moved, unsigned = _moved(pipeline, replayed), replayed.unvouched_until(replayed.head.seq)
+    moved, unsigned = _moved(pipeline.environment, replayed), replayed.unvouched_until(replayed.head.seq)
     newcomer = None if replayed.writes_what_counts else replayed.own_signer
     newcomer_found = about_newcomer(replayed)
     findings = [
-        *_about_database(pipeline, replayed),
-        *(_about_anchors(pipeline, unknown) if elsewhere is None else [store_owner.finding(elsewhere, replayed)]),
+        *_about_database(pipeline.environment, replayed),
+        *(
+            _about_anchors(pipeline.ledger, unknown)
+            if elsewhere is None
+            else [store_owner.finding(elsewhere, replayed)]
+        ),
         *_about_keys(stored, records, expected),
         *_about_primary(stored, records, expected),
         *_about_roster(stored, expected),
@@ -162,9 +168,9 @@ def warning(found: Divergence) -> str | None:
     )
 
 
-def _expectations(pipeline: Pipeline) -> AuditExpectations:
+def _expectations(ledger: Ledger) -> AuditExpectations:
     expected = AuditExpectations()
-    for entry in history(pipeline.ledger, *_TELLING):
+    for entry in history(ledger, *_TELLING):
         match entry.fact if entry.fault is None else None:
             case KeyCreationIntended(version, fingerprint) | KeyImportIntended(version, fingerprint):
                 expected.keys.add((version, fingerprint))
@@ -181,17 +187,17 @@ def _expectations(pipeline: Pipeline) -> AuditExpectations:
     return expected
 
 
-def _about_database(pipeline: Pipeline, replayed: AuditState) -> Iterator[str]:
-    here = pipeline.environment.identity().place
+def _about_database(environment: DatabaseEnvironment, replayed: AuditState) -> Iterator[str]:
+    here = environment.identity().place
     if replayed.database not in {None, here}:
         yield f"the audit is of {replayed.database}, and this is {here}"
 
 
-def _moved(pipeline: Pipeline, replayed: AuditState) -> DatabaseServer | None:
+def _moved(environment: DatabaseEnvironment, replayed: AuditState) -> DatabaseServer | None:
     is_under_way = any(isinstance(each, Walk) and not each.is_over for each in replayed.requests.values())
     if replayed.server is None or not is_under_way:
         return None
-    here = pipeline.environment.server()
+    here = environment.server()
     return None if here == replayed.server else here
 
 
@@ -215,10 +221,10 @@ def _about_unsigned(unsigned: Sequence[AuditHead]) -> Iterator[str]:
         yield f"somebody else wrote into the audit (events {shown}{more}, which count for nothing)"
 
 
-def _about_anchors(pipeline: Pipeline, unknown: tuple[AuditHead, ...]) -> Iterator[str]:
+def _about_anchors(ledger: Ledger, unknown: tuple[AuditHead, ...]) -> Iterator[str]:
     if not unknown:
         return
-    newest, head = max(unknown, key=lambda anchor: anchor.seq), pipeline.ledger.head()
+    newest, head = max(unknown, key=lambda anchor: anchor.seq), ledger.head()
     if newest.seq > head.seq:
         yield f"the audit ends at event {head.seq}, but a copy outside names event {newest.seq} {newest.hash[:16]}"
     else:

@@ -165,7 +165,7 @@ def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
             *_audit_rows(pipeline.ledger, replayed),
             *_time_stamps(pipeline),
         ]
-    if faults := [*faults, *_lost(pipeline)]:
+    if faults := [*faults, *_lost(pipeline.ledger)]:
         raise AuditError(summary(faults))
     return newest
 
@@ -197,7 +197,7 @@ def require_verified(
             *_audit_rows(pipeline.ledger, replayed),
         ]
     if not reconciling:
-        faults += _lost(pipeline)
+        faults += _lost(pipeline.ledger)
     if faults:
         raise AuditError(summary(faults))
 
@@ -216,9 +216,9 @@ def _faults(pipeline: Pipeline, replayed: AuditState, *, reconciling: bool = Fal
     yield from replayed.faults_but(lost_officers, place if reconciling else None, reconciling=reconciling)
 
 
-def _lost(pipeline: Pipeline) -> Iterator[str]:
+def _lost(ledger: Ledger) -> Iterator[str]:
     """What this process has read and is gone; in a snapshot it would be what another thread has read since."""
-    if (head := pipeline.ledger.replayed().lost) is not None:
+    if (head := ledger.replayed().lost) is not None:
         yield f"event {head.seq} {head.hash[:16]}, which was read here before, is no longer in the audit"
 
 

@@ -25,7 +25,9 @@ from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import BackupIncomplete
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, KeyCopy, StoredFile, dump_name
 from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.backup_places import BackupPlace
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation.key_checks import try_keys
@@ -106,7 +108,7 @@ def back_up(site: BackupContext, *, database: bool = True) -> BackupMade:
         failures += [*_uncovered(made), *_not_decrypted(site.pipeline, made), *not_copied]
         removed = completeness.remove_expired(site, made.made_at)
         done = BackupMade(made, places, later, removed, _warnings(site), _audit_fault(site.pipeline))
-        _record(site.pipeline, done, tuple(dict.fromkeys(failures)))
+        _record(site.pipeline.ledger, done, tuple(dict.fromkeys(failures)))
     if failures:
         raise BackupError(f"the backup {made.name} is incomplete: {'; '.join(dict.fromkeys(failures))}")
     return done
@@ -117,7 +119,7 @@ def _made(site: BackupContext, stamp: str, roster: Roster, *, database: bool) ->
     ledger = site.pipeline.ledger
     dump, failures = _dump(site, stamp) if database else (None, [])
     keys, lost = _keys(site, stamp)
-    failures = [*_unusable_recipients(site.pipeline), *lost, *failures]
+    failures = [*_unusable_recipients(site.pipeline.signatures), *lost, *failures]
     if not keys and dump is None:
         ledger.append(BackupIncomplete(None, tuple(failures)))
         raise BackupError(f"nothing could be backed up: {'; '.join(dict.fromkeys(failures))}")
@@ -136,7 +138,7 @@ def back_up_after_rotation(site: BackupContext) -> BackupMade | None:
         AtWorkError: another process is making one.
     """
     pipeline = site.pipeline
-    finished = last_finished(pipeline)
+    finished = last_finished(pipeline.ledger)
     if finished is None or is_covered(finished[1], pipeline.vault.status(pipeline.ledger.keys()).last):
         return None
     return back_up(site)
@@ -159,17 +161,17 @@ def _require_usable(site: BackupContext) -> None:
         raise
 
 
-def _record(pipeline: Pipeline, done: BackupMade, failures: tuple[str, ...]) -> None:
+def _record(ledger: Ledger, done: BackupMade, failures: tuple[str, ...]) -> None:
     if not failures:
-        pipeline.ledger.append(Note(EventKind.BACKUP_MADE, done.facts()))
+        ledger.append(Note(EventKind.BACKUP_MADE, done.facts()))
         return
     files = {file.name: file.sha256 for file in done.made.files}
-    pipeline.ledger.append(BackupIncomplete(done.made.name, failures, files, done.places))
+    ledger.append(BackupIncomplete(done.made.name, failures, files, done.places))
 
 
-def _unusable_recipients(pipeline: Pipeline) -> list[str]:
+def _unusable_recipients(signatures: SignatureVerifier) -> list[str]:
     """A sentence for each recipient who will not be able to decrypt the backup."""
-    certificates = pipeline.signatures.certificates()
+    certificates = signatures.certificates()
     return [each.unusable for each in certificates if each.encrypts and each.unusable is not None]
 
 
@@ -265,11 +267,11 @@ def _warnings(site: BackupContext) -> tuple[str, ...]:
     for place in site.places:
         with suppress(BackupError):  # the copying has reported it
             unknown += unknown_sets(place, place.names(), site.trust)
-    return (*unknown, *_unnamed(site.pipeline), *_weaknesses(site))
+    return (*unknown, *_unnamed(site.pipeline.ledger), *_weaknesses(site))
 
 
-def _unnamed(pipeline: Pipeline) -> Iterator[str]:
-    if (message := about_newcomer(pipeline.ledger.replayed())) is not None:
+def _unnamed(ledger: Ledger) -> Iterator[str]:
+    if (message := about_newcomer(ledger.replayed())) is not None:
         yield f"{message}, so that other homes do not count this backup; run `keyrotation reconcile`"
 
 

@@ -28,7 +28,7 @@ from keyrotation_pipeline.model.backups import (
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.requests import RequestStatus, Walk
 from keyrotation_pipeline.ports.backup_places import BackupPlace
-from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.ledger import Ledger
 
 _AGAIN = "run `keyrotation backup`"
 
@@ -152,9 +152,9 @@ def _gone(records: Sequence[KeyRecord]) -> set[KeyVersion]:
 EXPECTED_WITHIN = timedelta(hours=1)
 
 
-def last_finished(pipeline: Pipeline) -> tuple[Walk, datetime] | None:
+def last_finished(ledger: Ledger) -> tuple[Walk, datetime] | None:
     """The last finished rotation or rollback, and when it finished."""
-    walks = (each for each in pipeline.ledger.requests() if isinstance(each, Walk))
+    walks = (each for each in ledger.requests() if isinstance(each, Walk))
     finished = [(each, each.finished_at) for each in walks if each.status is RequestStatus.FINISHED]
     return max(((each, at) for each, at in finished if at is not None), key=lambda pair: pair[1], default=None)
 
@@ -164,13 +164,13 @@ def is_covered(finished_at: datetime, begun_at: datetime | None) -> bool:
     return begun_at is not None and begun_at >= finished_at.replace(microsecond=0)
 
 
-def was_backed_up(pipeline: Pipeline, finished_at: datetime) -> bool:
+def was_backed_up(ledger: Ledger, finished_at: datetime) -> bool:
     """Whether the audit has a complete backup that was started since; no place is read."""
-    made = (each.facts for each in entries(pipeline.ledger, EventKind.BACKUP_MADE))
+    made = (each.facts for each in entries(ledger, EventKind.BACKUP_MADE))
     return any(facts.get("dump") and is_covered(finished_at, _begun_at(facts.get("made_at"))) for facts in made)
 
 
-def backup_lights(pipeline: Pipeline, last: datetime | None, now: datetime) -> tuple[list[str], list[str]]:
+def backup_lights(ledger: Ledger, last: datetime | None, now: datetime) -> tuple[list[str], list[str]]:
     """The red and amber sentences, where the backup after the last rotation is not complete in every place.
 
     It is amber while it is expected, and red once it failed or an hour has passed.
@@ -178,7 +178,7 @@ def backup_lights(pipeline: Pipeline, last: datetime | None, now: datetime) -> t
     Args:
         last: when the newest complete set was started; None: there is none.
     """
-    finished = last_finished(pipeline)
+    finished = last_finished(ledger)
     if finished is None or is_covered(finished[1], last):
         return [], []
     walk, at = finished
@@ -186,7 +186,7 @@ def backup_lights(pipeline: Pipeline, last: datetime | None, now: datetime) -> t
         f"{walk.action} {walk.id} to {walk.target} finished {utc_minute(at)}, and no backup of keys and "
         "database since then is complete in every place; run `keyrotation backup`"
     )
-    failed = any(each.at >= at for each in entries(pipeline.ledger, EventKind.BACKUP_INCOMPLETE))
+    failed = any(each.at >= at for each in entries(ledger, EventKind.BACKUP_INCOMPLETE))
     return ([message], []) if failed or now - at > EXPECTED_WITHIN else ([], [message])
 
 

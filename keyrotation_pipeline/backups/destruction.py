@@ -28,6 +28,7 @@ from keyrotation_pipeline.model.key_events import HeldFile, KeyDestroyed, KeyDes
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
 from keyrotation_pipeline.ports.backup_places import BackupPlace
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.requests import opening, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
@@ -61,9 +62,9 @@ class Destruction:
         return record(self.version, self.fingerprint, self.local, held)
 
 
-def pending_destruction(pipeline: Pipeline, version: KeyVersion) -> Request | None:
+def pending_destruction(ledger: Ledger, version: KeyVersion) -> Request | None:
     """The open request to destroy a version, if there is one."""
-    return next((each for each in opening.pending(pipeline, RequestAction.DESTROY) if each.source == version), None)
+    return next((each for each in opening.pending(ledger, RequestAction.DESTROY) if each.source == version), None)
 
 
 def open_destruction(
@@ -83,7 +84,7 @@ def open_destruction(
             opening.require_texts(reason, requested_by, None)
         stored = pipeline.keys.read()
         require_consistent(pipeline, stored)
-        if (already := pending_destruction(pipeline, version)) is not None:
+        if (already := pending_destruction(pipeline.ledger, version)) is not None:
             raise RequestError(f"request {already.id} to destroy {version} is open; sign or cancel it")
         record, kept = _require_destroyable(site, stored, version)
         if reason is None:  # checked last: a destroyed version needs no reason
@@ -121,12 +122,12 @@ def destroy(site: BackupContext, rotation: Request) -> Destruction:
         with pipeline.ledger.transaction():
             pipeline.ledger.append(found.as_fact(KeyDestructionIntended), rotation.id)
             # Once more, now that the audit is locked: the search takes long, and others act meanwhile.
-            _require_no_walk(pipeline, version)
+            _require_no_walk(pipeline.ledger, version)
             pipeline.ledger.set_status(rotation.id, RequestStatus.RUNNING)
             pipeline.ledger.set_key_state(version, KeyState.DESTROYED, rotation.id)
-        note_if_changed(pipeline, stored)
+        note_if_changed(pipeline.ledger, stored)
         _remove(site, found, stored.revision)
-        done = _as_intended(pipeline, found)
+        done = _as_intended(pipeline.ledger, found)
         with pipeline.ledger.transaction():
             pipeline.ledger.append(done.as_fact(KeyDestroyed), rotation.id)
             pipeline.ledger.set_status(rotation.id, RequestStatus.FINISHED)
@@ -155,7 +156,7 @@ def _require_destroyable(
     Checks everything again; what cannot be determined is refused.
     """
     record = _require_state(site, stored, version, begun=begun)
-    _require_no_walk(site.pipeline, version)
+    _require_no_walk(site.pipeline.ledger, version)
     _require_not_live(stored, version)
     if version in stored.archived:
         stored.registered(record)
@@ -181,7 +182,7 @@ def _require_destroyable(
 
 
 def _require_state(site: BackupContext, stored: StoredKeys, version: KeyVersion, *, begun: bool) -> KeyRecord:
-    record = record_of(site.pipeline, version)
+    record = record_of(site.pipeline.ledger, version)
     if record is None:
         raise RequestError(f"{version} is not registered; `keyrotation status` shows the versions that are")
     if record.state is KeyState.DESTROYED:
@@ -197,8 +198,8 @@ def _require_state(site: BackupContext, stored: StoredKeys, version: KeyVersion,
     return record
 
 
-def _require_no_walk(pipeline: Pipeline, version: KeyVersion) -> None:
-    for unfinished in (pipeline.ledger.current(), *waiting(pipeline)):
+def _require_no_walk(ledger: Ledger, version: KeyVersion) -> None:
+    for unfinished in (ledger.current(), *waiting(ledger)):
         if unfinished is not None and version in {unfinished.source, unfinished.target}:
             raise BlockedError(
                 f"{unfinished.action} {unfinished.id} is about {version} and not finished; finish or cancel it first"
@@ -256,10 +257,10 @@ def _remove(site: BackupContext, found: Destruction, revision: str) -> None:
         raise KeyStoreError(f"{found.version} is still there after it was removed; check the disk, and run this again")
 
 
-def _as_intended(pipeline: Pipeline, found: Destruction) -> Destruction:
+def _as_intended(ledger: Ledger, found: Destruction) -> Destruction:
     """The destruction, with the files that earlier attempts removed, also those of a request that then expired."""
     files: set[str] = set()
-    for entry in entries(pipeline.ledger, EventKind.KEY_DESTRUCTION_INTENDED, EventKind.KEY_DESTROYED):
+    for entry in entries(ledger, EventKind.KEY_DESTRUCTION_INTENDED, EventKind.KEY_DESTROYED):
         match entry.fact():
             case KeyDestructionIntended(version, files=removed) if version == found.version:
                 files.update(removed)

@@ -30,6 +30,8 @@ from keyrotation_pipeline.model.request_events import DatabaseReconciled
 from keyrotation_pipeline.model.requests import RequestAction, Step
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey
+from keyrotation_pipeline.ports.keys import OwnedKeys
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.key_list import has_key_list, note_delivery
@@ -56,7 +58,7 @@ class KeyRestored:
     decrypted: int
 
 
-def lost_keys(pipeline: Pipeline, stored: StoredKeys, records: Sequence[KeyRecord]) -> list[str]:
+def lost_keys(ledger: Ledger, stored: StoredKeys, records: Sequence[KeyRecord]) -> list[str]:
     """A sentence for each registered key that is missing from the key store, live or archived, or has changed there.
 
     And for each destroyed one that is there, unless its destruction has yet to remove it.
@@ -64,8 +66,8 @@ def lost_keys(pipeline: Pipeline, stored: StoredKeys, records: Sequence[KeyRecor
     Args:
         stored: read after `records`: a key is stored before it is registered, and nothing but `destroy` removes one.
     """
-    destroyed = {fact.version for fact in recorded(pipeline.ledger, KeyDestructionIntended)}
-    unfinished = {each.source for each in opening.pending(pipeline, RequestAction.DESTROY)}
+    destroyed = {fact.version for fact in recorded(ledger, KeyDestructionIntended)}
+    unfinished = {each.source for each in opening.pending(ledger, RequestAction.DESTROY)}
     messages = []
     for record in records:
         if record.state is KeyState.DESTROYED and record.version in stored and record.version not in unfinished:
@@ -82,11 +84,11 @@ def lost_keys(pipeline: Pipeline, stored: StoredKeys, records: Sequence[KeyRecor
     return messages
 
 
-def audited_primary(pipeline: Pipeline) -> KeyVersion | None:
+def audited_primary(ledger: Ledger) -> KeyVersion | None:
     """The primary by the audit: the active version, else the last one that was, compromised and not replaced yet."""
-    if (active := active_version(pipeline.ledger.keys())) is not None:
+    if (active := active_version(ledger.keys())) is not None:
         return active
-    changes = (each.fact for each in history(pipeline.ledger, EventKind.KEY_STATE_CHANGED) if each.fault is None)
+    changes = (each.fact for each in history(ledger, EventKind.KEY_STATE_CHANGED) if each.fault is None)
     were = [each.version for each in changes if isinstance(each, KeyStateChanged) and each.before is KeyState.ACTIVE]
     return were[-1] if were else None
 
@@ -99,7 +101,7 @@ def newest_key(site: BackupContext, version: KeyVersion, key: RecoveryKey) -> tu
         MissingVersionError: no place has a backup of it.
         RecoveryError, BackupError: there are backups, but none can be used; raises the first one's error.
     """
-    record = record_of(site.pipeline, version)
+    record = record_of(site.pipeline.ledger, version)
     _require_not_destroyed(record)  # before searching for copies, which are gone with it
     refused: KeyRotationError | None = None
     searched = []
@@ -151,12 +153,12 @@ def restore_key(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, 
 
 
 def _restored(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, source: str) -> KeyRestored:
-    record, stored = _require_registered(pipeline, version, material), pipeline.keys.read()
+    record, stored = _require_registered(pipeline.ledger, version, material), pipeline.keys.read()
     _require_no_other(stored, version, material)
     ring = KeyRing({version: material}, version)
     decrypted = sum(sampled_under(pipeline.inventory, table, version, ring) for table in pipeline.tables)
-    is_primary = version == audited_primary(pipeline) or record.state is KeyState.ACTIVE
-    archived = _belongs_in_archive(pipeline, stored, record, needed=is_primary or bool(decrypted))
+    is_primary = version == audited_primary(pipeline.ledger) or record.state is KeyState.ACTIVE
+    archived = _belongs_in_archive(pipeline.ledger, stored, record, needed=is_primary or bool(decrypted))
     restored = KeyRestored(version, material.fingerprint, source, "archive" if archived else "live", decrypted)
     intent = KeyRestoreIntended(version, material.fingerprint, source, restored.place, decrypted)
     pipeline.ledger.append(intent)
@@ -173,13 +175,13 @@ def _restored(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, so
     return restored
 
 
-def _belongs_in_archive(pipeline: Pipeline, stored: StoredKeys, record: KeyRecord, *, needed: bool) -> bool:
+def _belongs_in_archive(ledger: Ledger, stored: StoredKeys, record: KeyRecord, *, needed: bool) -> bool:
     """Whether applications do not get the key any more; where it is the wrong place, a walk would wait for ever.
 
     Args:
         needed: values are under it, or it is the primary.
     """
-    version, walk = record.version, pipeline.ledger.current()
+    version, walk = record.version, ledger.current()
     if version in stored.archived:
         return True  # not lost: it stays there, whatever its state
     if record.state is KeyState.COMPROMISED:
@@ -187,14 +189,14 @@ def _belongs_in_archive(pipeline: Pipeline, stored: StoredKeys, record: KeyRecor
     if walk is not None and walk.target == version and walk.done(Step.KEY_VERSION) is not None:
         return False  # a rollback has made it live again, and its state follows later
     # A retirement withdraws it before its state says so, and a reconciliation leaves that to the next rotation.
-    spared = (walk is None or walk.source != version) and version in _spared(pipeline)
-    withdrawn = spared or version in pipeline.ledger.replayed().retired
+    spared = (walk is None or walk.source != version) and version in _spared(ledger)
+    withdrawn = spared or version in ledger.replayed().retired
     return record.state is KeyState.ARCHIVED or (withdrawn and not needed)
 
 
-def _spared(pipeline: Pipeline) -> Iterator[KeyVersion]:
+def _spared(ledger: Ledger) -> Iterator[KeyVersion]:
     """The versions that applications need not have since the last reconciliation, as officers signed it."""
-    signed = [each.fact for each in history(pipeline.ledger, EventKind.DATABASE_RECONCILED) if each.fault is None]
+    signed = [each.fact for each in history(ledger, EventKind.DATABASE_RECONCILED) if each.fault is None]
     match signed[-1:]:
         case [DatabaseReconciled(primary=primary, in_rows=in_rows, states=states)]:
             yield from set(map(KeyVersion.parse, states)).difference((primary, *in_rows))
@@ -202,8 +204,8 @@ def _spared(pipeline: Pipeline) -> Iterator[KeyVersion]:
 
 def _note_list(pipeline: Pipeline, primary: KeyVersion) -> None:
     """Records that the application's list is written, too: without the lost key nothing tells what it held."""
-    if has_key_list(pipeline):
-        note_delivery(pipeline, primary)
+    if has_key_list(pipeline.tables):
+        note_delivery(pipeline.ledger, primary)
 
 
 def _name_roster(pipeline: Pipeline) -> None:
@@ -216,18 +218,18 @@ def _name_roster(pipeline: Pipeline) -> None:
         claim_store(pipeline, stored, tried=True)
 
 
-def registered_or_rekeyed(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial) -> KeyRecord | None:
+def registered_or_rekeyed(ledger: Ledger, version: KeyVersion, material: KeyMaterial) -> KeyRecord | None:
     """The record of a key; of one that the recovered set was rekeyed to, and no audit has yet, as it will be."""
-    if (record := record_of(pipeline, version)) is not None:
+    if (record := record_of(ledger, version)) is not None:
         return record
-    last = next(reversed(tuple(entries(pipeline.ledger, EventKind.DATABASE_RESTORED))), None)
+    last = next(reversed(tuple(entries(ledger, EventKind.DATABASE_RESTORED))), None)
     if last is None or last.facts.get("rekeyed", {}).get(str(version)) != material.fingerprint:
         return None
     return KeyRecord(version, KeyState.ACTIVE, material.fingerprint, last.at)
 
 
-def _require_registered(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial) -> KeyRecord:
-    record = registered_or_rekeyed(pipeline, version, material)
+def _require_registered(ledger: Ledger, version: KeyVersion, material: KeyMaterial) -> KeyRecord:
+    record = registered_or_rekeyed(ledger, version, material)
     if record is None:
         raise FingerprintMismatchError(
             f"{version} is not registered, so nothing says whether this key is the right one; restore the database "
@@ -346,7 +348,7 @@ class _Keys:
         self.kept = list(self._read(site))
         registered = site.pipeline.ledger.keys()
         self._registered = {record.version: record for record in registered}
-        self._store = self._read_store(site.pipeline)
+        self._store = self._read_store(site.pipeline.keys)
         self._known: dict[KeyVersion, tuple[bool, tuple[str, ...]]] = {}
 
     def registered(self) -> Iterator[RegisteredKey]:
@@ -372,9 +374,9 @@ class _Keys:
             self.problems += [*map(str, kept.refused.values()), *filter(None, [kept.place.older.unexamined])]
             yield kept
 
-    def _read_store(self, pipeline: Pipeline) -> StoredKeys | None:
+    def _read_store(self, keys: OwnedKeys) -> StoredKeys | None:
         try:
-            return pipeline.keys.read()
+            return keys.read()
         except KeyStoreError as error:
             self.problems.append(str(error))
             return None

@@ -284,7 +284,7 @@ def _keys_here(
     keys: Mapping[KeyVersion, KeyMaterial],
 ) -> KeysHere:
     """Put the keys into a store in files, each where the restored audit has it; one in a cloud is not touched."""
-    unknown = tuple(each for each, key in keys.items() if registered_or_rekeyed(pipeline, each, key) is None)
+    unknown = tuple(each for each, key in keys.items() if registered_or_rekeyed(pipeline.ledger, each, key) is None)
     records = pipeline.ledger.keys() if found.made.made_from is not None else ()
     absent = tuple(
         each.version for each in records if each.state is not KeyState.DESTROYED and each.version not in keys

@@ -20,6 +20,7 @@ from keyrotation_pipeline.model.request_events import RehearsalFinding, Rehearse
 from keyrotation_pipeline.model.requests import WALK, Request, RequestAction, Step
 from keyrotation_pipeline.model.status import LastRehearsal
 from keyrotation_pipeline.ports.backups import RecoveryKey, RestoredDump
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.recovery import RehearsalStage, Stages
 from keyrotation_pipeline.requests.approvals import add_approval
@@ -188,10 +189,10 @@ def _as_fact(
     )
 
 
-def last_rehearsal(pipeline: Pipeline, primary: KeyVersion | None) -> LastRehearsal | None:
+def last_rehearsal(ledger: Ledger, primary: KeyVersion | None) -> LastRehearsal | None:
     """The newest rehearsal, unless the primary has changed since."""
     last = None
-    for entry in entries(pipeline.ledger, EventKind.REHEARSED):
+    for entry in entries(ledger, EventKind.REHEARSED):
         if isinstance(fact := entry.fact(), Rehearsed) and fact.source == primary:
             last = LastRehearsal(entry.at, fact)
     return last

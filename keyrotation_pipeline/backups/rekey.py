@@ -36,7 +36,7 @@ from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, SearchIndex, TableName
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey, RekeyableDump, RestoredDump
-from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.requests.roster import pinned_roster
 
 # The request id of the engine's progress in the scratch server.
@@ -78,9 +78,9 @@ def rekey(site: BackupContext, key: RecoveryKey, wanted: str | None, report: Rep
         remove_unfinished(site)
         stored = pipeline.keys.read()
         require_consistent(pipeline, stored)
-        target = _target(pipeline, stored)
+        target = _target(pipeline.ledger, stored)
         place, old, dump = find_dump(site, wanted or _newest_to_rekey(site))
-        keys = _keys(pipeline, stored, old, dump, target)
+        keys = _keys(pipeline.ledger, stored, old, dump, target)
         source, stamp = site.trust.seal_of(old), _stamp(site, place, old)
         pipeline.ledger.append(BackupRekeyIntended(manifest_name(stamp), old.name, target))
         file = workspace / "dump"
@@ -89,7 +89,7 @@ def rekey(site: BackupContext, key: RecoveryKey, wanted: str | None, report: Rep
             file.unlink()
             require_no_failure(restored, dump)
             require_all_there(restored, dump)
-            tables = _tables(pipeline, dump, restored)
+            tables = _tables(pipeline.tables, dump, restored)
             values = _reencrypted(restored, old, tables, keys, target, report)
             handed_over = restored.hand_over(lambda _done: None)
             require_same(handed_over, restored, dump)
@@ -123,9 +123,9 @@ def rekey(site: BackupContext, key: RecoveryKey, wanted: str | None, report: Rep
     return Rekeyed(made, record, left)
 
 
-def _target(pipeline: Pipeline, stored: StoredKeys) -> KeyVersion:
+def _target(ledger: Ledger, stored: StoredKeys) -> KeyVersion:
     """The present primary, if rows may be written under it."""
-    records, target = pipeline.ledger.keys(), stored.primary
+    records, target = ledger.keys(), stored.primary
     states = {each.version: each.state for each in records}
     if target is None or states.get(target) is not KeyState.ACTIVE:
         raise RequestError(
@@ -145,12 +145,12 @@ def _newest_to_rekey(site: BackupContext) -> str:
 
 
 def _keys(
-    pipeline: Pipeline, stored: StoredKeys, old: BackupSet, dump: DatabaseCopy, target: KeyVersion
+    ledger: Ledger, stored: StoredKeys, old: BackupSet, dump: DatabaseCopy, target: KeyVersion
 ) -> Mapping[KeyVersion, KeyMaterial]:
     """Every key that the old dump needs, and the new one; each as registered."""
     if set(dump.versions) <= {target}:
         raise RequestError(f"{old.name} needs no key but {target} already; `keyrotation backup --list` shows others")
-    records = pipeline.ledger.keys()
+    records = ledger.keys()
     registered = {each.version: each for each in records}
     for version in dump.versions:
         if version not in stored or version not in registered:
@@ -165,22 +165,22 @@ def _stamp(site: BackupContext, place: BackupPlace, old: BackupSet) -> str:
     return next(free_stamps(old.made_at, site.trust.pipeline, taken))
 
 
-def _tables(pipeline: Pipeline, dump: DatabaseCopy, restored: RestoredDump) -> tuple[EncryptedTable, ...]:
+def _tables(tables: Sequence[EncryptedTable], dump: DatabaseCopy, restored: RestoredDump) -> tuple[EncryptedTable, ...]:
     """The tables declared then, with the columns declared now, so that a column that was forgotten then is included."""
     there = {each.name for each in restored.content.relations}
     places: dict[TableName, dict[Place, None]] = {}
     labels: dict[TableName, dict[str, str]] = {}
     formats: dict[TableName, ValueFormat] = {}
     # With its options, but nobody writes to a restored copy.
-    present = {table.format.name: replace(table.format.of_all_tables, logins=()) for table in pipeline.tables}
-    for table in (*(each.table for each in dump.tables), *pipeline.tables):
+    present = {table.format.name: replace(table.format.of_all_tables, logins=()) for table in tables}
+    for table in (*(each.table for each in dump.tables), *tables):
         if table.name in there:
             places.setdefault(table.name, {}).update(dict.fromkeys(map(table.place, table.columns)))
             labels.setdefault(table.name, {}).update(table.bindings)
             known = formats.setdefault(table.name, present.get(table.format.name, table.format))
             if table.format.row and not known.row:  # the column had the name that it had then
                 formats[table.name] = replace(known, row=table.format.row, row_from=table.format.row_from)
-    indexes = {table.name: _indexes(table, restored) for table in pipeline.tables}
+    indexes = {table.name: _indexes(table, restored) for table in tables}
     return tuple(
         replace(
             EncryptedTable.of(name, tuple(found), formats[name]),

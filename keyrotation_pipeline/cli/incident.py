@@ -243,7 +243,7 @@ def report(
     declared = settings.load(config)
     with open_backups(declared, actor=actor()) as site:
         pipeline, behind = site.pipeline, list[Section]()
-        written = kept_report(pipeline, name) if number is None else version(pipeline, name, number)
+        written = kept_report(pipeline, name) if number is None else version(pipeline.ledger, name, number)
         if number is None:
             behind += [contact_list(declared.contact_list)] if declared.contacts else []
             behind += [kept_backups(exposed_copies(site, incidents(pipeline.ledger).incident(name).versions))]

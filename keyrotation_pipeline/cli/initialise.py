@@ -75,7 +75,7 @@ def init(
     trial = initialise(declared, ring, actor=actor(), place_of=place_of, convert=convert)
     with open_pipeline(declared, actor=actor()) as pipeline:
         newcomer = about_newcomer(pipeline.ledger.replayed())
-        lost = lost_keys(pipeline, pipeline.keys.read(), pipeline.ledger.keys())
+        lost = lost_keys(pipeline.ledger, pipeline.keys.read(), pipeline.ledger.keys())
         tried = {"values_tried": trial.tried, "values_opened": trial.tried - trial.failed} if trial else {}
         summary = {**_summary(pipeline, path, _key_setting(declared)), **tried, "backup_signer": pipeline.backup_signer}
     output.show(summary["database"], summary, _lines(summary, trial, lost, newcomer), as_json=as_json)

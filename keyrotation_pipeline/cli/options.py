@@ -10,7 +10,7 @@ import typer
 
 from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.model.requests import Walk
-from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.ledger import Ledger
 
 
 def offered_requests(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
@@ -57,13 +57,13 @@ IncidentId = Annotated[
 ]
 
 
-def open_walk(pipeline: Pipeline, request_id: str | None) -> Walk:
+def open_walk(ledger: Ledger, request_id: str | None) -> Walk:
     """The rotation or rollback of that id; without an id the one that is under way.
 
     Raises:
         RequestError: there is none.
     """
-    found = pipeline.ledger.current() if request_id is None else pipeline.ledger.walk(request_id)
+    found = ledger.current() if request_id is None else ledger.walk(request_id)
     if found is None:
         raise RequestError("no rotation or rollback is open; see `keyrotation requests`")
     return found

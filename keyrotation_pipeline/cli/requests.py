@@ -78,7 +78,7 @@ def request(
         database = pipeline.environment.identity().name
         warnings = [each.message for each in pipeline.environment.preflight(pipeline.tables, opened.target)]
         warnings += filter(None, [unnamed_primary(pipeline, opened)])
-        rule, *how = duties(pipeline, opened)
+        rule, *how = duties(pipeline.rollout, opened)
         lines = [f"{database}: {opened.source} to {opened.target} requested, {_dates(opened)}"]
         lines += [f"note: {warning}" for warning in warnings]
         if manual:
@@ -145,7 +145,7 @@ def confirm(
                 output.to_sign(to_sign)
             else:
                 then, roster = f"keyrotation rotate {walk.id}", require_roster(pipeline)
-                guide(pipeline, Guide("confirm", walk.id, to_sign, roster, (), 1, then), as_json=as_json)
+                guide(pipeline.environment, Guide("confirm", walk.id, to_sign, roster, (), 1, then), as_json=as_json)
             return
         officer, goal = add_confirmation(pipeline, walk, content)
         database = pipeline.environment.identity().name
@@ -196,7 +196,7 @@ def _pending(listed: Sequence[PendingRequest]) -> Iterator[str]:
 def history(*, config: Config = None, as_json: Json = False) -> None:
     """List past requests, with how long each took."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        listed, database = past_requests(pipeline), pipeline.environment.identity().name
+        listed, database = past_requests(pipeline.ledger), pipeline.environment.identity().name
     rows = [
         (past.request.id[:12], f"{past.request.type} {past.request.action}", past.request.source, past.request.target,
          output.minutes(past.request.started_at), "-" if past.seconds is None else f"{past.seconds:,.0f} s",
@@ -258,9 +258,9 @@ def pace_command(
     if hours is not None:
         changes["time_zone"] = declared.time_zone
     with open_pipeline(declared, actor=actor()) as pipeline:
-        rotation, database = open_walk(pipeline, request_id), pipeline.environment.identity().name
+        rotation, database = open_walk(pipeline.ledger, request_id), pipeline.environment.identity().name
         changed = reset or changes
-        pace = set_pace(pipeline, rotation, changes, reason) if changed else pace_of(pipeline, rotation)
+        pace = set_pace(pipeline.ledger, rotation, changes, reason) if changed else pace_of(pipeline.ledger, rotation)
     value = {"database": database, "id": rotation.id, "pace": None if pace is None else pace.as_json()}
     output.show(database, value, [f"rotation {rotation.id} runs {pace or 'as configured'}"], as_json=as_json)
 
@@ -290,8 +290,8 @@ def rollback_command(
 def pause(request_id: OpenRequestId = None, *, config: Config = None, as_json: Json = False) -> None:
     """Pause a rotation."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        rotation, database = open_walk(pipeline, request_id), pipeline.environment.identity().name
-        control.pause(pipeline, rotation)
+        rotation, database = open_walk(pipeline.ledger, request_id), pipeline.environment.identity().name
+        control.pause(pipeline.ledger, rotation)
     value = {"database": database, "id": rotation.id, "status": "paused"}
     line = f"rotation {rotation.id} is paused; continue with `keyrotation resume {rotation.id}`"
     show(database, value, [line], as_json=as_json)
@@ -300,8 +300,8 @@ def pause(request_id: OpenRequestId = None, *, config: Config = None, as_json: J
 def resume(request_id: OpenRequestId = None, *, config: Config = None, as_json: Json = False) -> None:
     """Resume a paused rotation."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        rotation, database = open_walk(pipeline, request_id), pipeline.environment.identity().name
-        control.resume(pipeline, rotation)
+        rotation, database = open_walk(pipeline.ledger, request_id), pipeline.environment.identity().name
+        control.resume(pipeline.ledger, rotation)
         rotation = pipeline.ledger.walk(rotation.id)
     value = {"database": database, "id": rotation.id, "status": str(rotation.status)}
     line = f"rotation {rotation.id} continues at {phase_of(rotation)}: `keyrotation rotate {rotation.id}`"

@@ -151,7 +151,7 @@ def _limits_of_proof(rotation: Walk) -> Iterator[str]:
 def _show_next(pipeline: Pipeline, rotation: Walk, through: Step | None, *, as_json: bool) -> None:
     due, later = _ahead(pipeline, rotation, through)
     waits = runner.pending_reason(pipeline, rotation)
-    rule, *how = duties(pipeline, rotation)
+    rule, *how = duties(pipeline.rollout, rotation)
     lines = [f"  due now    nothing, since {through} is done"]
     if due:
         lines = [*(f"  due now    {task}" for task in due), *(f"  later      {step}" for step in later)]

@@ -37,7 +37,7 @@ def policy_command(reason: Reason = None, *, config: Config = None, as_json: Jso
         before, database = pinned_roster(pipeline), pipeline.environment.identity().name
         gone, new = changed_host_names(pipeline)
         hosts = [*(f"host       - {each}" for each in gone), *(f"host       + {each}" for each in new)]
-        if (request := pending_policy(pipeline)) is None:
+        if (request := pending_policy(pipeline.ledger)) is None:
             request, after = open_policy(pipeline, reason=reason, requested_by=actor()), pipeline.signatures.roster()
             value = _document(database, request.id, before, after, pinned=False)
             lines = [f"{database}: what is pinned, and what keyrotation.toml says instead"]
@@ -92,7 +92,7 @@ def destroy_command(
     wanted = KeyVersion.parse(version)
     with open_backups(settings.load(config), actor=actor()) as site:
         pipeline, database = site.pipeline, site.pipeline.environment.identity().name
-        if (request := pending_destruction(pipeline, wanted)) is None:
+        if (request := pending_destruction(pipeline.ledger, wanted)) is None:
             request, found = open_destruction(site, wanted, reason=reason, requested_by=actor())
             value = _destroy_document(database, request, found, destroyed=False)
             lines = [f"{database}: {wanted} ({found.fingerprint[:16]}) is to be destroyed permanently"]
@@ -134,7 +134,7 @@ def replace_key_command(
     material = _given(declared, wanted)
     with open_pipeline(declared, actor=actor()) as pipeline:
         database = pipeline.environment.identity().name
-        if (request := pending_replacement(pipeline, wanted)) is None:
+        if (request := pending_replacement(pipeline.ledger, wanted)) is None:
             request = open_replacement(pipeline, wanted, material, reason=reason, requested_by=actor())
             value = _replace_key_document(database, request, material.fingerprint, done=False)
             what = f"{database}: {wanted} {request.source_fingerprint[:16]} is to be {material.fingerprint[:16]}"
@@ -184,7 +184,7 @@ def reconcile_command(*, config: Config = None, as_json: Json = False) -> None:
     """
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         database = pipeline.environment.identity().name
-        if (request := pending_reconciliation(pipeline)) is None:
+        if (request := pending_reconciliation(pipeline.ledger)) is None:
             request, decided = open_reconciliation(pipeline, requested_by=actor())
             value = _reconcile_document(database, request, decided, reconciled=False)
             lines = [database, *_lines(decided)]

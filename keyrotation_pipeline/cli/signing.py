@@ -12,7 +12,9 @@ from keyrotation_pipeline.errors import ApprovalError, BlockedError
 from keyrotation_pipeline.model.approval import Officer, Roster, how_to_sign
 from keyrotation_pipeline.model.fleet import LINES_OF_CODE, RolloutMode
 from keyrotation_pipeline.model.requests import Request, Walk
+from keyrotation_pipeline.ports.database import DatabaseEnvironment
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.rollout import Rollout
 from keyrotation_pipeline.regular_files import read_typed
 from keyrotation_pipeline.requests.approvals import authority, text_to_sign
 
@@ -76,7 +78,7 @@ def guide_to_approve(pipeline: Pipeline, request: Request, *, as_json: bool) -> 
     text, roster = text_to_sign(pipeline, request)
     then = pipeline.actions[request.action].command(request)
     shown = Guide("approve", request.id, text, roster, request.approvals, roster.required, then)
-    guide(pipeline, shown, as_json=as_json)
+    guide(pipeline.environment, shown, as_json=as_json)
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,9 @@ class Guide:
     then: str
 
 
-def guide(pipeline: Pipeline, shown: Guide, *, as_json: bool) -> None:
+def guide(environment: DatabaseEnvironment, shown: Guide, *, as_json: bool) -> None:
     """Show an officer a text, who has signed it, how to sign it, and what comes next."""
-    database, roster = pipeline.environment.identity().name, shown.roster
+    database, roster = environment.identity().name, shown.roster
     signed = [roster.name_of(each) or each for each in shown.signed]
     enough = len(signed) >= shown.required
     missing = [each for each in roster.officers if each.fingerprint not in shown.signed]
@@ -141,10 +143,10 @@ def _ways(shown: Guide, officer: Officer) -> Iterator[Mapping[str, str]]:
         yield {"officer": officer.name, "key": key, "command": how_to_sign(shown.command, shown.request, program)}
 
 
-def duties(pipeline: Pipeline, walk: Walk) -> Iterator[str]:
+def duties(rollout: Rollout, walk: Walk) -> Iterator[str]:
     """What the applications must do for a rotation, or who confirms that they did, one line each."""
-    mode = pipeline.rollout.mode
-    yield mode.rule(walk.source, walk.target, pipeline.rollout.workloads)
+    mode = rollout.mode
+    yield mode.rule(walk.source, walk.target, rollout.workloads)
     match mode:
         case RolloutMode.ATTEST:
             yield "each application instance reports itself by:"

@@ -20,6 +20,7 @@ from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.monitoring.due import due_rotation
 from keyrotation_pipeline.monitoring.rolling import DECRYPT, how_far, read_what_is_due
 from keyrotation_pipeline.monitoring.scheduler_health import stalled
+from keyrotation_pipeline.ports.backups import BackupVault
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.fences import fences, values_of_gone_keys
 from keyrotation_pipeline.rotation.key_checks import usage_of_primary
@@ -69,7 +70,7 @@ def reads_back(pipeline: Pipeline) -> dg.AssetCheckResult:
     registered = pipeline.ledger.keys()
     kept = [each for each in registered if each.state is not KeyState.DESTROYED]
     stored = pipeline.keys.read()
-    wrong = {str(each.version): reason for each in kept if (reason := _wrong_with(pipeline, stored, each))}
+    wrong = {str(each.version): reason for each in kept if (reason := _wrong_with(pipeline.vault, stored, each))}
     return dg.AssetCheckResult(
         passed=not wrong and bool(kept),
         description="; ".join(wrong.values())
@@ -78,9 +79,9 @@ def reads_back(pipeline: Pipeline) -> dg.AssetCheckResult:
     )
 
 
-def _wrong_with(pipeline: Pipeline, stored: StoredKeys, record: KeyRecord) -> str | None:
+def _wrong_with(vault: BackupVault, stored: StoredKeys, record: KeyRecord) -> str | None:
     try:
-        require_stored_and_backed_up(pipeline, stored, record)
+        require_stored_and_backed_up(vault, stored, record)
     except KeyRotationError as error:
         return str(error)
     return None

@@ -110,7 +110,7 @@ def _follow_up(
     """What follows the last finished rotation: a full backup, then every check, one of which reads that backup."""
     if (backup := _backup_follow_up(instance, naming, pipeline, seal, time_zone)) is not None:
         return backup
-    finished = completeness.last_finished(pipeline)
+    finished = completeness.last_finished(pipeline.ledger)
     past = () if finished is None else conducted_runs(instance, naming, seal, finished[0].id)
     if finished is None or any(each.subject == EVIDENCE for _, each in past):
         return dg.SkipReason("no rotation is open; request one with `keyrotation request --reason TEXT`")
@@ -121,8 +121,8 @@ def _backup_follow_up(
     instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, seal: Seal, time_zone: str
 ) -> dg.SensorResult | dg.SkipReason | None:
     """The backup after the last finished rotation, or why it is not launched yet; None: nothing is left to launch."""
-    finished, now = completeness.last_finished(pipeline), pipeline.clock.now()
-    if finished is None or completeness.was_backed_up(pipeline, finished[1]):
+    finished, now = completeness.last_finished(pipeline.ledger), pipeline.clock.now()
+    if finished is None or completeness.was_backed_up(pipeline.ledger, finished[1]):
         return None
     rotation, _ = finished
     tried = [each for each in conducted_runs(instance, naming, seal, rotation.id) if each[1].subject == BACKUP]

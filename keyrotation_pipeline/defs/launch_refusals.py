@@ -7,7 +7,7 @@ Whoever reaches Dagster's storage writes such reasons, too: only what refuses is
 import re
 
 from keyrotation_pipeline.model.requests import Walk
-from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.ledger import Ledger
 
 ANSWER = "the API server refuses its Job"
 _REFUSED = "the cluster starts no process"
@@ -30,14 +30,14 @@ def refused_by(reason: str) -> str | None:
     return None
 
 
-def block(pipeline: Pipeline, rotation: Walk, job: str, by: str) -> None:
+def block(ledger: Ledger, rotation: Walk, job: str, by: str) -> None:
     """Records that nothing works at a rotation because the cluster refuses it, unless a process does by now."""
-    if not rotation.is_over and not pipeline.ledger.held_locks(f"{rotation.id}/"):
+    if not rotation.is_over and not ledger.held_locks(f"{rotation.id}/"):
         message = f"{_REFUSED} for {job}: {by} refuses it; open the failed run in Dagster's UI, and correct that"
-        pipeline.ledger.block(rotation.id, message)
+        ledger.block(rotation.id, message)
 
 
-def lift(pipeline: Pipeline, rotation: Walk) -> None:
+def lift(ledger: Ledger, rotation: Walk) -> None:
     """Takes that back where a process works after all."""
     if (rotation.blocked_by or "").startswith(_REFUSED):
-        pipeline.ledger.block(rotation.id, None)
+        ledger.block(rotation.id, None)

@@ -97,7 +97,7 @@ def sync(
     after = synced if postponed else head.seq
     if (current := takeover.current_or_next(pipeline)) is not None:
         events += provisional_evaluations(instance, naming, pipeline, current)
-    partitions = partitions_to_sync(instance, naming, wanted_partitions(pipeline))
+    partitions = partitions_to_sync(instance, naming, wanted_partitions(pipeline.ledger))
     if not events and not partitions:
         return dg.SkipReason("Dagster shows every step that the ledger has"), after
     return dg.SensorResult(asset_events=events, dynamic_partitions_requests=partitions), after

@@ -21,7 +21,7 @@ from keyrotation_pipeline.errors import OutOfOrderError
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import RequestAction, RequestStatus, Step, Walk
 from keyrotation_pipeline.model.tables import TableName
-from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.ledger import Ledger
 
 ROTATION_TAG = "keyrotation/rotation"
 
@@ -119,14 +119,14 @@ def partition_of(walk: Walk) -> str:
     return str(walk.target)
 
 
-def wanted_partitions(pipeline: Pipeline) -> frozenset[str]:
+def wanted_partitions(ledger: Ledger) -> frozenset[str]:
     """One partition for each rotation and rollback in the ledger that was not cancelled.
 
     Before the first one, that of the active key, under which nothing is materialized.
     """
-    walks = (each for each in pipeline.ledger.requests() if isinstance(each, Walk))
+    walks = (each for each in ledger.requests() if isinstance(each, Walk))
     wanted = frozenset(partition_of(each) for each in walks if each.status is not RequestStatus.CANCELLED)
-    registered = pipeline.ledger.keys()
+    registered = ledger.keys()
     return wanted or frozenset(str(each.version) for each in registered if each.state is KeyState.ACTIVE)
 
 

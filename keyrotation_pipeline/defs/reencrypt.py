@@ -22,6 +22,7 @@ from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.inventory import recount
@@ -67,7 +68,7 @@ def due_shards_op(naming: Naming) -> dg.OpDefinition:
             if rotation is None:
                 _refuse_by_hand(context, "no rotation is open; request one with `keyrotation request --reason TEXT`")
                 return
-            launch_refusals.lift(opened, rotation)
+            launch_refusals.lift(opened.ledger, rotation)
             began, done = time.monotonic(), False
             for record in runner.run_shards(opened, rotation.id, progress_to(context.log)):
                 seconds, done = time.monotonic() - began, True
@@ -141,7 +142,7 @@ def _zero_old_rows(
     pipeline: Pipeline, key: dg.AssetCheckKey, table: EncryptedTable, old: tuple[KeyVersion, ...], *, scheduled: bool
 ) -> dg.AssetCheckResult:
     refused = pipeline.fencing.fences(table)
-    counted = _versions_to_count(pipeline, table, old, refused) if scheduled else old
+    counted = _versions_to_count(pipeline.ledger, table, old, refused) if scheduled else old
     remaining = pipeline.fencing.old_rows(table, counted, None).rows if counted else 0
     under_way = remaining > 0 and _is_being_rewritten(pipeline, table, counted)
     if remaining and not under_way:
@@ -153,7 +154,7 @@ def _zero_old_rows(
         passed=remaining == 0,
         severity=dg.AssetCheckSeverity.WARN if under_way else dg.AssetCheckSeverity.ERROR,
         description=f"{remaining:,} rows of {table.name} under {names}"
-        + ("" if counted else _refused_and_counted(pipeline, table))
+        + ("" if counted else _refused_and_counted(pipeline.ledger, table))
         + ("; the rotation is not finished yet" if under_way else "")
         + ("; find the writer, then request a rotation" if remaining and not under_way else ""),
         metadata={
@@ -176,15 +177,15 @@ def _is_being_rewritten(pipeline: Pipeline, table: EncryptedTable, old: Sequence
 
 
 def _versions_to_count(
-    pipeline: Pipeline, table: EncryptedTable, old: tuple[KeyVersion, ...], refused: Sequence[KeyVersion]
+    ledger: Ledger, table: EncryptedTable, old: tuple[KeyVersion, ...], refused: Sequence[KeyVersion]
 ) -> tuple[KeyVersion, ...]:
     """The old versions that a table may hold: those it does not refuse, and those that the last count found."""
-    counts = pipeline.ledger.counts([table])
+    counts = ledger.counts([table])
     present = {version for count in counts for version, number in count.values_by_version.items() if number}
     return tuple(version for version in old if version not in refused or version in present)
 
 
-def _refused_and_counted(pipeline: Pipeline, table: EncryptedTable) -> str:
-    times = (utc_minute(count.counted_at) for count in pipeline.ledger.counts([table]))
+def _refused_and_counted(ledger: Ledger, table: EncryptedTable) -> str:
+    times = (utc_minute(count.counted_at) for count in ledger.counts([table]))
     counted = ", ".join(times) or "never"
     return f": the database refuses them (seen now); last counted {counted}"

@@ -80,7 +80,7 @@ def _record(
         known = next((each for each in opened.ledger.requests() if each.id == rotation), None)
         opened.ledger.append(Note(EventKind.RUN_FAILED, facts), known.id if known else None)
         if refused_by and isinstance(known, Walk):
-            launch_refusals.block(opened, known, run.job_name, refused_by)
+            launch_refusals.block(opened.ledger, known, run.job_name, refused_by)
     return None
 
 

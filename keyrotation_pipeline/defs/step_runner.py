@@ -47,7 +47,7 @@ def run_step(
     with resource.open(actor_of(context)) as pipeline:
         partition, index = partition_and_shard(context)
         rotation = rotation_of(pipeline, partition)
-        launch_refusals.lift(pipeline, rotation)
+        launch_refusals.lift(pipeline.ledger, rotation)
         report = progress_to(context.log)
         if closing is not None and Task(closing) in runner.next_decision(pipeline, rotation).tasks:
             runner.run_step(pipeline, rotation.id, Task(closing), report)

@@ -24,6 +24,7 @@ from keyrotation_pipeline.model.breach import (
 from keyrotation_pipeline.model.incidents import Incident, IncidentStatus, plain_text
 from keyrotation_pipeline.model.records import json_safe, read
 from keyrotation_pipeline.model.request_events import RosterPinned
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import verified_signature
 from keyrotation_pipeline.requests.roster import require_roster
@@ -147,15 +148,15 @@ def assessment_of(pipeline: Pipeline, incident: Incident) -> Assessment:
     Raises:
         AuditError: there are signatures, and the audit that tells of them does not verify.
     """
-    assessments = assessed(pipeline)
+    assessments = assessed(pipeline.ledger)
     if any(isinstance(each.fact, AssessmentSigned) for each in assessments):
         require_verified(pipeline)  # whoever forges a roster could else sign
     return assessment_from(assessments, incident)
 
 
-def assessed(pipeline: Pipeline) -> tuple[HistoryEntry, ...]:
+def assessed(ledger: Ledger) -> tuple[HistoryEntry, ...]:
     """The events that assessments are made of."""
-    return history(pipeline.ledger, RosterPinned.kind, BreachAssessed.kind, AssessmentSigned.kind)
+    return history(ledger, RosterPinned.kind, BreachAssessed.kind, AssessmentSigned.kind)
 
 
 def unsettled(pipeline: Pipeline) -> tuple[Assessment, ...]:
@@ -186,7 +187,7 @@ def unsettled_in_words(pipeline: Pipeline) -> list[str]:
 
 def _believed(pipeline: Pipeline) -> Sequence[HistoryEntry]:
     """What people answered and signed; no signature where the audit does not verify, since a roster may be forged."""
-    assessments = assessed(pipeline)
+    assessments = assessed(pipeline.ledger)
     unsigned = tuple(each for each in assessments if not isinstance(each.fact, AssessmentSigned))
     if len(unsigned) < len(assessments):
         try:

@@ -14,7 +14,9 @@ from keyrotation_pipeline.model.incident_events import EmergencyPrepared, FlagRe
 from keyrotation_pipeline.model.incidents import Flag, Incident, Reported, checked
 from keyrotation_pipeline.model.keys import KeyState, active_version
 from keyrotation_pipeline.model.requests import Walk
+from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline.ports.incidents import FlagSource
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.control import cancel, take_lock
 from keyrotation_pipeline.requests.takeover import cannot_begin, held_compromised, out_of_use
@@ -124,7 +126,7 @@ def _take(pipeline: Pipeline, flag: Flag) -> Taken | None:
 def _open(pipeline: Pipeline, known: Incidents, reported: Reported, *, news: str, flag: str | None) -> Incident:
     now = pipeline.clock.now()
     versions = reported.versions or _suspected(pipeline, reported)
-    _require_registered(pipeline, versions)
+    _require_registered(pipeline.ledger, versions)
     year = f"INC-{now:%Y}-"
     number = 1 + max((int(name.removeprefix(year)) for name in known.by_id if name.startswith(year)), default=0)
     fact = IncidentOpened(
@@ -159,8 +161,8 @@ def _suspected(pipeline: Pipeline, reported: Reported) -> tuple[KeyVersion, ...]
     return (in_use,)
 
 
-def _require_registered(pipeline: Pipeline, versions: Iterable[KeyVersion]) -> None:
-    known = {each.version for each in pipeline.ledger.keys() if each.state not in _UNKNOWN}
+def _require_registered(ledger: Ledger, versions: Iterable[KeyVersion]) -> None:
+    known = {each.version for each in ledger.keys() if each.state not in _UNKNOWN}
     for version in versions:
         if version not in known:
             raise IncidentError(f"{version} is not a registered key; `keyrotation status` shows the registered ones")
@@ -171,7 +173,10 @@ def _serving(pipeline: Pipeline, incident: Incident) -> Walk | None:
     for each in pipeline.ledger.requests():
         if not isinstance(each, Walk) or not each.is_emergency or each.is_over:
             continue
-        if set(incident.versions) <= set(held_compromised(pipeline, each)) and cannot_begin(pipeline, each) is None:
+        if (
+            set(incident.versions) <= set(held_compromised(pipeline.ledger, each))
+            and cannot_begin(pipeline, each) is None
+        ):
             return each
     return None
 
@@ -236,7 +241,7 @@ def poll_flags(pipeline: Pipeline, sources: Sequence[FlagSource], requested_by: 
     trouble += prepare_requests(pipeline, requested_by)
     try:
         until = pipeline.clock.monotonic() + REPORTING_SECONDS
-        for incident in _from_another_each_time(pipeline, incidents(pipeline.ledger).unfinished):
+        for incident in _from_another_each_time(pipeline.clock, incidents(pipeline.ledger).unfinished):
             if pipeline.clock.monotonic() > until:
                 break  # a flood of flags must not starve the next poll
             kept_report(pipeline, incident.id)
@@ -245,7 +250,7 @@ def poll_flags(pipeline: Pipeline, sources: Sequence[FlagSource], requested_by: 
     return FlagIntake(tuple(taken), tuple(trouble))
 
 
-def _from_another_each_time(pipeline: Pipeline, unfinished: Sequence[Incident]) -> Sequence[Incident]:
+def _from_another_each_time(clock: Clock, unfinished: Sequence[Incident]) -> Sequence[Incident]:
     """All of them, starting at a different one each minute, so that the last ones get their turn too."""
-    first = int(pipeline.clock.now().timestamp() // 60) % max(len(unfinished), 1)
+    first = int(clock.now().timestamp() // 60) % max(len(unfinished), 1)
     return (*unfinished[first:], *unfinished[:first])

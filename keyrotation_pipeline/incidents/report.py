@@ -38,6 +38,7 @@ from keyrotation_pipeline.model.request_events import (
     StepFinished,
 )
 from keyrotation_pipeline.model.requests import Request, Step, Walk
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation.report import clock_of
@@ -127,7 +128,7 @@ def kept_report(pipeline: Pipeline, name: str) -> ReportKept:
     """
     report, incident = incident_report(pipeline, name), incidents(pipeline.ledger).incident(name)
     content = hashlib.sha256(json.dumps(asdict(report)).encode()).hexdigest()
-    newest = next(reversed(versions(pipeline, incident.id)), None)
+    newest = next(reversed(versions(pipeline.ledger, incident.id)), None)
     if newest is not None and newest.content == content:
         return newest
     number, head = 1 if newest is None else newest.number + 1, pipeline.ledger.head()
@@ -153,18 +154,18 @@ def contact_list(contacts: Sequence[Contact]) -> Section:
     return Section("Contacts", tuple(map(str, contacts)))
 
 
-def versions(pipeline: Pipeline, incident: str) -> tuple[ReportKept, ...]:
+def versions(ledger: Ledger, incident: str) -> tuple[ReportKept, ...]:
     """Every version of an incident's report, in order."""
-    return tuple(each for each in recorded(pipeline.ledger, ReportKept) if each.incident == incident)
+    return tuple(each for each in recorded(ledger, ReportKept) if each.incident == incident)
 
 
-def version(pipeline: Pipeline, name: str, number: int) -> ReportKept:
+def version(ledger: Ledger, name: str, number: int) -> ReportKept:
     """One stored version of an incident's report.
 
     Raises:
         IncidentError: there is no such incident, or no such version.
     """
-    kept = versions(pipeline, incidents(pipeline.ledger).incident(name).id)
+    kept = versions(ledger, incidents(ledger).incident(name).id)
     found = next((each for each in kept if each.number == number), None)
     if found is None:
         raise IncidentError(f"the report of {name} has {len(kept)} version(s), and no {number}; name one of them")
@@ -183,7 +184,7 @@ def _summary(incident: Incident, carrier: Request | None) -> Iterator[str]:
 
 
 def _timeline(pipeline: Pipeline, incident: Incident, carrier: Request | None, assessment: Assessment) -> Iterator[str]:
-    timeline = [(incident.discovered_at, "discovered"), *_own_events(pipeline, incident), *assessment.history]
+    timeline = [(incident.discovered_at, "discovered"), *_own_events(pipeline.ledger, incident), *assessment.history]
     if carrier is not None:
         roster = pinned_roster(pipeline)
         names = {officer.fingerprint: officer.name for officer in roster.officers}
@@ -195,7 +196,7 @@ def _timeline(pipeline: Pipeline, incident: Incident, carrier: Request | None, a
         yield f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC: {message}"
 
 
-def _own_events(pipeline: Pipeline, incident: Incident) -> Iterator[tuple[datetime, str]]:
+def _own_events(ledger: Ledger, incident: Incident) -> Iterator[tuple[datetime, str]]:
     kinds = (
         EventKind.INCIDENT_OPENED,
         EventKind.EMERGENCY_PREPARED,
@@ -205,7 +206,7 @@ def _own_events(pipeline: Pipeline, incident: Incident) -> Iterator[tuple[dateti
         EventKind.NOTICE_SENT,
         EventKind.VALUES_COMPARED,
     )
-    for entry in entries(pipeline.ledger, *kinds):
+    for entry in entries(ledger, *kinds):
         match entry.fact():
             case IncidentOpened(id=incident.id, flag=flag):
                 yield entry.at, f"incident opened{f' from flag {flag}' if flag else ''}"

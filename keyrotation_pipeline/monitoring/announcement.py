@@ -178,7 +178,7 @@ def _local_time(at: datetime, time_zone: str) -> str:
 
 def _duration(pipeline: Pipeline, walk: Walk) -> str:
     """How long it takes, and the source of that estimate."""
-    rehearsal = last_rehearsal(pipeline, walk.source)
+    rehearsal = last_rehearsal(pipeline.ledger, walk.source)
     if rehearsal is not None and (seconds := rehearsal.rehearsed.total_seconds) is not None:
         return f"about {_about(seconds)} in addition to the rollouts, by the rehearsal of {rehearsal.at:%Y-%m-%d}"
     if (seconds := as_long_as_last_time(pipeline, walk)) is not None:

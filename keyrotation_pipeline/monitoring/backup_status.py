@@ -14,6 +14,8 @@ from keyrotation_pipeline.model.backups import BACKUP_STALE_AFTER, TEST_OVERDUE_
 from keyrotation_pipeline.model.key_events import RecoveryTestDue, RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.records import read
+from keyrotation_pipeline.ports.backups import BackupVault
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 _LIVE = frozenset({KeyState.PRE_ACTIVATION, KeyState.ACTIVE, KeyState.DEACTIVATED})
@@ -42,9 +44,9 @@ class Protection:
 def protection(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime) -> Protection:
     """Checks the backups, the certificates, and the recovery tests in the audit."""
     lights = backup_lights(pipeline, records, now)
-    tests = recovery_tests(pipeline, records, now)
+    tests = recovery_tests(pipeline.ledger, records, now)
     # A place that did not answer is not asked again.
-    unbacked = () if lights.is_silent else _unbacked(pipeline, records)
+    unbacked = () if lights.is_silent else _unbacked(pipeline.vault, records)
     red = tuple(dict.fromkeys((*lights.attention, *unbacked, *tests.problems)))
     return Protection(lights.last, tests.passed, tests.failed, red, lights.warnings, lights.versions)
 
@@ -58,9 +60,9 @@ class RecoveryTests:
     problems: tuple[str, ...]
 
 
-def recovery_tests(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime) -> RecoveryTests:
+def recovery_tests(ledger: Ledger, records: Sequence[KeyRecord], now: datetime) -> RecoveryTests:
     """The recovery tests, by the audit."""
-    last: dict[str, AuditEntry] = {entry.kind: entry for entry in entries(pipeline.ledger, *_TESTS)}
+    last: dict[str, AuditEntry] = {entry.kind: entry for entry in entries(ledger, *_TESTS)}
     passed, failed = last.get(EventKind.RECOVERY_TEST_PASSED), last.get(EventKind.RECOVERY_TEST_FAILED)
     if failed is not None and passed is not None and failed.seq < passed.seq:
         failed = None
@@ -99,12 +101,12 @@ def backup_lights(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetim
         found = pipeline.vault.status(records)
     except BackupError as error:  # the place does not answer, which must not hide the rest of the status
         return BackupLights(None, (*red, str(error)), tuple(dict.fromkeys(amber)), is_silent=True)
-    incomplete = [*_last_failures(pipeline), *found.problems]
+    incomplete = [*_last_failures(pipeline.ledger), *found.problems]
     if now - (found.last or _since(records, now)) > BACKUP_STALE_AFTER:
         red += [_stale(found.last), *incomplete]
     else:
         amber += incomplete if found.last or incomplete else [_stale(None)]
-    missing, expected = completeness.backup_lights(pipeline, found.last, now)
+    missing, expected = completeness.backup_lights(pipeline.ledger, found.last, now)
     red, amber = [*red, *missing], [*amber, *expected]
     red += (*found.changed, *found.unknown)
     amber += found.unexamined
@@ -126,19 +128,19 @@ def _since(records: Sequence[KeyRecord], now: datetime) -> datetime:
     return min((record.created_at for record in records), default=now)
 
 
-def _last_failures(pipeline: Pipeline) -> Iterator[str]:
+def _last_failures(ledger: Ledger) -> Iterator[str]:
     """What the last backup lacks, by the audit; nothing if it was complete. One of keys alone fixes no failed dump."""
-    made = entries(pipeline.ledger, EventKind.BACKUP_MADE, EventKind.BACKUP_INCOMPLETE)
+    made = entries(ledger, EventKind.BACKUP_MADE, EventKind.BACKUP_INCOMPLETE)
     runs = [each for each in made if each.kind == EventKind.BACKUP_INCOMPLETE or each.facts.get("dump")]
     if runs and runs[-1].kind == EventKind.BACKUP_INCOMPLETE:
         for failure in read(BackupIncomplete, runs[-1].facts).failures:
             yield f"the backup of {utc_minute(runs[-1].at)} was incomplete ({failure}); run `keyrotation backup` again"
 
 
-def _unbacked(pipeline: Pipeline, records: Sequence[KeyRecord]) -> Iterator[str]:
+def _unbacked(vault: BackupVault, records: Sequence[KeyRecord]) -> Iterator[str]:
     for record in records:
         try:
-            backup = pipeline.vault.key_backup(record.version, record.fingerprint)
+            backup = vault.key_backup(record.version, record.fingerprint)
         except BackupError as error:
             yield str(error)
             return

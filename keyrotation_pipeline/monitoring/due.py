@@ -71,7 +71,7 @@ def due_rotation(pipeline: Pipeline, primary: KeyVersion | None, instances: Repo
     """
     if primary is None:
         return None
-    requests, declared = pipeline.ledger.requests(), declared_activations(pipeline)
+    requests, declared = pipeline.ledger.requests(), declared_activations(pipeline.ledger)
     due = rotation_due(primary, pipeline.ledger.keys(), requests, declared)
     if due is None:
         return None

@@ -12,6 +12,7 @@ from keyrotation_pipeline.model.audit import instant, names, utc_minute
 from keyrotation_pipeline.model.fleet import Instance, failing_minutes
 from keyrotation_pipeline.model.keys import KeyState, StoredKeys
 from keyrotation_pipeline.model.requests import Step, Walk
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.conductor import phase_of
@@ -34,7 +35,7 @@ def fleet(pipeline: Pipeline) -> dict[str, Any]:
         "workloads": {each: waiting.get(each) for each in pipeline.rollout.workloads},
         "waiting_for": runner.pending_reason(pipeline, walk, instances) if walk else None,
         "attention": [
-            *lost_keys(pipeline, stored, pipeline.ledger.keys()),
+            *lost_keys(pipeline.ledger, stored, pipeline.ledger.keys()),
             *returned(pipeline, stored, walk, instances),
             *failing(instances, pipeline.clock.now()),
             *uncounted(pipeline, stored, instances),
@@ -53,7 +54,7 @@ def uncounted(pipeline: Pipeline, stored: StoredKeys | None, instances: Iterable
     Args:
         stored: where it lacks a key, or holds another in its place, no report can be judged by it: the key comes first.
     """
-    if stored is not None and not _holds_registered(pipeline, stored):
+    if stored is not None and not _holds_registered(pipeline.ledger, stored):
         return []
     now = pipeline.clock.now()
     found = [each for each in instances if each.problem is not None and not _is_old(each, now)]
@@ -84,16 +85,16 @@ def returned(pipeline: Pipeline, stored: StoredKeys, walk: Walk | None, instance
     if primary is None or (walk is not None and phase_of(walk) in {Step.PRIMARY_KEY_ROLLOUT, Step.ARCHIVED_KEY}):
         return []
     named_otherwise = [each for each in registered if each.state is KeyState.ACTIVE and each.version != primary]
-    if named_otherwise or not _holds_registered(pipeline, stored):
+    if named_otherwise or not _holds_registered(pipeline.ledger, stored):
         return []  # it is the key store that has what it must not have
     withdrawn = frozenset(record.version for record in registered if record.version not in stored.live)
-    allowed = _Allowed(primary, withdrawn, _withdrawals(pipeline), pipeline.clock.now())
+    allowed = _Allowed(primary, withdrawn, _withdrawals(pipeline.ledger), pipeline.clock.now())
     return [message for instance in instances for message in allowed.problems(instance)]
 
 
-def _holds_registered(pipeline: Pipeline, stored: StoredKeys) -> bool:
+def _holds_registered(ledger: Ledger, stored: StoredKeys) -> bool:
     """Whether the key store has every registered key, live or archived, in its place."""
-    for record in pipeline.ledger.keys():
+    for record in ledger.keys():
         if record.state is not KeyState.DESTROYED:
             try:
                 stored.registered(record)
@@ -102,9 +103,9 @@ def _holds_registered(pipeline: Pipeline, stored: StoredKeys) -> bool:
     return True
 
 
-def _withdrawals(pipeline: Pipeline) -> dict[KeyVersion, datetime]:
+def _withdrawals(ledger: Ledger) -> dict[KeyVersion, datetime]:
     """When every instance was last seen, or confirmed, to be without a version."""
-    walks = (each for each in pipeline.ledger.requests() if isinstance(each, Walk))
+    walks = (each for each in ledger.requests() if isinstance(each, Walk))
     ends = ((walk.source, record.finished_at) for walk in walks if (record := walk.done(Step.ARCHIVED_KEY)))
     gone_at: dict[KeyVersion, datetime] = {}
     for version, at in ends:

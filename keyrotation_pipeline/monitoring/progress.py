@@ -6,12 +6,14 @@ from itertools import pairwise
 
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.model import progress
+from keyrotation_pipeline.model.page_reading import Verification
 from keyrotation_pipeline.model.progress import AllowedHours, PaceSet, Rewritten, ShardProgress, TableProgress
 from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.request_events import GROW_WITH_ROWS, StatusChanged
 from keyrotation_pipeline.model.requests import WALK, RequestAction, RequestStatus, RotationType, Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
@@ -31,7 +33,7 @@ def as_long_as_last_time(pipeline: Pipeline, walk: Walk) -> float | None:
 
     What grows with the values is scaled to the last counts.
     """
-    before, values_before = _before(pipeline, walk)
+    before, values_before = _before(pipeline.ledger, walk)
     if not before or not values_before:
         return None
     values = sum(sum(count.values_by_version.values()) for count in pipeline.ledger.counts(pipeline.tables))
@@ -43,7 +45,7 @@ def _so_far(pipeline: Pipeline, walk: Walk, counts: Sequence[TableCount], pace: 
     records = {step: record for step in WALK if (record := walk.done(step)) is not None}
     began = walk.started_at or pipeline.clock.now()
     promoted, rewritten = records.get(Step.PRIMARY_KEY_ROLLOUT), records.get(Step.ROWS)
-    before, values_before = _before(pipeline, walk)
+    before, values_before = _before(pipeline.ledger, walk)
     return progress.Sofar(
         now=pipeline.clock.now(),
         emergency=walk.type is RotationType.EMERGENCY,
@@ -54,7 +56,7 @@ def _so_far(pipeline: Pipeline, walk: Walk, counts: Sequence[TableCount], pace: 
         rows_ended_at=rewritten.finished_at if rewritten else None,
         step_began_at=max((record.finished_at for record in records.values()), default=began),
         idle=tuple(_pauses(pipeline, walk)),
-        hours=_hours(pipeline, walk, pace),
+        hours=_hours(pipeline.verification, walk, pace),
         seconds_before=before,
         values_before=values_before,
     )
@@ -92,15 +94,15 @@ def _pauses(pipeline: Pipeline, walk: Walk) -> Iterator[tuple[datetime, datetime
         yield changes[-1].at, pipeline.clock.now()
 
 
-def _hours(pipeline: Pipeline, walk: Walk, pace: PaceSet | None) -> AllowedHours | None:
+def _hours(verification: Verification, walk: Walk, pace: PaceSet | None) -> AllowedHours | None:
     if pace is not None and pace.hours is not None:
         return pace.allowed_hours()
-    return None if walk.type is RotationType.EMERGENCY else pipeline.verification.hours
+    return None if walk.type is RotationType.EMERGENCY else verification.hours
 
 
-def _before(pipeline: Pipeline, walk: Walk) -> tuple[Mapping[Step, float], int]:
+def _before(ledger: Ledger, walk: Walk) -> tuple[Mapping[Step, float], int]:
     """Seconds of each step from the rows on in the last finished rotation of this type, and its values."""
-    for last in pipeline.ledger.requests():
+    for last in ledger.requests():
         if not isinstance(last, Walk) or (last.kind, last.status) != (walk.kind, RequestStatus.FINISHED):
             continue
         if last.action is not RequestAction.ROTATE:

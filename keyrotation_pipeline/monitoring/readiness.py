@@ -47,8 +47,10 @@ from keyrotation_pipeline.model.requests import RotationType, Walk
 from keyrotation_pipeline.model.status import Check, Light, Readiness, amber, green, in_two, red
 from keyrotation_pipeline.monitoring import data_readiness
 from keyrotation_pipeline.monitoring.backup_status import recovery_tests
+from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.confirming import confirmation_of, is_to_make_key
@@ -165,7 +167,7 @@ def _authority(pipeline: Pipeline, walk: Walk | None) -> Iterator[Check]:
         yield _open(pipeline, walk)
     yield from _looked("more_officers_than_required", lambda: [_spare(pipeline, walk)])
     end = walk.finish_by if walk is not None else pipeline.clock.now() + ROTATE.finish_within
-    yield from _looked("certificates_outlast_the_rotation", lambda: [_certificates(pipeline, end)])
+    yield from _looked("certificates_outlast_the_rotation", lambda: [_certificates(pipeline.signatures, end)])
 
 
 def _hosts_are_signed(pipeline: Pipeline) -> Check:
@@ -201,8 +203,8 @@ def _spare(pipeline: Pipeline, walk: Walk | None) -> Check:
     )
 
 
-def _certificates(pipeline: Pipeline, end: datetime) -> Check:
-    named = pipeline.signatures.certificates()
+def _certificates(signatures: SignatureVerifier, end: datetime) -> Check:
+    named = signatures.certificates()
     short = [each.unusable for each in named if each.unusable is not None]
     short += [
         f"{each.label} until {each.ends_at:%Y-%m-%d}"
@@ -224,7 +226,7 @@ def _keys(pipeline: Pipeline, trial: KeyTrial | None) -> Iterator[Check]:
         value = f"{record.version}, {record.fingerprint[:16]}, as registered"
         if trial is None:
             return f"{value}; not tried on a value"
-        if message := refusal(pipeline, pipeline.keys.read(), trial):
+        if message := refusal(pipeline.keys, pipeline.keys.read(), trial):
             raise WrongKeyError(message)
         tried, opened = trial.of_version(record.version)
         return (
@@ -234,7 +236,7 @@ def _keys(pipeline: Pipeline, trial: KeyTrial | None) -> Iterator[Check]:
         )
 
     def backed_up() -> str:
-        backup = require_backed_up(pipeline, present_key(pipeline))
+        backup = require_backed_up(pipeline.vault, present_key(pipeline))
         return f"{backup.name} of {utc_minute(backup.made_at)} is there with its hash, in every place"
 
     yield _refused("current_key_is_intact", intact)
@@ -249,7 +251,7 @@ def _backups(site: BackupContext) -> Iterator[Check]:
             yield _fresh(name, place, site.trust, now)
         except KeyRotationError as error:
             yield _not_seen(name, error)
-    yield from _looked("recovery_was_tested", lambda: _tested(pipeline, now))
+    yield from _looked("recovery_was_tested", lambda: _tested(pipeline.ledger, now))
 
 
 def _fresh(name: str, place: BackupPlace, trust: ManifestTrust, now: datetime) -> Check:
@@ -265,8 +267,8 @@ def _fresh(name: str, place: BackupPlace, trust: ManifestTrust, now: datetime) -
     return green(name, f"{value}, with its hash; only a recovery test shows that it restores")
 
 
-def _tested(pipeline: Pipeline, now: datetime) -> Iterator[Check]:
-    tests = recovery_tests(pipeline, pipeline.ledger.keys(), now)
+def _tested(ledger: Ledger, now: datetime) -> Iterator[Check]:
+    tests = recovery_tests(ledger, ledger.keys(), now)
     for message in tests.problems:
         yield amber("recovery_was_tested", *in_two(message))
     if tests.passed is None:
@@ -291,7 +293,7 @@ def _rehearsal(pipeline: Pipeline) -> Check:
     name, again = "rotation_was_rehearsed", "run `keyrotation rehearse ID` for a request that has not begun"
     if pipeline.tables[0].format.is_held_by_server:
         return green(name, "not with keys that a server holds, where it would make a real version")
-    last = last_rehearsal(pipeline, pipeline.keys.read().primary)
+    last = last_rehearsal(pipeline.ledger, pipeline.keys.read().primary)
     if last is None:
         return amber(
             name, "no rotation from the present primary was rehearsed", f"run `keyrotation backup`, then {again}"
@@ -332,7 +334,11 @@ def _fleet(pipeline: Pipeline, walk: Walk | None, target: KeyVersion) -> Iterato
         yield amber(name, f"{value}; not seen to read {primary}: {', '.join(unseen)}", "see `keyrotation rollout`")
     else:
         yield green(name, value)
-    if primary is not None and mode is not RolloutMode.SERVER and (walk is None or is_to_make_key(pipeline, walk)):
+    if (
+        primary is not None
+        and mode is not RolloutMode.SERVER
+        and (walk is None or is_to_make_key(pipeline.ledger, walk))
+    ):
         yield _naming(pipeline, walk, RolloutTarget(TargetKind.NAMES, (primary,)), target, instances)
 
 

@@ -37,7 +37,10 @@ from keyrotation_pipeline.monitoring.due import DueRotation, due_rotation
 from keyrotation_pipeline.monitoring.fleet import failing, returned, uncounted
 from keyrotation_pipeline.monitoring.progress import progress_and_eta, tables_progress
 from keyrotation_pipeline.monitoring.scheduler_health import stalled
+from keyrotation_pipeline.ports.keys import OwnedKeys
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.rollout import Rollout
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.approvals import authority
 from keyrotation_pipeline.requests.conductor import phase_of
@@ -60,11 +63,11 @@ def pending_requests(pipeline: Pipeline) -> tuple[PendingRequest, ...]:
     return tuple(_pending(pipeline, each) for each in pipeline.ledger.requests() if not each.is_over)
 
 
-def past_requests(pipeline: Pipeline) -> tuple[PastRequest, ...]:
+def past_requests(ledger: Ledger) -> tuple[PastRequest, ...]:
     """Every request that is over, newest first."""
     return tuple(
         PastRequest(each, records_reencrypted(each) if isinstance(each, Walk) else None)
-        for each in pipeline.ledger.requests()
+        for each in ledger.requests()
         if each.is_over
     )
 
@@ -143,11 +146,11 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = ()) -> Status:
     now = pipeline.clock.now()
     records, rotation, head = pipeline.ledger.keys(), takeover.current_or_next(pipeline), pipeline.ledger.head()
     counts = {count.table: count for count in pipeline.ledger.counts(pipeline.tables)}
-    stored, attention = _stored(pipeline)
+    stored, attention = _stored(pipeline.keys)
     primary = stored.primary if stored is not None else None
     inconsistent = _inconsistent(pipeline, stored) if stored is not None else []
-    attention += [*inconsistent, *(_of_keys(pipeline, stored, records) if stored is not None else [])]
-    instances = _instances(pipeline)
+    attention += [*inconsistent, *(_of_keys(pipeline.ledger, stored, records) if stored is not None else [])]
+    instances = _instances(pipeline.rollout)
     due = due_rotation(pipeline, primary, instances)
     overdue = _overdue(due)
     attention += overdue if due is not None and due.needs_people else []
@@ -201,31 +204,31 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = ()) -> Status:
             *(each for each in overdue if each not in attention),
             *protected.warnings,
             *fenced.warnings(),
-            *unread(pipeline),
+            *unread(pipeline.ledger),
         ),
         empty_versions=empty,
         not_counted_since=not_counted_since,
-        rehearsal=last_rehearsal(pipeline, primary),
+        rehearsal=last_rehearsal(pipeline.ledger, primary),
     )
 
 
-def _stored(pipeline: Pipeline) -> tuple[StoredKeys | None, list[str]]:
+def _stored(keys: OwnedKeys) -> tuple[StoredKeys | None, list[str]]:
     """The stored keys, read once for all checks, since the store may be remote; else None, and why not."""
     try:
-        return pipeline.keys.read(), []
+        return keys.read(), []
     except KeyStoreError as error:
         return None, [str(error)]
 
 
-def _of_keys(pipeline: Pipeline, stored: StoredKeys, records: Sequence[KeyRecord]) -> list[str]:
+def _of_keys(ledger: Ledger, stored: StoredKeys, records: Sequence[KeyRecord]) -> list[str]:
     """What is wrong with the keys."""
     of_list = filter(None, (stored.undelivered, stored.foreign))
-    return [*_unnamed(pipeline, stored), *of_list, *stored.left_behind.values(), *lost_keys(pipeline, stored, records)]
+    return [*_unnamed(ledger, stored), *of_list, *stored.left_behind.values(), *lost_keys(ledger, stored, records)]
 
 
-def _unnamed(pipeline: Pipeline, stored: StoredKeys) -> Iterator[str]:
+def _unnamed(ledger: Ledger, stored: StoredKeys) -> Iterator[str]:
     """That there is no primary, unless its key is lost, which is said of that, and whose restore names it again."""
-    known = audited_primary(pipeline) if stored.primary is None else None
+    known = audited_primary(ledger) if stored.primary is None else None
     if stored.primary is None and (known is None or known in stored):
         then = "run `keyrotation init`" if known is None else f"name {known} with `keyrotation restore-key {known}`"
         yield f"the key store names no primary; {then}"
@@ -240,10 +243,10 @@ def _inconsistent(pipeline: Pipeline, stored: StoredKeys) -> list[str]:
     return []
 
 
-def _instances(pipeline: Pipeline) -> tuple[Instance, ...] | KeyRotationError:
+def _instances(rollout: Rollout) -> tuple[Instance, ...] | KeyRotationError:
     """The application's instances, read once for all checks, or the error."""
     try:
-        return pipeline.rollout.instances()
+        return rollout.instances()
     except KeyRotationError as error:  # of the cluster, or of the key store, which shows what a Pod reads
         return error
 
@@ -303,7 +306,7 @@ def _rotation(
     instances: Reports,
     inconsistent: Sequence[str],
 ) -> RotationStatus:
-    pace = pace_of(pipeline, walk)
+    pace = pace_of(pipeline.ledger, walk)
     far, eta_seconds = progress_and_eta(pipeline, walk, tuple(counts.values()), pace)
     return RotationStatus(
         walk=walk,
@@ -403,9 +406,9 @@ def _promoted_after(at: datetime, version: KeyVersion, primary: KeyVersion | Non
     return False
 
 
-def unread(pipeline: Pipeline) -> Iterator[str]:
+def unread(ledger: Ledger) -> Iterator[str]:
     """A sentence for each retirement of which something was not read again, until an inventory has read it."""
-    entries = history(pipeline.ledger, EventKind.KEY_RETIRED, EventKind.UNDECLARED_COLUMNS_SEARCHED)
+    entries = history(ledger, EventKind.KEY_RETIRED, EventKind.UNDECLARED_COLUMNS_SEARCHED)
     for rotation in dict.fromkeys(each.request for each in entries if each.kind == EventKind.KEY_RETIRED):
         retired = retirement_of(entries, rotation or "")
         if retired is not None and retired.unread is not None:

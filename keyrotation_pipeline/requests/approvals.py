@@ -4,6 +4,7 @@
 with the bytes that were signed, and verifies every signature again.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -28,6 +29,7 @@ from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.requests import Request, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.model.visible_text import plain_name
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import past_dates
 
@@ -158,9 +160,9 @@ def authorised_by(pipeline: Pipeline, request: Request) -> str:
     return full if len(full) <= LONGEST_INITIATOR_CHARS else name[:LONGEST_INITIATOR_CHARS]
 
 
-def signed_as_gone(pipeline: Pipeline, request: Request, gone: tuple[str, ...]) -> tuple[str, ...]:
+def signed_as_gone(ledger: Ledger, request: Request, gone: tuple[str, ...]) -> tuple[str, ...]:
     """The replicas declared gone that the signed text of the request names as gone."""
-    return gone_as_signed(signed_fields(pipeline.ledger.approval_text(request.id)), gone)
+    return gone_as_signed(signed_fields(ledger.approval_text(request.id)), gone)
 
 
 def stored_source(_pipeline: Pipeline, request: Request, stored: StoredKeys) -> str:
@@ -192,31 +194,31 @@ def _text(
         not_before=request.not_before,
         manual=request.manual,
         incident=request.incident,
-        compared=_compared(pipeline, request),
+        compared=_compared(pipeline.ledger, request),
         hosts=pipeline.hosts,
         secrets=pipeline.secrets,
         signer=_signer(pipeline, request),
-        value_format=_value_format(pipeline, request, header),
+        value_format=_value_format(pipeline.tables, request, header),
         header=header,
     )
 
 
-def _value_format(pipeline: Pipeline, request: Request, header: str) -> str | None:
-    indexes = [index.signed(table.name) for table in pipeline.tables for index in table.indexes]
+def _value_format(tables: Sequence[EncryptedTable], request: Request, header: str) -> str | None:
+    indexes = [index.signed(table.name) for table in tables for index in table.indexes]
     if isinstance(request, Walk) and request.source.generation == SECOND and request.target.generation == FIRST:
         return "; ".join([UNBOUND, *indexes])  # whatever the configuration says of the rotation after it
-    common = (table.format.of_all_tables for table in pipeline.tables)
+    common = (table.format.of_all_tables for table in tables)
     formats = {each.signed() for each in common if each != NATIVE}
     declared = [
         f"{plain_name(f'{table.name}.{column}')} is bound as {plain_name(label)}"
-        for table in pipeline.tables
+        for table in tables
         if table.format.generation != 1 or table.format.derivation is Derivation.LOCKBOX
         for column, label in table.bindings
     ]
-    declared += [row for table in pipeline.tables if (row := _bound_to_rows(table, request))]
+    declared += [row for table in tables if (row := _bound_to_rows(table, request))]
     mixed = [
         one_of_several(f"{table.name}.{place.declaration}", header)
-        for table in pipeline.tables
+        for table in tables
         for place in table.places
         if place.when
     ]
@@ -237,11 +239,11 @@ def _bound_to_rows(table: EncryptedTable, request: Request) -> str | None:
     return f"{text}, and new values are bound to no row" if is_undone else text
 
 
-def _compared(pipeline: Pipeline, request: Request) -> str | None:
+def _compared(ledger: Ledger, request: Request) -> str | None:
     """Whether an emergency's values were compared with a backup by the event that its text is anchored at."""
     if request.incident is None:
         return None
-    return pipeline.ledger.replayed().incidents.compared(request.incident, request.audit_head[0])
+    return ledger.replayed().incidents.compared(request.incident, request.audit_head[0])
 
 
 def _signer(pipeline: Pipeline, request: Request) -> str | None:

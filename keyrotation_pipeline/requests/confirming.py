@@ -13,6 +13,7 @@ from keyrotation_pipeline.model.audit import AuditEvent, EventKind
 from keyrotation_pipeline.model.fleet import Confirmation, Gone, RolloutMode, RolloutTarget, TargetKind
 from keyrotation_pipeline.model.request_events import RolloutConfirmed
 from keyrotation_pipeline.model.requests import ConfirmationText, RequestAction, Step, Walk
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import verified_signature
 from keyrotation_pipeline.requests.roster import require_roster, roster_of
@@ -31,15 +32,15 @@ _BEGINNINGS: Mapping[TargetKind, frozenset[tuple[EventKind, Step | None]]] = {
 }
 
 
-def is_to_make_key(pipeline: Pipeline, walk: Walk) -> bool:
+def is_to_make_key(ledger: Ledger, walk: Walk) -> bool:
     """Whether the walk's key has yet to be made; a rollback makes none."""
-    made = {record.version for record in pipeline.ledger.keys()}
+    made = {record.version for record in ledger.keys()}
     return walk.action is RequestAction.ROTATE and walk.target not in made
 
 
 def awaits_named_primary(pipeline: Pipeline, walk: Walk) -> bool:
     """Whether the walk's key may be made only once applications are seen to name their primary."""
-    return pipeline.rollout.mode is RolloutMode.ATTEST and is_to_make_key(pipeline, walk)
+    return pipeline.rollout.mode is RolloutMode.ATTEST and is_to_make_key(pipeline.ledger, walk)
 
 
 def goal_at(pipeline: Pipeline, walk: Walk) -> RolloutTarget:

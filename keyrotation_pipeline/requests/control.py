@@ -12,18 +12,19 @@ from keyrotation_pipeline.model.progress import PaceSet
 from keyrotation_pipeline.model.requests import WALK, Request, RequestStatus, Step, Walk
 from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline.ports.clock import attempts
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import require_authorised
 from keyrotation_pipeline.requests.conductor import Task
 
 
-def pause(pipeline: Pipeline, rotation: Walk) -> None:
+def pause(ledger: Ledger, rotation: Walk) -> None:
     """Pauses a rotation: no further step starts, and re-encryption stops within a second. Repeatable.
 
     Raises:
         RequestError: it is over, or a rollback that only waits for its signatures.
     """
-    rotation = pipeline.ledger.walk(rotation.id)
+    rotation = ledger.walk(rotation.id)
     if rotation.status is RequestStatus.PAUSED:
         return
     _require_unfinished(rotation, "pause")
@@ -31,20 +32,20 @@ def pause(pipeline: Pipeline, rotation: Walk) -> None:
         raise RequestError(
             f"request {rotation.id} has not started; withdraw it with `keyrotation cancel {rotation.id}`"
         )
-    pipeline.ledger.set_status(rotation.id, RequestStatus.PAUSED)
+    ledger.set_status(rotation.id, RequestStatus.PAUSED)
 
 
-def resume(pipeline: Pipeline, rotation: Walk) -> None:
+def resume(ledger: Ledger, rotation: Walk) -> None:
     """Resumes a paused rotation; one that is not paused is unchanged.
 
     Raises:
         RequestError: it is over.
     """
-    rotation = pipeline.ledger.walk(rotation.id)
+    rotation = ledger.walk(rotation.id)
     _require_unfinished(rotation, "resume")
     if rotation.status is RequestStatus.PAUSED:
         status = RequestStatus.RUNNING if rotation.started_at else RequestStatus.REQUESTED
-        pipeline.ledger.set_status(rotation.id, status)
+        ledger.set_status(rotation.id, status)
 
 
 def _require_unfinished(rotation: Walk, what: str) -> None:
@@ -54,12 +55,12 @@ def _require_unfinished(rotation: Walk, what: str) -> None:
         )
 
 
-def pace_of(pipeline: Pipeline, rotation: Walk) -> PaceSet | None:
+def pace_of(ledger: Ledger, rotation: Walk) -> PaceSet | None:
     """The pace that was last set for a rotation; None: never set, so the configured one."""
-    return next(reversed(list(recorded(pipeline.ledger, PaceSet, rotation.id))), None)
+    return next(reversed(list(recorded(ledger, PaceSet, rotation.id))), None)
 
 
-def set_pace(pipeline: Pipeline, rotation: Walk, changes: Mapping[str, Any], reason: str | None) -> PaceSet:
+def set_pace(ledger: Ledger, rotation: Walk, changes: Mapping[str, Any], reason: str | None) -> PaceSet:
     """Sets some parts of the pace, and leaves the others as set before; the engine follows within seconds.
 
     Args:
@@ -69,14 +70,14 @@ def set_pace(pipeline: Pipeline, rotation: Walk, changes: Mapping[str, Any], rea
         RequestError, ConfigurationError: a part is invalid, or the rotation is over.
         IncidentError: the reason is not one plain line.
     """
-    rotation = pipeline.ledger.walk(rotation.id)
+    rotation = ledger.walk(rotation.id)
     if rotation.is_over:
         raise RequestError(f"rotation {rotation.id} is {rotation.status}; see `keyrotation status` for one that runs")
     if reason is not None:
         plain_text("reason", reason)
-    former = pace_of(pipeline, rotation) if changes else None
+    former = pace_of(ledger, rotation) if changes else None
     pace = PaceSet(**{**asdict(former or PaceSet()), **changes, "reason": reason}).checked()
-    pipeline.ledger.append(pace, rotation.id)
+    ledger.append(pace, rotation.id)
     return pace
 
 

@@ -10,6 +10,7 @@ from keyrotation_pipeline.model.approval import require_plain
 from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.request_events import ServerSeen
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, RotationType, Walk
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 
 # Longer than an incident's deadlines: a late emergency must continue, and not wait for signatures again.
@@ -92,9 +93,9 @@ def _note_server(pipeline: Pipeline) -> None:
         pipeline.ledger.append(ServerSeen(server))
 
 
-def pending(pipeline: Pipeline, action: RequestAction) -> tuple[Request, ...]:
+def pending(ledger: Ledger, action: RequestAction) -> tuple[Request, ...]:
     """The open requests of an action, newest first."""
-    return tuple(each for each in pipeline.ledger.requests() if each.action is action and not each.is_over)
+    return tuple(each for each in ledger.requests() if each.action is action and not each.is_over)
 
 
 def require_texts(reason: str, requested_by: str, incident: str | None) -> None:
@@ -115,7 +116,7 @@ def require_texts(reason: str, requested_by: str, incident: str | None) -> None:
             raise ApprovalError(f"{name} has {len(text)} characters; write it with at most {longest}")
 
 
-def require_none_waiting(pipeline: Pipeline, *, emergency: bool = False, but: Request | None = None) -> None:
+def require_none_waiting(ledger: Ledger, *, emergency: bool = False, but: Request | None = None) -> None:
     """Refuses to open a request while one waits to undo another or to take it over.
 
     Args:
@@ -127,7 +128,7 @@ def require_none_waiting(pipeline: Pipeline, *, emergency: bool = False, but: Re
         RequestError: names it.
     """
     kind = RotationType.EMERGENCY if emergency else RotationType.ROUTINE
-    for waiting in pipeline.ledger.requests():
+    for waiting in ledger.requests():
         if not waiting.action.walks or not waiting.waits_to_supersede or waiting.type is not kind:
             continue
         if but is not None and waiting.id == but.id:

@@ -16,6 +16,7 @@ from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.request_events import HostsPinned
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.requests import opening, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
@@ -91,9 +92,9 @@ def require_signed_key_store(pipeline: Pipeline) -> None:
 LOCK = "policy"
 
 
-def pending_policy(pipeline: Pipeline) -> Request | None:
+def pending_policy(ledger: Ledger) -> Request | None:
     """The open request to change the policy, if there is one."""
-    return next(iter(opening.pending(pipeline, RequestAction.POLICY)), None)
+    return next(iter(opening.pending(ledger, RequestAction.POLICY)), None)
 
 
 def open_policy(pipeline: Pipeline, *, reason: str | None, requested_by: str) -> Request:
@@ -109,7 +110,7 @@ def open_policy(pipeline: Pipeline, *, reason: str | None, requested_by: str) ->
     require_consistent(pipeline, stored := pipeline.keys.read())
     claim_store(pipeline, stored)  # which an interrupted change may have left undone
     differs = pinned_roster(pipeline).differences(pipeline.signatures.roster())
-    require_usable(pipeline, pipeline.signatures.roster(), pinned_roster(pipeline))
+    require_usable(pipeline.signatures, pipeline.signatures.roster(), pinned_roster(pipeline))
     if not differs and not list(changed_hosts(pipeline)):
         raise RequestError(
             "keyrotation.toml names the officers, the threshold, the recipients and the hosts that are pinned; change "
@@ -154,7 +155,7 @@ def _pin(pipeline: Pipeline, request: Request, stored: StoredKeys) -> None:
     if request.is_over:
         raise RequestError(f"request {request.id} is {request.status}; open the next one with `keyrotation policy`")
     require_authorised(pipeline, request, stored)
-    require_usable(pipeline, roster := pipeline.signatures.roster(), pinned_roster(pipeline))
+    require_usable(pipeline.signatures, roster := pipeline.signatures.roster(), pinned_roster(pipeline))
     pipeline.ledger.set_status(request.id, RequestStatus.RUNNING)
     _require_no_emergency(pipeline, request)  # under the lock of the audit, so that none is signed meanwhile
     pipeline.ledger.pin_roster(roster, request.id)

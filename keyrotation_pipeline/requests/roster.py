@@ -22,6 +22,9 @@ from keyrotation_pipeline.model.keys import StoredKeys, StoreOwner
 from keyrotation_pipeline.model.request_events import HomeNamed, RosterPinned, SignatureAdded
 from keyrotation_pipeline.model.requests import Request
 from keyrotation_pipeline.model.visible_text import is_of_one_script
+from keyrotation_pipeline.ports.approvals import SignatureVerifier
+from keyrotation_pipeline.ports.keys import OwnedKeys
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.key_list import note_if_changed
 
@@ -45,12 +48,12 @@ def pinned_roster(pipeline: Pipeline) -> Roster:
     if not seen <= digests:
         raise _another("a backup's manifest")
     if known is None:
-        _require_in_store(pipeline, digests)
+        _require_in_store(pipeline.keys, digests)
     elif known.roster.digest not in digests:
         raise _another("this home")
     seq, roster, _ = state.rosters[-1]
     if known is None or not known.is_same(PinnedRoster(seq, roster)):
-        pipeline.anchors.keep_roster(PinnedRoster(seq, roster, _changes(pipeline)))
+        pipeline.anchors.keep_roster(PinnedRoster(seq, roster, _changes(pipeline.ledger)))
     return roster
 
 
@@ -61,7 +64,7 @@ def require_roster(pipeline: Pipeline) -> Roster:
         ApprovalError: it differs; names what.
         AuditError: as `pinned_roster`.
     """
-    return _configured(pipeline, pinned_roster(pipeline))
+    return _configured(pipeline.signatures, pinned_roster(pipeline))
 
 
 def roster_of(pipeline: Pipeline, request: Request) -> Roster:
@@ -74,7 +77,7 @@ def roster_of(pipeline: Pipeline, request: Request) -> Roster:
     return pipeline.ledger.replayed().began_under.get(request.id, pinned)
 
 
-def require_usable(pipeline: Pipeline, roster: Roster, before: Roster | None = None) -> None:
+def require_usable(signatures: SignatureVerifier, roster: Roster, before: Roster | None = None) -> None:
     """Refuses to pin a roster of which too few can sign, or with somebody new who cannot sign or be encrypted to.
 
     So is a new name with letters of several scripts: it may look like that of somebody else.
@@ -95,7 +98,7 @@ def require_usable(pipeline: Pipeline, roster: Roster, before: Roster | None = N
             )
     known = {(False, each.fingerprint) for each in before.officers} if before else set()
     known |= {(True, each) for each in before.recipients} if before else set()
-    ended = [each for each in pipeline.signatures.certificates() if each.unusable is not None]
+    ended = [each for each in signatures.certificates() if each.unusable is not None]
     for each in ended:
         if (each.encrypts, each.fingerprint) not in known:
             raise ApprovalError(str(each.unusable))
@@ -110,13 +113,13 @@ def require_usable(pipeline: Pipeline, roster: Roster, before: Roster | None = N
         raise ApprovalError("no certificate in [backup] recipients can be encrypted to; name one that can")
 
 
-def require_known_to_store(pipeline: Pipeline, roster: Roster) -> None:
+def require_known_to_store(keys: OwnedKeys, roster: Roster) -> None:
     """Refuses to set up a database with a different roster from the one in the key store.
 
     Raises:
         AuditError: says how to continue.
     """
-    known = pipeline.keys.read().roster
+    known = keys.read().roster
     if known not in {None, roster.digest}:
         raise AuditError(
             f"the key store names another roster ({known[:16]}) than keyrotation.toml ({roster.digest[:16]}); restore "
@@ -162,7 +165,7 @@ def claim_store(pipeline: Pipeline, stored: StoredKeys, *, tried: bool = False) 
         digest = pinned_roster(pipeline).digest
         intent = {"home": state.home, "places": [place], "digest": digest, "before": stored.roster}
         pipeline.ledger.append(Note(EventKind.ROSTER_KEEPING_INTENDED, intent))
-        note_if_changed(pipeline, stored)
+        note_if_changed(pipeline.ledger, stored)
         ours = StoreOwner(state.home, (place,), digest, pipeline.ledger.head())
         try:
             return pipeline.keys.name_owner(ours, stored.revision)
@@ -177,7 +180,9 @@ def authority_to_reconcile(pipeline: Pipeline) -> Roster:
     Raises:
         ApprovalError, AuditError: as `require_roster`.
     """
-    return require_roster(pipeline) if (lost := lost_roster(pipeline)) is None else _configured(pipeline, lost)
+    return (
+        require_roster(pipeline) if (lost := lost_roster(pipeline)) is None else _configured(pipeline.signatures, lost)
+    )
 
 
 def lost_roster(pipeline: Pipeline) -> Roster | None:
@@ -218,9 +223,9 @@ def changes_lost(pipeline: Pipeline) -> tuple[RosterChange, ...]:
     )
 
 
-def _changes(pipeline: Pipeline) -> tuple[RosterChange, ...]:
+def _changes(ledger: Ledger) -> tuple[RosterChange, ...]:
     """Every signed change of the roster, as the audit has it."""
-    events = history(pipeline.ledger, EventKind.ROSTER_PINNED, EventKind.SIGNATURE_ADDED)
+    events = history(ledger, EventKind.ROSTER_PINNED, EventKind.SIGNATURE_ADDED)
     changes: list[RosterChange] = []
     for pin in events:
         if not isinstance(pin.fact, RosterPinned) or pin.fault is not None or pin.request is None:
@@ -237,8 +242,8 @@ def _changes(pipeline: Pipeline) -> tuple[RosterChange, ...]:
     return tuple(changes)
 
 
-def _configured(pipeline: Pipeline, roster: Roster) -> Roster:
-    if differs := roster.differences(pipeline.signatures.roster()):
+def _configured(signatures: SignatureVerifier, roster: Roster) -> Roster:
+    if differs := roster.differences(signatures.roster()):
         raise ApprovalError(
             f"{' and '.join(differs)} in keyrotation.toml differ from what is pinned; restore them there, or have the "
             "change signed with `keyrotation policy --reason TEXT`"
@@ -246,10 +251,10 @@ def _configured(pipeline: Pipeline, roster: Roster) -> Roster:
     return roster
 
 
-def _require_in_store(pipeline: Pipeline, digests: Collection[str]) -> None:
+def _require_in_store(keys: OwnedKeys, digests: Collection[str]) -> None:
     """Refuses an audit that never pinned the roster that the key store names, if it can be read."""
     with suppress(KeyStoreError):
-        digest = pipeline.keys.read().roster
+        digest = keys.read().roster
         if digest is not None and digest not in digests:
             raise _another("the key store")
 

@@ -18,6 +18,7 @@ from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.keys import LOST, KeyState
 from keyrotation_pipeline.model.requests import WALK, Request, RequestAction, RequestStatus, Step, Walk
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import authorised_by, require_authorised
 from keyrotation_pipeline.requests.control import hold_all_steps
@@ -46,12 +47,12 @@ def begin(pipeline: Pipeline, rotation: Walk) -> Walk:
         with pipeline.ledger.transaction():
             if former is not None and not former.is_over:
                 pipeline.ledger.set_status(former.id, RequestStatus.CANCELLED, by=rotation.id)
-            for other in waiting(pipeline):
+            for other in waiting(pipeline.ledger):
                 if other.id != rotation.id and rotation.is_emergency:
                     pipeline.ledger.set_status(other.id, RequestStatus.CANCELLED, by=rotation.id)
             pipeline.ledger.set_status(rotation.id, RequestStatus.RUNNING)
-            if (continued := _continued(pipeline, former, rotation)) is not None:
-                _take_over(pipeline, continued, rotation)
+            if (continued := _continued(pipeline.ledger, former, rotation)) is not None:
+                _take_over(pipeline.ledger, continued, rotation)
             pipeline.ledger.write_rotation_audit(pipeline.ledger.walk(rotation.id), initiated_by, 0, None)
     return pipeline.ledger.walk(rotation.id)
 
@@ -78,7 +79,7 @@ def _cause(pipeline: Pipeline, request: Request) -> str | None:
         return f"{request.target} is named by {named.id}"
     if not request.waits_to_supersede:
         return None
-    officers = "other officers are pinned now" if _has_other_officers(pipeline, request) else None
+    officers = "other officers are pinned now" if _has_other_officers(pipeline.ledger, request) else None
     if (cause := officers or dead_end(pipeline, request)) is not None:
         return cause
     former = None if request.supersedes is None else pipeline.ledger.request(request.supersedes)
@@ -128,9 +129,9 @@ def overtaken(pipeline: Pipeline, walk: Walk) -> str | None:
     )
 
 
-def _has_other_officers(pipeline: Pipeline, request: Request) -> bool:
+def _has_other_officers(ledger: Ledger, request: Request) -> bool:
     """Whether another roster was pinned since a request was opened, so that it cannot be signed any more."""
-    state = pipeline.ledger.replayed()
+    state = ledger.replayed()
     then = state.roster_at(request.audit_head[0])
     return then is not None and str(then) != str(state.roster)
 
@@ -144,7 +145,7 @@ def lineage(pipeline: Pipeline, rotation: Walk) -> Iterator[Walk]:
             yield from lineage(pipeline, former)
 
 
-def taking_over(pipeline: Pipeline, request: Request) -> str:
+def taking_over(ledger: Ledger, request: Request) -> str:
     """The beginning of the signed sentence of a request that takes over or ends another; else empty.
 
     An emergency names none: what runs when it starts may be another than when it was requested.
@@ -154,14 +155,14 @@ def taking_over(pipeline: Pipeline, request: Request) -> str:
             f"end whatever else runs or is signed, or take it over where it stands if it is to {request.action} "
             f"{request.source} to {request.target}: "
         )
-    former = None if request.supersedes is None else pipeline.ledger.request(request.supersedes)
+    former = None if request.supersedes is None else ledger.request(request.supersedes)
     takes_over = former is not None and continues(former, request)
     return f"take over {former.action} {former.id} where it stands: " if former is not None and takes_over else ""
 
 
 def preceding(pipeline: Pipeline, request: Request) -> str | None:
     """The sentence that says which signed emergency goes before a request; None: no other does."""
-    for each in waiting(pipeline):
+    for each in waiting(pipeline.ledger):
         if not each.is_emergency or each.id == request.id:
             continue
         if _is_ready(each, pinned_roster(pipeline).required, pipeline.clock.now()):
@@ -181,7 +182,7 @@ def current_or_next(pipeline: Pipeline) -> Walk | None:
 
     If two are signed, the emergency.
     """
-    pending, current = waiting(pipeline), pipeline.ledger.current()
+    pending, current = waiting(pipeline.ledger), pipeline.ledger.current()
     if not pending:
         return current
     required, now = pinned_roster(pipeline).required, pipeline.clock.now()
@@ -189,15 +190,15 @@ def current_or_next(pipeline: Pipeline) -> Walk | None:
     return next(iter(ready), current) or pending[0]
 
 
-def waiting(pipeline: Pipeline) -> list[Walk]:
+def waiting(ledger: Ledger) -> list[Walk]:
     """Every walk that waits to supersede another, the emergency first."""
-    walks = [each for each in pipeline.ledger.requests() if isinstance(each, Walk) and each.waits_to_supersede]
+    walks = [each for each in ledger.requests() if isinstance(each, Walk) and each.waits_to_supersede]
     return sorted(walks, key=lambda each: not each.is_emergency)
 
 
 def _stopped(pipeline: Pipeline, rotation: Walk, held: ExitStack) -> Walk | None:
     """The superseded request, with its steps locked until `held` is closed; None if there is none."""
-    former = _former(pipeline, rotation)
+    former = _former(pipeline.ledger, rotation)
     _require_not_stranded(pipeline, former, rotation)
     if former is None:
         return None
@@ -221,11 +222,11 @@ def _require_not_stranded(pipeline: Pipeline, former: Walk | None, rotation: Wal
         raise RequestError(message)
 
 
-def _former(pipeline: Pipeline, rotation: Walk) -> Walk | None:
+def _former(ledger: Ledger, rotation: Walk) -> Walk | None:
     """What a request supersedes now; for an emergency whatever runs, else what it was opened for."""
-    if rotation.is_emergency and (current := pipeline.ledger.current()) is not None:
+    if rotation.is_emergency and (current := ledger.current()) is not None:
         return current
-    return None if rotation.supersedes is None else pipeline.ledger.walk(rotation.supersedes)
+    return None if rotation.supersedes is None else ledger.walk(rotation.supersedes)
 
 
 def _is_fresh(former: Walk, rotation: Walk) -> bool:
@@ -233,21 +234,21 @@ def _is_fresh(former: Walk, rotation: Walk) -> bool:
     return rotation.is_emergency and not continues(former, rotation)
 
 
-def _continued(pipeline: Pipeline, former: Walk | None, rotation: Walk) -> Walk | None:
+def _continued(ledger: Ledger, former: Walk | None, rotation: Walk) -> Walk | None:
     """What a request continues: the one that it ends, or the one that it was opened for, if that is finished."""
-    opened_for = None if rotation.supersedes is None else pipeline.ledger.walk(rotation.supersedes)
+    opened_for = None if rotation.supersedes is None else ledger.walk(rotation.supersedes)
     is_finished = opened_for is not None and opened_for.status is RequestStatus.FINISHED
     candidates = (former, opened_for if is_finished else None)
     return next((each for each in candidates if each is not None and continues(each, rotation)), None)
 
 
-def _take_over(pipeline: Pipeline, former: Walk, rotation: Walk) -> None:
+def _take_over(ledger: Ledger, former: Walk, rotation: Walk) -> None:
     # In the order of the walk, a step after its shards.
     for record in sorted(former.steps, key=lambda each: (WALK.index(each.step), each.table is None)):
         if record.step in TAKEN_OVER:
-            pipeline.ledger.finish_step(rotation.id, record)
+            ledger.finish_step(rotation.id, record)
     if former.promotion_xid is not None:
-        pipeline.ledger.set_promotion(rotation.id, former.promotion_xid)
+        ledger.set_promotion(rotation.id, former.promotion_xid)
 
 
 def used_versions(pipeline: Pipeline) -> frozenset[KeyVersion]:
@@ -276,11 +277,11 @@ def out_of_use(pipeline: Pipeline, incident: Incident) -> str | None:
     )
 
 
-def held_compromised(pipeline: Pipeline, request: Request) -> tuple[KeyVersion, ...]:
+def held_compromised(ledger: Ledger, request: Request) -> tuple[KeyVersion, ...]:
     """The versions that a request calls compromised: those of its incident, else its source; none if routine."""
     if not request.is_emergency:
         return ()
-    known = incidents(pipeline.ledger).by_id.get(request.incident or "")
+    known = incidents(ledger).by_id.get(request.incident or "")
     return (request.source,) if known is None else known.versions
 
 
@@ -293,7 +294,7 @@ def mark_compromised(pipeline: Pipeline, request: Request) -> None:
         ApprovalError, RequestError: the signatures do not count.
         AtWorkError: the primary is being changed at this moment.
     """
-    versions = held_compromised(pipeline, request)
+    versions = held_compromised(pipeline.ledger, request)
     if not versions:
         return
     require_authorised(pipeline, request, pipeline.keys.read())
@@ -330,5 +331,5 @@ def publish_compromised(pipeline: Pipeline, request: str | None) -> None:
     if not lost <= stored.compromised:
         intent = {"versions": sorted(map(str, lost))}
         pipeline.ledger.append(Note(EventKind.COMPROMISE_TELLING_INTENDED, intent), request)
-        note_if_changed(pipeline, stored)
+        note_if_changed(pipeline.ledger, stored)
         pipeline.keys.publish_compromised(lost, stored.revision)

@@ -43,7 +43,7 @@ def stamp(pipeline: Pipeline) -> str | None:
         return None
     try:
         with pipeline.ledger.lock(LOCK):
-            return _stamp(pipeline, authority, authority.name)
+            return _stamp(pipeline.ledger, authority, authority.name)
     except AtWorkError:
         return None  # another process is doing it
 
@@ -82,8 +82,7 @@ def stamps(ledger: Ledger) -> Stamps:
     return Stamps(seq, failing)
 
 
-def _stamp(pipeline: Pipeline, authority: TimestampAuthority, name: str) -> str | None:
-    ledger = pipeline.ledger
+def _stamp(ledger: Ledger, authority: TimestampAuthority, name: str) -> str | None:
     known = stamps(ledger)
     if (newest := _newest_since(ledger, known.seq)) is None:
         return None

@@ -8,6 +8,7 @@ from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.keys import SHELVED, KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import Step, Walk
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.confirming import goal_at
 from keyrotation_pipeline.rotation.keys import backed_up
@@ -29,7 +30,7 @@ def confirm_key_withdrawn(pipeline: Pipeline, rotation: Walk, report: Report) ->
     instances = roll_out(pipeline, rotation, goal_at(pipeline, rotation), Step.ARCHIVED_KEY, report)
     cleared = _clear_indexes(pipeline, rotation, report)
     kept, stored = [], pipeline.keys.read()
-    retired = _retired(pipeline, stored, rotation)
+    retired = _retired(pipeline.ledger, stored, rotation)
     # Before the transaction: a backup names the audit's last event, which must be one that stays.
     for record in retired:
         report(Progress(Step.ARCHIVED_KEY, str(record.version), 0, 1, "keys"))
@@ -57,24 +58,24 @@ def _clear_indexes(pipeline: Pipeline, rotation: Walk, report: Report) -> Mappin
             _require_withdrawn(pipeline, rotation)
             cleared[str(table.name)] = pipeline.rewriting.clear_indexes(rotation.id, table, rotation.target, report)
             if table.format.names_versions:  # else the login that made them may write no more
-                pipeline.fencing.fence(table.of_indexes, retired_versions(pipeline, rotation))
+                pipeline.fencing.fence(table.of_indexes, retired_versions(pipeline.ledger, rotation))
     return {"search_indexes_cleared": cleared} if cleared else {}
 
 
 def _require_withdrawn(pipeline: Pipeline, rotation: Walk) -> None:
     stored = pipeline.keys.read()
-    for record in _retired(pipeline, stored, rotation):
+    for record in _retired(pipeline.ledger, stored, rotation):
         _require_only_archived(stored, record)
 
 
-def _retired(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> tuple[KeyRecord, ...]:
+def _retired(ledger: Ledger, stored: StoredKeys, rotation: Walk) -> tuple[KeyRecord, ...]:
     """The source, and any other version in the archive that is not recorded as archived: a crash loses none of them."""
 
     def concerned(record: KeyRecord) -> bool:
         in_archive = record.version in stored.archived and record.state not in SHELVED
         return record.version != rotation.target and (record.version == rotation.source or in_archive)
 
-    return tuple(filter(concerned, pipeline.ledger.keys()))
+    return tuple(filter(concerned, ledger.keys()))
 
 
 def _require_archived(pipeline: Pipeline, stored: StoredKeys, rotation: Walk, record: KeyRecord) -> KeyBackup:

@@ -13,6 +13,7 @@ from keyrotation_pipeline.model.key_events import PrimaryChanged, PrimaryChangeI
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.requests import Step, Walk
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import suspicion
 from keyrotation_pipeline.requests.takeover import PRIMARY_LOCK, held_compromised, lineage, publish_compromised
@@ -43,7 +44,7 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
         BackupError: the target has no intact backup.
         WrongKeyError: values do not decrypt with the key of their version, so they could not be re-encrypted.
     """
-    _require_registered(pipeline, rotation)
+    _require_registered(pipeline.ledger, rotation)
     stored = pipeline.keys.read()
     missed: tuple[str, ...] = ()
     if not (promoted := _promoted_before(pipeline, stored, rotation)):
@@ -120,8 +121,8 @@ def _rolled_out(what: str, rotation: Walk, instances: Sequence[Instance], missed
     return {**facts, "not_looked_through": list(missed)} if missed else facts
 
 
-def _require_registered(pipeline: Pipeline, rotation: Walk) -> KeyRecord:
-    record = record_of(pipeline, rotation.target)
+def _require_registered(ledger: Ledger, rotation: Walk) -> KeyRecord:
+    record = record_of(ledger, rotation.target)
     if record is None:
         raise BlockedError(
             f"{rotation.target} is not registered; run `keyrotation rotate {rotation.id}` from its start"
@@ -144,7 +145,7 @@ def _promoted_before(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> 
 
 
 def _require_promotable(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> None:
-    record = _require_registered(pipeline, rotation)
+    record = _require_registered(pipeline.ledger, rotation)
     if stored.primary != rotation.source:
         raise BlockedError(
             f"the key store names {stored.primary} as the primary, but rotation {rotation.id} starts from "
@@ -152,14 +153,14 @@ def _require_promotable(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) 
         )
     if (message := suspicion(pipeline, rotation.target)) is not None:
         raise BlockedError(message)
-    require_stored_and_backed_up(pipeline, stored, record)
+    require_stored_and_backed_up(pipeline.vault, stored, record)
 
 
 def record_promotion(pipeline: Pipeline, rotation: Walk) -> None:
     """Moves both states together; the source first, since only one version may be active."""
-    lost = held_compromised(pipeline, rotation)
+    lost = held_compromised(pipeline.ledger, rotation)
     with pipeline.ledger.transaction():
-        source = record_of(pipeline, rotation.source)
+        source = record_of(pipeline.ledger, rotation.source)
         if source is not None and source.state is not KeyState.COMPROMISED:
             state = KeyState.COMPROMISED if rotation.source in lost else KeyState.DEACTIVATED
             pipeline.ledger.set_key_state(rotation.source, state, rotation.id)
@@ -168,7 +169,7 @@ def record_promotion(pipeline: Pipeline, rotation: Walk) -> None:
 
 def record_primary(pipeline: Pipeline, rotation: Walk) -> None:
     """Records that the key store names the target as the primary. An instance's report that names this is newer."""
-    target = record_of(pipeline, rotation.target)
+    target = record_of(pipeline.ledger, rotation.target)
     is_new = target is not None and target.state is not KeyState.ACTIVE
     if is_new:
         pipeline.ledger.set_key_state(rotation.target, KeyState.ACTIVE, rotation.id)

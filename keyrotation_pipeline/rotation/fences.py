@@ -16,6 +16,8 @@ from keyrotation_pipeline.model.keys import GONE, IN_USE, KeyRecord
 from keyrotation_pipeline.model.request_events import DatabaseReconciled
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount, TableName
+from keyrotation_pipeline.ports.database import TableFencing
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 _TELLING = (EventKind.KEY_RETIRED, EventKind.KEY_STATE_CHANGED, EventKind.DATABASE_RECONCILED)
@@ -97,21 +99,21 @@ def fences(pipeline: Pipeline) -> Fences:
     """Looks at the fence of every declared table, and at what the audit says that it must refuse."""
     # Others name no version, and are refused as the values are: by the login.
     with_indexes = [table.of_indexes for table in pipeline.tables if table.indexes and table.format.names_versions]
-    retired, of_indexes = _retired(pipeline, has_indexes=bool(with_indexes))
-    by_table, unseen = _seen(pipeline, pipeline.tables)
+    retired, of_indexes = _retired(pipeline.ledger, has_indexes=bool(with_indexes))
+    by_table, unseen = _seen(pipeline.fencing, pipeline.tables)
     declared = {str(table.name) for table in pipeline.tables}
     others = [name for name in retired if name not in declared]
     undeclared = tuple(name for name in others if pipeline.inventory.columns(TableName.parse(name)))
     walk = pipeline.ledger.current()
-    indexes = Fences(of_indexes, *_seen(pipeline, with_indexes), ()) if with_indexes else None
+    indexes = Fences(of_indexes, *_seen(pipeline.fencing, with_indexes), ()) if with_indexes else None
     return Fences(retired, by_table, unseen, undeclared, None if walk is None else walk.id, indexes)
 
 
 def _seen(
-    pipeline: Pipeline, tables: Sequence[EncryptedTable]
+    fencing: TableFencing, tables: Sequence[EncryptedTable]
 ) -> tuple[Mapping[str, tuple[KeyVersion, ...]], Mapping[str, str]]:
     by_table, unseen = dict[str, tuple[KeyVersion, ...]](), dict[str, str]()
-    for table, seen in pipeline.fencing.all_fences(tables).items():
+    for table, seen in fencing.all_fences(tables).items():
         if isinstance(seen, KeyRotationError):
             unseen[str(table.name)] = str(seen)
         else:
@@ -133,30 +135,30 @@ def values_of_gone_keys(count: TableCount, records: Sequence[KeyRecord]) -> Iter
 Refused = Mapping[str, tuple[KeyVersion, ...]]
 
 
-def _retired(pipeline: Pipeline, *, has_indexes: bool) -> tuple[Refused, Refused]:
+def _retired(ledger: Ledger, *, has_indexes: bool) -> tuple[Refused, Refused]:
     """By table, what the audit says that it must refuse: of values, and of search indexes."""
     retired, indexes = dict[str, set[KeyVersion]](), dict[str, set[KeyVersion]]()
-    for entry in history(pipeline.ledger, *_TELLING):
+    for entry in history(ledger, *_TELLING):
         match entry.fact if entry.fault is None else None:
             case KeyRetired(tables=tables, fenced_against=versions):
                 for name in tables:
                     retired.setdefault(name, set()).update(versions)
-                for name in _cleared(pipeline, entry.request) if has_indexes else ():
+                for name in _cleared(ledger, entry.request) if has_indexes else ():
                     indexes.setdefault(name, set()).update(versions)
             # A rollback, or the reconciliation of a restored database, lifts the fences before it says this.
             case KeyStateChanged(version, after=after) if after in IN_USE:
                 _came_back((retired, indexes), version)
             case DatabaseReconciled(primary=primary, in_rows=in_rows):
                 _came_back((retired, indexes), primary, *in_rows)
-    if (walk := pipeline.ledger.current()) is not None and walk.started_at is not None:
+    if (walk := ledger.current()) is not None and walk.started_at is not None:
         # A rollback that has begun lifts them before its version is active.
         _came_back((retired, indexes), walk.target)
     return _in_order(retired), _in_order(indexes)
 
 
-def _cleared(pipeline: Pipeline, walk: str | None) -> Iterable[str]:
+def _cleared(ledger: Ledger, walk: str | None) -> Iterable[str]:
     """The tables whose search indexes a walk has cleared, and had refused, once it had retired their key."""
-    archived = None if walk is None else pipeline.ledger.walk(walk).done(Step.ARCHIVED_KEY)
+    archived = None if walk is None else ledger.walk(walk).done(Step.ARCHIVED_KEY)
     return () if archived is None else archived.facts.get("search_indexes_cleared", ())
 
 

@@ -15,6 +15,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial, PlaceProbe
 from keyrotation_pipeline.model.keys import KeyUsage, StoredKeys
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableCount
+from keyrotation_pipeline.ports.keys import OwnedKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.keys import has_blind_indexes
 from keyrotation_pipeline.scan.report import Finding, share_of
@@ -74,22 +75,22 @@ def require_keys_open(pipeline: Pipeline, stored: StoredKeys, wanted: Wanted, *,
     """
     ring = stored.ring()
     misfits = [] if emergency else [each.refusal for each in probed(pipeline, ring) if each.refusal]
-    misfits += [] if emergency else undetermined_turns(pipeline, ring)
+    misfits += [] if emergency else undetermined_turns(pipeline.tables, ring)
     if misfits:
         raise WrongKeyError("; ".join(misfits[:MOST_NAMED]))
     trial = try_keys(pipeline, ring, wanted, EMERGENCY_TRIES if emergency else None)
     if emergency and not any(tried and not opened for tried, opened in map(trial.of_version, trial.versions)):
         return trial
-    if message := refusal(pipeline, stored, trial):
+    if message := refusal(pipeline.keys, stored, trial):
         raise WrongKeyError(message)
     return trial
 
 
-def undetermined_turns(pipeline: Pipeline, ring: KeyRing) -> tuple[str, ...]:
+def undetermined_turns(tables: Sequence[EncryptedTable], ring: KeyRing) -> tuple[str, ...]:
     """Why an application could not tell which of its keys search indexes in a column are under; (): it can."""
     keys = {version: ring.material(version) for version in ring.versions}
     first, *others = keys
-    if not has_blind_indexes(pipeline) or takes_turns(first, keys[first], {each: keys[each] for each in others}):
+    if not has_blind_indexes(tables) or takes_turns(first, keys[first], {each: keys[each] for each in others}):
         return ()
     message = (
         f"the last digits of the master keys {', '.join(map(str, keys))} do not alternate between odd and even, so the "
@@ -158,10 +159,10 @@ def _is_at(finding: Finding, table: EncryptedTable, place: Place) -> bool:
     return plain == declared and found == (place.column, place.path, place.elements)
 
 
-def refusal(pipeline: Pipeline, stored: StoredKeys, trial: KeyTrial) -> str | None:
+def refusal(keys: OwnedKeys, stored: StoredKeys, trial: KeyTrial) -> str | None:
     """What is wrong with the keys that this home imported, and how to fix it; None: they decrypt the values."""
     messages = [
-        f"{trial.wrong_key(version, pipeline.keys.place_of)}: {_remedy(stored, version)}"
+        f"{trial.wrong_key(version, keys.place_of)}: {_remedy(stored, version)}"
         for version in trial.wrong_versions[:MOST_NAMED]
     ]
     more = len(trial.wrong_versions) - MOST_NAMED

@@ -4,7 +4,7 @@ Each function may die at any line and be called again: it completes what is half
 a recorded intent.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from keyrotation_pipeline.audit.events import recorded
@@ -20,6 +20,9 @@ from keyrotation_pipeline.model.key_events import KeyActivationDeclared, KeyCrea
 from keyrotation_pipeline.model.keys import KeyMade, KeyRecord, KeyState, StoredKeys, promoted_at
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import Step, Walk
+from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.ports.backups import BackupVault
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import authorised_by
 from keyrotation_pipeline.rotation.rollout import delivered_again, require_named_primary
@@ -34,7 +37,7 @@ def create_key_version(pipeline: Pipeline, rotation: Walk, report: Report) -> Ke
         BlockedError: an application might write under the key as soon as it gets it.
     """
     version = rotation.target
-    registered = record_of(pipeline, version)
+    registered = record_of(pipeline.ledger, version)
     if registered is not None and registered.state is not KeyState.PRE_ACTIVATION:
         raise KeyStoreError(
             f"{version} is {registered.state} already; run `keyrotation cancel {rotation.id}`, and request a new one"
@@ -63,7 +66,7 @@ def import_keys(pipeline: Pipeline, ring: KeyRing) -> tuple[KeyRecord, ...]:
     Raises:
         KeyStoreError: another key is registered or stored under one of the versions, or another primary is named.
     """
-    registered = require_as_registered(pipeline, ring)
+    registered = require_as_registered(pipeline.ledger, ring)
     stored = pipeline.keys.read()
     _require_same_primary(stored, ring, registered)
     if stored.primary is not None and stored.undelivered is not None and not registered:
@@ -85,13 +88,13 @@ def import_keys(pipeline: Pipeline, ring: KeyRing) -> tuple[KeyRecord, ...]:
     return pipeline.ledger.keys()
 
 
-def require_as_registered(pipeline: Pipeline, ring: KeyRing) -> Mapping[KeyVersion, KeyRecord]:
+def require_as_registered(ledger: Ledger, ring: KeyRing) -> Mapping[KeyVersion, KeyRecord]:
     """Refuses another key for a registered version; returns what is registered.
 
     Raises:
         KeyStoreError: names the version.
     """
-    registered = {record.version: record for record in pipeline.ledger.keys()}
+    registered = {record.version: record for record in ledger.keys()}
     for version in ring.versions:
         if version in registered and registered[version].fingerprint != ring.material(version).fingerprint:
             raise KeyStoreError(
@@ -113,24 +116,24 @@ def declare_activation(pipeline: Pipeline, activated_at: datetime) -> None:
         return
     if activated_at > pipeline.clock.now():
         raise KeyStoreError("[keys] activated_at is in the future; write when the primary came into use")
-    record = record_of(pipeline, primary)
+    record = record_of(pipeline.ledger, primary)
     if record is not None and activated_at > record.created_at:
         raise KeyStoreError(
             f"{primary} was in use when it was imported on {utc_minute(record.created_at)}; write when it came "
             "into use, before that, as [keys] activated_at"
         )
-    if declared_activations(pipeline).get(primary) != activated_at:
+    if declared_activations(pipeline.ledger).get(primary) != activated_at:
         pipeline.ledger.append(KeyActivationDeclared(primary, activated_at))
 
 
-def declared_activations(pipeline: Pipeline) -> Mapping[KeyVersion, datetime]:
+def declared_activations(ledger: Ledger) -> Mapping[KeyVersion, datetime]:
     """When imported keys came into use, as far as it was declared."""
-    return {fact.version: fact.activated_at for fact in recorded(pipeline.ledger, KeyActivationDeclared)}
+    return {fact.version: fact.activated_at for fact in recorded(ledger, KeyActivationDeclared)}
 
 
-def record_of(pipeline: Pipeline, version: KeyVersion) -> KeyRecord | None:
+def record_of(ledger: Ledger, version: KeyVersion) -> KeyRecord | None:
     """The ledger's record of a version."""
-    return next((record for record in pipeline.ledger.keys() if record.version == version), None)
+    return next((record for record in ledger.keys() if record.version == version), None)
 
 
 def require_registered_keys(pipeline: Pipeline) -> None:
@@ -147,7 +150,7 @@ def require_registered_keys(pipeline: Pipeline) -> None:
             stored.registered(record)
 
 
-def require_stored_and_backed_up(pipeline: Pipeline, stored: StoredKeys, record: KeyRecord) -> KeyBackup:
+def require_stored_and_backed_up(vault: BackupVault, stored: StoredKeys, record: KeyRecord) -> KeyBackup:
     """Checks that the store holds the registered key and that an intact backup of it exists; returns the backup.
 
     Raises:
@@ -155,11 +158,11 @@ def require_stored_and_backed_up(pipeline: Pipeline, stored: StoredKeys, record:
         BackupError: no intact backup of exactly this key is in the vault.
     """
     stored.registered(record)
-    return _intact_backup(pipeline, record.version, record.fingerprint)
+    return _intact_backup(vault, record.version, record.fingerprint)
 
 
-def _intact_backup(pipeline: Pipeline, version: KeyVersion, fingerprint: str) -> KeyBackup:
-    backup = pipeline.vault.key_backup(version, fingerprint)
+def _intact_backup(vault: BackupVault, version: KeyVersion, fingerprint: str) -> KeyBackup:
+    backup = vault.key_backup(version, fingerprint)
     if backup is None:
         raise BackupError(f"there is no intact backup of {version} ({fingerprint[:16]}); run `keyrotation backup`")
     return backup
@@ -209,21 +212,23 @@ def _generate(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyMate
     replaces_all = rotation.is_emergency
     while True:
         made = new_key(declared, taken.values(), stored.present, stored.materials, replaces_all=replaces_all)
-        if _is_in_turn(pipeline, stored, rotation.target, made):
+        if _is_in_turn(pipeline.tables, stored, rotation.target, made):
             return made
 
 
-def _is_in_turn(pipeline: Pipeline, stored: StoredKeys, version: KeyVersion, material: KeyMaterial) -> bool:
+def _is_in_turn(
+    tables: Sequence[EncryptedTable], stored: StoredKeys, version: KeyVersion, material: KeyMaterial
+) -> bool:
     """Whether an application that knows no numbers can tell from a key which column its search indexes are in."""
     present, primary = stored.present, stored.primary
-    if present is None or primary is None or not has_blind_indexes(pipeline):
+    if present is None or primary is None or not has_blind_indexes(tables):
         return True
     return takes_turns(version, material, {primary: present})
 
 
-def has_blind_indexes(pipeline: Pipeline) -> bool:
+def has_blind_indexes(tables: Sequence[EncryptedTable]) -> bool:
     """Whether a declared search index names no version of its key."""
-    return any(not index.form.names_versions for table in pipeline.tables for index in table.indexes)
+    return any(not index.form.names_versions for table in tables for index in table.indexes)
 
 
 def _import(pipeline: Pipeline, stored: StoredKeys, version: KeyVersion, material: KeyMaterial) -> StoredKeys:
@@ -261,7 +266,7 @@ def backed_up(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, re
     made = pipeline.vault.store_key(version, material, pipeline.ledger.head())
     facts = {"version": str(version), "backup": made.name, "sha256": made.sha256, "recipients": list(made.recipients)}
     pipeline.ledger.append(Note(EventKind.KEY_BACKED_UP, facts), request)
-    return _intact_backup(pipeline, version, material.fingerprint)
+    return _intact_backup(pipeline.vault, version, material.fingerprint)
 
 
 def described_primary(pipeline: Pipeline, rotation: Walk) -> str:

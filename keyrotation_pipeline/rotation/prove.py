@@ -17,6 +17,7 @@ from keyrotation_pipeline.model.proof import NAMED_AT_MOST, DecryptedCount, Prov
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, TableCount
 from keyrotation_pipeline.ports.database import TableFencing
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.reencrypt import ring_fit_for_rows
 
@@ -35,7 +36,7 @@ def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> P
         ProofError: a value is in quarantine, unencrypted or does not decrypt; names table, column and count.
         BlockedError: rows stay locked, or a table cannot be fenced; names who holds it.
     """
-    retired, ring = retired_versions(pipeline, rotation), ring_fit_for_rows(pipeline, rotation)
+    retired, ring = retired_versions(pipeline.ledger, rotation), ring_fit_for_rows(pipeline, rotation)
     by_decrypting = any(table.format.identified_by is IdentifiedBy.DECRYPT for table in pipeline.tables)
     if by_decrypting:  # this fence minds no old values, and with it nobody adds any
         _fence(pipeline, rotation, retired, report)
@@ -60,9 +61,9 @@ def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> P
     )
 
 
-def retired_versions(pipeline: Pipeline, rotation: Walk) -> tuple[KeyVersion, ...]:
+def retired_versions(ledger: Ledger, rotation: Walk) -> tuple[KeyVersion, ...]:
     """Every version ever registered but the target: what must have no values, and what the fences refuse."""
-    return tuple(record.version for record in pipeline.ledger.keys() if record.version != rotation.target)
+    return tuple(record.version for record in ledger.keys() if record.version != rotation.target)
 
 
 def _fence(pipeline: Pipeline, rotation: Walk, retired: tuple[KeyVersion, ...], report: Report) -> None:
@@ -77,7 +78,7 @@ def _fence(pipeline: Pipeline, rotation: Walk, retired: tuple[KeyVersion, ...], 
             later.append(table)
     for table in later:
         report(_progress(table, "waiting for its lock"))
-        with _noted(pipeline, rotation, table, "waiting for a short lock on the table for its fence"):
+        with _noted(pipeline.ledger, rotation, table, "waiting for a short lock on the table for its fence"):
             pipeline.fencing.fence(table, retired)
 
 
@@ -103,7 +104,9 @@ def _sweep(
     for sweep in range(QUICK_SWEEPS + 1):
         waiting = sweep == QUICK_SWEEPS
         report(_progress(table, "waiting for the last rows" if waiting else f"sweep {sweep + 1}"))
-        with _noted(pipeline, rotation, table, "waiting for rows that others hold") if waiting else nullcontext():
+        with (
+            _noted(pipeline.ledger, rotation, table, "waiting for rows that others hold") if waiting else nullcontext()
+        ):
             rewritten += pipeline.rewriting.sweep(rotation.id, table, ring, rotation.target, wait=waiting).rows
         remaining = pipeline.fencing.old_rows(table, retired, rotation.promotion_xid)
         if not remaining.any:
@@ -240,13 +243,13 @@ def _require_empty_quarantine(pipeline: Pipeline) -> None:
 
 
 @contextmanager
-def _noted(pipeline: Pipeline, rotation: Walk, table: EncryptedTable, waiting_for: str) -> Iterator[None]:
+def _noted(ledger: Ledger, rotation: Walk, table: EncryptedTable, waiting_for: str) -> Iterator[None]:
     """Records a possible wait, for `status` to show."""
-    pipeline.ledger.note_wait(rotation.id, str(table.name), waiting_for)
+    ledger.note_wait(rotation.id, str(table.name), waiting_for)
     try:
         yield
     finally:
-        pipeline.ledger.end_wait(rotation.id, str(table.name))
+        ledger.end_wait(rotation.id, str(table.name))
 
 
 def _some(names: list[str] | tuple[str, ...]) -> str:

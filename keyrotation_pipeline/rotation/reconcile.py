@@ -18,6 +18,7 @@ from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseRe
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, held_in_words
 from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.model.visible_text import visible
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.requests import opening, takeover, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised, stored_source
@@ -142,7 +143,7 @@ def plan(pipeline: Pipeline) -> Plan:
     }
     missing = tuple(version for version in in_rows if version not in stored)
     # An emergency that has not begun has changed nothing, and is still to happen.
-    waiting = [each for each in takeover.waiting(pipeline) if not each.is_emergency]
+    waiting = [each for each in takeover.waiting(pipeline.ledger) if not each.is_emergency]
     ends = tuple(each.id for each in (pipeline.ledger.current(), *waiting) if each is not None)
     starved = tuple(version for version in in_rows if version in stored.archived)
     fenced, live = fences(pipeline), {primary, *in_rows}
@@ -214,9 +215,9 @@ def _list(versions: tuple[KeyVersion, ...]) -> str:
 LOCK = "reconcile"
 
 
-def pending_reconciliation(pipeline: Pipeline) -> Request | None:
+def pending_reconciliation(ledger: Ledger) -> Request | None:
     """The open request to reconcile, if there is one."""
-    return next(iter(opening.pending(pipeline, RequestAction.RECONCILE)), None)
+    return next(iter(opening.pending(ledger, RequestAction.RECONCILE)), None)
 
 
 def open_reconciliation(pipeline: Pipeline, *, requested_by: str) -> tuple[Request, Plan]:
@@ -355,7 +356,7 @@ def _record(pipeline: Pipeline, decided: Plan, rotation: Request) -> None:
 
 
 def _set_state(pipeline: Pipeline, version: KeyVersion, state: KeyState, rotation: Request) -> None:
-    record = record_of(pipeline, version)
+    record = record_of(pipeline.ledger, version)
     if record is None:
         fingerprint, first = pipeline.keys.read().material(version).fingerprint, state
         if state is KeyState.COMPROMISED:

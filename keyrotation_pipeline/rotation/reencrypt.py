@@ -99,7 +99,7 @@ def ring_fit_for_rows(pipeline: Pipeline, rotation: Walk) -> KeyRing:
         BackupError: no intact backup of exactly this key is in the vault.
     """
     target = rotation.target
-    record = record_of(pipeline, target)
+    record = record_of(pipeline.ledger, target)
     if record is None:
         raise OutOfOrderError(
             f"no key {target} is registered; run `keyrotation rotate {rotation.id}` from its first step"
@@ -116,7 +116,7 @@ def ring_fit_for_rows(pipeline: Pipeline, rotation: Walk) -> KeyRing:
             f"the primary is {ring.primary}, not {target}, so applications may not read {target} yet; "
             f"run `keyrotation rotate {rotation.id}`"
         )
-    require_stored_and_backed_up(pipeline, stored, record)
+    require_stored_and_backed_up(pipeline.vault, stored, record)
     return ring
 
 

@@ -4,6 +4,8 @@ Officers sign the fingerprints of both keys. The replaced key stays in the backu
 changes. A process that dies midway completes it when it runs again.
 """
 
+from collections.abc import Sequence
+
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.events import entries, recorded
 from keyrotation_pipeline.errors import KeyStoreDamagedError, RequestError, WrongKeyError
@@ -16,6 +18,8 @@ from keyrotation_pipeline.model.key_trial import KeyTrial
 from keyrotation_pipeline.model.keys import KeyRecord, StoredKeys
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
+from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.requests import opening, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
@@ -27,9 +31,9 @@ from keyrotation_pipeline.rotation.keys import backed_up, record_of
 LOCK = "replace-key"
 
 
-def pending_replacement(pipeline: Pipeline, version: KeyVersion) -> Request | None:
+def pending_replacement(ledger: Ledger, version: KeyVersion) -> Request | None:
     """The open request to replace the key of a version, if there is one."""
-    return next((each for each in opening.pending(pipeline, RequestAction.REPLACE_KEY) if each.source == version), None)
+    return next((each for each in opening.pending(ledger, RequestAction.REPLACE_KEY) if each.source == version), None)
 
 
 def open_replacement(
@@ -50,7 +54,7 @@ def open_replacement(
             opening.require_texts(reason, requested_by, None)
         stored = pipeline.keys.read()
         require_consistent(pipeline, stored)
-        if (already := pending_replacement(pipeline, version)) is not None:
+        if (already := pending_replacement(pipeline.ledger, version)) is not None:
             raise RequestError(f"request {already.id} to replace {version} is open; sign or cancel it")
         record, (tried, opened) = _require_replaceable(pipeline, stored, version, material)
         if reason is None:
@@ -91,7 +95,7 @@ def replace_key(pipeline: Pipeline, request: Request, material: KeyMaterial) -> 
         stored = pipeline.keys.read()
         require_consistent(pipeline, stored, afresh=True)
         require_authorised(pipeline, request, stored)
-        proposed = _proposed(pipeline, request)
+        proposed = _proposed(pipeline.ledger, request)
         if material.fingerprint != proposed.after:
             raise RequestError(
                 f"the key given for {version} is {material.fingerprint[:16]}, but officers signed "
@@ -102,7 +106,7 @@ def replace_key(pipeline: Pipeline, request: Request, material: KeyMaterial) -> 
             pipeline.ledger.set_status(request.id, RequestStatus.RUNNING)
         _replace(pipeline, stored, request, material)
     time_stamping.stamp(pipeline)
-    record = record_of(pipeline, version)
+    record = record_of(pipeline.ledger, version)
     if record is None or record.fingerprint != material.fingerprint:
         raise KeyStoreDamagedError(f"{version} is not registered as it was replaced; run `keyrotation audit verify`")
     return record
@@ -111,7 +115,7 @@ def replace_key(pipeline: Pipeline, request: Request, material: KeyMaterial) -> 
 def _replace(pipeline: Pipeline, stored: StoredKeys, request: Request, material: KeyMaterial) -> None:
     version = request.source
     backed_up(pipeline, version, material, request.id)
-    note_if_changed(pipeline, stored)
+    note_if_changed(pipeline.ledger, stored)
     after = pipeline.keys.replace(version, material, stored.revision)
     if after.live.get(version) != material:
         raise KeyStoreDamagedError(f"{version} does not read back from the key store as it was stored; check the store")
@@ -128,44 +132,46 @@ def _require_replaceable(
     Where a request that was cancelled, or is past its dates, has already put the given key in the store, these are the
     numbers that officers signed then: the replaced key is no longer there to be tried.
     """
-    record, already = record_of(pipeline, version), _stored_already(pipeline, stored, version, material)
+    record, already = record_of(pipeline.ledger, version), _stored_already(pipeline.ledger, stored, version, material)
     if record is not None and already is not None:
         live = {each: stored.material(each) for each in stored.live}
-        _require_decrypts(try_keys(pipeline, KeyRing(live, version), _wanted(pipeline, version)), version, material)
+        _require_decrypts(
+            try_keys(pipeline, KeyRing(live, version), _wanted(pipeline.tables, version)), version, material
+        )
         return record, (already.tried, already.opened)
-    record = _require_imported(pipeline, stored, version, material)
+    record = _require_imported(pipeline.ledger, stored, version, material)
     return record, _require_better(pipeline, stored, record, material)
 
 
 def _stored_already(
-    pipeline: Pipeline, stored: StoredKeys, version: KeyVersion, material: KeyMaterial
+    ledger: Ledger, stored: StoredKeys, version: KeyVersion, material: KeyMaterial
 ) -> KeyReplacementProposed | None:
     """What was proposed when a request began that ended before it registered the key, which the store has since."""
-    record = record_of(pipeline, version)
+    record = record_of(ledger, version)
     if stored.live.get(version) != material or record is None or record.fingerprint == material.fingerprint:
         return None
-    for each in pipeline.ledger.requests():
+    for each in ledger.requests():
         if each.action is not RequestAction.REPLACE_KEY or each.source != version or each.started_at is None:
             continue
-        proposed = _proposed(pipeline, each)
+        proposed = _proposed(ledger, each)
         if (proposed.before, proposed.after) == (record.fingerprint, material.fingerprint):
             return proposed
     return None
 
 
-def _wanted(pipeline: Pipeline, version: KeyVersion) -> dict[str, dict[str, tuple[KeyVersion, ...]]]:
-    return {str(table.name): dict.fromkeys(table.columns, (version,)) for table in pipeline.tables}
+def _wanted(tables: Sequence[EncryptedTable], version: KeyVersion) -> dict[str, dict[str, tuple[KeyVersion, ...]]]:
+    return {str(table.name): dict.fromkeys(table.columns, (version,)) for table in tables}
 
 
-def _require_imported(pipeline: Pipeline, stored: StoredKeys, version: KeyVersion, material: KeyMaterial) -> KeyRecord:
-    record = record_of(pipeline, version)
+def _require_imported(ledger: Ledger, stored: StoredKeys, version: KeyVersion, material: KeyMaterial) -> KeyRecord:
+    record = record_of(ledger, version)
     if record is None:
         raise RequestError(f"{version} is not registered; `keyrotation status` shows the versions that are")
     if version not in stored.live:
         raise RequestError(f"{version} is {record.state} and not live in the key store, so its key is not replaced")
     stored.registered(record)
-    imported = {fact.fingerprint for fact in recorded(pipeline.ledger, KeyImportIntended) if fact.version == version}
-    replaced = {fact.after for fact in recorded(pipeline.ledger, KeyReplaced) if fact.version == version}
+    imported = {fact.fingerprint for fact in recorded(ledger, KeyImportIntended) if fact.version == version}
+    replaced = {fact.after for fact in recorded(ledger, KeyReplaced) if fact.version == version}
     if record.fingerprint not in imported | replaced:
         raise RequestError(
             f"{version} was made by this pipeline and not imported, so its key is the right one; find what does not "
@@ -182,7 +188,7 @@ def _require_better(
     """Values under the version that were tried, and how many the new key decrypts; the present one decrypts none."""
     version = record.version
     live = {each: stored.material(each) for each in stored.live}
-    wanted = _wanted(pipeline, version)
+    wanted = _wanted(pipeline.tables, version)
     tried, opened = try_keys(pipeline, KeyRing(live, version), wanted).of_version(version)
     if opened:
         raise RequestError(
@@ -203,11 +209,11 @@ def _require_decrypts(trial: KeyTrial, version: KeyVersion, material: KeyMateria
     return tried, opened
 
 
-def _proposed(pipeline: Pipeline, request: Request) -> KeyReplacementProposed:
+def _proposed(ledger: Ledger, request: Request) -> KeyReplacementProposed:
     """What was proposed before the request was opened: the last such event within its audit head."""
     found = [
         read(KeyReplacementProposed, entry.facts)
-        for entry in entries(pipeline.ledger, EventKind.KEY_REPLACEMENT_PROPOSED)
+        for entry in entries(ledger, EventKind.KEY_REPLACEMENT_PROPOSED)
         if entry.seq <= request.audit_head[0]
     ]
     last = next((each for each in reversed(found) if each.version == request.source), None)
@@ -217,7 +223,7 @@ def _proposed(pipeline: Pipeline, request: Request) -> KeyReplacementProposed:
 
 
 def _authorises(pipeline: Pipeline, request: Request) -> str:
-    proposed = _proposed(pipeline, request)
+    proposed = _proposed(pipeline.ledger, request)
     return (
         f"put another key in the place of the imported {request.source}, which opened none of {proposed.tried} values "
         f"that were tried; the other one opened {proposed.opened} of them; no row changes, and backups of the replaced "
@@ -234,7 +240,7 @@ REPLACE_KEY = Action(
     authorises=_authorises,
     # As requested, since the store may already hold the other key.
     source=lambda _pipeline, request, _stored: f"{request.source} {request.source_fingerprint}",
-    target=lambda pipeline, request, _stored: f"{request.source} {_proposed(pipeline, request).after}",
+    target=lambda pipeline, request, _stored: f"{request.source} {_proposed(pipeline.ledger, request).after}",
     authority=require_roster,
     command=_command,
     renewal=lambda request: f"cancel it, then run `{_command(request)} --reason TEXT` for a new one",

@@ -15,6 +15,7 @@ from keyrotation_pipeline.model.proof import Proven, records_reencrypted
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.request_events import Blocked
 from keyrotation_pipeline.model.requests import WALK, Request, Step, Walk
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import authorised_by
 from keyrotation_pipeline.requests.roster import roster_of
@@ -50,7 +51,7 @@ def report_compliance(pipeline: Pipeline, rotation: Walk, report: Report) -> Map
         AuditError: the chain does not verify.
     """
     head = verify_audit(pipeline.ledger)
-    target = record_of(pipeline, rotation.target)
+    target = record_of(pipeline.ledger, rotation.target)
     return {
         "request": rotation.id,
         "type": str(rotation.type),
@@ -101,7 +102,7 @@ def post_mortem(pipeline: Pipeline, rotation: Walk) -> str:
         "ROLLBACK POST-MORTEM\n\n"
         f"Date: {utc_minute(pipeline.clock.now())}\n"
         f"Reason for rollback: {rotation.reason}\n\n"
-        f"What went wrong:\n{_what_went_wrong(pipeline, undone)}\n\n"
+        f"What went wrong:\n{_what_went_wrong(pipeline.ledger, undone)}\n\n"
         f"Data loss:\n{_data_loss(rotation)}\n\n"
         f"Recovery actions:\n{actions}\n\n"
         f"Prevention measures:\n1. {_FOR_PEOPLE}\n"
@@ -114,8 +115,8 @@ def _undone(pipeline: Pipeline, rotation: Walk) -> Walk:
     return first if first.supersedes is None else pipeline.ledger.walk(first.supersedes)
 
 
-def _what_went_wrong(pipeline: Pipeline, undone: Walk) -> str:
-    failures = [blocked.sentence for blocked in recorded(pipeline.ledger, Blocked, undone.id)]
+def _what_went_wrong(ledger: Ledger, undone: Walk) -> str:
+    failures = [blocked.sentence for blocked in recorded(ledger, Blocked, undone.id)]
     reached = [step for step in WALK if undone.done(step) is not None]
     last = f"its last finished step was {reached[-1]}" if reached else "none of its steps was finished"
     ended = "was finished" if WALK[-1] in reached else f"was abandoned; {last}"

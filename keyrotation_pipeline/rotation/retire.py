@@ -20,6 +20,7 @@ from keyrotation_pipeline.model.proof import Proven, ZeroOldRows
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.clock import attempts
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import require_authorised, signed_as_gone
 from keyrotation_pipeline.rotation.keys import described_archived, record_of, require_stored_and_backed_up
@@ -42,7 +43,7 @@ def retire_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyRetired
         ProofError, BlockedError: a piece of evidence is missing; nothing was changed.
         KeyStoreError, BackupError: the target key is not stored and backed up as registered; nothing was changed.
     """
-    proof = _newest_proof(pipeline, rotation)
+    proof = _newest_proof(pipeline.ledger, rotation)
     _wait_for_horizon(pipeline, rotation, proof, report)
     leaving = _versions_to_take(pipeline, rotation)
     pipeline.ledger.append(RetirementIntended(leaving, rotation.target), rotation.id)
@@ -79,7 +80,9 @@ def _retire(
     pipeline: Pipeline, rotation: Walk, proof: Proven, leaving: tuple[KeyVersion, ...], report: Report
 ) -> KeyRetired:
     # Reading everything may take hours, without locks; the transaction checks what has changed since.
-    searched = pipeline.evidence.search(pipeline.tables, rotation.source, retired_versions(pipeline, rotation), report)
+    searched = pipeline.evidence.search(
+        pipeline.tables, rotation.source, retired_versions(pipeline.ledger, rotation), report
+    )
     # Whatever may be slow to answer is asked before the transaction, whose session ends if it waits for a minute.
     stored = pipeline.keys.read()
     _require_writers(pipeline, rotation)
@@ -88,7 +91,7 @@ def _retire(
     with pipeline.keys.unstamped(), pipeline.ledger.transaction():
         require_authorised(pipeline, rotation, stored)
         descriptions = {each: described_archived(pipeline, rotation, each) for each in leaving}
-        retired = retired_versions(pipeline, rotation)
+        retired = retired_versions(pipeline.ledger, rotation)
         evidence = pipeline.evidence.zero_old_rows(pipeline.tables, rotation.source, retired, proof.moment, searched)
         unseen = pipeline.environment.blind_spots()
         done = KeyRetired(
@@ -109,23 +112,23 @@ def _retire(
             format=evidence.format,
             identified_by=evidence.identified_by,
         )
-        pipeline.ledger.append(_accounted(pipeline, rotation, evidence), rotation.id)
+        pipeline.ledger.append(_accounted(pipeline.ledger, rotation, evidence), rotation.id)
         pipeline.ledger.append(done, rotation.id)
         for version in leaving:
             stored = pipeline.keys.archive(version, stored.revision, descriptions[version])
     return done
 
 
-def _accounted(pipeline: Pipeline, rotation: Walk, evidence: ZeroOldRows) -> ReplicasAccounted:
+def _accounted(ledger: Ledger, rotation: Walk, evidence: ZeroOldRows) -> ReplicasAccounted:
     """Records the replicas in the chain, since the database's owner may change the rows that name them."""
     gone = tuple(each.name for each in evidence.replicas if each.replayed is None)
-    signed = signed_as_gone(pipeline, rotation, gone)
+    signed = signed_as_gone(ledger, rotation, gone)
     return ReplicasAccounted(evidence.replicas, signed, tuple(name for name in gone if name not in signed))
 
 
-def _newest_proof(pipeline: Pipeline, rotation: Walk) -> Proven:
+def _newest_proof(ledger: Ledger, rotation: Walk) -> Proven:
     """The proof, or the newest repetition of it, which the audit holds."""
-    if again := list(recorded(pipeline.ledger, ProvenAgain, rotation.id)):
+    if again := list(recorded(ledger, ProvenAgain, rotation.id)):
         return again[-1].proof
     record = rotation.done(Step.ZERO_OLD_ROWS_PROOF)
     if record is None:
@@ -166,7 +169,7 @@ def _versions_to_take(pipeline: Pipeline, rotation: Walk) -> tuple[KeyVersion, .
     stored, state = pipeline.keys.read(), pipeline.ledger.replayed()
     unseen = {record.version for record in pipeline.ledger.keys() if state.may_be_held(record)}
     concerned = {rotation.source, *stored.live, *unseen.intersection(stored.archived)}
-    return tuple(each for each in retired_versions(pipeline, rotation) if each in concerned)
+    return tuple(each for each in retired_versions(pipeline.ledger, rotation) if each in concerned)
 
 
 def _require_writers(pipeline: Pipeline, rotation: Walk) -> None:
@@ -176,11 +179,11 @@ def _require_writers(pipeline: Pipeline, rotation: Walk) -> None:
 
 def _require_target(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyBackup:
     """Checks again that the target key reads back as registered and is backed up."""
-    target, registered = rotation.target, record_of(pipeline, rotation.target)
+    target, registered = rotation.target, record_of(pipeline.ledger, rotation.target)
     if registered is None or stored.primary != target:
         raise KeyStoreError(
             f"the key store names {stored.primary} as primary, not {target}; "
             "check `keyrotation status` before continuing"
         )
     stored.ring()
-    return require_stored_and_backed_up(pipeline, stored, registered)
+    return require_stored_and_backed_up(pipeline.vault, stored, registered)

@@ -18,6 +18,7 @@ from keyrotation_pipeline.model.key_events import KeyRestoreIntended, PrimaryCha
 from keyrotation_pipeline.model.keys import LOST, KeyMade, KeyRecord, KeyState, StoredKeys, active_version
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Step, Walk, held_in_words
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline, StepFunction
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.approvals import approval_text, stored_source, suspicion
@@ -64,10 +65,10 @@ def open_rollback(
     opening.require_texts(reason, requested_by, None)
     stored = pipeline.keys.read()
     require_consistent(pipeline, stored, afresh=True)
-    opening.require_none_waiting(pipeline)
+    opening.require_none_waiting(pipeline.ledger)
     rotation = pipeline.ledger.walk(rotation.id)
     _require_undoable(pipeline, rotation, stored.primary)
-    source = _registered(pipeline, rotation)
+    source = _registered(pipeline.ledger, rotation)
     opened = opening.new_request(
         Walk,
         pipeline,
@@ -192,16 +193,16 @@ def _require_undoable(pipeline: Pipeline, rotation: Walk, primary: KeyVersion | 
     if rotation.done(Step.KEY_VERSION) is None:
         raise RequestError(f"rotation {rotation.id} has made no key yet; cancel it with `keyrotation cancel`")
     if rotation.status is RequestStatus.FINISHED:
-        _require_last(pipeline, rotation, primary)
-    source = record_of(pipeline, rotation.source)
+        _require_last(pipeline.ledger, rotation, primary)
+    source = record_of(pipeline.ledger, rotation.source)
     if source is not None and source.state in LOST:
         raise RequestError(_no_way_back(rotation, source))
     if (message := suspicion(pipeline, rotation.source)) is not None:
         raise RequestError(f"rotation {rotation.id} cannot be rolled back: {message}")
 
 
-def _require_last(pipeline: Pipeline, rotation: Walk, primary: KeyVersion | None) -> None:
-    if (current := pipeline.ledger.current()) is not None:
+def _require_last(ledger: Ledger, rotation: Walk, primary: KeyVersion | None) -> None:
+    if (current := ledger.current()) is not None:
         raise RequestError(
             f"rotation {current.id} is not finished; roll that back with `keyrotation rollback {current.id}`"
         )
@@ -220,8 +221,8 @@ def _no_way_back(rotation: Walk, record: KeyRecord) -> str:
     )
 
 
-def _registered(pipeline: Pipeline, rotation: Walk) -> KeyRecord:
-    record = record_of(pipeline, rotation.target)
+def _registered(ledger: Ledger, rotation: Walk) -> KeyRecord:
+    record = record_of(ledger, rotation.target)
     if record is None:
         raise RequestError(f"{rotation.target} is not registered; run `keyrotation reconcile`")
     return record
@@ -229,7 +230,7 @@ def _registered(pipeline: Pipeline, rotation: Walk) -> KeyRecord:
 
 def _require_usable(pipeline: Pipeline, rotation: Walk) -> KeyRecord:
     """The record of the version to roll back to."""
-    record = record_of(pipeline, rotation.target)
+    record = record_of(pipeline.ledger, rotation.target)
     if record is None or record.state in LOST:
         state = "not registered" if record is None else str(record.state)
         raise RequestError(
@@ -244,7 +245,7 @@ def _require_usable(pipeline: Pipeline, rotation: Walk) -> KeyRecord:
 def _record_return(pipeline: Pipeline, rotation: Walk) -> None:
     """Moves both states together; the source first, since only one version may be active."""
     with pipeline.ledger.transaction():
-        source = record_of(pipeline, rotation.source)
+        source = record_of(pipeline.ledger, rotation.source)
         if source is not None and source.state is KeyState.ACTIVE:
             pipeline.ledger.set_key_state(rotation.source, KeyState.DEACTIVATED, rotation.id)
         deploy.record_primary(pipeline, rotation)
@@ -252,8 +253,8 @@ def _record_return(pipeline: Pipeline, rotation: Walk) -> None:
 
 def _authorises(pipeline: Pipeline, request: Request) -> str:
     source, target = request.source, request.target
-    beginning = held_in_words(held_compromised(pipeline, request))
-    beginning += taking_over(pipeline, request) or f"end rotation {request.supersedes} and undo it: "
+    beginning = held_in_words(held_compromised(pipeline.ledger, request))
+    beginning += taking_over(pipeline.ledger, request) or f"end rotation {request.supersedes} and undo it: "
     return (
         f"{beginning}make {target} the primary again, from the archive if it is there, re-encrypt {source} to "
         f"{target}, fence, withdraw and archive {source}"

@@ -22,7 +22,9 @@ from keyrotation_pipeline.model.fleet import (
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.rollout import Rollout
 from keyrotation_pipeline.requests.confirming import awaits_named_primary, confirmation_of, goal_at
 from keyrotation_pipeline.requests.key_list import has_key_list, note_delivery
 from keyrotation_pipeline.requests.takeover import lineage
@@ -64,7 +66,7 @@ def _deliver_again(pipeline: Pipeline, rotation: Walk) -> None:
     Raises:
         BlockedError: instances are not seen, so that what officers had confirmed may be of the changed list.
     """
-    if not has_key_list(pipeline):
+    if not has_key_list(pipeline.tables):
         return
     stored = pipeline.keys.read()
     if stored.undelivered is not None and stored.primary is not None:
@@ -79,7 +81,7 @@ def _deliver_again(pipeline: Pipeline, rotation: Walk) -> None:
 
 def delivered_again(pipeline: Pipeline, stored: StoredKeys, primary: KeyVersion, request: str | None) -> StoredKeys:
     """Has the store write the application's list again. What was confirmed until now may be of the changed one."""
-    note_delivery(pipeline, primary, request)
+    note_delivery(pipeline.ledger, primary, request)
     return pipeline.keys.set_primary(primary, stored.revision)
 
 
@@ -95,7 +97,7 @@ def pending_reason(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget, inst
         return str(instances)
     instances = pipeline.rollout.instances() if instances is None else instances
     confirmation, nonces = confirmation_of(pipeline, rotation, goal), _nonces(pipeline, rotation, goal)
-    message = _judged(pipeline, rotation, goal, instances, confirmation, nonces)
+    message = _judged(pipeline.rollout, rotation, goal, instances, confirmation, nonces)
     return message and (_lost_target(pipeline, rotation) or message)
 
 
@@ -156,25 +158,25 @@ class _Wait:
     _nonces: Collection[str] | None = ()
 
     def pending(self, instances: Sequence[Instance]) -> str | None:
-        _obey(self.pipeline, self.rotation)
+        _obey(self.pipeline.ledger, self.rotation)
         head = self.pipeline.ledger.head()
         if head != self._head:
             self._head, self._confirmation = head, confirmation_of(self.pipeline, self.rotation, self.goal)
             self._nonces = _nonces(self.pipeline, self.rotation, self.goal)
             if self._confirmation.gone:  # so that no later rollout asks about them again
                 self.pipeline.rollout.forget(self._confirmation.gone)
-        return _judged(self.pipeline, self.rotation, self.goal, instances, self._confirmation, self._nonces)
+        return _judged(self.pipeline.rollout, self.rotation, self.goal, instances, self._confirmation, self._nonces)
 
 
 def _judged(
-    pipeline: Pipeline,
+    rollout: Rollout,
     rotation: Walk,
     goal: RolloutTarget,
     instances: Sequence[Instance],
     confirmation: Confirmation,
     nonces: Collection[str] | None,
 ) -> str | None:
-    missing = missing_for(goal, pipeline.rollout.mode, instances, confirmation, nonces)
+    missing = missing_for(goal, rollout.mode, instances, confirmation, nonces)
     return pending_sentence(missing, goal, rotation.id) if missing else None
 
 
@@ -198,8 +200,8 @@ def _nonces(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget) -> Collecti
     return frozenset(each.hash for each in named if each.seq >= since)
 
 
-def _obey(pipeline: Pipeline, rotation: Walk) -> None:
-    status = pipeline.ledger.walk(rotation.id).status
+def _obey(ledger: Ledger, rotation: Walk) -> None:
+    status = ledger.walk(rotation.id).status
     if status is RequestStatus.PAUSED:
         raise BlockedError(f"rotation {rotation.id} was paused; continue with `keyrotation resume {rotation.id}`")
     if status is RequestStatus.CANCELLED:

@@ -16,6 +16,8 @@ from keyrotation_pipeline.model.keys import LOST, KeyRecord, KeyState
 from keyrotation_pipeline.model.request_events import CancelIntended
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Step, Walk, held_in_words
 from keyrotation_pipeline.model.tables import TableCount
+from keyrotation_pipeline.ports.backups import BackupVault
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline, StepFunction
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.approvals import approval_text, stored_source
@@ -96,13 +98,13 @@ def open_request(
     require_roster(pipeline)
     opening.require_texts(reason, requested_by, incident)
     require_consistent(pipeline, pipeline.keys.read())
-    opening.require_none_waiting(pipeline, emergency=incident is not None)
+    opening.require_none_waiting(pipeline.ledger, emergency=incident is not None)
     known = _known_incident(pipeline, incident)
     former = _stuck(pipeline) if incident is None else pipeline.ledger.current()
     continued = former if former is not None and _leads_on(pipeline, former, known) else None
     source, target, counts = _ends(pipeline, continued)
     if continued is None and incident is None:
-        require_backed_up(pipeline, source)
+        require_backed_up(pipeline.vault, source)
         # Not an emergency: a key that somebody else knows is worse than one that has encrypted too much.
         require_room(pipeline, target, counts)
         _require_no_other_key(pipeline)
@@ -129,7 +131,7 @@ def open_request(
     with pipeline.ledger.transaction():
         pipeline.ledger.open(rotation, text)
         # Once more, now that the audit is locked: counting takes long, and others act meanwhile.
-        opening.require_none_waiting(pipeline, emergency=incident is not None, but=rotation)
+        opening.require_none_waiting(pipeline.ledger, emergency=incident is not None, but=rotation)
         if known is not None:
             pipeline.ledger.append(EmergencyPrepared(known.id, rotation.id), rotation.id)
         pipeline.ledger.save_counts(counts)
@@ -163,13 +165,13 @@ def _known_incident(pipeline: Pipeline, incident: str | None) -> Incident | None
     return known
 
 
-def require_backed_up(pipeline: Pipeline, record: KeyRecord) -> KeyBackup:
+def require_backed_up(vault: BackupVault, record: KeyRecord) -> KeyBackup:
     """The intact backup of a key, without which nothing routine begins.
 
     Raises:
         BackupError: there is none, or a place for backups does not answer.
     """
-    if (backup := pipeline.vault.key_backup(record.version, record.fingerprint)) is None:
+    if (backup := vault.key_backup(record.version, record.fingerprint)) is None:
         raise BackupError(f"{record.version} has no intact backup in every place; run `keyrotation backup` first")
     return backup
 
@@ -185,15 +187,15 @@ def _ends(pipeline: Pipeline, continued: Walk | None) -> tuple[KeyRecord, KeyVer
 def _leads_on(pipeline: Pipeline, walk: Walk, incident: Incident | None) -> bool:
     """Whether a walk can still make its target the primary."""
     causes = (overtaken(pipeline, walk), dead_end(pipeline, walk))
-    return not any(causes) and _is_sound(pipeline, walk.target, incident)
+    return not any(causes) and _is_sound(pipeline.ledger, walk.target, incident)
 
 
-def _is_sound(pipeline: Pipeline, target: KeyVersion, incident: Incident | None) -> bool:
+def _is_sound(ledger: Ledger, target: KeyVersion, incident: Incident | None) -> bool:
     """Whether a walk's target may still become the primary: neither recorded as lost nor named by an incident."""
-    record = keys.record_of(pipeline, target)
+    record = keys.record_of(ledger, target)
     if record is not None and record.state in LOST:
         return False
-    named = pipeline.ledger.replayed().suspected if incident is not None else {}
+    named = ledger.replayed().suspected if incident is not None else {}
     return target not in named
 
 
@@ -205,18 +207,20 @@ def _authorises(pipeline: Pipeline, request: Request) -> str:
         if request.target != request.source.next():
             older = f" and every other version before {request.target}"  # somebody else made those between them
         ended = f"end rotation {request.supersedes}: " if request.supersedes is not None else ""
-    elif (former := _ended_rollback(pipeline, request)) is not None:
+    elif (former := _ended_rollback(pipeline.ledger, request)) is not None:
         ended = f"end rollback {former.id} to {former.target}: "
-    beginning = f"{held_in_words(held_compromised(pipeline, request))}{taking_over(pipeline, request) or ended}"
+    beginning = (
+        f"{held_in_words(held_compromised(pipeline.ledger, request))}{taking_over(pipeline.ledger, request) or ended}"
+    )
     return (
         f"{beginning}create {request.target}, distribute, promote, re-encrypt, fence, retire, "
         f"archive {request.source}{older}"
     )
 
 
-def _ended_rollback(pipeline: Pipeline, request: Request) -> Walk | None:
+def _ended_rollback(ledger: Ledger, request: Request) -> Walk | None:
     """The rollback that a request ends since neither of its versions is the primary; None: it ends none."""
-    former = None if request.supersedes is None else pipeline.ledger.walk(request.supersedes)
+    former = None if request.supersedes is None else ledger.walk(request.supersedes)
     if former is None or former.action is not RequestAction.ROLLBACK:
         return None
     return None if request.source in {former.source, former.target} else former
@@ -239,7 +243,7 @@ def _withdraw(pipeline: Pipeline, rotation: Walk) -> None:
     if rotation.target in stored.live:
         pipeline.keys.archive(rotation.target, stored.revision)
     with pipeline.ledger.transaction():
-        record = keys.record_of(pipeline, rotation.target)
+        record = keys.record_of(pipeline.ledger, rotation.target)
         if record is not None and record.state is not KeyState.COMPROMISED:
             pipeline.ledger.set_key_state(rotation.target, KeyState.ARCHIVED, rotation.id)
         pipeline.ledger.set_status(rotation.id, RequestStatus.CANCELLED)
@@ -266,12 +270,12 @@ def _require_cancellable(pipeline: Pipeline, rotation: Walk) -> None:
 
 
 def _is_made(pipeline: Pipeline, version: KeyVersion) -> bool:
-    return keys.record_of(pipeline, version) is not None or version in pipeline.keys.read()
+    return keys.record_of(pipeline.ledger, version) is not None or version in pipeline.keys.read()
 
 
 def _stuck(pipeline: Pipeline) -> Walk | None:
     """The unfinished request, if only a continuation can finish it; None if there is no unfinished one."""
-    opening.require_none_waiting(pipeline, emergency=True)
+    opening.require_none_waiting(pipeline.ledger, emergency=True)
     current = pipeline.ledger.current()
     if current is None:
         return None
@@ -296,7 +300,7 @@ def _is_stuck(pipeline: Pipeline, rotation: Walk) -> bool:
 def present_key(pipeline: Pipeline) -> KeyRecord:
     """The primary, as registered, if the key store holds exactly that key."""
     stored = pipeline.keys.read()
-    if stored.primary is None or (record := keys.record_of(pipeline, stored.primary)) is None:
+    if stored.primary is None or (record := keys.record_of(pipeline.ledger, stored.primary)) is None:
         raise RequestError("the key store has no registered primary; run `keyrotation init`")
     stored.registered(record)
     return record

@@ -16,6 +16,7 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.records import as_json
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord, Walk
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline, StepFacts
 from keyrotation_pipeline.requests import takeover, time_stamping
 from keyrotation_pipeline.requests.approvals import require_authorised, suspicion
@@ -90,7 +91,7 @@ def run_step(pipeline: Pipeline, request_id: str, task: Task, report: Report) ->
             # There are many shards, and they change no key; the next step checks everything again.
             require_consistent(pipeline, stored, afresh=task.step is not Step.ROWS)
             require_authorised(pipeline, rotation, stored)
-            if (made := record_of(pipeline, rotation.target)) is not None:
+            if (made := record_of(pipeline.ledger, rotation.target)) is not None:
                 stored.registered(made)  # else instances would be waited for that cannot get it
             if task.step is not Step.ROWS:
                 claim_store(pipeline, stored)
@@ -111,7 +112,7 @@ def run_step(pipeline: Pipeline, request_id: str, task: Task, report: Report) ->
         plain = facts if isinstance(facts, Mapping) else as_json(facts)
         record = StepRecord(task.step, table, index, pipeline.clock.now(), plain)
         done_with_it = reencrypt.done_with(task.shard, record, report) if task.shard else ()
-        _record(pipeline, rotation, record, *done_with_it)
+        _record(pipeline.ledger, rotation, record, *done_with_it)
     if record.step is WALK[-1]:
         time_stamping.stamp(pipeline)
     return record
@@ -180,12 +181,12 @@ def _run(pipeline: Pipeline, rotation: Walk, task: Task, report: Report) -> Step
     return pipeline.actions[rotation.action].steps[task.step](pipeline, rotation, report)
 
 
-def _record(pipeline: Pipeline, rotation: Walk, *records: StepRecord) -> None:
-    with pipeline.ledger.transaction():
+def _record(ledger: Ledger, rotation: Walk, *records: StepRecord) -> None:
+    with ledger.transaction():
         for record in records:
-            pipeline.ledger.finish_step(rotation.id, record)
+            ledger.finish_step(rotation.id, record)
         if records[0].step is WALK[-1]:
-            pipeline.ledger.set_status(rotation.id, RequestStatus.FINISHED)
+            ledger.set_status(rotation.id, RequestStatus.FINISHED)
 
 
 def _out_of_order(rotation: Walk, task: Task, decision: Decision) -> str:

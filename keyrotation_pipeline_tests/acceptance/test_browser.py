@@ -40,7 +40,7 @@ def clinic(folder: Folder) -> Iterator[tuple[Pipeline, Walk]]:
     with open_home(settings, 120, lambda _line: None) as pipeline:
         rotation = open_request(pipeline, reason="yearly rotation", requested_by="test")
         approve(pipeline, rotation, officers, lambda _line: None)
-        set_pace(pipeline, rotation, {"rows_per_second": 1}, "a person looks")
+        set_pace(pipeline.ledger, rotation, {"rows_per_second": 1}, "a person looks")
         yield pipeline, rotation
 
 
@@ -56,7 +56,7 @@ def test_a_person_finds_a_rotation_is_refused_out_of_order_sees_it_end_and_opens
         read_the_refusal(page, rotation)
         page.goto(f"{ui.url}/assets/rows/clients?view=partitions")
         expect(page.get_by_text("Materialized (0)")).to_be_visible()
-        set_pace(pipeline, rotation, {}, "seen enough")
+        set_pace(pipeline.ledger, rotation, {}, "seen enough")
         expect(page.get_by_text("Materialized (2)")).to_be_visible()  # the page looks again by itself
         wait_until(lambda: pipeline.ledger.walk(rotation.id).status is RequestStatus.FINISHED, PATIENCE_SECONDS)
         wait_until(lambda: set(checks(ui).values()) == {"SUCCEEDED"}, PATIENCE_SECONDS)

@@ -284,7 +284,7 @@ def test_a_death_in_the_middle_is_completed_by_running_it_again(
     with home.opened() as pipeline:
         assert pipeline.keys.read().material(V1) == home.right
         assert pipeline.ledger.keys()[0].fingerprint == home.right.fingerprint
-        assert pending_replacement(pipeline, V1) is None
+        assert pending_replacement(pipeline.ledger, V1) is None
     home.folder.run("audit", "verify")
 
 

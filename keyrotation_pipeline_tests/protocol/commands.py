@@ -67,12 +67,12 @@ def cancel(machine: Machine, request: str) -> None:
 
 def pause(machine: Machine, request: str) -> None:
     """`keyrotation pause`."""
-    control.pause(machine.pipeline, machine.ledger.walk(request))
+    control.pause(machine.pipeline.ledger, machine.ledger.walk(request))
 
 
 def resume(machine: Machine, request: str) -> None:
     """`keyrotation resume`."""
-    control.resume(machine.pipeline, machine.ledger.walk(request))
+    control.resume(machine.pipeline.ledger, machine.ledger.walk(request))
 
 
 def confirm(machine: Machine, request: str, officer: str) -> None:

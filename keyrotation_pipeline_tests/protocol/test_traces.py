@@ -78,7 +78,7 @@ def test_what_a_test_arranges_is_no_step_and_neither_is_what_follows(spool: Path
         walk = approved(world)
         world.ledger.set_status(walk.id, RequestStatus.PAUSED)
         world.ledger.set_status(walk.id, RequestStatus.RUNNING)
-        pause(world.pipeline, world.ledger.walk(walk.id))
+        pause(world.pipeline.ledger, world.ledger.walk(walk.id))
     found = examined(recorded)
     assert not any("status_changed" in step for step in found.steps)
     assert (found.steps.total(), found.skipped) == (3, 3)

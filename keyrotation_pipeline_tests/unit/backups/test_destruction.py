@@ -395,7 +395,7 @@ def test_whatever_needs_the_key_refuses_the_request(
     arrange(clinic)
     with pytest.raises(error, match=sentence):
         clinic.requested()
-    assert pending_destruction(clinic.world.pipeline, V1) is None
+    assert pending_destruction(clinic.world.pipeline.ledger, V1) is None
 
 
 @pytest.mark.parametrize(("arrange", "error", "sentence"), REFUSALS)

@@ -115,7 +115,7 @@ def test_a_destroyed_key_that_is_in_the_key_store_again_is_named_and_can_be_dest
     world, material = clinic.world, clinic.world.keys.get(V1)
 
     def named() -> list[str]:
-        return lost_keys(world.pipeline, world.keys.contents(), world.ledger.keys())
+        return lost_keys(world.pipeline.ledger, world.keys.contents(), world.ledger.keys())
 
     clinic.destroyed()
     assert named() == []

@@ -97,12 +97,12 @@ def test_the_guide_names_for_each_key_the_line_to_type(
 ) -> None:
     roster = Roster(required, (ADA, BEN, CEM), ())
     shown = Guide("confirm", "ID", b"keyrotation-confirmation-v1\n", roster, signed, required, "keyrotation rotate ID")
-    guide(world.pipeline, shown, as_json=False)
+    guide(world.pipeline.environment, shown, as_json=False)
     printed = capsys.readouterr().out.splitlines()
     text = printed.index("keyrotation-confirmation-v1")
     assert printed[text - 2 : text] == ["Read this whole text; it is what you sign:", ""]
     assert printed[text + 2 :] == lines
-    guide(world.pipeline, shown, as_json=True)
+    guide(world.pipeline.environment, shown, as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert [f"  {each['command']}" for each in found["how_to_sign"]] == [
         each for each in lines if each.startswith("  ")
@@ -113,4 +113,4 @@ def test_the_guide_names_for_each_key_the_line_to_type(
 def test_the_guide_shows_no_text_with_hidden_characters(world: FakeWorld) -> None:
     shown = Guide("approve", "ID", "Reason: a\u202eb\n".encode(), Roster(2, (ADA, BEN), ()), (), 2, "x")
     with pytest.raises(ApprovalError, match="do not sign it, and run `keyrotation audit verify`"):
-        guide(world.pipeline, shown, as_json=False)
+        guide(world.pipeline.environment, shown, as_json=False)

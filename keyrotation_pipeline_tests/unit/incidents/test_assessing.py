@@ -177,8 +177,8 @@ def test_a_signature_is_over_these_answers_and_no_others(world: FakeWorld, incid
     for signed, fault in ((text, "another line Answers than its facts"), (b"anything", "that nobody can have signed")):
         signature = FakeSignatures.sign(BEN, signed).hex()
         world.ledger.append(AssessmentSigned(incident.id, BEN, signature, signed.decode()))
-        assert fault in str(assessed(world.pipeline)[-1].fault)
-    assert assessment_from(assessed(world.pipeline), incident).signed_by == ()
+        assert fault in str(assessed(world.pipeline.ledger)[-1].fault)
+    assert assessment_from(assessed(world.pipeline.ledger), incident).signed_by == ()
     with pytest.raises(AuditError, match=r"\(breach_assessment_signed\) has a text"):
         assessment_of(world.pipeline, incident)
 
@@ -255,7 +255,7 @@ def test_each_change_gives_the_next_version_of_the_report_and_keeps_the_former(
     second = kept_report(world.pipeline, incident.id)
     assert (first.number, second.number) == (1, 2)
     assert "key breached: no" in second.markdown
-    assert "key breached: no" not in version(world.pipeline, incident.id, 1).markdown
+    assert "key breached: no" not in version(world.pipeline.ledger, incident.id, 1).markdown
     head = world.ledger.state.events[-2]
     assert f"2, of audit event {head.seq} {head.hash}" in second.markdown
     assert f"2, of audit event {head.seq} {head.hash}" in second.html
@@ -267,9 +267,9 @@ def test_each_change_gives_the_next_version_of_the_report_and_keeps_the_former(
     close(world.pipeline, incident.id, "ada", root_cause="a bug")
     assert said(world, incident, affected={"Ohio": 600}).since is not None, "a count is raised after the end, too"
     kept_report(world.pipeline, incident.id)
-    assert [each.number for each in versions(world.pipeline, incident.id)] == [1, 2, 3]
+    assert [each.number for each in versions(world.pipeline.ledger, incident.id)] == [1, 2, 3]
     with pytest.raises(IncidentError, match=r"has 3 version\(s\), and no 4"):
-        version(world.pipeline, incident.id, 4)
+        version(world.pipeline.ledger, incident.id, 4)
 
 
 def test_a_report_never_says_not_assessed_next_to_a_signed_assessment(world: FakeWorld, incident: Incident) -> None:
@@ -332,7 +332,7 @@ def test_what_officers_sign_of_a_breach_names_database_and_head(world: FakeWorld
         forged = with_lines(text, {name: value})
         signature = FakeSignatures.sign(ADA, forged).hex()
         world.ledger.append(AssessmentSigned(incident.id, ADA, signature, forged.decode()))
-        assert assessed(world.pipeline)[-1].fault == fault
+        assert assessed(world.pipeline.ledger)[-1].fault == fault
 
 
 def officers_change(world: FakeWorld) -> None:

@@ -20,15 +20,15 @@ def world() -> FakeWorld:
 
 def test_each_word_adds_to_those_before_and_a_reset_ends_them(world: FakeWorld) -> None:
     rotation = rotation_of(world)
-    assert pace_of(world.pipeline, rotation) is None
-    set_pace(world.pipeline, rotation, {"rows_per_second": 500}, "the clinic opens")
-    set_pace(world.pipeline, rotation, {"duty_cycle": 0.1}, None)
-    assert pace_of(world.pipeline, rotation) == PaceSet(500, 0.1)
-    set_pace(world.pipeline, rotation, {"rows_per_second": 0}, None)
-    assert pace_of(world.pipeline, rotation) == PaceSet(0, 0.1)
-    set_pace(world.pipeline, rotation, {}, None)
-    assert pace_of(world.pipeline, rotation) == PaceSet()
-    assert str(pace_of(world.pipeline, rotation)) == "as configured"
+    assert pace_of(world.pipeline.ledger, rotation) is None
+    set_pace(world.pipeline.ledger, rotation, {"rows_per_second": 500}, "the clinic opens")
+    set_pace(world.pipeline.ledger, rotation, {"duty_cycle": 0.1}, None)
+    assert pace_of(world.pipeline.ledger, rotation) == PaceSet(500, 0.1)
+    set_pace(world.pipeline.ledger, rotation, {"rows_per_second": 0}, None)
+    assert pace_of(world.pipeline.ledger, rotation) == PaceSet(0, 0.1)
+    set_pace(world.pipeline.ledger, rotation, {}, None)
+    assert pace_of(world.pipeline.ledger, rotation) == PaceSet()
+    assert str(pace_of(world.pipeline.ledger, rotation)) == "as configured"
     reported = list(recorded(world.ledger, PaceSet, rotation.id))
     assert [each.reason for each in reported] == ["the clinic opens", None, None, None]
 
@@ -49,12 +49,12 @@ def test_what_can_be_no_pace_is_refused_and_changes_nothing(
 ) -> None:
     rotation = rotation_of(world)
     with pytest.raises(error):
-        set_pace(world.pipeline, rotation, changes, reason)
-    assert pace_of(world.pipeline, rotation) is None
+        set_pace(world.pipeline.ledger, rotation, changes, reason)
+    assert pace_of(world.pipeline.ledger, rotation) is None
 
 
 def test_what_is_over_has_no_pace(world: FakeWorld) -> None:
     rotation = rotation_of(world)
     world.ledger.set_status(rotation.id, RequestStatus.CANCELLED)
     with pytest.raises(RequestError, match="is cancelled; see `keyrotation status`"):
-        set_pace(world.pipeline, rotation, {"rows_per_second": 1}, None)
+        set_pace(world.pipeline.ledger, rotation, {"rows_per_second": 1}, None)

@@ -60,7 +60,7 @@ def test_a_name_cannot_be_written_so_that_it_reads_as_two_officers() -> None:
 def test_two_pinned_officers_change_the_roster(world: FakeWorld) -> None:
     policy = opened(world, ADA, BEN)
     assert change_policy(world.pipeline, policy) == NEW
-    assert (require_roster(world.pipeline), pending_policy(world.pipeline)) == (NEW, None)
+    assert (require_roster(world.pipeline), pending_policy(world.pipeline.ledger)) == (NEW, None)
     assert world.ledger.request(policy.id).status is RequestStatus.FINISHED
     assert world.anchors.kept == world.ledger.head()
     with pytest.raises(RequestError, match="is finished"):
@@ -227,17 +227,17 @@ def test_a_roster_that_is_pinned_meanwhile_is_not_taken_for_a_change_from_outsid
 
 
 def test_the_first_roster_is_pinned_with_certificates_that_can_sign(world: FakeWorld) -> None:
-    require_usable(world.pipeline, NEW)
+    require_usable(world.pipeline.signatures, NEW)
     world.signatures.revoked.add(CEM.fingerprint)
     with pytest.raises(ApprovalError, match="Cem is revoked"):
-        require_usable(world.pipeline, NEW)
+        require_usable(world.pipeline.signatures, NEW)
 
 
 def test_nobody_new_has_a_name_of_several_scripts_and_who_was_pinned_keeps_it(world: FakeWorld) -> None:
     sly = replace(NEW, officers=(ROSTER.officers[0], replace(CEM, name="\u0410da")))
     with pytest.raises(ApprovalError, match=r'officer "\\u0410da" has letters of several scripts'):
-        require_usable(world.pipeline, sly)
-    require_usable(world.pipeline, sly, sly)
+        require_usable(world.pipeline.signatures, sly)
+    require_usable(world.pipeline.signatures, sly, sly)
 
 
 SECRET = "alerts.smtp.password in the variable SMTP_PASSWORD"

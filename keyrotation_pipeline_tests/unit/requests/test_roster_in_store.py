@@ -139,11 +139,11 @@ def test_a_new_home_believes_what_the_key_store_vouches_for_and_not_an_audit_tha
 
 
 def test_a_database_begins_only_with_the_roster_that_its_keys_know(world: FakeWorld) -> None:
-    require_known_to_store(world.pipeline, ROSTER)
+    require_known_to_store(world.pipeline.keys, ROSTER)
     with pytest.raises(AuditError, match="To start again under others: `keyrotation docs officers`"):
-        require_known_to_store(world.pipeline, replace(NEW, required=3))
+        require_known_to_store(world.pipeline.keys, replace(NEW, required=3))
     world.keys.roster = None
-    require_known_to_store(world.pipeline, NEW)
+    require_known_to_store(world.pipeline.keys, NEW)
 
 
 def test_a_signature_on_another_roster_than_the_key_store_names_changes_nothing(world: FakeWorld) -> None:

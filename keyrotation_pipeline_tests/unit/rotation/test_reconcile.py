@@ -161,7 +161,7 @@ def test_reconciled_every_key_that_rows_need_is_live_and_the_next_rotation_ends(
     assert (
         divergence(world.pipeline, world.keys.read()).findings,
         world.ledger.current(),
-        pending_reconciliation(world.pipeline),
+        pending_reconciliation(world.pipeline.ledger),
     ) == ((), None, None)
     rotation = approved(world)
     run(world, rotation)
@@ -261,7 +261,7 @@ def test_a_request_to_reconcile_is_withdrawn_without_touching_a_key(world: FakeW
     restored_after_a_rotation(world, None)
     opened, _ = open_reconciliation(world.pipeline, requested_by="dba")
     cancel(world.pipeline, opened)
-    assert (pending_reconciliation(world.pipeline), world.keys.versions()) == (None, (V2,))
+    assert (pending_reconciliation(world.pipeline.ledger), world.keys.versions()) == (None, (V2,))
 
 
 def test_a_request_to_reconcile_is_no_rotation(world: FakeWorld) -> None:

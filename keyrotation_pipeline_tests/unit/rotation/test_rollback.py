@@ -177,7 +177,7 @@ def test_a_rollback_that_nobody_signs_is_cancelled_and_the_rotation_continues(wo
     rotation = rotated(world, Step.ROWS)
     cancel(world.pipeline, opened(world, rotation))
     assert (world.keys.versions(), world.ledger.state.keys[V1].state) == ((V1, V2), KeyState.DEACTIVATED)
-    resume(world.pipeline, rotation)
+    resume(world.pipeline.ledger, rotation)
     run(world, rotation)
     assert (world.keys.versions(), world.keys.archived()) == ((V2,), (V1,))
 
@@ -203,7 +203,7 @@ def test_a_rollback_waits_until_no_step_of_the_rotation_runs(world: FakeWorld) -
 def test_a_rotation_that_was_resumed_meanwhile_is_stopped_again_and_ended(world: FakeWorld) -> None:
     rotation = rotated(world, Step.PRIMARY_KEY_ROLLOUT)
     undoing = signed(world, rotation)
-    resume(world.pipeline, rotation)
+    resume(world.pipeline.ledger, rotation)
     run(world, rotation)
     assert world.ledger.walk(rotation.id).status is RequestStatus.FINISHED
     run(world, undoing)
@@ -340,18 +340,18 @@ def test_the_post_mortem_says_how_far_the_rotation_had_come(world: FakeWorld, th
 def test_paused_nothing_is_due_and_resumed_it_continues(world: FakeWorld) -> None:
     rotation = rotated(world, Step.PRIMARY_KEY_ROLLOUT)
     for _ in range(2):
-        pause(world.pipeline, rotation)
+        pause(world.pipeline.ledger, rotation)
     with pytest.raises(BlockedError, match="is paused"):
         run(world, rotation)
     for _ in range(2):
-        resume(world.pipeline, rotation)
+        resume(world.pipeline.ledger, rotation)
     assert run(world, rotation)[-1] is WALK[-1]
 
 
 def test_a_request_paused_before_its_start_is_a_request_again(world: FakeWorld) -> None:
     rotation = request(world)
-    pause(world.pipeline, rotation)
-    resume(world.pipeline, rotation)
+    pause(world.pipeline.ledger, rotation)
+    resume(world.pipeline.ledger, rotation)
     assert world.ledger.walk(rotation.id).status is RequestStatus.REQUESTED
 
 
@@ -359,7 +359,7 @@ def test_a_request_paused_before_its_start_is_a_request_again(world: FakeWorld) 
 def test_what_is_over_is_neither_paused_nor_resumed(world: FakeWorld, change: Callable[..., None]) -> None:
     rotation = rotated(world, WALK[-1])
     with pytest.raises(RequestError, match="is finished"):
-        change(world.pipeline, rotation)
+        change(world.ledger, rotation)
 
 
 def test_the_key_store_describes_its_keys_in_plain_words(world: FakeWorld) -> None:

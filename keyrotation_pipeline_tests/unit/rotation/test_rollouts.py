@@ -321,11 +321,11 @@ def test_no_signature_makes_an_instance_read_a_key(world: FakeWorld, rotation: W
 
 def test_a_wait_ends_when_the_request_is_paused(world: FakeWorld, rotation: Walk) -> None:
     world.rollout.timeout_seconds = 600
-    world.rollout.meanwhile = lambda: pause(world.pipeline, world.ledger.walk(rotation.id))
+    world.rollout.meanwhile = lambda: pause(world.pipeline.ledger, world.ledger.walk(rotation.id))
     with pytest.raises(BlockedError, match=r"was paused; continue with `keyrotation resume"):
         run(world, rotation)
     assert world.clock.at - START < timedelta(seconds=3)
-    resume(world.pipeline, rotation)
+    resume(world.pipeline.ledger, rotation)
     world.rollout.running = None
     run(world, rotation)
 

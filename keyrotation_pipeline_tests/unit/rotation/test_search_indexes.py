@@ -184,8 +184,10 @@ def test_the_last_digit_of_a_new_key_says_that_its_indexes_are_in_the_other_colu
     assert digits == {1 - last % 2}
     again = replace(rotation, target=KeyVersion(3))
     assert raw_of(_generate(blind.pipeline, blind.pipeline.keys.read(), again))[-1] & 1 == last % 2
-    assert undetermined_turns(blind.pipeline, KeyRing({V1: present}, V1)) == ()
-    (sentence,) = undetermined_turns(blind.pipeline, KeyRing({V1: present, V2: present}, V1))
+    assert undetermined_turns(blind.pipeline.tables, KeyRing({V1: present}, V1)) == ()
+    (sentence,) = undetermined_turns(blind.pipeline.tables, KeyRing({V1: present, V2: present}, V1))
     assert "the last digits of the master keys v1, v2 do not alternate between odd and even" in sentence
     tables = tuple(replace(table, indexes=()) for table in blind.pipeline.tables)
-    assert undetermined_turns(replace(blind.pipeline, tables=tables), KeyRing({V1: present, V2: present}, V1)) == ()
+    assert (
+        undetermined_turns(replace(blind.pipeline, tables=tables).tables, KeyRing({V1: present, V2: present}, V1)) == ()
+    )
