@@ -12,15 +12,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import count
-from typing import TYPE_CHECKING
 
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+from keyrotation_pipeline.model.undumped import Undumped
 from keyrotation_pipeline.model.visible_text import visible
-
-if TYPE_CHECKING:  # it takes pydantic, which a pack's verify.py does not have
-    from keyrotation_pipeline.model.undumped import Undumped
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +164,7 @@ class DatabaseCopy:
     server_major: int
     content: DatabaseContent
     definition: DatabaseDefinition
-    undumped: "Undumped | None" = None
+    undumped: Undumped | None = None
 
     @property
     def versions(self) -> tuple[KeyVersion, ...]:

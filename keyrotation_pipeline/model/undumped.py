@@ -5,15 +5,6 @@ Names only: the manifest that holds it is signed and not encrypted.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, ClassVar
-
-from pydantic import ConfigDict, Field
-
-# As in a manifest, which is read as untrusted text.
-_EXACT = ConfigDict(strict=True, extra="forbid")
-_Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00]+$")]
-_Phrase = Annotated[str, Field(max_length=200)]
-_Timestamp = Annotated[str, Field(pattern=r"^(-infinity|[0-9]{4,6}-[0-9TZ:.+-]{1,40}( BC)?)$")]
 
 
 class RoleAttribute(StrEnum):
@@ -37,11 +28,10 @@ class DatabaseRole:
         valid_until: of its password, in ISO 8601; None: without end.
     """
 
-    __pydantic_config__: ClassVar = _EXACT
-    name: _Name
-    attributes: tuple[Annotated[RoleAttribute, Field(strict=False)], ...] = ()
-    connection_limit: Annotated[int, Field(ge=-1, lt=1 << 31)] = -1
-    valid_until: _Timestamp | None = None
+    name: str
+    attributes: tuple[RoleAttribute, ...] = ()
+    connection_limit: int = -1
+    valid_until: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +44,8 @@ class Membership:
             and always.
     """
 
-    __pydantic_config__: ClassVar = _EXACT
-    role: _Name
-    member: _Name
+    role: str
+    member: str
     admin: bool = False
     inherits: bool = True
     sets: bool = True
@@ -66,7 +55,6 @@ class Membership:
 class Roles:
     """Roles of a server, and who is a member of which."""
 
-    __pydantic_config__: ClassVar = _EXACT
     roles: tuple[DatabaseRole, ...]
     memberships: tuple[Membership, ...] = ()
 
@@ -82,11 +70,10 @@ class Undumped:
         extension_owners: by extension.
     """
 
-    __pydantic_config__: ClassVar = _EXACT
     roles: Roles
-    lost: tuple[_Phrase, ...] = ()
-    of_server: tuple[_Phrase, ...] = ()
-    extension_owners: dict[_Name, _Name] = field(default_factory=dict)
+    lost: tuple[str, ...] = ()
+    of_server: tuple[str, ...] = ()
+    extension_owners: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, Protocol
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -23,10 +23,8 @@ from keyrotation_pipeline.model.backups import (
 )
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+from keyrotation_pipeline.model.undumped import Undumped
 from keyrotation_pipeline.ports.database import TableInventory, TableRewriting
-
-if TYPE_CHECKING:  # it takes pydantic, which `scan` does without
-    from keyrotation_pipeline.model.undumped import Undumped
 
 
 class BackupVault(Protocol):
@@ -167,7 +165,7 @@ class DumpContent:
     server_major: int
     tables: tuple[TableContent, ...]
     content: DatabaseContent
-    undumped: "Undumped | None"
+    undumped: Undumped | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,14 +119,10 @@ def _source(name: str) -> str | None:
 def _imported(name: str, tree: ast.AST) -> Iterator[str]:
     """What a module imports of this package, in functions too: names that may be modules.
 
-    Of others, functions may import what they like: a pack's program never calls those that do. What only type checkers
-    read is left out.
+    Of others, functions may import what they like: a pack's program never calls those that do.
     """
     at_once = set(_at_once(tree))
-    types_only = {inner for each in ast.walk(tree) if _is_for_types(each) for inner in ast.walk(each)}
     for node in ast.walk(tree):
-        if node in types_only:
-            continue
         modules = _modules(node)
         ours = [each for each in modules if each.partition(".")[0] == PACKAGE]
         yield from ours
@@ -143,15 +139,12 @@ def _modules(node: ast.AST) -> list[str]:
     return []
 
 
-def _is_for_types(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-
-
 def _at_once(node: ast.AST) -> Iterator[ast.AST]:
     """What runs when a module is imported: all but the bodies of functions, and what only type checkers read."""
     yield node
     for each in ast.iter_child_nodes(node):
-        if not _is_for_types(each) and not isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        types_only = isinstance(each, ast.If) and "TYPE_CHECKING" in ast.unparse(each.test)
+        if not types_only and not isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield from _at_once(each)
 
 
