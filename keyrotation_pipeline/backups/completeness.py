@@ -62,7 +62,14 @@ def backup_status(places: Sequence[BackupPlace], trust: ManifestTrust, records: 
             problems, changed = wanting, tuple(_changed(every, looks, trust, manifest, records))
     begun = _interrupted(places, names, trust, found.manifest)
     unexamined = tuple(place.older.unexamined for place in every if place.older.unexamined is not None)
-    return replace(found, problems=(*problems, *begun), unknown=unknown, changed=changed, unexamined=unexamined)
+    return replace(
+        found,
+        problems=(*problems, *begun),
+        unknown=unknown,
+        changed=changed,
+        unexamined=unexamined,
+        places=tuple(place.description for place in every),
+    )
 
 
 def _changed(

@@ -59,6 +59,7 @@ class DumpTested:
         undumped: what the dumped database, or its server, had and the dump does not, apart from roles.
         server: into which it was restored.
         warning: what the server may hide; None: nothing.
+        scratch_server: its system identifier.
     """
 
     name: str
@@ -70,6 +71,7 @@ class DumpTested:
     undumped: tuple[str, ...]
     server: str
     warning: str | None
+    scratch_server: str | None
 
     def facts(self) -> Mapping[str, Any]:
         """The facts for the audit."""
@@ -98,6 +100,7 @@ class RecoveryReport:
         rto_seconds: from the first byte fetched to the last value read, of the newest set.
         rpo_seconds: how old the newest set was when the test began: what would have been lost.
         versions: by name, the version of each file of the newest set that was deleted or overwritten in the place.
+        sha256: of the newest set's manifest, as the audit has it sealed; None: it has no such set.
     """
 
     place: str
@@ -110,6 +113,7 @@ class RecoveryReport:
     rpo_seconds: float
     objectives: Objectives
     versions: Mapping[str, str]
+    sha256: str | None
 
     @property
     def missed(self) -> tuple[str, ...]:
@@ -138,6 +142,8 @@ class RecoveryReport:
             "place": self.place,
             "recovery_key": self.recovery_key,
             "set": self.made.name,
+            "sha256": self.sha256,
+            "scratch_server": self.newest.scratch_server,
             "versions": dict(self.versions),
             "keys": {str(key.version): key.fingerprint for key in self.made.keys},
             "newest": self.newest.facts(),
@@ -273,6 +279,7 @@ def _tested(site: BackupContext, place: BackupPlace, key: RecoveryKey, report: R
         rpo_seconds=(begun - made.made_at).total_seconds(),
         objectives=site.objectives,
         versions=place.older.used_by(made.names),
+        sha256=site.trust.seal_of(made).sha256 if made.name in site.trust.names else None,
     )
 
 
@@ -381,6 +388,7 @@ def _restored(
         (*handed_over.undumped, *dump.undumped_of_server),
         restored.server,
         restored.warning,
+        restored.system_identifier,
     )
 
 

@@ -151,6 +151,7 @@ class EventKind(StrEnum):
     BACKUP_REKEY_INTENDED = "backup_rekey_intended"
     BACKUP_REKEYED = "backup_rekeyed"
     BACKUPS_REMOVAL_INTENDED = "local_backups_removal_intended"
+    BACKUPS_EXAMINED = "backups_examined"
     RECOVERY_TEST_STARTED = "recovery_test_started"
     RECOVERY_TEST_PASSED = "recovery_test_passed"
     RECOVERY_TEST_FAILED = "recovery_test_failed"

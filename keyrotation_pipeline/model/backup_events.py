@@ -148,13 +148,45 @@ class BackupFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class BackupsExamined(Fact):
+    """The newest backup was looked for in every place: its signed manifest, and every other file by name and size.
+
+    Args:
+        manifest: of the newest set that each of `places` holds completely; None: there is none.
+        places: that were looked at.
+        problems: one sentence for each reason why a newer set does not count, or why nobody could look.
+    """
+
+    kind: ClassVar = EventKind.BACKUPS_EXAMINED
+    manifest: str | None
+    places: tuple[str, ...]
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DumpRestored:
+    """What a report needs of the dump that a recovery test restored: how many rows each of its tables had."""
+
+    rows: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class RecoveryTestFacts:
-    """What a report needs of the event that a recovery test passed; `objectives` are the allowed seconds, by name."""
+    """What a report needs of the event that a recovery test passed; `objectives` are the allowed seconds, by name.
+
+    Args:
+        manifest, sha256: of the set that was restored, as the audit has it sealed; None: it has no such set.
+        scratch_server: system identifier of the server that it was restored into, which was made for it.
+    """
 
     place: str
     rto_seconds: float
     rpo_seconds: float
     objectives: Mapping[str, float]
+    manifest: Annotated[str | None, Alias("set")] = None
+    sha256: str | None = None
+    scratch_server: str | None = None
+    newest: DumpRestored | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -288,6 +288,7 @@ class BackupStatus:
         versions: the key versions that it holds, by its manifest.
         changed: one sentence for each place that held the newest set completely, and does not now.
         unexamined: one sentence for each place whose versions cannot be read.
+        places: that were looked at.
     """
 
     last: datetime | None
@@ -297,6 +298,7 @@ class BackupStatus:
     unknown: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     unexamined: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
 
 
 def key_backup_in(made: BackupSet, copy: KeyCopy) -> KeyBackup:

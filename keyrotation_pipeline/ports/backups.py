@@ -297,6 +297,7 @@ class RestoredDump:
         server: the server it was restored into, in one plain phrase.
         warning: a warning about that server; None: nothing.
         rekeyable: None if the restore is read-only.
+        system_identifier: of a scratch server, which no other cluster has; None: it is no scratch server.
     """
 
     inventory: TableInventory
@@ -310,6 +311,7 @@ class RestoredDump:
     rekeyable: RekeyableDump | None
     url: str = field(repr=False)
     hand_over: Callable[[Callable[[HandedOver], None]], HandedOver] = field(repr=False)
+    system_identifier: str | None = None
 
 
 class DumpRestorer(Protocol):

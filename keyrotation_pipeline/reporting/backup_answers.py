@@ -1,5 +1,7 @@
 """Answers about backups and recovery tests: each from the facts of one report, with the records that it rests on."""
 
+from datetime import timedelta
+
 from keyrotation_pipeline.model.backups import BACKUP_STALE_AFTER, TEST_OVERDUE_AFTER
 from keyrotation_pipeline.reporting.answers import (
     NO_ROTATION,
@@ -15,6 +17,7 @@ from keyrotation_pipeline.reporting.sections import BackupTaken, RecoveryTested
 from keyrotation_pipeline.reporting.wording import lasting, listed, when
 
 PLACES_REQUIRED = 2
+LOOKED_WITHIN = timedelta(days=1)
 _AT_THE_SERVER = (
     "; of keys that a server holds it has only what tells them from others: they are that server's to back up"
 )
@@ -35,7 +38,27 @@ def backup_elsewhere(report: ComplianceReport) -> Answer:
     if (last := _newest(report)) is None:
         return _no_backup()
     enough = len(set(last.places)) >= PLACES_REQUIRED
-    return by_records([_record(last, f"it is in {listed(last.places)}", holds=enough)])
+    return by_records([_record(last, f"it was stored in {listed(last.places)}", holds=enough)])
+
+
+def backup_found(report: ComplianceReport) -> Answer:
+    """Whether somebody looked within the last day, and found the newest complete backup in all of its places."""
+    if (last := _newest(report)) is None:
+        return _no_backup()
+    if (look := report.backups_found) is None:
+        return nothing_recorded("nobody looked whether it is there; run `keyrotation report`, which does")
+    is_fresh = report.as_of - look.at <= LOOKED_WITHIN
+    missing = sorted(set(last.places) - set(look.places))
+    if look.manifest != last.manifest:
+        found = f"not found in every place: {'; '.join(look.problems) or 'it is gone'}"
+    elif missing:
+        found = f"found in {listed(look.places)}; {listed(missing)} was not looked at"
+    else:
+        found = f"found in {listed(look.places)}, its signed manifest, and its other files by name and size"
+    said = f"looked for on {when(look.at)}{'' if is_fresh else ', more than a day before'}: {found}"
+    name = last.manifest or "backup"
+    holds = is_fresh and look.manifest == last.manifest and not missing
+    return by_records([Record(name, f"{name}: {said}", look.at, holds)])
 
 
 def backup_has_active_key(report: ComplianceReport) -> Answer:
@@ -109,8 +132,16 @@ def recovery_tested(report: ComplianceReport) -> Answer:
     if not report.recovery_tests:
         return _no_test(report)
     last = report.recovery_tests[-1]
-    said = f"recovery test from {last.place}: {last.failure or 'passed'}"
+    said = f"recovery test from {last.place}: {last.failure or _restored(last)}"
     return by_records([Record("recovery test", said, last.at, last.failure is None)])
+
+
+def _restored(test: RecoveryTested) -> str:
+    rows = sum(test.rows.values())
+    return (
+        f"passed: restored {test.manifest} into the scratch server {test.scratch_server}, with {rows:,} row(s) of "
+        f"{len(test.rows):,} declared table(s)"
+    )
 
 
 def recovery_tested_quarterly(report: ComplianceReport) -> Answer:

@@ -12,6 +12,7 @@ from keyrotation_pipeline.reporting.sections import (
     AccessSummary,
     Algorithm,
     AuditVerified,
+    BackupsFound,
     BackupTaken,
     DataRead,
     Decided,
@@ -21,14 +22,14 @@ from keyrotation_pipeline.reporting.sections import (
     TimeStamped,
 )
 
-SCHEMA = 4
+SCHEMA = 5
 ALGORITHM = Algorithm()
 NO_ACCESS = (
     "who read the key and who read records: give --from, where [incidents] names the logs, or run "
     "`keyrotation incident access`"
 )
 NOT_INCLUDED = (
-    "whether backup files are still where the audit says: run `keyrotation status`",
+    "what is in the files of backups, of which the newest were looked for by name and size: a recovery test reads them",
     "what no program sees: training, contracts, physical security",
 )
 
@@ -83,6 +84,7 @@ class ComplianceReport:
         since: the time of the first event.
         audit_ends_at: the time of the newest event.
         checklists: one for each rotation among the requests.
+        backups_found: the newest look for the backups; None: nobody looked.
         access: not from the audit but from the logs that `[incidents]` names; None: not read.
     """
 
@@ -101,6 +103,7 @@ class ComplianceReport:
     incidents: tuple[IncidentReported, ...]
     checklists: tuple[Checklist, ...] = ()
     timestamps: tuple[TimeStamped, ...] = ()
+    backups_found: BackupsFound | None = None
     access: AccessSummary | None = None
     algorithm: Algorithm = ALGORITHM
     not_included: tuple[str, ...] = (NO_ACCESS, *NOT_INCLUDED)

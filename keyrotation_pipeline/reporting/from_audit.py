@@ -6,8 +6,6 @@ Nothing else is read: no disk, no settings, no key store, no table. So a pack's 
 import hashlib
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -15,22 +13,15 @@ from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState
 from keyrotation_pipeline.audit.retirements import Retirement, retirement_of
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.approval import Roster
-from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, EventKind, Note, utc_minute
+from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, utc_minute
 from keyrotation_pipeline.model.backup_events import (
     AuditTimestamped,
-    BackupFacts,
-    BackupIncomplete,
-    BackupRekeyed,
-    BackupSealed,
-    RecoveryTestFacts,
 )
-from keyrotation_pipeline.model.backups import stamp_in, stamped_at
-from keyrotation_pipeline.model.key_events import RecoveryTestFailed
-from keyrotation_pipeline.model.keys import KeyState, active_version, rotation_due
+from keyrotation_pipeline.model.keys import active_version, rotation_due
 from keyrotation_pipeline.model.proof import records_reencrypted
-from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.request_events import SignatureAdded
 from keyrotation_pipeline.model.requests import WALK, Request, RequestAction, Step, Walk
+from keyrotation_pipeline.reporting.backups_in_audit import backups_found, backups_of, recovery_tests_of
 from keyrotation_pipeline.reporting.checklist import checklist_of
 from keyrotation_pipeline.reporting.compliance import ComplianceReport, Parameters
 from keyrotation_pipeline.reporting.incidents_in_audit import incidents_of, required_for
@@ -87,7 +78,8 @@ def compliance_report(
         data=data_read(entries),
         requests=tuple(_decided(each, approvals.get(each.id, ()), entries, state) for each in shown),
         backups=tuple(_with_the_newest(backups_of(entries, state), since)),
-        recovery_tests=tuple(_with_the_newest([each for each in map(recovery_test_of, entries) if each], since)),
+        backups_found=backups_found(entries),
+        recovery_tests=tuple(_with_the_newest(recovery_tests_of(entries, state), since)),
         incidents=tuple(incidents_of(tuple(state.incidents.by_id.values()), since, entries, requests, approvals)),
         checklists=tuple(
             checklist_of(each, entries)
@@ -207,100 +199,3 @@ def _every_time_stamp(every: Entries, parameters: Parameters) -> Iterator[tuple[
                 stamped.seq, stamped.hash, seen.at, stamped.stamped_at, stamped.authority, certificates, refusal
             )
             yield entry.at, stamp
-
-
-NOT_SEALED = "no signed manifest of it is on record before it"
-
-
-def backups_of(entries: Sequence[HistoryEntry], state: LedgerState) -> tuple[BackupTaken, ...]:
-    """Every backup, oldest first; one whose manifest the pipeline did not sign is not complete."""
-    lost = {str(each.version) for each in state.keys.values() if each.state is KeyState.COMPROMISED}
-    replaced = {fact.made_from: fact.manifest for each in entries if isinstance(fact := each.fact, BackupRekeyed)}
-    sealed: set[str] = set()
-    found: list[BackupTaken] = []
-    for entry in entries:
-        if isinstance(entry.fact, BackupSealed):
-            sealed.add(entry.fact.manifest)
-        elif (taken := _backup(entry, state)) is not None:
-            unsealed = taken.manifest is not None and taken.manifest not in sealed
-            found.append(
-                replace(
-                    taken,
-                    failures=(*taken.failures, *([NOT_SEALED] if unsealed else [])),
-                    compromised=tuple(sorted(lost.intersection(taken.compromised))),
-                    replaced_by=replaced.get(taken.manifest or ""),
-                )
-            )
-    return tuple(found)
-
-
-def _backup(entry: HistoryEntry, state: LedgerState) -> BackupTaken | None:
-    """One backup, in whose `compromised` is every key that it has to do with."""
-    match entry.fact:
-        case Note(kind=EventKind.BACKUP_MADE, facts=facts):
-            try:
-                made = read(BackupFacts, facts)
-            except AuditError as error:
-                return BackupTaken(entry.at, None, None, {}, False, (), (), (str(error),))  # noqa: FBT003
-            return BackupTaken(
-                at=entry.at,
-                manifest=made.manifest,
-                made_at=_made_at(made.manifest),
-                keys=made.keys,
-                has_dump=made.dump is not None,
-                places=made.places,
-                recipients=made.recipients,
-                failures=(),
-                compromised=(*made.keys, *made.dump_needs),
-            )
-        case BackupRekeyed() as rekeyed:
-            target = {str(each.version): each.fingerprint for each in state.keys.values()}.get(str(rekeyed.target), "")
-            return BackupTaken(
-                at=entry.at,
-                manifest=rekeyed.manifest,
-                made_at=None,
-                keys={str(rekeyed.target): target},
-                has_dump=True,
-                places=rekeyed.places,
-                recipients=(),
-                failures=rekeyed.failures,
-                made_from=rekeyed.made_from,
-                compromised=(str(rekeyed.target),),
-            )
-        case BackupIncomplete() as incomplete:
-            has_dump = any(name.startswith("database-") for name in incomplete.files)
-            return BackupTaken(
-                entry.at, incomplete.manifest, None, {}, has_dump, incomplete.places, (), incomplete.failures
-            )
-        case _:
-            return None
-
-
-def _made_at(manifest: str) -> datetime | None:
-    """The moment that a set shows, by the name of its signed manifest."""
-    with suppress(ValueError):
-        return stamped_at(stamp_in(manifest) or "")
-    return None
-
-
-def recovery_test_of(entry: HistoryEntry) -> RecoveryTested | None:
-    """The recovery test that an event records."""
-    match entry.fact:
-        case Note(kind=EventKind.RECOVERY_TEST_PASSED, facts=facts):
-            try:
-                passed = read(RecoveryTestFacts, facts)
-            except AuditError as error:
-                return RecoveryTested(entry.at, "", str(error))
-            return RecoveryTested(
-                entry.at,
-                passed.place,
-                None,
-                rto_seconds=passed.rto_seconds,
-                rto_allowed_seconds=passed.objectives.get("rto_seconds"),
-                rpo_seconds=passed.rpo_seconds,
-                rpo_allowed_seconds=passed.objectives.get("rpo_seconds"),
-            )
-        case RecoveryTestFailed() as failed:
-            return RecoveryTested(entry.at, failed.place, failed.reason)
-        case _:
-            return None

@@ -7,8 +7,9 @@ from itertools import takewhile
 from keyrotation_pipeline.audit.events import entry_of
 from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState, whole_history
 from keyrotation_pipeline.audit.verify import verify_chain, verify_everything
-from keyrotation_pipeline.errors import AuditError
-from keyrotation_pipeline.model.audit import AuditEvent, utc_minute
+from keyrotation_pipeline.errors import AuditError, BackupError
+from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, utc_minute
+from keyrotation_pipeline.model.backup_events import BackupsExamined
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.reporting.compliance import ComplianceReport, Parameters, Period, Stated
 from keyrotation_pipeline.reporting.from_audit import compliance_report
@@ -27,7 +28,7 @@ class ReportEvidence:
 
 
 def gather(pipeline: Pipeline, period: Period | None = None, stated: Stated = _NOTHING) -> ReportEvidence:
-    """Verifies the audit as a whole, then makes the report from it.
+    """Verifies the audit as a whole, looks for the backups, then makes the report from the audit.
 
     Args:
         period: None: of all of it.
@@ -36,7 +37,10 @@ def gather(pipeline: Pipeline, period: Period | None = None, stated: Stated = _N
     Raises:
         AuditError: the audit does not verify, so that nothing can be reported from it; or it is empty in that period.
     """
-    events = verified_events(pipeline)
+    verified = verify_everything(pipeline)
+    if period is None or period.until is None or period.until > pipeline.clock.now():
+        examine_backups(pipeline)
+    events = _events_after(pipeline, verified)
     verifiers = pipeline.signatures.verify_as_of, pipeline.ledger.verify_event
     entries, state = whole_history(_up_to(period, events), *verifiers)
     parameters = Parameters(period, timestamps_verified=pipeline.timestamps is not None, stated=stated)
@@ -46,13 +50,26 @@ def gather(pipeline: Pipeline, period: Period | None = None, stated: Stated = _N
 
 def verified_events(pipeline: Pipeline) -> tuple[AuditEvent, ...]:
     """The whole audit, verified with its anchors, tables and signatures; raises as `gather`."""
-    verified = verify_everything(pipeline)
+    return _events_after(pipeline, verify_everything(pipeline))
+
+
+def _events_after(pipeline: Pipeline, verified: AuditHead) -> tuple[AuditEvent, ...]:
     with pipeline.ledger.snapshot():
         events = tuple(pipeline.ledger.events())
     verify_chain(events, [verified])  # what others appended meanwhile follows what was verified
     if not events:
         raise AuditError("the audit is empty, so there is nothing to report; run `keyrotation init`")
     return events
+
+
+def examine_backups(pipeline: Pipeline) -> None:
+    """Looks for the newest backup in every place, and records what is there; a place may be silent."""
+    try:
+        found = pipeline.vault.status(pipeline.ledger.keys())
+    except BackupError as error:
+        pipeline.ledger.append(BackupsExamined(None, (), (str(error),)))
+    else:
+        pipeline.ledger.append(BackupsExamined(found.manifest, found.places, found.problems))
 
 
 def _up_to(period: Period | None, events: Sequence[AuditEvent]) -> Sequence[AuditEvent]:

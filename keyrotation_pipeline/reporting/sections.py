@@ -283,8 +283,30 @@ class BackupTaken:
 
 
 @dataclass(frozen=True, slots=True)
+class BackupsFound:
+    """The newest look for the newest backup in each place: its signed manifest, other files by name and size.
+
+    Args:
+        manifest: of the newest set that each of `places` held completely; None: there was none.
+        problems: a sentence for each reason why a newer set did not count, or why nobody could look.
+    """
+
+    at: datetime
+    manifest: str | None
+    places: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RecoveryTested:
-    """One recovery test; `failure` None: it passed. RTO and RPO are measured, next to their objectives."""
+    """One recovery test. RTO and RPO are measured, next to their objectives.
+
+    Args:
+        failure: why it failed, or why its record does not show that it passed; None: it passed.
+        manifest: of the set that was restored.
+        rows: how many each of its declared tables had there.
+        scratch_server: system identifier of the server that it was restored into.
+    """
 
     at: datetime
     place: str
@@ -293,6 +315,9 @@ class RecoveryTested:
     rto_allowed_seconds: float | None = None
     rpo_seconds: float | None = None
     rpo_allowed_seconds: float | None = None
+    manifest: str | None = None
+    rows: Mapping[str, int] = field(default_factory=dict)
+    scratch_server: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,7 +176,7 @@ def test_the_reports_of_a_pack_are_known_again_by_the_audit(made: Packed) -> Non
 
 
 def require_report_of(clinic: Clinic, request: str, shown: dict[str, Any]) -> None:
-    assert shown["schema"] == 4
+    assert shown["schema"] == 5
     (rotation,) = shown["requests"]
     assert (rotation["id"], rotation["status"], rotation["records_reencrypted"]) == (request, "finished", 600)
     assert [each["officer"] for each in rotation["approvals"]] == [officer.name for officer in clinic.officers]

@@ -42,7 +42,9 @@ class FakeVault:
 
     backups: dict[KeyVersion, KeyBackup] = field(default_factory=dict)
     journal: Journal = field(default_factory=Journal)
-    stands: BackupStatus = field(default_factory=lambda: BackupStatus(START, "backup-20260105-090000-efa1f375.json"))
+    stands: BackupStatus = field(
+        default_factory=lambda: BackupStatus(START, "backup-20260105-090000-efa1f375.json", places=("here", "s3"))
+    )
 
     def store_key(self, version: KeyVersion, material: KeyMaterial, anchor: AuditHead) -> KeyBackup:
         self.journal.note(f"vault.store_key {version}")

@@ -75,7 +75,12 @@ def test_the_record_is_in_the_audit_and_beside_the_backups_and_tells_no_secret(
     run_test(clinic)
     event = last_event(clinic)
     assert event["event"] == "recovery_test_passed"
-    assert event["facts"]["newest"]["decrypted"]["clients"]["name"] == {"v1": 4}
+    facts, made = event["facts"], clinic.site.trust.sealed_with_dump[0]
+    assert facts["newest"]["decrypted"]["clients"]["name"] == {"v1": 4}
+    assert facts["sha256"] == hashlib.sha256(clinic.site.local.read(made)).hexdigest()
+    [(own,)] = clinic.connection.execute("SELECT system_identifier::text FROM pg_control_system()").fetchall()
+    assert facts["scratch_server"].isdigit()
+    assert facts["scratch_server"] != own
     (name,) = [name for name in clinic.site.local.names() if name.startswith("recovery-test-")]
     record = json.loads(bucket.content(name))
     assert record["outcome"] == "recovery_test_passed"

@@ -30,7 +30,7 @@ _FOR_PEOPLE = {
     EventKind.BACKUP_MADE: "A backup of keys and database, with its places and recipients.",
     EventKind.BACKUPS_REMOVAL_INTENDED: "Local files that are older than `keep_local_days` are about to be removed.",
     EventKind.RECOVERY_TEST_STARTED: "A recovery test began.",
-    EventKind.RECOVERY_TEST_PASSED: "A recovery test passed, with its times.",
+    EventKind.RECOVERY_TEST_PASSED: "A recovery test passed: which set into which server, with rows, values and times.",
     EventKind.REHEARSAL_STARTED: "A rehearsal of a rotation began.",
     EventKind.REHEARSAL_FAILED: "A rehearsal could not be carried out.",
     EventKind.DATABASE_RESTORE_INTENDED: "A backup is about to be restored into a new database.",

@@ -58,6 +58,13 @@ class Site:
     def status(self) -> BackupStatus:
         return backup_status((self.offsite, self.local), self.trust, self.records)
 
+    def found(self, made: BackupSet | None) -> BackupStatus:
+        """That a set is in both places, and nothing is wrong."""
+        places = (self.offsite.description, self.local.description)
+        if made is None:
+            return BackupStatus(None, places=places)
+        return BackupStatus(made.made_at, made.name, versions=(V1, V2), places=places)
+
     def back_up(self, stamp: str, *, keys: tuple[KeyRecord, ...] | None = None, dump: bool = True) -> BackupSet:
         """A set in both places."""
         copies = tuple(
@@ -92,14 +99,14 @@ def site(tmp_path: Path) -> Site:
 def test_the_newest_complete_set_counts(site: Site) -> None:
     site.back_up(OLD)
     made = site.back_up(NEW)
-    assert site.status() == BackupStatus(made.made_at, made.name, versions=(V1, V2))
+    assert site.status() == site.found(made)
 
 
 def test_keys_alone_are_no_backup_and_say_nothing_against_the_one_before(site: Site) -> None:
-    assert site.status() == BackupStatus(None)
+    assert site.status() == site.found(None)
     made = site.back_up(OLD)
     site.back_up(NEW, dump=False)
-    assert site.status() == BackupStatus(made.made_at, made.name, versions=(V1, V2))
+    assert site.status() == site.found(made)
 
 
 def without_dump(site: Site, made: BackupSet) -> None:
@@ -197,7 +204,7 @@ def test_a_backup_that_was_killed_before_its_manifest_is_reported_until_a_whole_
     assert "the backup of 2026-01-07 03:00 UTC was begun in directory" in sentence
     assert "not finished; unless it is still under way, run `keyrotation backup`" in sentence
     later = site.back_up(f"20260108-030000-{PIPELINE}")
-    assert site.status() == BackupStatus(later.made_at, later.name, versions=(V1, V2))
+    assert site.status() == site.found(later)
 
 
 def test_a_set_of_another_pipeline_is_reported_and_changes_nothing(site: Site) -> None:
@@ -261,7 +268,7 @@ def test_the_file_of_a_destroyed_key_is_not_missed_nor_a_key_of_later(site: Site
     site.records.append(KeyRecord(V3.next(), KeyState.ACTIVE, "4" * 64, made.made_at.replace(hour=4)))
     for place in (site.local, site.offsite):
         place.remove(key_file_name(V3, NEW))
-    assert site.status() == BackupStatus(made.made_at, made.name, versions=(V1, V2))
+    assert site.status() == site.found(made)
 
 
 def test_a_set_that_was_made_from_an_older_one_stands_where_that_one_does_and_counts_for_nothing(site: Site) -> None:

@@ -32,8 +32,10 @@ from keyrotation_pipeline_tests.unit.incidents.cases import opened, signed
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, approved, before_any_rotation, request, sign
 
 DAY = timedelta(days=1)
+FIRST_SET = "backup-20260105-090000-efa1f375.json"
 PASSED = {
-    "place": "s3://<b>", "rto_seconds": 30.0, "rpo_seconds": 90.5, "objectives": {"rto_seconds": 60, "rpo_seconds": 99}
+    "place": "s3://<b>", "rto_seconds": 30.0, "rpo_seconds": 90.5, "objectives": {"rto_seconds": 60, "rpo_seconds": 99},
+    "set": FIRST_SET, "sha256": "ab" * 32, "scratch_server": "31", "newest": {"rows": {"clients": 3}},
 }  # fmt: skip
 
 
@@ -59,7 +61,7 @@ def eventful() -> FakeWorld:
     world = before_any_rotation()
     approved(world)
     ledger = world.ledger
-    backed_up(world, "backup-20260105-090000-efa1f375.json")
+    backed_up(world, FIRST_SET)
     ledger.append(BackupIncomplete(None, ("s3 is down",)))
     ledger.append(Note(EventKind.RECOVERY_TEST_PASSED, PASSED))
     ledger.append(RecoveryTestFailed("s3", "cd", "DamagedBackupError", "it is damaged"))
@@ -74,7 +76,7 @@ def test_everything_that_the_procedure_asks_for_is_in_the_object() -> None:
     world = eventful()
     shown = reported(world)
     head = world.ledger.head()
-    assert shown["schema"] == SCHEMA == 4
+    assert shown["schema"] == SCHEMA == 5
     assert (shown["audit"], shown["database"]) == (
         {"seq": head.seq, "head": head.hash},
         "clinic@localhost, system identifier 7",

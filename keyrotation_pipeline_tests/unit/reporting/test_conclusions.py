@@ -136,7 +136,7 @@ def failed_test(report: ComplianceReport) -> ComplianceReport:
     (overdue, "keys", "Not shown that the key in use is within its cryptoperiod"),
     (later(8), "data", "more than 7 days before"),
     (later(2), "backups", "Not shown that the newest backup is of the last day"),
-    (in_one_place, "backups", "Not shown that the newest backup is in several places"),
+    (in_one_place, "backups", "Not shown that the newest backup was stored in several places"),
     (unencrypted, "data", "1 unencrypted"), (never_counted, "data", "not counted: large"),
     (not_all_read, "data", "not read: clients"),
     (failed_test, "recovery", "recovery test from s3: it is damaged"),

@@ -31,6 +31,7 @@ from keyrotation_pipeline.reporting.sections import (
     AgeDeclared,
     Approval,
     AuditVerified,
+    BackupsFound,
     BackupTaken,
     DataRead,
     Decided,
@@ -98,7 +99,7 @@ REPORT = ComplianceReport(
         BackupTaken(START, None, None, {}, False, (), (), ("s3 is down",), None, ("v1",)),
     ),
     recovery_tests=(
-        RecoveryTested(START, "s3", None, 30.0, 1060, 90.5, None),
+        RecoveryTested(START, "s3", None, 30.0, 1060, 90.5, None, "backup-1.json", {"clients": 2998}, "7331"),
         RecoveryTested(START, "here", "it is damaged"),
     ),
     incidents=(
@@ -119,6 +120,7 @@ REPORT = ComplianceReport(
         TimeStamped(5, "ab" * 32, START, START + DAY, "tsa.example", ("ee" * 32,), None),
         TimeStamped(6, "cd" * 32, START, START + DAY, "tsa.example", ("ee" * 32,), "not trusted"),
     ),
+    backups_found=BackupsFound(START + 2 * DAY, "backup-1.json", ("here", "s3"), ("backup-2.json is not in s3",)),
     access=AccessSummary(
         START, START + DAY, (KeyReadsBy("role/app", "10.0.0.1", 1234, 1, START, START + DAY),),
         (RecordReads("Client", "read", "Eve", "10.0.0.2", 3456, START, START),)

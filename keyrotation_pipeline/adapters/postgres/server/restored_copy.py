@@ -140,6 +140,7 @@ def _restored(
     # Before any SQL of the dump has run, and before the server is locked.
     inside = stack.enter_context(closing(connect(make_conninfo(target.admin, dbname=role.database))))
     owner_of_public = prepare(inside, planned, role)
+    identifier = _identifier_of(inside) if target.is_scratch else None
     target.lock()
     failures = restore(archive, url, planned.restored, longest_seconds=target.longest_seconds)
     stop = partial(_stop, inside, role)
@@ -161,7 +162,13 @@ def _restored(
             target.rekeyable(url, connection) if target.rekeyable else None,
             url,
             copy.hand_over,
+            identifier,
         )
+
+
+def _identifier_of(connection: Connection) -> str:
+    [(identifier,)] = connection.execute("SELECT system_identifier::text FROM pg_control_system()").fetchall()
+    return str(identifier)
 
 
 def _stop(inside: Connection, role: RestoringRole) -> None:
