@@ -80,10 +80,16 @@ def summary(faults: list[str]) -> str:
 
 
 def read_anchor(text: str) -> AuditHead:
-    """The newest audit head that a text names: an approval text, a backup's manifest, a report, a status.
+    """The newest audit head that a text names; arguments and errors as of `read_anchors`."""
+    return max(read_anchors(text), key=lambda head: head.seq)
+
+
+def read_anchors(text: str) -> tuple[AuditHead, ...]:
+    """Every audit head that a text names: an approval text, a backup's manifest, a report, a status.
 
     Args:
-        text: holds lines ``Audit head: <seq> <hash>``, or is JSON with ``seq`` and ``hash`` (or ``head``) somewhere.
+        text: holds lines ``Audit head: <seq> <hash>``, or is JSON with ``seq`` and ``hash`` (or ``head``) somewhere, or
+            as OSCAL has them, in the properties ``audit-seq`` and ``audit-head``.
 
     Raises:
         AuditError: it names none.
@@ -93,7 +99,7 @@ def read_anchor(text: str) -> AuditHead:
         found += _heads(json.loads(text))
     if not found:
         raise AuditError("the anchor names no audit head; give an approval text, a backup's manifest or a report")
-    return max(found, key=lambda head: head.seq)
+    return tuple(dict.fromkeys(found))
 
 
 def _after(first: AuditEvent, events: Iterable[AuditEvent]) -> Iterator[AuditEvent]:
@@ -131,8 +137,16 @@ def _heads(content: object) -> Iterator[AuditHead]:
             yield AuditHead(seq, digest)
         content = list(content.values())
     if isinstance(content, list):
+        yield from _in_properties([each for each in content if isinstance(each, dict)])
         for each in content:
             yield from _heads(each)
+
+
+def _in_properties(content: list[dict[str, object]]) -> Iterator[AuditHead]:
+    values = {str(each.get("name")): str(each.get("value")) for each in content}
+    seq, digest = values.get("audit-seq", ""), values.get("audit-head", "")
+    if re.fullmatch(r"[0-9]{1,18}", seq) and re.fullmatch(r"[0-9a-f]{64}", digest):
+        yield AuditHead(int(seq), digest)
 
 
 def _span(first: int, last: int) -> str:

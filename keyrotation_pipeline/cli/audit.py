@@ -9,7 +9,7 @@ import typer
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.audit.events import AuditEntry, entries, entry_of
-from keyrotation_pipeline.audit.verify import read_anchor, verify_everything
+from keyrotation_pipeline.audit.verify import read_anchors, verify_everything
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.commands import WholeGroup
 from keyrotation_pipeline.cli.options import Config, Json, actor, offered_requests
@@ -50,7 +50,7 @@ def verify(
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         database = pipeline.environment.identity().name
         written = None if anchor is None or content is None else written_at(pipeline.ledger, anchor.name, content)
-        anchors = [] if content is None or written is not None else [read_anchor(content.decode(errors="replace"))]
+        anchors = () if content is None else read_anchors(content.decode(errors="replace"))
         head = verify_everything(pipeline, *anchors)
         stamped = sum(1 for _ in entries(pipeline.ledger, EventKind.AUDIT_TIMESTAMPED))
         vouched = pipeline.timestamps is not None
@@ -65,10 +65,12 @@ def verify(
     elif stamped:
         lines.append(f"{stamped:,} time stamp(s) NOT verified: [audit] timestamp_certificates names no certificate")
     lines += [f"signatures made before then stay verified, though {message}" for message in unusable]
+    seq = max((each.seq for each in anchors), default=0)
     if anchor and written is not None:
-        lines.append(f"{anchor.name} is the report that event {written:,} recorded")
+        lines.append(
+            f"{anchor.name} is the report that event {written:,} recorded, and event {seq:,} is its audit head"
+        )
     elif anchor:
-        seq = anchors[0].seq
         lines.append(f"the chain contains the anchor of {anchor.name}, event {seq:,}; nothing else of it was compared")
     output.show(database, value, lines, as_json=as_json)
 

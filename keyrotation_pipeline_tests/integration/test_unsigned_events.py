@@ -21,6 +21,7 @@ from keyrotation_pipeline.model.key_events import KeyRegistered, KeyStateChanged
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request_events import StepFinished
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord
+from keyrotation_pipeline.reporting.written import record
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation.reconcile import open_reconciliation, reconcile
 from keyrotation_pipeline_tests.acceptance.command import Folder
@@ -220,3 +221,25 @@ def test_a_doctored_report_that_the_owner_has_recorded_is_not_confirmed(office: 
         typed.run("audit", "verify", "--anchor", str(doctored), expect=1)
         assert "is not a report as this audit has recorded one" in typed.printed[-1]
     typed.run("audit", "verify", "--anchor", str(office.folder / "report.html"))
+
+
+def test_a_report_that_whoever_has_the_home_records_must_name_heads_of_this_audit(
+    office: Office, typed: Folder
+) -> None:
+    """Of another audit, with a head made up, or with a second one that is."""
+    for form in ("html", "json", "oscal"):
+        typed.run("report", "--format", form, "--output", name := f"report.{form}")
+        typed.run("audit", "verify", "--anchor", name)
+        content = (office.folder / name).read_text()
+        with office.pipeline() as pipeline:
+            seq, digest = next((e.seq, e.hash) for e in pipeline.ledger.events() if e.hash in content)
+        line = {"html": f"Audit head: {seq} {digest}\n", "json": f'"head": "{digest}"', "oscal": f'"value": "{digest}"'}
+        for changed in (line[form].replace(digest, "ab" * 32), line[form].replace(str(seq), str(seq - 1))):
+            doctored = office.folder / f"doctored.{form}"
+            doctored.write_text(content.replace(line[form], changed))
+            if doctored.read_text() == content:
+                continue
+            with office.pipeline() as pipeline:
+                record(pipeline.ledger, form, {doctored.name: doctored.read_bytes()})
+            typed.run("audit", "verify", "--anchor", doctored.name, expect=1)
+            assert "is not the one that an anchor names" in typed.printed[-1]

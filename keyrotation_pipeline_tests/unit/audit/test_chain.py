@@ -84,6 +84,10 @@ def test_many_faults_are_named_up_to_five() -> None:
         pytest.param(
             json.dumps({"report": [{"audit": {"seq": 7, "hash": HASH}}, {"seq": 2, "hash": HASH}]}), id="report"
         ),
+        pytest.param(
+            json.dumps({"props": [{"name": "audit-seq", "value": "7"}, {"name": "audit-head", "value": HASH}]}),
+            id="OSCAL",
+        ),
     ],
 )
 def test_an_anchor_is_read_from_whatever_names_an_audit_head(text: str) -> None:
