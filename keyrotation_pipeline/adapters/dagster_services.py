@@ -1,4 +1,4 @@
-"""Runs Dagster's code server, web server and daemon as child processes that never outlive this one."""
+"""Runs the console and Dagster's code server, web server and daemon as child processes that never outlive this one."""
 
 import contextlib
 import fcntl
@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 import socket
-import sys
 import tempfile
 import urllib.error
 import urllib.request
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from keyrotation_pipeline.adapters.child_processes import LOOK_SECONDS, ChildService, CommandSocket
+from keyrotation_pipeline.adapters.child_processes import LOOK_SECONDS, ChildService
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.process import cpu_ticks
 from keyrotation_pipeline.errors import HomeError
@@ -28,8 +27,7 @@ INSTANCE_FILES = Path(__file__).parent / "dagster_instance"
 SOCKET_VARIABLE = "KEYROTATION_CODE_SERVER"  # as in our workspace.yaml
 # `sun_path` holds 104 bytes on macOS and 108 on Linux, the final zero among them.
 MAX_SOCKET_PATH_BYTES = 103
-# As the installed command, without the working directory on the import path.
-METRICS_COMMAND = (sys.executable, "-P", "-c", "from keyrotation_pipeline.cli import main; main()", "metrics")
+OVERVIEW = "/overview"  # Dagster's first page, since ours is at /
 LOCATION = ("--module-name", "keyrotation_pipeline.definitions", "--location-name", "keyrotation_pipeline")
 
 
@@ -57,7 +55,7 @@ class UiAccess:
     @property
     def address(self) -> str:
         """The address to open in a browser."""
-        page = f"{self.url}/assets/status"
+        page = f"{self.url}/"
         return page if self.token is None else f"{page}?token={self.token}"
 
 
@@ -117,7 +115,6 @@ class DagsterServices:
         self._cleanup = contextlib.ExitStack()
         self._served: dict[ChildService, Callable[[], bool]] = {}
         self._socket = home / "code.sock"
-        self._metrics: CommandSocket | None = None
         self._metrics_token = None if access.token is None else secrets.token_urlsafe(32)
 
     def start(self) -> None:
@@ -136,12 +133,15 @@ class DagsterServices:
             self._write_private(self.metrics_token_file, self._metrics_token)
         self._choose_socket()
         self.log.write_bytes(b"")
-        path = self._socket.with_name("metrics.sock")
-        self._metrics = CommandSocket(path, METRICS_COMMAND, self._folder, self._environment, self.log)
+        arguments = ["keyrotation_pipeline.assembly.console", str(self._console_socket), OVERVIEW]
+        console = self._service("the console", arguments, environment=self._environment)
+        self._served[console] = lambda: listens(self._console_socket)
         # As `dagster dev` starts it: it reloads the code when the UI asks for that.
         options = ["--socket", str(self._socket), "--use-python-environment-entry-point", "--log-level", "warning"]
         command = ["dagster", "code-server", "start", *LOCATION, *options]
-        code_server = self._service("the code server", command, environment=self._environment, works_in_child=True)
+        code_server = self._service(
+            "the code server of Dagster", command, environment=self._environment, works_in_child=True
+        )
         self._served[code_server] = self._code_is_served
 
     def wait_until_served(self, stopped: Callable[[], bool], announce: Callable[[str], None]) -> bool:
@@ -157,11 +157,11 @@ class DagsterServices:
             return False
         workspace = ["--workspace", str(self._home / "workspace.yaml")]
         daemon = ["dagster._daemon", "run", "--log-level", "warning", *workspace]
-        self._served[self._service("the daemon", daemon, environment=self._bare)] = lambda: True
-        metrics = ["--metrics", str(self._socket.with_name("metrics.sock"))]
-        command = ["keyrotation_pipeline.defs.webserver", *self._ui_options(), *metrics, *workspace]
+        self._served[self._service("the daemon of Dagster", daemon, environment=self._bare)] = lambda: True
+        console = ["--console", str(self._console_socket)]
+        command = ["keyrotation_pipeline.defs.webserver", *self._ui_options(), *console, *workspace]
         tokens = f"{self._access.token or ''}\n{self._metrics_token or ''}"
-        webserver = self._service("the web server", command, environment=self._bare, line=tokens)
+        webserver = self._service("the web server of Dagster", command, environment=self._bare, line=tokens)
         self._served[webserver] = self._page_is_served
         return self.wait_for(webserver, stopped, announce)
 
@@ -175,14 +175,12 @@ class DagsterServices:
             if stopped():
                 return
             self._keep_storage()
-            if self._metrics is not None:
-                self._metrics.poll()
             for service in filter(ChildService.is_lost, self._served):
                 self._restart(service, announce)
                 self.wait_for(service, stopped, announce)
 
     def _restart(self, service: ChildService, announce: Callable[[str], None]) -> None:
-        announce(f"{service.name} of Dagster ended by itself, and is started again; its log is {self.log}")
+        announce(f"{service.name} ended by itself, and is started again; its log is {self.log}")
         if self._served[service] == self._code_is_served:
             self._socket.unlink(missing_ok=True)
         if not service.restart():
@@ -203,16 +201,15 @@ class DagsterServices:
             if waited - looked_at > TELL_SECONDS:
                 looked_at, before, spent = waited, spent, self._cpu_ticks()
                 worked_at = waited if spent != before else worked_at
-                announce(f"waiting for {service.name} of Dagster for {waited:.0f} s; its log is {self.log}")
+                announce(f"waiting for {service.name} for {waited:.0f} s; its log is {self.log}")
         raise self._failure(service)
 
     def _failure(self, service: ChildService) -> HomeError:
-        return HomeError(f"{service.name} of Dagster does not start; read {self.log} and fix the error in it")
+        return HomeError(f"{service.name} does not start; read {self.log} and fix the error in it")
 
     def _code_is_served(self) -> bool:
         """Returns whether the code is loaded: the code server listens only then."""
-        with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(str(self._socket)) == 0
+        return listens(self._socket)
 
     def _page_is_served(self) -> bool:
         headers = {} if self._access.token is None else {"Authorization": f"Bearer {self._access.token}"}
@@ -231,10 +228,8 @@ class DagsterServices:
             service.interrupt()
         for service in self._served:
             service.end()
-        for file in (self._address_file, self.metrics_token_file, self._socket):
+        for file in (self._address_file, self.metrics_token_file, self._socket, self._console_socket):
             file.unlink(missing_ok=True)
-        if self._metrics is not None:
-            self._metrics.close()
         self._cleanup.close()
 
     def _choose_socket(self) -> None:
@@ -248,6 +243,10 @@ class DagsterServices:
         hosts = [option for host in self._access.hosts for option in ("--host", host)]
         flags = [("--read-only", self._access.read_only), ("--no-token", self._access.token is None)]
         return ["--port", str(self._access.port), *hosts, *(flag for flag, wanted in flags if wanted)]
+
+    @property
+    def _console_socket(self) -> Path:
+        return self._socket.with_name("console.sock")
 
     @property
     def _address_file(self) -> Path:
@@ -275,3 +274,9 @@ class DagsterServices:
                     f"port {self._access.port} of {LOOPBACK} is taken; stop what listens there, or choose another with "
                     "--port"
                 ) from None
+
+
+def listens(path: Path) -> bool:
+    """Whether a process accepts connections on a Unix socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0

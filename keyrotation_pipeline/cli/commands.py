@@ -74,6 +74,7 @@ SECTIONS = {
         "policy": Command("signed_changes", "policy_command", "Pin the officers that keyrotation.toml now names."),
     },
     "Watch": {
+        "console": Command("console", "console", "Serve the page where people look, read-only."),
         "status": Command("status", "status", "Show keys, tables, the rotation, and what to type next."),
         "metrics": Command("status", "metrics", "Print the status in OpenMetrics text, for Prometheus."),
         "rollout": Command("inspect", "rollout", "Show which application instance reads and writes what."),

@@ -74,7 +74,7 @@ def compliance_report(
         since=every[0].at,
         audit_ends_at=every[-1].at,
         policy=_policy(state, entries),
-        keys=key_lives(entries, state),
+        keys=key_lives(entries, state.keys),
         data=data_read(entries),
         requests=tuple(_decided(each, approvals.get(each.id, ()), entries, state) for each in shown),
         backups=tuple(_with_the_newest(backups_of(entries, state), since)),

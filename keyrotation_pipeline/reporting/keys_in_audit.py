@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState
+from keyrotation_pipeline.audit.history import HistoryEntry
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.data_events import (
     Counted,
@@ -55,7 +55,7 @@ def is_held(entries: Entries) -> bool:
     return any(isinstance(each.fact, RequestOpened) and _SAYS_HELD in each.fact.approval_text for each in entries)
 
 
-def key_lives(entries: Entries, state: LedgerState) -> tuple[KeyLife, ...]:
+def key_lives(entries: Entries, keys: Mapping[KeyVersion, KeyRecord]) -> tuple[KeyLife, ...]:
     """Every registered key, in order of version."""
     ages = declared_ages(entries)
     made = {
@@ -64,7 +64,7 @@ def key_lives(entries: Entries, state: LedgerState) -> tuple[KeyLife, ...]:
     held = is_held(entries)
     return tuple(
         _life(record, entries, ages.get(version, ()), generated=(version, record.fingerprint) in made, held=held)
-        for version, record in sorted(state.keys.items())
+        for version, record in sorted(keys.items())
     )
 
 

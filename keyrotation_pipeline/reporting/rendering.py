@@ -27,7 +27,7 @@ def render_html(report: ComplianceReport) -> bytes:
         conclusions=conclusions,
         verdicts=Counter(each.verdict for each in conclusions),
         objectives=tuple(assessed(report)),
-        timeline=timeline(report),
+        timeline=timeline(report.keys, report.requests, report.as_of),
         tested=passed_test(report),
         when=narrative.at,
         number=_number,
@@ -82,14 +82,17 @@ class Timeline:
     kinds: tuple[str, ...]
 
 
-def timeline(report: ComplianceReport) -> Timeline | None:
-    """The drawing of a report's keys; None: no key has encrypted anything."""
-    if not any(key.cryptoperiods for key in report.keys):
+def timeline(keys: Sequence[KeyLife], requests: Sequence[Decided], as_of: datetime) -> Timeline | None:
+    """The drawing of the lives of keys; None: no key has encrypted anything.
+
+    Args:
+        requests: whose steps show when a key was seen to be out of the applications.
+    """
+    if not any(key.cryptoperiods for key in keys):
         return None
-    scale = _Scale(report)
+    scale = _Scale(keys, as_of)
     rows = tuple(
-        Row(f"{key.version}, {key.state}", tuple(_bars(key, tuple(_withdrawn(key, report.requests)), scale)))
-        for key in report.keys
+        Row(f"{key.version}, {key.state}", tuple(_bars(key, tuple(_withdrawn(key, requests)), scale))) for key in keys
     )
     drawn = {bar.kind for row in rows for bar in row.bars}
     kinds = tuple(each for each in (RECORDED, DECLARED, UNKNOWN, READS_ONLY) if each in drawn)
@@ -99,10 +102,10 @@ def timeline(report: ComplianceReport) -> Timeline | None:
 class _Scale:
     """Turns moments into percent of the width."""
 
-    def __init__(self, report: ComplianceReport) -> None:
-        spans = [span for key in report.keys for span in key.cryptoperiods]
-        known = [span.since for span in spans if span.since] + [key.registered_at for key in report.keys]
-        self.first, self.last = min(known), max(report.as_of, *known)
+    def __init__(self, keys: Sequence[KeyLife], as_of: datetime) -> None:
+        spans = [span for key in keys for span in key.cryptoperiods]
+        known = [span.since for span in spans if span.since] + [key.registered_at for key in keys]
+        self.first, self.last = min(known), max(as_of, *known)
         if self.first == self.last:
             self.last += timedelta(seconds=1)
         self.begin = UNKNOWN_PERCENT if any(span.since is None for span in spans) else 0.0

@@ -1,6 +1,6 @@
 """A real browser, Debian's chromium, in front of the UI; it also makes the pictures of README and docs.
 
-Pictures are made where `KEYROTATION_TEST_PICTURES` is set; otherwise the tree stays as it is.
+Pictures are made in the folder `KEYROTATION_TEST_PICTURES`, such as docs/images; where it is not set, there are none.
 """
 
 import os
@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, FloatRect, Locator, Page, ViewportSize,
 from keyrotation_pipeline_tests.acceptance.test_up import Ui
 
 CHROMIUM = shutil.which("chromium")
-PICTURES = Path(__file__).parents[2] / "docs" / "images"
+PICTURES = Path(os.environ.get("KEYROTATION_TEST_PICTURES", ""))
 GROUPS = ("inventory", "new_key", "rows", "old_key", "evidence")
 PATIENCE_SECONDS = 120.0  # only a failure takes so long
 DESK = ViewportSize(width=1600, height=900)

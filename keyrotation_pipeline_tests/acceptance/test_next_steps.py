@@ -123,7 +123,7 @@ def test_up_serves_metrics_and_leaves_no_token_behind(tmp_path: Path) -> None:
 
         assert eventually(scraped, SECONDS), texts
         assert stat.S_IMODE(token_file.stat().st_mode) == 0o600
-        assert stat.S_ISSOCK((home / "metrics.sock").stat().st_mode)
+        assert stat.S_ISSOCK((home / "console.sock").stat().st_mode)
         families = text_string_to_metric_families(texts[-1])  # type: ignore[no-untyped-call]
         assert "keyrotation_primary_version" in {each.name for each in families}
         assert httpx.get(page, trust_env=False).status_code == 403
@@ -131,7 +131,7 @@ def test_up_serves_metrics_and_leaves_no_token_behind(tmp_path: Path) -> None:
         serving.send_signal(signal.SIGINT)
         shown, _ = serving.communicate(timeout=SECONDS)
     assert f"Metrics: {page}  (with the bearer token in {token_file})" in shown
-    assert not {"metrics-token", "metrics.sock", "address"} & {each.name for each in home.iterdir()}
+    assert not {"metrics-token", "console.sock", "address"} & {each.name for each in home.iterdir()}
     assert "v2 to v3" in printed
     assert "Every value of these columns is under v3" in typed(again, TOP, **offline)
 

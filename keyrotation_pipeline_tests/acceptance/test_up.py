@@ -114,7 +114,7 @@ def test_up_without_a_configuration_says_so_and_dies_whole(tmp_path: Path) -> No
     with running_up(folder) as (process, ui):
         started = set(family(process.pid)) - {process.pid}
         address = tmp_path / ".keyrotation" / "dagster" / "address"
-        assert address.read_text() == f"{ui.url}/assets/status?token={ui.token}\n"
+        assert address.read_text() == f"{ui.url}/?token={ui.token}\n"
         assert stat.S_IMODE(address.stat().st_mode) == 0o600
         with pytest.raises(urllib.error.HTTPError, match="403"):
             partitions(Ui(ui.url, "another"))
@@ -141,7 +141,7 @@ def test_up_without_a_configuration_says_so_and_dies_whole(tmp_path: Path) -> No
         port = ui.url.rpartition(":")[2]
         assert f"serves this home on port {port} (process {process.pid})" in folder.printed[-1]
         assert folder.printed[-1].endswith(f"`kill {process.pid}` stops it\n")
-        assert address.read_text() == f"{ui.url}/assets/status?token={ui.token}\n"
+        assert address.read_text() == f"{ui.url}/?token={ui.token}\n"
         assert is_shown(ui)
         # So does the server of Dagster's storage, which no look of a sensor starts again: Dagster looks by it.
         killed = postmaster(tmp_path)
@@ -193,7 +193,7 @@ def running_up(folder: Folder) -> Iterator[tuple[subprocess.Popen[str], Ui]]:
             lambda: f"http://127.0.0.1:{port}" in output.read_text() or process.poll() is not None, START_SECONDS
         )
         folder.printed.append(output.read_text())
-        found = re.search(rf"(http://127\.0\.0\.1:{port})/assets/status\?token=(\S{{43}}) ", folder.printed[-1])
+        found = re.search(rf"(http://127\.0\.0\.1:{port})/\?token=(\S{{43}}) ", folder.printed[-1])
         assert found, folder.printed[-1]
         folder.printed[-1] = folder.printed[-1].replace(found[2], "TOKEN")
         ui = Ui(found[1], found[2])

@@ -122,7 +122,7 @@ def test_the_daemon_and_the_web_server_find_it_where_it_listens_and_cannot_take_
         for name, container in CONTAINERS.items()
     }
     folder = str(Path(SOCKET).parent)
-    assert mounts["code-server"][folder] == ("socket", False)
+    assert mounts["code-server"][folder] == mounts["console"][folder] == ("socket", False)
     assert mounts["daemon"][folder] == mounts["webserver"][folder] == ("socket", True)
     assert [each for each in POD["volumes"] if each["name"] == "socket"] == [
         {"name": "socket", "emptyDir": {"sizeLimit": "1Mi"}}

@@ -3,9 +3,8 @@
 import asyncio
 import json
 import re
-import socket
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -14,11 +13,14 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from playwright.sync_api import Browser, expect
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from keyrotation_pipeline.defs.webserver import MetricsPage
+from keyrotation_pipeline.adapters.web_console import ConsoleInFront, console_app
+from keyrotation_pipeline.assembly.console import private_socket
+from keyrotation_pipeline.defs.webserver import NO_CONSOLE
 from keyrotation_pipeline_tests.acceptance.browsing import browser  # noqa: F401  a fixture
 from keyrotation_pipeline_tests.contract.test_alert_channels import serving as serving_pages
 from keyrotation_pipeline_tests.programs import needs_chromium
@@ -34,37 +36,49 @@ LAUNCH = f"""mutation {{ launchRun(executionParams: {{selector: {{{LOCATION}, pi
 
 
 @dataclass
-class Metrics:
-    """Answers at the socket by which the web server asks, counted."""
+class Pages:
+    """What the console would show, without a database."""
 
-    path: Path
-    answers: list[bytes]
-    asked: int = 0
+    text: str | None = "# TYPE a gauge\na 1\n# EOF\n"
 
-    def serve(self, listener: socket.socket) -> None:
-        with suppress(OSError):  # closed at the end
-            while True:
-                connection, _ = listener.accept()
-                with connection:
-                    self.asked += 1
-                    connection.sendall(self.answers[-1])
+    def front(self) -> bytes:
+        return b"<!doctype html><h1>the console</h1>"
+
+    def request(self, request_id: str) -> bytes | None:
+        return f"<h1>request {request_id}</h1>".encode() if request_id == "known" else None
+
+    def incident(self, incident_id: str) -> bytes | None:
+        return None if incident_id else b""
+
+    def metrics(self) -> str | None:
+        return self.text
+
+
+@contextmanager
+def console_at(path: Path, pages: Pages) -> Iterator[None]:
+    """The real application of the console on a Unix socket."""
+    with private_socket(path) as listening:
+        server = uvicorn.Server(uvicorn.Config(console_app(pages), log_level="warning", lifespan="off"))
+        thread = Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @pytest.fixture(scope="module")
-def metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Metrics]:
-    answers = Metrics(tmp_path_factory.mktemp("metrics") / "sock", [b"# TYPE a gauge\na 1\n# EOF\n"])
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(answers.path))
-        listener.listen()
-        Thread(target=answers.serve, args=[listener], daemon=True).start()
-        yield answers
-        listener.shutdown(socket.SHUT_RDWR)
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Pages]]:
+    path, shown = tmp_path_factory.mktemp("console") / "sock", Pages()
+    with console_at(path, shown):
+        yield path, shown
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, metrics: Metrics) -> Iterator[Server]:
+def served(tmp_path_factory: pytest.TempPathFactory, pages: tuple[Path, Pages]) -> Iterator[Server]:
     """As `keyrotation up`."""
-    with serving(tmp_path_factory.mktemp("ui") / "home", "--metrics", str(metrics.path)) as server:
+    with serving(tmp_path_factory.mktemp("ui") / "home", "--console", str(pages[0])) as server:
         yield server
 
 
@@ -133,32 +147,38 @@ def test_metrics_need_a_token_and_theirs_opens_nothing_else(served: Server) -> N
         open_socket(served, dict(SCRAPER))
 
 
-def test_metrics_are_asked_for_once_whoever_asks_how_often(served: Server, metrics: Metrics) -> None:
-    served.ask("GET", "/metrics", headers=SCRAPER)
-    before = metrics.asked
-    for headers in [SCRAPER, BEARER] * 5:
-        served.ask("GET", "/metrics", headers=headers)
-    assert metrics.asked <= before + 1
+def test_the_console_is_the_first_page_and_everything_else_is_dagsters(served: Server) -> None:
+    front = served.ask("GET", "/", headers=BROWSER | BEARER)
+    assert (front.status_code, front.text) == (200, "<!doctype html><h1>the console</h1>")
+    [policy, _] = front.headers.get_list("content-security-policy")
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert served.ask("GET", "/console/requests/known", headers=BEARER).text == "<h1>request known</h1>"
+    assert served.ask("GET", "/console/requests/other", headers=BEARER).status_code == 404
+    assert served.ask("GET", "/console/console.css", headers=BEARER).headers["content-type"].startswith("text/css")
+    assert '<div id="root"' in served.ask("GET", "/overview", headers=BROWSER | BEARER).text
 
 
-def test_no_metrics_are_served_where_none_come_and_the_failure_is_kept(tmp_path: Path) -> None:
-    answers = Metrics(tmp_path / "sock", [b"# TYPE a gauge\na 1\n"])  # a command that died before its end
+def test_no_metrics_are_served_where_the_status_cannot_be_read(served: Server, pages: tuple[Path, Pages]) -> None:
+    pages[1].text = None
+    try:
+        assert served.ask("GET", "/metrics", headers=SCRAPER).status_code == 503
+    finally:
+        pages[1].text = Pages.text
 
-    async def asked() -> list[int]:
-        page = MetricsPage(lambda *_: None, str(answers.path))  # type: ignore[arg-type]
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(page), base_url="http://here") as client:
-            without = [(await client.get("/metrics")).status_code for _ in range(2)]
-            page._read_at = float("-inf")  # noqa: SLF001  a quarter of a minute later
-            with socket.socket(socket.AF_UNIX) as listener:
-                listener.bind(str(answers.path))
-                listener.listen()
-                Thread(target=answers.serve, args=[listener], daemon=True).start()
-                cut = [(await client.get("/metrics")).status_code for _ in range(2)]
-                listener.shutdown(socket.SHUT_RDWR)
-            return [*without, *cut]
 
-    assert asyncio.run(asked()) == [503] * 4
-    assert answers.asked == 1
+def test_a_console_that_has_ended_is_said_in_a_sentence(tmp_path: Path) -> None:
+    async def asked() -> httpx.Response:
+        front = ConsoleInFront(nothing, str(tmp_path / "none"), NO_CONSOLE)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(front), base_url="http://here") as client:
+            return await client.get("/")
+
+    answer = asyncio.run(asked())
+    assert (answer.status_code, answer.text) == (503, NO_CONSOLE)
+
+
+async def nothing(*_: object) -> None:
+    """What is behind the console, and is not asked."""
 
 
 def test_the_token_is_not_taken_by_a_post_of_a_form(served: Server) -> None:

@@ -1,0 +1,178 @@
+"""Gathers what the console shows: the status, and next to it instances, signatures, keys and the newest events."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from keyrotation_pipeline.audit.events import AuditEntry, entry_of
+from keyrotation_pipeline.audit.history import history
+from keyrotation_pipeline.console.headline import Headline, headline, is_news
+from keyrotation_pipeline.console.walk_view import StepView, finished_steps, steps_of
+from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.incidents.assessing import unsettled_in_words
+from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.environment import BlindSpots
+from keyrotation_pipeline.model.fleet import Instance
+from keyrotation_pipeline.model.requests import PendingRequest, Request, Step, Walk
+from keyrotation_pipeline.model.status import RotationStatus, Status, TableStatus
+from keyrotation_pipeline.monitoring.status import overview
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.reporting.keys_in_audit import key_lives
+from keyrotation_pipeline.reporting.rendering import Timeline, timeline
+
+NEWEST_EVENTS = 12
+# Of what happens all the time, so that the rest is seen.
+_OF_KEYS = (
+    EventKind.KEY_REGISTERED,
+    EventKind.KEY_STATE_CHANGED,
+    EventKind.KEY_CREATION_INTENDED,
+    EventKind.KEY_ACTIVATION_DECLARED,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """One officer and an open request: when they signed; None: they have not."""
+
+    officer: str
+    at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The values of one version in a table: how many, and the places of its bar in percent."""
+
+    version: KeyVersion
+    values: int
+    left: float
+    width: float
+
+
+@dataclass(frozen=True, slots=True)
+class TableBar:
+    """One table as a bar: values by version when last counted, or the part that this walk has rewritten since.
+
+    Args:
+        rewritten: the share of its pages, 0 to 1, that the open walk has rewritten; None: it has not begun, or none is.
+    """
+
+    table: TableStatus
+    shares: tuple[Share, ...]
+    rewritten: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """One of the newest events of the audit; `ignored`: the pipeline did not sign it, and it counts for nothing."""
+
+    entry: AuditEntry
+    ignored: bool
+
+    @property
+    def about(self) -> str:
+        """What it is about, in a word or two: the step, the version, the state that follows."""
+        named = (self.entry.facts.get(name) for name in ("step", "table", "version", "after", "to", "incident"))
+        return " ".join(each for each in named if isinstance(each, str))
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """What the first page shows.
+
+    Args:
+        pending: the open walk with who has signed, or else the oldest other request that is not over; None: none is.
+        instances: as they report themselves; a sentence where they cannot be read.
+        last: the request that ended last.
+    """
+
+    status: Status
+    headline: Headline
+    steps: tuple[StepView, ...]
+    pending: PendingRequest | None
+    signed: tuple[Signed, ...]
+    instances: tuple[Instance, ...] | str
+    tables: tuple[TableBar, ...]
+    keys: Timeline | None
+    events: tuple[NewEvent, ...]
+    blind_spots: BlindSpots
+    past: tuple[Request, ...]
+
+
+def console(pipeline: Pipeline) -> Console:
+    """Everything on the first page, from one look at the database, the key store and the backup places."""
+    status = overview(pipeline, duties=unsettled_in_words(pipeline))
+    rotation = status.rotation
+    past = tuple(each for each in pipeline.ledger.requests() if each.is_over)
+    last = past[0] if past else None
+    pending = _pending(status)
+    return Console(
+        status=status,
+        headline=headline(status, last),
+        steps=_steps(status, last),
+        pending=pending,
+        signed=() if pending is None else tuple(signatures(pipeline, pending)),
+        instances=_instances(pipeline),
+        tables=tuple(_bar(table, rotation) for table in status.tables),
+        keys=_keys(pipeline, status.generated_at),
+        events=tuple(_newest(pipeline, status.audit.seq)),
+        blind_spots=pipeline.environment.blind_spots(),
+        past=past,
+    )
+
+
+def _steps(status: Status, last: Request | None) -> tuple[StepView, ...]:
+    """Of the open walk, else of one that has just finished."""
+    if (rotation := status.rotation) is not None:
+        return steps_of(rotation)
+    return finished_steps(last) if isinstance(last, Walk) and is_news(last, status.generated_at) else ()
+
+
+def _pending(status: Status) -> PendingRequest | None:
+    wanted = None if status.rotation is None else status.rotation.walk.id
+    return next((each for each in status.requests if wanted in {None, each.request.id}), None)
+
+
+def signatures(pipeline: Pipeline, pending: PendingRequest) -> Iterator[Signed]:
+    """Each officer, those first who have signed, with the time in the signature."""
+    at = {each.officer: each.signed_at for each in pipeline.ledger.signatures(pending.request.id)}
+    for name, fingerprint in zip(pending.signed_by, pending.request.approvals, strict=True):
+        yield Signed(name, at.get(fingerprint))
+    for name in pending.missing:
+        yield Signed(name, None)
+
+
+def _instances(pipeline: Pipeline) -> tuple[Instance, ...] | str:
+    try:
+        return pipeline.rollout.instances()
+    except KeyRotationError as error:
+        return str(error)
+
+
+def _bar(table: TableStatus, rotation: RotationStatus | None) -> TableBar:
+    total = sum(table.values_by_version.values())
+    shares: list[Share] = []
+    passed = 0.0
+    for version, values in table.values_by_version.items():
+        width = 100 * values / total if total else 0.0
+        if values:
+            shares.append(Share(version, values, round(passed, 3), round(width, 3)))
+        passed += width
+    return TableBar(table, tuple(shares), _rewritten(table, rotation))
+
+
+def _rewritten(table: TableStatus, rotation: RotationStatus | None) -> float | None:
+    if rotation is None or rotation.walk.done(Step.PRIMARY_KEY_ROLLOUT) is None:
+        return None
+    return next((each.share for each in rotation.tables if each.table == str(table.table.name)), None)
+
+
+def _keys(pipeline: Pipeline, now: datetime) -> Timeline | None:
+    return timeline(key_lives(history(pipeline.ledger, *_OF_KEYS), pipeline.ledger.replayed().keys), (), now)
+
+
+def _newest(pipeline: Pipeline, seq: int) -> Iterator[NewEvent]:
+    events = tuple(pipeline.ledger.events(after_seq=max(seq - NEWEST_EVENTS, 0)))
+    ignored = pipeline.ledger.replayed().ignored
+    for event in reversed(events):
+        yield NewEvent(entry_of(event), event.seq in ignored)

@@ -1,0 +1,163 @@
+"""The one sentence of the console: what the state is, who or what is waited for, and the command that helps."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from keyrotation_pipeline.model.audit import utc_minute
+from keyrotation_pipeline.model.progress import duration
+from keyrotation_pipeline.model.requests import PendingRequest, Request, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.status import RotationStatus, Status, in_two
+
+SHOWN_AS_FINISHED = timedelta(days=1)
+STEP_NAMES = {
+    Step.KEY_VERSION: "makes and backs up the new key",
+    Step.DUAL_KEY_ROLLOUT: "brings the new key to every instance",
+    Step.PRIMARY_KEY_ROLLOUT: "moves writes to the new key",
+    Step.ROWS: "re-encrypts rows",
+    Step.ZERO_OLD_ROWS_PROOF: "proves that no old value is left",
+    Step.RETIRED_KEY: "retires the old key",
+    Step.ARCHIVED_KEY: "archives the old key",
+    Step.KEY_ROTATION_AUDIT: "completes the audit record",
+    Step.COMPLIANCE_REPORT: "writes the report",
+}
+
+
+class Tone(StrEnum):
+    """How urgent a state is; each has a mark and a word of its own, besides its colour."""
+
+    CALM = "calm"
+    WORKING = "working"
+    WAITING = "waiting"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """What is the case now.
+
+    Args:
+        sentence: of at most 25 words or so, without a command.
+        command: what to type next; None: nothing is to be done by hand.
+        detail: the whole sentence of `keyrotation status`, where the short one leaves something out.
+    """
+
+    tone: Tone
+    sentence: str
+    command: str | None = None
+    detail: str | None = None
+
+
+def headline(status: Status, last: Request | None) -> Headline:
+    """The sentence for a status.
+
+    Args:
+        last: the request that ended last; it is news for a day.
+    """
+    if status.rotation is not None:
+        return _of_rotation(status, status.rotation)
+    if status.incidents:
+        shown = status.incidents[0]
+        said = f"Incident {shown.incident.id} is open: {shown.clock_in_words}."
+        return _of_sentence(Tone.FAILED, _about(status.attention, shown.incident.id) or said, said)
+    if status.other_requests:
+        return _unsigned(status.other_requests[0])
+    if status.attention:
+        return _of_sentence(Tone.FAILED, status.attention[0])
+    return _idle(status, last)
+
+
+def _of_rotation(status: Status, rotation: RotationStatus) -> Headline:
+    walk = rotation.walk
+    name = f"{_kind(walk)}{walk.source} → {walk.target}"
+    if rotation.blocked_by:
+        short, command = _short(rotation.blocked_by)
+        return Headline(
+            Tone.FAILED, f"{name} stopped at {rotation.phase}: {short}", command or _rotate(walk), rotation.blocked_by
+        )
+    if walk.status is RequestStatus.PAUSED:
+        return Headline(Tone.WAITING, f"{name} is paused.", f"keyrotation resume {walk.id}", rotation.waiting_for)
+    pending = next((each for each in status.requests if each.request.id == walk.id), None)
+    if walk.started_at is None and pending is not None and len(pending.signed_by) < pending.required:
+        return _to_sign(name, pending)
+    if rotation.waiting_for:
+        short, command = _short(rotation.waiting_for)
+        return Headline(Tone.WAITING, f"{name} waits: {short}", command or _rotate(walk), rotation.waiting_for)
+    left = "" if rotation.eta_seconds is None else f", about {duration(rotation.eta_seconds)} left"
+    doing = STEP_NAMES[Step(rotation.phase)] if rotation.phase in set(Step) else "is about to start"
+    if not rotation.at_work:
+        return Headline(Tone.WAITING, f"{name}: {rotation.phase} is next; no process works at it now.", _rotate(walk))
+    far = (
+        f"{rotation.progress:.0%} of the walk"
+        if rotation.tables == () or rotation.phase != Step.ROWS
+        else _rows(rotation)
+    )
+    return Headline(Tone.WORKING, f"{name} {doing}: {far}{left}.", f"keyrotation pause {walk.id}")
+
+
+def _rows(rotation: RotationStatus) -> str:
+    return f"{sum(each.share for each in rotation.tables) / len(rotation.tables):.0%} of the pages"
+
+
+def _to_sign(name: str, pending: PendingRequest) -> Headline:
+    """Whom a request waits for; the command is that of one officer."""
+    missing, more = pending.missing, pending.required - len(pending.signed_by)
+    if len(missing) == more:
+        named = " and ".join(f"the {each}" for each in missing)
+    else:
+        named = f"{more} {'signature' if more == 1 else 'signatures'} ({', '.join(missing[:-1])} or {missing[-1]})"
+    since = utc_minute(pending.request.requested_at)
+    return Headline(Tone.WAITING, f"{name} waits for {named}, requested {since}.", _approve(pending.request))
+
+
+def _unsigned(pending: PendingRequest) -> Headline:
+    request = pending.request
+    if len(pending.signed_by) < pending.required:
+        return _to_sign(f"The {request.action} of {request.source}", pending)
+    return Headline(Tone.WAITING, f"The {request.action} of {request.source} is signed, and not carried out yet.")
+
+
+def is_news(last: Request, now: datetime) -> bool:
+    """Whether a request has finished within a day."""
+    ended = last.finished_at if last.status is RequestStatus.FINISHED else None
+    return ended is not None and now - ended < SHOWN_AS_FINISHED
+
+
+def _idle(status: Status, last: Request | None) -> Headline:
+    due = status.next_rotation_due
+    then = "" if due is None else f" The next rotation is due by {due:%-d %B %Y}."
+    if isinstance(last, Walk) and is_news(last, status.generated_at):
+        ended = utc_minute(last.finished_at or status.generated_at)
+        return Headline(
+            Tone.CALM, f"{_kind(last)}{last.source} → {last.target} finished at {ended}.{then}", "keyrotation report"
+        )
+    return Headline(Tone.CALM, f"Nothing to do. {status.primary} is the primary key.{then}")
+
+
+def _of_sentence(tone: Tone, sentence: str, otherwise: str | None = None) -> Headline:
+    short, command = _short(sentence)
+    return Headline(tone, otherwise or f"{short[:1].upper()}{short[1:]}.", command, sentence)
+
+
+def _about(sentences: tuple[str, ...], name: str) -> str | None:
+    return next((each for each in sentences if name in each), None)
+
+
+def _short(sentence: str) -> tuple[str, str | None]:
+    """The first part of a sentence, and the first command in it."""
+    value, _ = in_two(sentence)
+    parts = sentence.split("`")
+    commands = [part for part in parts[1::2] if part.startswith("keyrotation ")]
+    return value.replace("`", ""), commands[0] if commands else None
+
+
+def _kind(walk: Walk) -> str:
+    return {"emergency": "Emergency ", "rollback": "Rollback "}.get(walk.kind, "")
+
+
+def _rotate(walk: Walk) -> str:
+    return f"keyrotation rotate {walk.id}"
+
+
+def _approve(request: Request) -> str:
+    return f"keyrotation approve {request.id} --text | gpg -ab | keyrotation approve {request.id} --signature -"

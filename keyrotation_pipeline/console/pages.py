@@ -1,0 +1,120 @@
+"""Renders the console's pages. Each is one HTML page that needs no script, and loads nothing but its own two files."""
+
+from datetime import UTC, datetime
+
+from keyrotation_pipeline.console.gathering import Console, Signed, signatures
+from keyrotation_pipeline.console.headline import Tone
+from keyrotation_pipeline.console.walk_view import finished_steps, steps_of
+from keyrotation_pipeline.errors import IncidentError, RequestError
+from keyrotation_pipeline.incidents.report import incident_report
+from keyrotation_pipeline.model.backups import BACKUP_STALE_AFTER, TEST_OVERDUE_AFTER
+from keyrotation_pipeline.model.progress import duration
+from keyrotation_pipeline.model.requests import Walk
+from keyrotation_pipeline.monitoring.status import overview, past_requests, pending_requests
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.templates import render
+
+REFRESH_SECONDS = 5
+
+
+def front_page(shown: Console, overview_path: str | None) -> bytes:
+    """The first page.
+
+    Args:
+        overview_path: of Dagster's first page on this server; None: Dagster is not served here.
+    """
+    return _render(
+        "console/front.html.j2",
+        overview_path,
+        shown=shown,
+        status=shown.status,
+        now=shown.status.generated_at,
+        stale_hours=int(BACKUP_STALE_AFTER.total_seconds() // 3600),
+        test_days=TEST_OVERDUE_AFTER.days,
+    )
+
+
+def error_page(sentence: str, at: datetime, overview_path: str | None) -> bytes:
+    """The page that is shown where nothing can be read: one sentence that says why and what to do."""
+    return _render("console/error.html.j2", overview_path, sentence=sentence, now=at)
+
+
+def _render(template: str, overview_path: str | None, **values: object) -> bytes:
+    page = render(
+        template,
+        overview_path=overview_path,
+        refresh_seconds=REFRESH_SECONDS,
+        ago=_ago,
+        clock=_clock,
+        day=_day,
+        tones=Tone,
+        **values,
+    )
+    return page.encode()
+
+
+def _ago(at: datetime | None, now: datetime) -> str:
+    return "never" if at is None else f"{duration((now - at).total_seconds())} ago"
+
+
+def _clock(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%H:%M:%S}"
+
+
+def _day(at: datetime | None) -> str:
+    return "unknown" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"
+
+
+def request_page(pipeline: Pipeline, request_id: str, overview_path: str | None) -> bytes | None:
+    """One request: its text, who has signed, the line for each officer, its steps; None: there is no such request."""
+    try:
+        request = pipeline.ledger.request(request_id)
+    except RequestError:
+        return None
+    pending = next((each for each in pending_requests(pipeline) if each.request.id == request.id), None)
+    past = next((each for each in past_requests(pipeline) if each.request.id == request.id), None)
+    signed = (
+        tuple(signatures(pipeline, pending)) if pending is not None else tuple(_signed_before(pipeline, request.id))
+    )
+    steps: tuple[object, ...] = ()
+    if isinstance(request, Walk):
+        current = overview(pipeline).rotation if pending is not None else None
+        if current is not None and current.walk.id == request.id:
+            steps = steps_of(current)
+        elif past is not None:
+            steps = finished_steps(request)
+    return _render(
+        "console/request.html.j2",
+        overview_path,
+        request=request,
+        text=pipeline.ledger.approval_text(request.id).decode(),
+        pending=pending,
+        past=past,
+        signed=signed,
+        steps=steps,
+        now=pipeline.clock.now(),
+        database=pipeline.environment.identity().name,
+    )
+
+
+def _signed_before(pipeline: Pipeline, request_id: str) -> list[Signed]:
+    roster = pipeline.ledger.pinned_roster()
+    return [
+        Signed((roster.name_of(each.officer) if roster else None) or each.officer, each.signed_at)
+        for each in pipeline.ledger.signatures(request_id)
+    ]
+
+
+def incident_page(pipeline: Pipeline, incident_id: str, overview_path: str | None) -> bytes | None:
+    """One incident as `keyrotation incident report` has it; None: there is no such incident."""
+    try:
+        report = incident_report(pipeline, incident_id)
+    except IncidentError:
+        return None
+    return _render(
+        "console/incident.html.j2",
+        overview_path,
+        report=report,
+        now=pipeline.clock.now(),
+        database=pipeline.environment.identity().name,
+    )

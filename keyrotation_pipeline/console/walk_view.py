@@ -1,0 +1,98 @@
+"""The nine steps of a walk as the console draws them, from left to right."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from keyrotation_pipeline.model.audit import utc_minute
+from keyrotation_pipeline.model.progress import duration
+from keyrotation_pipeline.model.requests import WALK, Step, Walk
+from keyrotation_pipeline.model.status import RotationStatus
+
+
+class Mark(StrEnum):
+    """What became of a step so far."""
+
+    DONE = "done"
+    RUNNING = "running"
+    WAITING = "waiting"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    TO_COME = "to come"
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    """One step.
+
+    Args:
+        label: a few words for people.
+        note: when it was done, how far it is, or what it waits for, in a few words; may be empty.
+    """
+
+    step: Step
+    label: str
+    mark: Mark
+    note: str
+
+
+def steps_of(rotation: RotationStatus) -> tuple[StepView, ...]:
+    """Every step of an open walk."""
+    present = next((step for step in WALK if rotation.walk.done(step) is None), None)
+    return tuple(StepView(step, label(step, rotation.walk), *_marked(rotation, step, present)) for step in WALK)
+
+
+def finished_steps(walk: Walk) -> tuple[StepView, ...]:
+    """Every step of a walk that is over; one that was cancelled has skipped some."""
+    done = {step: record for step in WALK if (record := walk.done(step)) is not None}
+    return tuple(
+        StepView(
+            step,
+            label(step, walk),
+            Mark.DONE if step in done else Mark.SKIPPED,
+            utc_minute(done[step].finished_at) if step in done else "",
+        )
+        for step in WALK
+    )
+
+
+def label(step: Step, walk: Walk) -> str:
+    """What a step does, in a few words."""
+    old, new = walk.source, walk.target
+    return {
+        Step.KEY_VERSION: f"Key {new}",
+        Step.DUAL_KEY_ROLLOUT: f"All read {new}",
+        Step.PRIMARY_KEY_ROLLOUT: f"All write {new}",
+        Step.ROWS: "Rows",
+        Step.ZERO_OLD_ROWS_PROOF: f"No {old} left",
+        Step.RETIRED_KEY: f"{old} retired",
+        Step.ARCHIVED_KEY: f"{old} archived",
+        Step.KEY_ROTATION_AUDIT: "Audit",
+        Step.COMPLIANCE_REPORT: "Report",
+    }[step]
+
+
+def _marked(rotation: RotationStatus, step: Step, present: Step | None) -> tuple[Mark, str]:
+    record = rotation.walk.done(step)
+    if record is not None:
+        return Mark.DONE, f"{record.finished_at:%H:%M}"
+    if step is not present:
+        return Mark.TO_COME, ""
+    if rotation.blocked_by:
+        return Mark.FAILED, "failed"
+    if rotation.waiting_for:
+        return Mark.WAITING, "waits"
+    return Mark.RUNNING if rotation.at_work else Mark.WAITING, ", ".join(_rate(rotation, step)) or "next"
+
+
+def _rate(rotation: RotationStatus, step: Step) -> Iterator[str]:
+    if step is Step.ROWS and rotation.tables:
+        share = sum(each.share for each in rotation.tables) / len(rotation.tables)
+        yield f"{share:.0%}"
+        pace = sum(each.rows_per_second or 0 for each in rotation.tables)
+        if pace:
+            yield f"{pace:,.0f} rows/s"
+    elif rotation.at_work:
+        yield "running"
+    if rotation.eta_seconds is not None and rotation.at_work:
+        yield f"{duration(rotation.eta_seconds)} left"

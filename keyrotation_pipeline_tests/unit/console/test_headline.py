@@ -1,0 +1,89 @@
+"""The console's sentence: short, about the most urgent thing, and with the command that helps."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from keyrotation_pipeline.console.headline import Headline, Tone, headline
+from keyrotation_pipeline.console.walk_view import Mark, finished_steps, steps_of
+from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord, Walk
+from keyrotation_pipeline.model.status import RotationStatus, Status
+from keyrotation_pipeline_tests.fakes import fake_pipeline, rotation_of
+from keyrotation_pipeline_tests.unit.cli.test_status_text import status, table
+
+MOST_WORDS = 25
+
+
+def calm() -> Status:
+    return replace(status(table("clients", 7)), attention=(), database="clinic@db")
+
+
+def walking(**changes: Any) -> Status:  # noqa: ANN401
+    walk = rotation_of(fake_pipeline())
+    rotation = RotationStatus(walk, "rows", 2, 0.25, 90, None, at_work=True)
+    return replace(calm(), rotation=replace(rotation, **changes))
+
+
+def walk_with(**changes: Any) -> Walk:  # noqa: ANN401
+    return replace(rotation_of(fake_pipeline()), **changes)
+
+
+@pytest.mark.parametrize(
+    ("shown", "tone", "sentence", "command"),
+    [
+        pytest.param(calm(), Tone.CALM, "Nothing to do. v2 is the primary key.", None, id="nothing"),
+        pytest.param(walking(), Tone.WORKING, "v1 → v2 re-encrypts rows: 25% of the walk, about 2 min left.",
+                     "pause", id="rows"),
+        pytest.param(walking(at_work=False), Tone.WAITING, "v1 → v2: rows is next; no process works at it now.",
+                     "rotate", id="nobody works"),
+        pytest.param(walking(walk=walk_with(blocked_by="a value is damaged; run `keyrotation inventory`")),
+                     Tone.FAILED, "v1 → v2 stopped at rows: a value is damaged", "inventory", id="failed"),
+        pytest.param(walking(walk=walk_with(status=RequestStatus.PAUSED)), Tone.WAITING, "v1 → v2 is paused.",
+                     "resume", id="paused"),
+        pytest.param(replace(calm(), attention=("the backup is old; run `keyrotation backup`", "more")), Tone.FAILED,
+                     "The backup is old.", "backup", id="attention"),
+    ],
+)  # fmt: skip
+def test_each_state_has_one_short_sentence_and_the_command(
+    shown: Status, tone: Tone, sentence: str, command: str | None
+) -> None:
+    said = headline(shown, None)
+    assert said.tone is tone
+    assert said.sentence.startswith(sentence)
+    assert len(said.sentence.split()) <= MOST_WORDS
+    assert said.command is None if command is None else (said.command or "").startswith(f"keyrotation {command}")
+
+
+def test_a_finished_walk_is_news_for_a_day_and_what_needs_attention_comes_first() -> None:
+    shown = calm()
+    ended = shown.generated_at - timedelta(hours=23)
+    last = walk_with(status=RequestStatus.FINISHED, finished_at=ended)
+    assert "v1 → v2 finished at" in headline(shown, last).sentence
+    assert headline(replace(shown, attention=("a fence is missing",)), last).sentence == "A fence is missing."
+    assert "Nothing to do" in headline(replace(shown, generated_at=ended + timedelta(hours=25)), last).sentence
+
+
+def test_a_cancelled_walk_is_never_called_finished() -> None:
+    cancelled = walk_with(status=RequestStatus.CANCELLED, finished_at=calm().generated_at)
+    assert headline(calm(), cancelled) == Headline(Tone.CALM, headline(calm(), None).sentence)
+
+
+def test_steps_are_done_then_one_is_marked_and_the_rest_is_to_come() -> None:
+    began = calm().generated_at
+    done = tuple(StepRecord(step, None, None, began, {}) for step in WALK[:3])
+    marks = {each.step: each.mark for each in steps_of(rotation(steps=done))}
+    assert [marks[step] for step in WALK] == [*[Mark.DONE] * 3, Mark.RUNNING, *[Mark.TO_COME] * 5]
+    failed = {each.step: each.mark for each in steps_of(rotation(steps=done, blocked_by="no"))}
+    assert failed[Step.ROWS] is Mark.FAILED
+
+
+def test_a_cancelled_walk_has_skipped_what_it_did_not_reach() -> None:
+    done = (StepRecord(Step.KEY_VERSION, None, None, calm().generated_at, {}),)
+    views = finished_steps(walk_with(status=RequestStatus.CANCELLED, steps=done))
+    assert [each.mark for each in views] == [Mark.DONE, *[Mark.SKIPPED] * 8]
+
+
+def rotation(**changes: Any) -> RotationStatus:  # noqa: ANN401
+    return RotationStatus(walk_with(**changes), "rows", 2, 0.25, 90, None, at_work=True)
