@@ -16,6 +16,7 @@ from keyrotation_pipeline_tests.protocol.state import State
 PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
 _DIAGRAM = Model("diagram", "", (ROUTINE, ROLLBACK), 2, instances=1, rows=1, controls=frozenset({"cancel"}), dies=False)
 _ID = re.compile(r"0{20,}(\d+)")
+_READS = " reads the key store"
 
 
 def page() -> str:
@@ -69,23 +70,30 @@ def gallery() -> str:
 def _shown(guard: Guard) -> str:
     found = counterexample(guard)
     assert found.broken is not None
-    lines = map(_short, _merged(found.counterexample))
-    steps = "\n".join(f"{number}. {line}" for number, line in enumerate(lines, 1))
-    return f"### {guard.name}\n\nWhere: {guard.places}. Without it:\n\n{steps}\n\n**{_short(str(found.broken))}.**\n"
+    steps = "; ".join(map(_short, _merged(found.counterexample)))
+    broken = _ID.sub(r"\1", str(found.broken))
+    return f"### {guard.name}\n\nWhere: {guard.places}. Without it:\n\n{steps}.\n\n**{broken}.**\n"
 
 
 def _short(line: str) -> str:
-    return _ID.sub(r"\1", line)
+    """A line of a trace, in which a step is that of request 1 unless it says another."""
+    line = _ID.sub(r"\1", line).partition(", refused: ")[0] + (", refused" if ", refused: " in line else "")
+    line = re.sub(r"^run what is due of \w+ (\d+) \(v\d+ to v\d+\): (\w+)", r"\2 of \1", line)
+    line = re.sub(r"\b(?:routine|rollback|emergency|destroy|policy) (\d+) \(v\d+ to v\d+\)", r"\1", line)
+    return re.sub(r" of 1\b", "", line)
 
 
 def _merged(trace: list[str]) -> Iterator[str]:
-    """A trace in which both signatures are one line."""
+    """A trace in which both signatures are one line, and an instance's look at the key store and its report."""
     rest = list(trace)
     while rest:
         line = rest.pop(0)
         if line.startswith("Ada signs") and rest and rest[0] == line.replace("Ada", "Ben", 1):
             rest.pop(0)
             line = line.replace("Ada signs", "Ada and Ben sign", 1)
+        if line.endswith(_READS) and rest and rest[0] == line.replace(_READS, " reports"):
+            rest.pop(0)
+            line = f"{line} and reports"
         yield line
 
 
