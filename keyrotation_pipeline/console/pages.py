@@ -72,7 +72,7 @@ def request_page(pipeline: Pipeline, request_id: str, overview_path: str | None)
     except RequestError:
         return None
     pending = next((each for each in pending_requests(pipeline) if each.request.id == request.id), None)
-    past = next((each for each in past_requests(pipeline) if each.request.id == request.id), None)
+    past = next((each for each in past_requests(pipeline.ledger) if each.request.id == request.id), None)
     signed = (
         tuple(signatures(pipeline, pending)) if pending is not None else tuple(_signed_before(pipeline, request.id))
     )
