@@ -19,11 +19,11 @@ from typing import Any, Protocol, Self
 
 from keyrotation_pipeline.audit.event_signatures import VerifyEvent, nothing_verifies, with_signers
 from keyrotation_pipeline.audit.events import AuditEntry, entry_of
-from keyrotation_pipeline.audit.rules import RULES, is_vouched
+from keyrotation_pipeline.audit.rules import RULES, UNSIGNED, AuditRules
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.audit import HASH_BYTES, AuditEvent, AuditHead, EventKind, Fact, Note, hash_of
-from keyrotation_pipeline.model.audit_state import AuditState, ImpossibleError, Incidents, Verify
+from keyrotation_pipeline.model.audit_state import AuditState, Incidents, Verify
 from keyrotation_pipeline.ports.ledger import Ledger
 
 # A shorter audit is always replayed completely.
@@ -178,14 +178,13 @@ class LedgerState(AuditState):
     def _judged(self, event: AuditEvent, entry: AuditEntry, signer: str | None) -> HistoryEntry:
         """Judge an event, which changes the state if the pipeline wrote it and it can have happened."""
         fact, fault = _read(entry)
-        if not is_vouched(self, entry, fact, signer):
+        refusal = AuditRules(self).judge(entry, fact, signer)
+        if refusal == UNSIGNED:
             self.unsigned[entry.seq] = entry.kind, signer
-        elif (rule := RULES.get(type(fact))) is not None:
-            try:
-                rule(self, entry, fact)
-                self.counted.append(entry.seq)
-            except ImpossibleError as error:
-                fault = str(error)
+        elif refusal is not None:
+            fault = refusal
+        elif type(fact) in RULES:
+            self.counted.append(entry.seq)
         if fault is not None:
             self.refused[entry.seq] = entry.kind, fault
         return _entry(self, event, entry, fact)
@@ -265,7 +264,7 @@ def _entry(state: AuditState, event: AuditEvent, entry: AuditEntry, fact: Fact |
     text = state.texts.get(entry.request or "", b"")
     _, fault = state.refused.get(entry.seq, (None, None))
     if entry.seq in state.ignored:
-        fault = "is not signed by the pipeline"
+        fault = UNSIGNED
     return HistoryEntry(event, entry, fact, state.roster_at(entry.seq), text, fault)
 
 

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from keyrotation_pipeline.audit.divergence import Divergence, divergence
-from keyrotation_pipeline.audit.rules import abandoning, continuing, voiding
+from keyrotation_pipeline.audit.request_rules import abandoning, continuing, voiding
 from keyrotation_pipeline.audit.store_owner import places_of
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import BlockedError, KeyStoreError, RequestError

@@ -9,7 +9,7 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.backups.anchors import advance_head
 from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.audit.divergence import divergence
-from keyrotation_pipeline.audit.rules import abandoning
+from keyrotation_pipeline.audit.request_rules import abandoning
 from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.errors import AuditError, BackupError

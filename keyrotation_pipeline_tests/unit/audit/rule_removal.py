@@ -18,12 +18,12 @@ from types import CodeType, FrameType, FunctionType, ModuleType
 
 import pytest
 
-from keyrotation_pipeline.audit import incidents, rules
+from keyrotation_pipeline.audit import incidents, request_rules, rules, walk_rules
 from keyrotation_pipeline.model import audit_state
 from keyrotation_pipeline_tests.unit.audit.honest_chains import installation
 from keyrotation_pipeline_tests.unit.audit.hostile_chains import Generator
 
-MODULES: tuple[ModuleType, ...] = (rules, incidents, audit_state)
+MODULES: tuple[ModuleType, ...] = (rules, request_rules, walk_rules, incidents, audit_state)
 
 
 WITNESSES = Path(__file__).with_name("witnesses.json")

@@ -1,0 +1,287 @@
+"""What requests, signatures and rosters change, by the text that officers sign."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from keyrotation_pipeline.audit.events import AuditEntry, Rules
+from keyrotation_pipeline.audit.walk_rules import require_after, require_its_time
+from keyrotation_pipeline.model.approval import (
+    COMPARED,
+    Roster,
+    RosterSignature,
+    Signature,
+    VerifiedSignature,
+    hosts_in,
+    left_to_people,
+    signed_fields,
+    signed_time,
+    signer_in,
+)
+from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.audit_state import (
+    AuditState,
+    ImpossibleError,
+    Unverified,
+    is_its_time,
+    names_database,
+    require,
+    require_lines,
+    verified_by,
+)
+from keyrotation_pipeline.model.environment import DatabaseServer
+from keyrotation_pipeline.model.request_events import (
+    Blocked,
+    DatabaseReconciled,
+    HostsPinned,
+    RequestOpened,
+    RolloutConfirmed,
+    RosterPinned,
+    SignatureAdded,
+    StatusChanged,
+    Unblocked,
+)
+from keyrotation_pipeline.model.requests import (
+    CONFIRMATION_HEADER,
+    MAY_FOLLOW,
+    Request,
+    RequestAction,
+    RequestStatus,
+    RotationType,
+    Walk,
+)
+from keyrotation_pipeline.model.visible_text import visible
+
+
+def _opened(state: AuditState, entry: AuditEntry, fact: RequestOpened) -> None:
+    request = entry.request
+    if request is None or request in state.requests:
+        raise ImpossibleError("opens a request that is there already")
+    require_its_time(state, entry, fact.requested_at)
+    text = fact.approval_text.encode()
+    require(state.leads_through(fact.audit_head), "opens a request that is to be signed for another audit")
+    fields = require_lines(text, _signed_facts(state, request, fact))
+    require(names_database(text, state.place), "is to be signed for another database")
+    if fact.action is not RequestAction.RECONCILE and state.roster is not None:
+        require(fields.get("Officers") == state.roster.signed_officers, "is to be signed by other officers")
+    require((fact.type is RotationType.EMERGENCY) == (fact.incident is not None), f"is a {fact.type} request")
+    require(fact.supersedes is None or fact.supersedes in state.requests, "supersedes a request that is not there")
+    content: dict[str, Any] = {
+        "id": request,
+        "type": fact.type,
+        "action": fact.action,
+        "source": fact.source,
+        "source_fingerprint": fact.fingerprint,
+        "target": fact.target,
+        "reason": fact.reason,
+        "incident": fact.incident,
+        "requested_by": fact.requested_by,
+        "requested_at": fact.requested_at,
+        "start_by": fact.start_by,
+        "finish_by": fact.finish_by,
+        "audit_head": (fact.audit_head.seq, fact.audit_head.hash),
+        "status": RequestStatus.REQUESTED,
+        "approvals": (),
+        "supersedes": fact.supersedes,
+        "not_before": fact.not_before,
+        "manual": left_to_people(text),
+    }
+    state.requests[request] = Walk(**content) if fact.action.walks else Request(**content)
+    state.texts[request] = text
+
+
+def _signed_facts(state: AuditState, request: str, fact: RequestOpened) -> Mapping[str, str | None]:
+    """What the text to sign must say, for the facts of a request."""
+    source, known = f"{fact.source} {fact.fingerprint}", fact.action is not RequestAction.POLICY
+    target = {
+        RequestAction.ROTATE: str(fact.target),
+        RequestAction.RECONCILE: str(fact.target),
+        RequestAction.DESTROY: "destroyed",
+    }.get(fact.action)
+    return {
+        "Request": request,
+        "Action": fact.action,
+        **({"From": source} if known else {}),
+        **({} if target is None else {"To": target}),
+        "Audit head": f"{fact.audit_head.seq} {fact.audit_head.hash}",
+        "Not before": None if fact.not_before is None else signed_time(fact.not_before),
+        "Start by": signed_time(fact.start_by),
+        "Finish by": signed_time(fact.finish_by),
+        "Incident": fact.incident,
+        COMPARED: None if fact.incident is None else state.incidents.compared(fact.incident, fact.audit_head.seq),
+        "Requested by": fact.requested_by,
+        "Reason": fact.reason if fact.incident is None else f"incident {fact.incident}: {fact.reason}",
+    }
+
+
+def _signed(state: AuditState, entry: AuditEntry, fact: SignatureAdded) -> None:
+    stored = state.known(entry.request)
+    require(not stored.is_over, f"signs a request that is {stored.status}")
+    require(fact.officer not in stored.approvals, "is a second signature of one officer")
+    text, officers = state.texts[stored.id], state.signers_of(stored.id)
+    try:
+        good = state.verified(
+            text, fact.signature, fact.officer, since=stored.requested_at, at=entry.at, officers=officers
+        )
+    except ImpossibleError:
+        is_officer = state.roster is not None and state.roster.name_of(fact.officer) is not None
+        if stored.action is not RequestAction.RECONCILE or is_officer:
+            raise
+        state.unverified.append(Unverified(entry.seq, entry.at, stored.id, fact))
+    else:
+        when = is_its_time(good, fact.signed_at, stored.requested_at, entry.at)
+        require(when, "says another time than the signature")
+    _file(state, stored.id, fact)
+
+
+def _file(state: AuditState, request: str, fact: SignatureAdded) -> None:
+    added = Signature(fact.officer, bytes.fromhex(fact.signature), fact.signed_at)
+    # OpenPGP's times are of a second: of two signatures in one, the one recorded first comes first.
+    signatures = sorted((*state.signatures.get(request, ()), added), key=lambda each: each.signed_at)
+    state.signatures[request] = tuple(signatures)
+    approvals = tuple(each.officer for each in signatures)
+    state.requests[request] = replace(state.requests[request], approvals=approvals)
+
+
+def _moved(state: AuditState, entry: AuditEntry, fact: StatusChanged) -> None:
+    stored = state.known(entry.request)
+    require(fact.before is stored.status, f"changes a request that is {stored.status}, not {fact.before}")
+    require(fact.after in MAY_FOLLOW[stored.status], f"makes a request that is {stored.status} {fact.after}")
+    require_its_time(state, entry, fact.at)
+    if fact.after in {RequestStatus.RUNNING, RequestStatus.FINISHED}:
+        state.require_signed(stored.id)
+    if fact.after is RequestStatus.FINISHED and isinstance(stored, Walk):
+        require_after(state, stored, None)
+    if fact.after is RequestStatus.RUNNING and stored.started_at is None:
+        require(entry.at <= stored.start_by, "starts a request after its last date")
+        fields = signed_fields(state.texts[stored.id])
+        state.hosts = hosts_in(fields)
+        if state.roster is not None:
+            state.began_under[stored.id] = state.roster
+        state.signers.update(signer_in(fields))
+        if state.signed_from is not None:
+            _sign_from_now(state, *signer_in(fields))
+    if fact.after is RequestStatus.RUNNING and stored.action is RequestAction.RECONCILE and state.place is not None:
+        state.database = state.place
+        state.foreign = {seq: place for seq, place in state.foreign.items() if place != state.place}
+    over = fact.after in {RequestStatus.CANCELLED, RequestStatus.FINISHED}
+    started_at = stored.started_at or (fact.at if fact.after is RequestStatus.RUNNING else None)
+    state.requests[stored.id] = replace(
+        stored, status=fact.after, started_at=started_at, finished_at=fact.at if over else None
+    )
+
+
+def _sign_from_now(state: AuditState, signer: str | None = None) -> None:
+    """Officers have named this home's key: what it wrote before, and did not count, is not held against it."""
+    if signer is not None:
+        state.signer = signer
+        state.voided |= {seq for seq, (_, by) in state.unsigned.items() if by == signer}
+
+
+def _blocked(state: AuditState, entry: AuditEntry, fact: Blocked | Unblocked) -> None:
+    stored = state.known(entry.request)
+    state.requests[stored.id] = replace(stored, blocked_by=fact.sentence if isinstance(fact, Blocked) else None)
+
+
+def _confirmed(state: AuditState, entry: AuditEntry, fact: RolloutConfirmed) -> None:
+    walk = state.require_walk(entry.request)
+    text = fact.text.encode()
+    require_lines(text, {"Request": walk.id, "Rollout": str(fact.rollout)}, CONFIRMATION_HEADER)
+    state.verified(text, fact.signature, fact.officer, since=walk.requested_at, at=entry.at)
+
+
+def _pinned(state: AuditState, entry: AuditEntry, fact: RosterPinned) -> None:
+    before, roster = state.roster, fact.roster
+    if before is not None:
+        if state.known(entry.request).action is RequestAction.RECONCILE:
+            _pin_again(state, state.known(entry.request), before, fact)
+        else:
+            by = state.require_running(entry.request, RequestAction.POLICY)
+            require_lines(state.texts[by.id], {"From": str(before), "To": str(roster)})
+    state.roster = roster
+    state.rosters.append((entry.seq, roster, entry.request))
+
+
+def _pin_again(state: AuditState, request: Request, before: Roster, fact: RosterPinned) -> None:
+    """Pin a roster that the database had lost: the changes that led to it were signed, and its officers sign now."""
+    require(not request.is_over, f"is by a request that is {request.status}")
+    require(names_database(state.texts[request.id], state.place), "is by a request for another database")
+    for change in fact.changes:
+        fields = require_lines(change.text.encode(), _policy(before, change.roster))
+        require(fields.get("Request") not in state.requests, "pins a roster by a change that the audit has not lost")
+        officers = {_verified(state, before, change.text.encode(), each, each.at).officer for each in change.signatures}
+        require(len(officers) >= before.required, "pins a roster that too few officers of the one before have signed")
+        before = change.roster
+    require(str(before) == str(fact.roster), "pins a roster that nobody is known to have signed")
+    waiting = [each for each in state.unverified if each.request == request.id]
+    for each in waiting:
+        good = _verified(state, fact.roster, state.texts[request.id], each.fact, each.at)
+        when = is_its_time(good, each.fact.signed_at, request.requested_at, each.at)
+        require(when, f"is by a request whose signature {each.seq} says another time")
+    officers = {officer.fingerprint for officer in fact.roster.officers}.intersection(request.approvals)
+    require(len(officers) >= fact.roster.required, "is by a request that too few have signed")
+    state.unverified = [each for each in state.unverified if each not in waiting]
+
+
+def _policy(before: Roster, after: Roster) -> Mapping[str, str]:
+    return {"Action": RequestAction.POLICY, "From": str(before), "To": str(after)}
+
+
+def _verified(
+    state: AuditState, roster: Roster, text: bytes, signed: SignatureAdded | RosterSignature, at: datetime
+) -> VerifiedSignature:
+    return verified_by(state.verify, roster.officers, text, signed.signature, signed.officer, since=None, at=at)
+
+
+def _hosts_pinned(state: AuditState, _entry: AuditEntry, fact: HostsPinned) -> None:
+    require(state.hosts in {None, fact.hosts}, "pins hosts that nobody has signed")
+    state.hosts = fact.hosts
+
+
+def _reconciled(state: AuditState, entry: AuditEntry, fact: DatabaseReconciled) -> None:
+    by = state.require_running(entry.request, RequestAction.RECONCILE)
+    said = signed_fields(state.texts[by.id]).get("Authorises", "").split("; ")
+    if fact.server is not None and continuing(fact.server) in said:
+        state.server = fact.server
+    if fact.accepted:
+        require(abandoning(fact.accepted) in said, "gives up other anchors than officers signed")
+    unvouched = state.unvouched_until(by.audit_head[0])
+    if unvouched and voiding(unvouched) in said:
+        state.voided.update(head.seq for head in unvouched)
+    state.reconciled_at = entry.at
+    state.abandoned.update(fact.accepted)
+    for version in (fact.primary, *fact.in_rows):
+        state.retired.discard(version)
+
+
+def abandoning(heads: Collection[AuditHead]) -> str:
+    """The heads that officers sign as abandoned, in the line `Authorises`."""
+    newest = max(heads, key=lambda head: head.seq)
+    others = f" (nor {len(heads) - 1} older)" if len(heads) > 1 else ""
+    return f"accept that event {newest.seq} {newest.hash}{others} is not in the audit"
+
+
+def voiding(heads: Collection[AuditHead]) -> str:
+    """The events that officers sign to be nobody's, in the line `Authorises`."""
+    newest = max(heads, key=lambda head: head.seq)
+    others = f" and {len(heads) - 1} before it" if len(heads) > 1 else ""
+    return f"hold event {newest.seq} {newest.hash}{others} for nothing, since the pipeline did not sign that"
+
+
+def continuing(server: DatabaseServer) -> str:
+    """The server that officers sign as that of a walk, in the line `Authorises`."""
+    return f"continue on {visible(server.host).replace(';', ',')}, timeline {server.timeline}"
+
+
+REQUEST_RULES: Rules = {
+    RequestOpened: _opened,
+    SignatureAdded: _signed,
+    StatusChanged: _moved,
+    Blocked: _blocked,
+    Unblocked: _blocked,
+    RolloutConfirmed: _confirmed,
+    RosterPinned: _pinned,
+    HostsPinned: _hosts_pinned,
+    DatabaseReconciled: _reconciled,
+}
