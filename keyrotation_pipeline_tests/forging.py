@@ -1,5 +1,6 @@
 """What the owner of a database can write into its audit: events whose hashes are right, past the program's checks."""
 
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from keyrotation_pipeline.audit.event_signatures import EventSignature, message_
 from keyrotation_pipeline.audit.events import entry_of
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.model.approval import Signature
-from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, Fact, Note, body_of, hash_of
+from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, Fact, Note, body_of, canonical, hash_of
 from keyrotation_pipeline.model.request_events import RequestOpened, SignatureAdded, StatusChanged
 from keyrotation_pipeline.model.requests import Request, RequestStatus
 
@@ -110,6 +111,26 @@ class Forger:
                 "UPDATE keyrotation.audit_events SET (body, previous_hash, hash, signature) = (%s, %s, %s, %s)"
                 " WHERE seq = %s",
                 (new, head.hash, after.hash, event.signature, seq),
+            )
+            head = after
+        self._correct_head(head)
+
+    def strip(self) -> None:
+        """Delete each signature and the event that says since when there are any, and number and hash the rest anew."""
+        kept = self.connection.execute(
+            "SELECT seq, body FROM keyrotation.audit_events WHERE event <> 'audit_signing_begun' ORDER BY seq"
+        ).fetchall()
+        self.connection.execute("DELETE FROM keyrotation.audit_events")
+        self._correct_head(AuditHead(0, GENESIS))
+        head = AuditHead(0, GENESIS)
+        for _, body in kept:
+            said = json.loads(body) | {"seq": head.seq + 1}
+            new = canonical(said)
+            after = AuditHead(head.seq + 1, hash_of(head.hash, new))
+            self.connection.execute(
+                "INSERT INTO keyrotation.audit_events (seq, body, previous_hash, hash, event, request)"
+                " VALUES (%s, %s, %s, %s, %s, %s)",
+                (after.seq, new, head.hash, after.hash, said["event"], said["request"]),
             )
             head = after
         self._correct_head(head)

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 
-from keyrotation_pipeline.adapters.backups.anchors import ROSTER, FileAnchors, advance_head, stored_head
+from keyrotation_pipeline.adapters.backups.anchors import ROSTER, FileAnchors, advance_head, kept_heads, stored_head
+from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.home_files import FileCheckpoints
 from keyrotation_pipeline.adapters.officer_signatures import OfficerFiles, OfficerSignatures
@@ -366,7 +367,8 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
     anchors = settings.home / "anchors"
     verify, advance = signatures.verify_as_of, partial(advance_head, anchors)
     own = signing_key(settings)
-    ledger = PostgresLedger(connection, clock, actor, identity, verify, checkpoints, advance, own)
+    kept = partial(kept_heads, BackupDirectory(anchors), BackupDirectory(settings.backup_directory))
+    ledger = PostgresLedger(connection, clock, actor, identity, verify, checkpoints, advance, own, kept)
     trust = ManifestTrust(own, ledger, signatures, clock)
     return Pipeline(
         tables=settings.encrypted_tables,

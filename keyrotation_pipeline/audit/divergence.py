@@ -225,10 +225,12 @@ def _about_anchors(ledger: Ledger, unknown: tuple[AuditHead, ...]) -> Iterator[s
     if not unknown:
         return
     newest, head = max(unknown, key=lambda anchor: anchor.seq), ledger.head()
+    unsigned = ", and this home signs no event of it" if ledger.replayed().signed_from is None else ""
     if newest.seq > head.seq:
-        yield f"the audit ends at event {head.seq}, but a copy outside names event {newest.seq} {newest.hash[:16]}"
+        named = f"event {newest.seq} {newest.hash[:16]}"
+        yield f"the audit ends at event {head.seq}, but a copy outside names {named}{unsigned}"
     else:
-        yield f"event {newest.seq} of the audit is not the one that a copy outside names ({newest.hash[:16]})"
+        yield f"event {newest.seq} of the audit is not the one that a copy outside names ({newest.hash[:16]}){unsigned}"
 
 
 def _about_keys(stored: StoredKeys, records: Sequence[KeyRecord], expected: AuditExpectations) -> Iterator[str]:

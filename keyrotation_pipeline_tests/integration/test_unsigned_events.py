@@ -243,3 +243,32 @@ def test_a_report_that_whoever_has_the_home_records_must_name_heads_of_this_audi
                 record(pipeline.ledger, form, {doctored.name: doctored.read_bytes()})
             typed.run("audit", "verify", "--anchor", doctored.name, expect=1)
             assert "is not the one that an anchor names" in typed.printed[-1]
+
+
+@pytest.mark.parametrize("left", ["home", "backup"])
+def test_no_home_begins_to_sign_an_audit_anew_that_somebody_has_stripped(
+    office: Office, typed: Folder, left: str
+) -> None:
+    """Every hash is right, and everything is what a version that did not sign would have written."""
+    typed.run("backup", "--json")
+    with office.owner() as owner:
+        Forger(owner).strip()
+    if left == "backup":
+        (office.anchors / "audit-head.json").unlink()
+    as_another_process()
+    backup = json.loads(typed.run("backup", "--json", expect=1))
+    assert "is not the one that an anchor names" in backup["audit_fault"]
+    events = [each["event"] for each in json.loads(typed.run("audit", "log", "--json"))]
+    assert "audit_signing_begun" not in events
+    [sentence] = [each for each in json.loads(typed.run("status", "--json"))["attention"] if "signs no event" in each]
+    assert sentence.endswith("run `keyrotation reconcile`")
+
+    with office.pipeline() as pipeline:
+        asked, _ = open_reconciliation(pipeline, requested_by="dba")
+        text = pipeline.ledger.approval_text(asked.id)
+        for name in ("Ada", "Ben"):
+            add_approval(pipeline, asked, office.people[name].sign(text))
+        reconcile(pipeline, asked)
+        verify_everything(pipeline)
+        assert pipeline.ledger.replayed().signed_from is not None, "what officers gave up names nothing any more"
+    assert not any("signs no event" in each for each in json.loads(typed.run("status", "--json"))["attention"])

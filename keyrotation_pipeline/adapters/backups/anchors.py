@@ -37,8 +37,7 @@ class FileAnchors:
 
     def heads(self) -> tuple[AuditHead, ...]:
         """See `Anchors.heads`; a damaged file yields none."""
-        found = {*_heads_in(self._own), *_heads_in(self._backups)}
-        return tuple(sorted(found, key=lambda head: (head.seq, head.hash)))
+        return kept_heads(self._own, self._backups)
 
     def roster(self) -> PinnedRoster | None:
         """See `Anchors.roster`."""
@@ -59,6 +58,12 @@ class FileAnchors:
     def roster_digests(self) -> frozenset[str]:
         """See `Anchors.roster_digests`; a damaged manifest yields none."""
         return frozenset(made.roster for made in sets_of(self._backups, self._seals) if made.roster is not None)
+
+
+def kept_heads(*places: BackupDirectory) -> tuple[AuditHead, ...]:
+    """Returns every head that the files of these places name, in order of seq; a damaged file names none."""
+    found = {head for place in places for head in _heads_in(place)}
+    return tuple(sorted(found, key=lambda head: (head.seq, head.hash)))
 
 
 def stored_head(directory: Path) -> AuditHead | None:

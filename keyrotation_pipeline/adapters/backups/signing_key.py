@@ -6,6 +6,8 @@ A signature is the plain 64 bytes over the manifest's bytes, so a machine with o
 
 import base64
 import binascii
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -22,6 +24,23 @@ from cryptography.hazmat.primitives.serialization import (
 from keyrotation_pipeline.adapters.backups.directory import write_new
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.regular_files import read_bytes
+
+
+@dataclass(frozen=True)
+class LoadedKey:
+    """The key as it was read."""
+
+    private: Ed25519PrivateKey = field(repr=False)
+
+    @cached_property
+    def public(self) -> str:
+        """See `ManifestSigner.public`."""
+        der = self.private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return base64.b64encode(der).decode()
+
+    def sign(self, manifest: bytes) -> bytes:
+        """See `ManifestSigner.sign`."""
+        return self.private.sign(manifest)
 
 
 class SigningKey:
@@ -47,18 +66,18 @@ class SigningKey:
     @property
     def public(self) -> str:
         """See `ManifestSigner.public`."""
-        der = self._private().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        return base64.b64encode(der).decode()
+        return self.loaded().public
 
     def sign(self, manifest: bytes) -> bytes:
         """See `ManifestSigner.sign`."""
-        return self._private().sign(manifest)
+        return self.loaded().sign(manifest)
 
     def verifies(self, public: str, manifest: bytes, signature: bytes) -> bool:
         """See `ManifestSigner.verifies`."""
         return verifies(public, manifest, signature)
 
-    def _private(self) -> Ed25519PrivateKey:
+    def loaded(self) -> LoadedKey:
+        """Reads the key, to be used more than once; raises as `public`."""
         try:
             key = load_pem_private_key(read_bytes(self._path), None)
         except OSError:
@@ -69,7 +88,7 @@ class SigningKey:
             key = None
         if not isinstance(key, Ed25519PrivateKey):
             raise BackupError(f"{self._path} is not an Ed25519 key; move it away and run `keyrotation init`")
-        return key
+        return LoadedKey(key)
 
 
 def verifies(public: str, manifest: bytes, signature: bytes) -> bool:

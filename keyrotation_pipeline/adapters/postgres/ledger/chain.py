@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import LiteralString
 
@@ -9,7 +10,7 @@ import psycopg
 
 from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.ledger import transactions
-from keyrotation_pipeline.adapters.postgres.ledger.transactions import LedgerSession
+from keyrotation_pipeline.adapters.postgres.ledger.transactions import LedgerSession, LoadedKey
 from keyrotation_pipeline.audit.event_signatures import EventSignature, message_of
 from keyrotation_pipeline.audit.events import entry_of, require_in_order, require_indexed
 from keyrotation_pipeline.audit.history import LedgerState
@@ -38,11 +39,24 @@ _OF_REQUEST: LiteralString = " AND request = %(request)s"
 _IN_ORDER: LiteralString = " ORDER BY seq LIMIT %(page)s"
 
 
+@dataclass(frozen=True, slots=True)
+class _Signing:
+    """The key that signs the next event, and since which one it vouches for every one; None: from the next one on."""
+
+    key: LoadedKey
+    since: int | None
+
+    def signature(self, seq: int, digest: str) -> str:
+        since = self.since or seq
+        return EventSignature(since, self.key.public, self.key.sign(message_of(since, digest))).encode()
+
+
 class AuditChain(LedgerSession):
     """The audit part of the ledger; the other parts append their events through it, and read its replay."""
 
     _depth = 0
     _has_changed = False
+    _loaded: LoadedKey | None = None
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -53,16 +67,22 @@ class AuditChain(LedgerSession):
                 yield
         except BaseException:
             if self._depth == 1:
-                self._has_changed = False
+                self._has_changed, self._loaded = False, None
             raise
         finally:
             self._depth -= 1
-        if not self._depth and self._has_changed:
-            self._has_changed = False
-            if self.advance is not None:
-                # What was committed: an inner transaction may have been rolled back.
-                state = self.replayed()
-                self.advance(state.head, state.replaces)
+        if not self._depth:
+            try:
+                self._advance()
+            finally:
+                self._loaded = None
+
+    def _advance(self) -> None:
+        has_changed, self._has_changed = self._has_changed, False
+        if has_changed and self.advance is not None:
+            # What was committed: an inner transaction may have been rolled back.
+            state = self.replayed()
+            self.advance(state.head, state.replaces)
 
     def head(self) -> AuditHead:
         """See `Ledger.head`."""
@@ -81,14 +101,24 @@ class AuditChain(LedgerSession):
             newest = self._newest(head)
             if newest is not None:
                 head = AuditHead(newest.seq, newest.hash)
-            if not self._wrote(newest) and self._begins_to_sign():
-                newest = self._append(SigningBegun(self._public(), head), None, head, newest)
-                head = AuditHead(newest.seq, newest.hash)
-            event = self._append(fact, request, head, newest)
+            signing = self._signing(newest)
+            if signing is not None and signing.since is None and self.replayed().signed_from is None:
+                if not self._begins_to_sign():
+                    signing = None
+                else:
+                    begun = SigningBegun(signing.key.public, head)
+                    newest = self._append(begun, None, head, newest, signing)
+                    head, signing = AuditHead(newest.seq, newest.hash), replace(signing, since=newest.seq)
+            event = self._append(fact, request, head, newest, signing)
         return AuditHead(event.seq, event.hash)
 
     def _append(
-        self, fact: Fact | Note, request: str | None, previous: AuditHead, newest: AuditEvent | None
+        self,
+        fact: Fact | Note,
+        request: str | None,
+        previous: AuditHead,
+        newest: AuditEvent | None,
+        signing: _Signing | None,
     ) -> AuditEvent:
         seq = previous.seq + 1
         body = body_of(
@@ -101,7 +131,7 @@ class AuditChain(LedgerSession):
             facts=fact.as_json(),
         )
         digest = hash_of(previous.hash, body)
-        signature = self._signature(newest, seq, digest)
+        signature = None if signing is None else signing.signature(seq, digest)
         event = AuditEvent(seq, body, previous.hash, digest, fact.kind, request, signature)
         if type(fact) in RULES:
             self._require_possible(event)
@@ -131,33 +161,30 @@ class AuditChain(LedgerSession):
     def _is_of_nobody(self, event: AuditEvent) -> bool:
         return hash_of(event.previous, event.body) == event.hash and event.seq in self.replayed().unsigned
 
-    def _public(self) -> str:
-        return "" if self.signer is None else self.signer.public
+    def _own_key(self) -> LoadedKey | None:
+        """Returns the key that signs, which a transaction reads once."""
+        if self.signer is None or self._loaded is not None:
+            return self._loaded
+        key = self.signer.loaded()
+        self._loaded = key if self._depth else None
+        return key
 
-    def _wrote(self, newest: AuditEvent | None) -> bool:
-        """Returns whether this home signed an event, so that its signature goes on to vouch for those before."""
-        if self.signer is None or newest is None:
-            return False
-        signature = EventSignature.parse(newest.signature)
-        is_own = signature is not None and signature.public == self.signer.public
-        return is_own and signature is not None and signature.verifies(newest, self.signer.verifies)
+    def _signing(self, newest: AuditEvent | None) -> _Signing | None:
+        """Returns how the next event is signed; None: nobody does."""
+        if (key := self._own_key()) is None or self.signer is None:
+            return None
+        signature = None if newest is None else EventSignature.parse(newest.signature)
+        if newest is None or signature is None or signature.public != key.public:
+            return _Signing(key, None)
+        return _Signing(key, signature.since if signature.verifies(newest, self.signer.verifies) else None)
 
     def _begins_to_sign(self) -> bool:
-        """Returns whether nothing is signed yet, and the key of this home is the one that the audit names, if any."""
-        if self.signer is None:
-            return False
-        state = self.replayed()
-        named = not state.signers or state.own_signer in state.signers
-        return state.signed_from is None and named
+        """Returns whether this home has the key that the audit names, if any, and the audit what home and backups name.
 
-    def _signature(self, newest: AuditEvent | None, seq: int, digest: str) -> str | None:
-        if self.signer is None:
-            return None
-        since = seq
-        if newest is not None and self._wrote(newest) and (known := EventSignature.parse(newest.signature)):
-            since = known.since
-        signed = self.signer.sign(message_of(since, digest))
-        return EventSignature(since, self.signer.public, signed).encode()
+        One that lacks that may have been signed before, by events that somebody has deleted.
+        """
+        state = self.replayed()
+        return (not state.signers or state.own_signer in state.signers) and not state.missing(self.kept())
 
     def _require_possible(self, event: AuditEvent) -> None:
         """Refuses an event that the audit would never verify with, such as one that another process came before."""
@@ -212,9 +239,9 @@ class AuditChain(LedgerSession):
         return self.signer is not None and self.signer.verifies(public, message, signature)
 
     def _own_signer(self) -> str | None:
-        if self.signer is not None:
-            with suppress(BackupError):
-                return signer_fingerprint(self.signer.public)
+        with suppress(BackupError):
+            key = self._own_key()
+            return None if key is None else signer_fingerprint(key.public)
         return None
 
     def _require_unchanged(self, event: AuditEvent) -> None:

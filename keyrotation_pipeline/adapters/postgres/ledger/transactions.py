@@ -4,7 +4,7 @@ Not advisory locks: any role that can connect reads their numbers in `pg_locks`,
 likes. Nobody but our role may write the tables of the schema `keyrotation`, or lock them against a writer.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, LiteralString, Protocol
 
@@ -85,15 +85,22 @@ Parameters = Sequence[object] | Mapping[str, object] | None
 _BEGIN_READING = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
 
 
-class EventSigner(Protocol):
-    """The key of this home, which signs its backups and its events."""
+class LoadedKey(Protocol):
+    """A key that was read."""
 
     @property
     def public(self) -> str:
-        """The base64 of its SubjectPublicKeyInfo; raises BackupError if it cannot be read."""
+        """The base64 of its SubjectPublicKeyInfo."""
 
     def sign(self, manifest: bytes) -> bytes:
-        """Returns an Ed25519 signature of 64 bytes; raises as `public`."""
+        """Returns an Ed25519 signature of 64 bytes."""
+
+
+class EventSigner(Protocol):
+    """The key of this home, which signs its backups and its events."""
+
+    def loaded(self) -> LoadedKey:
+        """Reads the key; raises BackupError if it cannot be read."""
 
     def verifies(self, public: str, manifest: bytes, signature: bytes) -> bool:
         """Returns whether a signature is over exactly this, by this public key."""
@@ -117,6 +124,7 @@ class LedgerSession:
         checkpoints: where the home stores what an earlier process has replayed; None: nowhere.
         advance: stores the newest head outside the database, after each commit that appended an event.
         signer: signs each event; None: nobody does.
+        kept: reads the heads that home and backups name; signing begins only in an audit that leads through them.
     """
 
     def __init__(
@@ -129,6 +137,7 @@ class LedgerSession:
         checkpoints: Checkpoints | None = None,
         advance: Advance | None = None,
         signer: EventSigner | None = None,
+        kept: Callable[[], Iterable[AuditHead]] = tuple,
     ) -> None:
         self.connection = connection
         self.clock = clock
@@ -138,6 +147,7 @@ class LedgerSession:
         self.checkpoints = checkpoints
         self.advance = advance
         self.signer = signer
+        self.kept = kept
         self._is_reading = False
         self._schema = schema_of(connection)
 
