@@ -87,10 +87,9 @@ class IndexSettings(Section):
         of: the encrypted column.
         odd: the column for indexes under keys with an odd number.
         even: the column for indexes under keys with an even number.
-        normalise: what is done to a text first, in this order: `strip`, `lower`, `nfc`. As in `SearchIndex`.
-        size_bytes: how much of the 32 bytes is kept, 2 to 32. As in `SearchIndex`.
-        algorithm: of `lockbox` only: that of blind_index, with its own costs: `argon2id` (default), `argon2id-slow`,
-            `pbkdf2-sha256`, `pbkdf2-sha256-slow` or `scrypt`.
+        normalise: what is done to a text first, in this order. As in `SearchIndex`.
+        size_bytes: how much of the 32 bytes is kept. As in `SearchIndex`.
+        algorithm: of `lockbox` only: that of blind_index, with its own costs; `argon2id` if it is not given.
     """
 
     of: Text

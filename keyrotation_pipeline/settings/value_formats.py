@@ -77,18 +77,15 @@ class FormatSettings(Section):
         aad: of `aes-gcm`, `lockbox` and `tink`: what each value is authenticated with, as in `{table}|{column}|{id}`:
             any name in braces but these two is a column of the same row, which `tink` does not take. Without it values
             are bound to nothing.
-        key_encoding: of `aes-gcm` only: how each key of the list is written, `b64`, `b64url` or `hex`.
-        key_bytes: of `aes-gcm` only: how long the keys are that rotations make, 16, 24 or 32 bytes (default: as long as
-            the key that each replaces).
-        cipher: of `laravel-crypt` only: as in config/app.php, `AES-256-CBC` (default), `AES-256-GCM`, `AES-128-CBC` or
-            `AES-128-GCM`.
+        key_encoding: of `aes-gcm` only: how each key of the list is written.
+        key_bytes: of `aes-gcm` only: how long new keys are; default: as long as the key that each replaces.
+        cipher: of `laravel-crypt` only: as in config/app.php; default `AES-256-CBC`.
         logins: of `aes-gcm`, `lockbox` and `laravel-crypt`, and needed there: by version, the login (or a list of
             them) that applications use while they encrypt with it.
-        iv_length: of `cloak-ecto` only: that of the application's ciphers, 12 (default) or 16.
-        derivation: how the application derives keys from its list. Of `rails-ar-encryption`: `pbkdf2-sha256` (default;
-            `load_defaults` of Rails 7.1 and later) or `pbkdf2-sha1`. Of `fernet`: `django-fernet-encrypted-fields`,
-            whose list has pairs `SECRET_KEY:SALT_KEY`; `django-fernet-fields`; or `sha256`. Of `aes-gcm`: `sha256`, or
-            `lockbox`, whose list has master keys. Default: keys as they are.
+        iv_length: of `cloak-ecto` only: that of the application's ciphers; default 12.
+        derivation: how the application derives keys from its list; default: not at all, of `rails-ar-encryption`
+            `pbkdf2-sha256`. `pbkdf2-…` are of Rails, `django-…` of `fernet`, `sha256` of `fernet` and `aes-gcm`,
+            `lockbox` of `aes-gcm`.
         salt: of `rails-ar-encryption` only, and needed there: its `key_derivation_salt`, which is no secret here.
         generation: of `native` only: of the keys that rotations make from now on. 2: KC-XAES-256-GCM, with values bound
             to their columns; every application must read it first.

@@ -1,7 +1,8 @@
-"""The generated parts of docs/protocol.md: the state diagram, the guards with their counterexamples, the models."""
+"""The generated parts of docs/protocol.md: the state diagram, the models, the guards; and their counterexamples."""
 
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 from keyrotation_pipeline.model.requests import Walk
@@ -10,10 +11,11 @@ from keyrotation_pipeline_tests.protocol.actors import Transition
 from keyrotation_pipeline_tests.protocol.guards import GUARDS, Guard, counterexample
 from keyrotation_pipeline_tests.protocol.machine import Machine, request_id
 from keyrotation_pipeline_tests.protocol.models import MODELS, ROLLBACK, ROUTINE, Model
-from keyrotation_pipeline_tests.protocol.search import explore_with
+from keyrotation_pipeline_tests.protocol.search import Exploration, explore_with
 from keyrotation_pipeline_tests.protocol.state import State
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
+TRACES = Path(__file__).with_name("counterexamples.md")
 _DIAGRAM = Model("diagram", "", (ROUTINE, ROLLBACK), 2, instances=1, rows=1, controls=frozenset({"cancel"}), dies=False)
 _ID = re.compile(r"0{20,}(\d+)")
 _READS = " reads the key store"
@@ -22,7 +24,7 @@ _READS = " reads the key store"
 def page() -> str:
     """The page as it should be."""
     text = PAGE.read_text()
-    for name, made in {"diagram": diagram, "guards": gallery, "models": models}.items():
+    for name, made in {"diagram": diagram, "guards": guards, "models": models}.items():
         begin, end = f"<!-- {name}: generated -->\n", f"<!-- end of {name} -->"
         before, _, rest = text.partition(begin)
         text = f"{before}{begin}{made()}{end}{rest.partition(end)[2]}"
@@ -62,17 +64,35 @@ def _verb(action: str, number: int) -> str:
     return action.split(maxsplit=1)[0] if action.startswith(("request", "cancel")) else ""
 
 
-def gallery() -> str:
-    """What happens without each guard."""
-    return "\n".join(_shown(guard) for guard in GUARDS)
+def guards() -> str:
+    """What is broken without each guard."""
+    return "\n".join(f"- **{guard.name}**: {_broken(guard)}." for guard in GUARDS) + "\n"
+
+
+def traces() -> str:
+    """The shortest way to that, of each guard."""
+    head = "What happens without each guard. A step is that of request 1, unless it says another.\n\n"
+    return head + "\n".join(map(_shown, GUARDS))
 
 
 def _shown(guard: Guard) -> str:
-    found = counterexample(guard)
+    steps = "; ".join(map(_short, _merged(_found(guard).counterexample)))
+    return f"## {guard.name}\n\nWhere: {guard.places}. Without it:\n\n{steps}.\n\n**{_broken(guard)}.**\n"
+
+
+def _broken(guard: Guard) -> str:
+    found = _found(guard)
     assert found.broken is not None
-    steps = "; ".join(map(_short, _merged(found.counterexample)))
-    broken = _ID.sub(r"\1", str(found.broken))
-    return f"### {guard.name}\n\nWhere: {guard.places}. Without it:\n\n{steps}.\n\n**{broken}.**\n"
+    return _ID.sub(r"\1", str(found.broken))
+
+
+def _found(guard: Guard) -> Exploration:
+    return _found_by_name(guard.name)
+
+
+@cache
+def _found_by_name(name: str) -> Exploration:
+    return counterexample(next(guard for guard in GUARDS if guard.name == name))
 
 
 def _short(line: str) -> str:
@@ -109,3 +129,4 @@ def models() -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page())
+    TRACES.write_text(traces())

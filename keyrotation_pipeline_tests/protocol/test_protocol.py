@@ -7,7 +7,7 @@ import pytest
 
 from keyrotation_pipeline_tests.protocol.actors import Actors
 from keyrotation_pipeline_tests.protocol.determinism import determined
-from keyrotation_pipeline_tests.protocol.gallery import PAGE, page
+from keyrotation_pipeline_tests.protocol.gallery import PAGE, TRACES, page, traces
 from keyrotation_pipeline_tests.protocol.guards import GUARDS, Guard, counterexample
 from keyrotation_pipeline_tests.protocol.invariants import Invariants
 from keyrotation_pipeline_tests.protocol.liveness import stuck
@@ -51,7 +51,9 @@ def test_without_a_guard_the_explorer_finds_what_it_prevents(guard: Guard) -> No
 
 
 def test_the_page_is_what_the_explorer_makes() -> None:
-    assert PAGE.read_text() == page(), "run `uv run python -m keyrotation_pipeline_tests.protocol.gallery`"
+    run = "run `uv run python -m keyrotation_pipeline_tests.protocol.gallery`"
+    assert PAGE.read_text() == page(), run
+    assert TRACES.read_text() == traces(), run
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in {"silence", "meanwhile", "rewritten"}])

@@ -1,5 +1,6 @@
 """What Dagster shows: assets, checks, jobs, schedules and sensors."""
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -59,6 +60,6 @@ def _name(thing: dg.JobDefinition | dg.ScheduleDefinition | dg.SensorDefinition)
 
 
 def _first(description: str | None) -> str:
-    """The first paragraph."""
+    """The first sentence; of the steps with its number."""
     assert description, "everything that a person sees in Dagster says what it does"
-    return in_markdown(description).partition("\n\n")[0]
+    return re.split(r"(?<!\d)\. ", in_markdown(description).partition("\n\n")[0])[0].rstrip(".") + "."

@@ -1,20 +1,16 @@
 """Every kind of audit event, with what its record says."""
 
-import dataclasses
 import inspect
-import typing
 from collections.abc import Iterator
 
 from keyrotation_pipeline.audit import events as known  # which imports every record  # noqa: F401
 from keyrotation_pipeline.model.audit import EventKind, Fact
-from keyrotation_pipeline.model.records import Alias
 from keyrotation_pipeline_tests.reference.markdown import code, in_markdown, listing, page_of
 
 _INTRODUCTION = """
-`keyrotation audit log` lists them, `--json` with their facts. Each event is canonical JSON with `seq`, `at`, `actor`,
-`database`, `request`, `event` and `facts`, chained by SHA-256 to its predecessor; `keyrotation audit verify` checks
-the chain, and that each event counts by the signatures of its moment. No event holds a key or content of a value.
-What ends in `_intended` is written before a step, and is followed by its outcome.
+`keyrotation audit log` lists them, and `--json` shows the facts of each. An event is canonical JSON, chained by SHA-256
+to its predecessor. None holds a key or content of a value. What ends in `_intended` is written before a step, and is
+followed by its outcome.
 """
 # Events that no code reads back; their facts are for people.
 _FOR_PEOPLE = {
@@ -49,7 +45,7 @@ def page() -> str:
 def _parts() -> Iterator[str]:
     yield _INTRODUCTION
     records = {record.kind: record for record in _records(Fact)}
-    yield listing((code(kind), _meaning(kind, records.get(kind)) + _facts(records.get(kind))) for kind in EventKind)
+    yield listing((code(kind), _meaning(kind, records.get(kind))) for kind in EventKind)
 
 
 def _records(of: type[Fact]) -> Iterator[type[Fact]]:
@@ -63,17 +59,3 @@ def _meaning(kind: EventKind, record: type[Fact] | None) -> str:
     if record is None:
         return _FOR_PEOPLE[kind]
     return in_markdown((inspect.getdoc(record) or "").partition("\n\n")[0])
-
-
-def _facts(record: type[Fact] | None) -> str:
-    if record is None:
-        return ""
-    hints = typing.get_type_hints(record, include_extras=True)
-    assert dataclasses.is_dataclass(record)
-    facts = ", ".join(code(_name(each.name, hints[each.name])) for each in dataclasses.fields(record))
-    return f" ({facts})" if facts else ""
-
-
-def _name(field: str, hint: object) -> str:
-    """The field's name in JSON."""
-    return next((each.name for each in getattr(hint, "__metadata__", ()) if isinstance(each, Alias)), field)

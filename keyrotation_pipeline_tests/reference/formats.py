@@ -12,12 +12,12 @@ from keyrotation_pipeline_tests.reference.markdown import code, in_markdown, lis
 
 _INTRODUCTION = """
 Encrypted values in these formats are recognised by their structure, in text and bytea, JSON and arrays, behind a prefix
-or in one more base64: *certain*. The key of a value is told by what stands in the value, by its MAC, or by decrypting
-only. What nothing marks is found by its bytes and lengths: *likely*, or *possible* where other data look the same.
-`keyrotation scan` says what to do about each; [these are rotated in place](../guides/own-library.md#formats).
+or in one more base64: *certain*. What nothing marks is found by its bytes and lengths: *likely*, or *possible* where
+other data look the same. In brackets: what tells the key of a value, and how many keys the library reads. `keyrotation
+scan` says what to do about each; [these are rotated in place](../guides/own-library.md#formats).
 """
 _TOLD = {"marker": "the value", "mac": "its MAC", "decrypt": "decrypting"}
-_TWO_KEYS = {True: "its library reads two keys", False: "its library reads one key", None: "library not known"}
+_TWO_KEYS = {True: "two keys", False: "one key", None: "not known"}
 _COLUMN = Place("public.table", "column", None, elements=False, type="text")
 _UNMARKED = {
     "`attr_encrypted`": (
@@ -46,7 +46,7 @@ def _parts() -> Iterator[str]:
 def _row(shown: str, says: str, name: str) -> tuple[str, str]:
     column = replace(_COLUMN, type="bytea") if name in FORMATS and FORMATS[name].is_binary else _COLUMN
     advice = advice_for(name, column, wrapped=False, names_keys=False)
-    return shown, f"{says} Key told by {_TOLD[advice.identified_by]}; {_TWO_KEYS[advice.reads_two_keys]}."
+    return shown, f"{says} ({_TOLD[advice.identified_by]}; {_TWO_KEYS[advice.reads_two_keys]})"
 
 
 def _described() -> dict[str, str]:

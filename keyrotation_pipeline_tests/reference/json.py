@@ -1,13 +1,8 @@
 """The fields of what each command prints with `--json`."""
 
-import re
 from collections.abc import Iterator
-from dataclasses import replace
-from json import dumps
 
-from keyrotation_pipeline.cli.output import SCHEMA
 from keyrotation_pipeline_tests.acceptance.documents import FIELDS, LISTS
-from keyrotation_pipeline_tests.contract.test_prometheus_rules import full
 from keyrotation_pipeline_tests.reference.markdown import code, listing, page_of
 
 _INTRODUCTION = """
@@ -33,20 +28,3 @@ def _parts() -> Iterator[str]:
             name
         )
     yield listing((", ".join(map(code, names)), fields) for fields, names in same.items())
-    yield "## An example"
-    yield (
-        "`keyrotation status --json` in the middle of a rotation, with an open incident; `requests --json` lists the "
-        "elements of `requests`."
-    )
-    yield f"```json\n{_example()}\n```"
-
-
-def _example() -> str:
-    """A status whose ids, hashes and fingerprints are shown as one."""
-    status = full()
-    assert status.rotation is not None
-    walk = replace(status.rotation.walk, blocked_by=None)
-    waits = replace(status.rotation, walk=walk, waiting_for="the pace that was set: 500 rows/s a shard")
-    shown = replace(status, database="clinic@db", rotation=waits, attention=("INC-2026-001 is open: …",))
-    text = dumps({"schema": SCHEMA, **shown.as_json()}, indent=2, ensure_ascii=False)
-    return re.sub(r"\b[0-9a-f]{16,}\b", "0f3a21c4…", text)

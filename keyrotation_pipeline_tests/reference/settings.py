@@ -59,7 +59,7 @@ def _parts() -> Iterator[str]:
             yield in_markdown(about)
         own = _own(section).items()
         if own:
-            yield listing((f"{code(each.alias or name)} ({_limits(each)})", meanings[name]) for name, each in own)
+            yield listing((code(each.alias or name) + _limits(each), meanings[name]) for name, each in own)
 
 
 def sections() -> Iterator[tuple[str, type[Section]]]:
@@ -102,9 +102,11 @@ def _documented(section: type[Section]) -> tuple[str, dict[str, str]]:
 
 
 def _limits(field: FieldInfo) -> str:
-    """What the setting takes, and its default."""
-    default = _default(field)
-    return _kind(field) + (f"; default {default}" if default.startswith("`") else f"; {default}" if default else "")
+    """What the setting takes, unless that is any text, and its default."""
+    kind, default = _kind(field), _default(field)
+    said = [] if kind == "text" else [kind]
+    said += [f"default {default}" if default.startswith("`") else default] if default else []
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def _kind(field: FieldInfo) -> str:

@@ -80,7 +80,8 @@ def test_the_table_of_attackers_links_the_page_of_each() -> None:
 
 
 def test_the_index_of_decisions_lists_each_by_its_title() -> None:
-    listed = dict(re.findall(r"\]\((\d{4}-.+?\.md)\) \| (.+?) \|", (TOP / "docs/adr/README.md").read_text()))
+    index = (TOP / "docs/adr/README.md").read_text()
+    listed = {file: title for title, file in re.findall(r"(?m)^- \[\d+\. (.+?)\]\((\d{4}-.+?\.md)\)", index)}
     titles = {
         path.name: re.sub(r"^# \d+\. ", "", path.read_text().splitlines()[0]) for path in TOP.glob("docs/adr/[0-9]*.md")
     }
