@@ -12,7 +12,7 @@ from keyrotation_pipeline_tests.protocol.guards import GUARDS, Guard, counterexa
 from keyrotation_pipeline_tests.protocol.invariants import Invariants
 from keyrotation_pipeline_tests.protocol.liveness import stuck
 from keyrotation_pipeline_tests.protocol.machine import Machine, Outcome
-from keyrotation_pipeline_tests.protocol.models import LARGER, MODELS, MOST_STATES, Model
+from keyrotation_pipeline_tests.protocol.models import LARGER, MODELS, MOST_STATES, SMALLER, Model
 from keyrotation_pipeline_tests.protocol.search import Exploration, explore, first_state
 from keyrotation_pipeline_tests.protocol.traces import relation
 
@@ -27,12 +27,15 @@ def _require_sound(model: Model, *, most: int, seconds: float) -> Exploration:
     return found
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_every_state_keeps_every_invariant_and_every_walk_can_still_end(name: str) -> None:
-    most = MOST_STATES.get(name, 10**9)
-    found = _require_sound(MODELS[name], most=most, seconds=1e9)
+@pytest.mark.parametrize("model", [
+    *(pytest.param(SMALLER.get(name, model), id=name) for name, model in MODELS.items()),
+    *(pytest.param(MODELS[name], id=f"{name} whole", marks=pytest.mark.extended) for name in SMALLER),
+])  # fmt: skip
+def test_every_state_keeps_every_invariant_and_every_walk_can_still_end(model: Model) -> None:
+    most = MOST_STATES.get(model.name, 10**9)
+    found = _require_sound(model, most=most, seconds=1e9)
     assert found.is_whole or len(found.states) >= most
-    assert name != "walk" or len(found.states) > 100_000
+    assert model != MODELS["walk"] or len(found.states) > 100_000
     new = found.machine.relation - relation()
     assert not new, f"run `uv run python -m keyrotation_pipeline_tests.protocol.relation`; new is {min(new)}"
 
