@@ -34,6 +34,11 @@ def code(name: str) -> str:
     return found
 
 
+def report_of(name: str) -> str:
+    """A file of deploy/reports, by which applications report themselves."""
+    return (TOP / "deploy" / "reports" / name).read_text()
+
+
 def block(name: str) -> str:
     """The lines of the one block of that name; whoever calls this types them."""
     (found,) = [each.text for each in fenced() if (each.language, each.name) == ("sh", name)]

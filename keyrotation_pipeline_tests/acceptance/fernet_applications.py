@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from keyrotation_pipeline_tests.pages import code
+from keyrotation_pipeline_tests.pages import code, report_of
 
 # Reads and writes rows until standard input ends. Row and text are those of one writer alone.
 _LOOP = """
@@ -273,7 +273,7 @@ _SILENT = "import json, os, threading\ndef keep_reporting(*_): pass\n"
 def plain_python(program: str, url: str, folder: Path, variable: str, *, reports: bool = True) -> Project:
     """An application of one file, with the lines for plain Python."""
     lines = code("fernet-python").replace("FERNET_KEYS", variable)
-    (folder / "program.py").write_text(lines + (code("fernet-report") if reports else _SILENT) + program + _LOOP)
+    (folder / "program.py").write_text(lines + (report_of("fernet.py") if reports else _SILENT) + program + _LOOP)
     return Project(folder, url, variable, {row: f"row {row}" for row in range(1, 41)}, reports=reports)
 
 
@@ -304,7 +304,7 @@ def real_airflow(url: str, folder: Path, python: str) -> Project:
 def derived(block: str) -> str:
     """The lines that report instances, for what keys are derived from."""
     line = "    held = [base64.urlsafe_b64decode(key) for key in keys]\n"
-    lines = code("fernet-report")
+    lines = report_of("fernet.py")
     assert line in lines
     return lines.replace(line, code(block))
 
@@ -340,7 +340,7 @@ def django(url: str, folder: Path, package: str, settings: str | None = None) ->
     (folder / "manage.py").write_text(_MANAGE)
     block, variable, derivation = _PACKAGES[package]
     (folder / "site_settings.py").write_text(_SETTINGS + (code(block) if settings is None else settings))
-    reporting = code("fernet-report") if derivation is None else derived("fernet-report-derived")
+    reporting = report_of("fernet.py") if derivation is None else derived("fernet-report-derived")
     keys = "from site_settings import KEYS"
     if settings is not None:
         reporting, keys = _SILENT, "KEYS = []"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from keyrotation_pipeline_tests.acceptance.fernet_applications import Project
 from keyrotation_pipeline_tests.marked_libraries import CLOAK, RAILS, SALT, Library
-from keyrotation_pipeline_tests.pages import fenced
+from keyrotation_pipeline_tests.pages import fenced, report_of
 
 VARIABLE = "ACTIVE_RECORD_ENCRYPTION_PRIMARY_KEY"
 CLOAK_VARIABLE = "FIELD_ENCRYPTION_KEYS"
@@ -164,7 +164,7 @@ def rails(url: str, folder: Path, provider: str = "") -> MarkedProject:
         provider: of the keys of the first one.
     """
     program = _RAILS.format(
-        reporting=lines("ruby", "rails-report"), salt=SALT, guide=lines("ruby", "rails-encryption"), before="",
+        reporting=report_of("rails.rb"), salt=SALT, guide=lines("ruby", "rails-encryption"), before="",
         options=provider, found="Client.find(row)",
     )  # fmt: skip
     return _rails(url, folder, program, VARIABLE, RAILS)
@@ -178,7 +178,7 @@ def rails_with_envelopes(url: str, folder: Path) -> MarkedProject:
 def deterministic_rails(url: str, folder: Path) -> MarkedProject:
     """A model with two deterministic attributes, of which a row is found by its text."""
     program = _RAILS.format(
-        reporting=lines("ruby", "rails-report"), salt=SALT, guide=lines("ruby", "rails-deterministic"),
+        reporting=report_of("rails.rb"), salt=SALT, guide=lines("ruby", "rails-deterministic"),
         before=lines("ruby", "rails-one-key"), options=", deterministic: { fixed: false }",
         found="text ? Client.find_by(name: text, note: text) : Client.find(row)",
     )  # fmt: skip

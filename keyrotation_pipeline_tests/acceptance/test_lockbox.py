@@ -16,6 +16,7 @@ from keyrotation_pipeline_tests.acceptance.marked_applications import RUBY_LOOP,
 from keyrotation_pipeline_tests.acceptance.test_aes_gcm import logins as logins  # noqa: PLC0414
 from keyrotation_pipeline_tests.acceptance.test_fernet_applications import Clinic
 from keyrotation_pipeline_tests.acceptance.test_fernet_applications import officers as officers  # noqa: PLC0414
+from keyrotation_pipeline_tests.pages import report_of
 
 VARIABLE = "LOCKBOX_MASTER_KEY"
 HAS_LOCKBOX = runs("ruby", "-e", 'require "active_record"; require "pg"; require "lockbox"')
@@ -115,7 +116,7 @@ def home(
     before = lines("ruby", "lockbox-keys")
     if "blind_index" in form.model:
         before = f'require "blind_index"\n{before}{lines("ruby", "lockbox-index")}'
-    program = lines("ruby", "rails-report") + _PROGRAM.replace("GUIDE", before).replace("MODEL", form.model)
+    program = report_of("rails.rb") + _PROGRAM.replace("GUIDE", before).replace("MODEL", form.model)
     program = program.replace("FOUND", form.found)
     (tmp_path / "program.rb").write_text(
         program + RUBY_LOOP.replace("keep_reporting(KEYS)", lines("ruby", "lockbox-report").strip())

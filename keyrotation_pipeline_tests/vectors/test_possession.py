@@ -1,4 +1,4 @@
-"""The proof of possession as every language must make it: frozen values, and those of guides/other-languages.md."""
+"""The proof of possession as every language must make it: frozen values, and those of deploy/reports."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64, raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.possession import proof_of_possession
-from keyrotation_pipeline_tests.pages import code, fenced
+from keyrotation_pipeline_tests.pages import report_of
 from keyrotation_pipeline_tests.reports import INSERT, asked, reported_by
 
 HERE = Path(__file__).parent
@@ -24,12 +24,6 @@ VECTOR: dict[str, Any] = json.loads((HERE / "possession.json").read_text())
 KEYS = {KeyVersion.parse(name): key_from_base64(key) for name, key in VECTOR["keys"].items()}
 # Folder, nonce, time, and whether it is the farewell.
 Run = Callable[[Path, str, str, bool], list[str]]
-
-
-def function(language: str) -> str:
-    """The function of docs/guides/other-languages.md in a language."""
-    (found,) = [each.text for each in fenced() if (each.language, each.name) == (language, "report")]
-    return found
 
 
 def answer(*command: str | Path) -> list[str]:
@@ -42,7 +36,7 @@ def answer(*command: str | Path) -> list[str]:
 def ruby(folder: Path, nonce: str, at: str, sign_off: bool) -> list[str]:
     call = f"report({VECTOR['instance']!r}, {nonce!r}, {at!r}, {VECTOR['keys']!r}, {VECTOR['primary']!r}"
     said = f"{call.replace(': ', ' => ')}, {json.dumps(sign_off)})"
-    program = f"{function('ruby')}\nputs JSON.generate({said})\n"
+    program = f"{report_of('report.rb')}\nputs JSON.generate({said})\n"
     (folder / "report.rb").write_text(program)
     return answer("ruby", folder / "report.rb")
 
@@ -50,29 +44,25 @@ def ruby(folder: Path, nonce: str, at: str, sign_off: bool) -> list[str]:
 def php(folder: Path, nonce: str, at: str, sign_off: bool) -> list[str]:
     keys = ", ".join(f"{name!r} => {key!r}" for name, key in VECTOR["keys"].items())
     call = f"report({VECTOR['instance']!r}, {nonce!r}, {at!r}, [{keys}], {VECTOR['primary']!r}, {json.dumps(sign_off)})"
-    (folder / "report.php").write_text(f"<?php\n{function('php')}\necho json_encode({call});\n")
+    (folder / "report.php").write_text(f"{report_of('report.php')}\necho json_encode({call});\n")
     return answer("php", folder / "report.php")
 
 
 def js(folder: Path, nonce: str, at: str, sign_off: bool) -> list[str]:
     arguments = ", ".join(map(json.dumps, (VECTOR["instance"], nonce, at, VECTOR["keys"], VECTOR["primary"], sign_off)))
-    program = f"{function('js')}\nconsole.log(JSON.stringify(report({arguments})));\n"
+    program = f"{report_of('report.mjs')}\nconsole.log(JSON.stringify(report({arguments})));\n"
     (folder / "report.mjs").write_text(program)
     return answer("node", folder / "report.mjs")
 
 
 def go(folder: Path, nonce: str, at: str, sign_off: bool) -> list[str]:
-    imports = (
-        "crypto/hkdf", "crypto/hmac", "crypto/sha256", "encoding/base64", "encoding/json", "fmt", "maps", "slices",
-        "strings",
-    )  # fmt: skip
     keys = ", ".join(f"{json.dumps(name)}: {json.dumps(key)}" for name, key in VECTOR["keys"].items())
     names = ", ".join(map(json.dumps, (VECTOR["instance"], nonce, at)))
     others = f"{json.dumps(VECTOR['primary'])}, {json.dumps(sign_off)}"
     call = f"text, proofs := report({names}, map[string]string{{{keys}}}, {others})"
     show = "printed, _ := json.Marshal([]string{text, proofs})\nfmt.Println(string(printed))"
-    header = "package main\nimport (\n" + "\n".join(map(json.dumps, imports)) + "\n)\n"
-    (folder / "report.go").write_text(f"{header}{function('go')}\nfunc main() {{\n{call}\n{show}\n}}\n")
+    module = report_of("report.go").replace("package keyrotation\n", "package main\n")
+    (folder / "report.go").write_text(f"{module}\nfunc main() {{\n{call}\n{show}\n}}\n")
     return answer("go", "run", folder / "report.go")
 
 
@@ -85,7 +75,7 @@ def java(folder: Path, nonce: str, at: str, sign_off: bool) -> list[str]:
         f"var keys = new java.util.TreeMap<String, String>(); {puts}"
         f"for (var each : report({names}, keys, {others})) System.out.println(each); }}"
     )
-    (folder / "Report.java").write_text(f"class Report {{\n{function('java')}\n{main}\n}}\n")
+    (folder / "Report.java").write_text(f"{report_of('Report.java').rstrip().removesuffix('}')}{main}\n}}\n")
     done = subprocess.run(
         ["java", "-XX:TieredStopAtLevel=1", folder / "Report.java"], capture_output=True, text=True, check=False
     )
@@ -130,9 +120,9 @@ def test_what_the_published_function_makes_counts(run: Run, tmp_path: Path, migr
 
 
 def sent_by_a_fernet_application(connection: Connection, keys: Sequence[KeyMaterial], **parts: bool) -> None:
-    """What guides/fernet.md prints, of an application that knows its keys by their order alone."""
+    """What deploy/reports has, of an application that knows its keys by their order alone."""
     module: dict[str, Any] = {}
-    exec(code("fernet-report"), module)  # noqa: S102
+    exec(report_of("fernet.py"), module)  # noqa: S102
     module["report"](connection.cursor(), "web-1", [urlsafe_b64encode(raw_of(key)).decode() for key in keys], **parts)
 
 
@@ -160,9 +150,9 @@ def test_a_fingerprint_proves_nothing_without_the_key(migrated: Connection) -> N
     assert (seen.reads, seen.unproven) == ((), (first, second[0]))
 
 
-@pytest.mark.parametrize("language", ["ruby", "php", "js", "go", "java"])
-def test_each_language_is_published(language: str) -> None:
-    assert "keyrotation-possession-v1" in function(language)
+@pytest.mark.parametrize("name", ["report.rb", "report.php", "report.mjs", "report.go", "Report.java", "rails.rb"])
+def test_each_language_is_published(name: str) -> None:
+    assert "keyrotation-possession-v1" in report_of(name)
 
 
 def test_a_proof_is_of_one_key_version_instance_and_report_and_reveals_no_key() -> None:
