@@ -290,6 +290,22 @@ class TimestampError(KeyRotationError):
     """A time-stamping authority returns no time stamp, or one that does not verify."""
 
 
+class WitnessError(KeyRotationError):
+    """A witness does not sign a checkpoint of the audit, or its signature does not verify."""
+
+
+class WitnessConflictError(WitnessError):
+    """A witness has signed another history than the audit has now."""
+
+    def __init__(self, name: str, signed: int, here: int) -> None:
+        self.signed = signed
+        if signed > here:
+            sentence = f"{name} has signed {signed:,} events of this audit, which has {here:,}"
+        else:
+            sentence = f"{name} has signed {signed:,} events of this audit, which are not the first {signed:,} here"
+        super().__init__(f"{sentence}: it was cut, restored or rewritten; run `keyrotation reconcile`")
+
+
 class RestoredQueryTimeoutError(RecoveryError):
     """A statement over a restored dump did not finish in the time allowed for a restore."""
 

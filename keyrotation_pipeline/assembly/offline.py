@@ -2,7 +2,8 @@
 
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from base64 import b64decode
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 
@@ -10,22 +11,59 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.officer_signatures import OfficerFiles, OfficerSignatures
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openssl import OpenSSL
+from keyrotation_pipeline.adapters.witness_http import TlogWitness
+from keyrotation_pipeline.model.checkpoints import SignedCheckpoint
+from keyrotation_pipeline.model.merkle import EventTree
+from keyrotation_pipeline.model.witnesses import Witness
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.reporting.verify_pack import check_pack
 
 _OFFICERS, _NOW = "officers/", ".now.pgp"
 
 
-def main(program: str, heads: Sequence[str]) -> int:
-    """Check the pack that a program lies in, print what was found, and return the exit code."""
+def main(program: str, arguments: Sequence[str]) -> int:
+    """Check the pack that a program lies in, print what was found, and return the exit code.
+
+    Args:
+        arguments: hashes of heads, and ``--witness URL`` for each witness that is to be asked.
+    """
+    heads, urls = _parsed(arguments)
     # As it was typed: a program that is a link must not have another directory checked.
     pack = Path(program).absolute().parent
     with tempfile.TemporaryDirectory(prefix="verify-") as home:
         signatures, now = partial(officers_of, home=Path(home)), SystemClock().now()
-        found = check_pack(pack, heads, signatures, cache(OpenSSL.found), now)
+        openssl = cache(OpenSSL.found)
+        asked = {url: partial(_ask, openssl) for url in urls}
+        found = check_pack(pack, heads, signatures, openssl, now, asked)
     for line in found.lines():
         sys.stdout.write(f"{line}\n")
     return 1 if found.differences else 0
+
+
+def _parsed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    heads, urls = list[str](), list[str]()
+    remaining = iter(arguments)
+    for each in remaining:
+        option, _, value = each.partition("=")
+        if option == "--witness":
+            url = value or next(remaining, "")
+            if not url.startswith(("https://", "http://")):
+                raise SystemExit("--witness needs the URL of a witness, such as --witness https://witness.example")
+            urls.append(url)
+        elif each.startswith("-"):
+            raise SystemExit(f"there is no option {each[:40]}; give hashes of heads, and --witness URL")
+        else:
+            heads.append(each)
+    return heads, urls
+
+
+def _ask(
+    openssl: Callable[[], OpenSSL], witness: Witness, note: SignedCheckpoint, tree: EventTree, known: int
+) -> SignedCheckpoint:
+    def verify(public: str, message: bytes, signature: bytes) -> bool:
+        return openssl().verifies(b64decode(public), message, signature)
+
+    return TlogWitness(witness, SystemClock().now, verify).sign(note, tree, known)
 
 
 def officers_of(files: Mapping[str, bytes], home: Path) -> SignatureVerifier:

@@ -6,6 +6,7 @@ from functools import partial
 
 from keyrotation_pipeline.adapters.backups.anchors import ROSTER, FileAnchors, advance_head, kept_heads, stored_head
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
+from keyrotation_pipeline.adapters.backups.signing_key import verifies
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.home_files import FileCheckpoints
 from keyrotation_pipeline.adapters.officer_signatures import OfficerFiles, OfficerSignatures
@@ -30,6 +31,7 @@ from keyrotation_pipeline.adapters.process import harden_process
 from keyrotation_pipeline.adapters.rfc3161 import Rfc3161Authority
 from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
 from keyrotation_pipeline.adapters.rollouts.templates import Fleet, Workload
+from keyrotation_pipeline.adapters.witness_http import TlogWitness
 from keyrotation_pipeline.assembly.home import EMBEDDED, create_home, database_url, heartbeat_store, require_home
 from keyrotation_pipeline.assembly.keystores import (
     backup_vault,
@@ -56,6 +58,7 @@ from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.ports.rollout import Rollout
+from keyrotation_pipeline.ports.witnesses import CheckpointWitness
 from keyrotation_pipeline.requests.inventory import count_if_small
 from keyrotation_pipeline.requests.policy import POLICY, pin_hosts, require_signed_key_store, signed_hosts
 from keyrotation_pipeline.requests.roster import (
@@ -83,6 +86,7 @@ from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.hosts import hosts_of, secrets_of, transit_line
 from keyrotation_pipeline.settings.loading import bare_environment
 from keyrotation_pipeline.settings.secrets import require_no_keys
+from keyrotation_pipeline.settings.sections import WitnessSettings
 
 ACTIONS: Mapping[RequestAction, Action[Pipeline]] = {
     each.name: each for each in (ROTATE, ROLLBACK, RECONCILE, DESTROY, POLICY, REPLACE_KEY)
@@ -331,6 +335,10 @@ def _authority(settings: Settings, ledger: PostgresLedger) -> Rfc3161Authority |
     return Rfc3161Authority(url, audit.timestamp_certificates)
 
 
+def _witness(declared: WitnessSettings, clock: Clock) -> CheckpointWitness:
+    return TlogWitness(declared.witness, clock.now, verifies)
+
+
 def _assemble(settings: Settings, url: str, connection: Connection, actor: str) -> Pipeline:
     clock = SystemClock()
     gpg = GnuPG(settings.home / "gnupg", clock)
@@ -389,6 +397,8 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         actions=ACTIONS,
         heartbeats=heartbeat_store(settings),
         timestamps=_authority(settings, ledger),
+        witnesses=tuple(_witness(each, clock) for each in settings.audit.witness),
+        sign=own.signed,
         hosts=hosts_of(settings),
         secrets=settings.secrets,
         backup_signer=trust.own_signer,

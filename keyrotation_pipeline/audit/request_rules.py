@@ -40,6 +40,7 @@ from keyrotation_pipeline.model.request_events import (
     RosterPinned,
     SignatureAdded,
     StatusChanged,
+    TreeLeft,
     Unblocked,
 )
 from keyrotation_pipeline.model.requests import (
@@ -249,6 +250,9 @@ def _reconciled(state: AuditState, entry: AuditEntry, fact: DatabaseReconciled) 
     unvouched = state.unvouched_until(by.audit_head[0])
     if unvouched and voiding(unvouched) in said:
         state.voided.update(head.seq for head in unvouched)
+    if (left := fact.left_tree) is not None:
+        require(leaving(left) in said and left.origin == state.origin, "leaves a tree that officers have not signed")
+        state.trees[left.origin], state.tree = left.signed, by.id
     state.reconciled_at = entry.at
     state.abandoned.update(fact.accepted)
     for version in (fact.primary, *fact.in_rows):
@@ -260,6 +264,14 @@ def abandoning(heads: Collection[AuditHead]) -> str:
     newest = max(heads, key=lambda head: head.seq)
     others = f" (nor {len(heads) - 1} older)" if len(heads) > 1 else ""
     return f"accept that event {newest.seq} {newest.hash}{others} is not in the audit"
+
+
+def leaving(tree: TreeLeft) -> str:
+    """The tree at witnesses that officers sign as left, in the line `Authorises`."""
+    return (
+        f"begin another tree at witnesses, since {tree.witness} has signed {tree.signed} events of {tree.origin} "
+        "that are not those of this audit"
+    )
 
 
 def voiding(heads: Collection[AuditHead]) -> str:

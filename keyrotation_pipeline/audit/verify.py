@@ -12,11 +12,13 @@ from datetime import datetime
 from itertools import pairwise
 
 from keyrotation_pipeline.audit.events import entries, is_indexed
-from keyrotation_pipeline.audit.history import LedgerState
+from keyrotation_pipeline.audit.history import LedgerState, history
+from keyrotation_pipeline.audit.witnessed import KINDS, faults, witnessed_in
 from keyrotation_pipeline.errors import AuditError, TimestampError
 from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, GENESIS, AuditEvent, AuditHead, hash_of
 from keyrotation_pipeline.model.audit_state import AuditState
 from keyrotation_pipeline.model.backup_events import AuditTimestamped
+from keyrotation_pipeline.model.merkle import EventTree
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.timestamps import TimestampAuthority
@@ -178,6 +180,7 @@ def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
             *_faults(pipeline, replayed),
             *_audit_rows(pipeline.ledger, replayed),
             *_time_stamps(pipeline),
+            *_checkpoints(pipeline, replayed),
         ]
     if faults := [*faults, *_lost(pipeline.ledger)]:
         raise AuditError(summary(faults))
@@ -278,6 +281,13 @@ def _time_stamps(pipeline: Pipeline) -> Iterator[str]:
             yield f"{which} is of another audit"
         elif pipeline.timestamps is not None and (message := refusal_of(pipeline.timestamps, stamped)):
             yield f"{which} does not hold: {message.replace(';', ',')}"
+
+
+def _checkpoints(pipeline: Pipeline, replayed: AuditState) -> Iterator[str]:
+    """Verify the newest checkpoint of each witness again."""
+    tree = EventTree(replayed.hashes)
+    for each in witnessed_in(history(pipeline.ledger, *KINDS), replayed):
+        yield from faults(each, tree, pipeline.ledger.verify_event)
 
 
 def refusal_of(authority: TimestampAuthority, stamped: AuditTimestamped) -> str | None:

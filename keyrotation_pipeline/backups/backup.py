@@ -30,6 +30,7 @@ from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
+from keyrotation_pipeline.requests.witnessing import witness
 from keyrotation_pipeline.rotation.key_checks import try_keys
 
 FEWEST_RECIPIENTS = 2
@@ -109,6 +110,7 @@ def back_up(site: BackupContext, *, database: bool = True) -> BackupMade:
         removed = completeness.remove_expired(site, made.made_at)
         done = BackupMade(made, places, later, removed, _warnings(site), _audit_fault(site.pipeline))
         _record(site.pipeline.ledger, done, tuple(dict.fromkeys(failures)))
+    witness(site.pipeline)
     if failures:
         raise BackupError(f"the backup {made.name} is incomplete: {'; '.join(dict.fromkeys(failures))}")
     return done

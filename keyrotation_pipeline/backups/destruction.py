@@ -30,7 +30,7 @@ from keyrotation_pipeline.model.requests import Request, RequestAction, RequestS
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
-from keyrotation_pipeline.requests import opening, time_stamping
+from keyrotation_pipeline.requests import opening, witnessing
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
 from keyrotation_pipeline.requests.key_list import note_if_changed
 from keyrotation_pipeline.requests.roster import claim_store, require_roster
@@ -131,7 +131,7 @@ def destroy(site: BackupContext, rotation: Request) -> Destruction:
         with pipeline.ledger.transaction():
             pipeline.ledger.append(done.as_fact(KeyDestroyed), rotation.id)
             pipeline.ledger.set_status(rotation.id, RequestStatus.FINISHED)
-    time_stamping.stamp(pipeline)
+    witnessing.show_outside(pipeline)
     return done
 
 

@@ -43,6 +43,7 @@ from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.records import json_safe
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey
+from keyrotation_pipeline.requests.witnessing import witness
 
 # The lock on the workspace for restoring.
 LOCK = "recovery-test"
@@ -401,3 +402,4 @@ def _record(site: BackupContext, outcome: Fact | Note) -> None:
     site.local.write(name, f"{json.dumps(json_safe(content), indent=2)}\n".encode())
     for place in site.offsite:
         place.put(name, site.local.path(name))
+    witness(site.pipeline)

@@ -1,6 +1,7 @@
 """`audit verify` checks the chain of events against itself and outside anchors; `audit log` lists its events."""
 
 from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,13 +11,17 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.audit.events import AuditEntry, entries, entry_of
 from keyrotation_pipeline.audit.verify import read_anchors, verify_everything
+from keyrotation_pipeline.audit.witnessed import witnessed
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.commands import WholeGroup
 from keyrotation_pipeline.cli.options import Config, Json, actor, offered_requests
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import EventKind, instant
+from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.regular_files import read_typed
 from keyrotation_pipeline.reporting.written import written_at
+from keyrotation_pipeline.requests.witnessing import home_key
+from keyrotation_pipeline.requests.witnessing import witness as witness_now
 
 app = typer.Typer(
     cls=WholeGroup,
@@ -54,16 +59,18 @@ def verify(
         head = verify_everything(pipeline, *anchors)
         stamped = sum(1 for _ in entries(pipeline.ledger, EventKind.AUDIT_TIMESTAMPED))
         vouched = pipeline.timestamps is not None
+        seen, contradicted = _witnesses(pipeline, head.seq)
         unusable = [each.unusable for each in pipeline.signatures.certificates() if each.unusable and not each.encrypts]
     value = {
         "database": database, "verified": True, "seq": head.seq, "head": head.hash, "unusable": unusable,
-        "timestamps": stamped, "timestamps_verified": vouched,
+        "timestamps": stamped, "timestamps_verified": vouched, "witnesses": seen,
     }  # fmt: skip
     lines = [f"{head.seq:,} events verified, up to {head.hash}"]
     if stamped and vouched:
         lines.append(f"{stamped:,} time stamp(s) verified with [audit] timestamp_certificates")
     elif stamped:
         lines.append(f"{stamped:,} time stamp(s) NOT verified: [audit] timestamp_certificates names no certificate")
+    lines += _witness_lines(seen, head.seq)
     lines += [f"signatures made before then stay verified, though {message}" for message in unusable]
     seq = max((each.seq for each in anchors), default=0)
     if anchor and written is not None:
@@ -73,6 +80,56 @@ def verify(
     elif anchor:
         lines.append(f"the chain contains the anchor of {anchor.name}, event {seq:,}; nothing else of it was compared")
     output.show(database, value, lines, as_json=as_json)
+    if contradicted is not None:
+        raise AuditError(contradicted)
+
+
+def _witnesses(pipeline: Pipeline, last: int) -> tuple[list[dict[str, Any]], str | None]:
+    """What each witness that officers have signed last has signed of this audit; and what one contradicts."""
+    found = witnessed(pipeline.ledger)
+    seen = [
+        {
+            "witness": each.witness.name,
+            "origin": each.origin,
+            "events": each.size,
+            "signed_at": instant(each.cosigned_at(pipeline.ledger.verify_event)),
+            "not_witnessed": last - each.size,
+        }
+        for each in found
+    ]
+    return seen, next((each.failing[1] for each in found if each.failing and each.signed is not None), None)
+
+
+def _witness_lines(seen: Sequence[Mapping[str, Any]], last: int) -> Iterator[str]:
+    for each in seen:
+        if each["events"]:
+            at = f" on {each['signed_at']}" if each["signed_at"] else ""
+            yield (
+                f"{each['witness']} has signed the first {each['events']:,} of {last:,} events{at}, which are as it "
+                "signed them; what it has signed since, it was not asked"
+            )
+        else:
+            yield f"{each['witness']} has signed nothing of this audit yet"
+    if not seen:
+        yield "no witness outside has signed this audit: officers have named none in [audit] witness"
+
+
+@app.command()
+def witness(*, config: Config = None, as_json: Json = False) -> None:
+    """Have the witnesses sign the audit now.
+
+    That happens by itself after each request, backup, recovery test and report, and once a day. It also shows the key
+    that the operator of a witness must add before that witness signs anything.
+    """
+    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
+        database, key = pipeline.environment.identity().name, home_key(pipeline)
+        failed = witness_now(pipeline)
+        seen, _ = _witnesses(pipeline, last := pipeline.ledger.head().seq)
+    value = {"database": database, "key": None if key is None else str(key), "witnesses": seen, "failed": list(failed)}
+    lines = [*_witness_lines(seen, last), *([] if key is None else [f"the key of this audit for witnesses: {key}"])]
+    output.show(database, value, lines, as_json=as_json)
+    if failed:
+        raise AuditError("; ".join(failed))
 
 
 @app.command()

@@ -37,6 +37,7 @@ from keyrotation_pipeline.reporting.sections import AccessSummary
 from keyrotation_pipeline.reporting.verify_pack import Judged
 from keyrotation_pipeline.reporting.written import record
 from keyrotation_pipeline.requests.time_stamping import stamp
+from keyrotation_pipeline.requests.witnessing import witness
 from keyrotation_pipeline.settings import Settings
 
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
@@ -259,6 +260,8 @@ def _write_pack(target: Path | None, config: Path | None) -> None:
 
 
 def _stamp(pipeline: Pipeline) -> None:
-    """Have the audit time-stamped before it is read; a failure does not stop the report."""
+    """Have the audit time-stamped and witnessed before it is read; a failure does not stop the report."""
     if failed := stamp(pipeline):
         output.note(f"the audit could not be time-stamped: {failed}")
+    for each in witness(pipeline):
+        output.note(f"the audit could not be witnessed: {each}")

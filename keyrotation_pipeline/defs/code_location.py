@@ -33,6 +33,7 @@ def configured_definitions(declared: Settings, naming: Naming) -> dg.Definitions
         installed_at(declared.home),
         rehearse_nightly=declared.recovery.rehearse_nightly,
         timestamps=declared.audit.timestamp_url is not None,
+        witnesses=bool(declared.audit.witness),
     )
 
 
@@ -45,6 +46,7 @@ def build_definitions(
     *,
     rehearse_nightly: bool = False,
     timestamps: bool = False,
+    witnesses: bool = False,
 ) -> dg.Definitions:
     """Everything that Dagster shows for these tables; without tables, everything but the `rows` assets.
 
@@ -52,6 +54,7 @@ def build_definitions(
         installed: the first day that can have backups; None: today.
         rehearse_nightly: whether the next rotation is rehearsed on each night's backup.
         timestamps: whether an authority is asked for time stamps of the audit.
+        witnesses: whether witnesses are asked to sign it.
     """
     now, naming, resource = SystemClock().now(), pipeline.naming, pipeline.definition()
     # Never in the future, if a clock was wrong then: today must have a partition.
@@ -67,7 +70,7 @@ def build_definitions(
         asset_checks=asset_checks,
         jobs=list(jobs.values()),
         schedules=list(schedules(naming, time_zone, rehearse_nightly=rehearse_nightly)),
-        sensors=list(sensors(naming, jobs, ownership, time_zone, timestamps=timestamps)),
+        sensors=list(sensors(naming, jobs, ownership, time_zone, timestamps=timestamps, witnesses=witnesses)),
         resources={RESOURCE: resource},
     )
 

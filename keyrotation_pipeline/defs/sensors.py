@@ -26,6 +26,7 @@ from keyrotation_pipeline.monitoring.announcement import announcements
 from keyrotation_pipeline.monitoring.scheduler_health import CONDUCTOR
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.time_stamping import stamp_if_due
+from keyrotation_pipeline.requests.witnessing import witness_if_due
 
 Outcome = dg.SensorResult | dg.SkipReason
 
@@ -46,9 +47,15 @@ class Sensor(NamedTuple):
 
 
 def sensors(
-    naming: Naming, jobs: Mapping[str, Job], ownership: Ownership, time_zone: str, *, timestamps: bool
+    naming: Naming,
+    jobs: Mapping[str, Job],
+    ownership: Ownership,
+    time_zone: str,
+    *,
+    timestamps: bool,
+    witnesses: bool,
 ) -> Iterator[dg.SensorDefinition]:
-    """Every sensor; that of time stamps only if an authority is configured."""
+    """Every sensor; those of time stamps and witnesses only if any are configured."""
     conducted = [jobs[name] for name in CONDUCTED if name in jobs]
     yield build_sensor(naming, Sensor(
         # With 5 seconds the daemon would skip every other tick.
@@ -77,6 +84,13 @@ def sensors(
             "audit_timestamp", 60,
             "Has the audit time-stamped after each request that ended, and retries until the authority answers.",
             _stamp,
+        ))  # fmt: skip
+    if witnesses:
+        yield build_sensor(naming, Sensor(
+            "audit_witness", 60,
+            "Has witnesses sign the audit after each request, backup and recovery test and once a day, and retries "
+            "until they answer.",
+            _witness,
         ))  # fmt: skip
 
 
@@ -121,6 +135,11 @@ def _take_flags(context: dg.SensorEvaluationContext, keyrotation: PipelineResour
 def _stamp(_context: dg.SensorEvaluationContext, keyrotation: PipelineResource) -> Outcome:
     with keyrotation.open("dagster audit_timestamp") as opened:
         return dg.SkipReason(stamp_if_due(opened) or "no time stamp is due")
+
+
+def _witness(_context: dg.SensorEvaluationContext, keyrotation: PipelineResource) -> Outcome:
+    with keyrotation.open("dagster audit_witness") as opened:
+        return dg.SkipReason("; ".join(witness_if_due(opened)) or "nothing is to be witnessed")
 
 
 def _deliver_alerts(

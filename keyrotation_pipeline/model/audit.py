@@ -179,6 +179,8 @@ class EventKind(StrEnum):
     REPORT_WRITTEN = "report_written"
     AUDIT_TIMESTAMPED = "audit_timestamped"
     TIMESTAMP_FAILED = "audit_timestamp_failed"
+    CHECKPOINT_WITNESSED = "checkpoint_witnessed"
+    CHECKPOINT_REFUSED = "checkpoint_refused"
     ALERT_DELIVERED = "alert_told"
     CHANNEL_FAILED = "alert_channel_failed"
 

@@ -23,6 +23,9 @@ from keyrotation_pipeline.model.requests import Request, RequestAction, RequestS
 # Nothing decides or destroys by an audit with a single fault. So one with many costs no further verification, which
 # starts gpg each time; a reconciliation may be signed by so many officers of a roster that the database has lost.
 MOST_FAULTS = 20
+# Of the name of a tree at witnesses; nothing else that the home signs begins so.
+_ORIGIN = "keyrotation"
+_TREE_CHARS = 16
 # As `SignatureVerifier.verify_as_of`: text, signature, officers, and the moment it was recorded.
 Verify = Callable[[bytes, bytes, Sequence[Officer], datetime], VerifiedSignature]
 
@@ -145,6 +148,8 @@ class AuditState:
         incidents: and the flags that were taken.
         answers: by incident, all answers about the breach so far, and the event that completed them.
         abandoned: anchors that a signed reconciliation gave up.
+        trees: at witnesses, the origin of each tree that the audit left, and how many events were signed there.
+        tree: the request that left the last of them; None: none was left.
         reconciled_at: when the last one was carried out.
         agreed: by incident, officers who signed exactly these answers, and the decision as they read it.
         settled: incidents whose answers as they are enough officers had signed when the last of them did.
@@ -185,6 +190,8 @@ class AuditState:
     incidents: Incidents = field(default_factory=Incidents)
     answers: dict[str, tuple[BreachAnswers, int]] = field(default_factory=dict)
     abandoned: set[AuditHead] = field(default_factory=set)
+    trees: dict[str, int] = field(default_factory=dict)
+    tree: str | None = None
     reconciled_at: datetime | None = None
     agreed: dict[str, tuple[frozenset[str], str]] = field(default_factory=dict)
     settled: set[str] = field(default_factory=set)
@@ -204,6 +211,13 @@ class AuditState:
     def hash_at(self, seq: int) -> str:
         """The hash of an event in hex; empty, if there are not so many."""
         return self.hashes[(seq - 1) * HASH_BYTES : seq * HASH_BYTES].hex() if seq else GENESIS
+
+    @property
+    def origin(self) -> str | None:
+        """The name of the audit's tree at witnesses; None: the home has no id."""
+        if self.home is None:
+            return None
+        return f"{_ORIGIN}/{self.home}" if self.tree is None else f"{_ORIGIN}/{self.home}/{self.tree[:_TREE_CHARS]}"
 
     @property
     def faults(self) -> tuple[str, ...]:

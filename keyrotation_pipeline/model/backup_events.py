@@ -126,6 +126,37 @@ class TimestampFailed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointWitnessed(Fact):
+    """A witness outside has signed that the audit up to here continues what it signed before.
+
+    Args:
+        witness: the witness, as officers signed it.
+        checkpoint: the signed note (C2SP): origin, number of events, root of their tree, then the signatures of the
+            home and of the witness.
+    """
+
+    kind: ClassVar = EventKind.CHECKPOINT_WITNESSED
+    witness: str
+    checkpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRefused(Fact):
+    """A witness stopped signing, or says that it has signed another history; recorded once.
+
+    Args:
+        origin: the name of the audit's tree there.
+        signed: how many events it has signed, if they are not the first ones of this audit; None: it only fails.
+    """
+
+    kind: ClassVar = EventKind.CHECKPOINT_REFUSED
+    witness: str
+    origin: str
+    reason: str
+    signed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BackupFacts:
     """What is shown of the event that a backup was made.
 

@@ -208,12 +208,22 @@ class CancelIntended(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class TreeLeft:
+    """The tree of the audit at witnesses that it does not continue, and how many events a witness signed there."""
+
+    origin: str
+    witness: str
+    signed: int
+
+
+@dataclass(frozen=True, slots=True)
 class DatabaseReconciled(Fact):
     """A restored database and the key store are consistent again.
 
     Args:
         accepted: heads stored outside that are not in this audit, and no longer have to be.
         server: where the database runs, if that was signed in the middle of a walk.
+        left_tree: what witnesses have signed and this audit does not continue; they begin another tree.
     """
 
     kind: ClassVar = EventKind.DATABASE_RECONCILED
@@ -224,6 +234,7 @@ class DatabaseReconciled(Fact):
     ended: tuple[str, ...]
     accepted: tuple[AuditHead, ...]
     server: DatabaseServer | None = None
+    left_tree: TreeLeft | None = None
 
 
 @dataclass(frozen=True, slots=True)

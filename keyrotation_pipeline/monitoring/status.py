@@ -49,6 +49,7 @@ from keyrotation_pipeline.requests.policy import changed_hosts
 from keyrotation_pipeline.requests.roster import require_roster, roster_of
 from keyrotation_pipeline.requests.takeover import cannot_begin, out_of_use
 from keyrotation_pipeline.requests.time_stamping import unstamped
+from keyrotation_pipeline.requests.witnessing import unwitnessed
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.fences import fences, values_of_gone_keys
 from keyrotation_pipeline.rotation.report import clock_of, rate_of
@@ -168,6 +169,7 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = ()) -> Status:
     attention += fenced.attention()
     attention += stalled(pipeline.heartbeats.last(), now)
     attention += unstamped(pipeline, now)
+    attention += unwitnessed(pipeline, now)
     attention += changed_hosts(pipeline)
     attention += rolling.overdue(pipeline, now)
     protected = protection(pipeline, records, now)

@@ -28,6 +28,7 @@ from keyrotation_pipeline.ports.keys import OwnedKeys
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.rollout import Rollout
 from keyrotation_pipeline.ports.timestamps import TimestampAuthority
+from keyrotation_pipeline.ports.witnesses import CheckpointWitness
 
 Ports = TypeVar("Ports")  # what an action works with; the pipeline holds its actions, so they cannot name it
 
@@ -83,6 +84,8 @@ class Pipeline:
         shards: per table.
         parallel_shards: how many Dagster runs work on shards of a routine rotation at a time.
         timestamps: None: no authority is asked, and no time stamp can be verified.
+        witnesses: those that the configuration names; asked only if officers have signed them.
+        sign: signs with the key of this home; returns its public half, base64, too, or raises BackupError.
         hosts: those that the configuration names, each with its setting.
         secrets: where each secret is that is sent to one of them, and that officers sign, with its setting.
         backup_signer: fingerprint of the key of this home that signs backups; None: it has none.
@@ -107,6 +110,8 @@ class Pipeline:
     actions: Mapping[RequestAction, Action["Pipeline"]]
     heartbeats: Heartbeats
     timestamps: TimestampAuthority | None = None
+    witnesses: tuple[CheckpointWitness, ...] = ()
+    sign: Callable[[bytes], tuple[str, bytes]] | None = None
     hosts: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     backup_signer: str | None = None

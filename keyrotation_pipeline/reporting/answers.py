@@ -82,6 +82,23 @@ def time_stamped(report: ComplianceReport) -> Answer:
     )
 
 
+def witnessed(report: ComplianceReport) -> Answer:
+    """Whether a witness has signed the audit, and none contradicts it; later events are named as not witnessed."""
+    if not report.checkpoints:
+        return nothing_recorded("no witness outside has signed this audit; set [audit] witness")
+    last = report.audit.seq
+    return by_records(
+        Record(
+            f"checkpoint of {each.events} events",
+            f"{each.witness} has signed the root {each.root} of the first {each.events} of {last} events at "
+            f"{when(each.signed_at)}; {each.contradicted or 'it has not witnessed those after them'}",
+            each.signed_at,
+            each.contradicted is None,
+        )
+        for each in report.checkpoints
+    )
+
+
 def policy_pinned(report: ComplianceReport) -> Answer:
     """Whether a roster of at least two is pinned."""
     policy = report.policy

@@ -15,12 +15,16 @@ from keyrotation_pipeline.errors import KeyRotationError
 PACKAGE = "keyrotation_pipeline"
 ENTRY = f"{PACKAGE}.assembly.offline"
 _QUOTES = "'''"
-_PROGRAM = '''"""Checks the pack that this file lies in: ``python3 -I verify.py [HEAD]``.
+_PROGRAM = '''"""Checks the pack that this file lies in: ``python3 -I verify.py [--witness URL] [HEAD]``.
 
 HEAD is the hash of an audit head that you have from somewhere else, such as a signed text or an earlier report: without
 one, whoever made the pack could have made all of it. It needs Python 3.11 or later, gpg, openssl 3.0 or later, and, if
-an officer has signed with an SSH key, ssh-keygen (OpenSSH 8.2 or later); it sends nothing anywhere. Exit code 1:
-something differs, is missing, or could not be checked.
+an officer has signed with an SSH key, ssh-keygen (OpenSSH 8.2 or later). Exit code 1: something differs, is missing,
+or could not be checked.
+
+URL is a witness that officers have named: it is asked to sign the pack's checkpoint, which it does only if that
+continues all that it has signed. Ask soon: it refuses a pack that has become older. Without this option nothing is sent
+anywhere.
 
 This file is generated. Its `SOURCES` are modules of keyrotation-pipeline @VERSION@, byte for byte: those that judge the
 audit there, and nothing else. Whoever gave you the pack can have changed this file, too. So install that release from a

@@ -14,6 +14,7 @@ from keyrotation_pipeline.reporting.sections import (
     AuditVerified,
     BackupsFound,
     BackupTaken,
+    CheckpointSigned,
     DataRead,
     Decided,
     KeyLife,
@@ -104,6 +105,7 @@ class ComplianceReport:
     checklists: tuple[Checklist, ...] = ()
     timestamps: tuple[TimeStamped, ...] = ()
     backups_found: BackupsFound | None = None
+    checkpoints: tuple[CheckpointSigned, ...] = ()
     access: AccessSummary | None = None
     algorithm: Algorithm = ALGORITHM
     not_included: tuple[str, ...] = (NO_ACCESS, *NOT_INCLUDED)

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState
 from keyrotation_pipeline.audit.retirements import Retirement, retirement_of
+from keyrotation_pipeline.audit.witnessed import faults, witnessed_in
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, utc_minute
@@ -18,9 +19,11 @@ from keyrotation_pipeline.model.backup_events import (
     AuditTimestamped,
 )
 from keyrotation_pipeline.model.keys import active_version, rotation_due
+from keyrotation_pipeline.model.merkle import EventTree
 from keyrotation_pipeline.model.proof import records_reencrypted
 from keyrotation_pipeline.model.request_events import SignatureAdded
 from keyrotation_pipeline.model.requests import WALK, Request, RequestAction, Step, Walk
+from keyrotation_pipeline.model.witnesses import witnesses_in
 from keyrotation_pipeline.reporting.backups_in_audit import backups_found, backups_of, recovery_tests_of
 from keyrotation_pipeline.reporting.checklist import checklist_of
 from keyrotation_pipeline.reporting.compliance import ComplianceReport, Parameters
@@ -30,6 +33,7 @@ from keyrotation_pipeline.reporting.sections import (
     Approval,
     AuditVerified,
     BackupTaken,
+    CheckpointSigned,
     Decided,
     FinishedStep,
     LaterFinding,
@@ -87,6 +91,7 @@ def compliance_report(
             if isinstance(each, Walk) and each.action is RequestAction.ROTATE and each.started_at is not None
         ),
         timestamps=tuple(_time_stamps(every, since, parameters)),
+        checkpoints=tuple(_checkpoints(every, state)),
     )
 
 
@@ -199,3 +204,15 @@ def _every_time_stamp(every: Entries, parameters: Parameters) -> Iterator[tuple[
                 stamped.seq, stamped.hash, seen.at, stamped.stamped_at, stamped.authority, certificates, refusal
             )
             yield entry.at, stamp
+
+
+def _checkpoints(every: Entries, state: LedgerState) -> Iterator[CheckpointSigned]:
+    """The newest of each witness that officers have signed last, of the audit's present tree."""
+    tree, pinned = EventTree(state.hashes), set(witnesses_in(state.hosts or ()))
+    for each in witnessed_in(every, state):
+        at, note = each.cosigned_at(state.verify_event), each.note
+        is_present = each.witness in pinned and each.origin == state.origin
+        if is_present and at is not None and note is not None and not any(faults(each, tree, state.verify_event)):
+            found = note.checkpoint
+            contradicted = each.failing[1] if each.failing is not None and each.signed is not None else None
+            yield CheckpointSigned(each.witness.name, found.origin, found.size, found.root.hex(), at, contradicted)

@@ -15,6 +15,8 @@ from keyrotation_pipeline.model.approval import Officer
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backup_events import BackupSealed
 from keyrotation_pipeline.model.backups import CertificateStatus, signature_name
+from keyrotation_pipeline.model.checkpoints import Checkpoint, SignedCheckpoint
+from keyrotation_pipeline.model.merkle import EventTree
 from keyrotation_pipeline.model.request_events import RosterPinned
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.reporting.bundle import bundle
@@ -22,6 +24,7 @@ from keyrotation_pipeline.reporting.document import render_json
 from keyrotation_pipeline.reporting.gathering import ReportEvidence
 from keyrotation_pipeline.reporting.pack_files import (
     AUDIT,
+    CHECKPOINT,
     MANIFEST,
     PAGE,
     PROGRAM,
@@ -61,6 +64,7 @@ def pack(
         AuditError: the audit names something that cannot be the name of a file, or no signed text names the key.
         BackupError: the pipeline's key is not here.
     """
+    checkpoint = _checkpoint(judged, sign)
     entries, head = [entry_of(event) for event in evidence.events], evidence.report.audit
     content = {
         REPORT: render_json(evidence.report),
@@ -68,6 +72,7 @@ def pack(
         AUDIT: b"".join(map(encoded, evidence.events)),
         SCHEMA: files("keyrotation_pipeline.reporting").joinpath(SCHEMA).read_bytes(),
         PROGRAM: bundle(),
+        **({} if checkpoint is None else {CHECKPOINT: checkpoint}),
     }
     for entry in entries:
         content |= dict(extracts(entry))
@@ -89,6 +94,14 @@ def pack(
             "next request signed, then make the pack"
         )
     return {**content, MANIFEST: manifest, SIGNATURE: signature}
+
+
+def _checkpoint(judged: Judged, sign: Callable[[bytes], tuple[str, bytes]]) -> bytes | None:
+    """What `verify.py` shows a witness; None: the home has no id."""
+    if (origin := judged.state.origin) is None:
+        return None
+    checkpoint = Checkpoint.of(origin, EventTree(judged.state.hashes))
+    return str(SignedCheckpoint.by_home(checkpoint, *sign(checkpoint.text.encode()))).encode()
 
 
 def is_free(target: Path) -> bool:

@@ -19,6 +19,8 @@ from keyrotation_pipeline.model.request_events import RequestOpened, RolloutConf
 
 AUDIT, REPORT, PAGE, SCHEMA, PROGRAM = "audit.jsonl", "report.json", "report.html", "report.schema.json", "verify.py"
 OWN = frozenset({AUDIT, REPORT, PAGE, SCHEMA, PROGRAM})
+# The whole audit of the pack, as its home signs it for witnesses.
+CHECKPOINT = "checkpoint.txt"
 MANIFEST, SIGNATURE = "pack.json", "pack.json.sig"
 # What the audit names becomes a file's name here, and must never be a path.
 _PLAIN = re.compile(r"([a-z]+/)?[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)

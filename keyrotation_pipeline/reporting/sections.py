@@ -329,6 +329,27 @@ class AuditVerified:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointSigned:
+    """The last that a witness outside has signed of the audit, whose signature verifies.
+
+    Args:
+        witness: its name, which stands with its key among the hosts that officers signed.
+        origin: the name of the audit there.
+        events: how many, from the first one on.
+        root: of their Merkle tree (RFC 6962), in hex.
+        signed_at: by the witness's clock.
+        contradicted: what the witness says of another history; None: nothing.
+    """
+
+    witness: str
+    origin: str
+    events: int
+    root: str
+    signed_at: datetime
+    contradicted: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class TimeStamped:
     """A head of the audit that an outside authority has seen.
 

@@ -17,6 +17,7 @@ from datetime import datetime
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from keyrotation_pipeline.audit.event_signatures import EventSignature
@@ -36,6 +37,7 @@ from keyrotation_pipeline.reporting.document import render_json
 from keyrotation_pipeline.reporting.from_audit import compliance_report
 from keyrotation_pipeline.reporting.pack_files import (
     AUDIT,
+    CHECKPOINT,
     MANIFEST,
     OWN,
     REPORT,
@@ -48,6 +50,7 @@ from keyrotation_pipeline.reporting.pack_files import (
     refusal_name,
 )
 from keyrotation_pipeline.reporting.retirement_statement import dead_keys, statement_of
+from keyrotation_pipeline.reporting.verify_checkpoints import Ask, check_checkpoints
 
 # Of all files together: audits of a million events are smaller, and sparse files may be of any size.
 MOST_BYTES = 1 << 30
@@ -157,6 +160,7 @@ def check_pack(
     signatures: Callable[[Mapping[str, bytes]], SignatureVerifier],
     openssl: Callable[[], OfflineCrypto],
     now: datetime,
+    asked: Mapping[str, Ask] = MappingProxyType({}),
 ) -> Findings:
     """Checks everything in a directory.
 
@@ -164,6 +168,7 @@ def check_pack(
         heads: hashes that the chain must lead through, as somebody typed them.
         signatures: opens gpg and ssh-keygen, with the officers' certificates of these files as they are now.
         openssl: opens it; raises a `KeyRotationError` where there is none.
+        asked: the URL of each witness that is to be asked, and how.
     """
     found = Findings()
     files: Mapping[str, bytes] = {}
@@ -176,6 +181,7 @@ def check_pack(
             ("the texts, signatures and certificates", lambda: _check_extracts(files, judged, found)),
             ("the manifests of backups", lambda: _check_backups(files, judged, openssl(), found)),
             ("the certificates of key death", lambda: _check_certificates(files, judged, openssl(), found)),
+            ("the checkpoints of witnesses", lambda: check_checkpoints(files, judged, openssl(), asked, found)),
             ("the time stamps", lambda: _check_timestamps(judged, openssl(), found)),
             (REPORT, lambda: _check_report(files, judged, now, found)),
         )
@@ -293,7 +299,8 @@ def _check_extracts(files: Mapping[str, bytes], judged: Judged, found: Findings)
         if isinstance(each.fact, RosterPinned)
         for officer in each.fact.officers
     }
-    known = {*OWN, MANIFEST, SIGNATURE, *expected, *(f"officers/{each}.now.pgp" for each in officers)}
+    checkpoint = [] if judged.state.origin is None else [CHECKPOINT]
+    known = {*OWN, *checkpoint, MANIFEST, SIGNATURE, *expected, *(f"officers/{each}.now.pgp" for each in officers)}
     for name in sorted(files.keys() - known):
         if not name.startswith(("backups/", "certificates/")):
             found.differences.append(f"{name} does not belong to the pack")

@@ -18,7 +18,7 @@ from keyrotation_pipeline.model.request_events import HostsPinned
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
-from keyrotation_pipeline.requests import opening, time_stamping
+from keyrotation_pipeline.requests import opening, witnessing
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
 from keyrotation_pipeline.requests.roster import claim_store, pinned_roster, require_usable
 from keyrotation_pipeline.requests.takeover import preceding
@@ -147,7 +147,7 @@ def change_policy(pipeline: Pipeline, request: Request) -> Roster:
         with pipeline.ledger.transaction():
             _pin(pipeline, pipeline.ledger.request(request.id), stored)
         claim_store(pipeline, stored)
-    time_stamping.stamp(pipeline)
+    witnessing.show_outside(pipeline)
     return pinned_roster(pipeline)
 
 

@@ -5,22 +5,23 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from keyrotation_pipeline.audit.divergence import Divergence, divergence
-from keyrotation_pipeline.audit.request_rules import abandoning, continuing, voiding
+from keyrotation_pipeline.audit.request_rules import abandoning, continuing, leaving, voiding
 from keyrotation_pipeline.audit.store_owner import places_of
 from keyrotation_pipeline.audit.verify import require_verified
+from keyrotation_pipeline.audit.witnessed import witnessed
 from keyrotation_pipeline.errors import BlockedError, KeyStoreError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.environment import DatabaseServer
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, LOST, KeyRecord, KeyState, StoredKeys, StoreOwner
-from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled
+from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled, TreeLeft
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, held_in_words
 from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.model.visible_text import visible
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
-from keyrotation_pipeline.requests import opening, takeover, time_stamping
+from keyrotation_pipeline.requests import opening, takeover, witnessing
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised, stored_source
 from keyrotation_pipeline.requests.control import hold_all_steps
 from keyrotation_pipeline.requests.roster import (
@@ -51,6 +52,7 @@ class Plan:
         refused_indexes, unfenced_indexes: the same of search indexes.
         former: the other home whose key store becomes that of this one.
         server: where the walk goes on that is under way. Where nothing else differs, nothing else is changed.
+        left_tree: what a witness has signed and the audit does not continue.
     """
 
     found: Divergence
@@ -68,6 +70,7 @@ class Plan:
     unfenced_indexes: tuple[tuple[str, KeyVersion], ...] = ()
     former: StoreOwner | None = None
     server: DatabaseServer | None = None
+    left_tree: TreeLeft | None = None
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -79,12 +82,19 @@ class Plan:
             f"table {name} accepts search indexes under {version} again, which were retired in it"
             for name, version in self.unfenced_indexes
         )
-        return (*self.found.findings, *roster, *rows, *fences, *indexes)
+        left = self.left_tree
+        tree = () if left is None else (f"{left.witness} has signed {left.signed:,} events of another history",)
+        return (*self.found.findings, *roster, *rows, *fences, *indexes, *tree)
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether keys, rows and the walk that is under way stay as they are."""
+        return not self.states
 
     @property
     def live(self) -> tuple[KeyVersion, ...]:
         """Versions that applications must have."""
-        if self.found.changes_nothing:
+        if self.changes_nothing:
             return ()
         return tuple(sorted({self.primary, *self.in_rows}))
 
@@ -93,7 +103,7 @@ class Plan:
         states = ", ".join(f"{version} {state}" for version, state in self.states.items())
         beginning = f"{held_in_words(self.lost)}reconcile database and key store"
         parts = [f"{beginning}: primary {self.primary}, live {_list(self.live)}; states {states}"]
-        if self.found.changes_nothing:
+        if self.changes_nothing:
             parts = []
         if self.ends:
             parts.append(f"end {', '.join(self.ends)}")
@@ -116,6 +126,8 @@ class Plan:
             parts.append(voiding(self.found.unsigned))
         if self.found.newcomer is not None:
             parts.append(f"let this home, whose key is {self.found.newcomer}, go on with the audit")
+        if self.left_tree is not None:
+            parts.append(leaving(self.left_tree))
         return "; ".join(parts)
 
 
@@ -128,8 +140,9 @@ def plan(pipeline: Pipeline) -> Plan:
     registered = {record.version: record for record in pipeline.ledger.keys()}
     stored = pipeline.keys.read()
     primary, found = _primary(stored, registered), divergence(pipeline, stored)
-    if found.changes_nothing:
-        return Plan(found, primary, (), {}, (), (), (), server=found.moved)
+    left = _left_tree(pipeline)
+    if found.changes_nothing or (not found and left is not None):
+        return Plan(found, primary, (), {}, (), (), (), server=found.moved, left_tree=left)
     in_rows = _in_rows(pipeline.inventory.count(pipeline.tables))
     known = sorted({*registered, *stored.versions})
     compromised = tuple(each for each in known if each in stored.compromised and _may_be_lost(registered.get(each)))
@@ -155,7 +168,17 @@ def plan(pipeline: Pipeline) -> Plan:
         found, primary, in_rows, states, missing, starved, ends, lost, refused, unfenced, compromised, *of_indexes,
         former=former,
         server=found.moved,
+        left_tree=left,
     )  # fmt: skip
+
+
+def _left_tree(pipeline: Pipeline) -> TreeLeft | None:
+    """What a witness has signed that the audit does not continue; of several, the one with the most events."""
+    contradicting = [(each.signed, each) for each in witnessed(pipeline.ledger) if each.signed is not None]
+    if not contradicting:
+        return None
+    signed, by = max(contradicting, key=lambda pair: pair[0])
+    return TreeLeft(by.origin, by.witness.name, signed)
 
 
 def _refused(
@@ -228,6 +251,7 @@ def open_reconciliation(pipeline: Pipeline, *, requested_by: str) -> tuple[Reque
         AuditError: somebody has tampered with the database, at any time.
         BlockedError: values are under a version whose key is not in the key store.
     """
+    witnessing.witness(pipeline)  # a restored audit does not know yet what was signed
     decided = _verified_plan(pipeline)
     if not decided.findings and not decided.missing:
         raise RequestError("database, key store and anchors are consistent; there is nothing to reconcile")
@@ -279,7 +303,7 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
             _record(pipeline, decided, rotation)
         claim_store(pipeline, pipeline.keys.read(), tried=True)  # as officers signed
         pinned_roster(pipeline)  # which stores it in the home
-    time_stamping.stamp(pipeline)
+    witnessing.show_outside(pipeline)
     return decided
 
 
@@ -350,6 +374,7 @@ def _record(pipeline: Pipeline, decided: Plan, rotation: Request) -> None:
         ended=decided.ends,
         accepted=decided.found.unknown,
         server=decided.server,
+        left_tree=decided.left_tree,
     )
     pipeline.ledger.append(done, rotation.id)
     pipeline.ledger.set_status(rotation.id, RequestStatus.FINISHED)

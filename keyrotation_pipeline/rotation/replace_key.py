@@ -21,7 +21,7 @@ from keyrotation_pipeline.model.requests import Request, RequestAction, RequestS
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
-from keyrotation_pipeline.requests import opening, time_stamping
+from keyrotation_pipeline.requests import opening, witnessing
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
 from keyrotation_pipeline.requests.key_list import note_if_changed
 from keyrotation_pipeline.requests.roster import require_roster
@@ -105,7 +105,7 @@ def replace_key(pipeline: Pipeline, request: Request, material: KeyMaterial) -> 
             _require_replaceable(pipeline, stored, version, material)
             pipeline.ledger.set_status(request.id, RequestStatus.RUNNING)
         _replace(pipeline, stored, request, material)
-    time_stamping.stamp(pipeline)
+    witnessing.show_outside(pipeline)
     record = record_of(pipeline.ledger, version)
     if record is None or record.fingerprint != material.fingerprint:
         raise KeyStoreDamagedError(f"{version} is not registered as it was replaced; run `keyrotation audit verify`")

@@ -18,7 +18,7 @@ from keyrotation_pipeline.model.records import as_json
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord, Walk
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline, StepFacts
-from keyrotation_pipeline.requests import takeover, time_stamping
+from keyrotation_pipeline.requests import takeover, witnessing
 from keyrotation_pipeline.requests.approvals import require_authorised, suspicion
 from keyrotation_pipeline.requests.conductor import Decision, Task, decide
 from keyrotation_pipeline.requests.inventory import require_preflight
@@ -114,7 +114,7 @@ def run_step(pipeline: Pipeline, request_id: str, task: Task, report: Report) ->
         done_with_it = reencrypt.done_with(task.shard, record, report) if task.shard else ()
         _record(pipeline.ledger, rotation, record, *done_with_it)
     if record.step is WALK[-1]:
-        time_stamping.stamp(pipeline)
+        witnessing.show_outside(pipeline)
     return record
 
 

@@ -95,6 +95,7 @@ def _alerts(settings: Settings) -> Iterator[str]:
         yield smtp_line(smtp)
     if audit.timestamp_url is not None:
         yield f"audit.timestamp_url {_address(audit.timestamp_url.get_secret_value())}"
+    yield from (str(each.witness) for each in audit.witness)
     if incidents.alarms or incidents.cloudtrail_bucket is not None:
         yield f"incidents {_aws(incidents.endpoint_url, incidents.region_name)}"
 

@@ -12,9 +12,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StrictFl
 from keyrotation_pipeline.adapters import own_schema
 from keyrotation_pipeline.errors import ApprovalError, ConfigurationError
 from keyrotation_pipeline.model.approval import require_plain
+from keyrotation_pipeline.model.checkpoints import COSIGNATURE, VerifierKey
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact, ContactRole, IncidentType
 from keyrotation_pipeline.model.progress import DEFAULT_DUTY_CYCLE, LEAST_DUTY_CYCLE, AllowedHours
+from keyrotation_pipeline.model.witnesses import Witness
 from keyrotation_pipeline.settings.key_stores import KubernetesName
 from keyrotation_pipeline.settings.values import (
     Count,
@@ -25,22 +27,70 @@ from keyrotation_pipeline.settings.values import (
     SettingPath,
     Text,
     is_loopback,
+    parts_of,
     repeated,
     require_address,
     secret_in,
 )
 
 
+def _witness_address(address: str) -> str:
+    parts = parts_of(address)
+    if parts is None or parts.username is not None or parts.query or parts.fragment or ";" in address:
+        raise ConfigurationError(
+            "[audit] witness has a url that is none to submit checkpoints to; write https://…, without user and query"
+        )
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise ConfigurationError(f"[audit] witness {address} is not encrypted; write https")
+    return address
+
+
+def _witness_key(text: str) -> str:
+    key = VerifierKey.parse(text)
+    if key is None or key.kind != COSIGNATURE:
+        raise ConfigurationError(
+            "[audit] witness has a key that is none of a witness; write the verifier key for cosignature/v1 that its "
+            "operator publishes, such as witness.example+0a1b2c3d+BASE64"
+        )
+    return text
+
+
+class WitnessSettings(Section):
+    """One of `[audit] witness`: where it is asked (C2SP tlog-witness), and its key, which officers sign.
+
+    Args:
+        url: its submission prefix.
+        key: its verifier key.
+    """
+
+    url: Annotated[str, AfterValidator(_witness_address)]
+    key: Annotated[str, AfterValidator(_witness_key)]
+
+    @property
+    def witness(self) -> Witness:
+        """Returns it as a value."""
+        return Witness(self.url, VerifierKey.parse(self.key))
+
+
 class AuditSettings(Section):
-    """`[audit]`: an RFC 3161 authority, and the certificates that verify its time stamps.
+    """`[audit]`: an RFC 3161 authority, and the certificates that verify its time stamps; and witnesses.
 
     Args:
         timestamp_url: the authority to ask. Without it none is asked; earlier time stamps are still verified.
         timestamp_certificates: its root, and roots of authorities used before. Never fetched from anywhere.
+        witness: those that sign that the audit only grows, each as ``{ url = "https://…", key = "NAME+ID+BASE64" }``.
     """
 
     timestamp_url: Annotated[SecretStr, secret_in("audit")] | None = None
     timestamp_certificates: tuple[SettingPath, ...] = ()
+    witness: tuple[WitnessSettings, ...] = ()
+
+    @model_validator(mode="after")
+    def _witnesses_differ(self) -> Self:
+        twice = repeated(each.url for each in self.witness) or repeated(each.key for each in self.witness)
+        if twice is not None:
+            raise ConfigurationError(f"[audit] witness names {twice} twice; remove one")
+        return self
 
     @model_validator(mode="after")
     def _can_be_asked_and_believed(self) -> Self:

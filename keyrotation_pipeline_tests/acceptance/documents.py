@@ -18,7 +18,8 @@ FIELDS = {
     "approve": _GUIDE,
     "approve --signature": "id officer approvals approvals_required",
     "audit log": "seq at actor event request facts counts",
-    "audit verify": "database verified seq head unusable timestamps timestamps_verified",
+    "audit verify": "database verified seq head unusable timestamps timestamps_verified witnesses",
+    "audit witness": "database key witnesses failed",
     "backup": "database set made_at keys files size_bytes recipients dump dump_needs places uploaded_later "
     "removed warnings audit_fault backup_signer",
     "backup --list": "database sets unknown silent",

@@ -67,6 +67,7 @@ def test_a_routine_rotation_ends_with_a_backup_that_holds_the_new_key(clinic: Cl
     found = findings(clinic)
     assert {name for name, state in found.items() if state == "not-satisfied"} == {
         "audit-time-stamped",
+        "audit-witnessed",
         "backup-elsewhere",
         "key-access-logged",
         "procedure-reviewed",

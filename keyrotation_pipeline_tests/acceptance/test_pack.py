@@ -122,6 +122,7 @@ def test_a_pack_holds_offline_and_says_what_it_does_not_cover(made: Packed, pack
         "1  certificates of key death, by openssl",
         "2  time stamps, by openssl",
         "not covered  whether this audit is the one you know",
+        "not covered  whether whoever has the database, the home and its key has cut or rewritten the audit",
         "not covered  the backups themselves",
         "not covered  this program",
     ):
@@ -129,6 +130,8 @@ def test_a_pack_holds_offline_and_says_what_it_does_not_cover(made: Packed, pack
     with open_pipeline(settings.load(made.clinic.path), actor="test") as pipeline:
         _, signed_over = pipeline.ledger.request(made.request).audit_head
     assert verified(pack, signed_over)[0] == 0
+    code, said = verified(pack, "--witness", "https://witness.example")
+    assert (code, "https://witness.example is not a witness that officers have signed" in said) == (1, True)
     code, said = verified(pack, "ab" * 32)
     assert (code, "the chain does not lead through" in said) == (1, True)
     assert made.differences(pack) == ""

@@ -120,7 +120,8 @@ def failure_recorded(dagster: Dagster, done: dg.ExecuteInProcessResult) -> list[
 
 def test_every_name_carries_the_prefix_and_nothing_else_changes() -> None:
     named = build_definitions(
-        TABLES, 2, PipelineResource(naming=NAMING), "Europe/Berlin", INSTALLED, rehearse_nightly=True, timestamps=True
+        TABLES, 2, PipelineResource(naming=NAMING), "Europe/Berlin", INSTALLED,
+        rehearse_nightly=True, timestamps=True, witnesses=True,
     )  # fmt: skip
     # Of a name, or of a key: which of both it is, the line says.
     plain = re.sub(r"\bsecurity[/_]rotation[/_]", "", snapshot_of(named))

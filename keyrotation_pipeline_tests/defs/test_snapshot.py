@@ -16,7 +16,7 @@ TABLES = [EncryptedTable(TableName.parse(name), ("secret",)) for name in ("clien
 def test_what_dagster_shows_is_what_the_committed_list_says() -> None:
     definitions = build_definitions(
         TABLES, 2, PipelineResource(), "Europe/Berlin", datetime(2026, 1, 1, tzinfo=UTC),
-        rehearse_nightly=True, timestamps=True,
+        rehearse_nightly=True, timestamps=True, witnesses=True,
     )  # fmt: skip
     now = snapshot_of(definitions)
     if os.environ.get("KEYROTATION_TEST_SNAPSHOT"):

@@ -117,12 +117,16 @@ class Office:
 
 @pytest.fixture
 def office(tmp_path: Path, database_url: str) -> Office:
+    return office_in(tmp_path, database_url)
+
+
+def office_in(folder: Path, url: str) -> Office:
     key = KeyMaterial.generate()
-    with psycopg.connect(database_url, autocommit=True) as connection:
+    with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE TABLE clients (id int PRIMARY KEY, first_name text)")
         connection.execute("INSERT INTO clients VALUES (1, %s)", (encrypt(KeyRing({V1: key}, V1), "Zoe"),))
-    people = {name: make_officer(tmp_path, name) for name in ("Ada", "Ben", "Cem", "Eve", "Mal")}
-    office = Office(tmp_path, database_url, key, people)
+    people = {name: make_officer(folder, name) for name in ("Ada", "Ben", "Cem", "Eve", "Mal")}
+    office = Office(folder, url, key, people)
     office.configure("Ada", "Ben")
     office.initialise()
     return office

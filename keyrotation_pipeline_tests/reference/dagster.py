@@ -12,10 +12,10 @@ from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline_tests.reference.markdown import code, in_markdown, listing, page_of
 
 _INTRODUCTION = """
-As of one declared table, `clients`, with `[recovery] rehearse_nightly` and `[audit] timestamp_url`, without which
-`nightly_rehearsal` and `audit_timestamp` are not there. In [a project of your own](../guides/dagster-project.md)
-every name has your prefix. Nothing here decides anything: each step verifies the officers' signatures again, and is
-refused where it is not due.
+As of one declared table, `clients`, with `[recovery] rehearse_nightly`, `[audit] timestamp_url` and `witness`, without
+which `nightly_rehearsal`, `audit_timestamp` and `audit_witness` are not there. In
+[a project of your own](../guides/dagster-project.md) every name has your prefix. Nothing here decides anything: each
+step verifies the officers' signatures again, and is refused where it is not due.
 """
 CLIENTS = EncryptedTable(TableName.parse("clients"), ("email",))
 
@@ -24,7 +24,7 @@ def page() -> str:
     """The page."""
     definitions = build_definitions(
         [CLIENTS], 2, PipelineResource(), "UTC", datetime(2026, 1, 1, tzinfo=UTC),
-        rehearse_nightly=True, timestamps=True,
+        rehearse_nightly=True, timestamps=True, witnesses=True,
     )  # fmt: skip
     return page_of("In Dagster", _parts(definitions.get_repository_def()))
 

@@ -72,6 +72,10 @@ class SigningKey:
         """See `ManifestSigner.sign`."""
         return self.loaded().sign(manifest)
 
+    def signed(self, content: bytes) -> tuple[str, bytes]:
+        """Returns the public key, base64, and its signature; raises as `public`."""
+        return self.public, self.sign(content)
+
     def verifies(self, public: str, manifest: bytes, signature: bytes) -> bool:
         """See `ManifestSigner.verifies`."""
         return verifies(public, manifest, signature)

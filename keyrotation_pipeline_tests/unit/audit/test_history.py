@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from keyrotation_pipeline.audit.history import HistoryEntry, history, whole_history
+from keyrotation_pipeline.audit.request_rules import leaving
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import COMPARED, Officer, Roster, RosterChange, RosterSignature, rendered
 from keyrotation_pipeline.model.audit import AuditHead, EventKind
@@ -35,6 +36,7 @@ from keyrotation_pipeline.model.request_events import (
     SignatureAdded,
     StatusChanged,
     StepFinished,
+    TreeLeft,
 )
 from keyrotation_pipeline.model.requests import (
     CONFIRMATION_HEADER,
@@ -427,6 +429,25 @@ def test_an_event_of_another_database_is_a_fault_and_changes_nothing_that_takes_
 def newest_fault(ledger: FakeLedger) -> str | None:
     (*_, last), _ = whole_history(ledger.events(), ledger.verify)
     return last.fault
+
+
+def test_a_tree_at_witnesses_is_left_only_as_officers_have_signed(ledger: FakeLedger) -> None:
+    origin = str(ledger.replayed().origin)
+    left = TreeLeft(origin, "witness.example", 50)
+    asked = asking(ledger, RequestAction.RECONCILE)
+    text = with_lines(text_of(asked, ROSTER), {"Authorises": f"reconcile; {leaving(left)}"})
+    ledger.append(RequestOpened.of(asked, text), asked.id)
+    for officer in (ADA, BEN):
+        ledger.append(SignatureAdded.of(signature_by(officer, text)), asked.id)
+    running(ledger, asked.id)
+    for other in (replace(left, signed=49), replace(left, origin=f"{origin}/other")):
+        ledger.append(DatabaseReconciled("x", V1, (), {}, (), (), left_tree=other), asked.id)
+        assert newest_fault(ledger) == "leaves a tree that officers have not signed"
+        assert ledger.replayed().origin == origin
+    ledger.append(DatabaseReconciled("x", V1, (), {}, (), (), left_tree=left), asked.id)
+    assert newest_fault(ledger) is None
+    assert ledger.replayed().trees == {origin: 50}
+    assert ledger.replayed().origin == f"{origin}/{asked.id[:16]}"
 
 
 def test_a_reconciliation_makes_a_restored_database_that_of_the_audit(ledger: FakeLedger) -> None:

@@ -88,6 +88,9 @@ BY_UNIT_TEST: dict[str, Callable[[FakeLedger], None]] = {
         test_history.test_signing_begins_with_the_key_that_has_signed_backups
     ),
     "begins to sign another audit": test_history.test_signing_begins_after_the_event_that_it_names,
+    "leaves a tree that officers have not signed": (
+        test_history.test_a_tree_at_witnesses_is_left_only_as_officers_have_signed
+    ),
     "starts a request after its last date": test_history.test_a_request_does_not_start_after_its_last_date,
     "pins no public key": test_history.test_what_is_no_public_key_signs_no_backups,
     "pins a roster by a change that the audit has not lost": (

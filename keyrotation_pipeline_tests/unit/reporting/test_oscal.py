@@ -14,7 +14,14 @@ from keyrotation_pipeline.reporting.compliance import ComplianceReport
 from keyrotation_pipeline.reporting.conclusions import OBJECTIVES
 from keyrotation_pipeline.reporting.gathering import gather
 from keyrotation_pipeline.reporting.oscal import assessment_results, render_oscal
-from keyrotation_pipeline.reporting.sections import Approval, LaterFinding, Span, TimeStamped, UndeclaredSearched
+from keyrotation_pipeline.reporting.sections import (
+    Approval,
+    CheckpointSigned,
+    LaterFinding,
+    Span,
+    TimeStamped,
+    UndeclaredSearched,
+)
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import START, FakeWorld
 from keyrotation_pipeline_tests.unit.reporting.test_compliance import eventful
@@ -207,14 +214,20 @@ def for_nobody(report: ComplianceReport) -> ComplianceReport:
     return replace(report, backups=tuple(replace(each, recipients=()) for each in report.backups))
 
 
+def contradicted(report: ComplianceReport) -> ComplianceReport:
+    another = tuple(replace(each, contradicted="has signed another history") for each in report.checkpoints)
+    return replace(report, checkpoints=another)
+
+
 def with_nothing_wrong(report: ComplianceReport) -> ComplianceReport:
-    """As after a rotation, with the active key in the backup, a time stamp, and a search for what is not declared."""
+    """As after a rotation, with the active key in the backup, time stamp, witness, and a search of other columns."""
     assert report.active_key is not None
     keys = {report.active_key.version: report.active_key.fingerprint}
     return replace(
         report,
         backups=tuple(replace(each, keys=keys) for each in report.backups),
         timestamps=(TimeStamped(1, "ab", START, START, "tsa", (), None),),
+        checkpoints=(CheckpointSigned("w", "keyrotation/ab", 1, "ab", START, None),),
         data=replace(report.data, undeclared=UndeclaredSearched(START, (), ())),
     )
 
@@ -231,7 +244,7 @@ def with_nothing_wrong(report: ComplianceReport) -> ComplianceReport:
     (unverified_time_stamp, "audit-time-stamped"), (one_must_sign, "policy-pinned"),
     (one_value_does_not_decrypt, "every-value-decrypts"), (found_where_nothing_is_declared, "undeclared-searched"),
     (not_read_again, "undeclared-searched"), (backed_up_before_its_end, "backup-after-rotation"),
-    (for_nobody, "backup-encrypted"),
+    (for_nobody, "backup-encrypted"), (contradicted, "audit-witnessed"),
 ])  # fmt: skip
 def test_what_is_wrong_is_not_satisfied(change: Callable[[ComplianceReport], ComplianceReport], finding: str) -> None:
     right = with_nothing_wrong(rotated())

@@ -33,6 +33,7 @@ from keyrotation_pipeline.reporting.sections import (
     AuditVerified,
     BackupsFound,
     BackupTaken,
+    CheckpointSigned,
     DataRead,
     Decided,
     EveryValueRead,
@@ -121,6 +122,7 @@ REPORT = ComplianceReport(
         TimeStamped(6, "cd" * 32, START, START + DAY, "tsa.example", ("ee" * 32,), "not trusted"),
     ),
     backups_found=BackupsFound(START + 2 * DAY, "backup-1.json", ("here", "s3"), ("backup-2.json is not in s3",)),
+    checkpoints=(CheckpointSigned("witness.example", "keyrotation/ab", 6, "ef" * 32, START, "has signed another"),),
     access=AccessSummary(
         START, START + DAY, (KeyReadsBy("role/app", "10.0.0.1", 1234, 1, START, START + DAY),),
         (RecordReads("Client", "read", "Eve", "10.0.0.2", 3456, START, START),)
@@ -234,6 +236,7 @@ def test_the_page_is_an_anchor_and_draws_when_each_key_encrypted() -> None:
     ("report", "sentence"),
     [
         pytest.param(replace(REPORT, timestamps=()), "This audit has no time stamps by", id="no time stamps"),
+        pytest.param(replace(REPORT, checkpoints=()), "No witness outside has signed this audit.", id="no witness"),
         pytest.param(replace(REPORT, backups=()), "No backup was ever made.", id="no backups"),
         pytest.param(replace(REPORT, access=AccessSummary(START, START, None, ())), "cloudtrail_bucket is not set",
                      id="no log of key reads"),
