@@ -22,6 +22,77 @@ from keyrotation_pipeline_tests.waiting import eventually
 pytestmark = pytest.mark.extended
 EARLY = "v2 value seen before promotion: table clients holds"
 
+# The code printed in section 4.2 of the source procedure, with imports, and with what its `...` omits.
+CONFIG = '''
+# src/pazpaz/core/config.py
+import base64
+
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+
+class Settings(BaseSettings):
+    encryption_master_key: str = Field(..., env="ENCRYPTION_MASTER_KEY")
+    encryption_master_key_v2: str | None = Field(None, env="ENCRYPTION_MASTER_KEY_V2")
+
+    @property
+    def encryption_key(self) -> bytes:
+        """Primary encryption key (used for new writes)."""
+        # Use v2 if available (during rotation)
+        if self.encryption_master_key_v2:
+            return base64.b64decode(self.encryption_master_key_v2)
+        return base64.b64decode(self.encryption_master_key)
+
+    @property
+    def encryption_key_v1(self) -> bytes:
+        """Legacy encryption key (for reading old data)."""
+        return base64.b64decode(self.encryption_master_key)
+'''
+TYPES = '''
+# src/pazpaz/db/encrypted_types.py
+import base64
+import secrets
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from sqlalchemy.types import Text, TypeDecorator
+
+
+class EncryptedType(TypeDecorator):
+    impl = Text
+    cache_ok = False
+
+    def __init__(self, key: bytes, key_v1: bytes | None = None):
+        super().__init__()
+        self.key = key  # v2 (for writes)
+        self.key_v1 = key_v1  # v1 (for reads during rotation)
+        self.cipher = AESGCM(key)
+        self.cipher_v1 = AESGCM(key_v1) if key_v1 else None
+
+    def process_bind_param(self, value, dialect):
+        """Encrypt with v2 key."""
+        # Always use v2 for new writes
+        nonce = secrets.token_bytes(12)
+        ciphertext = self.cipher.encrypt(nonce, value.encode("utf-8"), None)
+        return f"v2:{base64.b64encode(nonce).decode()}:{base64.b64encode(ciphertext).decode()}"
+
+    def process_result_value(self, value, dialect):
+        """Decrypt with appropriate key version."""
+        parts = value.split(":")
+        key_version = parts[0]
+
+        if key_version == "v2":
+            cipher = self.cipher  # v2 key
+        elif key_version == "v1" and self.cipher_v1:
+            cipher = self.cipher_v1  # v1 key
+        else:
+            raise ValueError(f"Unsupported key version: {key_version}")
+
+        nonce = base64.b64decode(parts[1])
+        ciphertext = base64.b64decode(parts[2])
+        plaintext = cipher.decrypt(nonce, ciphertext, None)
+        return plaintext.decode("utf-8")
+'''
+
 # What both releases have. A worker writes rows of its own, so that it knows what each must hold, and reads all.
 MODEL = """
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -159,10 +230,10 @@ class Pazpaz:
 def pazpaz(new_desk: NewDesk) -> Iterator[Pazpaz]:
     """Three releases: before section 4.2 (one key, labelled v1), of section 4.2, and of our chapter."""
     made = Pazpaz(new_desk)
-    types = code("types before")
+    types = TYPES
     assert types.count('return f"v2:') == 1
-    made.release("before-4.2", code("config before"), types.replace('return f"v2:', 'return f"v1:'))
-    made.release("4.2", code("config before"), types)
+    made.release("before-4.2", CONFIG, types.replace('return f"v2:', 'return f"v1:'))
+    made.release("4.2", CONFIG, types)
     session = code("session")
     assert session.count("attest(engine, settings.encryption_key)") == 1
     often = session.replace("settings.encryption_key)", "settings.encryption_key, every_seconds=0.2)")

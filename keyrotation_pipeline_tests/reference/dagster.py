@@ -45,7 +45,7 @@ def _parts(repository: dg.RepositoryDefinition) -> Iterator[str]:
     yield listing((code(each.name), _first(each.description)) for each in sorted(jobs, key=_name))
     yield "## Schedules"
     yield listing(
-        (f"{code(each.name)} ({code(str(each.cron_schedule))})", _first(each.description))
+        (code(each.name), f"starts {code(each.job_name)} at {code(str(each.cron_schedule))}.")
         for each in sorted(repository.schedule_defs, key=_name)
     )
     yield "## Sensors"

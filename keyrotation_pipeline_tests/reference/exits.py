@@ -14,10 +14,8 @@ _NAGIOS = {
 }
 
 _FOUND_WRONG = """
-`status --exit-code` ends with 1 where anything is overdue, blocked or stale, for cron. Some commands end with 1 after
-they have done their work, since what they found is wrong: `verify` and `restore-database` where values do not
-decrypt, `rehearse` where something would stop the rotation, `preflight` where something is red, `backup` where a part
-of it failed, `audit verify` where the audit does not hold.
+`status --exit-code` ends with 1 where anything is overdue, blocked or stale. `verify`, `restore-database`, `rehearse`,
+`preflight`, `backup` and `audit verify` end with 1 after their work where what they found is wrong.
 """
 
 
