@@ -32,6 +32,7 @@ from keyrotation_pipeline.reporting.retirement_certificate import (
     certify,
     count_before_certificates,
     last_rotation,
+    skip_count,
 )
 from keyrotation_pipeline.reporting.sections import AccessSummary
 from keyrotation_pipeline.reporting.verify_pack import Judged
@@ -164,6 +165,12 @@ def report(
         str | None,
         typer.Option("--to", metavar="DAY", help="Everything as it was at the end of this day.", show_default=False),
     ] = None,
+    count: Annotated[
+        bool,
+        typer.Option(
+            "--count/--no-count", help="Count all tables again before a pack's certificates, which say so if not."
+        ),
+    ] = True,
     config: Config = None,
 ) -> None:
     """Write the compliance report, or the pack for an auditor.
@@ -179,8 +186,10 @@ def report(
         raise typer.BadParameter("it is for a certificate alone", param_hint="--rotation")
     if (since or until) and form in {ReportFormat.PACK, ReportFormat.CERTIFICATE}:
         raise typer.BadParameter(f"a {form} is of the whole audit", param_hint="--from and --to")
+    if not count and form is not ReportFormat.PACK:
+        raise typer.BadParameter("it is for a pack alone", param_hint="--no-count")
     if form is ReportFormat.PACK:
-        _write_pack(target, config)
+        _write_pack(target, config, count=count)
         return
     require_new(target)
     if form is ReportFormat.CERTIFICATE:
@@ -236,14 +245,18 @@ def _write(content: bytes, target: Path | None, what: str) -> None:
     output.note(f"{target}: {what}")
 
 
-def _write_pack(target: Path | None, config: Path | None) -> None:
+def _write_pack(target: Path | None, config: Path | None, *, count: bool) -> None:
     if target is None:
         raise typer.BadParameter("name the directory of the pack with --output", param_hint="--output")
     if not is_free(target):
         raise taken(target)
     declared = settings.load(config)
     with open_backups(declared, actor=actor()) as site:
-        uncounted = count_before_certificates(site.pipeline)
+        uncounted = None
+        if count:
+            uncounted = count_before_certificates(site.pipeline)
+        else:
+            skip_count(site.pipeline)
         _stamp(site.pipeline)
         found = gather(site.pipeline, stated=_stated(declared))
         dead = tuple(certificates(site, found.entries, found.state, uncounted))

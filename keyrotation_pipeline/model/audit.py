@@ -141,6 +141,7 @@ class EventKind(StrEnum):
     ROLLBACK_POST_MORTEM = "rollback_post_mortem"
     ROTATION_AUDIT_WRITTEN = "rotation_audit_written"
     COUNTED = "counted"
+    COUNT_SKIPPED = "count_skipped"
     VALUES_DECRYPTED = "values_decrypted"
     UNDECLARED_COLUMNS_SEARCHED = "undeclared_columns_searched"
     BACKUP_KEY_PINNED = "backup_key_pinned"

@@ -69,6 +69,13 @@ class Counted(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class CountSkipped(Fact):
+    """Somebody had a pack made without the count of all tables that its certificates state."""
+
+    kind: ClassVar = EventKind.COUNT_SKIPPED
+
+
+@dataclass(frozen=True, slots=True)
 class DecryptedTable:
     """One table whose every value was decrypted; `failures` of its values were not."""
 

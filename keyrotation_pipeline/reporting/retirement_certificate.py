@@ -16,6 +16,7 @@ from keyrotation_pipeline.errors import BlockedError, KeyStoreError, PreflightEr
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind, envelope, instant, payload_of, to_sign, utc_minute
+from keyrotation_pipeline.model.data_events import CountSkipped
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.reporting.gathering import verified_events
@@ -80,13 +81,18 @@ def count_before_certificates(pipeline: Pipeline) -> str | None:
     return None
 
 
+def skip_count(pipeline: Pipeline) -> None:
+    """Records that somebody wants certificates without a fresh count, which they then say."""
+    pipeline.ledger.append(CountSkipped())
+
+
 def certificates(
     site: BackupContext, entries: Sequence[HistoryEntry], state: LedgerState, uncounted: str | None = None
 ) -> Iterator[RetirementCertificate | RefusedCertificate]:
     """The certificate of every rotation whose retired keys the audit says to be dead; or why it gets none.
 
     Args:
-        entries, state: the whole verified audit, judged, with a count that was made for this.
+        entries, state: the whole verified audit, judged, with a count that was made for this, or that was skipped.
         uncounted: why there was none.
     """
     for retired in dead_keys(entries):
@@ -173,6 +179,9 @@ def in_words(statement: Mapping[str, Any]) -> str:
 
 
 def _counted_in_words(again: Mapping[str, Any]) -> str:
+    if (by := again.get("not_taken_by")) is not None:
+        last = "" if again["last"] is None else f"; {_counted_in_words(again['last'])}"
+        return f"not counted again for this, by the choice of {by} ({again['at']}){last}"
     tables = again["tables"]
     values, found, unread = (sum(each[name] for each in tables) for name in ("values", "old_values", "unreadable"))
     more = f"; {unread:,} more that no key decrypts" if unread else ""

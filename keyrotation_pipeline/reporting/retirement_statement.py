@@ -10,7 +10,7 @@ from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState
 from keyrotation_pipeline.audit.retirements import Retirement, retirement_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.model.audit import STATEMENT_TYPE, instant
-from keyrotation_pipeline.model.data_events import Counted, CountedTable
+from keyrotation_pipeline.model.data_events import Counted, CountedTable, CountSkipped
 from keyrotation_pipeline.model.key_events import KeyRetired, ReplicasAccounted
 from keyrotation_pipeline.model.request_events import StepFinished
 from keyrotation_pipeline.model.requests import Step
@@ -120,11 +120,21 @@ def _rows(retired: KeyRetired) -> dict[str, Any]:
 
 
 def _counted(entries: Sequence[HistoryEntry], event: HistoryEntry, retired: KeyRetired) -> dict[str, Any] | None:
-    """The newest count since, by table; None: there is none."""
-    after = ((each, each.fact) for each in reversed(entries) if each.seq > event.seq and each.fault is None)
-    entry, counted = next(((each, fact) for each, fact in after if isinstance(fact, Counted)), (None, None))
-    if entry is None or counted is None or not counted.tables:
-        return None
+    """The newest count since, by table, or by whose choice there is no newer one; None: there is none."""
+    for entry in reversed(entries):
+        if entry.seq <= event.seq:
+            return None
+        fact = entry.fact if entry.fault is None else None
+        if isinstance(fact, CountSkipped):
+            before = [each for each in entries if each.seq < entry.seq]
+            by, at = entry.entry.actor, instant(entry.at)
+            return {**_named(entry), "not_taken_by": by, "at": at, "last": _counted(before, event, retired)}
+        if isinstance(fact, Counted) and fact.tables:
+            return _count_of(entry, fact, retired)
+    return None
+
+
+def _count_of(entry: HistoryEntry, counted: Counted, retired: KeyRetired) -> dict[str, Any]:
     by_name = retired.identified_by is IdentifiedBy.MARKER
     names = {each.table for each in counted.tables}
     return {

@@ -288,6 +288,10 @@ def test_a_rotation_by_the_commands_beside_the_application(home: Home, logins: l
     assert (table["values_by_version"], table["fenced_against"]) == ({"v1": 0, "v2": ROWS}, ["v1"])
     assert "permission denied" in application.written_as(logins[0], old)
     assert application.written_as(logins[1], new) == ""
+    certificate = json.loads(home.typed("report", "--format", "certificate"))
+    again = json.loads(base64.b64decode(certificate["payload"]))["predicate"]["counted_again"]
+    assert (again["how"], again["began_at"] <= again["recorded_at"]) == ("by decrypting every value", True)
+    assert [(each["values"], each["old_values"]) for each in again["tables"]] == [(ROWS, 0)]
 
 
 @pytest.mark.parametrize("home", [pytest.param(LARAVEL, id="Laravel")], indirect=True)

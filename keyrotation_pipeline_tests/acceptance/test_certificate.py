@@ -172,3 +172,17 @@ def test_a_pack_says_which_key_got_no_certificate_and_why(rotated: Rotated, tmp_
     assert code == 0, said
     assert "which got no certificate" in said
     assert "table clients takes values under v1" in said
+
+
+def test_a_pack_says_by_whose_choice_nothing_was_counted_for_it(rotated: Rotated, tmp_path: Path) -> None:
+    counted = certify(rotated)["counted_again"]
+    rotated.clinic.run("report", "--format", "pack", "--no-count", "--output", str(tmp_path / "pack"))
+    [file] = (tmp_path / "pack" / "certificates").iterdir()
+    said = json.loads(base64.b64decode(json.loads(file.read_bytes())["payload"]))
+    again = said["predicate"]["counted_again"]
+    assert (again["event"], again["last"]) == ("count_skipped", counted)
+    assert f"not counted again for this, by the choice of {again['not_taken_by']} (" in in_words(said)
+    code, lines = verified(tmp_path / "pack")
+    assert code == 0, lines
+    assert "not_taken_by" not in certify(rotated)["counted_again"], "a certificate of its own is counted for"
+    rotated.clinic.run("report", "--no-count", expect=2)
