@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 from keyrotation_pipeline.audit.history import HistoryEntry
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.audit_state import AuditState
 from keyrotation_pipeline.model.data_events import Counted, UndeclaredColumnsSearched, ValuesDecrypted
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended, KeyRetired, KeyStateChanged
-from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
+from keyrotation_pipeline.model.requests import Walk
 
 _ALIVE = frozenset({KeyState.ACTIVE, KeyState.PRE_ACTIVATION})
 
@@ -113,3 +116,26 @@ def _revived(after: Sequence[HistoryEntry], gone: Sequence[KeyVersion]) -> Itera
             case KeyRestoreIntended(version=version, place=place) if version in gone and place != "archive":
                 back[str(version)] = None
     yield from back
+
+
+def live_again(stored: StoredKeys, record: KeyRecord) -> Iterator[str]:
+    """A sentence for each way in which applications get a retired key from the key store."""
+    version = record.version
+    if stored.primary == version:
+        yield f"{version} is the key store's primary; find out who named it, and run `keyrotation status`"
+    if version in stored.live:
+        archive = f"have `keyrotation restore-key {version}` archive it"
+        yield f"{version} is live in the key store; find out who put it there, and {archive}"
+    for other, key in stored.live.items():
+        if isinstance(key, KeyMaterial) and key.fingerprint == record.fingerprint and other != version:
+            yield f"the key of {version} is live in the key store as {other}; find out who put it there"
+
+
+def put_back(state: AuditState, stored: StoredKeys) -> Iterator[str]:
+    """The same for each key that was retired, unless a walk that is under way brings it back."""
+    under_way = (each for each in state.requests.values() if isinstance(each, Walk) and not each.is_over)
+    brought = {version for walk in under_way for version in (walk.source, walk.target)}
+    for record in state.keys.values():
+        is_out = record.state is KeyState.COMPROMISED and record.version in state.retired
+        if (is_out or record.state is KeyState.ARCHIVED) and record.version not in brought:
+            yield from live_again(stored, record)

@@ -77,7 +77,8 @@ def init(
         newcomer = about_newcomer(pipeline.ledger.replayed())
         lost = lost_keys(pipeline.ledger, pipeline.keys.read(), pipeline.ledger.keys())
         tried = {"values_tried": trial.tried, "values_opened": trial.tried - trial.failed} if trial else {}
-        summary = {**_summary(pipeline, path, _key_setting(declared)), **tried, "backup_signer": pipeline.backup_signer}
+        signer = {"backup_signer": pipeline.backup_signer, "signer_named": newcomer is None}
+        summary = {**_summary(pipeline, path, _key_setting(declared)), **tried, **signer}
     output.show(summary["database"], summary, _lines(summary, trial, lost, newcomer), as_json=as_json)
 
 

@@ -14,6 +14,7 @@ from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.progress import reporting
+from keyrotation_pipeline.cli.recovery import note_newcomer
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import instant, names
@@ -43,6 +44,7 @@ def inventory(*, config: Config = None, as_json: Json = False) -> None:
         keys = pipeline.ledger.keys()
         others = pipeline.inventory.other_formats()
         unindexed = _unindexed_rows(pipeline)
+        note_newcomer(pipeline.ledger.replayed())
     elsewhere = chain(_without_index(unindexed), _other_formats(others, declared.format.name))
     lines = chain(_taken(taken, [each.version for each in keys]), elsewhere, _blind_spots(taken))
     document = {
@@ -60,6 +62,7 @@ def verify(*, config: Config = None, as_json: Json = False) -> None:
         ring = pipeline.keys.read().ring()
         done = tuple(pipeline.rewriting.decrypt_all(table, ring, report) for table in pipeline.tables)
         pipeline.ledger.append(ValuesDecrypted.of(done))
+        note_newcomer(pipeline.ledger.replayed())
     tables = [
         {"table": each.table, "rows": each.rows, "values": each.values, "failures": each.failures} for each in done
     ]

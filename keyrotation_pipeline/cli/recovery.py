@@ -11,6 +11,7 @@ import typer
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.backups import open_backups, read_backup, recovery_key
 from keyrotation_pipeline.assembly.keystores import create_key_store
+from keyrotation_pipeline.audit.divergence import about_newcomer
 from keyrotation_pipeline.backups.catalog import BackupContext, key_in
 from keyrotation_pipeline.backups.key_loss import (
     KeyRestored,
@@ -27,6 +28,7 @@ from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.errors import BackupError, RecoveryError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit_state import AuditState
 from keyrotation_pipeline.model.records import json_safe
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.regular_files import read_typed
@@ -64,10 +66,17 @@ def recovery_test_command(*, key: KeyFile = None, config: Config = None, as_json
         if key is not None:  # one that is configured makes every test fail
             require_recipient(site, opened)
         report = recovery_test(site, opened, progress)
+        note_newcomer(site.pipeline.ledger.replayed())
     value = {"database": database, "passed": True, **json_safe(report.facts())}
     output.show(database, value, _tested(report), as_json=as_json)
     if report.missed:
         raise RecoveryError(f"everything was recovered, but {'; '.join(report.missed)}")
+
+
+def note_newcomer(state: AuditState) -> None:
+    """Say that what was recorded just now counts for nothing, where officers have not named the key of this home."""
+    if (newcomer := about_newcomer(state)) is not None:
+        output.note(f"{newcomer}, so what it recorded just now counts for nothing; run `keyrotation reconcile`")
 
 
 def restore_key_command(
@@ -106,6 +115,7 @@ def restore_key_command(
         create_key_store(declared)
         database = site.pipeline.environment.identity().name
         done = [_restore(declared, site, version, source, opened) for version in wanted]
+        note_newcomer(site.pipeline.ledger.replayed())
     value = {"database": database, "restored": [_restored_document(each) for each in done]}
     output.show(database, value, map(_restored, done), as_json=as_json)
 

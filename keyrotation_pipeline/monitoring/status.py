@@ -8,7 +8,7 @@ from keyrotation_pipeline.audit.divergence import divergence, require_consistent
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.audit.history import history
 from keyrotation_pipeline.audit.incidents import alert_deliveries, incidents
-from keyrotation_pipeline.audit.retirements import retirement_of
+from keyrotation_pipeline.audit.retirements import put_back, retirement_of
 from keyrotation_pipeline.backups.key_loss import audited_primary, lost_keys
 from keyrotation_pipeline.backups.rehearsal import last_rehearsal
 from keyrotation_pipeline.errors import AuditError, BlockedError, KeyRotationError, KeyStoreError
@@ -225,7 +225,9 @@ def _stored(keys: OwnedKeys) -> tuple[StoredKeys | None, list[str]]:
 def _of_keys(ledger: Ledger, stored: StoredKeys, records: Sequence[KeyRecord]) -> list[str]:
     """What is wrong with the keys."""
     of_list = filter(None, (stored.undelivered, stored.foreign))
-    return [*_unnamed(ledger, stored), *of_list, *stored.left_behind.values(), *lost_keys(ledger, stored, records)]
+    retired = put_back(ledger.replayed(), stored)
+    lost = lost_keys(ledger, stored, records)
+    return [*_unnamed(ledger, stored), *of_list, *stored.left_behind.values(), *retired, *lost]
 
 
 def _unnamed(ledger: Ledger, stored: StoredKeys) -> Iterator[str]:

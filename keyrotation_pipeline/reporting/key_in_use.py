@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 
 from keyrotation_pipeline.audit.divergence import divergence, warning
-from keyrotation_pipeline.audit.retirements import Retirement
+from keyrotation_pipeline.audit.retirements import Retirement, live_again
 from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import KeyRecord, StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.fences import Fences, fences
@@ -29,16 +28,8 @@ def require_not_in_use(pipeline: Pipeline, retired: Retirement) -> None:
 
 def _in_store(stored: StoredKeys, gone: list[KeyRecord]) -> Iterator[str]:
     for record in gone:
-        version = record.version
-        archive = f"find out who put it there, and have `keyrotation restore-key {version}` archive it"
-        if stored.primary == version:
-            yield f"{version} is the key store's primary; find out who named it, and run `keyrotation status`"
-        if version in stored.live:
-            yield f"{version} is live in the key store; {archive}"
-        for other, key in stored.live.items():
-            if isinstance(key, KeyMaterial) and key.fingerprint == record.fingerprint:
-                yield f"the key of {version} is live in the key store as {other}; find out who put it there"
-        if (left := stored.left_behind.get(version)) is not None:
+        yield from live_again(stored, record)
+        if (left := stored.left_behind.get(record.version)) is not None:
             yield left
     if stored.undelivered is not None:
         yield stored.undelivered

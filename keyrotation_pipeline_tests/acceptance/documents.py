@@ -45,7 +45,7 @@ FIELDS = {
     "incident report": "incident number written format text",
     "incident show": f"{_INCIDENT} stages pace breach",
     "init": "configuration written database key_versions primary tables officers approvals_required "
-    "values_tried values_opened backup_signer",
+    "values_tried values_opened backup_signer signer_named",
     "inventory": "database tables undeclared quarantine unindexed_rows other_formats not_searched not_seen "
     "replicas_declared_gone",
     "metrics": "database generated_at metrics",
@@ -57,8 +57,8 @@ FIELDS = {
     "recover": "database set made_at place rejected versions not_examined rows values_decrypted undecryptable "
     "unencrypted failures left_out undumped for_superuser keys put_back not_registered written kept to_provide "
     "reconcile backup_signer role_statements roles_to_decide next",
-    "recovery-test": "database passed place recovery_key set versions keys newest older rekeyed rto_seconds "
-    "rpo_seconds objectives missed",
+    "recovery-test": "database passed place recovery_key set sha256 scratch_server versions keys newest older rekeyed "
+    "rto_seconds rpo_seconds objectives missed",
     "rehearse": "database request source target dump made_at server dump_rows rows_now seconds findings "
     "predicted_seconds predicted_total_seconds not_rehearsed",
     "replace-key": "database id version fingerprint done",

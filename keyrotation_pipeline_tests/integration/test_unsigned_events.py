@@ -272,3 +272,15 @@ def test_no_home_begins_to_sign_an_audit_anew_that_somebody_has_stripped(
         verify_everything(pipeline)
         assert pipeline.ledger.replayed().signed_from is not None, "what officers gave up names nothing any more"
     assert not any("signs no event" in each for each in json.loads(typed.run("status", "--json"))["attention"])
+
+
+def test_a_home_that_was_made_again_says_that_what_it_records_counts_for_nothing_yet(
+    office: Office, typed: Folder
+) -> None:
+    assert json.loads(typed.run("init", "--json"))["signer_named"] is True
+    (office.anchors.parent / "backup-signing-key.pem").unlink()
+    assert json.loads(typed.run("init", "--json"))["signer_named"] is False
+    for command in ("inventory", "verify"):
+        typed.run(command)
+        [said] = [each for each in typed.printed[-2:] if "counts for nothing" in each]
+        assert said.strip().endswith("; run `keyrotation reconcile`")

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from keyrotation_pipeline.backups.key_loss import restore_key
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.fleet import Instance, RolloutMode
@@ -367,3 +368,22 @@ def test_a_key_that_is_being_destroyed_is_not_missed() -> None:
     world.ledger.append(KeyDestructionIntended(V1, world.keys.get(V1).fingerprint, (), ()))
     del world.keys.shelf[V1]  # and here it was killed
     assert overview(world.pipeline).attention == ()
+
+
+def test_a_retired_key_that_somebody_put_back_is_attention_until_a_walk_takes_it() -> None:
+    world = before_any_rotation()
+    rotation = approved(world)
+    for _ in runner.run(world.pipeline, rotation.id, world.report):
+        pass
+    message = "v1 is live in the key store; find out who put it there, and have `keyrotation restore-key v1` archive it"
+    assert message not in overview(world.pipeline).attention
+    world.keys.live[V1] = world.keys.shelf[V1]
+    assert message in overview(world.pipeline).attention
+    restore_key(world.pipeline, V1, world.keys.shelf[V1], "a backup")
+    assert message not in overview(world.pipeline).attention, "the command that it names ends it"
+    world.keys.live[V1.next().next()] = world.keys.shelf[V1]
+    assert any("the key of v1 is live in the key store as v3" in each for each in overview(world.pipeline).attention)
+    del world.keys.live[V1.next().next()]
+    open_rollback(world.pipeline, rotation, reason="it is slow", requested_by="ops")
+    world.keys.live[V1] = world.keys.shelf[V1]
+    assert message not in overview(world.pipeline).attention
