@@ -43,6 +43,7 @@ from keyrotation_pipeline.assembly.keystores import (
     wipe_leftovers,
 )
 from keyrotation_pipeline.audit.divergence import divergence
+from keyrotation_pipeline.audit.event_signatures import VouchedEvents
 from keyrotation_pipeline.audit.store_owner import OwnedKeyStore, require_not_of_others
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.backups.destruction import DESTROY
@@ -325,6 +326,12 @@ def _tried(pipeline: Pipeline, ring: KeyRing, place_of: PlaceOf) -> KeyTrial:
     return trial
 
 
+def _vouched(ledger: PostgresLedger) -> VouchedEvents:
+    """Returns by whose signatures events count now."""
+    state = ledger.replayed()
+    return VouchedEvents(state.signed_from, frozenset(state.signers), verifies)
+
+
 def _authority(settings: Settings, ledger: PostgresLedger) -> Rfc3161Authority | None:
     """Returns the authority; it is not asked while its address is in a place that officers have not signed."""
     audit, places = settings.audit, secrets_of(settings, "audit.timestamp_url ")
@@ -384,7 +391,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         parallel_shards=speed.parallel_shards,
         ledger=ledger,
         inventory=PostgresInventory(connection, limits.duty_cycle, current, settings.encrypted_tables),
-        rewriting=PostgresRewriting(connection, partial(connect, url), limits, workers),
+        rewriting=PostgresRewriting(connection, partial(connect, url), limits, workers, partial(_vouched, ledger)),
         fencing=PostgresFencing(connection, current),
         evidence=PostgresEvidence(connection, replicas, current),
         environment=environment,

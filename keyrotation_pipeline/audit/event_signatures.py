@@ -7,13 +7,14 @@ with one that does not verify, is nobody's.
 
 import base64
 import binascii
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Self
 
-from keyrotation_pipeline.model.audit import AuditEvent
+from keyrotation_pipeline.model.audit import AuditEvent, hash_of
 from keyrotation_pipeline.model.backups import signer_fingerprint
 
 LABEL = "keyrotation-audit-signature-v1"
@@ -93,3 +94,29 @@ def _signed(
 
 def _is_good(event: AuditEvent, signature: EventSignature | None, verify: VerifyEvent) -> bool:
     return signature is not None and signature.verifies(event, verify)
+
+
+@dataclass(frozen=True, slots=True)
+class VouchedEvents:
+    """Which events count for whoever reads a few of them without a replay, such as the engine while it works.
+
+    Args:
+        since: the event with which the pipeline began to sign; None: it never did. Older ones count as they are.
+        signers: fingerprints of the keys that sign.
+        verify: a function of a module, since workers get it pickled.
+    """
+
+    since: int | None
+    signers: frozenset[str]
+    verify: VerifyEvent
+
+    def counts(self, event: AuditEvent) -> bool:
+        """Whether one of the keys signed exactly this event."""
+        if self.since is None or event.seq < self.since:
+            return True
+        signature = EventSignature.parse(event.signature)
+        if signature is None or signature.signer not in self.signers or not signature.verifies(event, self.verify):
+            return False
+        # Only now is it known who wrote the body.
+        is_whole = hash_of(event.previous, event.body) == event.hash
+        return is_whole and bool(json.loads(event.body)["seq"] == event.seq)

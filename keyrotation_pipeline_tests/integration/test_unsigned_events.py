@@ -1,16 +1,19 @@
 """The owner of the database alone, without the home and its key, writes events with right hashes: none counts."""
 
 import json
+import pickle
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 import pytest
 
 from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
+from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
 from keyrotation_pipeline.audit.verify import verify_everything
-from keyrotation_pipeline.errors import ApprovalError
+from keyrotation_pipeline.errors import ApprovalError, BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.incidents.opening import open_incident, prepare_requests
 from keyrotation_pipeline.model.audit import EventKind, Note
@@ -19,8 +22,10 @@ from keyrotation_pipeline.model.incident_events import IncidentClosed
 from keyrotation_pipeline.model.incidents import Flag
 from keyrotation_pipeline.model.key_events import KeyRegistered, KeyStateChanged
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.request_events import StepFinished
+from keyrotation_pipeline.model.progress import PaceSet
+from keyrotation_pipeline.model.request_events import StatusChanged, StepFinished
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord
+from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline.reporting.written import record
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation.reconcile import open_reconciliation, reconcile
@@ -284,3 +289,26 @@ def test_a_home_that_was_made_again_says_that_what_it_records_counts_for_nothing
         typed.run(command)
         [said] = [each for each in typed.printed[-2:] if "counts for nothing" in each]
         assert said.strip().endswith("; run `keyrotation reconcile`")
+
+
+def test_the_engine_pauses_and_paces_by_no_event_that_the_owner_alone_has_written(office: Office) -> None:
+    rotation = signed_rotation(office)
+    run(office, rotation, Step.PRIMARY_KEY_ROLLOUT)
+    paused = StatusChanged(RequestStatus.RUNNING, RequestStatus.PAUSED, now())
+    with office.pipeline() as pipeline, office.owner() as owner:
+        [table], engine = pipeline.tables, pipeline.rewriting
+        assert isinstance(engine, PostgresRewriting)
+        assert engine.vouched is not None
+        shard, ring = Shard(table, 0, 1), pipeline.keys.read().ring()
+        later = f"{now() + timedelta(hours=2):%H}:00-{now() + timedelta(hours=3):%H}:00"
+        Forger(owner).append(PaceSet(hours=later), rotation)
+        Forger(owner).append(paused, rotation)
+        everything = replace(engine, vouched=None)
+        with pytest.raises(BlockedError, match="was paused"):
+            everything.rewrite_shard(rotation, shard, ring, V2, print)
+        assert engine.rewrite_shard(rotation, shard, ring, V2, print).rows > 0
+        pickle.dumps(engine.vouched())
+        with office.forger() as forger:
+            forger.append(paused, rotation)
+        with pytest.raises(BlockedError, match="was paused"):
+            engine.rewrite_shard(rotation, shard, ring, V2, print)

@@ -22,6 +22,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.page_readings import ALL_P
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps, pages_of
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.audit.event_signatures import VouchedEvents
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.batch import Held
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -166,7 +167,7 @@ def opened(
             )
             for _ in range(max(1, min(limits.workers * limits.threads_per_worker, worth_it)))
         ]
-        yield Decryption(housekeeping, table, relations, readers, report, request)
+        yield Decryption(housekeeping, table, relations, readers, report, request, limits.vouched)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +185,7 @@ class Decryption:
         housekeeping: connection for the quarantine.
         relations: the table's relations when it was opened.
         readers: one per thread.
+        vouched: says which events count that pause the request.
     """
 
     def __init__(
@@ -194,6 +196,7 @@ class Decryption:
         readers: Sequence[_Reader],
         report: Report,
         request: str,
+        vouched: VouchedEvents | None = None,
     ) -> None:
         self.housekeeping = housekeeping
         self.relations = relations
@@ -201,6 +204,7 @@ class Decryption:
         self._readers = readers
         self._report = report
         self._request = request
+        self._vouched = vouched
         self._idle: queue.Queue[RewriteContext] = queue.Queue()
         self._quarantining = threading.Lock()
         self._obeyed = float("-inf")
@@ -300,7 +304,7 @@ class Decryption:
         step = Step.ZERO_OLD_ROWS_PROOF if self._request else None
         self._report(Progress(step, subject, done, total, "pages"))
         if self._request and CLOCK.monotonic() - self._obeyed >= TICK_SECONDS:
-            require_running(self.housekeeping, self._request)
+            require_running(self.housekeeping, self._request, self._vouched)
             self._obeyed = CLOCK.monotonic()
 
 

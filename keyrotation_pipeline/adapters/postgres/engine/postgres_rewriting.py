@@ -1,7 +1,7 @@
 """The engine behind its port."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from keyrotation_pipeline.adapters.postgres import preflight
 from keyrotation_pipeline.adapters.postgres.engine import speed
@@ -11,6 +11,7 @@ from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerS
 from keyrotation_pipeline.adapters.postgres.engine.shard import is_one_shard, rewrite_shard
 from keyrotation_pipeline.adapters.postgres.engine.traversal import sweep
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.audit.event_signatures import VouchedEvents
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.environment import Speed
@@ -28,12 +29,14 @@ class PostgresRewriting:
         connection: the control connection, shared with the ledger.
         connect: opens a further connection.
         workers: how worker processes are started; without it, there are none.
+        vouched: says which events count that pause and pace a rotation, as of now; without it, all.
     """
 
     connection: Connection
     connect: Callable[[], Connection] = field(repr=False)  # it may hold a password
     limits: Limits
     workers: WorkerSettings | None = None
+    vouched: Callable[[], VouchedEvents] | None = None
 
     def speed(self, tables: Sequence[EncryptedTable], ring: KeyRing, target: KeyVersion) -> tuple[Speed, ...]:
         """See `TableRewriting.speed`."""
@@ -42,7 +45,7 @@ class PostgresRewriting:
     def rewrite_shard(self, request: str, shard: Shard, ring: KeyRing, target: KeyVersion, report: Report) -> Rewritten:
         """See `TableRewriting.rewrite_shard`."""
         preflight.require_unchanged(self.connection, request, shard.table, target)
-        return rewrite_shard(self.connect, request, shard, ring, target, report, self.limits, self.workers)
+        return rewrite_shard(self.connect, request, shard, ring, target, report, self._limits(), self.workers)
 
     def is_one_shard(self, request: str, table: EncryptedTable) -> bool:
         """See `TableRewriting.is_one_shard`."""
@@ -51,16 +54,16 @@ class PostgresRewriting:
     def sweep(self, request: str, table: EncryptedTable, ring: KeyRing, target: KeyVersion, *, wait: bool) -> Rewritten:
         """See `TableRewriting.sweep`."""
         preflight.require_unchanged(self.connection, request, table, target)
-        return sweep(self.connect, request, table, ring, target, self.limits, wait=wait)
+        return sweep(self.connect, request, table, ring, target, self._limits(), wait=wait)
 
     def clear_indexes(self, request: str, table: EncryptedTable, target: KeyVersion, report: Report) -> int:
         """See `TableRewriting.clear_indexes`."""
         preflight.require_unchanged(self.connection, request, table, target)
-        return clear_indexes(self.connect, request, table, target, report, self.limits)
+        return clear_indexes(self.connect, request, table, target, report, self._limits())
 
     def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report, request: str = "") -> DecryptedCount:
         """See `TableRewriting.decrypt_all`."""
-        return decrypt_all(self.connect, table, ring, report, self.limits, request)
+        return decrypt_all(self.connect, table, ring, report, self._limits(), request)
 
     def decrypt_spans(
         self,
@@ -72,3 +75,6 @@ class PostgresRewriting:
     ) -> int:
         """See `TableRewriting.decrypt_spans`."""
         return decrypt_spans(self.connect, table, spans, ring, report, self.limits, should_continue)
+
+    def _limits(self) -> Limits:
+        return self.limits if self.vouched is None else replace(self.limits, vouched=self.vouched())

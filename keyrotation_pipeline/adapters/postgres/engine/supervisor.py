@@ -15,19 +15,26 @@ from psycopg import errors
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
-from keyrotation_pipeline.adapters.postgres.engine.limits import CommitTimes, Limits, pace_override, reason_to_pause
+from keyrotation_pipeline.adapters.postgres.engine.limits import (
+    CommitTimes,
+    Limits,
+    newest_of,
+    pace_override,
+    reason_to_pause,
+)
 from keyrotation_pipeline.adapters.postgres.engine.ranges import PageRange
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import Vacuum
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import end_wait, note_wait
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import write_down
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.audit.event_signatures import VouchedEvents
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
-from keyrotation_pipeline.model.requests import RotationType, Step
+from keyrotation_pipeline.model.request_events import StatusChanged
+from keyrotation_pipeline.model.requests import RequestStatus, RotationType, Step
 from keyrotation_pipeline.ports.clock import attempts
 
-_STATUS = own("SELECT status FROM keyrotation.rotations WHERE id = %s")
 _TYPE = own("SELECT type FROM keyrotation.rotations WHERE id = %s")
 
 TICK_SECONDS = 1.0
@@ -42,16 +49,19 @@ def limits_for(connection: Connection, request: str, limits: Limits) -> Limits:
     return limits.in_an_emergency() if row == (RotationType.EMERGENCY.value,) else limits
 
 
-def require_running(connection: Connection, request: str) -> None:
+def require_running(connection: Connection, request: str, vouched: VouchedEvents | None) -> None:
     """Stops if the rotation was paused or cancelled.
+
+    Args:
+        vouched: says which events count; None: all.
 
     Raises:
         BlockedError: it was.
     """
-    row = connection.execute(_STATUS, (request,)).fetchone()
-    if row == ("paused",):
+    moved = newest_of(connection, request, StatusChanged, vouched)
+    if moved is not None and moved.after is RequestStatus.PAUSED:
         raise BlockedError(f"rotation {request} was paused; go on with `keyrotation resume {request}`")
-    if row == ("cancelled",):
+    if moved is not None and moved.after is RequestStatus.CANCELLED:
         raise BlockedError(f"rotation {request} was cancelled; open the next one with `keyrotation request`")
 
 
@@ -160,7 +170,7 @@ class Supervisor:
 
     def _require_running(self) -> None:
         self._stop_if_requested()
-        require_running(self.connection, self.request)
+        require_running(self.connection, self.request, self.limits.vouched)
 
     def _stop_if_requested(self) -> None:
         if self.stop_requested.is_set():
