@@ -42,7 +42,7 @@ def _parts(repository: dg.RepositoryDefinition) -> Iterator[str]:
     )
     yield "## Jobs"
     jobs = [each for each in repository.get_all_jobs() if not each.name.startswith("__")]
-    yield listing((code(each.name), _first(each.description)) for each in sorted(jobs, key=_name))
+    yield ", ".join(code(each.name) for each in sorted(jobs, key=_name)) + "."
     yield "## Schedules"
     yield listing(
         (code(each.name), f"starts {code(each.job_name)} at {code(str(each.cron_schedule))}.")
