@@ -6,7 +6,8 @@ from functools import partial
 
 from keyrotation_pipeline.adapters.backups.anchors import ROSTER, FileAnchors, advance_head, kept_heads, stored_head
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
-from keyrotation_pipeline.adapters.backups.signing_key import verifies
+from keyrotation_pipeline.adapters.backups.locked_checkpoints import LockedCheckpoints
+from keyrotation_pipeline.adapters.backups.signing_key import SigningKey, verifies
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.home_files import FileCheckpoints
 from keyrotation_pipeline.adapters.officer_signatures import OfficerFiles, OfficerSignatures
@@ -39,6 +40,7 @@ from keyrotation_pipeline.assembly.keystores import (
     create_key_store,
     every_key,
     open_key_store,
+    opened_bucket,
     signing_key,
     wipe_leftovers,
 )
@@ -55,6 +57,7 @@ from keyrotation_pipeline.fieldcrypto.transit import server_at
 from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceOf
 from keyrotation_pipeline.model.page_reading import Verification
 from keyrotation_pipeline.model.requests import RequestAction
+from keyrotation_pipeline.model.witnesses import Witness
 from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
@@ -84,10 +87,9 @@ from keyrotation_pipeline.rotation.replace_key import REPLACE_KEY
 from keyrotation_pipeline.rotation.rollback import ROLLBACK
 from keyrotation_pipeline.rotation.rotate import ROTATE
 from keyrotation_pipeline.settings import Settings
-from keyrotation_pipeline.settings.hosts import hosts_of, secrets_of, transit_line
+from keyrotation_pipeline.settings.hosts import checkpoints_in, hosts_of, secrets_of, transit_line, witnesses_of
 from keyrotation_pipeline.settings.loading import bare_environment
 from keyrotation_pipeline.settings.secrets import require_no_keys
-from keyrotation_pipeline.settings.sections import WitnessSettings
 
 ACTIONS: Mapping[RequestAction, Action[Pipeline]] = {
     each.name: each for each in (ROTATE, ROLLBACK, RECONCILE, DESTROY, POLICY, REPLACE_KEY)
@@ -342,8 +344,13 @@ def _authority(settings: Settings, ledger: PostgresLedger) -> Rfc3161Authority |
     return Rfc3161Authority(url, audit.timestamp_certificates)
 
 
-def _witness(declared: WitnessSettings, clock: Clock) -> CheckpointWitness:
-    return TlogWitness(declared.witness, clock.now, verifies)
+def _witness(settings: Settings, named: Witness, ledger: PostgresLedger, own: SigningKey) -> CheckpointWitness:
+    clock, s3 = SystemClock(), settings.backup.s3
+    if named.key is not None or s3 is None:
+        return TlogWitness(named, clock.now, verifies)
+    folder = s3.model_copy(update={"prefix": checkpoints_in(s3)})
+    signers, public = (lambda: ledger.replayed().signers), (lambda: own.public)
+    return LockedCheckpoints(named, lambda: opened_bucket(folder, clock), signers, public, verifies)
 
 
 def _assemble(settings: Settings, url: str, connection: Connection, actor: str) -> Pipeline:
@@ -404,7 +411,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         actions=ACTIONS,
         heartbeats=heartbeat_store(settings),
         timestamps=_authority(settings, ledger),
-        witnesses=tuple(_witness(each, clock) for each in settings.audit.witness),
+        witnesses=tuple(_witness(settings, each, ledger, own) for each in witnesses_of(settings)),
         sign=own.signed,
         hosts=hosts_of(settings),
         secrets=settings.secrets,

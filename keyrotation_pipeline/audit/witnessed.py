@@ -62,6 +62,10 @@ class Witnessed:
         """How many events it has signed."""
         return 0 if self.note is None else self.note.checkpoint.size
 
+    def signed_at(self, verify: VerifyEvent) -> datetime | None:
+        """When it signed, by its own clock; of a locked object, when that was recorded; None: it did not."""
+        return self.at if self.witness.key is None and self.note is not None else self.cosigned_at(verify)
+
     def cosigned_at(self, verify: VerifyEvent) -> datetime | None:
         """When it signed, by its own clock; None: no signature of its verifies."""
         key = self.witness.key

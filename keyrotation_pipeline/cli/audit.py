@@ -92,7 +92,7 @@ def _witnesses(pipeline: Pipeline, last: int) -> tuple[list[dict[str, Any]], str
             "witness": each.witness.name,
             "origin": each.origin,
             "events": each.size,
-            "signed_at": instant(each.cosigned_at(pipeline.ledger.verify_event)),
+            "signed_at": instant(each.signed_at(pipeline.ledger.verify_event)),
             "not_witnessed": last - each.size,
         }
         for each in found

@@ -210,7 +210,7 @@ def _checkpoints(every: Entries, state: LedgerState) -> Iterator[CheckpointSigne
     """The newest of each witness that officers have signed last, of the audit's present tree."""
     tree, pinned = EventTree(state.hashes), set(witnesses_in(state.hosts or ()))
     for each in witnessed_in(every, state):
-        at, note = each.cosigned_at(state.verify_event), each.note
+        at, note = each.signed_at(state.verify_event), each.note
         is_present = each.witness in pinned and each.origin == state.origin
         if is_present and at is not None and note is not None and not any(faults(each, tree, state.verify_event)):
             found = note.checkpoint

@@ -63,7 +63,12 @@ def _not_covered(present: Sequence[Witnessed], state: AuditState, asked: Mapping
     for each in present:
         if each.signed is not None and each.failing is not None:
             yield f"whether this is the history that {each.witness.name} has signed, since {each.failing[1]}"
-        if each.size and each.witness.url not in asked:
+        if each.size and each.witness.key is None:
+            yield (
+                f"whether the locked objects in {each.witness.url} say so: the newest one is to be of the first "
+                f"{each.size} events, or of {CHECKPOINT}"
+            )
+        elif each.size and each.witness.url not in asked:
             yield (
                 f"what {each.witness.name} has signed after the first {each.size} events, which are as it signed them: "
                 f"ask it by --witness {each.witness.url}"

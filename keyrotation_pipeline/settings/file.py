@@ -21,6 +21,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.settings.backups import BackupSettings, RecoverySettings
 from keyrotation_pipeline.settings.key_stores import KeysSettings, is_entry_of_ours
 from keyrotation_pipeline.settings.sections import (
+    OBJECT_LOCK,
     AlertsSettings,
     ApprovalsSettings,
     AuditSettings,
@@ -83,6 +84,12 @@ class File(Section):
                 '[rollout] mode = "kubernetes" gives Pods the keys of a Kubernetes Secret; write [keys] store = '
                 '"kubernetes-secret", or [rollout] mode = "attest"'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _checkpoints_have_a_bucket(self) -> Self:
+        if self.backup.s3 is None and any(each.url == OBJECT_LOCK for each in self.audit.witness):
+            raise ConfigurationError(f'[audit] witness = "{OBJECT_LOCK}" needs a bucket; add [backup.s3] with bucket')
         return self
 
     @model_validator(mode="after")

@@ -13,7 +13,10 @@ from urllib.parse import quote, urlsplit
 
 import yaml
 
+from keyrotation_pipeline.model.checkpoints import VerifierKey
+from keyrotation_pipeline.model.witnesses import Witness
 from keyrotation_pipeline.regular_files import read_text
+from keyrotation_pipeline.settings.backups import S3Settings
 from keyrotation_pipeline.settings.file import Settings
 from keyrotation_pipeline.settings.key_stores import KeysSettings, KubernetesStoreSettings
 from keyrotation_pipeline.settings.sections import SmtpSettings
@@ -95,9 +98,27 @@ def _alerts(settings: Settings) -> Iterator[str]:
         yield smtp_line(smtp)
     if audit.timestamp_url is not None:
         yield f"audit.timestamp_url {_address(audit.timestamp_url.get_secret_value())}"
-    yield from (str(each.witness) for each in audit.witness)
+    yield from map(str, witnesses_of(settings))
     if incidents.alarms or incidents.cloudtrail_bucket is not None:
         yield f"incidents {_aws(incidents.endpoint_url, incidents.region_name)}"
+
+
+def witnesses_of(settings: Settings) -> tuple[Witness, ...]:
+    """The witnesses that a configuration names, as values."""
+    return tuple(
+        Witness(_checkpoints(settings) if each.key is None else each.url, VerifierKey.parse(each.key or ""))
+        for each in settings.audit.witness
+    )
+
+
+def _checkpoints(settings: Settings) -> str:
+    s3 = settings.backup.s3
+    return "" if s3 is None else f"s3://{_plain(s3.bucket)}/{_plain(checkpoints_in(s3))}/"
+
+
+def checkpoints_in(s3: S3Settings) -> str:
+    """The prefix of locked checkpoints in the bucket of backups."""
+    return f"{s3.prefix.strip('/')}/checkpoints".lstrip("/")
 
 
 def _backups(settings: Settings) -> Iterator[str]:

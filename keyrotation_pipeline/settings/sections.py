@@ -16,7 +16,6 @@ from keyrotation_pipeline.model.checkpoints import COSIGNATURE, VerifierKey
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact, ContactRole, IncidentType
 from keyrotation_pipeline.model.progress import DEFAULT_DUTY_CYCLE, LEAST_DUTY_CYCLE, AllowedHours
-from keyrotation_pipeline.model.witnesses import Witness
 from keyrotation_pipeline.settings.key_stores import KubernetesName
 from keyrotation_pipeline.settings.values import (
     Count,
@@ -33,8 +32,13 @@ from keyrotation_pipeline.settings.values import (
     secret_in,
 )
 
+# A witness that is no server: objects in the bucket of backups, which S3 locks.
+OBJECT_LOCK = "s3-object-lock"
+
 
 def _witness_address(address: str) -> str:
+    if address == OBJECT_LOCK:
+        return address
     parts = parts_of(address)
     if parts is None or parts.username is not None or parts.query or parts.fragment or ";" in address:
         raise ConfigurationError(
@@ -59,17 +63,29 @@ class WitnessSettings(Section):
     """One of `[audit] witness`: where it is asked (C2SP tlog-witness), and its key, which officers sign.
 
     Args:
-        url: its submission prefix.
-        key: its verifier key.
+        url: its submission prefix; ``s3-object-lock``: checkpoints are locked objects beside the backups in S3.
+        key: its verifier key; without one only there.
     """
 
     url: Annotated[str, AfterValidator(_witness_address)]
-    key: Annotated[str, AfterValidator(_witness_key)]
+    key: Annotated[str, AfterValidator(_witness_key)] | None = None
 
-    @property
-    def witness(self) -> Witness:
-        """Returns it as a value."""
-        return Witness(self.url, VerifierKey.parse(self.key))
+    @model_validator(mode="after")
+    def _has_a_key(self) -> Self:
+        if (self.key is None) != (self.url == OBJECT_LOCK):
+            raise ConfigurationError(
+                f'[audit] witness {self.url} needs the key that its operator publishes, and "{OBJECT_LOCK}" has none; '
+                "write { url = …, key = … }"
+            )
+        return self
+
+
+def _as_witnesses(value: object) -> object:
+    """Reads a name as the list with that alone, and a name in a list as its url."""
+    several = [value] if isinstance(value, str) else value
+    if not isinstance(several, list):
+        return several
+    return [{"url": each} if isinstance(each, str) else each for each in several]
 
 
 class AuditSettings(Section):
@@ -78,16 +94,18 @@ class AuditSettings(Section):
     Args:
         timestamp_url: the authority to ask. Without it none is asked; earlier time stamps are still verified.
         timestamp_certificates: its root, and roots of authorities used before. Never fetched from anywhere.
-        witness: those that sign that the audit only grows, each as ``{ url = "https://…", key = "NAME+ID+BASE64" }``.
+        witness: those that sign that the audit only grows, each as ``{ url = "https://…", key = "NAME+ID+BASE64" }``;
+            or ``"s3-object-lock"``.
     """
 
     timestamp_url: Annotated[SecretStr, secret_in("audit")] | None = None
     timestamp_certificates: tuple[SettingPath, ...] = ()
-    witness: tuple[WitnessSettings, ...] = ()
+    witness: Annotated[tuple[WitnessSettings, ...], BeforeValidator(_as_witnesses)] = ()
 
     @model_validator(mode="after")
     def _witnesses_differ(self) -> Self:
-        twice = repeated(each.url for each in self.witness) or repeated(each.key for each in self.witness)
+        keys = (each.key for each in self.witness if each.key is not None)
+        twice = repeated(each.url for each in self.witness) or repeated(keys)
         if twice is not None:
             raise ConfigurationError(f"[audit] witness names {twice} twice; remove one")
         return self

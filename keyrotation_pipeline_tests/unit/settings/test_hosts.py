@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from keyrotation_pipeline.errors import ConfigurationError
+from keyrotation_pipeline.model.checkpoints import COSIGNATURE, VerifierKey
 from keyrotation_pipeline.settings import parse
 from keyrotation_pipeline.settings.hosts import hosts_of
 
+KEY = str(VerifierKey("w.example/w1", COSIGNATURE, bytes(32)))
 TABLE = '[[tables]]\nname = "clients"\ncolumns = ["email"]\n'
 KUBECONFIG = """
 current-context: clinic
@@ -39,6 +41,13 @@ SMTP = '[alerts.smtp]\nsender = "a@b.example"\nhost = '
     pytest.param(
         '[audit]\ntimestamp_url = "http://tsa.example/tsr"\ntimestamp_certificates = ["x.pem"]\n',
         ("audit.timestamp_url http://tsa.example",), id="an authority",
+    ),
+    pytest.param(
+        f'[audit]\nwitness = [{{ url = "https://w.example/x", key = "{KEY}" }}, "s3-object-lock"]\n'
+        '[backup.s3]\nbucket = "b"\nprefix = "k/"\n',
+        (f"audit.witness https://w.example/x with the key {KEY}", "audit.witness s3://b/k/checkpoints/",
+         "backup.s3 b at AWS"),
+        id="witnesses",
     ),
     pytest.param(
         '[backup.s3]\nbucket = "b"\nregion_name = "eu-central-1"\n', ("backup.s3 b at AWS eu-central-1",), id="a bucket"
