@@ -68,7 +68,7 @@ def _announce(door: UiAccess, services: DagsterServices, *, configured: bool) ->
         output.line(
             "no keyrotation.toml yet: the tables in the UI are the demo's; run `keyrotation init` or `keyrotation demo`"
         )
-    output.line(f"Dagster: {door.address}  (Ctrl-C stops it; its log is {services.log})")
+    output.line(f"Console: {door.address}  (Ctrl-C stops it; its log is {services.log})")
     if configured:
         bearer = "" if door.token is None else f"  (with the bearer token in {services.metrics_token_file})"
         output.line(f"Metrics: {door.url}/metrics{bearer}")

@@ -7,7 +7,7 @@ from enum import StrEnum
 from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.progress import duration
 from keyrotation_pipeline.model.requests import PendingRequest, Request, RequestStatus, Step, Walk
-from keyrotation_pipeline.model.status import RotationStatus, Status, in_two
+from keyrotation_pipeline.model.status import OpenIncident, RotationStatus, Status, in_two
 
 SHOWN_AS_FINISHED = timedelta(days=1)
 STEP_NAMES = {
@@ -58,13 +58,21 @@ def headline(status: Status, last: Request | None) -> Headline:
         return _of_rotation(status, status.rotation)
     if status.incidents:
         shown = status.incidents[0]
-        said = f"Incident {shown.incident.id} is open: {shown.clock_in_words}."
+        said = f"Incident {shown.incident.id} is open: {_next_stage(shown)}."
         return _of_sentence(Tone.FAILED, _about(status.attention, shown.incident.id) or said, said)
     if status.other_requests:
         return _unsigned(status.other_requests[0])
     if status.attention:
         return _of_sentence(Tone.FAILED, status.attention[0])
     return _idle(status, last)
+
+
+def _next_stage(shown: OpenIncident) -> str:
+    """With a date instead of the time left, which would be another each minute."""
+    due = next((each for each in shown.clock if each.reached_at is None), None)
+    if due is None:
+        return "every stage is reached"
+    return f"it is to be {due.stage.replace('_', ' ')} by {utc_minute(due.due_at)}"
 
 
 def _of_rotation(status: Status, rotation: RotationStatus) -> Headline:

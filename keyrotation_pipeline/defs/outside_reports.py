@@ -12,6 +12,7 @@ import binascii
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from textwrap import wrap
 
 import dagster as dg
 from dagster._core.events import DagsterEvent, DagsterEventType, StepMaterializationData
@@ -23,6 +24,7 @@ from keyrotation_pipeline.defs.partitions import Ownership
 from keyrotation_pipeline.ports.backups import ManifestSigner
 
 SEAL, CORRECTED = "sealed", "corrected"
+_LINE_CHARS = 30
 EVENT_LABEL, CURSOR_LABEL = b"keyrotation-dagster-event-v1\n", b"keyrotation-dagster-cursor-v1\n"
 RUN_LABEL = b"keyrotation-dagster-run-v1\n"
 # Between the evaluation of a sensor and the moment at which the daemon stores its events.
@@ -50,15 +52,16 @@ class Seal:
         """
         reported_at = (at or SystemClock().now()).isoformat()
         signature = base64.b64encode(self.signer.sign(_to_sign(report, reported_at))).decode()
-        return report.with_metadata({**_bare(report), SEAL: f"{reported_at} {signature}"})
+        # In short lines: a long one would widen the table of every report beyond the page.
+        lines = [reported_at, *wrap(signature, _LINE_CHARS)]
+        return report.with_metadata({**_bare(report), SEAL: dg.MetadataValue.json(lines)})
 
     def is_on(self, entry: dg.EventLogEntry) -> bool:
         """Whether the sync made this report, at about the moment that Dagster has for it."""
         report = entry.asset_materialization or entry.asset_check_evaluation
-        mark = report.metadata.get(SEAL) if report is not None else None
-        if report is None or not isinstance(mark, dg.TextMetadataValue):
+        if report is None or (mark := _mark(report.metadata.get(SEAL))) is None:
             return False
-        reported_at, _, signature = str(mark.text).partition(" ")
+        reported_at, signature = mark
         try:
             apart = abs(datetime.fromtimestamp(entry.timestamp, UTC) - datetime.fromisoformat(reported_at))
         except (ValueError, TypeError):
@@ -92,6 +95,17 @@ class Seal:
         except (ValueError, binascii.Error):
             return False
         return self.signer.verifies(self.signer.public, signed, raw)
+
+
+def _mark(value: object) -> tuple[str, str] | None:
+    """The time and the signature of a seal; before 0.2.0 it was a line of text."""
+    match value:
+        case dg.TextMetadataValue(text=str(text)):
+            reported_at, _, signature = text.partition(" ")
+            return reported_at, signature
+        case dg.JsonMetadataValue(data=[str(reported_at), *lines]):
+            return reported_at, "".join(map(str, lines))
+    return None
 
 
 @dataclass(slots=True)

@@ -1,6 +1,8 @@
 """The asset `status`, whose page people open first: what needs attention, the open rotation, and what to do next."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from textwrap import wrap
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.console.headline import headline
 from keyrotation_pipeline.defs.assets import Asset
 from keyrotation_pipeline.defs.outside_reports import CORRECTED, SEAL, Seal, report_at
 from keyrotation_pipeline.defs.partitions import SITE_RELIABILITY, Naming
@@ -25,7 +28,10 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 
 STATUS, AUDIT_SEQ = "status", "audit_seq"
 GROUPS = ("status", "inventory", "new_key", "rows", "old_key", "evidence", "backups")
-_MOST_MESSAGES, _WIDTH_CHARS = 5, 54
+# At 1280 pixels Dagster's table of metadata cuts a longer line off.
+_MOST_MESSAGES, _WIDTH_CHARS = 5, 36
+# Commands take the beginning of an id.
+_ID, _SHOWN_OF_ID = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24}\b"), r"\1"
 _AN_HOUR_SECONDS = 3600
 
 
@@ -50,6 +56,7 @@ def status_metadata(status: Status, naming: Naming) -> Mapping[str, dg.MetadataV
         "[sensors and schedules](/automation)",
     )
     return {
+        "now": _short("  \n".join([*_wrapped(_now(status)), "[the console, with everything on one page](/)"])),
         "needs_attention": _messages(status.attention, "Nothing is overdue, blocked or stale."),
         "rotation": _short("  \n".join(_rotation(naming, status.rotation))),
         "where_to_look": dg.MetadataValue.md("  \n".join(links)),
@@ -92,6 +99,12 @@ def _materialize(context: dg.AssetExecutionContext, keyrotation: PipelineResourc
         return status_metadata(status_now(opened), keyrotation.naming)
 
 
+def _now(status: Status) -> str:
+    """The console's sentence, without the time left, of which the page has a rounded one."""
+    rotation = status.rotation and replace(status.rotation, eta_seconds=None)
+    return headline(replace(status, rotation=rotation), None).sentence
+
+
 def _rotation(naming: Naming, rotation: RotationStatus | None) -> Iterator[str]:
     """A line each, for Markdown."""
     if rotation is None:
@@ -99,10 +112,11 @@ def _rotation(naming: Naming, rotation: RotationStatus | None) -> Iterator[str]:
         yield '`keyrotation request --reason "…"`.'
         return
     walk = rotation.walk
-    yield f"**{walk.source} → {walk.target}**, {walk.kind}, `{walk.id}`"
+    yield f"**{walk.source} → {walk.target}**, {walk.kind}, `{walk.id[:8]}`"
     eta = "" if rotation.eta_seconds is None else f", about {_left(rotation.eta_seconds)} left"
     at = asset_link(naming.step(Step(rotation.phase))) if rotation.phase in _WITH_A_PAGE else rotation.phase
-    yield f"At {at}, {rotation.progress:.0%}{eta}; {len(walk.approvals)} of {rotation.approvals_required} approvals."
+    yield f"At {at}, {rotation.progress:.0%}{eta}"
+    yield f"{len(walk.approvals)} of {rotation.approvals_required} approvals"
     if rotation.blocked_by:
         yield from _wrapped(f"BLOCKED: {rotation.blocked_by}")
     if rotation.waiting_for:
@@ -128,7 +142,8 @@ def _messages(messages: Sequence[str], otherwise: str) -> dg.MetadataValue:
 
 def _wrapped(message: str) -> list[str]:
     """In lines that the page does not cut off, with whatever people wrote as it is."""
-    return [plain(line) for line in wrap(message, _WIDTH_CHARS, break_long_words=False, break_on_hyphens=False)]
+    shorter = _ID.sub(_SHOWN_OF_ID, message)
+    return [plain(line) for line in wrap(shorter, _WIDTH_CHARS, break_long_words=False, break_on_hyphens=False)]
 
 
 def _short(text: str) -> dg.MetadataValue:

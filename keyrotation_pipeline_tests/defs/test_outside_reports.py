@@ -1,6 +1,7 @@
 """Results that no run has reported, over Dagster's own web server: each is corrected at the next tick of the sync."""
 
 import asyncio
+import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -159,9 +160,16 @@ def test_a_copy_of_an_earlier_report_does_not_count(dagster: Dagster, walked: Wa
     walked(None)
     dagster.tick("ledger_mirror")
     sealed = event_of(dagster, RETIRED)
-    seal = str(sealed.metadata[SEAL].value)
+    seal = json.dumps(sealed.metadata[SEAL].value)
     bare = {name: value.value for name, value in sealed.metadata.items() if isinstance(value, dg.TextMetadataValue)}
-    for metadata in (bare, {SEAL: seal}, {SEAL: seal.replace(" ", "")}, {SEAL: "x y"}, {SEAL: 1}, {SEAL: ["x"]}):
+    for metadata in (
+        bare,
+        {SEAL: seal},
+        {SEAL: " ".join(json.loads(seal)[:2])},
+        {SEAL: "x y"},
+        {SEAL: 1},
+        {SEAL: ["x"]},
+    ):
         report(open_server, "materialization/retired_key", partition="v9", metadata=metadata)
         dagster.tick("ledger_mirror")
         assert shown(dagster) == {"v2"}
@@ -180,10 +188,14 @@ def test_an_earlier_report_that_is_copied_whole_does_not_count(dagster: Dagster,
     assert CORRECTED not in sealed.metadata, "it counted then"
     dagster.world.database.rows["clients"][0]["first_name"] = "v1:Ada"
     assert not dagster.check("zero_old_rows", "rows/clients").passed
-    moment, _, signature = str(sealed.metadata[SEAL].value).partition(" ")
+    mark = sealed.metadata[SEAL].value
+    assert isinstance(mark, list)
+    moment, signature = str(mark[0]), "".join(map(str, mark[1:]))
     assert moment == yesterday.isoformat()
-    for copied in (f"{moment} {signature}", f"{datetime.now(UTC).isoformat()} {signature}"):
-        copy = green.with_metadata({SEAL: dg.MetadataValue.text(copied)})
+    now = datetime.now(UTC).isoformat()
+    for copied in (dg.MetadataValue.json([moment, signature]), dg.MetadataValue.json([now, signature]),
+                   dg.MetadataValue.text(f"{moment} {signature}")):  # fmt: skip
+        copy = green.with_metadata({SEAL: copied})
         dagster.instance.report_runless_asset_event(copy)
         assert result_of(dagster, OLD_ROWS).passed
         dagster.tick("ledger_mirror")
@@ -234,3 +246,19 @@ def test_a_cursor_that_somebody_has_set_hides_nothing(dagster: Dagster, walked: 
     dagster.tick("ledger_mirror")
 
     assert shown(dagster) == {"v2"}
+
+
+def test_a_report_that_an_earlier_release_sealed_still_counts(dagster: Dagster, walked: Walked) -> None:
+    walked(None)
+    dagster.tick("ledger_mirror")
+    green = dg.AssetCheckEvaluation(asset_key=OLD_ROWS.asset_key, check_name=OLD_ROWS.name, passed=True)
+    sealed = Seal(dagster.resource.signer()).on(green)
+    mark = sealed.metadata[SEAL].value
+    assert isinstance(mark, list)
+    dagster.instance.report_runless_asset_event(
+        sealed.with_metadata(
+            {**sealed.metadata, SEAL: dg.MetadataValue.text(f"{mark[0]} {''.join(map(str, mark[1:]))}")}
+        )
+    )
+    dagster.tick("ledger_mirror")
+    assert CORRECTED not in result_of(dagster, OLD_ROWS).metadata

@@ -50,9 +50,9 @@ def test_without_a_rotation_the_page_says_how_the_next_one_begins(dagster: Dagst
 def test_it_names_the_open_rotation_and_what_it_waits_for(dagster: Dagster, approved: Walk) -> None:
     dagster.world.ledger.set_status(approved.id, RequestStatus.PAUSED)
     page = shown(dagster)
-    assert page["rotation"].startswith(f"**v1 → v2**, routine, `{approved.id}` At requested, 0%; 2 of 2 approvals.")
+    assert page["rotation"].startswith(f"**v1 → v2**, routine, `{approved.id[:8]}` At requested, 0% 2 of 2 approvals ")
     assert (
-        f"Waits: rotation {approved.id} is paused; continue with `keyrotation resume {approved.id}`"
+        f"Waits: rotation {approved.id[:8]} is paused; continue with `keyrotation resume {approved.id[:8]}`"
         in (page["rotation"])
     )
     assert f"{approved.id}" in page["where_to_look"], "its runs"
@@ -113,7 +113,7 @@ def test_hours_that_are_left_are_shown_to_the_quarter(
 ) -> None:
     for seconds, left in ((3000, "50 min"), (5400, "1 h 30 min"), (5600, "1 h 30 min"), (129_600, "36 h 00 min")):
         monkeypatch.setattr(status, "progress_and_eta", lambda *_, seconds=seconds: (0.5, seconds))
-        assert f"`{approved.id}` At requested, 50%, about {left} left;" in shown(dagster)["rotation"]
+        assert f"`{approved.id[:8]}` At requested, 50%, about {left} left " in shown(dagster)["rotation"]
 
 
 def test_a_recovery_test_that_failed_since_is_named(dagster: Dagster) -> None:
