@@ -63,9 +63,9 @@ def require_keys_open(pipeline: Pipeline, stored: StoredKeys, wanted: Wanted, *,
 
     Args:
         stored: the key store as read for the action that follows.
-        emergency: of many tables only the first are tried, and only a key that decrypts no value at all is refused.
-            Foreign values must not keep the rest under a compromised key; they are quarantined, and the old key stays
-            until they are gone.
+        emergency: of many tables only the first are tried, and only a primary that decrypts no value at all is
+            refused. Damaged or foreign values must not keep the rest under a compromised key: under another version
+            one of them may be all that is left. They are quarantined, and the old key stays until they are gone.
 
     Raises:
         WrongKeyError: names each such version, what was tried, and where its key belongs; or a place that does not
@@ -79,11 +79,17 @@ def require_keys_open(pipeline: Pipeline, stored: StoredKeys, wanted: Wanted, *,
     if misfits:
         raise WrongKeyError("; ".join(misfits[:MOST_NAMED]))
     trial = try_keys(pipeline, ring, wanted, EMERGENCY_TRIES if emergency else None)
-    if emergency and not any(tried and not opened for tried, opened in map(trial.of_version, trial.versions)):
+    if emergency and not _opens_nothing(trial, stored.primary):
         return trial
     if message := refusal(pipeline.keys, stored, trial):
         raise WrongKeyError(message)
     return trial
+
+
+def _opens_nothing(trial: KeyTrial, primary: KeyVersion | None) -> bool:
+    """Whether values under the primary were tried, and none opened; without a primary, those under any version."""
+    versions = trial.versions if primary is None else [primary]
+    return any(tried and not opened for tried, opened in map(trial.of_version, versions))
 
 
 def undetermined_turns(tables: Sequence[EncryptedTable], ring: KeyRing) -> tuple[str, ...]:

@@ -107,6 +107,17 @@ def test_a_key_that_opens_no_value_stops_an_emergency_too(world: FakeWorld) -> N
         request(world, incident="INC-7")
 
 
+def test_one_damaged_value_of_another_version_stops_no_emergency(world: FakeWorld) -> None:
+    """As of an older version after a rotation that has not finished; whoever may write a row can write it."""
+    key = world.keys.live[V2] = KeyMaterial.generate()
+    world.ledger.state.keys[V2] = KeyRecord(V2, KeyState.DEACTIVATED, key.fingerprint, START)
+    world.database.rows["clients"].append({"first_name": "v2:damaged", "email": None})
+    world.database.sealed_under[V2] = KeyMaterial.generate().fingerprint
+    with pytest.raises(WrongKeyError, match=r"decrypts none of the 1 values tried under v2"):
+        request(world)
+    assert request(world, incident="INC-7").target == V3
+
+
 @pytest.mark.parametrize(
     ("given", "start", "finish"),
     [
