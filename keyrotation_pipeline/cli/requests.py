@@ -32,6 +32,7 @@ from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text
 from keyrotation_pipeline.requests.control import pace_of, set_pace
 from keyrotation_pipeline.requests.roster import require_roster
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation import rollback
 from keyrotation_pipeline.rotation.rollout import unnamed_primary
 from keyrotation_pipeline.rotation.rotate import open_request
@@ -77,7 +78,8 @@ def request(
         )
         database = pipeline.environment.identity().name
         warnings = [each.message for each in pipeline.environment.preflight(pipeline.tables, opened.target)]
-        warnings += filter(None, [unnamed_primary(pipeline, opened)])
+        pending = unnamed_primary(Situation(pipeline), opened)
+        warnings += [] if pending is None else [str(pending)]
         rule, *how = duties(pipeline.rollout, opened)
         lines = [f"{database}: {opened.source} to {opened.target} requested, {_dates(opened)}"]
         lines += [f"note: {warning}" for warning in warnings]
@@ -147,10 +149,10 @@ def confirm(
                 then, roster = f"keyrotation rotate {walk.id}", require_roster(pipeline)
                 guide(pipeline.environment, Guide("confirm", walk.id, to_sign, roster, (), 1, then), as_json=as_json)
             return
-        officer, goal = add_confirmation(pipeline, walk, content)
+        officer, target = add_confirmation(pipeline, walk, content)
         database = pipeline.environment.identity().name
-    value = {"id": walk.id, "officer": officer, "rollout": str(goal.aim)}
-    confirmed = f"confirmed by {officer}: every application instance {goal.statement()}"
+    value = {"id": walk.id, "officer": officer, "rollout": str(target.kind)}
+    confirmed = f"confirmed by {officer}: every application instance {target.statement()}"
     output.show(database, value, [confirmed, f"next: `keyrotation rotate {walk.id}`"], as_json=as_json)
 
 

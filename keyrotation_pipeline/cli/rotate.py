@@ -22,6 +22,7 @@ from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import phase_of
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation import runner
 
 
@@ -150,7 +151,8 @@ def _limits_of_proof(rotation: Walk) -> Iterator[str]:
 
 def _show_next(pipeline: Pipeline, rotation: Walk, through: Step | None, *, as_json: bool) -> None:
     due, later = _ahead(pipeline, rotation, through)
-    waits = runner.pending_reason(pipeline, rotation)
+    reason = runner.pending(Situation(pipeline), rotation)
+    waits = None if reason is None else str(reason)
     rule, *how = duties(pipeline.rollout, rotation)
     lines = [f"  due now    nothing, since {through} is done"]
     if due:
@@ -165,9 +167,9 @@ def _ahead(pipeline: Pipeline, rotation: Walk, through: Step | None) -> tuple[li
     """The due tasks and the steps after them, as far as a run would go; none where `through` is done."""
     if through is not None and rotation.done(through) is not None:
         return [], []
-    decision = runner.next_decision(pipeline, rotation)
+    decision = runner.next_decision(Situation(pipeline), rotation)
     if not decision.tasks:
-        raise BlockedError(decision.waiting_for or f"rotation {rotation.id} has nothing due")
+        raise BlockedError(str(decision.pending))
     steps = WALK if through is None else WALK[: WALK.index(through) + 1]
     later = [str(step) for step in steps if rotation.done(step) is None and step is not decision.tasks[0].step]
     return [str(task) for task in decision.tasks], later

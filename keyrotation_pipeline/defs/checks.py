@@ -22,6 +22,7 @@ from keyrotation_pipeline.monitoring.rolling import DECRYPT, how_far, read_what_
 from keyrotation_pipeline.monitoring.scheduler_health import stalled
 from keyrotation_pipeline.ports.backups import BackupVault
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation.fences import fences, values_of_gone_keys
 from keyrotation_pipeline.rotation.key_checks import usage_of_primary
 from keyrotation_pipeline.rotation.keys import require_stored_and_backed_up
@@ -112,7 +113,7 @@ def below_gcm_limit(pipeline: Pipeline) -> dg.AssetCheckResult:
 def not_overdue(pipeline: Pipeline) -> dg.AssetCheckResult:
     """The result of `rotation_not_overdue`."""
     primary = pipeline.keys.read().primary
-    found = due_rotation(pipeline, primary)
+    found = due_rotation(Situation(pipeline), primary)
     if found is None:
         return NO_PRIMARY
     due, needs_people = found.due, found.needs_people

@@ -30,6 +30,7 @@ from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.keys import require_registered_keys
 
@@ -76,11 +77,11 @@ def tick(
     rotation = takeover.current_or_next(pipeline)
     if rotation is None:
         return _follow_up(instance, naming, pipeline, seal, time_zone)
-    decision = runner.next_decision(pipeline, rotation)
-    people = runner.left_to_people(pipeline, rotation)
+    decision = runner.next_decision(Situation(pipeline), rotation)
+    people = runner.pending_people(rotation, decision)
     if people or not decision.tasks:
         backup = _backup_follow_up(instance, naming, pipeline, seal, time_zone)
-        reason = f"left to people: {people}" if people else f"waiting for {decision.waiting_for}"
+        reason = f"left to people: {people}" if people else f"waiting for {decision.pending}"
         return backup if isinstance(backup, dg.SensorResult) else dg.SkipReason(reason)
     fail_stale_runs(instance, pipeline, f"{rotation.id}/", conducted_runs(instance, naming, seal, rotation.id))
     past, now = (past for _, past in conducted_runs(instance, naming, seal, rotation.id)), pipeline.clock.now()

@@ -44,6 +44,7 @@ from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.conductor import phase_of
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation import runner
 
 A_MOMENT = timedelta(minutes=1)
@@ -157,8 +158,8 @@ def report_wait_status(
         for observation in _row_observations(naming, rotation, message, tables, before):
             instance.report_runless_asset_event(observation)
         return "; ".join((*(_progress(progress) for _, progress in tables), message))
-    reason = runner.pending_reason(pipeline, rotation) if phase in set(Step) else None
-    if reason and reason not in message:
+    reason = runner.pending(Situation(pipeline), rotation) if phase in set(Step) else None
+    if reason and str(reason) not in message:
         message = f"{message}; waiting for {reason}"
     if message != before and not rotation.is_over:
         step = Step(phase) if phase in set(Step) else Step.KEY_VERSION

@@ -26,6 +26,7 @@ from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.inventory import recount
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation import runner
 
 POOL = "reencrypt"
@@ -87,10 +88,10 @@ def _refuse_by_hand(context: dg.OpExecutionContext, message: str) -> None:
 
 
 def _nothing_due(pipeline: Pipeline, rotation: Walk) -> str:
-    decision = runner.next_decision(pipeline, rotation)
+    decision = runner.next_decision(Situation(pipeline), rotation)
     if any(task.shard is not None for task in decision.tasks):
         return f"other runs work on every due shard of rotation {rotation.id}; wait for them"
-    due = ", ".join(map(str, decision.tasks)) or decision.waiting_for
+    due = ", ".join(map(str, decision.tasks)) or decision.pending
     return f"no shard is due in rotation {rotation.id}; due is: {due}; run `keyrotation rotate {rotation.id}`"
 
 

@@ -20,6 +20,7 @@ from keyrotation_pipeline.model.visible_text import visible
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.conductor import Task
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation import runner
 
 SECONDS_BETWEEN_LOG_LINES = 3.0
@@ -49,7 +50,7 @@ def run_step(
         rotation = rotation_of(pipeline, partition)
         launch_refusals.lift(pipeline.ledger, rotation)
         report = progress_to(context.log)
-        if closing is not None and Task(closing) in runner.next_decision(pipeline, rotation).tasks:
+        if closing is not None and Task(closing) in runner.next_decision(Situation(pipeline), rotation).tasks:
             runner.run_step(pipeline, rotation.id, Task(closing), report)
         shard = Shard(table, index, pipeline.shards) if table is not None and index is not None else None
         began = time.monotonic()

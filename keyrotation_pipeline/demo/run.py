@@ -36,6 +36,7 @@ from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import add_approval
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation import keys, runner
 from keyrotation_pipeline.rotation.rollout import unnamed_primary
 from keyrotation_pipeline.rotation.rotate import open_request
@@ -152,7 +153,7 @@ def _connected(settings: Settings) -> "Iterator[psycopg.Connection[tuple[Any, ..
 def _wait_for_report(pipeline: Pipeline, rotation: Walk) -> None:
     """Waits for the application's first report; without it no key is made."""
     for _ in attempts(pipeline.clock, pause_seconds=0.1, patience_seconds=REPORT_SECONDS):
-        if unnamed_primary(pipeline, rotation) is None:
+        if unnamed_primary(Situation(pipeline), rotation) is None:
             return
 
 

@@ -19,7 +19,8 @@ from keyrotation_pipeline.ports.incidents import FlagSource
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.control import cancel, take_lock
-from keyrotation_pipeline.requests.takeover import cannot_begin, held_compromised, out_of_use
+from keyrotation_pipeline.requests.situation import Situation
+from keyrotation_pipeline.requests.takeover import cannot_start, held_compromised, out_of_use
 from keyrotation_pipeline.rotation.rotate import open_request
 
 LOCK = "incidents"
@@ -70,7 +71,7 @@ def prepare_requests(pipeline: Pipeline, requested_by: str) -> tuple[str, ...]:
     requests = {each.id: each for each in pipeline.ledger.requests()}
     for incident in incidents(pipeline.ledger).unfinished:
         prepared = requests.get(incident.request or "")
-        if prepared is not None and cannot_begin(pipeline, prepared) is None:
+        if prepared is not None and cannot_start(Situation(pipeline), prepared) is None:
             continue
         try:
             prepare(pipeline, incident, requested_by)
@@ -92,11 +93,11 @@ def prepare(pipeline: Pipeline, incident: Incident, requested_by: str) -> Walk:
     """
     if incident.request is not None:
         prepared = pipeline.ledger.walk(incident.request)
-        if cannot_begin(pipeline, prepared) is None:
+        if cannot_start(Situation(pipeline), prepared) is None:
             return prepared
         # It may only seem so, by a late answer of the key store or in a restored database.
         require_consistent(pipeline, pipeline.keys.read())
-        if cannot_begin(pipeline, prepared) is None:
+        if cannot_start(Situation(pipeline), prepared) is None:
             return prepared
         cancel(pipeline, prepared)
     if (serving := _serving(pipeline, incident)) is not None:
@@ -175,7 +176,7 @@ def _serving(pipeline: Pipeline, incident: Incident) -> Walk | None:
             continue
         if (
             set(incident.versions) <= set(held_compromised(pipeline.ledger, each))
-            and cannot_begin(pipeline, each) is None
+            and cannot_start(Situation(pipeline), each) is None
         ):
             return each
     return None

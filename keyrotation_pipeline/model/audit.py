@@ -93,6 +93,11 @@ def utc_minute(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
+def utc_second(at: datetime) -> str:
+    """``2026-11-24 15:30:12 UTC``."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
 def names(versions: Iterable[KeyVersion]) -> list[str]:
     """Key versions as in JSON."""
     return [str(version) for version in versions]

@@ -1,13 +1,12 @@
 """Application instances, the rollouts of a rotation, and reads that fail to decrypt."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE
 from keyrotation_pipeline.model.audit import utc_minute
 
 
@@ -153,14 +152,14 @@ class RolloutTarget:
         versions: the one that is read, or written; or those that are withdrawn; or the primary before the new key.
     """
 
-    aim: TargetKind
+    kind: TargetKind
     versions: tuple[KeyVersion, ...]
 
     def met_by(self, instance: Instance) -> bool:
-        """Whether an instance had reached the goal when it last reported itself; one that never reported had not."""
+        """Whether an instance had reached the target when it last reported itself; one that never reported had not."""
         if instance.writes is None:
             return False
-        match self.aim:
+        match self.kind:
             case TargetKind.NAMES:
                 return instance.names_primary
             case TargetKind.READS:
@@ -173,16 +172,16 @@ class RolloutTarget:
     def statement(self) -> str:
         """What is then true for every instance: ``reads v2``, ``writes v2``, ``is without v1``."""
         versions = ", ".join(map(str, self.versions))
-        if self.aim is TargetKind.NAMES:
+        if self.kind is TargetKind.NAMES:
             return f"writes {versions} for as long as {versions} is named as the primary, whatever newer key it gets"
-        verb = {TargetKind.READS: "reads", TargetKind.WRITES: "writes", TargetKind.WITHOUT: "is without"}[self.aim]
+        verb = {TargetKind.READS: "reads", TargetKind.WRITES: "writes", TargetKind.WITHOUT: "is without"}[self.kind]
         return f"{verb} {versions}"
 
     def __str__(self) -> str:
         versions = ", ".join(map(str, self.versions))
-        if self.aim is TargetKind.NAMES:
+        if self.kind is TargetKind.NAMES:
             return "name its primary"
-        verb = {TargetKind.READS: "read", TargetKind.WRITES: "write", TargetKind.WITHOUT: "be without"}[self.aim]
+        verb = {TargetKind.READS: "read", TargetKind.WRITES: "write", TargetKind.WITHOUT: "be without"}[self.kind]
         return f"{verb} {versions}"
 
 
@@ -211,126 +210,6 @@ class Confirmation:
 
     officers: tuple[str, ...] = ()
     gone: frozenset[Gone] = field(default_factory=frozenset)
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """What a rollout is waiting for; false when it is done.
-
-    Args:
-        lagging: instances that report a different state from the goal.
-        silent: instances that may still run, in an unknown state.
-        unseen: no instance reports, and no officer has confirmed.
-        unconfirmed: an officer has to confirm, and none has.
-    """
-
-    lagging: tuple[Instance, ...] = ()
-    silent: tuple[Instance, ...] = ()
-    unseen: bool = False
-    unconfirmed: bool = False
-
-    def __bool__(self) -> bool:
-        return bool(self.lagging or self.silent or self.unseen or self.unconfirmed)
-
-
-def missing_for(
-    goal: RolloutTarget,
-    mode: RolloutMode,
-    instances: Sequence[Instance],
-    confirmation: Confirmation,
-    nonces: Collection[str] | None = None,
-) -> Missing:
-    """Judge a rollout by the instances' reports and the officers' confirmations.
-
-    Args:
-        nonces: an instance's own report must name one of these, to be newer than the rollout's beginning; None: any.
-
-    A report that an instance lags counts in every mode: no signature makes it read a key. How an instance chooses its
-    primary depends on its code: before the key is made, a silent one that chose correctly is not waited for if another
-    one reports.
-    """
-    if mode is RolloutMode.SERVER:
-        return Missing()  # no instance has a key that it could report
-    alive = [instance for instance in instances if not instance.silent]
-    lagging = tuple(each for each in alive if not goal.met_by(each) or _is_older(each, nonces))
-    if mode is RolloutMode.NONE:
-        return Missing(lagging)
-    confirmed = bool(confirmation.officers)
-    known = goal.aim is TargetKind.NAMES and bool(alive)
-    silent = tuple(
-        each
-        for each in instances
-        if each.silent
-        and Gone(each.name, each.reported_at) not in confirmation.gone
-        and not (known and goal.met_by(each))
-    )
-    return Missing(
-        lagging,
-        silent,
-        unseen=mode is not RolloutMode.CONFIRM and not alive and not silent and not confirmed,
-        unconfirmed=mode is RolloutMode.CONFIRM and not confirmed,
-    )
-
-
-def _is_older(instance: Instance, nonces: Collection[str] | None) -> bool:
-    """Whether a report may have been prepared before the request was opened, or before the key store changed."""
-    return instance.nonce is not None and nonces is not None and instance.nonce not in nonces
-
-
-def pending_sentence(missing: Missing, goal: RolloutTarget, request: str) -> str:
-    """One sentence: what the rollout waits for, and what to type."""
-    confirm = f"`keyrotation confirm {request}`"
-    parts = []
-    if missing.lagging:
-        named = ", ".join(f"{each.name} ({_reported(each, goal)})" for each in missing.lagging)
-        parts.append(f"{named}: not seen to {goal}; {_remedy(goal)}")
-    if missing.silent:
-        named = ", ".join(f"{each.name} (last report {utc_minute(each.reported_at)})" for each in missing.silent)
-        parts.append(f"{named}: silent, and not known to have ended; when it has, an officer says so with {confirm}")
-    if missing.unseen:
-        # Of making the new key now.
-        consequence = f" ({CHOOSES_ITSELF})" if goal.aim is TargetKind.NAMES else ""
-        parts.append(
-            f"no application instance reports itself, which does not show that every one {goal.statement()}"
-            f"{consequence}; have each call attest(engine, key_ring) of keyrotation_pipeline.encrypted_type, or "
-            f"let an officer confirm it: {confirm}"
-        )
-    if missing.unconfirmed:
-        parts.append(f"no officer has confirmed yet that every application instance {goal.statement()}; {confirm}")
-    return f"{'; '.join(parts)}{_then(request)}"
-
-
-def awaits(message: str, request: str) -> bool:
-    """Whether a sentence is from `pending_sentence`: a wait, and not a failure."""
-    return message.endswith(_then(request))
-
-
-def _then(request: str) -> str:
-    return f"; then run `keyrotation rotate {request}`"
-
-
-def _remedy(goal: RolloutTarget) -> str:
-    if goal.aim is TargetKind.NAMES:
-        return (
-            f"name {', '.join(map(str, goal.versions))} where it gets its keys ({PRIMARY_VARIABLE}, or for a plain key "
-            "in AWS `keyrotation init --convert`), and reload or restart it"
-        )
-    return "reload or restart what lags"
-
-
-_BEGINNINGS = {TargetKind.WRITES: "the primary was changed", TargetKind.WITHOUT: "the key was withdrawn"}
-
-
-def _reported(instance: Instance, goal: RolloutTarget) -> str:
-    if instance.writes is None or instance.unproven:
-        return instance.problem or "not known what it reads"
-    if goal.met_by(instance):
-        return f"no report since {_BEGINNINGS.get(goal.aim, 'this request was opened')}"
-    if goal.aim is TargetKind.NAMES:
-        return f"writes {instance.writes}, and does not report that as a named primary"
-    if goal.aim is TargetKind.WRITES:
-        return f"writes {instance.writes}"
-    return f"reads {', '.join(map(str, instance.reads))}"
 
 
 MOST_PER_MINUTE = 10

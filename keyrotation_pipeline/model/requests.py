@@ -171,13 +171,13 @@ class ConfirmationText:
     """The facts that are signed. `render` gives the canonical bytes, one field a line, ending with a newline.
 
     Args:
-        keys: each version of the goal with its fingerprint.
+        keys: each version of the target with its fingerprint.
         gone: silent instances that the officer says have ended.
         audit_head: seq and hash of the event that began this rollout, which identifies it.
     """
 
     request: str
-    goal: RolloutTarget
+    target: RolloutTarget
     database: str
     key_store: str
     keys: Sequence[str]
@@ -195,8 +195,8 @@ class ConfirmationText:
             CONFIRMATION_HEADER,
             (
                 ("Request", self.request),
-                ("Rollout", str(self.goal.aim)),
-                ("Confirms", f"every application instance {self.goal.statement()}"),
+                ("Rollout", str(self.target.kind)),
+                ("Confirms", f"every application instance {self.target.statement()}"),
                 ("Database", self.database),
                 ("Key store", self.key_store),
                 ("Keys", ", ".join(self.keys)),

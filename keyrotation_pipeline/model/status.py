@@ -10,9 +10,9 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead, instant, names
 from keyrotation_pipeline.model.breach import Deadline, Rate
 from keyrotation_pipeline.model.environment import Problem
-from keyrotation_pipeline.model.fleet import awaits
 from keyrotation_pipeline.model.incidents import Contact, Incident
 from keyrotation_pipeline.model.keys import KeyRecord
+from keyrotation_pipeline.model.pending import PendingReason, timed_out
 from keyrotation_pipeline.model.progress import PaceSet, TableProgress
 from keyrotation_pipeline.model.request_events import Rehearsed
 from keyrotation_pipeline.model.requests import PendingRequest, Request, Walk
@@ -56,7 +56,7 @@ class TableStatus:
 
 def failure_of(walk: Walk) -> str | None:
     """What stopped a walk's last attempt; None: nothing, or it only timed out waiting for instances or an officer."""
-    return None if walk.blocked_by is None or awaits(walk.blocked_by, walk.id) else walk.blocked_by
+    return None if walk.blocked_by is None or timed_out(walk.blocked_by, walk.id) else walk.blocked_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class RotationStatus:
         phase: its present step, or its status before and after all steps.
         progress: 0 to 1.
         eta_seconds: the remaining time, without waits for people; None where it is not running.
-        waiting_for: why it does not proceed by itself, or why it is slower; None if it proceeds.
+        pending: why it does not proceed by itself, or why it is slower; None if it proceeds.
         at_work: whether a process works at one of its steps at this moment; not in the JSON.
         pace: what an operator has set; None: as configured, and not in the JSON.
         tables: progress of each table; not in the JSON.
@@ -78,14 +78,19 @@ class RotationStatus:
     approvals_required: int
     progress: float
     eta_seconds: int | None
-    waiting_for: str | None
+    pending: PendingReason | None
     at_work: bool
     pace: PaceSet | None = None
     tables: tuple[TableProgress, ...] = ()
 
     @property
+    def waiting_for(self) -> str | None:
+        """The reason in words, and what helps."""
+        return None if self.pending is None else self.pending.with_since
+
+    @property
     def blocked_by(self) -> str | None:
-        """What stopped the last attempt, unless that timed out: then `waiting_for` says what is missing now."""
+        """What stopped the last attempt, unless that timed out: then `pending` says what is missing now."""
         return failure_of(self.walk)
 
     def as_json(self) -> dict[str, Any]:

@@ -7,11 +7,10 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.keys import RotationDue, rotation_due
 from keyrotation_pipeline.model.requests import RotationType, Walk
 from keyrotation_pipeline.model.status import failure_of
-from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.keys import declared_activations
-from keyrotation_pipeline.rotation.rollout import Reports
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +62,9 @@ class DueRotation:
         return self.stopped_by or f"{self.walk.action} {self.walk.id} {state}"
 
 
-def due_rotation(pipeline: Pipeline, primary: KeyVersion | None, instances: Reports = None) -> DueRotation | None:
-    """When the primary must be rotated, and what is being done; None: there is no registered primary.
-
-    Args:
-        instances: the application's instances, if the caller already has them.
-    """
+def due_rotation(situation: Situation, primary: KeyVersion | None) -> DueRotation | None:
+    """When the primary must be rotated, and what is being done; None: there is no registered primary."""
+    pipeline = situation.pipeline
     if primary is None:
         return None
     requests, declared = pipeline.ledger.requests(), declared_activations(pipeline.ledger)
@@ -76,11 +72,10 @@ def due_rotation(pipeline: Pipeline, primary: KeyVersion | None, instances: Repo
     if due is None:
         return None
     walk = takeover.current_or_next(pipeline)
-    return DueRotation(due, walk, _stopped_by(pipeline, walk, instances) if walk else None, pipeline.clock.now())
+    return DueRotation(due, walk, _stopped_by(situation, walk) if walk else None, pipeline.clock.now())
 
 
-def _stopped_by(pipeline: Pipeline, walk: Walk, instances: Reports) -> str | None:
-    decision = runner.next_decision(pipeline, walk, instances)
-    if not decision.tasks:
-        return decision.waiting_for
+def _stopped_by(situation: Situation, walk: Walk) -> str | None:
+    if (reason := runner.pending(situation, walk, to_start=True)) is not None:
+        return str(reason)
     return f"{walk.action} {walk.id} is blocked; see `keyrotation status`" if failure_of(walk) else None

@@ -16,6 +16,7 @@ from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.conductor import phase_of
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation import runner
 
 NEWS_FOR = timedelta(days=1)
@@ -24,8 +25,9 @@ MOST_NAMED = 3
 
 def fleet(pipeline: Pipeline) -> dict[str, Any]:
     """The object of `rollout --json`; `attention` has a sentence for each instance with a key that it must not have."""
-    stored, walk = pipeline.keys.read(), takeover.current_or_next(pipeline)
-    waiting, instances = pipeline.rollout.waiting(), pipeline.rollout.instances()
+    situation, walk = Situation(pipeline), takeover.current_or_next(pipeline)
+    stored, waiting, instances = situation.stored, pipeline.rollout.waiting(), situation.instances
+    reason = runner.pending(situation, walk) if walk else None
     return {
         "generated_at": instant(pipeline.clock.now()),
         "database": pipeline.environment.identity().name,
@@ -33,7 +35,7 @@ def fleet(pipeline: Pipeline) -> dict[str, Any]:
         "primary": str(stored.primary) if stored.primary else None,
         "instances": [_document(instance) for instance in instances],
         "workloads": {each: waiting.get(each) for each in pipeline.rollout.workloads},
-        "waiting_for": runner.pending_reason(pipeline, walk, instances) if walk else None,
+        "waiting_for": None if reason is None else str(reason),
         "attention": [
             *lost_keys(pipeline.ledger, stored, pipeline.ledger.keys()),
             *returned(pipeline, stored, walk, instances),

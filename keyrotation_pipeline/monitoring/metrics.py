@@ -124,11 +124,10 @@ def _rotation(rotation: RotationStatus, counts: Mapping[str, TableCount | None])
     yield _one("rotation_at_work", "1: a process works at it now.", int(rotation.at_work))
     if rotation.eta_seconds is not None:
         yield _one("rotation_eta_seconds", "Time left, without waits for people.", rotation.eta_seconds)
-    for name, help_text, reason in (
-        ("rotation_waiting", "Why it does not proceed, or is slower, always 1.", rotation.waiting_for),
-        ("rotation_blocked", "What stopped the last attempt, always 1.", rotation.blocked_by),
-    ):
-        yield Metric(name, help_text, () if reason is None else (((reason,), 1),), ("reason",))
+    code = () if rotation.pending is None else (((rotation.pending.code,), 1),)
+    yield Metric("rotation_waiting", "The kind of reason why it does not proceed, always 1.", code, ("code",))
+    failed = () if rotation.blocked_by is None else (((rotation.blocked_by,), 1),)
+    yield Metric("rotation_blocked", "What stopped the last attempt, always 1.", failed, ("reason",))
     done, left = {}, {}
     for each in rotation.tables:
         if (count := counts.get(each.table)) is not None:

@@ -39,10 +39,9 @@ from keyrotation_pipeline.model.fleet import (
     RolloutMode,
     RolloutTarget,
     TargetKind,
-    missing_for,
-    pending_sentence,
 )
 from keyrotation_pipeline.model.key_trial import KeyTrial
+from keyrotation_pipeline.model.pending import pending_rollout
 from keyrotation_pipeline.model.requests import RotationType, Walk
 from keyrotation_pipeline.model.status import Check, Light, Readiness, amber, green, in_two, red
 from keyrotation_pipeline.monitoring import data_readiness
@@ -57,6 +56,7 @@ from keyrotation_pipeline.requests.confirming import confirmation_of, is_to_make
 from keyrotation_pipeline.requests.inventory import Inventory, take_inventory
 from keyrotation_pipeline.requests.policy import changed_hosts
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.key_checks import counted_in, probed, refusal, try_keys
 from keyrotation_pipeline.rotation.rotate import ROTATE, next_version, present_key, require_backed_up
@@ -180,7 +180,8 @@ def _hosts_are_signed(pipeline: Pipeline) -> Check:
 def _open(pipeline: Pipeline, walk: Walk) -> Check:
     state = f"{walk.action} {walk.id} of {walk.source} to {walk.target} is {walk.status}"
     try:
-        waits, do = in_two(runner.next_decision(pipeline, walk).waiting_for or "")
+        reason = runner.next_decision(Situation(pipeline), walk).pending
+        waits, do = (reason.why, reason.do) if reason is not None else ("", "")
     except KeyRotationError as error:  # of the instances, the key store or the audit
         waits, do = in_two(f"not seen what it waits for: {error}")
     value = f"{state}: {waits}" if waits else state
@@ -357,18 +358,19 @@ _GUIDES = {
 
 
 def _naming(
-    pipeline: Pipeline, walk: Walk | None, goal: RolloutTarget, target: KeyVersion, instances: Sequence[Instance]
+    pipeline: Pipeline, walk: Walk | None, wanted: RolloutTarget, target: KeyVersion, instances: Sequence[Instance]
 ) -> Check:
     """Whether applications write under a new key only once it is named as the primary."""
     name, mode = "applications_name_their_primary", pipeline.rollout.mode
-    confirmation = confirmation_of(pipeline, walk, goal) if walk is not None else Confirmation()
-    missing = missing_for(goal, RolloutMode.ATTEST, instances, confirmation)
-    if not missing and confirmation.officers:
+    confirmation = confirmation_of(pipeline, walk, wanted) if walk is not None else Confirmation()
+    request = "ID" if walk is None else walk.id
+    reason = pending_rollout(wanted, RolloutMode.ATTEST, instances, confirmation, request)
+    if reason is None and confirmation.officers:
         return green(name, f"confirmed by {', '.join(confirmation.officers)}")
-    if not missing:
+    if reason is None:
         return green(name, "every instance that reports does; one that does not report is not seen")
     if mode is RolloutMode.ATTEST:
-        return red(name, *in_two(pending_sentence(missing, goal, "ID" if walk is None else walk.id)))
+        return red(name, reason.why, reason.do)
     then = (
         f'the rotation then stops with "{target} value seen before promotion", and only a rollback helps, which an '
         "emergency does not have"

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 from keyrotation_pipeline.audit.divergence import divergence, require_consistent
 from keyrotation_pipeline.audit.events import recorded
@@ -14,10 +15,10 @@ from keyrotation_pipeline.backups.rehearsal import last_rehearsal
 from keyrotation_pipeline.errors import AuditError, BlockedError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster
-from keyrotation_pipeline.model.audit import EventKind, utc_minute
+from keyrotation_pipeline.model.audit import EventKind, utc_minute, utc_second
 from keyrotation_pipeline.model.breach import carried_by
-from keyrotation_pipeline.model.fleet import Instance, awaits
 from keyrotation_pipeline.model.keys import KeyRecord, StoredKeys
+from keyrotation_pipeline.model.pending import PendingCode, PendingReason
 from keyrotation_pipeline.model.proof import records_reencrypted
 from keyrotation_pipeline.model.request_events import StatusChanged
 from keyrotation_pipeline.model.requests import (
@@ -37,23 +38,21 @@ from keyrotation_pipeline.monitoring.due import DueRotation, due_rotation
 from keyrotation_pipeline.monitoring.fleet import failing, returned, uncounted
 from keyrotation_pipeline.monitoring.progress import progress_and_eta, tables_progress
 from keyrotation_pipeline.monitoring.scheduler_health import stalled
-from keyrotation_pipeline.ports.keys import OwnedKeys
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.ports.rollout import Rollout
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.approvals import authority
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.requests.control import pace_of
 from keyrotation_pipeline.requests.policy import changed_hosts
 from keyrotation_pipeline.requests.roster import require_roster, roster_of
-from keyrotation_pipeline.requests.takeover import cannot_begin, out_of_use
+from keyrotation_pipeline.requests.situation import Situation
+from keyrotation_pipeline.requests.takeover import cannot_start, out_of_use
 from keyrotation_pipeline.requests.time_stamping import unstamped
 from keyrotation_pipeline.requests.witnessing import unwitnessed
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.fences import fences, values_of_gone_keys
 from keyrotation_pipeline.rotation.report import clock_of, rate_of
-from keyrotation_pipeline.rotation.rollout import Reports
 
 # A rejected flag is raised again, not fixed; after a while it is history.
 SHOWN_FOR = timedelta(days=7)
@@ -120,8 +119,8 @@ def _urgent(pipeline: Pipeline, shown: OpenIncident) -> Iterator[str]:
         if carrier is not None:
             otherwise += f", or if it was a false alarm, `keyrotation incident assess {incident.id}`"
         yield f"{incident.id}: {_restored(pipeline) or out_of_use(pipeline, incident) or otherwise}"
-    elif (message := cannot_begin(pipeline, carrier)) is not None:
-        yield f"{incident.id}: {message} with `{command}`"
+    elif (reason := cannot_start(Situation(pipeline), carrier)) is not None:
+        yield f"{incident.id}: {reason} with `{command}`"
     elif carrier.status is RequestStatus.FINISHED:
         yield f"the rotation of {incident.id} is finished; close it with `keyrotation incident close {incident.id}`"
     else:
@@ -147,21 +146,22 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = ()) -> Status:
     now = pipeline.clock.now()
     records, rotation, head = pipeline.ledger.keys(), takeover.current_or_next(pipeline), pipeline.ledger.head()
     counts = {count.table: count for count in pipeline.ledger.counts(pipeline.tables)}
-    stored, attention = _stored(pipeline.keys)
+    situation = Situation(pipeline)
+    stored, attention = _stored(situation)
     primary = stored.primary if stored is not None else None
     inconsistent = _inconsistent(pipeline, stored) if stored is not None else []
     attention += [*inconsistent, *(_of_keys(pipeline.ledger, stored, records) if stored is not None else [])]
-    instances = _instances(pipeline.rollout)
-    due = due_rotation(pipeline, primary, instances)
+    due = due_rotation(situation, primary)
     overdue = _overdue(due)
     attention += overdue if due is not None and due.needs_people else []
     attention += _past_dates(rotation, now)
-    attention += _blocked(pipeline, rotation, instances)
-    attention += _waiting(pipeline, rotation, instances)
+    attention += _blocked(situation, rotation)
+    attention += _waiting(situation, rotation)
     failed: list[str] = []
-    if isinstance(instances, KeyRotationError):
-        attention.append(str(instances))
+    if situation.unreachable is not None:
+        attention.append(str(situation.unreachable))
     else:
+        instances = situation.instances
         attention += returned(pipeline, stored, rotation, instances) if stored is not None else []
         attention += uncounted(pipeline, stored, instances)
         attention += (failed := list(failing(instances, now)))
@@ -189,7 +189,7 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = ()) -> Status:
             table_status(table, counts.get(table), records, fenced.by_table.get(str(table.name), ()))
             for table in pipeline.tables
         ),
-        rotation=_rotation(pipeline, rotation, counts, instances, inconsistent) if rotation else None,
+        rotation=_rotation(situation, rotation, counts, inconsistent) if rotation else None,
         last_backup=protected.last_backup,
         last_backup_versions=protected.backup_versions,
         last_recovery_test=protected.last_recovery_test,
@@ -214,10 +214,10 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = ()) -> Status:
     )
 
 
-def _stored(keys: OwnedKeys) -> tuple[StoredKeys | None, list[str]]:
+def _stored(situation: Situation) -> tuple[StoredKeys | None, list[str]]:
     """The stored keys, read once for all checks, since the store may be remote; else None, and why not."""
     try:
-        return keys.read(), []
+        return situation.stored, []
     except KeyStoreError as error:
         return None, [str(error)]
 
@@ -247,14 +247,6 @@ def _inconsistent(pipeline: Pipeline, stored: StoredKeys) -> list[str]:
     return []
 
 
-def _instances(rollout: Rollout) -> tuple[Instance, ...] | KeyRotationError:
-    """The application's instances, read once for all checks, or the error."""
-    try:
-        return rollout.instances()
-    except KeyRotationError as error:  # of the cluster, or of the key store, which shows what a Pod reads
-        return error
-
-
 def _overdue(due: DueRotation | None) -> list[str]:
     if due is None or not due.overdue:
         return []
@@ -273,17 +265,18 @@ def _past_dates(rotation: Walk | None, now: datetime) -> list[str]:
     return []
 
 
-def _blocked(pipeline: Pipeline, rotation: Walk | None, instances: Reports) -> list[str]:
+def _blocked(situation: Situation, rotation: Walk | None) -> list[str]:
+    pipeline = situation.pipeline
     failure = failure_of(rotation) if rotation else None
     messages = [f"{_named(rotation)} is blocked: {failure}"] if rotation and failure else []
     if rotation and rotation.blocked_by and not failure:
         # Its wait timed out, and nothing retries it; this disappears once the applications are there.
-        pending = runner.pending_reason(pipeline, rotation, instances)
-        messages += [f"{_named(rotation)} timed out waiting: {pending}"] if pending else []
+        reason = runner.pending(situation, rotation)
+        messages += [f"{_named(rotation)} timed out waiting: {reason}"] if reason else []
     elif rotation and rotation.started_at is None:
-        pending = runner.pending_reason(pipeline, rotation, instances)
+        reason = runner.pending(situation, rotation)
         # It is signed and due, but does not start before the applications are there.
-        messages += [f"{_named(rotation)} cannot begin: {pending}"] if awaits(pending or "", rotation.id) else []
+        messages += [f"{_named(rotation)} cannot begin: {reason}"] if reason and reason.is_of_applications else []
     try:
         require_roster(pipeline)
     except KeyRotationError as error:
@@ -294,22 +287,19 @@ def _blocked(pipeline: Pipeline, rotation: Walk | None, instances: Reports) -> l
     return messages
 
 
-def _waiting(pipeline: Pipeline, rotation: Walk | None, instances: Reports) -> list[str]:
+def _waiting(situation: Situation, rotation: Walk | None) -> list[str]:
     """A second request next to the one that is shown, which will undo that one or take it over."""
-    waiting = pipeline.ledger.waiting()
+    waiting = situation.pipeline.ledger.waiting()
     if waiting is None or rotation is None or waiting.id == rotation.id:
         return []
-    message = runner.next_decision(pipeline, waiting, instances).waiting_for
-    return [f"{waiting.action} {waiting.id} of {waiting.source} to {waiting.target} waits: {message}"]
+    reason = runner.pending(situation, waiting, to_start=True)
+    return [f"{waiting.action} {waiting.id} of {waiting.source} to {waiting.target} waits: {reason}"]
 
 
 def _rotation(
-    pipeline: Pipeline,
-    walk: Walk,
-    counts: Mapping[EncryptedTable, TableCount],
-    instances: Reports,
-    inconsistent: Sequence[str],
+    situation: Situation, walk: Walk, counts: Mapping[EncryptedTable, TableCount], inconsistent: Sequence[str]
 ) -> RotationStatus:
+    pipeline = situation.pipeline
     pace = pace_of(pipeline.ledger, walk)
     far, eta_seconds = progress_and_eta(pipeline, walk, tuple(counts.values()), pace)
     return RotationStatus(
@@ -318,27 +308,28 @@ def _rotation(
         approvals_required=roster_of(pipeline, walk).required,
         progress=far,
         eta_seconds=eta_seconds,
-        waiting_for="; ".join(inconsistent) or _waiting_for(pipeline, walk, instances),
+        pending=_inconsistent_first(inconsistent) or _pending_reason(situation, walk),
         at_work=bool(pipeline.ledger.held_locks(f"{walk.id}/")),
         pace=pace,
         tables=tables_progress(pipeline, walk, pipeline.tables),
     )
 
 
-def _waiting_for(pipeline: Pipeline, rotation: Walk, instances: Reports) -> str | None:
+def _inconsistent_first(messages: Sequence[str]) -> PendingReason | None:
+    return PendingReason.of(PendingCode.INCONSISTENT, "an operator", "; ".join(messages)) if messages else None
+
+
+def _pending_reason(situation: Situation, rotation: Walk) -> PendingReason | None:
     """Why a rotation is not progressing now, and since when, as far as is known."""
-    people = runner.left_to_people(pipeline, rotation)
-    if message := runner.pending_reason(pipeline, rotation, instances):
+    ledger = situation.pipeline.ledger
+    if (reason := runner.pending(situation, rotation)) is not None:
         paused = rotation.status is RequestStatus.PAUSED
-        changes = list(recorded(pipeline.ledger, StatusChanged, rotation.id)) if paused else []
-        since = _since(changes[-1].at) if changes else ""
-        return f"{people}; {message}" if people else f"{message}{since}"
-    waits = pipeline.ledger.waits(rotation.id)
-    return "; ".join(f"{each.place}: {each.waiting_for}{_since(each.since)}" for each in waits) or people
-
-
-def _since(at: datetime) -> str:
-    return f" (since {at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC)"
+        changes = list(recorded(ledger, StatusChanged, rotation.id)) if paused else []
+        return replace(reason, since=changes[-1].at) if changes else reason
+    if waits := ledger.waits(rotation.id):
+        noted = (f"{each.place}: {each.waiting_for} (since {utc_second(each.since)})" for each in waits)
+        return PendingReason(PendingCode.DATABASE, "the database", "; ".join(noted))
+    return runner.pending_people(rotation, runner.next_decision(situation, rotation))
 
 
 COUNTS_STALE_AFTER = timedelta(days=7)

@@ -40,8 +40,8 @@ class Rollout(Protocol):
             gone: the ones in a verified confirmation. One that has reported since stays.
         """
 
-    def roll_out(self, goal: RolloutTarget, pending: PendingCheck, report: ProgressCallback) -> tuple[Instance, ...]:
-        """Brings every instance to a goal, and waits until nothing is missing.
+    def roll_out(self, target: RolloutTarget, pending: PendingCheck, report: ProgressCallback) -> tuple[Instance, ...]:
+        """Brings every instance to a target, and waits until nothing is missing.
 
         Args:
             pending: called at once and at every poll, so that the wait ends soon after a request is paused.

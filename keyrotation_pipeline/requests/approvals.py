@@ -26,12 +26,14 @@ from keyrotation_pipeline.model.approval import (
 from keyrotation_pipeline.model.environment import gone_as_signed, lines_as_signed
 from keyrotation_pipeline.model.incidents import IncidentStatus
 from keyrotation_pipeline.model.keys import StoredKeys
+from keyrotation_pipeline.model.pending import PendingCode, PendingReason
 from keyrotation_pipeline.model.requests import Request, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.model.visible_text import plain_name
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import past_dates
+from keyrotation_pipeline.requests.situation import Situation
 
 # The source procedure's column is VARCHAR(255).
 LONGEST_INITIATOR_CHARS = 255
@@ -65,8 +67,8 @@ def text_to_sign(pipeline: Pipeline, request: Request) -> tuple[bytes, Roster]:
         raise RequestError(f"request {request.id} is {request.status}; open the next one with `keyrotation request`")
     roster = authority(pipeline, request)
     _require_within_dates(pipeline, request)
-    if isinstance(request, Walk) and (message := suspicion(pipeline, request.target)) is not None:
-        raise RequestError(message)
+    if isinstance(request, Walk) and (pending := named_by_incident(Situation(pipeline), request.target)) is not None:
+        raise RequestError(str(pending))
     text = _unchanged_text(pipeline, request, pipeline.keys.read(), roster)
     if request.started_at is None:
         return text, roster
@@ -121,22 +123,24 @@ def require_authorised(pipeline: Pipeline, request: Request, stored: StoredKeys)
     )
 
 
-def suspicion(pipeline: Pipeline, version: KeyVersion) -> str | None:
-    """Why a version must not become the primary: the sentence that names the incident.
+def named_by_incident(situation: Situation, version: KeyVersion) -> PendingReason | None:
+    """The incident for which a version must not become the primary.
 
     None: no incident names it that is open or that officers have not settled, or it is the primary already.
     """
-    incident = pipeline.ledger.replayed().suspected.get(version)
-    if incident is None or pipeline.keys.read().primary == version:
+    incident = situation.pipeline.ledger.replayed().suspected.get(version)
+    if incident is None or situation.stored.primary == version:
         return None
     is_open = incident.status is not IncidentStatus.CLOSED
     prepared = is_open and incident.request is not None
     emergency = f"sign its emergency with `keyrotation approve {incident.request}`; " if prepared else ""
     otherwise = f"if it was a false alarm, have officers sign so with `keyrotation incident assess {incident.id}`"
     then = ", and close it" if is_open else ""
-    return (
-        f"{version} is named by the {incident.status} incident {incident.id} and does not become the primary; "
-        f"{emergency}{otherwise}{then}"
+    return PendingReason(
+        PendingCode.INCIDENT,
+        "officers",
+        f"{version} is named by the {incident.status} incident {incident.id} and does not become the primary",
+        f"{emergency}{otherwise}{then}",
     )
 
 
@@ -328,4 +332,4 @@ def verified_signature(
 def _require_within_dates(pipeline: Pipeline, request: Request) -> None:
     renewal = pipeline.actions[request.action].renewal(request)
     if (passed := past_dates(request, renewal, pipeline.clock.now())) is not None:
-        raise RequestError(passed)
+        raise RequestError(str(passed))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from keyrotation_pipeline.model.audit import utc_minute
+from keyrotation_pipeline.model.pending import PendingCode, PendingReason
 from keyrotation_pipeline.model.requests import WALK, Request, RequestStatus, Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard
 
@@ -22,10 +23,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The tasks that may run now, concurrently; or none, and the sentence that says why."""
+    """The tasks that may run now, concurrently; or none, and why."""
 
     tasks: tuple[Task, ...]
-    waiting_for: str | None = None
+    pending: PendingReason | None = None
 
 
 def decide(rotation: Walk, required: int, tables: Sequence[EncryptedTable], shards: int, now: datetime) -> Decision:
@@ -36,12 +37,12 @@ def decide(rotation: Walk, required: int, tables: Sequence[EncryptedTable], shar
         shards: per table.
         now: aware; a request past its dates has nothing due.
     """
-    if (waiting_for := _waiting_for(rotation, required, now)) is not None:
-        return Decision((), waiting_for)
+    if (pending := _pending(rotation, required, now)) is not None:
+        return Decision((), pending)
     for step in WALK:
         if rotation.done(step) is None:
             return Decision(_open_shards(rotation, tables, shards) if step is Step.ROWS else (Task(step),))
-    return Decision((), f"rotation {rotation.id} has nothing left to do")
+    return Decision((), PendingReason(PendingCode.OVER, "nobody", f"rotation {rotation.id} has nothing left to do"))
 
 
 def command_of_walk(request: Request) -> str:
@@ -56,26 +57,27 @@ def renewal_of_walk(request: Request) -> str:
     return "cancel it if its key is not the primary yet, else take it over with `keyrotation request`"
 
 
-def too_early(request: Request, now: datetime) -> str | None:
-    """The sentence that says when a request may start; None once it may start or has started."""
+def too_early(request: Request, now: datetime) -> PendingReason | None:
+    """When a request may start; None once it may start or has started."""
     if request.not_before is None or request.started_at is not None or now >= request.not_before:
         return None
-    return (
-        f"rotation {request.id} does not start before {utc_minute(request.not_before)}; wait until then, or "
-        f"withdraw it with `keyrotation cancel {request.id}`"
+    return PendingReason(
+        PendingCode.NOT_BEFORE,
+        "the date",
+        f"rotation {request.id} does not start before {utc_minute(request.not_before)}",
+        f"wait until then, or withdraw it with `keyrotation cancel {request.id}`",
     )
 
 
-def past_dates(request: Request, renewal: str, now: datetime) -> str | None:
-    """The sentence that says which date of a request has passed, and how to continue; None while none has."""
+def past_dates(request: Request, renewal: str, now: datetime) -> PendingReason | None:
+    """Which date of a request has passed, and how to continue; None while none has."""
     if request.started_at is None and now > request.start_by:
-        return f"request {request.id} did not start by {utc_minute(request.start_by)}; cancel it and request a new one"
-    if now > request.finish_by:
-        return (
-            f"request {request.id} was to be finished by {utc_minute(request.finish_by)}, so its signatures "
-            f"no longer count; {renewal}"
-        )
-    return None
+        why, do = f"did not start by {utc_minute(request.start_by)}", "cancel it and request a new one"
+    elif now > request.finish_by:
+        why, do = f"was to be finished by {utc_minute(request.finish_by)}, so its signatures no longer count", renewal
+    else:
+        return None
+    return PendingReason(PendingCode.EXPIRED, "officers", f"request {request.id} {why}", do)
 
 
 def phase_of(rotation: Walk) -> str:
@@ -87,13 +89,17 @@ def phase_of(rotation: Walk) -> str:
     return str(next((step for step in WALK if rotation.done(step) is None), RequestStatus.FINISHED))
 
 
-def _waiting_for(rotation: Walk, required: int, now: datetime) -> str | None:
+def _pending(rotation: Walk, required: int, now: datetime) -> PendingReason | None:
+    name = f"rotation {rotation.id}"
     if rotation.is_over:
-        return f"rotation {rotation.id} is {rotation.status}; open the next one with `keyrotation request`"
+        next_one = "open the next one with `keyrotation request`"
+        return PendingReason(PendingCode.OVER, "nobody", f"{name} is {rotation.status}", next_one)
     if rotation.status is RequestStatus.PAUSED:
-        return f"rotation {rotation.id} is paused; continue with `keyrotation resume {rotation.id}`"
+        resume = f"continue with `keyrotation resume {rotation.id}`"
+        return PendingReason(PendingCode.PAUSED, "an operator", f"{name} is paused", resume)
     if (missing := required - len(rotation.approvals)) > 0:
-        return f"rotation {rotation.id} needs {missing} more approval(s); sign with `keyrotation approve {rotation.id}`"
+        why, sign = f"{name} needs {missing} more approval(s)", f"sign with `keyrotation approve {rotation.id}`"
+        return PendingReason(PendingCode.APPROVALS, "officers", why, sign, rotation.requested_at)
     return too_early(rotation, now) or past_dates(rotation, renewal_of_walk(rotation), now)
 
 

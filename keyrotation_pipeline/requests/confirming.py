@@ -43,7 +43,7 @@ def awaits_named_primary(pipeline: Pipeline, walk: Walk) -> bool:
     return pipeline.rollout.mode is RolloutMode.ATTEST and is_to_make_key(pipeline.ledger, walk)
 
 
-def goal_at(pipeline: Pipeline, walk: Walk) -> RolloutTarget:
+def target_at(pipeline: Pipeline, walk: Walk) -> RolloutTarget:
     """The walk's present rollout, or its last one."""
     if awaits_named_primary(pipeline, walk):
         return RolloutTarget(TargetKind.NAMES, (walk.source,))
@@ -62,15 +62,15 @@ def confirmation_text(pipeline: Pipeline, walk: Walk) -> bytes:
         ApprovalError: an instance's name has characters that could mislead.
     """
     _require_confirmable(pipeline, walk)
-    goal = goal_at(pipeline, walk)
-    return _text(pipeline, walk, goal, Gone.of(pipeline.rollout.instances()), _began(pipeline, walk, goal)).render()
+    target = target_at(pipeline, walk)
+    return _text(pipeline, walk, target, Gone.of(pipeline.rollout.instances()), _began(pipeline, walk, target)).render()
 
 
 def add_confirmation(pipeline: Pipeline, walk: Walk, signature: bytes) -> tuple[str, RolloutTarget]:
     """Verifies one officer's detached signature over the text that confirms the present rollout, and stores it.
 
     Returns:
-        The officer's name, and the goal that is confirmed.
+        The officer's name, and the target that is confirmed.
 
     Raises:
         ApprovalError: the signature does not count, with a sentence for each reason.
@@ -78,34 +78,34 @@ def add_confirmation(pipeline: Pipeline, walk: Walk, signature: bytes) -> tuple[
     """
     walk = pipeline.ledger.walk(walk.id)
     _require_confirmable(pipeline, walk)
-    goal, gone = goal_at(pipeline, walk), Gone.of(pipeline.rollout.instances())
-    began = _began(pipeline, walk, goal)
-    text = _text(pipeline, walk, goal, gone, began).render()
+    target, gone = target_at(pipeline, walk), Gone.of(pipeline.rollout.instances())
+    began = _began(pipeline, walk, target)
+    text = _text(pipeline, walk, target, gone, began).render()
     verified, name = _verified(pipeline, text, signature, began)
     with pipeline.ledger.transaction():
-        pipeline.ledger.append(RolloutConfirmed(goal.aim, gone, verified, signature.hex(), text.decode()), walk.id)
+        pipeline.ledger.append(RolloutConfirmed(target.kind, gone, verified, signature.hex(), text.decode()), walk.id)
         pipeline.ledger.block(walk.id, None)
-    return name, goal
+    return name, target
 
 
-def confirmation_of(pipeline: Pipeline, walk: Walk, goal: RolloutTarget) -> Confirmation:
+def confirmation_of(pipeline: Pipeline, walk: Walk, target: RolloutTarget) -> Confirmation:
     """What officers confirmed about a rollout, as far as their signatures count now."""
-    kept = [each for each in recorded(pipeline.ledger, RolloutConfirmed, walk.id) if each.rollout is goal.aim]
+    kept = [each for each in recorded(pipeline.ledger, RolloutConfirmed, walk.id) if each.rollout is target.kind]
     if not kept:
         return Confirmation()
-    began = _began(pipeline, walk, goal)
-    counting = list(_counting(pipeline, walk, goal, began, kept))
+    began = _began(pipeline, walk, target)
+    counting = list(_counting(pipeline, walk, target, began, kept))
     return Confirmation(
         tuple(dict.fromkeys(name for name, _ in counting)), frozenset(each for _, gone in counting for each in gone)
     )
 
 
 def _counting(
-    pipeline: Pipeline, walk: Walk, goal: RolloutTarget, began: AuditEvent, kept: Iterable[RolloutConfirmed]
+    pipeline: Pipeline, walk: Walk, target: RolloutTarget, began: AuditEvent, kept: Iterable[RolloutConfirmed]
 ) -> Iterator[tuple[str, tuple[Gone, ...]]]:
     for each in kept:
         try:
-            text = _text(pipeline, walk, goal, each.gone, began).render()
+            text = _text(pipeline, walk, target, each.gone, began).render()
             _, name = _verified(pipeline, text, bytes.fromhex(each.signature), began)
         except (ApprovalError, ValueError):
             continue  # of another rollout, or no longer valid: ignored
@@ -113,15 +113,15 @@ def _counting(
 
 
 def _text(
-    pipeline: Pipeline, walk: Walk, goal: RolloutTarget, gone: tuple[Gone, ...], began: AuditEvent
+    pipeline: Pipeline, walk: Walk, target: RolloutTarget, gone: tuple[Gone, ...], began: AuditEvent
 ) -> ConfirmationText:
     stored = pipeline.keys.read()
     return ConfirmationText(
         request=walk.id,
-        goal=goal,
+        target=target,
         database=pipeline.environment.identity().signed(),
         key_store=pipeline.keys.description,
-        keys=[f"{version} {stored.material(version).fingerprint}" for version in goal.versions],
+        keys=[f"{version} {stored.material(version).fingerprint}" for version in target.versions],
         gone=gone,
         audit_head=(began.seq, began.hash),
     )
@@ -133,9 +133,9 @@ def _verified(pipeline: Pipeline, text: bytes, signature: bytes, began: AuditEve
     return officer, str(roster.name_of(officer))
 
 
-def _began(pipeline: Pipeline, walk: Walk, goal: RolloutTarget) -> AuditEvent:
+def _began(pipeline: Pipeline, walk: Walk, target: RolloutTarget) -> AuditEvent:
     """The newest event that the rollout began with."""
-    beginnings = _BEGINNINGS[goal.aim]
+    beginnings = _BEGINNINGS[target.kind]
     requests = {None, *(each.id for each in lineage(pipeline, walk))}  # `init` delivers a list for none
     found = None
     for event in pipeline.ledger.events(*{kind for kind, _ in beginnings}):

@@ -21,7 +21,7 @@ from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.requests import opening, witnessing
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
 from keyrotation_pipeline.requests.roster import claim_store, pinned_roster, require_usable
-from keyrotation_pipeline.requests.takeover import preceding
+from keyrotation_pipeline.requests.takeover import emergency_first
 
 MAIL = "alerts.smtp"
 
@@ -164,9 +164,9 @@ def _pin(pipeline: Pipeline, request: Request, stored: StoredKeys) -> None:
 
 def _require_no_emergency(pipeline: Pipeline, request: Request) -> None:
     """Refuses to pin other officers, which would void the signatures of an emergency that has not begun."""
-    if (message := preceding(pipeline, request)) is not None:
+    if (reason := emergency_first(pipeline, request)) is not None:
         undo = "it starts with what is pinned now, so undo the change in keyrotation.toml first"
-        raise BlockedError(f"{message}; {undo}")
+        raise BlockedError(f"{reason}; {undo}")
 
 
 def _active(pipeline: Pipeline) -> KeyRecord:

@@ -17,6 +17,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.keys import LOST, KeyState
+from keyrotation_pipeline.model.pending import PendingCode, PendingReason
 from keyrotation_pipeline.model.requests import WALK, Request, RequestAction, RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -24,6 +25,7 @@ from keyrotation_pipeline.requests.approvals import authorised_by, require_autho
 from keyrotation_pipeline.requests.control import hold_all_steps
 from keyrotation_pipeline.requests.key_list import note_if_changed
 from keyrotation_pipeline.requests.roster import pinned_roster
+from keyrotation_pipeline.requests.situation import Situation
 
 # Evidence is never taken over: the proof, and everything after it, is done again.
 TAKEN_OVER = frozenset(WALK[: WALK.index(Step.ROWS) + 1])
@@ -62,70 +64,72 @@ def continues(former: Request, request: Request) -> bool:
     return (former.action, former.source, former.target) == (request.action, request.source, request.target)
 
 
-def cannot_begin(pipeline: Pipeline, request: Request) -> str | None:
-    """Why a request waits for a start that can no longer happen: a sentence; None: it can, or it has begun."""
-    cause = _cause(pipeline, request) if request.started_at is None and not request.is_over else None
+def cannot_start(situation: Situation, request: Request) -> PendingReason | None:
+    """Why a request waits for a start that can no longer happen; None: it can, or it has started."""
+    cause = _cause(situation, request) if request.started_at is None and not request.is_over else None
     if cause is None:
         return None
-    return (
-        f"{request.action} {request.id} from {request.source} to {request.target} cannot proceed: {cause}; run "
-        f"`keyrotation cancel {request.id}`, and request it again"
+    return PendingReason(
+        PendingCode.CANNOT_START,
+        "an operator",
+        f"{request.action} {request.id} from {request.source} to {request.target} cannot proceed: {cause}",
+        f"run `keyrotation cancel {request.id}`, and request it again",
     )
 
 
-def _cause(pipeline: Pipeline, request: Request) -> str | None:
-    named = pipeline.ledger.replayed().suspected.get(request.target)
+def _cause(situation: Situation, request: Request) -> str | None:
+    ledger = situation.pipeline.ledger
+    named = ledger.replayed().suspected.get(request.target)
     if request.is_emergency and named is not None:
         return f"{request.target} is named by {named.id}"
     if not request.waits_to_supersede:
         return None
-    officers = "other officers are pinned now" if _has_other_officers(pipeline.ledger, request) else None
-    if (cause := officers or dead_end(pipeline, request)) is not None:
+    officers = "other officers are pinned now" if _has_other_officers(ledger, request) else None
+    if (cause := officers or dead_end(situation, request)) is not None:
         return cause
-    former = None if request.supersedes is None else pipeline.ledger.request(request.supersedes)
+    former = None if request.supersedes is None else ledger.request(request.supersedes)
     if former is not None and continues(former, request):
         if former.status is RequestStatus.CANCELLED:
             return f"{former.id}, which it was to take over, was cancelled"
-        is_undone = (
-            former.status is RequestStatus.FINISHED and (primary := pipeline.keys.read().primary) != former.target
-        )
+        is_undone = former.status is RequestStatus.FINISHED and (primary := situation.stored.primary) != former.target
         return f"{primary} is the primary now" if is_undone else None
-    return _cause_in_keys(pipeline, request) if request.is_emergency else None
+    return _cause_in_keys(situation, request) if request.is_emergency else None
 
 
-def dead_end(pipeline: Pipeline, walk: Request) -> str | None:
+def dead_end(situation: Situation, walk: Request) -> str | None:
     """Why a rollback can no longer lead to its target: a phrase; None: it can, or it is none."""
     if walk.action is not RequestAction.ROLLBACK:
         return None
-    registered = pipeline.ledger.keys()
-    states = {record.version: record.state for record in registered}
+    states = {record.version: record.state for record in situation.registered}
     if (state := states.get(walk.target)) in LOST:
         return f"{walk.target} is {state}"
-    primary = pipeline.keys.read().primary  # None: the key store was lost, and is to be restored first
+    primary = situation.stored.primary  # None: the key store was lost, and is to be restored first
     return None if primary in {None, walk.source, walk.target} else f"{primary} is the primary now"
 
 
-def _cause_in_keys(pipeline: Pipeline, emergency: Request) -> str | None:
-    if (primary := pipeline.keys.read().primary) != emergency.source:
+def _cause_in_keys(situation: Situation, emergency: Request) -> str | None:
+    if (primary := situation.stored.primary) != emergency.source:
         return f"{primary} is the primary now"
-    used = {each.version for each in pipeline.ledger.keys() if each.state is not KeyState.PRE_ACTIVATION}
+    used = {each.version for each in situation.registered if each.state is not KeyState.PRE_ACTIVATION}
     return f"{emergency.target} is in use already" if emergency.target in used else None
 
 
-def overtaken(pipeline: Pipeline, walk: Walk) -> str | None:
-    """Why a walk can no longer lead to its target: a sentence; None: it can.
+def newer_version(situation: Situation, walk: Walk) -> PendingReason | None:
+    """The version of a server that holds the keys, by which a walk can no longer lead to its target; None: it can.
 
-    A server that holds the keys encrypts with its newest version, which a fence of this walk would refuse.
+    Such a server encrypts with its newest version, which a fence of this walk would refuse.
     """
-    if not pipeline.tables[0].format.is_held_by_server or walk.done(Step.RETIRED_KEY) is not None:
+    if not situation.pipeline.tables[0].format.is_held_by_server or walk.done(Step.RETIRED_KEY) is not None:
         return None
-    newest = max((record.version for record in pipeline.ledger.keys()), default=walk.target)
+    newest = max((record.version for record in situation.registered), default=walk.target)
     if newest <= walk.target:
         return None
-    return (
-        f"the server that holds the keys encrypts with {newest} by now, which somebody else made, so {walk.action} "
-        f"{walk.id} to {walk.target} cannot be finished; request the next version with `keyrotation request`, which "
-        "ends this one (cancel it first if it has made no version yet)"
+    return PendingReason(
+        PendingCode.NEWER_VERSION,
+        "an operator",
+        f"the server encrypts with {newest}, which somebody else made, so {walk.action} {walk.id} to {walk.target} "
+        "cannot be finished",
+        "cancel it if it has made no version yet, then request the next one with `keyrotation request`",
     )
 
 
@@ -160,15 +164,17 @@ def taking_over(ledger: Ledger, request: Request) -> str:
     return f"take over {former.action} {former.id} where it stands: " if former is not None and takes_over else ""
 
 
-def preceding(pipeline: Pipeline, request: Request) -> str | None:
-    """The sentence that says which signed emergency goes before a request; None: no other does."""
+def emergency_first(pipeline: Pipeline, request: Request) -> PendingReason | None:
+    """The signed emergency that goes before a request; None: no other does."""
     for each in waiting(pipeline.ledger):
         if not each.is_emergency or each.id == request.id:
             continue
         if _is_ready(each, pinned_roster(pipeline).required, pipeline.clock.now()):
-            return (
-                f"the emergency {each.id} is signed and goes before {request.action} {request.id}; run "
-                f"`keyrotation rotate {each.id}`, or withdraw it with `keyrotation cancel {each.id}`"
+            return PendingReason(
+                PendingCode.EMERGENCY,
+                f"emergency {each.id}",
+                f"the emergency {each.id} is signed and goes before {request.action} {request.id}",
+                f"run `keyrotation rotate {each.id}`, or withdraw it with `keyrotation cancel {each.id}`",
             )
     return None
 
@@ -218,8 +224,8 @@ def _stopped(pipeline: Pipeline, rotation: Walk, held: ExitStack) -> Walk | None
 
 def _require_not_stranded(pipeline: Pipeline, former: Walk | None, rotation: Walk) -> None:
     is_own = former is None or _is_fresh(former, rotation)
-    if is_own and (message := cannot_begin(pipeline, rotation)) is not None:
-        raise RequestError(message)
+    if is_own and (pending := cannot_start(Situation(pipeline), rotation)) is not None:
+        raise RequestError(str(pending))
 
 
 def _former(ledger: Ledger, rotation: Walk) -> Walk | None:

@@ -10,10 +10,10 @@ from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.confirming import goal_at
+from keyrotation_pipeline.requests.confirming import target_at
 from keyrotation_pipeline.rotation.keys import backed_up
 from keyrotation_pipeline.rotation.prove import retired_versions
-from keyrotation_pipeline.rotation.rollout import roll_out, seen_facts
+from keyrotation_pipeline.rotation.rollout import await_instances, seen_facts
 
 
 def confirm_key_withdrawn(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
@@ -27,7 +27,7 @@ def confirm_key_withdrawn(pipeline: Pipeline, rotation: Walk, report: Report) ->
     """
     # Else an instance that gets the key again would be waited for, and no reload would help.
     _require_withdrawn(pipeline, rotation)
-    instances = roll_out(pipeline, rotation, goal_at(pipeline, rotation), Step.ARCHIVED_KEY, report)
+    instances = await_instances(pipeline, rotation, target_at(pipeline, rotation), Step.ARCHIVED_KEY, report)
     cleared = _clear_indexes(pipeline, rotation, report)
     kept, stored = [], pipeline.keys.read()
     retired = _retired(pipeline.ledger, stored, rotation)

@@ -15,11 +15,12 @@ from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.approvals import suspicion
+from keyrotation_pipeline.requests.approvals import named_by_incident
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.requests.takeover import PRIMARY_LOCK, held_compromised, lineage, publish_compromised
 from keyrotation_pipeline.rotation.key_checks import counted_in, require_keys_open
 from keyrotation_pipeline.rotation.keys import described_primary, record_of, require_stored_and_backed_up
-from keyrotation_pipeline.rotation.rollout import roll_out, seen_facts
+from keyrotation_pipeline.rotation.rollout import await_instances, seen_facts
 
 EMERGENCY_LOOK_SECONDS = 3.0
 
@@ -70,13 +71,13 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
 
 
 def bring_to_read(pipeline: Pipeline, rotation: Walk, report: Report, step: Step) -> tuple[Instance, ...]:
-    """Waits until every instance reads the target; see `roll_out`."""
-    return roll_out(pipeline, rotation, RolloutTarget(TargetKind.READS, (rotation.target,)), step, report)
+    """Waits until every instance reads the target; see `await_instances`."""
+    return await_instances(pipeline, rotation, RolloutTarget(TargetKind.READS, (rotation.target,)), step, report)
 
 
 def bring_to_write(pipeline: Pipeline, rotation: Walk, report: Report) -> tuple[Instance, ...]:
-    """Waits until every instance writes under the target; see `roll_out`."""
-    return roll_out(
+    """Waits until every instance writes under the target; see `await_instances`."""
+    return await_instances(
         pipeline, rotation, RolloutTarget(TargetKind.WRITES, (rotation.target,)), Step.PRIMARY_KEY_ROLLOUT, report
     )
 
@@ -151,8 +152,8 @@ def _require_promotable(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) 
             f"the key store names {stored.primary} as the primary, but rotation {rotation.id} starts from "
             f"{rotation.source}; name {rotation.source} there again"
         )
-    if (message := suspicion(pipeline, rotation.target)) is not None:
-        raise BlockedError(message)
+    if (reason := named_by_incident(Situation(pipeline), rotation.target)) is not None:
+        raise BlockedError(str(reason))
     require_stored_and_backed_up(pipeline.vault, stored, record)
 
 

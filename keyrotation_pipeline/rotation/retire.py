@@ -23,9 +23,10 @@ from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import require_authorised, signed_as_gone
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation.keys import described_archived, record_of, require_stored_and_backed_up
 from keyrotation_pipeline.rotation.prove import prove_zero_old_rows, retired_versions
-from keyrotation_pipeline.rotation.rollout import pending_reason
+from keyrotation_pipeline.rotation.rollout import pending
 
 HORIZON_PATIENCE_SECONDS = 60
 HORIZON_PAUSE_SECONDS = 0.5
@@ -173,8 +174,8 @@ def _versions_to_take(pipeline: Pipeline, rotation: Walk) -> tuple[KeyVersion, .
 
 
 def _require_writers(pipeline: Pipeline, rotation: Walk) -> None:
-    if message := pending_reason(pipeline, rotation, RolloutTarget(TargetKind.WRITES, (rotation.target,))):
-        raise StaleWriterError(message)
+    if reason := pending(Situation(pipeline), rotation, RolloutTarget(TargetKind.WRITES, (rotation.target,))):
+        raise StaleWriterError(str(reason))
 
 
 def _require_target(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyBackup:

@@ -21,9 +21,10 @@ from keyrotation_pipeline.model.requests import Request, RequestAction, RequestS
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline, StepFunction
 from keyrotation_pipeline.requests import opening
-from keyrotation_pipeline.requests.approvals import approval_text, stored_source, suspicion
+from keyrotation_pipeline.requests.approvals import approval_text, named_by_incident, stored_source
 from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_walk
 from keyrotation_pipeline.requests.roster import require_roster
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.requests.takeover import (
     PRIMARY_LOCK,
     held_compromised,
@@ -197,8 +198,8 @@ def _require_undoable(pipeline: Pipeline, rotation: Walk, primary: KeyVersion | 
     source = record_of(pipeline.ledger, rotation.source)
     if source is not None and source.state in LOST:
         raise RequestError(_no_way_back(rotation, source))
-    if (message := suspicion(pipeline, rotation.source)) is not None:
-        raise RequestError(f"rotation {rotation.id} cannot be rolled back: {message}")
+    if (reason := named_by_incident(Situation(pipeline), rotation.source)) is not None:
+        raise RequestError(f"rotation {rotation.id} cannot be rolled back: {reason}")
 
 
 def _require_last(ledger: Ledger, rotation: Walk, primary: KeyVersion | None) -> None:
@@ -237,8 +238,8 @@ def _require_usable(pipeline: Pipeline, rotation: Walk) -> KeyRecord:
             f"{rotation.target} is {state} and never becomes the primary again, so the rollback {rotation.id} cannot "
             "continue; request a fresh version with `keyrotation request`"
         )
-    if (message := suspicion(pipeline, rotation.target)) is not None:
-        raise BlockedError(message)
+    if (reason := named_by_incident(Situation(pipeline), rotation.target)) is not None:
+        raise BlockedError(str(reason))
     return record
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from keyrotation_pipeline.errors import BlockedError, KeyRotationError, KeyStoreError
+from keyrotation_pipeline.errors import BlockedError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead, EventKind
 from keyrotation_pipeline.model.fleet import (
@@ -16,21 +16,18 @@ from keyrotation_pipeline.model.fleet import (
     RolloutMode,
     RolloutTarget,
     TargetKind,
-    missing_for,
-    pending_sentence,
 )
 from keyrotation_pipeline.model.keys import StoredKeys
+from keyrotation_pipeline.model.pending import PendingCode, PendingReason, pending_rollout
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.ports.rollout import Rollout
-from keyrotation_pipeline.requests.confirming import awaits_named_primary, confirmation_of, goal_at
+from keyrotation_pipeline.requests.confirming import awaits_named_primary, confirmation_of, target_at
 from keyrotation_pipeline.requests.key_list import has_key_list, note_delivery
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.requests.takeover import lineage
 
-# The instances, if the caller has read them, or the error; None: they are read now.
-Reports = Sequence[Instance] | KeyRotationError | None
 # These steps wait for applications; the retirement checks once more those that write.
 STEPS = frozenset({Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT, Step.RETIRED_KEY, Step.ARCHIVED_KEY})
 
@@ -43,21 +40,21 @@ NAMED_IN_REPORTS = (
 )
 
 
-def roll_out(
-    pipeline: Pipeline, rotation: Walk, goal: RolloutTarget, step: Step, report: Report
+def await_instances(
+    pipeline: Pipeline, rotation: Walk, target: RolloutTarget, step: Step, report: Report
 ) -> tuple[Instance, ...]:
-    """Rolls out a goal to every application instance, and waits until each is seen or confirmed to have reached it.
+    """Rolls out a target to every application instance, and waits until each is seen or confirmed to have reached it.
 
     Raises:
         BlockedError: timed out, with the sentence that says what is pending; or the request was paused or cancelled.
     """
     _deliver_again(pipeline, rotation)
-    wait = _Wait(pipeline, rotation, goal)
+    wait = _Wait(pipeline, rotation, target)
 
     def forward(done: int, total: int, note: str) -> None:
-        report(Progress(step, str(goal), done, total, "instances", note))
+        report(Progress(step, str(target), done, total, "instances", note))
 
-    return pipeline.rollout.roll_out(goal, wait.pending, forward)
+    return pipeline.rollout.roll_out(target, wait.pending, forward)
 
 
 def _deliver_again(pipeline: Pipeline, rotation: Walk) -> None:
@@ -91,49 +88,47 @@ def seen_facts(instances: Sequence[Instance]) -> dict[str, Any]:
     return {"instances": len(instances), "names": sorted(each.name for each in instances), "proven": proven}
 
 
-def pending_reason(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget, instances: Reports = None) -> str | None:
-    """What a rollout is waiting for now, and what to type; None: it is done."""
-    if isinstance(instances, KeyRotationError):
-        return str(instances)
-    instances = pipeline.rollout.instances() if instances is None else instances
-    confirmation, nonces = confirmation_of(pipeline, rotation, goal), _nonces(pipeline, rotation, goal)
-    message = _judged(pipeline.rollout, rotation, goal, instances, confirmation, nonces)
-    return message and (_lost_target(pipeline, rotation) or message)
+def pending(situation: Situation, rotation: Walk, target: RolloutTarget) -> PendingReason | None:
+    """What a rollout waits for now; None: it is done."""
+    pipeline = situation.pipeline
+    confirmation, nonces = confirmation_of(pipeline, rotation, target), _nonces(pipeline, rotation, target)
+    reason = pending_rollout(target, pipeline.rollout.mode, situation.instances, confirmation, rotation.id, nonces)
+    return reason and (_lost_target(situation, rotation) or reason)
 
 
-def _lost_target(pipeline: Pipeline, rotation: Walk) -> str | None:
+def _lost_target(situation: Situation, rotation: Walk) -> PendingReason | None:
     """Why instances cannot get the rotation's key, whatever they do; None: they can."""
-    made = next((each for each in pipeline.ledger.keys() if each.version == rotation.target), None)
+    made = next((each for each in situation.registered if each.version == rotation.target), None)
     try:
         if made is not None:
-            pipeline.keys.read().registered(made)
+            situation.stored.registered(made)
     except KeyStoreError as error:
-        return str(error)
+        return PendingReason.of(PendingCode.UNREACHABLE, "the key store", str(error))
     return None
 
 
-def pending_reason_at(pipeline: Pipeline, rotation: Walk, step: Step, instances: Reports = None) -> str | None:
-    """What a due step waits for in the applications; None: nothing, or the step does not depend on them."""
+def pending_at(situation: Situation, rotation: Walk, step: Step, *, to_start: bool = False) -> PendingReason | None:
+    """What a due step waits for in the applications; None: nothing, or the step does not depend on them.
+
+    Args:
+        to_start: only what makes starting it useless: a signature is missing, or no key may be made yet.
+    """
     if step is Step.KEY_VERSION:
-        return unnamed_primary(pipeline, rotation, instances)
-    return pending_reason(pipeline, rotation, goal_at(pipeline, rotation), instances) if step in STEPS else None
+        return unnamed_primary(situation, rotation)
+    if step not in STEPS or (to_start and situation.pipeline.rollout.mode is not RolloutMode.CONFIRM):
+        return None
+    return pending(situation, rotation, target_at(situation.pipeline, rotation))
 
 
-def waits_for_others(pipeline: Pipeline, rotation: Walk, step: Step, instances: Reports = None) -> str | None:
-    """The same, but only where starting the step is useless: a signature is missing, or no key may be made yet."""
-    begins_in_vain = step is Step.KEY_VERSION or pipeline.rollout.mode is RolloutMode.CONFIRM
-    return pending_reason_at(pipeline, rotation, step, instances) if begins_in_vain else None
-
-
-def unnamed_primary(pipeline: Pipeline, rotation: Walk, instances: Reports = None) -> str | None:
+def unnamed_primary(situation: Situation, rotation: Walk) -> PendingReason | None:
     """Why the rotation's key may not be made yet; None: it may.
 
     An application that chooses its key itself writes under a new one as soon as it gets it. An emergency cannot be
     rolled back from that, since the old key never becomes the primary again; so the rule is the same.
     """
-    if not awaits_named_primary(pipeline, rotation):
+    if not awaits_named_primary(situation.pipeline, rotation):
         return None
-    return pending_reason(pipeline, rotation, goal_at(pipeline, rotation), instances)
+    return pending(situation, rotation, target_at(situation.pipeline, rotation))
 
 
 def require_named_primary(pipeline: Pipeline, rotation: Walk) -> None:
@@ -142,8 +137,8 @@ def require_named_primary(pipeline: Pipeline, rotation: Walk) -> None:
     Raises:
         BlockedError: no instance reports, or one does not name its primary, and no officer has confirmed it.
     """
-    if message := unnamed_primary(pipeline, rotation):
-        raise BlockedError(message)
+    if reason := unnamed_primary(Situation(pipeline), rotation):
+        raise BlockedError(str(reason))
 
 
 @dataclass
@@ -152,7 +147,7 @@ class _Wait:
 
     pipeline: Pipeline
     rotation: Walk
-    goal: RolloutTarget
+    target: RolloutTarget
     _head: AuditHead | None = None
     _confirmation: Confirmation = field(default_factory=Confirmation)
     _nonces: Collection[str] | None = ()
@@ -161,39 +156,29 @@ class _Wait:
         _obey(self.pipeline.ledger, self.rotation)
         head = self.pipeline.ledger.head()
         if head != self._head:
-            self._head, self._confirmation = head, confirmation_of(self.pipeline, self.rotation, self.goal)
-            self._nonces = _nonces(self.pipeline, self.rotation, self.goal)
+            self._head, self._confirmation = head, confirmation_of(self.pipeline, self.rotation, self.target)
+            self._nonces = _nonces(self.pipeline, self.rotation, self.target)
             if self._confirmation.gone:  # so that no later rollout asks about them again
                 self.pipeline.rollout.forget(self._confirmation.gone)
-        return _judged(self.pipeline.rollout, self.rotation, self.goal, instances, self._confirmation, self._nonces)
+        mode, confirmation = self.pipeline.rollout.mode, self._confirmation
+        reason = pending_rollout(self.target, mode, instances, confirmation, self.rotation.id, self._nonces)
+        return None if reason is None else str(reason)
 
 
-def _judged(
-    rollout: Rollout,
-    rotation: Walk,
-    goal: RolloutTarget,
-    instances: Sequence[Instance],
-    confirmation: Confirmation,
-    nonces: Collection[str] | None,
-) -> str | None:
-    missing = missing_for(goal, rollout.mode, instances, confirmation, nonces)
-    return pending_sentence(missing, goal, rotation.id) if missing else None
-
-
-def _nonces(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget) -> Collection[str] | None:
+def _nonces(pipeline: Pipeline, rotation: Walk, target: RolloutTarget) -> Collection[str] | None:
     """What an instance's own report names if it was prepared since the rollout began; None: any report counts.
 
     An instance reads the keys when it likes, so a report from before the key store changed says nothing of what it has
     read since: after a rollback's change it may write the primary that is undone. Order is that of the audit, since
     clocks differ. Before a key is made, any report says how an application chooses its primary.
     """
-    if goal.aim is TargetKind.NAMES:
+    if target.kind is TargetKind.NAMES:
         return None
     # A retirement may have withdrawn the key after the request, without an event of its own, where it died.
     began = {(EventKind.REQUEST_OPENED, rotation.id), (EventKind.KEY_RESTORED, rotation.id)}
-    if goal.aim is TargetKind.WRITES:
+    if target.kind is TargetKind.WRITES:
         began |= {(EventKind.PRIMARY_CHANGED, each.id) for each in lineage(pipeline, rotation)}
-    elif goal.aim is TargetKind.WITHOUT:
+    elif target.kind is TargetKind.WITHOUT:
         began.add((EventKind.KEY_RETIRED, rotation.id))
     named = list(pipeline.ledger.events(*NAMED_IN_REPORTS))
     since = max((each.seq for each in named if (each.kind, each.request) in began), default=0)

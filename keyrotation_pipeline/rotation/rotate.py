@@ -24,12 +24,13 @@ from keyrotation_pipeline.requests.approvals import approval_text, stored_source
 from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_walk
 from keyrotation_pipeline.requests.inventory import require_preflight
 from keyrotation_pipeline.requests.roster import require_roster
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.requests.takeover import (
     dead_end,
     held_compromised,
     mark_compromised,
+    newer_version,
     out_of_use,
-    overtaken,
     taking_over,
 )
 from keyrotation_pipeline.rotation import archive, deploy, keys, prove, reencrypt, report, retire
@@ -186,7 +187,8 @@ def _ends(pipeline: Pipeline, continued: Walk | None) -> tuple[KeyRecord, KeyVer
 
 def _leads_on(pipeline: Pipeline, walk: Walk, incident: Incident | None) -> bool:
     """Whether a walk can still make its target the primary."""
-    causes = (overtaken(pipeline, walk), dead_end(pipeline, walk))
+    situation = Situation(pipeline)
+    causes = (newer_version(situation, walk), dead_end(situation, walk))
     return not any(causes) and _is_sound(pipeline.ledger, walk.target, incident)
 
 
@@ -292,7 +294,8 @@ def _is_stuck(pipeline: Pipeline, rotation: Walk) -> bool:
 
     That is: their date has passed, or the roster or a signed fact has changed.
     """
-    if pipeline.clock.now() > rotation.finish_by or overtaken(pipeline, rotation) or dead_end(pipeline, rotation):
+    situation = Situation(pipeline)
+    if pipeline.clock.now() > rotation.finish_by or newer_version(situation, rotation) or dead_end(situation, rotation):
         return True
     return pipeline.ledger.approval_text(rotation.id) != approval_text(pipeline, rotation)
 

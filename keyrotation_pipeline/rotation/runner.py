@@ -3,7 +3,7 @@
 from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 
-from keyrotation_pipeline.audit.divergence import divergence, require_consistent, warning
+from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.errors import (
     AtWorkError,
     AuditError,
@@ -13,61 +13,81 @@ from keyrotation_pipeline.errors import (
     KeyStoreError,
     OutOfOrderError,
 )
+from keyrotation_pipeline.model.pending import PendingCode, PendingReason
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.records import as_json
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord, Walk
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline, StepFacts
 from keyrotation_pipeline.requests import takeover, witnessing
-from keyrotation_pipeline.requests.approvals import require_authorised, suspicion
+from keyrotation_pipeline.requests.approvals import named_by_incident, require_authorised
 from keyrotation_pipeline.requests.conductor import Decision, Task, decide
 from keyrotation_pipeline.requests.inventory import require_preflight
 from keyrotation_pipeline.requests.roster import claim_store, roster_of
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation import reencrypt, rollout
 from keyrotation_pipeline.rotation.keys import record_of
 
 
-def next_decision(pipeline: Pipeline, rotation: Walk, instances: rollout.Reports = None) -> Decision:
+def next_decision(situation: Situation, rotation: Walk) -> Decision:
     """The conductor's decision for a rotation's present state.
 
     A task that only lacks a signature is not due, nor is creating a key that an application might use at once, nor
-    anything that leads to a primary which an open incident names, nor what cannot begin any more.
+    anything that leads to a primary which an open incident names, nor what cannot start any more.
+
+    Raises:
+        KeyRotationError: the key store or the instances cannot be seen now.
     """
+    pipeline = situation.pipeline
     required = roster_of(pipeline, rotation).required
     decision = decide(rotation, required, pipeline.tables, pipeline.shards, pipeline.clock.now())
-    if decision.tasks and (message := takeover.preceding(pipeline, rotation)):
-        return Decision((), message)
-    if message := takeover.cannot_begin(pipeline, rotation):
-        return Decision((), message)
-    if not rotation.is_over and (message := suspicion(pipeline, rotation.target)):
-        return Decision((), message)
-    if not rotation.is_over and (message := takeover.overtaken(pipeline, rotation)):
-        return Decision((), message)
-    if decision.tasks and (message := rollout.waits_for_others(pipeline, rotation, decision.tasks[0].step, instances)):
-        return Decision((), message)
-    return decision
+    reason = next((each for each in _stops(situation, rotation, decision) if each is not None), None)
+    return decision if reason is None else Decision((), reason)
 
 
-def pending_reason(pipeline: Pipeline, rotation: Walk, instances: rollout.Reports = None) -> str | None:
-    """Why a rotation does not proceed by itself now; None: it does."""
-    decision = next_decision(pipeline, rotation, instances)
-    if not decision.tasks:
-        return decision.waiting_for
-    return rollout.pending_reason_at(pipeline, rotation, decision.tasks[0].step, instances)
+def _stops(situation: Situation, rotation: Walk, decision: Decision) -> Iterator[PendingReason | None]:
+    """What may stop a rotation besides its own state, the most important first."""
+    if decision.tasks:
+        yield takeover.emergency_first(situation.pipeline, rotation)
+    yield takeover.cannot_start(situation, rotation)
+    if not rotation.is_over:
+        yield named_by_incident(situation, rotation.target)
+        yield takeover.newer_version(situation, rotation)
+    if decision.tasks:
+        yield rollout.pending_at(situation, rotation, decision.tasks[0].step, to_start=True)
 
 
-def left_to_people(pipeline: Pipeline, rotation: Walk) -> str | None:
+def pending(situation: Situation, rotation: Walk, *, to_start: bool = False) -> PendingReason | None:
+    """Why a rotation does not proceed by itself now; None: it does.
+
+    Args:
+        to_start: only what makes starting its next step useless.
+    """
+    try:
+        decision = next_decision(situation, rotation)
+        if to_start or not decision.tasks:
+            return decision.pending
+        return rollout.pending_at(situation, rotation, decision.tasks[0].step)
+    except KeyRotationError as error:
+        if error is not situation.unreachable:
+            raise
+        return PendingReason.of(PendingCode.UNREACHABLE, "the application's instances", str(error))
+
+
+def pending_people(rotation: Walk, decision: Decision) -> PendingReason | None:
     """What people must do for a manual request; None: nothing is due, or the conductor does it."""
-    tasks = next_decision(pipeline, rotation).tasks if rotation.manual else ()
+    tasks = decision.tasks if rotation.manual else ()
     if not tasks:
         return None
     tables = dict.fromkeys(f"{each.step}/{each.shard.table.name}" for each in tasks if each.shard)
     # The asset of the proof also closes the rows.
     step = Step.ZERO_OLD_ROWS_PROOF if tasks[0].step is Step.ROWS else tasks[0].step
     due = ", ".join(tables) or str(step)
-    return (
-        f"somebody is to materialize {due} (partition {rotation.target}) in Dagster, or to run "
-        f"`keyrotation rotate {rotation.id}`"
+    return PendingReason(
+        PendingCode.PEOPLE,
+        "an operator",
+        f"somebody is to materialize {due} (partition {rotation.target}) in Dagster",
+        f"or run `keyrotation rotate {rotation.id}`",
     )
 
 
@@ -83,7 +103,7 @@ def run_step(pipeline: Pipeline, request_id: str, task: Task, report: Report) ->
         rotation = pipeline.ledger.walk(request_id)
         if (record := rotation.done(task.step, table, index)) is not None:
             return record
-        decision = next_decision(pipeline, rotation)
+        decision = next_decision(Situation(pipeline), rotation)
         if task not in decision.tasks:
             raise OutOfOrderError(_out_of_order(rotation, task, decision))
         try:
@@ -128,18 +148,19 @@ def run(pipeline: Pipeline, request_id: str, report: Report, through: Step | Non
         rotation = pipeline.ledger.walk(request_id)
         if rotation.status is RequestStatus.FINISHED or (through is not None and rotation.done(through) is not None):
             return
-        decision = next_decision(pipeline, rotation)
+        situation = Situation(pipeline)
+        decision = next_decision(situation, rotation)
         if not decision.tasks:
-            _require_own_store(pipeline)
-            raise BlockedError(decision.waiting_for or f"rotation {rotation.id} has nothing due")
+            _require_own_store(situation)
+            raise BlockedError(str(decision.pending))
         yield run_step(pipeline, rotation.id, decision.tasks[0], report)
 
 
-def _require_own_store(pipeline: Pipeline) -> None:
+def _require_own_store(situation: Situation) -> None:
     """Refuses to blame instances where the key store is not the one of this database."""
-    with suppress(KeyStoreError):  # whose own sentence says less than what is waited for
-        if message := warning(divergence(pipeline, pipeline.keys.read())):
-            raise BlockedError(message)
+    with suppress(KeyStoreError):  # whose own message says less than what is waited for
+        if situation.inconsistent is not None:
+            raise BlockedError(situation.inconsistent)
 
 
 def run_shards(pipeline: Pipeline, request_id: str, report: Report) -> Iterator[StepRecord]:
@@ -171,7 +192,7 @@ def run_shards(pipeline: Pipeline, request_id: str, report: Report) -> Iterator[
 
 
 def _untried_shard(pipeline: Pipeline, request_id: str, tried: Container[Task]) -> Task | None:
-    due = next_decision(pipeline, pipeline.ledger.walk(request_id)).tasks
+    due = next_decision(Situation(pipeline), pipeline.ledger.walk(request_id)).tasks
     return next((task for task in due if task.shard is not None and task not in tried), None)
 
 
@@ -190,5 +211,5 @@ def _record(ledger: Ledger, rotation: Walk, *records: StepRecord) -> None:
 
 
 def _out_of_order(rotation: Walk, task: Task, decision: Decision) -> str:
-    due = ", ".join(str(each) for each in decision.tasks[:3]) or decision.waiting_for
+    due = ", ".join(str(each) for each in decision.tasks[:3]) or decision.pending
     return f"{task} is not due in rotation {rotation.id}; due is: {due}; run `keyrotation rotate {rotation.id}`"

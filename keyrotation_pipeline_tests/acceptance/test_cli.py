@@ -387,10 +387,7 @@ def test_monitoring_gets_the_status_by_the_codes_of_its_plugins_and_as_metrics(c
     assert 'type="routine",from="v1",to="v2",phase="rows"} 1\n' in during
     assert re.search(r'keyrotation_request_approvals\{.*action="rotate",type="routine"\} 2\n', during)
     clinic.run("pause")
-    paused = clinic.status()["rotation"]["waiting_for"]
-    assert f'keyrotation_rotation_waiting{{database="{shown["database"]}",reason="{paused}"}} 1' in clinic.run(
-        "metrics"
-    )
+    assert f'keyrotation_rotation_waiting{{database="{shown["database"]}",code="paused"}} 1' in clinic.run("metrics")
     clinic.execute("UPDATE keyrotation.table_counts SET counted_at = counted_at - interval '8 days'")
     assert clinic.run("status", "--nagios", expect=2).startswith("KEYROTATION CRITICAL - ")
     clinic.execute("ALTER SCHEMA keyrotation RENAME TO elsewhere")

@@ -247,7 +247,7 @@ class Entry:
     """An entry that somebody else writes back, and what is said about it."""
 
     prepare: Callable[[Stage], None]
-    goal: RolloutTarget
+    target: RolloutTarget
     name: str
     right: str | None
     wrong: str | None
@@ -299,12 +299,12 @@ def test_a_controller_that_keeps_its_own_entries_is_named_before_any_pod_is_made
     stage.pause_seconds = 5
     before = generation(stage, workload)
     with pytest.raises(BlockedError, match=f"^{entry.message}$"):
-        stage.roll_out(entry.goal)
+        stage.roll_out(entry.target)
     assert generation(stage, workload) == before
     assert 5 < len(stage.stated) < 9, "it is waited for half a minute, not for as long as a rollout may take"
 
     write_entries(stage, entry.manager, **{entry.name: entry.right})
-    stage.roll_out(entry.goal)
+    stage.roll_out(entry.target)
     assert generation(stage, workload) == before + 1
 
 
@@ -327,7 +327,7 @@ def test_an_entry_that_goes_and_comes_again_stops_the_rollout_at_the_second_time
     stage.meddle = lambda: next(flipping)
     before = generation(stage, workload)
     with pytest.raises(BlockedError, match=f"^{entry.message}$"):
-        stage.roll_out(entry.goal)
+        stage.roll_out(entry.target)
     assert generation(stage, workload) <= before + 2
 
 

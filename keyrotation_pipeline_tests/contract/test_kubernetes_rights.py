@@ -19,6 +19,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.fleet import RolloutTarget, TargetKind
 from keyrotation_pipeline.model.requests import RequestStatus
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.clusters import TestCluster, TestKeySecrets
 from keyrotation_pipeline_tests.contract.faulty_walk import world_with
@@ -331,7 +332,7 @@ def test_a_rotation_is_done_by_runs_that_have_the_accounts_of_their_jobs(account
     rotation = approved(world)
     jobs = {step: job for job, leg in LEGS.items() for step in leg}
     while world.ledger.request(rotation.id).status is not RequestStatus.FINISHED:
-        [task, *_] = runner.next_decision(world.pipeline, world.ledger.walk(rotation.id)).tasks
+        [task, *_] = runner.next_decision(Situation(world.pipeline), world.ledger.walk(rotation.id)).tasks
         job = REENCRYPT_ROWS if task.shard is not None else jobs.get(task.step, RETIRE_KEY)
         stage = accounts.as_(account_of(job))
         pipeline = replace(

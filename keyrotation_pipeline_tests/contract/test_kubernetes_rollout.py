@@ -105,15 +105,15 @@ class Stage:
         cluster, keys = Cluster(Access(secrets.kubeconfig), self.waits), secrets.open(self.waits)
         return KubernetesRollout(cluster, fleet, keys, self.reported, timeout_seconds, clock, self.settle_seconds)
 
-    def roll_out(self, goal: RolloutTarget, **options: float) -> tuple[Instance, ...]:
+    def roll_out(self, target: RolloutTarget, **options: float) -> tuple[Instance, ...]:
         def lacking(instances: Sequence[Instance]) -> str | None:
-            names = [each.name for each in instances if not goal.met_by(each)]
+            names = [each.name for each in instances if not target.met_by(each)]
             return f"{', '.join(names)} lags" if names else None
 
         def report(_done: int, _total: int, note: str) -> None:
             self.stated.append(note)
 
-        return self.rollout(**options).roll_out(goal, lacking, report)
+        return self.rollout(**options).roll_out(target, lacking, report)
 
 
 @pytest.fixture
@@ -142,13 +142,13 @@ def test_each_rollout_replaces_every_pod_and_is_waited_for_until_it_is_seen(stag
     store = stage.fleet.secrets.open()
     add_second(stage)
     before = {pod["metadata"]["uid"] for pod in stage.fleet.pods(workload)}
-    for goal, change, state in (
+    for target, change, state in (
         (READ_V2, lambda: None, ((V1, V2), V1)),
         (WRITE_V2, lambda: set_primary(store, V2), ((V1, V2), V2)),
         (WITHOUT_V1, lambda: archive(store, V1), ((V2,), V2)),
     ):
         change()
-        assert seen(stage.roll_out(goal)) == {state}
+        assert seen(stage.roll_out(target)) == {state}
         after = {pod["metadata"]["uid"] for pod in stage.fleet.pods(workload)}
         assert not before & after
         before = after

@@ -16,6 +16,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.incidents.opening import open_incident, prepare
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.incidents import Flag
+from keyrotation_pipeline.model.pending import PendingCode, PendingReason
 from keyrotation_pipeline.model.progress import TableProgress
 from keyrotation_pipeline.model.status import RotationStatus, Status, TableStatus
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount, TableName
@@ -40,7 +41,8 @@ def full() -> Status:
     count = TableCount(table, 1000, {V1: 700, V2: 300}, 0, 2, 0, 3, (), NOW)
     rotation = RotationStatus(
         walk=replace(walk, blocked_by="the disk is full; make room"), phase="rows", approvals_required=2,
-        progress=0.25, eta_seconds=90, waiting_for=f"waiting for {HOSTILE}", at_work=True,
+        progress=0.25, eta_seconds=90, at_work=True,
+        pending=PendingReason(PendingCode.INSTANCES, "instances", f"{HOSTILE}: not seen"),
         tables=(TableProgress("clients", 1, 4, 0.3, 290, 12.5, 56),),
     )  # fmt: skip
     return replace(
@@ -108,8 +110,9 @@ def test_the_numbers_are_those_of_the_status() -> None:
         ("keyrotation_requests_pending",): 2,
     }
     assert {key: found[key] for key in expected} == expected
-    [(_, reason)] = [key for key in found if key[0] == "keyrotation_rotation_waiting"]
-    assert reason.startswith('waiting for web"1')
+    assert [key for key in found if key[0] == "keyrotation_rotation_waiting"] == [
+        ("keyrotation_rotation_waiting", "instances")
+    ], "no sentence, so that a series does not end with each name"
     approvals = {key[1]: value for key, value in found.items() if key[0] == "keyrotation_request_approvals"}
     assert approvals == {each.request.id: len(each.signed_by) for each in shown.requests}
 

@@ -11,6 +11,7 @@ from keyrotation_pipeline.model.incidents import Alert, Severity
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline.monitoring.due import due_rotation
 from keyrotation_pipeline.monitoring.status import overview
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.defs.conftest import Dagster, channels
@@ -179,6 +180,6 @@ def test_a_rotation_that_is_planned_for_later_than_it_is_due_is_not_in_time(days
     request = open_request(
         world.pipeline, reason="yearly", requested_by="test", not_before=START + timedelta(days=days)
     )
-    found = due_rotation(world.pipeline, request.source)
+    found = due_rotation(Situation(world.pipeline), request.source)
     assert found is not None
     assert found.in_time is in_time

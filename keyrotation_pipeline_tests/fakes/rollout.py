@@ -126,14 +126,14 @@ class FakeRollout:
             if process.reported is not None and Gone(name, process.reported.at) in gone:
                 self.processes[name] = replace(process, reported=None)
 
-    def roll_out(self, goal: RolloutTarget, pending: PendingCheck, report: ProgressCallback) -> tuple[Instance, ...]:
+    def roll_out(self, target: RolloutTarget, pending: PendingCheck, report: ProgressCallback) -> tuple[Instance, ...]:
         patience = 0.0 if self.mode is RolloutMode.CONFIRM else self.timeout_seconds
         for waited in attempts(self.clock, pause_seconds=1, patience_seconds=patience):
             if waited:
                 self.meanwhile()
             instances = self.instances()
             sentence = pending(instances)
-            there = sum(goal.met_by(each) for each in instances if not each.silent)
+            there = sum(target.met_by(each) for each in instances if not each.silent)
             report(there, len(instances), sentence or "")
             if sentence is None:
                 return instances

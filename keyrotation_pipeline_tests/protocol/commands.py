@@ -11,6 +11,7 @@ from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline.requests import confirming, control, policy
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.conductor import Task
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation import reconcile, rollback, rotate, runner
 from keyrotation_pipeline_tests.fakes import ROSTER
 from keyrotation_pipeline_tests.protocol.destruction import site_of
@@ -47,9 +48,9 @@ def sign(machine: Machine, request: str, officer: str) -> None:
 def rotate_on(machine: Machine, request: str) -> None:
     """The first step that is due, as `keyrotation rotate` and the conductor run it."""
     walk = machine.ledger.walk(request)
-    decision = runner.next_decision(machine.pipeline, walk)
+    decision = runner.next_decision(Situation(machine.pipeline), walk)
     if not decision.tasks:
-        raise BlockedError(decision.waiting_for or "nothing is due")
+        raise BlockedError(str(decision.pending))
     machine.task = str(decision.tasks[0].step)
     runner.run_step(machine.pipeline, request, decision.tasks[0], lambda _progress: None)
 

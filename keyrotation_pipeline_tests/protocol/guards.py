@@ -86,17 +86,17 @@ def _pretended(pipeline: Any, version: Any, material: Any, _request: Any) -> Any
 
 
 def _awake(rotation: Any, *arguments: Any) -> Any:  # noqa: ANN401
-    return _WAITING(replace(rotation, status=RequestStatus.RUNNING), *arguments)
+    return _PENDING(replace(rotation, status=RequestStatus.RUNNING), *arguments)
 
 
-_WAITING = conductor._waiting_for  # noqa: SLF001
+_PENDING = conductor._pending  # noqa: SLF001
 
 
 class _Everything:
     """A decision by which everything is due."""
 
     tasks = type("All", (), {"__contains__": lambda *_: True, "__getitem__": lambda *_: conductor.Task(WALK[0])})()
-    waiting_for = None
+    pending = None
 
 
 _SMALL = Model("small", "one instance, one row", instances=1, rows=1)
@@ -155,8 +155,8 @@ GUARDS: Sequence[Guard] = (
         )),
     ),
     Guard(
-        "an emergency against a signed rollback", "requests/takeover.preceding",
-        ((takeover, "preceding", nothing),),
+        "an emergency against a signed rollback", "requests/takeover.emergency_first",
+        ((takeover, "emergency_first", nothing),),
         "a signed emergency goes first", _EMERGENCY,
     ),
     Guard(
@@ -210,8 +210,8 @@ GUARDS: Sequence[Guard] = (
         "no instance lacks a key", replace(_TWO, names=False),
     ),
     Guard(
-        "no instance has the archived key", "rotation/archive: roll_out",
-        ((archive, "roll_out", lambda pipeline, *_: _seen(pipeline)),),
+        "no instance has the archived key", "rotation/archive: await_instances",
+        ((archive, "await_instances", lambda pipeline, *_: _seen(pipeline)),),
         "no instance has an archived key", _SMALL,
     ),
     Guard(
@@ -250,13 +250,13 @@ GUARDS: Sequence[Guard] = (
     ),
     Guard(
         "an emergency begins only where its source is the primary and its target is not in use",
-        "requests/takeover.cannot_begin",
-        ((takeover, "cannot_begin", nothing),),
+        "requests/takeover.cannot_start",
+        ((takeover, "cannot_start", nothing),),
         "no write is refused", replace(_EMERGENCY, versions=2),
     ),
     Guard(
-        "a pause, and an end", "requests/conductor._waiting_for",
-        ((conductor, "_waiting_for", _awake),),
+        "a pause, and an end", "requests/conductor._pending",
+        ((conductor, "_pending", _awake),),
         "nothing for a request that is paused or over",
         replace(_SMALL, dies=False, controls=frozenset({"pause", "cancel"})),
     ),

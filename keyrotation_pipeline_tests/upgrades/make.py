@@ -24,6 +24,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import add_approval
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.servers import DIRECTORY, Server, discard, start_server
@@ -59,7 +60,7 @@ def _to_key(pipeline: Pipeline, request: str) -> None:
 def _to_rows(pipeline: Pipeline, request: str) -> None:
     """Some rows are under the new key."""
     list(runner.run(pipeline, request, lambda _progress: None, Step.PRIMARY_KEY_ROLLOUT))
-    first, *_rest = runner.next_decision(pipeline, pipeline.ledger.walk(request)).tasks
+    first, *_rest = runner.next_decision(Situation(pipeline), pipeline.ledger.walk(request)).tasks
     runner.run_step(pipeline, request, first, lambda _progress: None)
 
 

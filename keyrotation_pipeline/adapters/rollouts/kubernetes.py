@@ -137,14 +137,14 @@ class KubernetesRollout:
         ended = self._ended(self._reported.instances(), snapshot)
         self._reported.forget((*gone, *Gone.of(ended)))
 
-    def roll_out(self, goal: RolloutTarget, pending: PendingCheck, report: ProgressCallback) -> tuple[Instance, ...]:
+    def roll_out(self, target: RolloutTarget, pending: PendingCheck, report: ProgressCallback) -> tuple[Instance, ...]:
         """See `Rollout.roll_out`. Workloads are changed one after another, so a bad template stops it early."""
         self.forget()
         message: str | None = None
-        reverts = Reverts(goal, self._fleet)
+        reverts = Reverts(target, self._fleet)
         for _ in attempts(self._clock, pause_seconds=POLL_SECONDS, patience_seconds=self._timeout_seconds):
             snapshot = self._take_snapshot()
-            if problems := self._problems(snapshot, () if goal.aim is TargetKind.WITHOUT else goal.versions):
+            if problems := self._problems(snapshot, () if target.kind is TargetKind.WITHOUT else target.versions):
                 raise BlockedError(problems[0])
             self._reported.see_pods(snapshot.present)
             instances = self._instances(snapshot)
@@ -153,7 +153,7 @@ class KubernetesRollout:
             reverts.see(snapshot.secret, now)
             undone = reverts.contradiction(snapshot.keys, snapshot.secret, now)
             message = undone or self._roll(snapshot, instances, reverts) or lacks
-            report(sum(goal.met_by(each) for each in instances if not each.silent), len(instances), message or "")
+            report(sum(target.met_by(each) for each in instances if not each.silent), len(instances), message or "")
             if message is None:
                 return instances
         raise BlockedError(message)
@@ -164,7 +164,7 @@ class KubernetesRollout:
         for workload in self._fleet.workloads:
             text = annotated(snapshot.found[workload]["spec"]["template"])
             proven = names_same_keys(text, wanted) and pod_keys.are_proven(
-                snapshot.pods_of(workload), self._fleet.secret, instances, reverts.goal
+                snapshot.pods_of(workload), self._fleet.secret, instances, reverts.target
             )
             if text != wanted and not proven:
                 if not reverts.has_settled(self._settle_seconds):

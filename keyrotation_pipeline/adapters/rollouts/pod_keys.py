@@ -68,17 +68,17 @@ def _is_another(keys: StoredKeys, version: KeyVersion, fingerprint: str) -> bool
 CLOCKS_DIFFER = timedelta(seconds=10)
 
 
-def are_proven(pods: Sequence[Json], secret: str, instances: Sequence[Instance], goal: RolloutTarget) -> bool:
-    """Returns whether every Pod has reached a goal by its own proof of possession, whatever the Secret held meanwhile.
+def are_proven(pods: Sequence[Json], secret: str, instances: Sequence[Instance], target: RolloutTarget) -> bool:
+    """Returns whether every Pod has reached a target by its own proof of possession, whatever the Secret held.
 
     Args:
         pods: all of a workload.
         instances: those that report themselves, among others.
     """
-    return bool(pods) and all(_is_proven(pod, secret, instances, goal) for pod in pods)
+    return bool(pods) and all(_is_proven(pod, secret, instances, target) for pod in pods)
 
 
-def _is_proven(pod: Json, secret: str, instances: Sequence[Instance], goal: RolloutTarget) -> bool:
+def _is_proven(pod: Json, secret: str, instances: Sequence[Instance], target: RolloutTarget) -> bool:
     """A report says nothing of another container, nor of a process that was started since."""
     own = Pod(str(pod["metadata"]["namespace"]), str(pod["metadata"]["uid"]))
     reports = [each for each in instances if each.pod == own and not each.silent]
@@ -87,6 +87,6 @@ def _is_proven(pod: Json, secret: str, instances: Sequence[Instance], goal: Roll
     readers = [each for each in templates.users(pod["spec"], secret) if states.get(each)]
     return (
         len(readers) == 1
-        and all(goal.met_by(each) for each in reports)
+        and all(target.met_by(each) for each in reports)
         and any(each.reported_at > max(started) + CLOCKS_DIFFER for each in reports)
     )

@@ -131,14 +131,14 @@ class ReportedInstances:
         found = self._connection.execute(_SEEN_PODS).fetchall()
         return frozenset(Pod(str(namespace), str(uid)) for namespace, uid in found)
 
-    def roll_out(self, goal: RolloutTarget, pending: PendingCheck, report: ProgressCallback) -> tuple[Instance, ...]:
+    def roll_out(self, target: RolloutTarget, pending: PendingCheck, report: ProgressCallback) -> tuple[Instance, ...]:
         """See `Rollout.roll_out`."""
         self._read_keys_at = self._last = None  # the new key was stored since
         self.forget()
         for _ in attempts(self._clock, pause_seconds=POLL_SECONDS, patience_seconds=self._patience_seconds):
             instances = self.instances()
             message = pending(instances)
-            there = sum(goal.met_by(instance) for instance in instances if not instance.silent)
+            there = sum(target.met_by(instance) for instance in instances if not instance.silent)
             report(there, len(instances), message or "")
             if message is None:
                 return instances

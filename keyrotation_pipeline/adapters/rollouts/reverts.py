@@ -86,7 +86,7 @@ def _owns(fields: Mapping[str, Any], place: Sequence[str]) -> bool:
     return True
 
 
-PATIENCE_SECONDS = 30.0  # with entries that contradict the goal, which nothing of ours corrects
+PATIENCE_SECONDS = 30.0  # with entries that contradict the target, which nothing of ours corrects
 _AT_MOST = 2
 _TEMPLATE = ("f:spec", "f:template")
 _ANNOTATIONS = (*_TEMPLATE, "f:metadata", "f:annotations")
@@ -96,7 +96,7 @@ _ANNOTATIONS = (*_TEMPLATE, "f:metadata", "f:annotations")
 class Reverts:
     """What was undone so far."""
 
-    goal: RolloutTarget
+    target: RolloutTarget
     fleet: Fleet
     _written: dict[Workload, str] = field(default_factory=dict)
     _lost: Counter[Workload] = field(default_factory=Counter)
@@ -123,7 +123,7 @@ class Reverts:
         return self._settled_seconds >= seconds
 
     def contradiction(self, keys: StoredKeys, secret: Json, now: float) -> str | None:
-        """Returns why no Pod could reach the goal with what the Secret holds now; None: each can.
+        """Returns why no Pod could reach the target with what the Secret holds now; None: each can.
 
         Args:
             secret: its metadata.
@@ -172,16 +172,16 @@ class Reverts:
         self._written[workload] = text
 
     def _wrong_entry(self, keys: StoredKeys) -> tuple[str, str, str] | None:
-        """Returns an entry that contradicts the goal, what is wrong with it, and what repairs it; None: none does."""
-        without = self.goal.aim is TargetKind.WITHOUT
-        for version in self.goal.versions:
+        """Returns an entry that contradicts the target, what is wrong with it, and what repairs it; None: none does."""
+        without = self.target.kind is TargetKind.WITHOUT
+        for version in self.target.versions:
             entry, is_live = variable_of(version), version in keys.live
             if without and is_live:
                 removal = {"op": "remove", "path": f"/data/{entry}"}
                 return entry, "is back", self._patch("--type json --patch", [removal])
             if not without and not is_live:
                 return entry, "is gone", f"keyrotation restore-key {version}"
-            if self.goal.aim is TargetKind.WRITES and keys.primary != version:
+            if self.target.kind is TargetKind.WRITES and keys.primary != version:
                 repair = self._patch("--patch", {"stringData": {PRIMARY_VARIABLE: str(version)}})
                 return PRIMARY_VARIABLE, f"names {keys.primary}, not {version}", repair
         if self.fleet.key_list is not None and keys.undelivered is not None:

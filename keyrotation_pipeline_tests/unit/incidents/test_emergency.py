@@ -32,6 +32,7 @@ from keyrotation_pipeline.monitoring import status
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.requests.policy import change_policy, open_policy
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation import deploy, rollback, runner
 from keyrotation_pipeline.rotation.reconcile import plan
 from keyrotation_pipeline.rotation.reencrypt import ring_fit_for_rows
@@ -559,7 +560,7 @@ def test_an_incident_on_the_former_version_stops_a_rollback_however_far_it_is_si
     if signatures == len((ADA, BEN)):
         with pytest.raises(BlockedError, match=f"v1 {SUSPECTED}"):
             walk(world, undoing)
-        assert f"v1 {SUSPECTED}" in str(runner.pending_reason(world.pipeline, world.ledger.walk(undoing.id)))
+        assert f"v1 {SUSPECTED}" in str(runner.pending(Situation(world.pipeline), world.ledger.walk(undoing.id)))
     assert (world.keys.primary(), world.keys.archived()) == (V2, (V1,))
     assert incident.versions == (V1,)
 

@@ -248,7 +248,7 @@ def test_red_without_a_report_of_who_names_its_primary_until_an_officer_confirms
     assert clinic.checks()[NAMING].light is Light.GREEN
     world.rollout.running = (replace(world.rollout.instances()[0], names_primary=False),)
     seen = clinic.checks()[NAMING]
-    assert (seen.light, seen.do.partition(" (")[0]) == (Light.RED, "name v2 where it gets its keys")
+    assert (seen.light, seen.do.partition(" (")[0]) == (Light.RED, "set ENCRYPTION_PRIMARY_VERSION=v2")
     world.rollout.running = ()
     seen = clinic.checks()[NAMING]
     assert seen.light is Light.RED

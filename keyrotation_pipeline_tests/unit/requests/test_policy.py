@@ -20,6 +20,7 @@ from keyrotation_pipeline.requests.policy import (
     signed_hosts,
 )
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster, require_usable
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation.runner import next_decision
 from keyrotation_pipeline_tests.fakes import ROSTER, FakeSignatures, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.signed_texts import with_lines
@@ -120,7 +121,7 @@ def test_a_request_that_has_begun_counts_under_the_roster_that_it_began_under(wo
     world.signatures.configured = NEW
     change_policy(world.pipeline, opened(world, ADA, BEN))
     require_authorised(world.pipeline, rotation, world.keys.read())
-    assert next_decision(world.pipeline, rotation).tasks
+    assert next_decision(Situation(world.pipeline), rotation).tasks
     world.ledger.set_status(rotation.id, RequestStatus.FINISHED)
     assert world.ledger.replayed().faults == ()
 

@@ -15,6 +15,7 @@ from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, RotationType, Step, Walk
 from keyrotation_pipeline.requests import opening, takeover
 from keyrotation_pipeline.requests.control import cancel
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation import rollback, runner
 from keyrotation_pipeline_tests.fakes import V1, V2, V3, FakeWorld
 from keyrotation_pipeline_tests.fakes.database import FakeEnvironment
@@ -208,4 +209,4 @@ def test_a_rollback_that_has_begun_to_a_key_that_the_audit_calls_destroyed_is_en
 def test_a_rollback_goes_on_where_the_key_store_was_lost_and_names_no_primary(world: FakeWorld) -> None:
     undoing = signed(world, undone(world, rotation_of(world)))
     world.keys.primary_version = None
-    assert takeover.cannot_begin(world.pipeline, undoing) is None
+    assert takeover.cannot_start(Situation(world.pipeline), undoing) is None

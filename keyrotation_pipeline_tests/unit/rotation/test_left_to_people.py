@@ -7,6 +7,7 @@ from keyrotation_pipeline.model.approval import left_to_people
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, RotationType, Step, Walk
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.requests.approvals import approval_text
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import V1, V2, FakeWorld
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, before_any_rotation, request, sign
@@ -59,7 +60,7 @@ def test_the_status_says_what_somebody_is_to_materialize(
     shown = overview(world.pipeline).rotation
     assert shown is not None
     assert shown.waiting_for == (
-        f"somebody is to materialize {due} (partition v2) in Dagster, or to run `keyrotation rotate {manual.id}`"
+        f"somebody is to materialize {due} (partition v2) in Dagster; or run `keyrotation rotate {manual.id}`"
     )
 
 
@@ -68,7 +69,9 @@ def test_once_the_shards_are_done_the_proof_is_next(world: FakeWorld, manual: Wa
     list(runner.run_shards(world.pipeline, manual.id, world.report))
     walk = world.ledger.walk(manual.id)
     assert walk.done(Step.ROWS) is None
-    assert "materialize zero_old_rows_proof (partition v2)" in str(runner.left_to_people(world.pipeline, walk))
+    assert "materialize zero_old_rows_proof (partition v2)" in str(
+        runner.pending_people(walk, runner.next_decision(Situation(world.pipeline), walk))
+    )
 
 
 def test_what_it_waits_for_otherwise_is_said_alone(world: FakeWorld) -> None:
@@ -84,7 +87,7 @@ def test_a_person_who_types_rotate_carries_it_out(world: FakeWorld, manual: Walk
     assert list(done) == list(WALK)
     finished = world.ledger.walk(manual.id)
     assert finished.status is RequestStatus.FINISHED
-    assert runner.left_to_people(world.pipeline, finished) is None
+    assert runner.pending_people(finished, runner.next_decision(Situation(world.pipeline), finished)) is None
     assert (world.keys.versions(), world.keys.archived()) == ((V2,), (V1,))
 
 

@@ -23,6 +23,7 @@ from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline.requests.conductor import Task
+from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeClock, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, approved, before_any_rotation, request, sign
@@ -304,7 +305,7 @@ def test_another_shard_of_a_small_table_that_comes_first_does_its_own_part_alone
     (table,) = world.pipeline.tables
     last = Shard(table, world.pipeline.shards - 1, world.pipeline.shards)
     assert runner.run_step(world.pipeline, rotation.id, Task(Step.ROWS, last), world.report).facts["rows"] == 1
-    due = runner.next_decision(world.pipeline, world.ledger.walk(rotation.id)).tasks
+    due = runner.next_decision(Situation(world.pipeline), world.ledger.walk(rotation.id)).tasks
     assert [task.shard and task.shard.index for task in due] == list(range(world.pipeline.shards - 1))
     done = list(runner.run_shards(world.pipeline, rotation.id, world.report))
     assert [each.facts["rows"] for each in done] == [0] * (world.pipeline.shards - 1)

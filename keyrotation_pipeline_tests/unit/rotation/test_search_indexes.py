@@ -26,7 +26,7 @@ from keyrotation_pipeline.rotation.key_checks import undetermined_turns
 from keyrotation_pipeline.rotation.keys import _generate
 from keyrotation_pipeline.rotation.reconcile import plan
 from keyrotation_pipeline.rotation.rollback import bring_back_key
-from keyrotation_pipeline.rotation.rollout import roll_out
+from keyrotation_pipeline.rotation.rollout import await_instances
 from keyrotation_pipeline.rotation.rotate import next_version
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld, fake_pipeline, rotation_of
 
@@ -80,11 +80,11 @@ def test_nothing_is_cleared_while_applications_get_the_key(world: FakeWorld, mon
     rotation = rotation_of(world)
     world.keys.archive(V1)
 
-    def restored_meanwhile(*arguments: Any) -> object:  # noqa: ANN401  as `roll_out`
+    def restored_meanwhile(*arguments: Any) -> object:  # noqa: ANN401  as `await_instances`
         world.keys.restore(V1)
-        return roll_out(*arguments)
+        return await_instances(*arguments)
 
-    monkeypatch.setattr("keyrotation_pipeline.rotation.archive.roll_out", restored_meanwhile)
+    monkeypatch.setattr("keyrotation_pipeline.rotation.archive.await_instances", restored_meanwhile)
     with pytest.raises(KeyStoreError, match="v1 is live in the key store again"):
         confirm_key_withdrawn(world.pipeline, rotation, world.report)
     assert not [entry for entry in world.journal.entries if "indexes" in entry]

@@ -1,0 +1,65 @@
+"""A reason is short: who is waited for, and what helps."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.fleet import Confirmation, Gone, Instance, RolloutMode, RolloutTarget, TargetKind
+from keyrotation_pipeline.model.pending import MOST_WORDS, PendingCode, PendingReason, pending_rollout, timed_out
+
+V1, V2 = KeyVersion(1), KeyVersion(2)
+UNCONFIRMED = Confirmation()
+AT = datetime(2026, 1, 5, 9, tzinfo=UTC)
+LAGGING = tuple(Instance(f"web-{number}", (V1,), V1, AT) for number in range(300))
+SILENT = tuple(Instance(f"web-{number}", (V1,), V1, AT, silent=True) for number in range(300))
+
+
+def reason(
+    mode: RolloutMode, *instances: Instance, kind: TargetKind = TargetKind.READS, by: Confirmation = UNCONFIRMED
+) -> PendingReason | None:
+    versions = (V1,) if kind in {TargetKind.NAMES, TargetKind.WITHOUT} else (V2,)
+    return pending_rollout(RolloutTarget(kind, versions), mode, instances, by, "0" * 32)
+
+
+@pytest.mark.parametrize("kind", TargetKind)
+@pytest.mark.parametrize("instances", [(), LAGGING, SILENT, LAGGING[:1], SILENT[:1]], ids=len)
+@pytest.mark.parametrize("mode", [RolloutMode.ATTEST, RolloutMode.CONFIRM, RolloutMode.KUBERNETES])
+def test_however_many_are_waited_for_the_sentence_stays_short(
+    mode: RolloutMode, instances: tuple[Instance, ...], kind: TargetKind
+) -> None:
+    found = reason(mode, *instances, kind=kind)
+    if found is not None:
+        assert len(found.why.split()) <= MOST_WORDS
+        assert len(found.why) <= 200
+        assert "`keyrotation " in found.do
+        assert timed_out(str(found), "0" * 32)
+
+
+def test_names_are_left_out_with_their_number() -> None:
+    found = reason(RolloutMode.ATTEST, *LAGGING)
+    assert found is not None
+    shown = found.why.count("web-")
+    assert found.why.endswith(f"and {300 - shown} more: not seen to read v2")
+
+
+def test_what_lags_is_named_before_what_is_silent_and_that_before_a_missing_signature() -> None:
+    gone = Confirmation((), frozenset({Gone("web-0", AT)}))
+    codes = [
+        reason(RolloutMode.CONFIRM, SILENT[0], LAGGING[1]),
+        reason(RolloutMode.CONFIRM, SILENT[0]),
+        reason(RolloutMode.CONFIRM, SILENT[0], by=gone),
+    ]
+    assert [None if each is None else each.code for each in codes] == [
+        PendingCode.INSTANCES,
+        PendingCode.SILENT_INSTANCES,
+        PendingCode.CONFIRMATION,
+    ]
+
+
+def test_a_message_of_the_program_is_a_reason_with_what_to_do() -> None:
+    message = "the cluster does not answer; try again; or ask"
+    found = PendingReason.of(PendingCode.UNREACHABLE, "the cluster", message)
+    assert (str(found), found.why, found.do) == (message, "the cluster does not answer", "try again; or ask")
+    paused = PendingReason(PendingCode.PAUSED, "an operator", "it is paused", since=AT)
+    assert paused.with_since == "it is paused (since 2026-01-05 09:00:00 UTC)"
