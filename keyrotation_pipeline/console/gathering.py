@@ -17,7 +17,9 @@ from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.requests import PendingRequest, Request, Step, Walk
 from keyrotation_pipeline.model.status import RotationStatus, Status, TableStatus
 from keyrotation_pipeline.monitoring.status import overview
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.rollout import Rollout
 from keyrotation_pipeline.reporting.keys_in_audit import key_lives
 from keyrotation_pipeline.reporting.rendering import Timeline, timeline
 
@@ -111,11 +113,11 @@ def console(pipeline: Pipeline) -> Console:
         headline=headline(status, last),
         steps=_steps(status, last),
         pending=pending,
-        signed=() if pending is None else tuple(signatures(pipeline, pending)),
-        instances=_instances(pipeline),
+        signed=() if pending is None else tuple(signatures(pipeline.ledger, pending)),
+        instances=_instances(pipeline.rollout),
         tables=tuple(_bar(table, rotation) for table in status.tables),
-        keys=_keys(pipeline, status.generated_at),
-        events=tuple(_newest(pipeline, status.audit.seq)),
+        keys=_keys(pipeline.ledger, status.generated_at),
+        events=tuple(_newest(pipeline.ledger, status.audit.seq)),
         blind_spots=pipeline.environment.blind_spots(),
         past=past,
     )
@@ -133,18 +135,18 @@ def _pending(status: Status) -> PendingRequest | None:
     return next((each for each in status.requests if wanted in {None, each.request.id}), None)
 
 
-def signatures(pipeline: Pipeline, pending: PendingRequest) -> Iterator[Signed]:
+def signatures(ledger: Ledger, pending: PendingRequest) -> Iterator[Signed]:
     """Each officer, those first who have signed, with the time in the signature."""
-    at = {each.officer: each.signed_at for each in pipeline.ledger.signatures(pending.request.id)}
+    at = {each.officer: each.signed_at for each in ledger.signatures(pending.request.id)}
     for name, fingerprint in zip(pending.signed_by, pending.request.approvals, strict=True):
         yield Signed(name, at.get(fingerprint))
     for name in pending.missing:
         yield Signed(name, None)
 
 
-def _instances(pipeline: Pipeline) -> tuple[Instance, ...] | str:
+def _instances(rollout: Rollout) -> tuple[Instance, ...] | str:
     try:
-        return pipeline.rollout.instances()
+        return rollout.instances()
     except KeyRotationError as error:
         return str(error)
 
@@ -167,12 +169,12 @@ def _rewritten(table: TableStatus, rotation: RotationStatus | None) -> float | N
     return next((each.share for each in rotation.tables if each.table == str(table.table.name)), None)
 
 
-def _keys(pipeline: Pipeline, now: datetime) -> Timeline | None:
-    return timeline(key_lives(history(pipeline.ledger, *_OF_KEYS), pipeline.ledger.replayed().keys), (), now)
+def _keys(ledger: Ledger, now: datetime) -> Timeline | None:
+    return timeline(key_lives(history(ledger, *_OF_KEYS), ledger.replayed().keys), (), now)
 
 
-def _newest(pipeline: Pipeline, seq: int) -> Iterator[NewEvent]:
-    events = tuple(pipeline.ledger.events(after_seq=max(seq - NEWEST_EVENTS, 0)))
-    ignored = pipeline.ledger.replayed().ignored
+def _newest(ledger: Ledger, seq: int) -> Iterator[NewEvent]:
+    events = tuple(ledger.events(after_seq=max(seq - NEWEST_EVENTS, 0)))
+    ignored = ledger.replayed().ignored
     for event in reversed(events):
         yield NewEvent(entry_of(event), event.seq in ignored)

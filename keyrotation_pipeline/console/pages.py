@@ -11,6 +11,7 @@ from keyrotation_pipeline.model.backups import BACKUP_STALE_AFTER, TEST_OVERDUE_
 from keyrotation_pipeline.model.progress import duration
 from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.monitoring.status import overview, past_requests, pending_requests
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.templates import render
 
@@ -74,7 +75,9 @@ def request_page(pipeline: Pipeline, request_id: str, overview_path: str | None)
     pending = next((each for each in pending_requests(pipeline) if each.request.id == request.id), None)
     past = next((each for each in past_requests(pipeline.ledger) if each.request.id == request.id), None)
     signed = (
-        tuple(signatures(pipeline, pending)) if pending is not None else tuple(_signed_before(pipeline, request.id))
+        tuple(signatures(pipeline.ledger, pending))
+        if pending is not None
+        else tuple(_signed_before(pipeline.ledger, request.id))
     )
     steps: tuple[object, ...] = ()
     if isinstance(request, Walk):
@@ -97,11 +100,11 @@ def request_page(pipeline: Pipeline, request_id: str, overview_path: str | None)
     )
 
 
-def _signed_before(pipeline: Pipeline, request_id: str) -> list[Signed]:
-    roster = pipeline.ledger.pinned_roster()
+def _signed_before(ledger: Ledger, request_id: str) -> list[Signed]:
+    roster = ledger.pinned_roster()
     return [
         Signed((roster.name_of(each.officer) if roster else None) or each.officer, each.signed_at)
-        for each in pipeline.ledger.signatures(request_id)
+        for each in ledger.signatures(request_id)
     ]
 
 

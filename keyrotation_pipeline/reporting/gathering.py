@@ -10,6 +10,7 @@ from keyrotation_pipeline.audit.verify import verify_chain, verify_everything
 from keyrotation_pipeline.errors import AuditError, BackupError
 from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, utc_minute
 from keyrotation_pipeline.model.backup_events import BackupsExamined
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.reporting.compliance import ComplianceReport, Parameters, Period, Stated
 from keyrotation_pipeline.reporting.from_audit import compliance_report
@@ -40,7 +41,7 @@ def gather(pipeline: Pipeline, period: Period | None = None, stated: Stated = _N
     verified = verify_everything(pipeline)
     if period is None or period.until is None or period.until > pipeline.clock.now():
         examine_backups(pipeline)
-    events = _events_after(pipeline, verified)
+    events = _events_after(pipeline.ledger, verified)
     verifiers = pipeline.signatures.verify_as_of, pipeline.ledger.verify_event
     entries, state = whole_history(_up_to(period, events), *verifiers)
     parameters = Parameters(period, timestamps_verified=pipeline.timestamps is not None, stated=stated)
@@ -50,12 +51,12 @@ def gather(pipeline: Pipeline, period: Period | None = None, stated: Stated = _N
 
 def verified_events(pipeline: Pipeline) -> tuple[AuditEvent, ...]:
     """The whole audit, verified with its anchors, tables and signatures; raises as `gather`."""
-    return _events_after(pipeline, verify_everything(pipeline))
+    return _events_after(pipeline.ledger, verify_everything(pipeline))
 
 
-def _events_after(pipeline: Pipeline, verified: AuditHead) -> tuple[AuditEvent, ...]:
-    with pipeline.ledger.snapshot():
-        events = tuple(pipeline.ledger.events())
+def _events_after(ledger: Ledger, verified: AuditHead) -> tuple[AuditEvent, ...]:
+    with ledger.snapshot():
+        events = tuple(ledger.events())
     verify_chain(events, [verified])  # what others appended meanwhile follows what was verified
     if not events:
         raise AuditError("the audit is empty, so there is nothing to report; run `keyrotation init`")
