@@ -180,7 +180,7 @@ def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
             *_faults(pipeline, replayed),
             *_audit_rows(pipeline.ledger, replayed),
             *_time_stamps(pipeline),
-            *_checkpoints(pipeline, replayed),
+            *_checkpoints(pipeline.ledger, replayed),
         ]
     if faults := [*faults, *_lost(pipeline.ledger)]:
         raise AuditError(summary(faults))
@@ -283,11 +283,11 @@ def _time_stamps(pipeline: Pipeline) -> Iterator[str]:
             yield f"{which} does not hold: {message.replace(';', ',')}"
 
 
-def _checkpoints(pipeline: Pipeline, replayed: AuditState) -> Iterator[str]:
+def _checkpoints(ledger: Ledger, replayed: AuditState) -> Iterator[str]:
     """Verify the newest checkpoint of each witness again."""
     tree = EventTree(replayed.hashes)
-    for each in witnessed_in(history(pipeline.ledger, *KINDS), replayed):
-        yield from faults(each, tree, pipeline.ledger.verify_event)
+    for each in witnessed_in(history(ledger, *KINDS), replayed):
+        yield from faults(each, tree, ledger.verify_event)
 
 
 def refusal_of(authority: TimestampAuthority, stamped: AuditTimestamped) -> str | None:

@@ -76,6 +76,10 @@ class Action(Generic[Ports]):
     steps: Mapping[Step, StepFunction[Ports]] = field(default_factory=dict)
 
 
+# Signs with the key of this home; returns its public half, base64, too.
+Sign = Callable[[bytes], tuple[str, bytes]]
+
+
 @dataclass(frozen=True, slots=True)
 class Pipeline:
     """The opened ports and the rules of the configuration: what every step gets.
@@ -111,7 +115,7 @@ class Pipeline:
     heartbeats: Heartbeats
     timestamps: TimestampAuthority | None = None
     witnesses: tuple[CheckpointWitness, ...] = ()
-    sign: Callable[[bytes], tuple[str, bytes]] | None = None
+    sign: Sign | None = None
     hosts: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     backup_signer: str | None = None

@@ -19,7 +19,8 @@ from keyrotation_pipeline.model.checkpoints import Checkpoint, SignedCheckpoint,
 from keyrotation_pipeline.model.merkle import EventTree
 from keyrotation_pipeline.model.request_events import StatusChanged
 from keyrotation_pipeline.model.requests import RequestStatus
-from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.ledger import Ledger
+from keyrotation_pipeline.ports.pipeline import Pipeline, Sign
 from keyrotation_pipeline.ports.witnesses import CheckpointWitness
 from keyrotation_pipeline.requests import time_stamping
 
@@ -56,13 +57,13 @@ def witness(pipeline: Pipeline) -> tuple[str, ...]:
 def witness_if_due(pipeline: Pipeline) -> tuple[str, ...]:
     """Like `witness`, but only if something has ended since the last time, or it is almost a day ago."""
     now = pipeline.clock.now()
-    return witness(pipeline) if any(_is_due(pipeline, each, now) for each in witnessed(pipeline.ledger)) else ()
+    return witness(pipeline) if any(_is_due(pipeline.ledger, each, now) for each in witnessed(pipeline.ledger)) else ()
 
 
-def unwitnessed(pipeline: Pipeline, now: datetime) -> Iterator[str]:
+def unwitnessed(ledger: Ledger, now: datetime) -> Iterator[str]:
     """A sentence for each witness that officers have signed and that contradicts the audit, or has not signed it."""
-    for each in witnessed(pipeline.ledger):
-        oldest = _oldest_since(pipeline, each.size)
+    for each in witnessed(ledger):
+        oldest = _oldest_since(ledger, each.size)
         if each.signed is not None and each.failing is not None:
             yield each.failing[1]
         elif oldest is not None and now - max(oldest, each.pinned_at) > LATE_AFTER:
@@ -84,7 +85,7 @@ def home_key(pipeline: Pipeline) -> VerifierKey | None:
         return None
 
 
-def signed_checkpoint(pipeline: Pipeline, origin: str, tree: EventTree) -> SignedCheckpoint:
+def signed_checkpoint(sign: Sign | None, origin: str, tree: EventTree) -> SignedCheckpoint:
     """The checkpoint of a tree, as this home signs it.
 
     Raises:
@@ -92,8 +93,8 @@ def signed_checkpoint(pipeline: Pipeline, origin: str, tree: EventTree) -> Signe
     """
     checkpoint = Checkpoint.of(origin, tree)
     try:
-        if pipeline.sign is not None:
-            return SignedCheckpoint.by_home(checkpoint, *pipeline.sign(checkpoint.text.encode()))
+        if sign is not None:
+            return SignedCheckpoint.by_home(checkpoint, *sign(checkpoint.text.encode()))
     except BackupError as error:
         raise WitnessError(str(error)) from None
     raise WitnessError("this home has no key that signs checkpoints; run `keyrotation init`")
@@ -103,14 +104,14 @@ def _witness(pipeline: Pipeline) -> Iterator[str]:
     for known in witnessed(pipeline.ledger):
         # One that officers have signed and the configuration does not name any more is not asked; `status` says so.
         asked = next((each for each in pipeline.witnesses if each.witness == known.witness), None)
-        if asked is not None and _oldest_since(pipeline, known.size) is not None:
+        if asked is not None and _oldest_since(pipeline.ledger, known.size) is not None:
             yield from _ask(pipeline, asked, known)
 
 
 def _ask(pipeline: Pipeline, asked: CheckpointWitness, known: Witnessed) -> Iterator[str]:
     tree = EventTree(pipeline.ledger.replayed().hashes)
     try:
-        note = asked.sign(signed_checkpoint(pipeline, known.origin, tree), tree, known.size)
+        note = asked.sign(signed_checkpoint(pipeline.sign, known.origin, tree), tree, known.size)
     except WitnessError as error:
         signed = error.signed if isinstance(error, WitnessConflictError) else None
         # Once, and again only where it says something else: it may be down for weeks.
@@ -121,20 +122,20 @@ def _ask(pipeline: Pipeline, asked: CheckpointWitness, known: Witnessed) -> Iter
         pipeline.ledger.append(CheckpointWitnessed(str(known.witness), str(note)))
 
 
-def _is_due(pipeline: Pipeline, known: Witnessed, now: datetime) -> bool:
-    oldest = _oldest_since(pipeline, known.size)
+def _is_due(ledger: Ledger, known: Witnessed, now: datetime) -> bool:
+    oldest = _oldest_since(ledger, known.size)
     if oldest is None:
         return False
     if now - oldest > DUE_AFTER:
         return True
-    for entry in entries(pipeline.ledger, EventKind.STATUS_CHANGED, *_AT_ONCE, after_seq=known.size):
+    for entry in entries(ledger, EventKind.STATUS_CHANGED, *_AT_ONCE, after_seq=known.size):
         fact = entry.fact()
         if not isinstance(fact, StatusChanged) or fact.after is RequestStatus.FINISHED:
             return True
     return False
 
 
-def _oldest_since(pipeline: Pipeline, seq: int) -> datetime | None:
+def _oldest_since(ledger: Ledger, seq: int) -> datetime | None:
     """When the first event after this one happened; None: there is none, but for those about witnesses and stamps."""
-    events = pipeline.ledger.events(after_seq=seq)
+    events = ledger.events(after_seq=seq)
     return next((entry_of(each).at for each in events if each.kind not in _OWN), None)

@@ -140,7 +140,7 @@ def plan(pipeline: Pipeline) -> Plan:
     registered = {record.version: record for record in pipeline.ledger.keys()}
     stored = pipeline.keys.read()
     primary, found = _primary(stored, registered), divergence(pipeline, stored)
-    left = _left_tree(pipeline)
+    left = _left_tree(pipeline.ledger)
     if found.changes_nothing or (not found and left is not None):
         return Plan(found, primary, (), {}, (), (), (), server=found.moved, left_tree=left)
     in_rows = _in_rows(pipeline.inventory.count(pipeline.tables))
@@ -172,9 +172,9 @@ def plan(pipeline: Pipeline) -> Plan:
     )  # fmt: skip
 
 
-def _left_tree(pipeline: Pipeline) -> TreeLeft | None:
+def _left_tree(ledger: Ledger) -> TreeLeft | None:
     """What a witness has signed that the audit does not continue; of several, the one with the most events."""
-    contradicting = [(each.signed, each) for each in witnessed(pipeline.ledger) if each.signed is not None]
+    contradicting = [(each.signed, each) for each in witnessed(ledger) if each.signed is not None]
     if not contradicting:
         return None
     signed, by = max(contradicting, key=lambda pair: pair[0])

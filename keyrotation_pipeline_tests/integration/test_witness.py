@@ -288,7 +288,7 @@ def asked_and_died(pipeline: Pipeline) -> int:
     """A witness signs, and the process that asked it ends before it records that; how many events it has signed."""
     [known], [asked] = witnessed(pipeline.ledger), pipeline.witnesses
     tree = EventTree(pipeline.ledger.replayed().hashes)
-    asked.sign(signed_checkpoint(pipeline, known.origin, tree), tree, known.size)
+    asked.sign(signed_checkpoint(pipeline.sign, known.origin, tree), tree, known.size)
     return tree.size
 
 
@@ -372,7 +372,7 @@ def test_a_witness_that_sends_a_byte_now_and_then_is_not_waited_for(
         slow = TlogWitness(Witness(url, asked.witness.key), SystemClock().now, backup_key.verifies)
         tree = EventTree(pipeline.ledger.replayed().hashes)
         with pytest.raises(WitnessError, match="takes too long"):
-            slow.sign(signed_checkpoint(pipeline, known.origin, tree), tree, known.size)
+            slow.sign(signed_checkpoint(pipeline.sign, known.origin, tree), tree, known.size)
 
 
 def drip(server: socket.socket) -> None:
@@ -389,8 +389,8 @@ def test_a_witness_that_is_down_is_amber_after_a_day(watched: Watched) -> None:
         news(pipeline)
         witness(pipeline)
         now = pipeline.clock.now()
-        assert list(unwitnessed(pipeline, now + timedelta(hours=23))) == []
-        [sentence] = unwitnessed(pipeline, now + timedelta(hours=25))
+        assert list(unwitnessed(pipeline.ledger, now + timedelta(hours=23))) == []
+        [sentence] = unwitnessed(pipeline.ledger, now + timedelta(hours=25))
         assert "witness.example/w1 has not witnessed the audit since" in sentence
         assert "answers with HTTP status 503" in sentence
         assert witness_if_due(pipeline) == (), "nothing has ended, and no day is over"
@@ -398,7 +398,7 @@ def test_a_witness_that_is_down_is_amber_after_a_day(watched: Watched) -> None:
         assert len(witness_if_due(pipeline)) == 1
         watched.witness.lie = None
         assert witness_if_due(pipeline) == ()
-        assert list(unwitnessed(pipeline, now + timedelta(days=9))) == [], "nothing has happened since"
+        assert list(unwitnessed(pipeline.ledger, now + timedelta(days=9))) == [], "nothing has happened since"
 
 
 # --- a restored database, and hosts that nobody signed ---------------------------------------------------------------
@@ -446,7 +446,7 @@ def test_no_tree_is_left_and_no_checkpoint_counts_without_the_signatures_on_it(t
     office, other = to_spoil.office, StrictWitness(to_spoil.witness.name)
     with office.pipeline() as pipeline, office.forger() as forger:
         [known], tree = witnessed(pipeline.ledger), EventTree(pipeline.ledger.replayed().hashes)
-        note = signed_checkpoint(pipeline, known.origin, tree)
+        note = signed_checkpoint(pipeline.sign, known.origin, tree)
         forged = note.with_line(other.cosign(note.checkpoint.text))
         pipeline.ledger.append(CheckpointWitnessed(str(known.witness), str(forged)))
         left = TreeLeft(known.origin, to_spoil.witness.name, 99)
@@ -472,6 +472,6 @@ def test_a_witness_that_officers_have_not_signed_is_not_asked_and_one_that_is_re
             shown = " ".join(overview(pipeline).attention)
             assert f"audit.witness {evil.url} with the key {evil.vkey} is new" in shown
             assert f"audit.witness {watched.witness.url} with the key {watched.witness.vkey} is gone" in shown
-            [missed] = unwitnessed(pipeline, pipeline.clock.now() + timedelta(days=2))
+            [missed] = unwitnessed(pipeline.ledger, pipeline.clock.now() + timedelta(days=2))
             assert missed.startswith("witness.example/w1 has not witnessed the audit since")
     office.file.write_text(before)
