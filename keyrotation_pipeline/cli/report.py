@@ -256,7 +256,7 @@ def _write_pack(target: Path | None, config: Path | None, *, count: bool) -> Non
         if count:
             uncounted = count_before_certificates(site.pipeline)
         else:
-            skip_count(site.pipeline)
+            skip_count(site.pipeline.ledger)
         _stamp(site.pipeline)
         found = gather(site.pipeline, stated=_stated(declared))
         dead = tuple(certificates(site, found.entries, found.state, uncounted))

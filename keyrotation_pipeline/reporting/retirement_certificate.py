@@ -18,6 +18,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind, envelope, instant, payload_of, to_sign, utc_minute
 from keyrotation_pipeline.model.data_events import CountSkipped
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.reporting.gathering import verified_events
 from keyrotation_pipeline.reporting.key_in_use import require_not_in_use
@@ -81,9 +82,9 @@ def count_before_certificates(pipeline: Pipeline) -> str | None:
     return None
 
 
-def skip_count(pipeline: Pipeline) -> None:
+def skip_count(ledger: Ledger) -> None:
     """Records that somebody wants certificates without a fresh count, which they then say."""
-    pipeline.ledger.append(CountSkipped())
+    ledger.append(CountSkipped())
 
 
 def certificates(
