@@ -17,7 +17,7 @@ from keyrotation_pipeline.cli.commands import WholeGroup
 from keyrotation_pipeline.cli.options import Config, Json, actor, offered_requests
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import EventKind, instant
-from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.regular_files import read_typed
 from keyrotation_pipeline.reporting.written import written_at
 from keyrotation_pipeline.requests.witnessing import home_key
@@ -59,7 +59,7 @@ def verify(
         head = verify_everything(pipeline, *anchors)
         stamped = sum(1 for _ in entries(pipeline.ledger, EventKind.AUDIT_TIMESTAMPED))
         vouched = pipeline.timestamps is not None
-        seen, contradicted = _witnesses(pipeline, head.seq)
+        seen, contradicted = _witnesses(pipeline.ledger, head.seq)
         unusable = [each.unusable for each in pipeline.signatures.certificates() if each.unusable and not each.encrypts]
     value = {
         "database": database, "verified": True, "seq": head.seq, "head": head.hash, "unusable": unusable,
@@ -84,15 +84,15 @@ def verify(
         raise AuditError(contradicted)
 
 
-def _witnesses(pipeline: Pipeline, last: int) -> tuple[list[dict[str, Any]], str | None]:
+def _witnesses(ledger: Ledger, last: int) -> tuple[list[dict[str, Any]], str | None]:
     """What each witness that officers have signed last has signed of this audit; and what one contradicts."""
-    found = witnessed(pipeline.ledger)
+    found = witnessed(ledger)
     seen = [
         {
             "witness": each.witness.name,
             "origin": each.origin,
             "events": each.size,
-            "signed_at": instant(each.signed_at(pipeline.ledger.verify_event)),
+            "signed_at": instant(each.signed_at(ledger.verify_event)),
             "not_witnessed": last - each.size,
         }
         for each in found
@@ -124,7 +124,7 @@ def witness(*, config: Config = None, as_json: Json = False) -> None:
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         database, key = pipeline.environment.identity().name, home_key(pipeline)
         failed = witness_now(pipeline)
-        seen, _ = _witnesses(pipeline, last := pipeline.ledger.head().seq)
+        seen, _ = _witnesses(pipeline.ledger, last := pipeline.ledger.head().seq)
     value = {"database": database, "key": None if key is None else str(key), "witnesses": seen, "failed": list(failed)}
     lines = [*_witness_lines(seen, last), *([] if key is None else [f"the key of this audit for witnesses: {key}"])]
     output.show(database, value, lines, as_json=as_json)
