@@ -231,26 +231,23 @@ def test_a_doctored_report_that_the_owner_has_recorded_is_not_confirmed(office: 
 def test_a_report_that_whoever_has_the_home_records_must_name_heads_of_this_audit(
     office: Office, typed: Folder
 ) -> None:
-    """Of another audit, with a head made up, or with a second one that is."""
+    """Of another audit, or of another event."""
     for form in ("html", "json", "oscal"):
         typed.run("report", "--format", form, "--output", name := f"report.{form}")
-        typed.run("audit", "verify", "--anchor", name)
         content = (office.folder / name).read_text()
+        doctored = office.folder / f"doctored.{form}"
         with office.pipeline() as pipeline:
             seq, digest = next((e.seq, e.hash) for e in pipeline.ledger.events() if e.hash in content)
-        line = {"html": f"Audit head: {seq} {digest}\n", "json": f'"head": "{digest}"', "oscal": f'"value": "{digest}"'}
-        for changed in (line[form].replace(digest, "ab" * 32), line[form].replace(str(seq), str(seq - 1))):
-            doctored = office.folder / f"doctored.{form}"
-            doctored.write_text(content.replace(line[form], changed))
-            if doctored.read_text() == content:
-                continue
-            with office.pipeline() as pipeline:
-                record(pipeline.ledger, form, {doctored.name: doctored.read_bytes()})
-            typed.run("audit", "verify", "--anchor", doctored.name, expect=1)
-            assert "is not the one that an anchor names" in typed.printed[-1]
+            line = f"Audit head: {seq} {digest}\n"
+            assert (line in content) is (form == "html")
+            other = content.replace(line, line.replace(str(seq), str(seq - 1)))
+            doctored.write_text(other if form == "html" else content.replace(digest, "ab" * 32))
+            record(pipeline.ledger, form, {doctored.name: doctored.read_bytes()})
+        typed.run("audit", "verify", "--anchor", doctored.name, expect=1)
+        assert "is not the one that an anchor names" in typed.printed[-1]
 
 
-@pytest.mark.parametrize("left", ["home", "backup"])
+@pytest.mark.parametrize("left", ["home", pytest.param("backup", marks=pytest.mark.extended)])
 def test_no_home_begins_to_sign_an_audit_anew_that_somebody_has_stripped(
     office: Office, typed: Folder, left: str
 ) -> None:
