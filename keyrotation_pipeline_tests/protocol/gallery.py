@@ -118,13 +118,11 @@ def _merged(trace: list[str]) -> Iterator[str]:
 
 
 def models() -> str:
-    """The models and their bounds."""
-    lines = ["| model | what happens in it | requests | versions | instances | rows |", "|---|---|---|---|---|---|"]
-    lines += [
-        f"| `{each.name}` | {each.about} | {each.requests} | {each.versions} | {each.instances} | {each.rows} |"
+    """The models, with how many requests, key versions, instances and rows each has."""
+    return "".join(
+        f"- `{each.name}` ({each.requests}, {each.versions}, {each.instances}, {each.rows}): {each.about}.\n"
         for each in MODELS.values()
-    ]
-    return "\n".join(lines) + "\n"
+    )
 
 
 if __name__ == "__main__":
