@@ -226,7 +226,7 @@ class KeyDestructionIntended(Fact):
 
 @dataclass(frozen=True, slots=True)
 class KeyDestroyed(Fact):
-    """They were removed."""
+    """A key and its files were removed."""
 
     kind: ClassVar = EventKind.KEY_DESTROYED
     version: KeyVersion

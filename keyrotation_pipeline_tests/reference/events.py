@@ -58,4 +58,4 @@ def _records(of: type[Fact]) -> Iterator[type[Fact]]:
 def _meaning(kind: EventKind, record: type[Fact] | None) -> str:
     if record is None:
         return _FOR_PEOPLE[kind]
-    return in_markdown((inspect.getdoc(record) or "").partition("\n\n")[0])
+    return in_markdown((inspect.getdoc(record) or "").partition("\n\n")[0]).partition(". ")[0].rstrip(".") + "."

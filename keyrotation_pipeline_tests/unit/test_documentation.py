@@ -48,6 +48,14 @@ def test_every_python_file_that_a_page_names_is_there(page: Path) -> None:
     assert not missing
 
 
+def test_the_pages_stay_short() -> None:
+    # What is needed less than something else goes, before something is added.
+    words = {page: len((TOP / page).read_text().split()) for page in PAGES}
+    assert sum(count for page, count in words.items() if page.parts[0] in {"docs", "README.md"}) <= 60_000
+    assert words[Path("README.md")] <= 900
+    assert len((TOP / "CHANGELOG.md").read_text().splitlines()) <= 200
+
+
 def test_no_page_holds_what_a_merge_left() -> None:
     assert [page for page in PAGES if re.search(r"(?m)^(?:<{7}|>{7}) ", (TOP / page).read_text())] == []
 
