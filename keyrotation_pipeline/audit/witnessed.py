@@ -75,7 +75,8 @@ class Witnessed:
 def witnessed(ledger: Ledger) -> tuple[Witnessed, ...]:
     """The witnesses that officers have signed last, each with what it said of the present tree."""
     state = ledger.replayed()
-    signed, every = set(witnesses_in(state.hosts or ())), witnessed_in(history(ledger, *KINDS), state)
+    signed = set(witnesses_in(state.hosts or ()))
+    every = witnessed_in(history(ledger, *KINDS), state) if signed else ()
     return tuple(each for each in every if each.witness in signed and each.origin == state.origin)
 
 

@@ -4,6 +4,7 @@ A leaf is an event's own hash, its 32 bytes: that covers the event and every one
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from hashlib import sha256
 
 from keyrotation_pipeline.model.audit import HASH_BYTES
@@ -17,13 +18,17 @@ class EventTree:
     """
 
     def __init__(self, hashes: bytes | bytearray) -> None:
-        starts = range(0, len(hashes), HASH_BYTES)
-        self._leaves = [sha256(b"\0" + hashes[start : start + HASH_BYTES]).digest() for start in starts]
+        self._hashes = bytes(hashes)
+
+    @cached_property
+    def _leaves(self) -> list[bytes]:
+        starts = range(0, len(self._hashes), HASH_BYTES)
+        return [sha256(b"\0" + self._hashes[start : start + HASH_BYTES]).digest() for start in starts]
 
     @property
     def size(self) -> int:
         """The number of events."""
-        return len(self._leaves)
+        return len(self._hashes) // HASH_BYTES
 
     def root(self, size: int) -> bytes:
         """Returns the root over the first events, 32 bytes."""

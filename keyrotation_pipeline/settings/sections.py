@@ -39,7 +39,7 @@ OBJECT_LOCK = "s3-object-lock"
 def _witness_address(address: str) -> str:
     if address == OBJECT_LOCK:
         return address
-    parts = parts_of(address)
+    parts = parts_of(address) if address.isascii() else None
     if parts is None or parts.username is not None or parts.query or parts.fragment or ";" in address:
         raise ConfigurationError(
             "[audit] witness has a url that is none to submit checkpoints to; write https://…, without user and query"
