@@ -294,6 +294,7 @@ def asked_and_died(pipeline: Pipeline) -> int:
 
 def test_a_signature_that_was_never_recorded_is_replaced_by_a_newer_one(watched: Watched) -> None:
     with watched.office.pipeline() as pipeline:
+        refused = len(list(pipeline.ledger.events(EventKind.CHECKPOINT_REFUSED)))
         news(pipeline)
         signed_events = asked_and_died(pipeline)
         assert witness(pipeline) == ()
@@ -303,7 +304,7 @@ def test_a_signature_that_was_never_recorded_is_replaced_by_a_newer_one(watched:
         news(pipeline)
         assert witness(pipeline) == ()
         assert witnessed(pipeline.ledger)[0].size == signed_events + 1
-        assert list(pipeline.ledger.events(EventKind.CHECKPOINT_REFUSED)) == []
+        assert len(list(pipeline.ledger.events(EventKind.CHECKPOINT_REFUSED))) == refused
 
 
 LIES: tuple[tuple[int, bytes, str], ...] = (
