@@ -19,20 +19,18 @@ from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
-from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.format import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedValue
-from keyrotation_pipeline.fieldcrypto.codecs.rails_ar_encryption import RailsEnvelope
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
-    AES_GCM,
-    CLOAK_47NG,
-    FERNET,
-    FORMATS,
-    NATIVE,
-    RAILS,
-    IdentifiedBy,
-    ValueFormat,
-)
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.aes_gcm import AES_GCM
+from keyrotation_pipeline.fieldcrypto.formats.cloak_47ng import CLOAK_47NG
+from keyrotation_pipeline.fieldcrypto.formats.cloak_47ng.codec import CloakEnvelope
+from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
+from keyrotation_pipeline.fieldcrypto.formats.rails_ar_encryption import RAILS
+from keyrotation_pipeline.fieldcrypto.formats.rails_ar_encryption.codec import RailsEnvelope
+from keyrotation_pipeline.fieldcrypto.formats.registry import FORMATS
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -107,7 +105,7 @@ def _sealer(ring: KeyRing, values: ValueFormat) -> Callable[[str], str]:
         envelope = CloakEnvelope() if values.name == CLOAK_47NG.name else RailsEnvelope("sha256", values.salt)
         key, nothing_kept = envelope.key(ring.material(V1)), MarkedValue(None, b"", b"", (b"", b""))
         return lambda text: key.sealed(text.encode(), nothing_kept).decode()
-    layout, cipher = layout_of(values.layout), ring.cipher(V1)
+    layout, cipher = layout_of(values), ring.cipher(V1)
 
     def laid_out(text: str) -> str:
         nonce = os.urandom(layout.nonce_bytes)

@@ -18,7 +18,7 @@ from benchmarks.processes import machine
 from keyrotation_pipeline.fieldcrypto.batch import Value
 from keyrotation_pipeline.fieldcrypto.binding import associated_data
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import Ciphertext, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial

@@ -21,7 +21,7 @@ from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import TidArray, pass_bytes_through
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.encrypted_type import EncryptedType
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
 # A batch of the plain UPDATE: as many pages as the engine takes at once at most.

@@ -22,7 +22,8 @@ from benchmarks import contenders
 from benchmarks.clinic import SHAPES, V2, Clinic, clinic, fill, opened, rows_left
 from benchmarks.contenders import Run
 from benchmarks.processes import machine
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FORMATS, NATIVE
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
+from keyrotation_pipeline.fieldcrypto.formats.registry import FORMATS
 
 PLAIN, HOT, ENGINE, SEED = "plain UPDATE", "UPDATE in HOT order", "engine", "seed's ORM loop, mended"
 SEED_ROWS = 5_000

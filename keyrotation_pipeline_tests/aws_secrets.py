@@ -12,7 +12,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.keystores.key_list import KeyList
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, KeyNotation
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import BARE_KEYS, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline_tests.buckets import CREDENTIALS, REGION
 from keyrotation_pipeline_tests.fakes import ProcessKilled
@@ -38,7 +38,7 @@ class TestSecret:
     url: str
     client: Any
     variable: str | None = None
-    notation: KeyNotation = FERNET_NOTATION
+    notation: KeyNotation = BARE_KEYS
 
     @property
     def region(self) -> str:

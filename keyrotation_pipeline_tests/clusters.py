@@ -21,7 +21,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.keystores.key_list import KeyList
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, KeyNotation
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import BARE_KEYS, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, variable_of
 from keyrotation_pipeline.ports.clock import Clock
@@ -86,7 +86,7 @@ class TestKeySecrets:
     name: str
     kubeconfig: Path
     variable: str | None = None
-    notation: KeyNotation = FERNET_NOTATION
+    notation: KeyNotation = BARE_KEYS
 
     @property
     def archive(self) -> str:

@@ -18,7 +18,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.assembly.scan import scan_connected
 from keyrotation_pipeline.errors import HomeError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn
 from keyrotation_pipeline.regular_files import read_text

@@ -45,7 +45,7 @@ def open_key_store(settings: Settings) -> KeyStore:
     if (remote := _remote(settings)) is not None:
         return remote
     files = FileKeyStore(settings.keys_directory, settings.key_variable, settings.key_notation)
-    return files if settings.format.transit is None else TransitKeyStore(files, settings.format.transit)
+    return files if settings.format.held_at is None else TransitKeyStore(files, settings.format.held_at)
 
 
 def every_key(store: KeyStore) -> KeyRing:
@@ -153,7 +153,7 @@ def transit_keys(settings: Settings) -> GivenKeys:
     Raises:
         KeyStoreError: the server does not encrypt with one of them, or no longer has one that was imported.
     """
-    address = settings.format.transit or ""
+    address = settings.format.held_at or ""
     server = server_at(address)
     policy = server.policy()
     if problem := next(problems_of(address, policy), None):

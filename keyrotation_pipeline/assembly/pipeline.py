@@ -145,10 +145,10 @@ def open_pipeline(settings: Settings, *, actor: str) -> Iterator[Pipeline]:
 
 def _withhold_token(settings: Settings, pipeline: Pipeline) -> None:
     """Has nothing sent to a transit engine, with its token, on a host that officers have not signed."""
-    if settings.format.transit is None:
+    if settings.format.held_at is None:
         return
-    signed, line = signed_hosts(pipeline), transit_line(settings.format.transit)
-    server_at(settings.format.transit).withheld = (
+    signed, line = signed_hosts(pipeline), transit_line(settings.format.held_at)
+    server_at(settings.format.held_at).withheld = (
         None
         if signed is None or line in signed
         else f"officers have not signed {line}, so it gets no token and nothing to decrypt; restore [format] transit "
@@ -158,7 +158,7 @@ def _withhold_token(settings: Settings, pipeline: Pipeline) -> None:
 
 def withhold_token(settings: Settings, *, actor: str) -> None:
     """Has `init` send nothing to a transit engine that officers have not signed, if the home knows any officers."""
-    if settings.format.transit is not None and (settings.home / "anchors" / ROSTER).is_file():
+    if settings.format.held_at is not None and (settings.home / "anchors" / ROSTER).is_file():
         with open_pipeline(settings, actor=actor):
             pass
 
@@ -367,7 +367,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
     )
     store = open_key_store(settings)
     # Workers read the keys themselves; a kubeconfig may call `aws` for its token.
-    remote, held = settings.keys.store != "file", settings.format.transit is not None
+    remote, held = settings.keys.store != "file", settings.format.held_at is not None
     variables = bare_environment(settings.path, aws=remote, vault=held)
     workers = WorkerSettings(store, variables)
     current = CurrentKeys(partial(connect, url), partial(every_key, store), limits)

@@ -24,7 +24,8 @@ from keyrotation_pipeline.errors import (
     RequestError,
     UndecryptableError,
 )
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial

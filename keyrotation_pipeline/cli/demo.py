@@ -16,8 +16,10 @@ from keyrotation_pipeline.cli.options import Config, Json
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.rotate import phase_line
 from keyrotation_pipeline.demo.run import DemoOutcome, run_demo
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, FORMATS, NATIVE
 from keyrotation_pipeline.fieldcrypto.compiled import codec_in_use, is_native
+from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
+from keyrotation_pipeline.fieldcrypto.formats.registry import FORMATS
 
 
 class DemoFormat(StrEnum):

@@ -104,7 +104,7 @@ def _keys_in_use(declared: Settings) -> GivenKeys | None:
     environment = settings.process_environment()
     if declared.key_variable is not None:
         return listed_keys(declared, environment)
-    if declared.format.transit is not None:
+    if declared.format.held_at is not None:
         return transit_keys(declared)
     if any(name.upper().startswith(FIRST_KEY_VARIABLE) and value.strip() for name, value in environment.items()):
         return GivenKeys(KeyRing.from_environment(environment), variable_of)

@@ -14,7 +14,7 @@ from keyrotation_pipeline.cli.options import Config, Json
 from keyrotation_pipeline.cli.scan import URL_VARIABLE, named_database
 from keyrotation_pipeline.errors import ConfigurationError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.codecs.probe import Fit
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, LARAVEL, LOCKBOX, Derivation
+from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
 from keyrotation_pipeline.model.tables import Place, TableName
 
 
@@ -91,17 +91,12 @@ def _lines(found: ProbeReport) -> Iterator[output.Line]:
 
 
 def _settings(fit: Fit) -> str:
-    if fit.derivation == Derivation.LOCKBOX:
-        return 'name = "lockbox"' + (f', layout = "{fit.layout}"' if fit.layout != LOCKBOX.layout else "")
-    parts = [f'name = "{fit.format}"']
-    if fit.derivation:
+    spec = SPECS[fit.name]
+    parts = [f'name = "{fit.name}"']
+    if fit.derivation and spec.derivation is None:
         parts.append(f'derivation = "{fit.derivation}"')
     if fit.key_encoding:
         parts.append(f'key_encoding = "{fit.key_encoding}"')
-    if fit.format == AES_GCM.name:
-        parts.append(f'layout = "{fit.layout}"')
-    elif fit.format == LARAVEL.name:
-        parts.append(f'cipher = "{fit.layout}"')
-    elif "nonce16" in fit.layout:
-        parts.append("iv_length = 16")
+    if fit.layout != spec.layout:
+        parts += filter(None, (each.said_by(fit.layout) for each in spec.options))
     return ", ".join(parts)

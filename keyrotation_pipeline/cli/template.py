@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from keyrotation_pipeline.assembly.home import Found
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
 from keyrotation_pipeline.model.tables import Place
 from keyrotation_pipeline.scan.report import Finding, name_of, share_of
 from keyrotation_pipeline.settings import DATABASE_VARIABLE

@@ -6,7 +6,9 @@ from pathlib import Path
 from keyrotation_pipeline.demo.clinic import ENCRYPTED_COLUMNS
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import HomeError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.settings import DEMO_MARKER, Settings, config_path, home_of, load

@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from keyrotation_pipeline.errors import ManifestError, ManifestSchemaError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FORMATS, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.registry import DERIVATIONS, FORMATS
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model import manifest_documents as documents
 from keyrotation_pipeline.model.audit import AuditHead
@@ -225,7 +226,7 @@ def _format_document(
         return documents.BoundFormat(name=named, aad=declared.aad) if declared.aad else named
     return documents.DerivedFormat(
         name=named,
-        derivation=declared.derivation,
+        derivation=declared.derivation.name,
         salt=declared.salt,
         deterministic=declared.deterministic,
         aad=declared.aad,
@@ -248,7 +249,7 @@ def _value_format(
         return replace(FORMATS[name], layout=layout)
     return replace(
         _value_format(document.name),
-        derivation=document.derivation,
+        derivation=DERIVATIONS[document.derivation],
         salt=document.salt,
         deterministic=document.deterministic,
         aad=document.aad,

@@ -1,5 +1,6 @@
 """The manifest of a backup set as a document: what each of its fields may be, since it is read as untrusted text."""
 
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
@@ -7,7 +8,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFun
 from keyrotation_pipeline.errors import ConfigurationError, InvalidLayoutError
 from keyrotation_pipeline.fieldcrypto.binding import parsed_template
 from keyrotation_pipeline.fieldcrypto.codecs.format import layout_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FORMATS, NATIVE, Derivation
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
+from keyrotation_pipeline.fieldcrypto.formats.registry import DERIVATIONS, FORMATS
 from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER, VERSION_PATTERN
 from keyrotation_pipeline.fieldcrypto.transit import server_at
 from keyrotation_pipeline.model.backups import RelationKind
@@ -58,11 +60,17 @@ class Key(File):
 def _known_format(text: str) -> str:
     name, _, layout = text.partition(" ")
     try:
-        known = name in FORMATS and (not layout or layout_of(layout).text == layout)
+        known = name in FORMATS and (not layout or layout_of(replace(FORMATS[name], layout=layout)).text == layout)
     except InvalidLayoutError:
         known = False
     if not known:
         raise ValueError("a format that this version does not know")
+    return text
+
+
+def _known_derivation(text: str) -> str:
+    if text not in DERIVATIONS:
+        raise ValueError("a derivation of keys that this version does not know")
     return text
 
 
@@ -93,7 +101,7 @@ class DerivedFormat(Document):
 
     left_out_if_empty: ClassVar = frozenset({"aad"})
     name: KnownFormat
-    derivation: Derivation = Field(strict=False)
+    derivation: Annotated[str, AfterValidator(_known_derivation)]
     salt: str
     deterministic: bool
     aad: Annotated[str, AfterValidator(_known_template)] | Literal[""] = ""

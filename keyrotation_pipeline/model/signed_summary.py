@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, UNBOUND
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE, UNBOUND
 
 Fields = Mapping[str, str]
 # Texts with it are stored and rendered again: what it gives must never change, whatever its successor says.

@@ -9,7 +9,8 @@ from typing import Self
 from keyrotation_pipeline.errors import InvalidBindingError
 from keyrotation_pipeline.fieldcrypto.binding import default_label, parsed_template
 from keyrotation_pipeline.fieldcrypto.blind_index import BlindIndexForm
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, SEARCH_INDEX, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE, SEARCH_INDEX
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.reads import Defect
 from keyrotation_pipeline.fieldcrypto.search_index import IndexForm

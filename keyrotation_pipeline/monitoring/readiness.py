@@ -16,19 +16,8 @@ from keyrotation_pipeline.backups.catalog import BackupContext, kept_sets
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.backups.rehearsal import last_rehearsal
 from keyrotation_pipeline.errors import KeyRotationError, SigningRecoveryKeyError, WrongKeyError
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
-    AES_GCM,
-    CLOAK_47NG,
-    CLOAK_ECTO,
-    FERNET,
-    KEYED_WRAPPER,
-    LARAVEL,
-    NATIVE,
-    RAILS,
-    TINK,
-    VAULT_TRANSIT,
-)
+from keyrotation_pipeline.fieldcrypto.codecs.format import notation_of
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.backups import BACKUP_STALE_AFTER
@@ -343,20 +332,6 @@ def _fleet(pipeline: Pipeline, walk: Walk | None, target: KeyVersion) -> Iterato
         yield _naming(pipeline, walk, RolloutTarget(TargetKind.NAMES, (primary,)), target, instances)
 
 
-# The page about each format of other libraries.
-_GUIDES = {
-    FERNET.name: "fernet",
-    AES_GCM.name: "aes-gcm",
-    LARAVEL.name: "laravel",
-    RAILS.name: "rails",
-    CLOAK_47NG.name: "prisma",
-    CLOAK_ECTO.name: "elixir",
-    TINK.name: "tink",
-    KEYED_WRAPPER.name: "sentry",
-    VAULT_TRANSIT.name: "vault",
-}
-
-
 def _naming(
     pipeline: Pipeline, walk: Walk | None, wanted: RolloutTarget, target: KeyVersion, instances: Sequence[Instance]
 ) -> Check:
@@ -382,7 +357,7 @@ def _naming(
             f"mode {mode}: not seen; an application that encrypts with another key of its list than the {place} writes "
             f"under the new key as soon as it gets it: {then}",
             f"have every application encrypt with the {place} key of its list; see `keyrotation docs "
-            f"{_GUIDES[declared.name]}`",
+            f"{declared.spec.guide}`",
         )
     return amber(
         name,

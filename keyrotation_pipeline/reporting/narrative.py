@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.model.incidents import IncidentType
 from keyrotation_pipeline.model.requests import RequestAction, RequestStatus, Step
 from keyrotation_pipeline.reporting.answers import retired_by

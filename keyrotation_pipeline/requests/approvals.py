@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from keyrotation_pipeline.errors import ApprovalError, RequestError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, UNBOUND, Derivation
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE, UNBOUND
 from keyrotation_pipeline.fieldcrypto.grammar import FIRST, SECOND, KeyVersion
 from keyrotation_pipeline.model.approval import (
     HEADER,
@@ -216,7 +216,7 @@ def _value_format(tables: Sequence[EncryptedTable], request: Request, header: st
     declared = [
         f"{plain_name(f'{table.name}.{column}')} is bound as {plain_name(label)}"
         for table in tables
-        if table.format.generation != 1 or table.format.derivation is Derivation.LOCKBOX
+        if table.format.generation != 1 or table.format.has_keys_of_columns
         for column, label in table.bindings
     ]
     declared += [row for table in tables if (row := _bound_to_rows(table, request))]

@@ -9,7 +9,9 @@ from datetime import timedelta
 
 from keyrotation_pipeline.errors import RequestError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.blind_index import takes_turns
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial, PlaceProbe

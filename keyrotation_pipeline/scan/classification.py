@@ -8,8 +8,8 @@ Markers of few bits count where several values name the same key.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from keyrotation_pipeline.fieldcrypto.formats.recognised.text_values import HANDMADE_HEX_COLON
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised
-from keyrotation_pipeline.fieldcrypto.formats.text_values import HANDMADE_HEX_COLON, VAULT_TRANSIT
 from keyrotation_pipeline.scan import statistics, unmarked
 from keyrotation_pipeline.scan.advice import advice_for
 from keyrotation_pipeline.scan.companions import Table, name_of
@@ -41,8 +41,8 @@ def tier_of_hits(hits: Sequence[Recognised], values: int) -> Tier | None:
 
 
 def _could_be_hmacs(hits: Sequence[Recognised]) -> bool:
-    """Returns whether values of Vault may be HMACs of its transit engine, which look alike: all of a digest's size."""
-    return hits[0].format == VAULT_TRANSIT and {len(hit.body) for hit in hits} in ({28}, {32}, {48}, {64})
+    """Returns whether values may be HMACs of their library, which look alike: all of a digest's size."""
+    return hits[0].or_hmac and {len(hit.body) for hit in hits} in ({28}, {32}, {48}, {64})
 
 
 def _name_few_keys(hits: Sequence[Recognised]) -> bool:

@@ -7,8 +7,15 @@ bytes that are ASCII are read as text.
 import re
 from typing import NamedTuple
 
-from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64, from_base64url, from_hex
-from keyrotation_pipeline.fieldcrypto.formats.registry import recognise_bytes, recognise_text
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import (
+    BEGINNINGS,
+    BEGINNINGS_OF_BASE64,
+    Recognised,
+    from_base64,
+    from_base64url,
+    from_hex,
+)
+from keyrotation_pipeline.fieldcrypto.formats.recognition import recognise_bytes, recognise_text
 
 # One block of AES, or a tag alone: less than this is no ciphertext. In base64 it is 22 characters.
 SHORTEST_BYTES = 16
@@ -29,10 +36,7 @@ _PREFIX = re.compile(
 )
 _MOST_PREFIXES = 3
 # Beginnings that no other text has where a word could begin: behind these, whatever the prefix looks like.
-_MARKERS = re.compile(
-    r"(?<![A-Za-z0-9+])"
-    r"(?:gAAAA|eyJ|U2FsdGVkX1|vault:v|Fe26\.|v[1-9]|(?:brng|nacl|fips):|enc:fernet:|-----BEGIN PGP|\{\")"
-)
+_MARKERS = re.compile(rf"(?<![A-Za-z0-9+])(?:{'|'.join(BEGINNINGS)})")
 _LONGEST_PREFIX = 48
 _CLOSING = "]})>\"';!"
 _CHARACTER = "[A-Za-z0-9+/_=-]"
@@ -110,7 +114,7 @@ def _read_at_marker(text: str, depth: int) -> Reading | None:
         prefix, rest = text[: marker.start()], text[marker.start() :]
         for value in (rest, rest.rstrip(_CLOSING)) if prefix else ():
             hit = recognise_text(value)
-            if hit is None and marker[0] == "U2FsdGVkX1" and (decoded := _decoded(value)):
+            if hit is None and marker[0] in BEGINNINGS_OF_BASE64 and (decoded := _decoded(value)):
                 hit = _read_encoded(*decoded, depth).hit
             if hit is not None and not hit.weak:
                 return Reading(hit, prefix)

@@ -11,9 +11,11 @@ from pydantic import AfterValidator, model_validator
 
 from keyrotation_pipeline.errors import ConfigurationError, InvalidBindingError
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import require_column
-from keyrotation_pipeline.fieldcrypto.codecs.format import marked_format_of
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyNotation, notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, TINK, Derivation
+from keyrotation_pipeline.fieldcrypto.codecs.format import marked_format_of, notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyNotation
+from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
+from keyrotation_pipeline.fieldcrypto.formats.tink import TINK
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact
 from keyrotation_pipeline.model.progress import AllowedHours
@@ -173,7 +175,7 @@ class File(Section):
 
     @model_validator(mode="after")
     def _lockbox_knows_columns(self) -> Self:
-        if self.format.value_format.derivation is not Derivation.LOCKBOX:
+        if not self.format.value_format.has_keys_of_columns:
             return self
         for table in self.encrypted_tables:
             if other := next((each for each in table.places if each.iv or not each.is_column), None):
@@ -218,7 +220,7 @@ class File(Section):
         for declared, table in zip(self.tables, self.encrypted_tables, strict=True):
             for index in declared.indexes:
                 place = f"{table.name}.{index.of}"
-                of_lockbox = table.format.derivation is Derivation.LOCKBOX
+                of_lockbox = table.format.has_keys_of_columns
                 if of_lockbox and index.normalise:
                     raise ConfigurationError(
                         f"the search index of {place}: what an `expression` of blind_index does to a text is Ruby's, "
@@ -251,7 +253,7 @@ class File(Section):
 
     @model_validator(mode="after")
     def _columns_have_labels(self) -> Self:
-        if self.format.generation == 1:
+        if self.format.value_format.generation == 1:
             return self
         for table in self.encrypted_tables:
             if table.places:
@@ -308,7 +310,7 @@ class File(Section):
         table = EncryptedTable.of(TableName.parse(declared.name), places, value_format)
         table = replace(table, bindings=bindings)
         # Without a label the configuration is refused.
-        of_lockbox = table.format.derivation is Derivation.LOCKBOX
+        of_lockbox = table.format.has_keys_of_columns
         indexes = tuple(each.index(table.label(each.of) or "", of_lockbox=of_lockbox) for each in declared.indexes)
         return replace(table, indexes=indexes)
 
@@ -334,7 +336,7 @@ class Settings(File):
     @property
     def key_notation(self) -> KeyNotation:
         """The notation in which the application reads its keys."""
-        return notation_of(self.format.value_format, self.format.key_encoding)
+        return notation_of(self.format.value_format, self.format.encoding_of_keys)
 
     @property
     def key_variable(self) -> str | None:

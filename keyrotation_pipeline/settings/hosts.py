@@ -136,8 +136,8 @@ def _keys(keys: KeysSettings) -> Iterator[str]:
 
 
 def _transit(settings: Settings) -> Iterator[str]:
-    if settings.format.transit is not None:
-        yield transit_line(settings.format.transit)
+    if settings.format.held_at is not None:
+        yield transit_line(settings.format.held_at)
 
 
 def _aws(endpoint_url: str | None, region_name: str | None = None) -> str:

@@ -1,35 +1,20 @@
 """Defines `[format]`: how values are put together, under whose keys, and what each format may say."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import replace
-from types import MappingProxyType
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, StrictBool, model_validator
+from pydantic import Field, StrictBool, create_model, model_validator
 
 from keyrotation_pipeline.errors import ConfigurationError, InvalidKeyError, InvalidLayoutError
 from keyrotation_pipeline.fieldcrypto.binding import AssociatedData
-from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import DERIVATIONS
+from keyrotation_pipeline.fieldcrypto.codecs.format import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding
-from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
-    AES_GCM,
-    CLOAK_47NG,
-    CLOAK_ECTO,
-    FERNET,
-    FORMATS,
-    KEYED_WRAPPER,
-    LARAVEL,
-    LOCKBOX,
-    NATIVE,
-    RAILS,
-    TINK,
-    VAULT_TRANSIT,
-    Derivation,
-    IdentifiedBy,
-    ValueFormat,
-)
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
+from keyrotation_pipeline.fieldcrypto.formats.registry import DERIVATIONS, SPECS
+from keyrotation_pipeline.fieldcrypto.formats.spec import FormatSpec, Option
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.transit import server_at
 from keyrotation_pipeline.settings.values import Section, Text, repeated
@@ -45,117 +30,87 @@ class KeyVariable(Section):
     env: Annotated[Text, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
-# What has a name of its own here, and is a form of another format.
-_LOCKBOX = "lockbox"
-_NAMES: Mapping[str, ValueFormat] = MappingProxyType({**FORMATS, _LOCKBOX: LOCKBOX})
-_USUAL_VARIABLES = {
-    FERNET.name: "FERNET_KEYS",
-    AES_GCM.name: "FIELD_KEYS",
-    _LOCKBOX: "LOCKBOX_MASTER_KEY",
-    RAILS.name: "ACTIVE_RECORD_ENCRYPTION_PRIMARY_KEY",
-    CLOAK_47NG.name: "FIELD_ENCRYPTION_KEYS",
-    CLOAK_ECTO.name: "CLOAK_KEYS",
-    TINK.name: "TINK_KEYSET",
-    KEYED_WRAPPER.name: "SENTRY_FERNET_KEYS",
-    LARAVEL.name: "APP_KEYS",
-}
-
-
-class FormatSettings(Section):
+# What else stands there, the formats say: see `_fields`.
+class FormatSection(Section):
     """`[format]`: the format of the values in all `[[tables]]`.
 
     Args:
-        name: `native` (our own), `fernet`, `aes-gcm`, `rails-ar-encryption`, `cloak-47ng`, `cloak-ecto`,
-            `tink`, `fernet-keyed-wrapper`, `laravel-crypt`, `vault-transit` or `lockbox`, which is `aes-gcm` with the
-            derivation `lockbox` and the layout `b64(nonce12 ct tag16)`.
-        keys: of all but `native` and `vault-transit`, and needed there: the application's own list, in its library's
-            notation. `init` imports it, and the key store delivers keys under the same name.
-        keep_time: of `fernet` only: a re-encrypted token keeps its time, as readers with a TTL need it.
-        layout: of `aes-gcm`, and needed there: how a value is put together, as in `b64(nonce12 ct tag16)`,
-            `hex(nonce12):hex(tag16):hex(ct)` or, in columns of bytea, `raw(nonce12 ct tag16)`;
-            `b64(ct tag16); b64(nonce12)` if the nonce is in a column of its own. Of `lockbox` only in bytea.
-        aad: of `aes-gcm`, `lockbox` and `tink`: what each value is authenticated with, as in `{table}|{column}|{id}`:
-            any name in braces but these two is a column of the same row, which `tink` does not take. Without it values
-            are bound to nothing.
-        key_encoding: of `aes-gcm` only: how each key of the list is written.
-        key_bytes: of `aes-gcm` only: how long new keys are; default: as long as the key that each replaces.
-        cipher: of `laravel-crypt` only: as in config/app.php; default `AES-256-CBC`.
-        logins: of `aes-gcm`, `lockbox` and `laravel-crypt`, and needed there: by version, the login (or a list of
-            them) that applications use while they encrypt with it.
-        iv_length: of `cloak-ecto` only: that of the application's ciphers; default 12.
-        derivation: how the application derives keys from its list; default: not at all, of `rails-ar-encryption`
-            `pbkdf2-sha256`. `pbkdf2-…` are of Rails, `django-…` of `fernet`, `sha256` of `fernet` and `aes-gcm`,
-            `lockbox` of `aes-gcm`.
-        salt: of `rails-ar-encryption` only, and needed there: its `key_derivation_salt`, which is no secret here.
-        generation: of `native` only: of the keys that rotations make from now on. 2: KC-XAES-256-GCM, with values bound
-            to their columns; every application must read it first.
-        deterministic: of `rails-ar-encryption` only: the list is of `deterministic_key`, and queries find the values.
-        transit: of `vault-transit` only, and needed there: the key at its server, as in
-            `https://vault.example:8200/transit/app`: the server, the path of the engine, the name of the key.
+        name: of the format.
+        keys: of all formats of other libraries whose keys applications have, and needed there: the application's own
+            list, in its library's notation. `init` imports it, and the key store delivers keys under the same name.
     """
 
     name: Text = NATIVE.name
     keys: KeyVariable | None = None
-    keep_time: StrictBool = False
-    layout: Text | None = None
-    aad: Text | None = None
-    key_encoding: KeyEncoding = KeyEncoding.B64URL
-    key_bytes: Literal[16, 24, 32] | None = None
-    cipher: Literal["AES-256-CBC", "AES-256-GCM", "AES-128-CBC", "AES-128-GCM"] | None = None
-    logins: dict[Text, Text | tuple[Text, ...]] = Field(default_factory=dict)
-    iv_length: Literal[12, 16] | None = None
-    derivation: Derivation | None = None
-    salt: Text | None = None
-    generation: Literal[1, 2] = 1
-    deterministic: StrictBool = False
-    transit: Text | None = None
+
+    @property
+    def spec(self) -> FormatSpec:
+        """What is known of the format."""
+        return SPECS[self.name]
+
+    @property
+    def encoding_of_keys(self) -> KeyEncoding:
+        """How each key of the list is written, where the library has no notation of its own."""
+        return KeyEncoding(self._said("key_encoding") or KeyEncoding.B64URL)
+
+    @property
+    def held_at(self) -> str | None:
+        """The address of the key, where a server holds it."""
+        address: str | None = self._said("transit")
+        return address
+
+    def _said(self, option: str) -> Any:  # noqa: ANN401  as the option takes it
+        return getattr(self, option, None)
 
     @model_validator(mode="after")
     def _is_known_and_complete(self) -> Self:
-        names = ", ".join(f'"{name}"' for name in _NAMES)
-        if self.name not in _NAMES:
+        if self.name not in SPECS:
+            names = ", ".join(f'"{name}"' for name in SPECS)
             raise ConfigurationError(
                 f"[format] name = {json.dumps(self.name)} cannot be rotated by this version, which rotates {names}; "
                 "leave out tables with other values"
             )
-        taken = _OPTIONS[self.name]
-        for option in type(self).model_fields:
-            if option in self.model_fields_set and option not in {"name", *taken}:
-                others = " and ".join(f'"{name}"' for name, options in _OPTIONS.items() if option in options)
-                raise ConfigurationError(f"[format] {option} is for name = {others} alone; leave it out")
-        if self.name == VAULT_TRANSIT.name:
-            server_at(self.transit or "")  # raises where it names no key
-        elif self.name != NATIVE.name and self.keys is None:
+        self._require_own_options()
+        if self.spec.held_by_server:
+            server_at(self.held_at or "")  # raises where it names no key
+        elif self.spec.lists_keys and self.keys is None:
             raise ConfigurationError(
                 f'[format] name = "{self.name}" needs to know where the application has its keys; add '
-                f'keys = {{ env = "{_USUAL_VARIABLES[self.name]}" }}, or the name that it uses'
+                f'keys = {{ env = "{self.spec.variable}" }}, or the name that it uses'
             )
         self._require_derivation()
-        if _NAMES[self.name].name == AES_GCM.name:
-            self._require_layout()
-        if _NAMES[self.name].identified_by is IdentifiedBy.DECRYPT:
-            self._require_logins()
-        if self.aad is not None:
-            self._require_template(self.aad)
+        self._require_logins()
+        for option in self.spec.options:
+            if option.needed and not self._said(option.name) and not (option.layout and self.spec.layout):
+                raise ConfigurationError(f'[format] name = "{self.name}" needs {option.needed}')
+        self._require_layout()
+        if (aad := self._said("aad")) is not None:
+            self._require_template(aad)
         return self
 
+    def _require_own_options(self) -> None:
+        for option in type(self).model_fields:
+            takers = [
+                name for name, spec in SPECS.items() if spec.takes(option) or (option == "keys" and spec.lists_keys)
+            ]
+            if option in self.model_fields_set and option != "name" and self.name not in takers:
+                others = " and ".join(f'"{name}"' for name in takers)
+                raise ConfigurationError(f"[format] {option} is for name = {others} alone; leave it out")
+
     def _require_derivation(self) -> None:
-        if self.derivation is not None and self.derivation not in _DERIVATIONS[self.name]:
-            known = " or ".join(f'"{each}"' for each in _DERIVATIONS[self.name])
-            raise ConfigurationError(f'[format] derivation of name = "{self.name}" is {known}; write one of these')
-        if self.name == RAILS.name and self.salt is None:
-            raise ConfigurationError(
-                f'[format] name = "{RAILS.name}" needs the salt that the application derives its keys with; add '
-                'salt = "…" with its key_derivation_salt'
-            )
+        known = [each.name for each in self.spec.derivations]
+        derivation = self._said("derivation")
+        if derivation is not None and derivation not in known:
+            listed = " or ".join(f'"{each}"' for each in known)
+            raise ConfigurationError(f'[format] derivation of name = "{self.name}" is {listed}; write one of these')
 
     @model_validator(mode="after")
     def _says_nothing_of_derived_keys(self) -> Self:
         for option in ("key_encoding", "key_bytes"):
-            if self.derivation is not None and option in self.model_fields_set:
+            if self._said("derivation") is not None and option in self.model_fields_set:
                 raise ConfigurationError(
-                    f'[format] {option} says how keys are, and with derivation = "{self.derivation}" the list has what '
-                    f"they are derived from; leave {option} out"
+                    f'[format] {option} says how keys are, and with derivation = "{self._said("derivation")}" the list '
+                    f"has what they are derived from; leave {option} out"
                 )
         return self
 
@@ -164,31 +119,20 @@ class FormatSettings(Section):
             in_row = AssociatedData(aad).row_columns
         except InvalidLayoutError as error:
             raise ConfigurationError(f"[format] {error}") from None
-        if in_row and self.name == TINK.name:
+        if in_row and not self.value_format.spec.row_data:
             raise ConfigurationError(
-                f'[format] aad names {{{in_row[0]}}}, and name = "{TINK.name}" knows only associated data that are the '
+                f'[format] aad names {{{in_row[0]}}}, and name = "{self.name}" knows only associated data that are the '
                 "same in all rows; write {table} and {column} alone, or leave out tables with other values"
             )
 
     def _require_layout(self) -> None:
-        layout = self.layout or _NAMES[self.name].layout
-        if not layout:
-            raise ConfigurationError(
-                f'[format] name = "{AES_GCM.name}" needs to know how values are put together; add '
-                'layout = "b64(nonce12 ct tag16)", or as the application does it'
-            )
         try:
-            Layout(layout)
+            if (declared := self.value_format).layout:
+                layout_of(declared)
         except InvalidLayoutError as error:
             raise ConfigurationError(f"[format] {error}") from None
 
     def _require_logins(self) -> None:
-        if not self._logins():
-            raise ConfigurationError(
-                f'[format] name = "{self.name}" needs a login of the application for each version of the key, since '
-                "nothing else tells who writes an old one; add "
-                'logins = { v1 = "app_g1", v2 = "app_g2" }, v1 being the present one of a single key'
-            )
         if twice := repeated(login for _, login in self._logins()):
             raise ConfigurationError(
                 f"[format] logins has {twice} twice; an old login loses the right to write, so each version needs one "
@@ -197,7 +141,7 @@ class FormatSettings(Section):
 
     def _logins(self) -> tuple[tuple[KeyVersion, str], ...]:
         pairs = []
-        for name, logins in self.logins.items():
+        for name, logins in (self._said("logins") or {}).items():
             try:
                 version = KeyVersion.parse(name)
             except InvalidKeyError:
@@ -210,43 +154,62 @@ class FormatSettings(Section):
     @property
     def value_format(self) -> ValueFormat:
         """The same as a value of the procedure."""
-        known = _NAMES[self.name]
-        layout = f"raw(nonce{self.iv_length} tag16 ct)" if self.iv_length else self.layout or self.cipher
-        return replace(
-            known,
-            keep_time=self.keep_time,
-            layout=layout or known.layout,
-            aad=self.aad or "",
-            key_bytes=self.key_bytes or 0,
-            logins=self._logins(),
-            derivation=self.derivation or known.derivation,
-            salt=self.salt or "",
-            generation=self.generation,
-            deterministic=self.deterministic,
-            transit=self.transit or "",
-        )
+        said: dict[str, Any] = {}
+        for option in self.spec.options:
+            value = self._said(option.name)
+            if option.layout and value is not None:
+                said["layout"] = option.layout.format(value)
+            elif value is not None and option.name in _DECLARED:
+                said[option.name] = value
+        if "derivation" in said:
+            said["derivation"] = DERIVATIONS[said["derivation"]]
+        return replace(ValueFormat.of(self.spec), **said | {"logins": self._logins()})
 
 
-_OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
-    {
-        NATIVE.name: frozenset({"generation"}),
-        FERNET.name: frozenset({"keys", "keep_time", "derivation"}),
-        AES_GCM.name: frozenset({"keys", "layout", "aad", "key_encoding", "key_bytes", "logins", "derivation"}),
-        _LOCKBOX: frozenset({"keys", "layout", "aad", "logins"}),
-        LARAVEL.name: frozenset({"keys", "cipher", "logins"}),
-        RAILS.name: frozenset({"keys", "derivation", "salt", "deterministic"}),
-        CLOAK_47NG.name: frozenset({"keys"}),
-        CLOAK_ECTO.name: frozenset({"keys", "iv_length"}),
-        TINK.name: frozenset({"keys", "aad"}),
-        KEYED_WRAPPER.name: frozenset({"keys"}),
-        VAULT_TRANSIT.name: frozenset({"transit"}),
-    }
-)
+_DECLARED = frozenset(each.name for each in fields(ValueFormat)) - {"logins"}
 
 
-_DERIVATIONS: Mapping[str, tuple[Derivation, ...]] = MappingProxyType(
-    {
-        RAILS.name: (Derivation.PBKDF2_SHA1, Derivation.PBKDF2_SHA256),
-        **DERIVATIONS,
-    }
-)
+def _options() -> Iterator[tuple[str, list[Option], list[str]]]:
+    """Yields the name of each option, what each format says of it, and the names of these formats."""
+    names = dict.fromkeys(each.name for spec in SPECS.values() for each in spec.options)
+    for name in names:
+        takers = [(each, spec.name) for spec in SPECS.values() for each in spec.options if each.name == name]
+        yield name, [each for each, _ in takers], [taker for _, taker in takers]
+
+
+_NEEDED = ", and needed there"
+
+
+def _description(options: list[Option], takers: list[str]) -> str:
+    """Returns what the reference says of an option: once, if all formats say the same of it."""
+    if len(set(options)) > 1:
+        each_of = zip(options, takers, strict=True)
+        return " ".join(f"Of `{of}`{_NEEDED if each.needed else ''}: {each.says}" for each, of in each_of)
+    *others, last = (f"`{each}`" for each in takers)
+    of = f"{', '.join(others)} and {last}" if others else f"{last} only"
+    return f"of {of}{_NEEDED if options[0].needed else ''}: {options[0].says}"
+
+
+def _fields() -> Iterator[tuple[str, Any]]:
+    names = f"{', '.join(f'`{name}`' for name in SPECS)}; `{NATIVE.name}` is our own."
+    yield "name", (Text, Field(NATIVE.name, description=names))
+    for name, options, takers in _options():
+        takes, default = _taken(options[0])
+        yield name, (takes, Field(description=_description(options, takers), **default))
+
+
+def _taken(option: Option) -> tuple[Any, dict[str, Any]]:
+    """Returns the type of a setting, and its default."""
+    if option.takes is dict:
+        return dict[Text, Text | tuple[Text, ...]], {"default_factory": dict}
+    known: Any = Literal[tuple(DERIVATIONS)] if option.name == "derivation" else option.takes
+    takes = {bool: StrictBool, str: Text}.get(known, known)
+    return takes if option.default is not None else takes | None, {"default": option.default}
+
+
+if TYPE_CHECKING:
+    FormatSettings = FormatSection
+else:
+    FormatSettings = create_model(
+        "FormatSettings", __base__=FormatSection, __doc__=FormatSection.__doc__, **dict(_fields())
+    )

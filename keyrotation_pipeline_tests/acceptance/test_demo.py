@@ -17,7 +17,9 @@ from keyrotation_pipeline.demo import fernet_application
 from keyrotation_pipeline.demo.clinic import FINDINGS, refuses, stored_value
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.errors import HomeError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.acceptance.documents import documented
 from keyrotation_pipeline_tests.pages import block

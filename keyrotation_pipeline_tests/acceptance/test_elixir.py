@@ -8,10 +8,9 @@ import subprocess
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from keyrotation_pipeline.fieldcrypto.codecs.cloak_ecto import prefix_of
-from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import CLOAK_ECTO
+from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, notation_of
+from keyrotation_pipeline.fieldcrypto.formats.cloak_ecto import CLOAK_ECTO
+from keyrotation_pipeline.fieldcrypto.formats.cloak_ecto.codec import prefix_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline_tests.acceptance.marked_applications import lines

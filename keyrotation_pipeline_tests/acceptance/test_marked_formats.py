@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from cryptography.fernet import MultiFernet
 
-from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakKey
+from keyrotation_pipeline.fieldcrypto.formats.cloak_47ng.codec import CloakKey
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline_tests.acceptance.test_fernet import ROWS, Application, Home, finished
 from keyrotation_pipeline_tests.marked_libraries import (

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from keyrotation_pipeline.cli.commands import app
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import place_ring
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import Derivation
+from keyrotation_pipeline.fieldcrypto.formats.aes_gcm import FOR_EACH_COLUMN
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -40,7 +40,7 @@ def url(database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> s
             'CREATE TABLE "My app"."No%tes" (b bytea, c bytea, d jsonb, e text, f bytea, g text)'
         )
         master = KeyRing({V1: KeyMaterial(bytes.fromhex(MASTER))}, V1)
-        of_column = place_ring(Derivation.LOCKBOX, master, "My app.No%tes.f").cipher(V1)
+        of_column = place_ring(FOR_EACH_COLUMN, master, "My app.No%tes.f").cipher(V1)
         of_secret = AESGCM(hashlib.sha256(SECRET.encode()).digest())
         for number in range(30):
             nonce, text = os.urandom(12), f"text {number}".encode()

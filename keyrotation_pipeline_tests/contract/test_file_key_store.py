@@ -14,8 +14,9 @@ import pytest
 from keyrotation_pipeline.adapters.keystores import owner_only
 from keyrotation_pipeline.adapters.keystores.file import APPLICATION_FILE, FileKeyStore
 from keyrotation_pipeline.errors import KeyStoreError
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import RAILS
+from keyrotation_pipeline.fieldcrypto.codecs.format import notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import BARE_KEYS
+from keyrotation_pipeline.fieldcrypto.formats.rails_ar_encryption import RAILS
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
 from keyrotation_pipeline.fieldcrypto.material import Passphrase
@@ -370,7 +371,7 @@ def delivered(directory: Path) -> list[KeyVersion]:
     name, _, listed = (directory / "application.env").read_text().partition("=")
     assert name == "FERNET_KEYS"
     numbers = {key(number): KeyVersion(number) for number in (1, 2, 3)}
-    return [numbers[each] for each in FERNET_NOTATION.keys_in(listed, name)]
+    return [numbers[each] for each in BARE_KEYS.keys_in(listed, name)]
 
 
 def test_an_application_gets_its_own_list_in_two_orders(directory: Path) -> None:

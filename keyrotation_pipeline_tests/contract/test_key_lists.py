@@ -8,22 +8,13 @@ from typing import Protocol
 import pytest
 
 from keyrotation_pipeline.errors import BlockedError, KeyStoreDamagedError, KeyStoreError
-from keyrotation_pipeline.fieldcrypto.codecs.format import new_key
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import (
-    FERNET_NOTATION,
-    KeyEncoding,
-    as_list,
-    by_commas,
-    notation_of,
-)
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
-    CLOAK_ECTO,
-    FERNET,
-    KEYED_WRAPPER,
-    TINK,
-    Derivation,
-    ValueFormat,
-)
+from keyrotation_pipeline.fieldcrypto.codecs.format import new_key, notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import BARE_KEYS, KeyEncoding, as_list, by_commas
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.cloak_ecto import CLOAK_ECTO
+from keyrotation_pipeline.fieldcrypto.formats.fernet import DJANGO_FERNET_ENCRYPTED_FIELDS, FERNET
+from keyrotation_pipeline.fieldcrypto.formats.fernet_keyed_wrapper import KEYED_WRAPPER
+from keyrotation_pipeline.fieldcrypto.formats.tink import TINK
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import AesKey, Passphrase
 from keyrotation_pipeline.model.fleet import RolloutTarget, TargetKind
@@ -81,7 +72,7 @@ def place(new_place: Callable[[], ListPlace]) -> ListPlace:
 def numbers(place: ListPlace) -> list[int]:
     """The keys of the list, in its order."""
     known = {key(number): number for number in range(1, 10)}
-    return [known[each] for each in FERNET_NOTATION.keys_in(place.listed() or "", NAME)]
+    return [known[each] for each in BARE_KEYS.keys_in(place.listed() or "", NAME)]
 
 
 def test_an_application_gets_its_own_list_in_two_orders(place: ListPlace) -> None:
@@ -171,7 +162,7 @@ def test_a_list_in_another_encoding_is_read_and_written_in_that(new_place: Calla
 
 
 def test_what_keys_are_derived_from_is_listed_whatever_its_characters(new_place: Callable[[], ListPlace]) -> None:
-    declared = replace(FERNET, derivation=Derivation.DJANGO_FERNET_ENCRYPTED_FIELDS)
+    declared = replace(FERNET, derivation=DJANGO_FERNET_ENCRYPTED_FIELDS)
     first, second, foreign = (f"django-insecure-)6(#%&$@x=+^*!_:salt {each}" for each in ("one", "2", "(3)"))
     empty = new_place()
     place = replace(empty, notation=notation_of(declared))  # type: ignore[type-var]
@@ -182,7 +173,7 @@ def test_what_keys_are_derived_from_is_listed_whatever_its_characters(new_place:
     set_primary(store, V2)
     assert place.listed() == f"{second},{first},{foreign}"
     assert store.read().ring().versions == (V1, V2)
-    otherwise = replace(empty, notation=FERNET_NOTATION).open()  # type: ignore[type-var]
+    otherwise = replace(empty, notation=BARE_KEYS).open()  # type: ignore[type-var]
     assert "holds something else than keys" in str(otherwise.read().undelivered)
     with pytest.raises(KeyStoreError, match="holds something else than keys"):
         set_primary(otherwise, V1)
@@ -202,7 +193,7 @@ def test_a_foreign_key_under_the_name_of_one_of_ours_stops_every_change(new_plac
     place.change_list(notation.text_of([one]))
     add(store, V2, two)
     assert notation.keys_in(place.listed() or "", NAME) == (one, two)
-    different = replace(place, notation=FERNET_NOTATION).open()  # type: ignore[type-var]
+    different = replace(place, notation=BARE_KEYS).open()  # type: ignore[type-var]
     place.change_list(None)
     assert "cannot be written" in str(different.read().undelivered)
 
@@ -250,7 +241,7 @@ def test_an_archived_and_a_destroyed_key_are_in_no_list_of_any_label(new_secret:
     destroy(store, V3)
     labels = secret.client.describe_secret(SecretId=secret.name)["VersionIdsToStages"]
     texts = [secret.text(VersionId=version) for version, of_it in labels.items() if of_it]
-    assert [sorted(FERNET_NOTATION.keys_in(json.loads(text)[NAME], NAME) == (key(2),) for text in texts)] == [
+    assert [sorted(BARE_KEYS.keys_in(json.loads(text)[NAME], NAME) == (key(2),) for text in texts)] == [
         [True] * len(texts)
     ]
 

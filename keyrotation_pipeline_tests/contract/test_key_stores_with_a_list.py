@@ -11,7 +11,7 @@ import pytest
 from keyrotation_pipeline.adapters.keystores.aws import AwsKeyStore
 from keyrotation_pipeline.adapters.keystores.file import APPLICATION_FILE, FileKeyStore
 from keyrotation_pipeline.adapters.keystores.kubernetes import KubernetesKeyStore
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import BARE_KEYS
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline_tests.contract import test_remote_key_stores as remote
@@ -113,5 +113,5 @@ def _look(store: Store, stored: StoredKeys) -> None:
     versions = [stored.primary, *sorted({*stored.live} - {stored.primary}, reverse=True)]
     entries = [stored.live[each] for each in versions]
     if all(isinstance(each, KeyMaterial) for each in entries):
-        assert list(FERNET_NOTATION.keys_in(store.listed() or "", NAME)) == entries
+        assert list(BARE_KEYS.keys_in(store.listed() or "", NAME)) == entries
         assert stored.undelivered is None

@@ -30,7 +30,8 @@ from keyrotation_pipeline.fieldcrypto import transit as engine
 from keyrotation_pipeline.fieldcrypto import transit_connection as client
 from keyrotation_pipeline.fieldcrypto.batch import Failure
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import VAULT_TRANSIT, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.vault_transit import VAULT_TRANSIT
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

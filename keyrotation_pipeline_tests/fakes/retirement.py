@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from keyrotation_pipeline.errors import BlockedError, FenceError, KeyRotationError, ProofError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import SEARCH_INDEX
+from keyrotation_pipeline.fieldcrypto.formats.native import SEARCH_INDEX
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.proof import AccountedReplica, Searched, SnapshotPosition, ZeroOldRows

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from cryptography.fernet import Fernet, MultiFernet
 
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

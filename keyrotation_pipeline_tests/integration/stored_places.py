@@ -13,11 +13,14 @@ from cryptography.fernet import InvalidToken
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.codecs.format import layout_of, new_key
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, FERNET, LARAVEL, NATIVE, ValueFormat
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import CLOAK_ECTO as CLOAK_ECTO_FORMAT
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import TINK as TINK_FORMAT
+from keyrotation_pipeline.fieldcrypto.codecs.format import layout_of, new_key, notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.aes_gcm import AES_GCM
+from keyrotation_pipeline.fieldcrypto.formats.cloak_ecto import CLOAK_ECTO as CLOAK_ECTO_FORMAT
+from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.laravel_crypt import LARAVEL
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
+from keyrotation_pipeline.fieldcrypto.formats.tink import TINK as TINK_FORMAT
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -235,9 +238,9 @@ def seal(values: ValueFormat, ring: KeyRing, version: int, text: str) -> str:
     if values == LARAVEL:
         return laravel.encrypt(_app_key(ring, KeyVersion(version)), text)
     if values.name == AES_GCM.name:
-        nonce = os.urandom(layout_of(values.layout).nonce_bytes)
+        nonce = os.urandom(layout_of(values).nonce_bytes)
         body = AESGCM(raw_of(ring.material(KeyVersion(version)))).encrypt(nonce, text.encode(), _bound(values))
-        value = layout_of(values.layout).put_together(nonce, body)
+        value = layout_of(values).put_together(nonce, body)
         return value.hex() if values.is_binary else value.decode()
     return sealed(ring, version, text) if values == NATIVE else token(ring, KeyVersion(version), text)
 
@@ -267,7 +270,7 @@ def _app_key(ring: KeyRing, version: KeyVersion) -> str:
 
 
 def _opened(values: ValueFormat, ring: KeyRing, stored: str) -> tuple[str, str]:
-    parts = layout_of(values.layout).taken_apart(bytes.fromhex(stored) if values.is_binary else stored.encode())
+    parts = layout_of(values).taken_apart(bytes.fromhex(stored) if values.is_binary else stored.encode())
     assert parts is not None
     for version in ring.versions:
         try:

@@ -14,7 +14,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, h
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError, PreflightError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.progress import Rewritten

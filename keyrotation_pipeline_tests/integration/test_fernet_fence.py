@@ -13,8 +13,8 @@ from keyrotation_pipeline.adapters.postgres.retirement import locks
 from keyrotation_pipeline.adapters.postgres.retirement.mac_fence import NAMES, fence, fences, unfence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, ProofError
-from keyrotation_pipeline.fieldcrypto.codecs.fernet import signing_blocks
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.fernet.codec import signing_blocks
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of
 from keyrotation_pipeline_tests.integration.fernet_rows import V1, V2, V3, fernet_table, token

@@ -19,7 +19,7 @@ from keyrotation_pipeline.adapters.postgres.retirement.postgres_retirement impor
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import FenceError, PreflightError, ProofError
 from keyrotation_pipeline.fieldcrypto.batch import Held
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
 from keyrotation_pipeline.model.progress import Rewritten

@@ -11,7 +11,9 @@ from keyrotation_pipeline.adapters.postgres.inventory import retired_signing_key
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
 from keyrotation_pipeline.ports.pipeline import Pipeline

@@ -12,19 +12,23 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.engine.statements import statements
 from keyrotation_pipeline.adapters.postgres.inventory import retired_signing_keys
-from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import FernetSql
+from keyrotation_pipeline.adapters.postgres.inventory.mac_sql import MacSql
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import ConfigurationError, ProofError
-from keyrotation_pipeline.fieldcrypto.codecs.fernet import parsed
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, Derivation
+from keyrotation_pipeline.fieldcrypto.formats.derivations import SHA256
+from keyrotation_pipeline.fieldcrypto.formats.fernet import DJANGO_FERNET_ENCRYPTED_FIELDS, DJANGO_FERNET_FIELDS, FERNET
+from keyrotation_pipeline.fieldcrypto.formats.fernet.codec import parsed
+from keyrotation_pipeline.fieldcrypto.formats.marking import mac_of
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
+from keyrotation_pipeline.fieldcrypto.formats.spec import Derivation
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import Passphrase
 from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of
 from keyrotation_pipeline_tests.integration.fernet_rows import V1, V2, V3, fernet_table, token
 
-SQL = FernetSql()
+SQL = MacSql(mac_of(FERNET.spec))
 C = sql.SQL('(c::text COLLATE "C")')
 
 
@@ -173,9 +177,9 @@ def test_a_half_that_somebody_has_changed_is_refused(database: Connection, ring:
 @pytest.mark.parametrize(
     ("stored_by", "declared"),
     [
-        (None, Derivation.SHA256),
-        (Derivation.SHA256, Derivation.DJANGO_FERNET_FIELDS),
-        (Derivation.DJANGO_FERNET_ENCRYPTED_FIELDS, Derivation.SHA256),
+        (None, SHA256),
+        (SHA256, DJANGO_FERNET_FIELDS),
+        (DJANGO_FERNET_ENCRYPTED_FIELDS, SHA256),
     ],
 )
 def test_a_half_by_another_derivation_than_the_declared_one_is_kept(

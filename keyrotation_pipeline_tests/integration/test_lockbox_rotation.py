@@ -30,7 +30,8 @@ from keyrotation_pipeline.errors import FenceError, ProofError, StaleWriterError
 from keyrotation_pipeline.fieldcrypto import compiled
 from keyrotation_pipeline.fieldcrypto.blind_index import Algorithm, BlindIndexer, BlindIndexForm
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import place_ring
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import LOCKBOX, Derivation
+from keyrotation_pipeline.fieldcrypto.formats.aes_gcm import FOR_EACH_COLUMN
+from keyrotation_pipeline.fieldcrypto.formats.lockbox import LOCKBOX
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -50,7 +51,7 @@ TABLE = EncryptedTable(
 )
 LABELS = ("Front desk.Cli%ents.e'mail_ciphertext", "billing.patients.remark_ciphertext")
 RING = ring_of(1, 2)
-KEYS = [place_ring(Derivation.LOCKBOX, RING, label) for label in LABELS]
+KEYS = [place_ring(FOR_EACH_COLUMN, RING, label) for label in LABELS]
 
 
 def sealed(column: int, version: KeyVersion, text: str) -> str:
@@ -299,7 +300,7 @@ def test_blind_indexes_are_of_texts_in_bytes_that_are_bound_to_their_row(
     form = replace(FORM, table="t", odd="o", even="e", size_bytes=16)
     table = EncryptedTable(TableName("public", "t"), ("a",), declared, indexes=(SearchIndex("a", "o", "e", form),))
     migrated.execute("CREATE TABLE public.t (id int PRIMARY KEY, a bytea, o text UNIQUE, e varchar(24) UNIQUE)")
-    key, nonce, indexer = place_ring(Derivation.LOCKBOX, RING, "t.a"), bytes(12), BlindIndexer(form, RING)
+    key, nonce, indexer = place_ring(FOR_EACH_COLUMN, RING, "t.a"), bytes(12), BlindIndexer(form, RING)
     sealed_bytes = nonce + AESGCM(raw_of(key.material(V1))).encrypt(nonce, b"text", b"client 1")
     for row, value, text in ((1, sealed_bytes, b"text"), (2, b"", b""), (3, None, None)):
         odd = None if text is None else indexer.under(V1, text)

@@ -18,7 +18,9 @@ from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import ProofError
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, new_key
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import CLOAK_47NG, KEYED_WRAPPER, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.cloak_47ng import CLOAK_47NG
+from keyrotation_pipeline.fieldcrypto.formats.fernet_keyed_wrapper import KEYED_WRAPPER
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import AesKey

@@ -25,7 +25,7 @@ from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchDump
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.binding import Row
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

@@ -6,7 +6,10 @@ import pytest
 
 from keyrotation_pipeline.adapters.postgres.inventory import samples
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, FERNET, NATIVE, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.aes_gcm import AES_GCM
+from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline_tests.integration.encrypted_rows import insert, ring_of, sealed, table_of
 from keyrotation_pipeline_tests.integration.stored_places import seal
 

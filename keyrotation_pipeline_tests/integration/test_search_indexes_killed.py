@@ -18,7 +18,8 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.fieldcrypto.blind_index import Algorithm, BlindIndexer, BlindIndexForm
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import place_ring
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import LOCKBOX, Derivation
+from keyrotation_pipeline.fieldcrypto.formats.aes_gcm import FOR_EACH_COLUMN
+from keyrotation_pipeline.fieldcrypto.formats.lockbox import LOCKBOX
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -102,7 +103,7 @@ class Kind:
     def sealed(self, column: str, number: int, text: str) -> str:
         if self.table.format != LOCKBOX:
             return sealed(self.ring, number, text)
-        nonce, keys = os.urandom(12), place_ring(Derivation.LOCKBOX, self.ring, f"cases.{column}")
+        nonce, keys = os.urandom(12), place_ring(FOR_EACH_COLUMN, self.ring, f"cases.{column}")
         body = AESGCM(raw_of(keys.material(KeyVersion(number)))).encrypt(nonce, text.encode(), None)
         return base64.b64encode(nonce + body).decode()
 

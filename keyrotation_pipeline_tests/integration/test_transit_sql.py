@@ -15,8 +15,8 @@ from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import EMPTY, 
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import VAULT_TRANSIT
-from keyrotation_pipeline.fieldcrypto.codecs.vault_transit import marker_in
+from keyrotation_pipeline.fieldcrypto.formats.vault_transit import VAULT_TRANSIT
+from keyrotation_pipeline.fieldcrypto.formats.vault_transit.codec import marker_in
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import TransitKey

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FORMATS
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import RECOGNISERS
+from keyrotation_pipeline.fieldcrypto.formats.registry import FORMATS
 from keyrotation_pipeline.scan.advice import advice_for
 from keyrotation_pipeline.scan.classification import ATTR_ENCRYPTED
 from keyrotation_pipeline.scan.report import Place

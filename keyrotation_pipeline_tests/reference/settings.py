@@ -96,6 +96,8 @@ def _documented(section: type[Section]) -> tuple[str, dict[str, str]]:
     meanings: dict[str, str] = {}
     for names, meaning in re.findall(r"(?ms)^    (\w+(?:, \w+)*): (.*?)(?=^    \w|\Z)", arguments):
         meanings |= dict.fromkeys(names.split(", "), in_markdown(meaning).replace("\n\n", " "))
+    said = {name: field.description for name, field in section.model_fields.items() if field.description}
+    meanings |= {name: in_markdown(meaning) for name, meaning in said.items()}
     missing = set(_own(section)) - set(meanings)
     assert not missing, f"the docstring of {section.__name__} says under Args nothing of {', '.join(sorted(missing))}"
     return about[:1].upper() + about[1:], meanings

@@ -4,8 +4,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import KEYED_WRAPPER
+from keyrotation_pipeline.fieldcrypto.codecs.format import notation_of
+from keyrotation_pipeline.fieldcrypto.formats.fernet_keyed_wrapper import KEYED_WRAPPER
 from keyrotation_pipeline_tests.marked_libraries import KEYED_WRAPPER as LIBRARY
 from keyrotation_pipeline_tests.pages import block
 

@@ -29,7 +29,7 @@ from keyrotation_pipeline.adapters.keystores.named_versions import (
     text_of_owner,
 )
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError, KeyStoreError
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, KeyNotation
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import BARE_KEYS, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
 from keyrotation_pipeline.fieldcrypto.keyring import versions_as_text
@@ -57,7 +57,7 @@ class FileKeyStore:
         notation: of that list.
     """
 
-    def __init__(self, directory: Path, variable: str | None = None, notation: KeyNotation = FERNET_NOTATION) -> None:
+    def __init__(self, directory: Path, variable: str | None = None, notation: KeyNotation = BARE_KEYS) -> None:
         self._live = directory.absolute()
         self._variable, self._notation = variable, notation
         self._archive = self._live / "archive"
@@ -67,7 +67,7 @@ class FileKeyStore:
         self._compromised_file = self._live / "compromised"
 
     @classmethod
-    def create(cls, directory: Path, variable: str | None = None, notation: KeyNotation = FERNET_NOTATION) -> Self:
+    def create(cls, directory: Path, variable: str | None = None, notation: KeyNotation = BARE_KEYS) -> Self:
         """Creates the directory unless it exists, and opens it."""
         owner_only.make_directory(directory.absolute())
         return cls(directory, variable, notation)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreError
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, KeyNotation
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import BARE_KEYS, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.environment import Problem
@@ -31,7 +31,7 @@ class KeyList:
 
     name: str
     place: str
-    notation: KeyNotation = FERNET_NOTATION
+    notation: KeyNotation = BARE_KEYS
 
     def renewed(self, held: str | None, live: Live, primary: KeyVersion | None, before: StoredKeys) -> str | None:
         """Returns the text that the list must have with these live keys; None: whatever it holds stays as it is.

@@ -1,103 +1,23 @@
-"""Defines what the engine needs of a value format, and finds the code of a declared one and of its layout.
-
-Our own format, in both generations, is `grammar`, `cipher`, `batch` and `codec.c`, put together here.
-"""
+"""Defines what the engine needs of a value format, and finds the code of a declared one: its `codec.py`."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from functools import lru_cache
-from types import MappingProxyType
-from typing import Protocol
+from importlib import import_module
+from typing import Protocol, cast
 
-from keyrotation_pipeline.fieldcrypto import cipher
-from keyrotation_pipeline.fieldcrypto.batch import Labels, Rewriter, ValueRewriter
-from keyrotation_pipeline.fieldcrypto.binding import Row, associated_data, divided
-from keyrotation_pipeline.fieldcrypto.codecs import cloak_47ng
-from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakEnvelope
-from keyrotation_pipeline.fieldcrypto.codecs.cloak_ecto import CloakEctoEnvelope
+from keyrotation_pipeline.fieldcrypto.batch import Labels, ValueRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import new_passphrase
-from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetFormat
-from keyrotation_pipeline.fieldcrypto.codecs.fernet_keyed_wrapper import KeyedWrapperEnvelope
-from keyrotation_pipeline.fieldcrypto.codecs.laravel_crypt import CIPHERS, LaravelPayload
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding, KeyNotation, by_commas
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
-from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedFormat
-from keyrotation_pipeline.fieldcrypto.codecs.rails_ar_encryption import RailsEnvelope
-from keyrotation_pipeline.fieldcrypto.codecs.tink import TinkEnvelope
-from keyrotation_pipeline.fieldcrypto.codecs.unmarked import UnmarkedFormat
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
-    AES_GCM,
-    CLOAK_47NG,
-    CLOAK_ECTO,
-    FERNET,
-    KEYED_WRAPPER,
-    LARAVEL,
-    NATIVE,
-    RAILS,
-    TINK,
-    VAULT_TRANSIT,
-    Derivation,
-    ValueFormat,
-)
-from keyrotation_pipeline.fieldcrypto.codecs.vault_transit import TransitFormat
-from keyrotation_pipeline.fieldcrypto.grammar import SECOND, KeyVersion, parsed
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES, AesKey, KeyMaterial
-from keyrotation_pipeline.fieldcrypto.native import NativeCodec, native_codec
+from keyrotation_pipeline.fieldcrypto.native import NativeCodec
 from keyrotation_pipeline.fieldcrypto.reads import Defect
-
-
-@lru_cache(maxsize=512)
-def layout_of(text: str) -> Layout:
-    """Returns a parsed layout; see `Layout`."""
-    return LaravelPayload(text) if text in CIPHERS else Layout(text)
-
-
-class NativeFormat:
-    """`Format` for values that name their key version.
-
-    Args:
-        since: the number of the first version whose values are bound to their row; each value is then read with the key
-            of its row. 0: there is none.
-    """
-
-    def __init__(self, since: int = 0) -> None:
-        self._since = since
-
-    def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> Rewriter:
-        """See `Format.rewriter`."""
-        return Rewriter(ring, target, labels, self._since)
-
-    def native_codec(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> NativeCodec | None:
-        """See `Format.native_codec`; None also where a column has no label that the second generation needs."""
-        second = next((version for version in ring.versions if version.generation == SECOND), None)
-        if second is None:
-            return native_codec(ring, target, since=self._since)
-        if not labels or None in labels:
-            return None
-        bound = [associated_data(second, label) or b"" for label in labels]
-        return native_codec(ring, target, bound=bound, since=self._since)
-
-    def opened_by(
-        self, ring: KeyRing, stored: bytes, label: str | None = None
-    ) -> tuple[KeyVersion, KeyVersion | None] | None:
-        """See `Format.opened_by`."""
-        stored, row = self._divided(stored)
-        value = parsed(_text(stored))
-        return None if value is None else (value.version, cipher.opened_by(ring, value, label, row))
-
-    def plaintext(self, ring: KeyRing, stored: bytes, label: str | None = None) -> bytes | Defect:
-        """See `Format.plaintext`."""
-        stored, row = self._divided(stored)
-        return cipher.plaintext(ring, _text(stored), label, row)
-
-    def _divided(self, stored: bytes) -> tuple[bytes, Row | None]:
-        return divided(stored, self._since) if self._since else (stored, None)
-
-
-def _text(stored: bytes) -> str:
-    # What is not ASCII is no value, whatever its characters are.
-    return stored.decode("latin-1")
 
 
 class Format(Protocol):
@@ -131,40 +51,78 @@ class Format(Protocol):
         """Returns the plaintext of a stored value, or what is wrong with the value."""
 
 
-_FORMATS: Mapping[str, Callable[[ValueFormat], Format]] = MappingProxyType(
-    {
-        NATIVE.name: lambda declared: NativeFormat(declared.row_from if declared.row else 0),
-        FERNET.name: lambda declared: FernetFormat(keep_time=declared.keep_time, derivation=declared.derivation),
-        AES_GCM.name: lambda declared: UnmarkedFormat(
-            layout_of(declared.layout), bound=bool(declared.aad), derivation=declared.derivation
-        ),
-        LARAVEL.name: lambda declared: UnmarkedFormat(layout_of(declared.layout)),
-    }
-)
+class NamingFormat(Format, Protocol):
+    """The same where values name their key by a text of their library's own, the marker."""
+
+    def markers(self, ring: KeyRing) -> dict[KeyVersion, str]:
+        """Returns the text by which values name each key of the ring.
+
+        Raises:
+            InvalidKeyError: two keys have the same.
+        """
+
+    def marker_of(self, material: KeyMaterial) -> str:
+        """Returns the text by which values name a key."""
+
+    def generate(self, taken: Iterable[str] = ()) -> KeyMaterial:
+        """Generates a key whose marker is none of those that are taken: a short one may be that of another key."""
 
 
-def _rails(declared: ValueFormat) -> MarkedFormat:
-    derivation = declared.derivation or Derivation.PBKDF2_SHA256
-    envelope = RailsEnvelope(derivation.digest, declared.salt, deterministic=declared.deterministic)
-    return MarkedFormat(envelope, envelope.compiled)
+class Codec(ABC):
+    """The code of a format, which its `codec.py` has as `CODEC`."""
+
+    @abstractmethod
+    def format(self, declared: ValueFormat) -> Format:
+        """Returns what reads and writes values; a `NamingFormat` where `FormatSpec.markers` says so."""
+
+    def notation(self, declared: ValueFormat, encoding: KeyEncoding) -> KeyNotation:  # noqa: ARG002
+        """Returns how the library writes several keys into one setting.
+
+        Args:
+            encoding: of each key, where the library has no notation of its own.
+        """
+        return by_commas(encoding)
+
+    def layout(self, text: str) -> Layout:
+        """Parses a layout."""
+        return Layout(text)
+
+    def mac_blocks(self, material: KeyMaterial) -> tuple[bytes, bytes]:
+        """Returns what SQL needs to tell a key's values by their MAC: see `formats.marking.Mac`.
+
+        Only a format whose key is told so has it.
+        """
+        raise NotImplementedError
 
 
-_MARKED: Mapping[str, Callable[[ValueFormat], MarkedFormat | TransitFormat]] = MappingProxyType(
-    {
-        RAILS.name: _rails,
-        CLOAK_47NG.name: lambda _declared: MarkedFormat(CloakEnvelope(), cloak_47ng.COMPILED),
-        CLOAK_ECTO.name: lambda declared: MarkedFormat(CloakEctoEnvelope(layout_of(declared.layout))),
-        TINK.name: lambda declared: MarkedFormat(TinkEnvelope(layout_of(declared.layout)), bound=bool(declared.aad)),
-        KEYED_WRAPPER.name: lambda _declared: MarkedFormat(KeyedWrapperEnvelope()),
-        VAULT_TRANSIT.name: lambda declared: TransitFormat(declared.transit),
-    }
-)
+def codec_of(declared: ValueFormat) -> Codec:
+    """Returns the code of a declared format, which is imported by that."""
+    return cast("Codec", import_module(f"{declared.spec.package}.codec").CODEC)
 
 
 def format_of(declared: ValueFormat) -> Format:
-    """Returns the code of a declared format."""
-    marked = marked_format_of(declared)
-    return _FORMATS[declared.name](declared) if marked is None else marked
+    """Returns what reads and writes values of a declared format."""
+    return codec_of(declared).format(declared)
+
+
+def marked_format_of(declared: ValueFormat) -> NamingFormat | None:
+    """Returns the same of a format whose values name their key by a marker; None: they do not."""
+    return cast("NamingFormat", format_of(declared)) if declared.spec.markers else None
+
+
+def layout_of(declared: ValueFormat) -> Layout:
+    """Returns the parsed layout of a declared format that has one; see `Layout`."""
+    return _layout(codec_of(declared), declared.layout)
+
+
+@lru_cache(maxsize=512)
+def _layout(codec: Codec, text: str) -> Layout:
+    return codec.layout(text)
+
+
+def notation_of(declared: ValueFormat, encoding: KeyEncoding = KeyEncoding.B64URL) -> KeyNotation:
+    """Returns the notation of a declared format's library; see `Codec.notation`."""
+    return codec_of(declared).notation(declared, encoding)
 
 
 def column_rewriters(code: Format, ring: KeyRing, target: KeyVersion, labels: Labels) -> list[ValueRewriter]:
@@ -174,12 +132,6 @@ def column_rewriters(code: Format, ring: KeyRing, target: KeyVersion, labels: La
         labels: of every column.
     """
     return [code.rewriter(ring, target, (label,)) for label in labels]
-
-
-def marked_format_of(declared: ValueFormat) -> MarkedFormat | TransitFormat | None:
-    """Returns the code of a declared format whose values name their key by a marker; None: they do not."""
-    found = _MARKED.get(declared.name)
-    return None if found is None else found(declared)
 
 
 def new_key(
@@ -202,6 +154,6 @@ def new_key(
         return marked.generate([*taken, *map(marked.marker_of, held)])
     if declared.derivation is not None and declared.derivation.is_of_passphrases:
         return new_passphrase(declared.derivation, None if replaces_all else present)
-    of_present = KEY_BYTES if present is None or declared.name != AES_GCM.name else len(raw_of(present))
-    size = declared.key_bytes or CIPHERS.get(declared.layout) or of_present
+    of_present = len(raw_of(present)) if present is not None and declared.spec.takes("key_bytes") else KEY_BYTES
+    size = declared.key_bytes or (layout_of(declared).key_bytes if declared.layout else 0) or of_present
     return KeyMaterial.generate() if size == KEY_BYTES else AesKey(os.urandom(size))

@@ -1,14 +1,7 @@
-"""The application's list of keys in its library's own notation: which keys it holds, and which of them encrypts.
-
-``FERNET_KEYS=new,old`` is what `cryptography.fernet.MultiFernet`, Airflow and the Django packages read: bare keys, of
-which the first encrypts. So are the keys of AES-GCM written, in one of three encodings.
-"""
+"""The application's list of keys in its library's own notation: which keys it holds, and which of them encrypts."""
 
 import base64
 import binascii
-import json
-import re
-import string
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,22 +10,9 @@ from functools import partial
 from types import MappingProxyType
 
 from keyrotation_pipeline.errors import InvalidKeyError
-from keyrotation_pipeline.fieldcrypto.codecs import tink
-from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import KEY_BEGINS, key_text
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import PAIR_SEPARATOR
-from keyrotation_pipeline.fieldcrypto.codecs.laravel_crypt import CIPHERS
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
-    CLOAK_47NG,
-    CLOAK_ECTO,
-    FERNET,
-    KEYED_WRAPPER,
-    LARAVEL,
-    RAILS,
-    TINK,
-    Derivation,
-    ValueFormat,
-)
-from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64, raw_of
+from keyrotation_pipeline.fieldcrypto.formats.spec import Derivation
+from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import (
     AES_KEY_BYTES,
     KEY_BYTES,
@@ -42,11 +22,6 @@ from keyrotation_pipeline.fieldcrypto.material import (
     KeyMaterial,
     Passphrase,
 )
-
-# What YAML and JSON never need to escape.
-_PASSPHRASE = frozenset(string.ascii_letters + string.digits + "!$()*+-./:;<=>?@^_|~")
-_APP_KEY_BEGINS = "base64:"
-_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 class KeyEncoding(StrEnum):
@@ -78,7 +53,7 @@ def as_list(keys: Sequence[KeyMaterial], encoding: KeyEncoding = KeyEncoding.B64
     return ",".join(_WRITE[encoding](raw_of(key)) for key in keys)
 
 
-def _parsed(parse: Callable[[], KeyMaterial | None], refusal: str) -> KeyMaterial:
+def parsed_or_refused(parse: Callable[[], KeyMaterial | None], refusal: str) -> KeyMaterial:
     """Returns a key; the refusal is raised after what parsing raises, so that its context holds nothing of the text."""
     key = None
     with suppress(ValueError, InvalidKeyError):  # also binascii.Error
@@ -88,12 +63,15 @@ def _parsed(parse: Callable[[], KeyMaterial | None], refusal: str) -> KeyMateria
     return key
 
 
-def key_in(text: str, place: str, encoding: KeyEncoding = KeyEncoding.B64URL, *, of_aes: bool = False) -> KeyMaterial:
+def key_in(
+    text: str, place: str, encoding: KeyEncoding = KeyEncoding.B64URL, *, of_aes: bool = False, what: str = "a key"
+) -> KeyMaterial:
     """Parses one key.
 
     Args:
         place: where it is, for messages.
         of_aes: whether it may have any length of a key of AES.
+        what: it is called where it is not one.
 
     Raises:
         InvalidKeyError: it is not one.
@@ -106,10 +84,9 @@ def key_in(text: str, place: str, encoding: KeyEncoding = KeyEncoding.B64URL, *,
             raw = base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
         return AesKey(raw) if of_aes and len(raw) != KEY_BYTES else KeyMaterial(raw)
 
-    what = "a key" if of_aes else "a Fernet key"
     lengths = " or ".join(map(str, AES_KEY_BYTES)) if of_aes else KEY_BYTES
     derived = "" if of_aes else ", or say with [format] derivation how the application derives its keys from that"
-    return _parsed(parse, f"{place} is not {what}; give {_IN_WORDS[encoding]} {lengths} bytes{derived}")
+    return parsed_or_refused(parse, f"{place} is not {what}; give {_IN_WORDS[encoding]} {lengths} bytes{derived}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,70 +162,14 @@ class KeyNotation:
         return number if self.encrypts == "first" else of - number + 1
 
 
-def _by_commas(text: str) -> Sequence[str]:
+def entries_by_commas(text: str) -> Sequence[str]:
+    """Returns what stands between the commas of a setting."""
     return text.split(",")
-
-
-def _in_yaml(text: str) -> Sequence[str]:
-    stripped = text.strip()
-    return _by_commas(stripped[1:-1] if stripped.startswith("[") and stripped.endswith("]") else stripped)
-
-
-def _passphrase(text: str, place: str) -> KeyMaterial:
-    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
-    passphrase = text[1:-1] if quoted else text
-    return _parsed(
-        lambda: Passphrase(passphrase.encode()) if _PASSPHRASE.issuperset(passphrase) else None,
-        f"{place} is not a passphrase that can be listed here: {SHORTEST_PASSPHRASE} to {LONGEST_PASSPHRASE} "
-        "characters, without commas, quotes, brackets and white space",
-    )
-
-
-def _as_yaml(keys: Sequence[KeyMaterial]) -> str:
-    # Without quotes where YAML needs none, since a shell that reads the file would take them away.
-    texts = (raw_of(key).decode() for key in keys)
-    return f"[{','.join(text if _PLAIN.fullmatch(text) else json.dumps(text) for text in texts)}]"
-
-
-def _cloak_key(text: str, place: str) -> KeyMaterial:
-    def parse() -> KeyMaterial | None:
-        key = key_from_base64(text.removeprefix(KEY_BEGINS).replace("-", "+").replace("_", "/"))
-        return key if text == key_text(key) else None
-
-    return _parsed(
-        parse,
-        f"{place} is not a key of @47ng/cloak; write {KEY_BEGINS} and the padded URL-safe base64 of {KEY_BYTES} "
-        "bytes, since the fingerprint is that of the whole text",
-    )
-
-
-def _master_key(text: str, place: str) -> KeyMaterial:
-    return _parsed(
-        lambda: key_in(text, place, KeyEncoding.HEX),
-        f"{place} is not a master key of Lockbox; give its {2 * KEY_BYTES} hexadecimal digits, as Lockbox.generate_key "
-        "makes them",
-    )
-
-
-def _app_key(text: str, place: str, size: int) -> KeyMaterial:
-    def parse() -> KeyMaterial | None:
-        key = key_in(text.removeprefix(_APP_KEY_BEGINS), place, KeyEncoding.B64, of_aes=True)
-        return key if text.startswith(_APP_KEY_BEGINS) and len(raw_of(key)) == size else None
-
-    return _parsed(
-        parse,
-        f"{place} is not an APP_KEY of this cipher; write {_APP_KEY_BEGINS} and the base64 of {size} bytes, as "
-        "`php artisan key:generate --show` prints it",
-    )
-
-
-def _as_app_keys(keys: Sequence[KeyMaterial]) -> str:
-    return ",".join(_APP_KEY_BEGINS + as_list([key], KeyEncoding.B64) for key in keys)
 
 
 def _named_key(text: str, place: str) -> KeyMaterial:
     name, _, encoded = text.partition(":")
-    return _parsed(
+    return parsed_or_refused(
         lambda: AesKey(raw_of(key_in(encoded, place)), name) if name else None,
         f"{place} is not a key with its name; write the name (letters, digits, dots, hyphens, underscores), a "
         f"colon, and the base64 of {KEY_BYTES} bytes",
@@ -257,10 +178,6 @@ def _named_key(text: str, place: str) -> KeyMaterial:
 
 def _as_named(keys: Sequence[KeyMaterial], encoding: KeyEncoding = KeyEncoding.B64) -> str:
     return ",".join(f"{key.name}:{as_list([key], encoding)}" for key in keys)
-
-
-def _as_cloak(keys: Sequence[KeyMaterial]) -> str:
-    return ",".join(map(key_text, keys))
 
 
 def _derived_from(text: str, place: str, *, pair: bool) -> KeyMaterial:
@@ -276,7 +193,7 @@ def _derived_from(text: str, place: str, *, pair: bool) -> KeyMaterial:
     secret, separator, salt = text.partition(PAIR_SEPARATOR.decode())
     is_listed = not set(text) & set("\"'\\") and (not pair or (secret and separator and salt))
     what = "a pair SECRET_KEY:SALT_KEY" if pair else "a passphrase"
-    return _parsed(
+    return parsed_or_refused(
         lambda: Passphrase(text.encode()) if is_listed else None,
         f"{place} is not {what} that can be listed here: {SHORTEST_PASSPHRASE} to {LONGEST_PASSPHRASE} characters of "
         "printable ASCII, without commas, quotes and backslashes"
@@ -289,37 +206,23 @@ def _as_passphrases(keys: Sequence[KeyMaterial]) -> str:
     return ",".join(raw_of(key).decode() for key in keys)
 
 
-def by_commas(encoding: KeyEncoding, *, of_aes: bool = True) -> KeyNotation:
+def by_commas(encoding: KeyEncoding, *, of_aes: bool = True, what: str = "a key") -> KeyNotation:
     """Returns the notation of bare keys with commas between them, of which the first encrypts; see `key_in`."""
-    key = partial(key_in, encoding=encoding, of_aes=of_aes)
-    return KeyNotation(_by_commas, key, partial(as_list, encoding=encoding))
+    key = partial(key_in, encoding=encoding, of_aes=of_aes, what=what)
+    return KeyNotation(entries_by_commas, key, partial(as_list, encoding=encoding))
 
 
-_LOCKBOX = KeyNotation(_by_commas, _master_key, partial(as_list, encoding=KeyEncoding.HEX))
-FERNET_NOTATION = by_commas(KeyEncoding.B64URL, of_aes=False)
-_NOTATIONS: Mapping[str, KeyNotation] = MappingProxyType(
-    {
-        FERNET.name: FERNET_NOTATION,
-        RAILS.name: KeyNotation(_in_yaml, _passphrase, _as_yaml, "last", passphrases=True),
-        CLOAK_47NG.name: KeyNotation(_by_commas, _cloak_key, _as_cloak),
-        CLOAK_ECTO.name: KeyNotation(_by_commas, _named_key, _as_named),
-        KEYED_WRAPPER.name: KeyNotation(_by_commas, _named_key, partial(_as_named, encoding=KeyEncoding.B64URL)),
-        TINK.name: KeyNotation(tink.entries, tink.key_of, tink.as_keyset),
-    }
-)
+def listed_derived(derivation: Derivation) -> KeyNotation:
+    """Returns the notation of what keys are derived from, with commas between them, of which the first counts."""
+    return KeyNotation(
+        entries_by_commas, partial(_derived_from, pair=derivation.pairs), _as_passphrases, passphrases=True
+    )
 
 
-def notation_of(declared: ValueFormat, encoding: KeyEncoding = KeyEncoding.B64URL) -> KeyNotation:
-    """Returns the notation of a declared format's library.
+def named_keys(encoding: KeyEncoding) -> KeyNotation:
+    """Returns the notation of ``name:key`` with commas between them, of which the first encrypts."""
+    return KeyNotation(entries_by_commas, _named_key, partial(_as_named, encoding=encoding))
 
-    Args:
-        encoding: of each key, where the library has no notation of its own.
-    """
-    if declared.derivation is Derivation.LOCKBOX:
-        return _LOCKBOX
-    if declared.name == LARAVEL.name:
-        return KeyNotation(_by_commas, partial(_app_key, size=CIPHERS[declared.layout]), _as_app_keys)
-    if declared.name != RAILS.name and declared.derivation is not None:
-        pair = declared.derivation is Derivation.DJANGO_FERNET_ENCRYPTED_FIELDS
-        return KeyNotation(_by_commas, partial(_derived_from, pair=pair), _as_passphrases, passphrases=True)
-    return _NOTATIONS.get(declared.name) or by_commas(encoding)
+
+# Of 32 bytes in URL-safe base64: what a key store delivers where no format is declared.
+BARE_KEYS = by_commas(KeyEncoding.B64URL, of_aes=False)

@@ -140,10 +140,13 @@ class Layout:
 
     Raises:
         InvalidLayoutError: it is no layout, or values could be read in two ways.
+
+    Attributes:
+        key_bytes: how long a key must be; 0: as any of AES.
     """
 
     def __init__(self, text: str) -> None:
-        self.text = text
+        self.text, self.key_bytes = text, 0
         self.is_pair = BETWEEN in text
         self._groups, self._literals = _parsed(_of_both(text) if self.is_pair else text)
         self.nonce_bytes = next(size for each in self._groups for part, size in each.parts if part is Part.NONCE)

@@ -6,36 +6,17 @@ open values, where nothing is known of either.
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 from keyrotation_pipeline.errors import InvalidBindingError, InvalidKeyError
-from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import DERIVATIONS, place_ring
-from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetRewriter
-from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, layout_of
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import (
-    KeyEncoding,
-    KeyNotation,
-    as_list,
-    by_commas,
-    key_in,
-    notation_of,
-)
-from keyrotation_pipeline.fieldcrypto.codecs.laravel_crypt import CIPHERS
+from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import place_ring
+from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, layout_of, notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding, KeyNotation, as_list, by_commas, key_in
 from keyrotation_pipeline.fieldcrypto.codecs.unmarked import UnmarkedRewriter
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
-    AES_GCM,
-    CLOAK_47NG,
-    CLOAK_ECTO,
-    FERNET,
-    KEYED_WRAPPER,
-    LARAVEL,
-    LOCKBOX,
-    NATIVE,
-    TINK,
-    Derivation,
-    ValueFormat,
-)
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
+from keyrotation_pipeline.fieldcrypto.formats.spec import Derivation, FormatSpec
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -83,12 +64,13 @@ def fitting_derivation(
     Args:
         label: of the values' place.
     """
+    code = format_of(replace(declared, derivation=None))
     for derivation, keys in rederived_rings(declared, ring, label):
         said = "no derivation" if derivation is None else f'derivation = "{derivation}"'
         if declared.layout:
             if layout := _layout(declared, keys, values):
                 return f'{said} and layout = "{layout}"'
-        elif any(not isinstance(FernetRewriter(keys, keys.primary).plaintext(value), Defect) for value in values):
+        elif any(not isinstance(code.plaintext(keys, value), Defect) for value in values):
             return said
     return None
 
@@ -97,8 +79,9 @@ def rederived_rings(
     declared: ValueFormat, ring: KeyRing, label: str | None
 ) -> Iterator[tuple[Derivation | None, KeyRing]]:
     """Yields the keys of a place by every other derivation from what the application lists; None: as they are."""
-    encodings = KeyEncoding if declared.name == AES_GCM.name else (KeyEncoding.B64URL,)
-    others = (other for other in (None, *DERIVATIONS.get(declared.name, ())) if other is not declared.derivation)
+    encodings = KeyEncoding if declared.spec.takes("key_encoding") else (KeyEncoding.B64URL,)
+    known = (each for each in declared.spec.derivations if not each.salted)
+    others = (other for other in (None, *known) if other != declared.derivation)
     for other, encoding in product(others, encodings):
         with suppress(InvalidKeyError, InvalidBindingError):
             passphrases = other is not None and other.is_of_passphrases
@@ -129,26 +112,15 @@ def fitting(declared: ValueFormat, ring: KeyRing, values: Sequence[bytes], label
 
 
 def _layout(declared: ValueFormat, keys: KeyRing, values: Sequence[bytes]) -> str | None:
-    known = KNOWN_PAIRS if declared.is_pair else KNOWN
-    if declared.name == LARAVEL.name:  # others take no key of this length
-        size = len(raw_of(keys.material(keys.primary)))
-        known = tuple(cipher for cipher, key_bytes in CIPHERS.items() if key_bytes == size)
-    for text in known:
-        rewriter = UnmarkedRewriter(keys, keys.primary, layout_of(text), bound=declared.is_read_with_data)
+    size = len(raw_of(keys.material(keys.primary)))
+    for text in declared.spec.layouts or (KNOWN_PAIRS if declared.is_pair else KNOWN):
+        layout = layout_of(replace(declared, layout=text))
+        if layout.key_bytes not in {0, size}:
+            continue
+        rewriter = UnmarkedRewriter(keys, keys.primary, layout, bound=declared.is_read_with_data)
         if any(not isinstance(rewriter.opened(value), Defect) for value in values):
             return text
     return None
-
-
-_NAMED = (
-    FERNET,
-    CLOAK_47NG,
-    CLOAK_ECTO,
-    replace(CLOAK_ECTO, layout=CLOAK_ECTO.layout.replace("12", "16")),
-    TINK,
-    KEYED_WRAPPER,
-    *(replace(LARAVEL, layout=cipher) for cipher in CIPHERS),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +131,7 @@ class Fit:
         layout: of AES-GCM, and of what follows a marker of bytes, or Laravel's cipher; empty: the format has none.
         key_encoding: in which the keys were read, where the format leaves that open; else empty.
         derivation: by which keys are made of what was given; empty: they are the keys.
+        name: by which it is declared: that of the format, or of a form of it.
     """
 
     format: str
@@ -166,6 +139,7 @@ class Fit:
     key_encoding: str
     opened: int
     derivation: str = ""
+    name: str = field(default="", compare=False)
 
 
 def fits(listed: str, place: str, values: Sequence[bytes], label: str | None = None) -> list[Fit]:
@@ -180,13 +154,15 @@ def fits(listed: str, place: str, values: Sequence[bytes], label: str | None = N
         InvalidKeyError: no notation reads them; names the place, never a key.
     """
     found, is_list = [], False
-    for declared, encoding, ring in _read(listed, place):
+    for spec, declared, encoding, ring in _read(listed, place):
         is_list, code = is_list or declared.derivation is None, format_of(declared)
-        if declared.derivation is Derivation.LOCKBOX and label is None:
+        if label is None and declared.derivation is not None and declared.derivation.for_each_column:
             continue
         tried = (code.opened_by(ring, value, label) for value in values)
         if opened := sum(each is not None and each[1] is not None for each in tried):
-            found.append(Fit(declared.name, declared.layout, encoding, opened, declared.derivation or ""))
+            found.append(
+                Fit(declared.name, declared.layout, encoding, opened, str(declared.derivation or ""), spec.name)
+            )
     if not found and not is_list:  # nearly any text can be a passphrase
         raise InvalidKeyError(
             f"{place} holds no keys that are known here; give them as the application has them: hexadecimal digits or "
@@ -195,25 +171,31 @@ def fits(listed: str, place: str, values: Sequence[bytes], label: str | None = N
     return sorted(found, key=lambda each: -each.opened)
 
 
-def _read(listed: str, place: str) -> Iterator[tuple[ValueFormat, str, KeyRing]]:
-    for notation, encoding, formats in _notations():
+def _read(listed: str, place: str) -> Iterator[tuple[FormatSpec, ValueFormat, str, KeyRing]]:
+    for spec, notation, encoding, formats in _notations():
         try:
             keys = notation.keys_in(listed.strip(), place)
         except InvalidKeyError:
             continue
         ring = KeyRing({KeyVersion(number): key for number, key in enumerate(keys, 1)}, KeyVersion(1))
-        yield from ((declared, encoding, ring) for declared in formats)
+        yield from ((spec, declared, encoding, ring) for declared in formats)
 
 
-def _notations() -> Iterator[tuple[KeyNotation, str, Sequence[ValueFormat]]]:
-    """Yields how keys may be written, their encoding where it is to be declared, and the formats of such keys."""
-    for declared in _NAMED:
-        yield notation_of(declared), "", [declared]
-    for encoding in KeyEncoding:
-        yield by_commas(encoding), encoding.value, [replace(AES_GCM, layout=layout) for layout in KNOWN]
-    for declared in (replace(each, derivation=how) for each in (FERNET, AES_GCM) for how in DERIVATIONS[each.name]):
-        layouts: Sequence[str] = KNOWN if declared.name == AES_GCM.name else (declared.layout,)
-        if declared.derivation is Derivation.LOCKBOX:
-            layouts = (LOCKBOX.layout, LOCKBOX.layout.replace("b64", "raw"))
-        yield notation_of(declared), "", [replace(declared, layout=layout) for layout in layouts]
-    yield by_commas(KeyEncoding.B64, of_aes=False), "", [NATIVE]
+def _notations() -> Iterator[tuple[FormatSpec, KeyNotation, str, Sequence[ValueFormat]]]:
+    """Yields each form, how keys may be written, their encoding where that is declared, and what may be declared."""
+    for spec in SPECS.values():
+        declared = ValueFormat.of(spec)
+        if spec.takes("key_encoding"):
+            for encoding in KeyEncoding:
+                yield spec, by_commas(encoding), encoding.value, _in_layouts(spec, declared)
+        elif spec.layouts:
+            for each in _in_layouts(spec, declared):
+                yield spec, notation_of(each), "", [each]
+        for derivation in spec.derivations:
+            if not derivation.salted and not derivation.for_each_column:
+                derived = replace(declared, derivation=derivation)
+                yield spec, notation_of(derived), "", _in_layouts(spec, derived)
+
+
+def _in_layouts(spec: FormatSpec, declared: ValueFormat) -> list[ValueFormat]:
+    return [replace(declared, layout=layout) for layout in spec.layouts or KNOWN]

@@ -1,4 +1,4 @@
-"""Re-encrypts values that name no key (AES-GCM in any layout, and Laravel's): only decryption tells which it is.
+"""Re-encrypts values that name no key: only decryption tells which it is.
 
 GCM does not commit to its key: who knows two keys can make a value that both open. So every key of the ring is tried,
 and a value that more than one opens is not touched.
@@ -23,7 +23,7 @@ from keyrotation_pipeline.fieldcrypto.batch import (
 from keyrotation_pipeline.fieldcrypto.binding import data_and_value
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import column_rings, derived_ring
 from keyrotation_pipeline.fieldcrypto.codecs.layout import AeadCipher, Layout, Sealed
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import Derivation
+from keyrotation_pipeline.fieldcrypto.formats.spec import Derivation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

@@ -1,1 +1,1 @@
-"""Formats in which applications store encrypted values, a function each, by `registry`. Standard library only."""
+"""The value formats, a package each (`spec`), and those that are only recognised. Standard library, but for codecs."""

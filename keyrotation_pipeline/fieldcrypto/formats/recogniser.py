@@ -1,5 +1,7 @@
 """What all recognisers share: the tables that they are entered in, what they report, and strict decoders.
 
+Each recogniser is entered with what can be done about its values; that of a format with a spec is told by it.
+
 A decoder of base64, base64url, hex or JSON returns None where a text is none of it, and never raises.
 """
 
@@ -9,6 +11,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
+
+GCM_IV_BYTES, TAG_BYTES, BLOCK_BYTES = 12, 16, 16
+SHORTEST_GCM_BYTES = GCM_IV_BYTES + TAG_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +27,14 @@ class Recognised:
         key_id: of the key that encrypted the value, where the value names one, as the library's users write it.
         weak: the structure is fulfilled by chance once in some thousand random values, so that only several values
             that name the same key are evidence.
+        or_hmac: an HMAC of the same library would look the same; all of a column have the size of a digest.
         body: bytes on which a judgement of several values rests (never shown).
     """
 
     format: str
     key_id: str | None = None
     weak: bool = False
+    or_hmac: bool = False
     body: bytes = field(default=b"", repr=False)
 
 
@@ -38,13 +47,20 @@ OF_TEXT: Final[dict[str, list[tuple[str, OfText]]]] = {}
 OF_BYTES: Final[dict[bytes, list[tuple[bytes, OfBytes]]]] = {}
 # They begin with any character.
 OF_TEXT_CONTAINING: Final[list[tuple[str, OfText]]] = []
+ADVICE: Final[dict[str, Advice]] = {}
+# Patterns of beginnings that no other text has where a word could begin: values are found behind any prefix by them;
+# and those that are of base64, which is decoded first.
+BEGINNINGS: Final[dict[str, None]] = {}
+BEGINNINGS_OF_BASE64: Final[set[str]] = set()
 
 
-def in_text(*names: str, starts: tuple[str, ...] = (), contains: str = "") -> Callable[[OfText], OfText]:
+def in_text(
+    *names: str, starts: tuple[str, ...] = (), contains: str = "", behind: str = "", advice: Advice | None = None
+) -> Callable[[OfText], OfText]:
     """Enters a recogniser that is tried on texts that begin in one of these ways, or contain something."""
 
     def enter(recognise: OfText) -> OfText:
-        RECOGNISERS.update(dict.fromkeys(names, recognise))
+        _enter(names, recognise, advice, behind)
         for start in starts:
             OF_TEXT.setdefault(start[:1], []).append((start, recognise))
         if contains:
@@ -54,16 +70,26 @@ def in_text(*names: str, starts: tuple[str, ...] = (), contains: str = "") -> Ca
     return enter
 
 
-def in_bytes(*names: str, starts: tuple[bytes, ...]) -> Callable[[OfBytes], OfBytes]:
-    """Enters a recogniser that is tried on bytes that begin in one of these ways."""
+def in_bytes(
+    *names: str, starts: tuple[bytes, ...], behind: str = "", advice: Advice | None = None
+) -> Callable[[OfBytes], OfBytes]:
+    """Enters a recogniser that is tried on bytes that begin in one of these ways; `behind`: in base64."""
 
     def enter(recognise: OfBytes) -> OfBytes:
-        RECOGNISERS.update(dict.fromkeys(names, recognise))
+        _enter(names, recognise, advice, behind)
+        BEGINNINGS_OF_BASE64.update(filter(None, [behind]))
         for start in starts:
             OF_BYTES.setdefault(start[:1], []).append((start, recognise))
         return recognise
 
     return enter
+
+
+def _enter(names: tuple[str, ...], recognise: OfText | OfBytes, advice: Advice | None, behind: str) -> None:
+    RECOGNISERS.update(dict.fromkeys(names, recognise))
+    BEGINNINGS.update(dict.fromkeys(filter(None, [behind])))
+    if advice is not None:
+        ADVICE.update(dict.fromkeys(names, advice))
 
 
 # Longer texts are no JSON envelope of one encrypted field, and parsing takes time.

@@ -1,30 +1,29 @@
-"""Tries the recognisers of all formats on one value: those whose first characters fit, and those that need no start."""
+"""Finds every format that is re-encrypted, by its name. Imports their specs, and no code of theirs."""
 
-# Importing them enters their recognisers. Of bytes those of more structure come first: an SDK message and a label of
-# Cloak begin with Tink's byte as well.
-from keyrotation_pipeline.fieldcrypto.formats import (  # noqa: F401
-    aws_encryption_sdk,
-    byte_values,
-    openpgp,
-    text_values,
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pkgutil import iter_modules
+from types import MappingProxyType
+
+from keyrotation_pipeline.fieldcrypto import formats
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.spec import Derivation, FormatSpec
+
+
+def _found() -> Iterator[FormatSpec]:
+    for module in iter_modules(formats.__path__, f"{formats.__name__}."):
+        if module.ispkg and (spec := getattr(import_module(module.name), "SPEC", None)) is not None:
+            yield spec
+
+
+# Our own comes first, whatever its name.
+SPECS: Mapping[str, FormatSpec] = MappingProxyType(
+    {each.name: each for each in sorted(_found(), key=lambda each: (not each.names_versions, each.name))}
 )
-from keyrotation_pipeline.fieldcrypto.formats.recogniser import OF_BYTES, OF_TEXT, OF_TEXT_CONTAINING, Recognised
-
-
-def recognise_text(text: str) -> Recognised | None:
-    """Returns the format of a text without white space around it."""
-    for start, recognise in OF_TEXT.get(text[:1], ()):
-        if text.startswith(start) and (found := recognise(text)) is not None:
-            return found
-    for inside, recognise in OF_TEXT_CONTAINING:
-        if inside in text and (found := recognise(text)) is not None:
-            return found
-    return None
-
-
-def recognise_bytes(raw: bytes) -> Recognised | None:
-    """Returns the format of bytes, as bytea holds them or base64 and hex decode to them."""
-    for start, recognise in OF_BYTES.get(raw[:1], ()):
-        if raw.startswith(start) and (found := recognise(raw)) is not None:
-            return found
-    return None
+# What a declaration of each name alone says; that of a form of another format has the name of the other.
+FORMATS: Mapping[str, ValueFormat] = MappingProxyType(
+    {name: ValueFormat.of(spec) for name, spec in SPECS.items() if spec.form_of is None}
+)
+DERIVATIONS: Mapping[str, Derivation] = MappingProxyType(
+    {each.name: each for spec in SPECS.values() for each in spec.derivations}
+)

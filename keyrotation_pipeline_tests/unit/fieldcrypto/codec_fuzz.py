@@ -22,20 +22,18 @@ from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import Tex
 from keyrotation_pipeline.fieldcrypto.arrays import check_elements, rewrite_elements
 from keyrotation_pipeline.fieldcrypto.batch import Value
 from keyrotation_pipeline.fieldcrypto.binding import Row, associated_data, joined
-from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import column_rings
-from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, layout_of
+from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
+from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
 from keyrotation_pipeline.fieldcrypto.codecs.marked import Envelope, MarkedValue
-from keyrotation_pipeline.fieldcrypto.codecs.rails_ar_encryption import RailsEnvelope, derived
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
-    AES_GCM,
-    CLOAK_47NG,
-    FERNET,
-    NATIVE,
-    RAILS,
-    Derivation,
-    ValueFormat,
-)
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.aes_gcm import AES_GCM, FOR_EACH_COLUMN
+from keyrotation_pipeline.fieldcrypto.formats.cloak_47ng import CLOAK_47NG
+from keyrotation_pipeline.fieldcrypto.formats.cloak_47ng.codec import CloakEnvelope
+from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
+from keyrotation_pipeline.fieldcrypto.formats.rails_ar_encryption import RAILS
+from keyrotation_pipeline.fieldcrypto.formats.rails_ar_encryption.codec import RailsEnvelope, derived
 from keyrotation_pipeline.fieldcrypto.grammar import Ciphertext, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -112,7 +110,7 @@ FORMATS: dict[str, Fuzzed] = {
 
 def laid_out(text: str, aad: str = "") -> Fuzzed:
     """A layout: among its good values some without padding or in upper case, within another, and opened by two keys."""
-    layout = layout_of(text)
+    layout = Layout(text)
 
     def good(ring: KeyRing, version: int, plaintext: str) -> bytes:
         data = os.urandom(len(plaintext) % 40) if aad else None
@@ -204,9 +202,9 @@ _LOCKBOX_LABELS = ("clients.email_ciphertext", "clients.phone_ciphertext")
 FORMATS |= {
     name: replace(
         laid_out(layout, aad),
-        values=replace(AES_GCM, layout=layout, aad=aad, derivation=Derivation.LOCKBOX),
+        values=replace(AES_GCM, layout=layout, aad=aad, derivation=FOR_EACH_COLUMN),
         labels=_LOCKBOX_LABELS,
-        keys=lambda ring, column: column_rings(Derivation.LOCKBOX, ring, _LOCKBOX_LABELS)[column],
+        keys=lambda ring, column: column_rings(FOR_EACH_COLUMN, ring, _LOCKBOX_LABELS)[column],
     )
     for name, layout, aad in (
         ("lockbox", "b64(nonce12 ct tag16)", ""),

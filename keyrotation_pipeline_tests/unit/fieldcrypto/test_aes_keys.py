@@ -8,10 +8,12 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.errors import InvalidKeyError, UnknownKeyVersionError
-from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, new_key
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding, notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, new_key, notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, FERNET, NATIVE
+from keyrotation_pipeline.fieldcrypto.formats.aes_gcm import AES_GCM
+from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64, raw_of
 from keyrotation_pipeline.fieldcrypto.key_search import key_in

@@ -5,7 +5,9 @@ import pytest
 from keyrotation_pipeline.fieldcrypto.arrays import array_text, check_elements, rewrite_elements
 from keyrotation_pipeline.fieldcrypto.batch import Failure
 from keyrotation_pipeline.fieldcrypto.codecs.format import column_rewriters, format_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE

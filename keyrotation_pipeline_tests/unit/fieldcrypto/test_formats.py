@@ -3,7 +3,7 @@
 import pytest
 
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64, from_base64url
-from keyrotation_pipeline.fieldcrypto.formats.registry import recognise_bytes, recognise_text
+from keyrotation_pipeline.fieldcrypto.formats.recognition import recognise_bytes, recognise_text
 from keyrotation_pipeline_tests.vectors.foreign_values import MARKED, ForeignValues
 
 # In these, ciphertext of any length is the end, and half of a value can be one.

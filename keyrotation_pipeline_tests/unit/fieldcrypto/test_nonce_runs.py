@@ -10,7 +10,7 @@ from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import Tex
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto import compiled
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import FIRST, SECOND, KeyVersion, parse
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial

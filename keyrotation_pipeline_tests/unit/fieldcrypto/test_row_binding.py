@@ -10,7 +10,7 @@ import keyrotation_pipeline
 from keyrotation_pipeline.errors import DecryptionError, InvalidBindingError
 from keyrotation_pipeline.fieldcrypto.binding import Row, associated_data, joined
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
-from keyrotation_pipeline.fieldcrypto.codecs.format import NativeFormat
+from keyrotation_pipeline.fieldcrypto.formats.native.codec import NativeFormat
 from keyrotation_pipeline.fieldcrypto.grammar import Ciphertext, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial

@@ -9,7 +9,10 @@ import pytest
 
 from keyrotation_pipeline.audit.verify import read_anchor
 from keyrotation_pipeline.errors import AuditError, ManifestError, ManifestSchemaError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, Derivation, IdentifiedBy, ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.aes_gcm import AES_GCM
+from keyrotation_pipeline.fieldcrypto.formats.derivations import SHA256
+from keyrotation_pipeline.fieldcrypto.formats.fernet import DJANGO_FERNET_ENCRYPTED_FIELDS, FERNET
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import (
     BackupSet,
@@ -62,16 +65,14 @@ def test_what_is_written_is_what_is_read(stamp: str) -> None:
 
 
 def test_what_it_takes_to_read_values_is_written_and_read() -> None:
-    made, derivation = a_set(), Derivation.DJANGO_FERNET_ENCRYPTED_FIELDS
+    made, derivation = a_set(), DJANGO_FERNET_ENCRYPTED_FIELDS
     assert made.dump is not None
     places = [Place("password", when="is\nencrypted"), Place("doc", ("x",)), Place("plain")]
     table = EncryptedTable.of(TableName("s", "t"), places, replace(FERNET, derivation=derivation))
     content = TableContent(table, 1, {name: {V1: 1} for name in table.columns})
     made = replace(made, dump=replace(made.dump, tables=(content,)))
     assert parse(made.name, render(made, SIGNER)) == made
-    derived = ValueFormat(
-        "aes-gcm", IdentifiedBy.DECRYPT, layout="b64(ct tag16); b64(nonce12)", aad="{t}", derivation=Derivation.SHA256
-    )
+    derived = replace(AES_GCM, layout="b64(ct tag16); b64(nonce12)", aad="{t}", derivation=SHA256)
     bound = EncryptedTable.of(TableName("s", "u"), [Place("a", iv="b")], derived)
     tables = (content, TableContent(bound, 1, {"a+b": {V1: 1}}))
     assert made.dump is not None

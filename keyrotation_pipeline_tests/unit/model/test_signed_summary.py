@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from keyrotation_pipeline.errors import ApprovalError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, UNBOUND
+from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE, UNBOUND
 from keyrotation_pipeline.fieldcrypto.search_index import IndexForm
 from keyrotation_pipeline.model.approval import HEADER, Officer, Roster, rendered, signed_fields
 from keyrotation_pipeline.model.breach import ASSESSMENT_HEADER

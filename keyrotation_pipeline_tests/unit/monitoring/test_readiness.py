@@ -11,7 +11,9 @@ import pytest
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.backups.catalog import BackupContext, Objectives
 from keyrotation_pipeline.errors import BackupError, KeyRotationError, PreflightError, RequestError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, RAILS, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.rails_ar_encryption import RAILS
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.incidents.alerts import Channels

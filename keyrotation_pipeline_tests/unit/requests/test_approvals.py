@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from keyrotation_pipeline.errors import ApprovalError, RequestError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Officer

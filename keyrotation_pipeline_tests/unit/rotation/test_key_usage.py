@@ -5,14 +5,12 @@ from dataclasses import replace
 import pytest
 
 from keyrotation_pipeline.errors import RequestError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
-    AES_GCM,
-    CLOAK_47NG,
-    FERNET,
-    NATIVE,
-    RAILS,
-    ValueFormat,
-)
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.aes_gcm import AES_GCM
+from keyrotation_pipeline.fieldcrypto.formats.cloak_47ng import CLOAK_47NG
+from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
+from keyrotation_pipeline.fieldcrypto.formats.rails_ar_encryption import RAILS
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.status import Light
 from keyrotation_pipeline.model.tables import TableCount

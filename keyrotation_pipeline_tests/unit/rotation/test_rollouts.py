@@ -17,7 +17,7 @@ from keyrotation_pipeline.errors import (
     RequestError,
     StaleWriterError,
 )
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import EventKind

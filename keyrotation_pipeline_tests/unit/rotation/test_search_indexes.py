@@ -9,7 +9,7 @@ from keyrotation_pipeline.cli.rotate import phase_line
 from keyrotation_pipeline.defs.summaries import Names, summary
 from keyrotation_pipeline.errors import KeyStoreError
 from keyrotation_pipeline.fieldcrypto.blind_index import BlindIndexForm
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import LOCKBOX
+from keyrotation_pipeline.fieldcrypto.formats.lockbox import LOCKBOX
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

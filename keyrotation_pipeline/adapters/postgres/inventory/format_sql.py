@@ -1,39 +1,20 @@
 """Defines what SQL must say of a value format, and finds the SQL of a declared one."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory import (
-    fernet_sql,
-    grammar_sql,
-    key_markers,
-    marker_sql,
-    prefix_sql,
-    retired_signing_keys,
-)
-from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import FernetSql
+from keyrotation_pipeline.adapters.postgres.inventory import grammar_sql, key_markers, mac_sql, retired_signing_keys
 from keyrotation_pipeline.adapters.postgres.inventory.layout_sql import LayoutSql
+from keyrotation_pipeline.adapters.postgres.inventory.mac_sql import MacSql
 from keyrotation_pipeline.adapters.postgres.inventory.marker_sql import KeyedByMarker, MarkerSql
 from keyrotation_pipeline.adapters.postgres.inventory.prefix_sql import PrefixSql
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.codecs.format import layout_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
-    AES_GCM,
-    CLOAK_47NG,
-    CLOAK_ECTO,
-    FERNET,
-    KEYED_WRAPPER,
-    LARAVEL,
-    NATIVE,
-    RAILS,
-    SEARCH_INDEX,
-    TINK,
-    VAULT_TRANSIT,
-    ValueFormat,
-)
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.formats.marking import Prefix, mac_of, marking_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 
@@ -113,32 +94,6 @@ class Refusals(Protocol):
         """Returns whether `refusal` can be made for these versions."""
 
 
-_RAILS, _CLOAK_47NG = MarkerSql(marker_sql.RAILS), MarkerSql(marker_sql.CLOAK_47NG)
-_VAULT_TRANSIT = MarkerSql(marker_sql.VAULT_TRANSIT)
-_KEYED_WRAPPER, _CLOAK_ECTO = MarkerSql(marker_sql.KEYED_WRAPPER), PrefixSql(prefix_sql.CLOAK_ECTO)
-_MARKED: Mapping[str, Callable[[ValueFormat], KeyedByMarker]] = MappingProxyType(
-    {
-        RAILS.name: lambda _declared: _RAILS,
-        CLOAK_47NG.name: lambda _declared: _CLOAK_47NG,
-        KEYED_WRAPPER.name: lambda _declared: _KEYED_WRAPPER,
-        VAULT_TRANSIT.name: lambda _declared: _VAULT_TRANSIT,
-        CLOAK_ECTO.name: lambda _declared: _CLOAK_ECTO,
-        TINK.name: lambda declared: PrefixSql(prefix_sql.tink(layout_of(declared.layout))),
-    }
-)
-_FERNET = FernetSql()
-_SQL: Mapping[str, Callable[[ValueFormat], FormatSql]] = MappingProxyType(
-    {
-        NATIVE.name: lambda _declared: grammar_sql,
-        SEARCH_INDEX.name: lambda _declared: grammar_sql,  # its prefixes alone
-        FERNET.name: lambda _declared: _FERNET,
-        **_MARKED,
-        AES_GCM.name: lambda declared: LayoutSql(layout_of(declared.layout), bound=bool(declared.aad)),
-        LARAVEL.name: lambda declared: LayoutSql(layout_of(declared.layout)),
-    }
-)
-
-
 def create_tables_for(connection: Connection, declared: ValueFormat) -> None:
     """Creates the tables of ours that SQL about a declared format reads, unless they exist."""
     retired_signing_keys.create_for(connection, declared)
@@ -146,25 +101,37 @@ def create_tables_for(connection: Connection, declared: ValueFormat) -> None:
 
 
 def sql_of(declared: ValueFormat) -> FormatSql:
-    """Returns the SQL of a declared format."""
-    return _SQL[declared.name](declared)
+    """Returns the SQL of a declared format, by how the key of a value is told."""
+    match declared.identified_by:
+        case IdentifiedBy.MARKER:
+            return naming_sql_of(declared)
+        case IdentifiedBy.MAC:
+            return MacSql(mac_of(declared.spec))
+        case IdentifiedBy.DECRYPT:
+            return LayoutSql(layout_of(declared), bound=bool(declared.aad))
 
 
 def naming_sql_of(declared: ValueFormat) -> NamingSql:
     """Returns the same of a format whose values name their key."""
-    return _MARKED[declared.name](declared) if declared.name in _MARKED else grammar_sql
+    return _by_marker(declared) if declared.spec.markers else grammar_sql
 
 
 def hits_of(declared: ValueFormat, text: sql.Composable) -> tuple[sql.Composable, sql.Composable]:
     """Returns a FROM list with a row for each value in a text, and the version in it; not for the native format."""
-    if declared.name in _MARKED:
-        return _MARKED[declared.name](declared).hits(text), sql.SQL("known.version")
-    return fernet_sql.hits(text), sql.SQL("half.version")
+    if declared.spec.markers:
+        return _by_marker(declared).hits(text), sql.SQL("known.version")
+    return mac_sql.hits(mac_of(declared.spec), text), sql.SQL("half.version")
 
 
 def refusals_of(connection: Connection, declared: ValueFormat) -> Refusals:
     """Returns what a CHECK says of a declared format, which names its keys in each value."""
-    if declared.name in _MARKED:
+    if declared.spec.markers:
         key_markers.create_for(connection, declared)
-        return _MARKED[declared.name](declared).refusals(key_markers.stored(connection))
+        return _by_marker(declared).refusals(key_markers.stored(connection))
     return grammar_sql
+
+
+def _by_marker(declared: ValueFormat) -> KeyedByMarker:
+    """Returns the SQL of a format whose values name their key by a marker of its library."""
+    marking = marking_of(declared.spec)
+    return PrefixSql(marking) if isinstance(marking, Prefix) else MarkerSql(marking)

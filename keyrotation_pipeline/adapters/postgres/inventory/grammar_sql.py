@@ -10,6 +10,7 @@ from itertools import groupby
 
 from psycopg import sql
 
+from keyrotation_pipeline.fieldcrypto.formats.marking import LONGEST_JUDGED_BYTES
 from keyrotation_pipeline.fieldcrypto.grammar import (
     BASE64_OF_GOOD_LENGTH_PATTERN,
     FIRST,
@@ -27,8 +28,6 @@ from keyrotation_pipeline.fieldcrypto.grammar import (
 # What `value_class` returns instead of the code of a version. A value that names no known key is not of our format.
 EMPTY, UNENCRYPTED, NEAR_MISS, UNNAMED = 0, -1, -2, -3
 
-# PostgreSQL needs four bytes per character to match a value, and can allocate at most 1 GB at once.
-LONGEST_JUDGED_BYTES = 128 * 1024 * 1024
 _NEAR_MISS_CHARS = 64
 
 # Characters as they may occur in JSON, in URLs (%3A, %253A) and in HTML (&#58; &#x3a; &colon;), also escaped twice.

@@ -33,7 +33,7 @@ _ADD = own("INSERT INTO keyrotation.key_markers VALUES (%s, %s) ON CONFLICT DO N
 
 def are_stored(value_format: ValueFormat) -> bool:
     """Returns whether values of a format name their keys by such a text."""
-    return marked_format_of(value_format) is not None
+    return value_format.spec.markers
 
 
 def create_for(connection: Connection, value_format: ValueFormat) -> None:

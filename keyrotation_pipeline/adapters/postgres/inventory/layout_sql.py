@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES
 from keyrotation_pipeline.fieldcrypto.binding import AFTER, UNKNOWN
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
+from keyrotation_pipeline.fieldcrypto.formats.marking import LONGEST_JUDGED_BYTES
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 _FILLED = "coalesce(octet_length({}) > 0, false)"
@@ -50,7 +50,7 @@ class NamelessSql(ABC):
 
 
 class LayoutSql(NamelessSql):
-    """`FormatSql` for AES-GCM values of one layout.
+    """`FormatSql` for values of one layout.
 
     Args:
         bound: associated data stands before each value, as `binding.joined` joins them.

@@ -8,25 +8,19 @@ since these expressions stand in statements with parameters.
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NoReturn
 
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.own_schema import own
-from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import TOKEN_SHAPE
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     EMPTY,
-    LONGEST_JUDGED_BYTES,
     PIECE_CHARS,
     UNENCRYPTED,
     UNNAMED,
 )
 from keyrotation_pipeline.errors import PreflightError, ProofError
-from keyrotation_pipeline.fieldcrypto.codecs import cloak_47ng
-from keyrotation_pipeline.fieldcrypto.codecs import fernet_keyed_wrapper as wrapper
-from keyrotation_pipeline.fieldcrypto.codecs import rails_ar_encryption as rails
-from keyrotation_pipeline.fieldcrypto.codecs import vault_transit as transit
+from keyrotation_pipeline.fieldcrypto.formats.marking import Marking
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 
 
@@ -80,87 +74,6 @@ class RefusalsByMarker(ABC):
         failing = f"(('keyrotation: {message}'::text || {self.empty(text)}))::boolean"
         return f"    WHEN {condition} THEN {failing}\n"
 
-
-@dataclass(frozen=True, slots=True)
-class Marking:
-    """Where a format's values name their key.
-
-    Args:
-        begins: how every value begins.
-        whole: a condition on `{value}`: it is all of a value, as the parser judges it.
-        before, after: what stands around the marker.
-        marker: the marker that stands in `{value}`, which is whole.
-        at_start: whether `before` is the value's beginning; else it is searched for.
-        added: what a value that names no key gets, here with any marker; empty: every value names one.
-        grows: the beginning of a value, as a regular expression, if its marker may be longer under another key; empty:
-            all markers are of one length.
-        elsewhere: what stands before and after a marker in other text, as regular expressions; not so in a fence.
-    """
-
-    begins: str
-    whole: str
-    before: str
-    after: str
-    marker: str
-    at_start: bool
-    added: str
-    elsewhere: tuple[str, str]
-    grows: str = ""
-
-
-_TOKEN = """(SELECT {shape} FROM (
-    SELECT encode(decode(split_part({value}, ':', 4), 'base64'), 'escape') COLLATE "C" OFFSET 0
-) AS token (text))""".replace("{shape}", TOKEN_SHAPE.replace("{value}", "token.text"))
-_JUDGED = f"octet_length({{value}}) <= {LONGEST_JUDGED_BYTES}"
-RAILS = Marking(
-    begins=rails.BEGINS,
-    whole=f"{_JUDGED} AND mod(strpos({{value}}, '{rails.AFTER_PAYLOAD}'), 4) = {(len(rails.BEGINS) + 1) % 4} "
-    f"AND {{value}} ~ '^(?:{rails.VALUE_PATTERN})$'",
-    before=rails.REFERENCE,
-    after='"',
-    marker=f"substr({{value}}, nullif(strpos({{value}}, '{rails.REFERENCE}'), 0) + {len(rails.REFERENCE)}, "
-    f"{rails.MARKER_CHARS})",
-    at_start=False,
-    added=f',{rails.REFERENCE}AAAAAA=="',
-    elsewhere=(r'"i\\*" *: *\\*"', r'\\*" *[,}]'),
-)
-CLOAK_47NG = Marking(
-    begins=cloak_47ng.BEGINS,
-    whole=f"{_JUDGED} AND mod(octet_length({{value}}), 4) = {cloak_47ng.HEAD_CHARS % 4} "
-    f"AND octet_length({{value}}) >= {cloak_47ng.HEAD_CHARS + cloak_47ng.SHORTEST_BODY_CHARS} "
-    f"AND {{value}} ~ '^(?:{cloak_47ng.VALUE_PATTERN})$'",
-    before=cloak_47ng.BEGINS,
-    after=".",
-    marker=f"substr({{value}}, {len(cloak_47ng.BEGINS) + 1}, {cloak_47ng.MARKER_CHARS})",
-    at_start=True,
-    added="",
-    elsewhere=(r"v1\.aesgcm256\.", r"\.[A-Za-z0-9_-]"),
-)
-# The token is text in base64, of which the second decode makes the text again.
-KEYED_WRAPPER = Marking(
-    begins=wrapper.BEGINS,
-    whole=f"{_JUDGED} AND CASE WHEN {{value}} ~ '^(?:{wrapper.VALUE_PATTERN})$' AND mod(octet_length(split_part("
-    f"{{value}}, ':', 4)), 4) = 0 THEN {_TOKEN} ELSE false END",
-    before=wrapper.BEGINS,
-    after=":",
-    marker="split_part({value}, ':', 3)",
-    at_start=True,
-    added="",
-    elsewhere=(r"enc:fernet:", r":[A-Za-z0-9+/]"),
-    grows=r"^(enc:fernet:[^:]*):",
-)
-VAULT_TRANSIT = Marking(
-    begins=transit.BEGINS,
-    whole=f"{_JUDGED} AND {{value}} ~ '^(?:{transit.VALUE_PATTERN})$' AND mod(octet_length(split_part({{value}}, ':', "
-    f"3)), 4) = 0 AND octet_length(split_part({{value}}, ':', 3)) >= {transit.SHORTEST_BODY_CHARS}",
-    before=transit.BEFORE,
-    after=":",
-    marker="split_part({value}, ':', 2)",
-    at_start=True,
-    added="",
-    elsewhere=(r"vault:", r":[A-Za-z0-9+/]"),
-    grows=r"^(vault:v[^:]*):",
-)
 
 _UNDER = "(CASE WHEN {begins} THEN {tests} ELSE false END)"
 _TO_BE_REWRITTEN = """(CASE WHEN {value} IS NULL OR octet_length({value}) = 0 THEN false

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import shape
+from keyrotation_pipeline.adapters.postgres.inventory.mac_sql import filled
 from keyrotation_pipeline.adapters.postgres.inventory.relations import BYTEA, Column
 from keyrotation_pipeline.fieldcrypto.binding import AFTER, UNKNOWN
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import BETWEEN
@@ -62,7 +62,9 @@ def _where_encrypted(column: Column, value: sql.Composed, row: str) -> sql.Compo
     if column.when is None:
         return value
     text_of = sql.SQL('({} COLLATE "C")').format(stored_text(column, stored(column, row)))
-    return sql.SQL("(CASE WHEN {} OR ({}) THEN {} END)").format(stored(column.when, row), shape(text_of), value)
+    return sql.SQL("(CASE WHEN {} OR ({}) THEN {} END)").format(
+        stored(column.when, row), filled(column.shape, text_of), value
+    )
 
 
 def stored_text(column: Column, base: sql.Composable) -> sql.Composed:

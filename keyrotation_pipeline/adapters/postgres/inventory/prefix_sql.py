@@ -1,21 +1,17 @@
-"""Expresses what SQL can say of values of bytes that begin with what names their key: Cloak for Elixir, Tink.
+"""Expresses what SQL can say of values of bytes that begin with what names their key.
 
 The marker of a key is this prefix, in hexadecimal digits. Values of bytea are judged as text with escapes, of which a
 prefix is the text of the bytes' prefix.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.own_schema import own
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES, PIECE_CHARS
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import PIECE_CHARS
 from keyrotation_pipeline.adapters.postgres.inventory.marker_sql import KeyedByMarker, RefusalsByMarker
-from keyrotation_pipeline.fieldcrypto.codecs.cloak_ecto import SHORTEST_BYTES
-from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
-from keyrotation_pipeline.fieldcrypto.codecs.marked import NAME_PATTERN
-from keyrotation_pipeline.fieldcrypto.codecs.tink import PREFIX_BYTES
+from keyrotation_pipeline.fieldcrypto.formats.marking import LONGEST_JUDGED_BYTES, Prefix
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 # Every prefix begins with this byte.
@@ -40,35 +36,6 @@ LATERAL regexp_matches(translate({{text}}, '-_', '+/'), concat(
     '|(?:', known.marker, '|', upper(known.marker), ')[0-9A-Fa-f]{{{{56}}}}',
     '|(?:^|[^A-Za-z0-9+/])', {_QUOTED.format(_BASE64)}, '[A-Za-z0-9+/]{{{{30}}}}'
 ), 'g') AS hit""")
-
-
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """How long the prefix of a value is, and what it must be.
-
-    Args:
-        size: in bytes, of `raw`.
-        fits: a condition on `raw`, which has as many bytes as the shortest value.
-        shortest: in bytes.
-    """
-
-    size: str
-    fits: str
-    shortest: int
-
-
-# Of Cloak for Elixir: a byte, the length of the label, the label.
-CLOAK_ECTO = Prefix(
-    "2 + get_byte(raw, 1)",
-    f"octet_length(raw) >= get_byte(raw, 1) + {2 + SHORTEST_BYTES} AND get_byte(raw, 0) = 1 "
-    f"AND encode(substr(raw, 3, get_byte(raw, 1)), 'escape') ~ '^{NAME_PATTERN}$'",
-    3 + SHORTEST_BYTES,
-)
-
-
-def tink(layout: Layout) -> Prefix:
-    """Returns the prefix of Tink: a byte, and the key's id of four."""
-    return Prefix(str(PREFIX_BYTES), "get_byte(raw, 0) = 1", PREFIX_BYTES + layout.shortest_bytes)
 
 
 class PrefixSql(KeyedByMarker):

@@ -11,6 +11,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import requir
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.binding import parsed_template
+from keyrotation_pipeline.fieldcrypto.formats.marking import mac_of
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, SearchIndex
 
 # Types of PostgreSQL's own, whose numbers never change.
@@ -37,6 +38,7 @@ class Column:
             too long for the column is then an error of the assignment.
         type_oid: of the type below all domains.
         when: the column that says which texts are values, where the place has one.
+        shape: where it has: the form of a value, as SQL; see `formats.marking.Mac.shape`.
         of_bytes: whether its values are bytes that no text can hold.
         iv: the column of the value's nonce, where it has one of its own.
         bound: what the value is authenticated with, in order: texts, and columns of the same row.
@@ -54,6 +56,7 @@ class Column:
     type_oid: int
     place: Place
     when: "Column | None" = None
+    shape: str = ""
     of_bytes: bool = False
     iv: "Column | None" = None
     bound: "tuple[str | Column, ...]" = ()
@@ -453,6 +456,7 @@ def _column(table: EncryptedTable, place: Place, present: Mapping[str, Column]) 
         present[place.column],
         place=place,
         when=present.get(place.when),
+        shape=mac_of(table.format.spec).shape if place.when else "",
         of_bytes=table.format.is_binary,
         iv=present.get(place.iv),
         bound=bound,

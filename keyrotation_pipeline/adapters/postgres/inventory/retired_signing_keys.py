@@ -1,4 +1,4 @@
-"""The signing keys of retired Fernet keys, in a private table, so that SQL can tell tokens under these keys.
+"""The signing keys of retired keys, in a private table, so that SQL can tell tokens under these keys.
 
 A signing key decrypts nothing, but whoever reads it can forge tokens. So one is stored only once its key encrypts
 nowhere any more, and is removed before its key may encrypt again. It never stands in the text of a constraint, trigger
@@ -16,9 +16,10 @@ from keyrotation_pipeline.adapters.own_schema import own, schema_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import ConfigurationError, ProofError
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import derived_ring
-from keyrotation_pipeline.fieldcrypto.codecs.fernet import signing_blocks
+from keyrotation_pipeline.fieldcrypto.codecs.format import codec_of
 from keyrotation_pipeline.fieldcrypto.codecs.probe import rederived_rings
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
@@ -72,7 +73,8 @@ def store(connection: Connection, value_format: ValueFormat, ring: KeyRing, vers
     with connection.transaction():
         create(connection)
         keys = derived_ring(value_format.derivation, ring)
-        wanted = {version: signing_blocks(keys.material(version)) for version in versions}
+        code = codec_of(value_format)
+        wanted = {version: code.mac_blocks(keys.material(version)) for version in versions}
         for version, blocks in wanted.items():
             connection.execute(_ADD, (version.number, *blocks))
         stored = _stored(connection)
@@ -100,7 +102,7 @@ def withdraw_wrong(connection: Connection, value_format: ValueFormat, ring: KeyR
     keys = derived_ring(value_format.derivation, ring)
     for version in set(held(connection) or ()).intersection(ring.versions):
         found = _stored(connection)[version]
-        if found != signing_blocks(keys.material(version)):
+        if found != codec_of(value_format).mac_blocks(keys.material(version)):
             _require_derivation(connection, value_format, ring, version, found)
             withdraw(connection, version)
 
@@ -110,7 +112,7 @@ def _require_derivation(
 ) -> None:
     """Keeps one by which a fence does refuse what was written: then the declaration is what has changed."""
     for derivation, keys in rederived_rings(value_format, ring, None):
-        if signing_blocks(keys.material(version)) == found:
+        if codec_of(value_format).mac_blocks(keys.material(version)) == found:
             said = "none" if derivation is None else f'"{derivation}"'
             raise ConfigurationError(
                 f"{schema_of(connection)}.retired_signing_halves holds what {version} signs with by the derivation "

@@ -20,7 +20,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.blind_index import BlindIndexer, BlindIndexForm
 from keyrotation_pipeline.fieldcrypto.codecs.format import Format, format_of
 from keyrotation_pipeline.fieldcrypto.codecs.probe import fitting, fitting_derivation
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import Derivation, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
@@ -147,8 +147,8 @@ def _probed(table: EncryptedTable, name: str, code: Format, ring: KeyRing, value
     label = table.label(name)
     fits = fitting(table.format, ring, some, label) if some else None
     derived = fitting_derivation(table.format, ring, some, label) if some and not fits else None
-    key_name = label or "" if table.format.derivation is Derivation.LOCKBOX else ""
-    option = table.format.layout_option
+    key_name = label or "" if table.format.has_keys_of_columns else ""
+    option = table.format.spec.layout_option
     return PlaceProbe(str(table.name), name, table.format.layout, len(values), opened, fits, derived, key_name, option)
 
 

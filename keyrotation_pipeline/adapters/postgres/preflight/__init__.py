@@ -17,7 +17,7 @@ from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fata
 from keyrotation_pipeline.adapters.postgres.retirement.fence import name
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import SEARCH_INDEX
+from keyrotation_pipeline.fieldcrypto.formats.native import SEARCH_INDEX
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.environment import DISK_IS_LARGE_ENOUGH, TABLES_ARE_READABLE, CheckNames, Problem
 from keyrotation_pipeline.model.tables import EncryptedTable

@@ -15,7 +15,6 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import (
 from keyrotation_pipeline.adapters.postgres.inventory.samples import TABLE_SAMPLE_BYTES
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, of_a_sample
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import Derivation
 from keyrotation_pipeline.fieldcrypto.grammar import PREFIX_PATTERN
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.tables import SearchIndex
@@ -69,7 +68,7 @@ ORDER BY attnum
 
 def search_indexes_are_declared(subject: Subject) -> Iterator[Problem]:
     """Warns of columns of search indexes that are not declared: searches would miss every re-encrypted row."""
-    if subject.table.format.derivation is Derivation.LOCKBOX:
+    if subject.table.format.has_keys_of_columns:
         yield from _of_blind_index(subject)
     if not subject.table.format.names_versions:
         return

@@ -7,7 +7,7 @@ from typing import cast
 from keyrotation_pipeline.adapters.postgres.inventory import relations
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
 from keyrotation_pipeline.adapters.postgres.retirement import login_fence, row_triggers
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.model.environment import Problem
 
 # A trigger changes what others write.

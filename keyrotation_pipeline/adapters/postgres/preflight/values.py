@@ -11,12 +11,12 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory import places
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, IndexedColumn, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
 from keyrotation_pipeline.adapters.postgres.retirement import fence
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import SEARCH_INDEX
+from keyrotation_pipeline.fieldcrypto.formats.marking import LONGEST_JUDGED_BYTES
+from keyrotation_pipeline.fieldcrypto.formats.native import SEARCH_INDEX
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.search_index import is_odd
 from keyrotation_pipeline.model.environment import Problem

@@ -15,7 +15,7 @@ from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fata
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
 from keyrotation_pipeline.adapters.postgres.server.dump_text import unquoted
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import SEARCH_INDEX
+from keyrotation_pipeline.fieldcrypto.formats.native import SEARCH_INDEX
 from keyrotation_pipeline.model.environment import Problem
 
 TRIGGER_CLAUSE = "WHEN (current_setting('keyrotation.engine', true) IS DISTINCT FROM 'on')"

@@ -17,7 +17,8 @@ from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_ol
 from keyrotation_pipeline.adapters.postgres.retirement import locks
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted_names
 from keyrotation_pipeline.errors import BlockedError, PreflightError, ProofError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, SEARCH_INDEX, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE, SEARCH_INDEX
 from keyrotation_pipeline.fieldcrypto.grammar import SECOND, KeyVersion
 from keyrotation_pipeline.model.tables import EncryptedTable
 

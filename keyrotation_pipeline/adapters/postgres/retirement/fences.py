@@ -10,7 +10,8 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.postgres.retirement import fence, login_fence, mac_fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import PreflightError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import EncryptedTable
 

@@ -24,13 +24,13 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.own_schema import own, schema_of, written
 from keyrotation_pipeline.adapters.postgres.inventory import places, relations, retired_signing_keys
-from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import shape
+from keyrotation_pipeline.adapters.postgres.inventory.mac_sql import filled
 from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_old_values
 from keyrotation_pipeline.adapters.postgres.retirement import locks
 from keyrotation_pipeline.adapters.postgres.retirement.fence import old_values_left
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted, quoted_names
 from keyrotation_pipeline.errors import PreflightError, ProofError
-from keyrotation_pipeline.fieldcrypto.codecs.fernet import MAC_BYTES
+from keyrotation_pipeline.fieldcrypto.formats.marking import mac_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import EncryptedTable
 
@@ -69,7 +69,7 @@ BEGIN
     END;
     FOREACH written IN ARRAY changed LOOP
         CONTINUE WHEN written IS NULL OR NOT ({shape});
-        token := decode(translate(written, '-_', '+/'), 'base64');
+        token := {raw};
         SELECT half.version INTO refused FROM {signing_keys} AS half
         WHERE half.version IN ({versions}) AND sha256(half.outer_block
             || sha256(half.inner_block || substr(token, 1, octet_length(token) - {mac})))
@@ -320,11 +320,18 @@ def _body(connection: Connection, table: EncryptedTable, versions: Sequence[KeyV
     # A cast to text is there for every type; where bytes, documents and arrays are, the functions may be missing.
     only_text = all(column.is_text for column in root.columns)
     errors = "undefined_column" if only_text else "undefined_column OR undefined_function"
-    form = shape(sql.SQL("written")).as_string(connection)
+    mac, written = mac_of(table.format.spec), sql.SQL("written")
+    form, raw = (filled(each, written).as_string(connection) for each in (mac.shape, mac.raw))
     numbers = ", ".join(str(version.number) for version in versions)
     signing_keys = _SIGNING_KEYS.as_string(connection)
     return _BODY.format(
-        changed=changed, changed_table=errors, shape=form, signing_keys=signing_keys, versions=numbers, mac=MAC_BYTES
+        changed=changed,
+        changed_table=errors,
+        shape=form,
+        raw=raw,
+        signing_keys=signing_keys,
+        versions=numbers,
+        mac=mac.mac_bytes,
     )
 
 

@@ -12,7 +12,7 @@ from keyrotation_pipeline.adapters.postgres.retirement import fences, proof, sea
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.proof import Searched, SnapshotPosition, ZeroOldRows

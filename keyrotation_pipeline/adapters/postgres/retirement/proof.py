@@ -36,7 +36,7 @@ from keyrotation_pipeline.adapters.postgres.retirement.search import (
 )
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, DefinitionChangedError, FenceError, ProofError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.proof import Searched, SnapshotPosition, ZeroOldRows

@@ -29,7 +29,7 @@ from keyrotation_pipeline.adapters.postgres.retirement import decrypted_evidence
 from keyrotation_pipeline.adapters.postgres.retirement.fences import fence_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import NAMED_AT_MOST, Searched, not_encrypted

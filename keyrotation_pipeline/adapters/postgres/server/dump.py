@@ -23,7 +23,7 @@ from keyrotation_pipeline.adapters.postgres.server.programs import Programs
 from keyrotation_pipeline.adapters.postgres.server.undumped import read_undumped
 from keyrotation_pipeline.adapters.process import die_with_parent
 from keyrotation_pipeline.errors import BackupError, BlockedError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.backups import DatabaseContent, TableContent
 from keyrotation_pipeline.model.tables import EncryptedTable

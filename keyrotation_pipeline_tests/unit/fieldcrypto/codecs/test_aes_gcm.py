@@ -22,12 +22,16 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, RewrittenBatch
 from keyrotation_pipeline.fieldcrypto.binding import AssociatedData, Piece, joined
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import derived_ring, place_ring
-from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, new_key
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding, as_list, notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, new_key, notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding, as_list
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout, Sealed
 from keyrotation_pipeline.fieldcrypto.codecs.probe import KNOWN, KNOWN_PAIRS, Fit, fits, fitting, fitting_derivation
 from keyrotation_pipeline.fieldcrypto.codecs.unmarked import UnmarkedFormat, UnmarkedRewriter
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, LOCKBOX, Derivation, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.aes_gcm import AES_GCM, FOR_EACH_COLUMN
+from keyrotation_pipeline.fieldcrypto.formats.derivations import SHA256
+from keyrotation_pipeline.fieldcrypto.formats.lockbox import LOCKBOX
+from keyrotation_pipeline.fieldcrypto.formats.spec import Derivation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -354,7 +358,7 @@ SECRET = "secretkey1234"  # of the values of sqlalchemy-utils
 
 
 def test_real_values_are_opened_by_what_their_keys_are_derived_from() -> None:
-    declared = replace(AES_GCM, layout=DERIVED["layout"], derivation=Derivation.SHA256)
+    declared = replace(AES_GCM, layout=DERIVED["layout"], derivation=SHA256)
     (old,) = notation_of(declared).keys_in(SECRET, "K")
     new = new_key(declared, present=old)
     ring, code, values = KeyRing({V1: old, V2: new}, V2), format_of(declared), as_stored(DERIVED)
@@ -380,15 +384,15 @@ def test_real_values_of_lockbox_are_opened_by_its_master_key_each_under_the_key_
     ring = KeyRing({V1: old, V2: new_key(LOCKBOX, present=old)}, V2)
     code, values = format_of(LOCKBOX), as_stored(OF_LOCKBOX)
     texts = [each["plaintext"].encode() for each in OF_LOCKBOX["values"]]
-    assert raw_of(place_ring(Derivation.LOCKBOX, ring, EMAIL).material(V1)).hex() == OF_LOCKBOX["key"]
+    assert raw_of(place_ring(FOR_EACH_COLUMN, ring, EMAIL).material(V1)).hex() == OF_LOCKBOX["key"]
     assert [code.plaintext(ring, value, EMAIL) for value in values] == texts
     assert [code.opened_by(ring, value, PHONE) for value in values] == [(V2, None)] * 3
     labels = (PHONE, EMAIL)
-    others = [stored(B64, place_ring(Derivation.LOCKBOX, ring, PHONE).material(V1), text) for text in texts]
+    others = [stored(B64, place_ring(FOR_EACH_COLUMN, ring, PHONE).material(V1), text) for text in texts]
     rewritten = code.rewriter(ring, V2, labels).rewrite([others, values])
     assert rewritten.failures == []
     for label, column in zip(labels, rewritten.columns, strict=True):
-        key = place_ring(Derivation.LOCKBOX, ring, label).material(V2)
+        key = place_ring(FOR_EACH_COLUMN, ring, label).material(V2)
         assert [read(B64, key, value or b"") for value in column] == texts
     swapped = code.rewriter(ring, V2, labels).rewrite([values, others])
     assert swapped.failures == [Failure(row, column, UNDER_NO_KEY) for column in (0, 1) for row in range(3)]
@@ -421,9 +425,7 @@ def test_what_is_no_master_key_is_refused(text: str) -> None:
     ("given", "said"),
     [
         pytest.param(AES_GCM, 'derivation = "lockbox" and layout = "{}"', id="a master key taken for a key"),
-        pytest.param(
-            replace(AES_GCM, derivation=Derivation.SHA256), 'derivation = "lockbox" and layout = "{}"', id="or a secret"
-        ),
+        pytest.param(replace(AES_GCM, derivation=SHA256), 'derivation = "lockbox" and layout = "{}"', id="or a secret"),
     ],
 )
 def test_lockbox_is_found_by_opening_values(given: ValueFormat, said: str) -> None:
@@ -443,8 +445,8 @@ def test_lockbox_is_found_by_opening_values(given: ValueFormat, said: str) -> No
 @pytest.mark.parametrize(
     ("given", "right", "said"),
     [
-        pytest.param(None, Derivation.SHA256, 'derivation = "sha256" and layout = "{}"', id="secrets taken for keys"),
-        pytest.param(Derivation.SHA256, None, 'no derivation and layout = "{}"', id="keys taken for secrets"),
+        pytest.param(None, SHA256, 'derivation = "sha256" and layout = "{}"', id="secrets taken for keys"),
+        pytest.param(SHA256, None, 'no derivation and layout = "{}"', id="keys taken for secrets"),
     ],
 )
 @pytest.mark.parametrize("encoding", KeyEncoding)
@@ -463,7 +465,7 @@ def test_how_keys_are_derived_is_found_by_opening_values(
         for each in fits(listed, "K", [value])
         if (each.layout, each.key_encoding or encoding) == (layout, encoding)
     )
-    assert fit.derivation == (right or "")
+    assert fit.derivation == str(right or "")
 
 
 def test_no_login_reads_like_two_in_the_signed_text() -> None:

@@ -13,13 +13,14 @@ from cryptography.fernet import Fernet, MultiFernet
 
 from keyrotation_pipeline.errors import InvalidKeyError, KeyRotationError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure
-from keyrotation_pipeline.fieldcrypto.codecs import fernet
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import derived_ring
-from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetFormat, FernetRewriter, parsed
-from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, new_key
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, as_list, notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, new_key, notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import as_list
 from keyrotation_pipeline.fieldcrypto.codecs.probe import fitting_derivation
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, Derivation
+from keyrotation_pipeline.fieldcrypto.formats.fernet import DJANGO_FERNET_ENCRYPTED_FIELDS, FERNET
+from keyrotation_pipeline.fieldcrypto.formats.fernet import codec as fernet
+from keyrotation_pipeline.fieldcrypto.formats.fernet.codec import FernetFormat, FernetRewriter, parsed
+from keyrotation_pipeline.fieldcrypto.formats.registry import DERIVATIONS
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -168,7 +169,7 @@ def test_the_sql_half_of_a_key_signs_and_does_not_decrypt(ring: KeyRing) -> None
 
 @pytest.mark.parametrize("case", VECTORS, ids=lambda case: str(case["library"]))
 def test_what_libraries_have_stored_is_read(case: dict[str, Any]) -> None:
-    declared = replace(FERNET, derivation=Derivation(case["derivation"])) if "derivation" in case else FERNET
+    declared = replace(FERNET, derivation=DERIVATIONS[case["derivation"]]) if "derivation" in case else FERNET
     notation = notation_of(declared)
     keys = notation.keys_in(case["keys"], "FERNET_KEYS")
     assert notation.text_of(keys) == case["keys"]
@@ -202,7 +203,7 @@ KEY = base64.urlsafe_b64encode(bytes(range(32))).decode()
 )
 def test_a_list_that_holds_no_keys_is_refused_by_place(text: str, said: str) -> None:
     with pytest.raises(InvalidKeyError, match=said) as refused:
-        FERNET_NOTATION.keys_in(text, "FERNET_KEYS")
+        notation_of(FERNET).keys_in(text, "FERNET_KEYS")
     assert refused.value.__context__ is None
     assert "geheim" not in str(refused.value)
 
@@ -210,11 +211,11 @@ def test_a_list_that_holds_no_keys_is_refused_by_place(text: str, said: str) -> 
 def test_both_alphabets_of_base64_are_a_key() -> None:
     raw = bytes([251, 255] * 16)
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
-        (key,) = FERNET_NOTATION.keys_in(f" {encode(raw).decode()} ", "FERNET_KEYS")
+        (key,) = notation_of(FERNET).keys_in(f" {encode(raw).decode()} ", "FERNET_KEYS")
         assert raw_of(key) == raw
 
 
-PAIRS = replace(FERNET, derivation=Derivation.DJANGO_FERNET_ENCRYPTED_FIELDS)
+PAIRS = replace(FERNET, derivation=DJANGO_FERNET_ENCRYPTED_FIELDS)
 
 
 def test_a_new_pair_keeps_the_secret_key_that_signs_sessions_but_in_an_emergency() -> None:
@@ -266,7 +267,7 @@ def test_passphrases_without_a_derivation_are_refused() -> None:
 def test_a_derivation_is_found_that_opens_values(given: str | None, derivation: str | None, said: str | None) -> None:
     listed = {"django-fernet-encrypted-fields": "the secret:the salt"}.get(given or "", KEY)
     declared, right = (
-        replace(FERNET, derivation=None if each is None else Derivation(each)) for each in (given, derivation)
+        replace(FERNET, derivation=None if each is None else DERIVATIONS[each]) for each in (given, derivation)
     )
     keys = notation_of(declared).keys_in(listed, "K")
     under = derived_ring(right.derivation, KeyRing({V1: notation_of(right).keys_in(listed, "K")[0]}, V1)).material(V1)

@@ -10,9 +10,9 @@ from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.fieldcrypto.batch import Rewriter, Value
-from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
 from keyrotation_pipeline.fieldcrypto.codecs.unmarked import UnmarkedRewriter
+from keyrotation_pipeline.fieldcrypto.formats.fernet.codec import FernetRewriter
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

@@ -5,28 +5,21 @@ from dataclasses import replace
 import pytest
 
 from keyrotation_pipeline.errors import InvalidKeyError
-from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import DERIVATIONS
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding, KeyNotation, by_commas, notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.laravel_crypt import CIPHERS
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
-    AES_GCM,
-    CLOAK_47NG,
-    CLOAK_ECTO,
-    FERNET,
-    KEYED_WRAPPER,
-    LARAVEL,
-    RAILS,
-    TINK,
-)
+from keyrotation_pipeline.fieldcrypto.codecs.format import notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding, KeyNotation, by_commas
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
 
 NOTATIONS: dict[str, KeyNotation] = {
-    **{each.name: notation_of(each) for each in (FERNET, RAILS, CLOAK_47NG, CLOAK_ECTO, KEYED_WRAPPER, TINK)},
-    **{cipher: notation_of(replace(LARAVEL, layout=cipher)) for cipher in CIPHERS},
     **{str(encoding): by_commas(encoding) for encoding in KeyEncoding},
     **{
-        f"{each.name} by {how}": notation_of(replace(each, derivation=how))
-        for each in (FERNET, AES_GCM)
-        for how in DERIVATIONS[each.name]
+        f"{spec.name} {layout} {derivation or ''}": notation_of(
+            replace(ValueFormat.of(spec), layout=layout, derivation=derivation)
+        )
+        for spec in SPECS.values()
+        if spec.lists_keys
+        for layout in spec.layouts or (spec.layout,)
+        for derivation in (spec.derivation, *spec.derivations)
     },
 }
 # Too short for any key, not of base64, with quotes, and what a variable may hold that is not UTF-8.

@@ -10,11 +10,11 @@ import pytest
 
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.batch import Failure
-from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, layout_of, new_key
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.laravel_crypt import CIPHERS
+from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, new_key, notation_of
 from keyrotation_pipeline.fieldcrypto.codecs.probe import fits, fitting
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import LARAVEL, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.laravel_crypt import LARAVEL
+from keyrotation_pipeline.fieldcrypto.formats.laravel_crypt.codec import CIPHERS, LaravelPayload
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -68,7 +68,7 @@ def test_the_library_reads_what_was_rewritten(cipher: str, text: str) -> None:
     (value,) = rewritten(cipher, ring, stored)
     assert value is not None
     assert laravel.decrypt([new], value) == text
-    assert len(value) == len(stored) >= layout_of(cipher).shortest_bytes
+    assert len(value) == len(stored) >= LaravelPayload(cipher).shortest_bytes
     assert rewritten(cipher, ring, value, "") == [None, None]
     held, failures = format_of(with_cipher(cipher)).rewriter(ring, V2).check([[stored.encode(), value.encode(), None]])
     assert (held, failures) == ([{V1: 1, V2: 1}], [])
@@ -127,9 +127,9 @@ NOT_PAYLOADS = [
 
 @pytest.mark.parametrize(("cipher", "value"), NOT_PAYLOADS)
 def test_what_laravel_never_writes_is_no_value(cipher: str, value: str) -> None:
-    assert layout_of(cipher).taken_apart(value.encode()) is None
-    assert layout_of("AES-256-CBC").taken_apart(GOOD.encode()) is not None
-    assert layout_of("AES-256-GCM").taken_apart(GCM.encode()) is not None
+    assert LaravelPayload(cipher).taken_apart(value.encode()) is None
+    assert LaravelPayload("AES-256-CBC").taken_apart(GOOD.encode()) is not None
+    assert LaravelPayload("AES-256-GCM").taken_apart(GCM.encode()) is not None
 
 
 @pytest.mark.parametrize("cipher", CIPHERS)

@@ -17,18 +17,14 @@ from keyrotation_pipeline.errors import (
     UnknownKeyVersionError,
 )
 from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure
-from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakKey
-from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, marked_format_of, new_key
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, marked_format_of, new_key, notation_of
 from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedRewriter, MarkedValue
-from keyrotation_pipeline.fieldcrypto.codecs.rails_ar_encryption import RailsEnvelope, RailsKey
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
-    CLOAK_47NG,
-    KEYED_WRAPPER,
-    RAILS,
-    Derivation,
-    ValueFormat,
-)
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.cloak_47ng import CLOAK_47NG
+from keyrotation_pipeline.fieldcrypto.formats.cloak_47ng.codec import CloakKey
+from keyrotation_pipeline.fieldcrypto.formats.fernet_keyed_wrapper import KEYED_WRAPPER
+from keyrotation_pipeline.fieldcrypto.formats.rails_ar_encryption import PBKDF2_SHA1, RAILS
+from keyrotation_pipeline.fieldcrypto.formats.rails_ar_encryption.codec import RailsEnvelope, RailsKey
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64, raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -79,7 +75,7 @@ def declared_of(vector: dict[str, Any]) -> tuple[ValueFormat, KeyRing]:
     if vector["format"] == "fernet-keyed-wrapper":
         (key,) = notation_of(KEYED_WRAPPER).keys_in(vector["keys"][0], "KEYS")
         return KEYED_WRAPPER, KeyRing({V1: key, V2: new_key(KEYED_WRAPPER, held=[key])}, V2)
-    declared = replace(RAILS, derivation=Derivation.PBKDF2_SHA1, salt=vector["salt"])
+    declared = replace(RAILS, derivation=PBKDF2_SHA1, salt=vector["salt"])
     return declared, ring_of(declared, json.dumps(vector["keys"]))
 
 
@@ -465,7 +461,7 @@ def test_deterministic_values_are_those_that_the_library_would_write() -> None:
 
 def test_real_deterministic_values_are_resealed_and_found() -> None:
     vector = VECTORS[3]
-    declared = replace(RAILS, derivation=Derivation.PBKDF2_SHA1, salt=vector["salt"], deterministic=True)
+    declared = replace(RAILS, derivation=PBKDF2_SHA1, salt=vector["salt"], deterministic=True)
     first, second = "x" * 32, vector["keys"][0]
     ring = ring_of(declared, json.dumps([second, first]))
     for value in vector["values"]:

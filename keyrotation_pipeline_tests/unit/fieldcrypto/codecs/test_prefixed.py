@@ -11,11 +11,14 @@ import pytest
 
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.batch import Failure
-from keyrotation_pipeline.fieldcrypto.codecs import tink
-from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, marked_format_of, new_key
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, marked_format_of, new_key, notation_of
 from keyrotation_pipeline.fieldcrypto.codecs.marked import next_named
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import CLOAK_47NG, CLOAK_ECTO, FERNET, TINK, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.cloak_47ng import CLOAK_47NG
+from keyrotation_pipeline.fieldcrypto.formats.cloak_ecto import CLOAK_ECTO
+from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.tink import TINK
+from keyrotation_pipeline.fieldcrypto.formats.tink import codec as tink
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import AesKey, KeyMaterial

@@ -9,15 +9,19 @@ Source: Cloak 1.1.4 (Cloak.Ciphers.AES.GCM, Cloak.Tags.Encoder).
 import re
 from collections.abc import Collection
 
+from keyrotation_pipeline.fieldcrypto.codecs.format import Codec, layout_of
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding, KeyNotation, named_keys
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
 from keyrotation_pipeline.fieldcrypto.codecs.marked import (
     NAME_PATTERN,
     Envelope,
+    MarkedFormat,
     MarkedValue,
     PrefixedKey,
     next_named,
     split,
 )
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 
 ASSOCIATED_DATA = b"AES256GCM"
@@ -62,3 +66,14 @@ class CloakEctoEnvelope(Envelope):
 def prefix_of(label: str) -> bytes:
     """Returns how every value under a label begins."""
     return BEGINS + bytes([len(label)]) + label.encode()
+
+
+class _Codec(Codec):
+    def format(self, declared: ValueFormat) -> MarkedFormat:
+        return MarkedFormat(CloakEctoEnvelope(layout_of(declared)))
+
+    def notation(self, declared: ValueFormat, encoding: KeyEncoding) -> KeyNotation:  # noqa: ARG002
+        return named_keys(KeyEncoding.B64)
+
+
+CODEC = _Codec()

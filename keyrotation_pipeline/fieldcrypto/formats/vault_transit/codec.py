@@ -13,7 +13,9 @@ from typing import NoReturn
 
 from keyrotation_pipeline.errors import KeyRotationError, KeyStoreError, KeyStoreUnavailableError
 from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, Labels, RewrittenBatch, Value
+from keyrotation_pipeline.fieldcrypto.codecs.format import Codec
 from keyrotation_pipeline.fieldcrypto.codecs.marked import require_different
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -228,3 +230,11 @@ class TransitRewriter:
                     "rotated it there; nothing of this batch was written: run `keyrotation init`, which imports that "
                     "version, and request the next one with `keyrotation request`"
                 )
+
+
+class _Codec(Codec):
+    def format(self, declared: ValueFormat) -> TransitFormat:
+        return TransitFormat(declared.transit)
+
+
+CODEC = _Codec()

@@ -1,34 +1,18 @@
-"""Recognises values that are bytes, as bytea holds them or base64 and hex decode to them."""
+"""Recognises values that are bytes, of formats that are not re-encrypted here, with what can be done about them."""
 
 import re
 
+from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
+from keyrotation_pipeline.fieldcrypto.formats.fernet.recognise import VERSION, is_fernet
+from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64, in_bytes, key_id
-from keyrotation_pipeline.fieldcrypto.formats.text_values import FERNET_VERSION, is_fernet
-
-_LABEL = re.compile(rb"[A-Za-z0-9][\w.:-]{1,63}\Z", re.ASCII)
-# The labels of Cloak's documentation, which nearly everybody keeps, are evidence in themselves.
-_USUAL_LABEL = re.compile(rb"AES\.(?:GCM|CTR)\.V\d{1,4}\Z")
-# iv12 and tag16 · iv16 and one byte
-_SHORTEST_GCM_BYTES, _SHORTEST_CTR_BYTES = 28, 17
 
 
-@in_bytes("cloak-ecto", "cloak-ecto-ctr", starts=(b"\x01",))
-def cloak_ecto(raw: bytes) -> Recognised | None:
-    """Recognises Cloak (Elixir): ``0x01 ‖ length ‖ label ‖ iv ‖ [tag16 ‖] ciphertext``; the label names the key.
-
-    CTR is told by the label, or by a payload too short for GCM.
-    """
-    if len(raw) < 2 + _SHORTEST_CTR_BYTES or raw[0] != 1:
-        return None
-    label, payload_bytes = raw[2 : 2 + raw[1]], len(raw) - 2 - raw[1]
-    if payload_bytes < _SHORTEST_CTR_BYTES or not _LABEL.match(label):
-        return None
-    ctr = b"CTR" in label or payload_bytes < _SHORTEST_GCM_BYTES
-    name, usual = "cloak-ecto-ctr" if ctr else "cloak-ecto", _USUAL_LABEL.match(label) is not None
-    return Recognised(name, label.decode("ascii"), weak=not usual, body=b"" if usual else raw[2 + len(label) :])
-
-
-@in_bytes("django-cryptography", starts=(FERNET_VERSION,))
+@in_bytes(
+    "django-cryptography",
+    starts=(VERSION,),
+    advice=Advice(identified_by=IdentifiedBy.MAC, one_key="django-cryptography"),
+)
 def django_cryptography(raw: bytes) -> Recognised | None:
     """Recognises values of django-cryptography: the bytes of a Fernet token without its base64url, in bytea.
 
@@ -41,7 +25,12 @@ _SALTED = b"Salted__"
 _SALTED_HEAD_BYTES = _AES_BLOCK_BYTES = 16
 
 
-@in_bytes("cryptojs-openssl", starts=(_SALTED,))
+@in_bytes(
+    "cryptojs-openssl",
+    starts=(_SALTED,),
+    behind="U2FsdGVkX1",
+    advice=Advice(identified_by=IdentifiedBy.DECRYPT, one_key="crypto-js"),
+)
 def cryptojs_openssl(raw: bytes) -> Recognised | None:
     """Recognises what OpenSSL's ``enc`` and crypto-js write under a passphrase: ``Salted__ ‖ salt8 ‖ AES-CBC``."""
     blocks, rest = divmod(len(raw) - _SALTED_HEAD_BYTES, _AES_BLOCK_BYTES)
@@ -55,7 +44,13 @@ _LENGTH_AT = 8 + 45 + 84
 _KEY_AT = 18
 
 
-@in_bytes("acra", starts=(_BLOCK, _CONTAINER))
+@in_bytes(
+    "acra",
+    starts=(_BLOCK, _CONTAINER),
+    advice=Advice(
+        identified_by=IdentifiedBy.DECRYPT, steps="Acra keeps historical keys; `acra-rotate` moves the values"
+    ),
+)
 def acra(raw: bytes) -> Recognised | None:
     """Recognises Acra: AcraStruct (public key) and AcraBlock (symmetric).
 
@@ -81,7 +76,14 @@ _SHORTEST_GRAFANA_BYTES = 8 + 12
 _GRAFANA = re.compile(rb"(?:#([A-Za-z0-9+/]{4,180})#)?\*YWVzL(?:WNmYg|Wdjb[Q])\*")
 
 
-@in_bytes("grafana", starts=(b"#", b"*YWVzL"))
+@in_bytes(
+    "grafana",
+    starts=(b"#", b"*YWVzL"),
+    advice=Advice(
+        identified_by=IdentifiedBy.MARKER,
+        steps="rotate its data keys, then run `grafana cli admin secrets-migration re-encrypt`",
+    ),
+)
 def grafana(raw: bytes) -> Recognised | None:
     """Recognises Grafana's secrets: ``#<base64 of the data key's id>#*<base64 of the cipher>*`` before the payload.
 
@@ -93,21 +95,3 @@ def grafana(raw: bytes) -> Recognised | None:
     encoded = (head[1] or b"").decode("ascii")
     name = from_base64(encoded + "=" * (-len(encoded) % 4)) or b""
     return Recognised("grafana", key_id(name.decode("latin-1")))
-
-
-_TINK_PREFIX_BYTES = 5
-# AES-SIV: 16 bytes of synthetic iv, no tag; AES-GCM: iv12 and tag16
-_SHORTEST_TINK_BYTES = 17
-
-
-@in_bytes("tink", starts=(b"\x01",))
-def tink(raw: bytes) -> Recognised | None:
-    """Recognises Google Tink with the TINK prefix: ``0x01 ‖ u32 key id ‖ iv12 ‖ ciphertext ‖ tag16``.
-
-    Five bytes are little: one key id in nearly all values, and no order in the bytes after it, make them evidence. Key
-    ids are decimal, as keysets write them.
-    """
-    if len(raw) < _TINK_PREFIX_BYTES + _SHORTEST_TINK_BYTES:
-        return None
-    key, body = int.from_bytes(raw[1:_TINK_PREFIX_BYTES], "big"), raw[_TINK_PREFIX_BYTES:]
-    return Recognised("tink", str(key), weak=True, body=body)

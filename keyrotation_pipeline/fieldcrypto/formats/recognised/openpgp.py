@@ -5,8 +5,11 @@ Source: RFC 4880 sections 4.2, 5.1, 5.3, 5.7, 5.13.
 
 from collections.abc import Iterator
 
+from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
+from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64, in_bytes, in_text
 
+_ADVICE = Advice(identified_by=IdentifiedBy.DECRYPT, one_key="a query with pgcrypto")
 _PUBLIC_KEY_SESSION, _PASSPHRASE_SESSION, _ENCRYPTED, _ENCRYPTED_WITH_MDC, _MARKER = 1, 3, 9, 18, 10
 _MOST_PACKETS = 20
 _BEGIN, _END = "-----BEGIN PGP MESSAGE-----", "-----END PGP MESSAGE-----"
@@ -14,7 +17,7 @@ _BEGIN, _END = "-----BEGIN PGP MESSAGE-----", "-----END PGP MESSAGE-----"
 _STRING_TO_KEY_BYTES = {0: 2, 1: 10, 3: 11}
 
 
-@in_bytes("pgcrypto-pgp", starts=(b"\xc3", b"\x8c", b"\xc1", b"\x84", b"\x85"))
+@in_bytes("pgcrypto-pgp", starts=(b"\xc3", b"\x8c", b"\xc1", b"\x84", b"\x85"), advice=_ADVICE)
 def pgcrypto_pgp(raw: bytes) -> Recognised | None:
     """Recognises OpenPGP messages as pgcrypto writes them: session key packets, then encrypted data, to the last byte.
 
@@ -25,7 +28,7 @@ def pgcrypto_pgp(raw: bytes) -> Recognised | None:
     return None if found is None else Recognised("pgcrypto-pgp", found or None)
 
 
-@in_text("pgcrypto-armor", starts=(_BEGIN,))
+@in_text("pgcrypto-armor", starts=(_BEGIN,), behind="-----BEGIN PGP", advice=_ADVICE)
 def pgcrypto_armor(text: str) -> Recognised | None:
     """Recognises armored OpenPGP messages, as pgcrypto's `armor` and gpg write them.
 

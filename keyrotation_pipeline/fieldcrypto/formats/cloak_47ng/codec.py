@@ -10,14 +10,22 @@ import base64
 import hashlib
 import re
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from keyrotation_pipeline.fieldcrypto.codecs.marked import Envelope, MarkedValue
-from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
-from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.codecs.format import Codec
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import (
+    KeyEncoding,
+    KeyNotation,
+    entries_by_commas,
+    parsed_or_refused,
+)
+from keyrotation_pipeline.fieldcrypto.codecs.marked import Envelope, MarkedFormat, MarkedValue
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64, raw_of
+from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES, KeyMaterial
 from keyrotation_pipeline.fieldcrypto.native import CompiledEncoding, CompiledFormat, Nonces
 
 NONCE_BYTES, TAG_BYTES = 12, 16
@@ -91,3 +99,30 @@ COMPILED = CompiledFormat(
 def key_text(material: KeyMaterial) -> str:
     """Returns a key as the application has it."""
     return f"{KEY_BEGINS}{base64.urlsafe_b64encode(raw_of(material)).decode()}"
+
+
+def _listed(text: str, place: str) -> KeyMaterial:
+    def parse() -> KeyMaterial | None:
+        key = key_from_base64(text.removeprefix(KEY_BEGINS).replace("-", "+").replace("_", "/"))
+        return key if text == key_text(key) else None
+
+    return parsed_or_refused(
+        parse,
+        f"{place} is not a key of @47ng/cloak; write {KEY_BEGINS} and the padded URL-safe base64 of {KEY_BYTES} "
+        "bytes, since the fingerprint is that of the whole text",
+    )
+
+
+def _as_list(keys: Sequence[KeyMaterial]) -> str:
+    return ",".join(map(key_text, keys))
+
+
+class _Codec(Codec):
+    def format(self, declared: ValueFormat) -> MarkedFormat:  # noqa: ARG002
+        return MarkedFormat(CloakEnvelope(), COMPILED)
+
+    def notation(self, declared: ValueFormat, encoding: KeyEncoding) -> KeyNotation:  # noqa: ARG002
+        return KeyNotation(entries_by_commas, _listed, _as_list)
+
+
+CODEC = _Codec()

@@ -15,21 +15,38 @@ EnvelopeEncryptionKeyProvider).
 
 import hashlib
 import hmac
+import json
 import re
 import secrets
+import string
 import zlib
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.errors import DeterministicValueError
-from keyrotation_pipeline.fieldcrypto.codecs.marked import Envelope, MarkedValue
+from keyrotation_pipeline.fieldcrypto.codecs.format import Codec
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import (
+    KeyEncoding,
+    KeyNotation,
+    entries_by_commas,
+    parsed_or_refused,
+)
+from keyrotation_pipeline.fieldcrypto.codecs.marked import Envelope, MarkedFormat, MarkedValue
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.rails_ar_encryption import PBKDF2_SHA256
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
-from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES, KeyMaterial, Passphrase
+from keyrotation_pipeline.fieldcrypto.material import (
+    KEY_BYTES,
+    LONGEST_PASSPHRASE,
+    SHORTEST_PASSPHRASE,
+    KeyMaterial,
+    Passphrase,
+)
 from keyrotation_pipeline.fieldcrypto.native import CompiledEncoding, CompiledFormat, Nonces
 
 NONCE_BYTES, TAG_BYTES = 12, 16
@@ -201,3 +218,42 @@ def _decoded(payload: bytes) -> bytes:
 
 def _text(raw: bytes) -> bytes:
     return b2a_base64(raw, newline=False)
+
+
+# What YAML and JSON never need to escape.
+_PASSPHRASE = frozenset(string.ascii_letters + string.digits + "!$()*+-./:;<=>?@^_|~")
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+def _in_yaml(text: str) -> Sequence[str]:
+    stripped = text.strip()
+    return entries_by_commas(stripped[1:-1] if stripped.startswith("[") and stripped.endswith("]") else stripped)
+
+
+def _passphrase(text: str, place: str) -> KeyMaterial:
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+    passphrase = text[1:-1] if quoted else text
+    return parsed_or_refused(
+        lambda: Passphrase(passphrase.encode()) if _PASSPHRASE.issuperset(passphrase) else None,
+        f"{place} is not a passphrase that can be listed here: {SHORTEST_PASSPHRASE} to {LONGEST_PASSPHRASE} "
+        "characters, without commas, quotes, brackets and white space",
+    )
+
+
+def _as_yaml(keys: Sequence[KeyMaterial]) -> str:
+    # Without quotes where YAML needs none, since a shell that reads the file would take them away.
+    texts = (raw_of(key).decode() for key in keys)
+    return f"[{','.join(text if _PLAIN.fullmatch(text) else json.dumps(text) for text in texts)}]"
+
+
+class _Codec(Codec):
+    def format(self, declared: ValueFormat) -> MarkedFormat:
+        digest = (declared.derivation or PBKDF2_SHA256).name.removeprefix("pbkdf2-")
+        envelope = RailsEnvelope(digest, declared.salt, deterministic=declared.deterministic)
+        return MarkedFormat(envelope, envelope.compiled)
+
+    def notation(self, declared: ValueFormat, encoding: KeyEncoding) -> KeyNotation:  # noqa: ARG002
+        return KeyNotation(_in_yaml, _passphrase, _as_yaml, "last", passphrases=True)
+
+
+CODEC = _Codec()

@@ -12,14 +12,29 @@ import re
 from base64 import b64encode
 from binascii import Error as Base64Error
 from binascii import a2b_base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.padding import PKCS7
 
+from keyrotation_pipeline.errors import InvalidLayoutError
+from keyrotation_pipeline.fieldcrypto.codecs.format import Codec, layout_of
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import (
+    KeyEncoding,
+    KeyNotation,
+    as_list,
+    entries_by_commas,
+    key_in,
+    parsed_or_refused,
+)
 from keyrotation_pipeline.fieldcrypto.codecs.layout import TAG_BYTES, AeadCipher, Layout, Sealed
+from keyrotation_pipeline.fieldcrypto.codecs.unmarked import UnmarkedFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.native import CompiledFormat
 
 # What `cipher` of config/app.php may be, with the bytes of a key.
@@ -44,7 +59,7 @@ class LaravelPayload(Layout):
     """
 
     def __init__(self, cipher: str) -> None:
-        self.text = cipher
+        self.text, self.key_bytes = cipher, CIPHERS[cipher]
         self._is_gcm = cipher.endswith("GCM")
         self.nonce_bytes = _GCM_IV_BYTES if self._is_gcm else _CBC_IV_BYTES
         self._end_bytes = TAG_BYTES if self._is_gcm else _MAC_BYTES
@@ -142,3 +157,39 @@ def _decoded(text: bytes) -> bytes | None:
         return a2b_base64(text)
     except Base64Error:
         return None
+
+
+_KEY_BEGINS = "base64:"
+
+
+def _app_key(text: str, place: str, size: int) -> KeyMaterial:
+    def parse() -> KeyMaterial | None:
+        key = key_in(text.removeprefix(_KEY_BEGINS), place, KeyEncoding.B64, of_aes=True)
+        return key if text.startswith(_KEY_BEGINS) and len(raw_of(key)) == size else None
+
+    return parsed_or_refused(
+        parse,
+        f"{place} is not an APP_KEY of this cipher; write {_KEY_BEGINS} and the base64 of {size} bytes, as "
+        "`php artisan key:generate --show` prints it",
+    )
+
+
+def _as_app_keys(keys: Sequence[KeyMaterial]) -> str:
+    return ",".join(_KEY_BEGINS + as_list([key], KeyEncoding.B64) for key in keys)
+
+
+class _Codec(Codec):
+    def format(self, declared: ValueFormat) -> UnmarkedFormat:
+        return UnmarkedFormat(layout_of(declared))
+
+    def notation(self, declared: ValueFormat, encoding: KeyEncoding) -> KeyNotation:  # noqa: ARG002
+        key = partial(_app_key, size=CIPHERS[declared.layout])
+        return KeyNotation(entries_by_commas, key, _as_app_keys)
+
+    def layout(self, text: str) -> LaravelPayload:
+        if text not in CIPHERS:
+            raise InvalidLayoutError(f"{text!r} is no cipher of Laravel; write one of {', '.join(CIPHERS)}")
+        return LaravelPayload(text)
+
+
+CODEC = _Codec()

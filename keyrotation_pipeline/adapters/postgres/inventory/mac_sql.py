@@ -1,9 +1,10 @@
-"""Expresses what SQL can say of Fernet tokens: their shape, and whether a retired key has signed them.
+"""Expresses what SQL can say of values with a MAC of a key: their shape, and whether a retired key has signed them.
 
 A MAC is ``sha256(outer ‖ sha256(inner ‖ body))``, which built-in functions compute; the two blocks of each retired key
 are in a private table (`retired_signing_keys`). Nothing here can tell a current key: its signing key never comes here.
 
-Each token is decoded once. There is no percent sign here, since these expressions stand in statements with parameters.
+Each value, a token, is decoded once. There is no percent sign here, since these expressions stand in statements with
+parameters.
 """
 
 from collections.abc import Sequence
@@ -11,25 +12,14 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.own_schema import own
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES, PIECE_CHARS
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import PIECE_CHARS
 from keyrotation_pipeline.adapters.postgres.inventory.layout_sql import NamelessSql
-from keyrotation_pipeline.fieldcrypto.codecs.fernet import (
-    BLOCK_BYTES,
-    FRAME_BYTES,
-    MAC_BYTES,
-    SHAPE_PATTERN,
-    SHORTEST_CHARS,
-)
+from keyrotation_pipeline.fieldcrypto.formats.marking import Mac
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-
-# What the parser accepts: characters of base64, and a length of which the frame and whole blocks come out.
-TOKEN_SHAPE = f"""octet_length({{value}}) >= {SHORTEST_CHARS} AND mod(octet_length({{value}}), 4) = 0
-    AND mod(octet_length(rtrim({{value}}, '=')) - octet_length({{value}}) / 4 - {FRAME_BYTES}, {BLOCK_BYTES}) = 0
-    AND octet_length({{value}}) <= {LONGEST_JUDGED_BYTES} AND {{value}} ~ '^{SHAPE_PATTERN}$'"""
 
 # One row: the token without its MAC, and the MAC. OFFSET 0: it is decoded once.
 _DECODED = """(SELECT substr(raw, 1, octet_length(raw) - {mac}), substr(raw, octet_length(raw) - {mac} + 1)
-    FROM (SELECT decode(translate({value}, '-_', '+/'), 'base64') OFFSET 0) AS decoded (raw) OFFSET 0
+    FROM (SELECT {raw} OFFSET 0) AS decoded (raw) OFFSET 0
 ) AS token (body, mac)"""
 
 _SIGNED = "sha256(half.outer_block || sha256(half.inner_block || token.body)) = token.mac"
@@ -44,15 +34,13 @@ _TO_BE_REWRITTEN = own("""(CASE WHEN {value} IS NULL OR octet_length({value}) = 
 ) ELSE true END)""")
 
 
-# How every token of this century begins.
-_BEGINS = "gAAAAA"
 # Tokens anywhere in a text that a retired key has signed. The padding is made again, since JSON, HTML and URLs escape
 # it. Only what has the form of a token is decoded.
 _HITS = own("""
 regexp_matches({text}, {begins}, 'g') AS hit,
 LATERAL (SELECT hit[1] || repeat('=', mod(4 - mod(octet_length(hit[1]), 4), 4))) AS padded (value),
 LATERAL (
-    SELECT CASE WHEN {shape} THEN decode(translate(padded.value, '-_', '+/'), 'base64') END OFFSET 0
+    SELECT CASE WHEN {shape} THEN {raw} END OFFSET 0
 ) AS decoded (raw),
 LATERAL (
     SELECT substr(raw, 1, octet_length(raw) - {mac}), substr(raw, octet_length(raw) - {mac} + 1) OFFSET 0
@@ -61,29 +49,28 @@ JOIN keyrotation.retired_signing_halves AS half ON {signed}
 """)
 
 
-def hits(text: sql.Composable) -> sql.Composed:
+def hits(mac: Mac, text: sql.Composable) -> sql.Composed:
     """Returns a FROM list with a row, of `half.version`, for each token in a text that a retired key has signed."""
     return _HITS.format(
         text=sql.SQL('({} COLLATE "C")').format(text),
-        begins=sql.Literal(f"({_BEGINS}[A-Za-z0-9_-]+)"),
-        shape=shape(sql.SQL("padded.value")),
-        mac=sql.Literal(MAC_BYTES),
+        begins=sql.Literal(f"({mac.begins}[{mac.characters}]+)"),
+        shape=filled(mac.shape, sql.SQL("padded.value")),
+        raw=filled(mac.raw, sql.SQL("padded.value")),
+        mac=sql.Literal(mac.mac_bytes),
         signed=sql.SQL(_SIGNED),
     )
 
 
-def shape(value: sql.Composable) -> sql.Composed:
-    """Returns whether a text has the form of a token, as the parser judges it."""
-    return sql.SQL(TOKEN_SHAPE).format(value=value)
+def filled(template: str, value: sql.Composable) -> sql.Composed:
+    """Returns an expression of a `Mac` over a value."""
+    return sql.SQL(template).format(value=value)
 
 
-def token(value: sql.Composable) -> sql.Composed:
-    """Returns a subquery `token` of one row: the `body` of a text of that form, and its `mac`."""
-    return sql.SQL(_DECODED).format(value=value, mac=sql.Literal(MAC_BYTES))
+class MacSql(NamelessSql):
+    """`FormatSql` for values of which the MAC tells the key."""
 
-
-class FernetSql(NamelessSql):
-    """`FormatSql` for Fernet tokens."""
+    def __init__(self, mac: Mac) -> None:
+        self._mac = mac
 
     def to_be_rewritten(self, text: sql.Composable, target: KeyVersion) -> sql.Composed:
         """See `FormatSql.to_be_rewritten`: a retired key has signed it, or it is no token.
@@ -91,7 +78,7 @@ class FernetSql(NamelessSql):
         A token under a key that is neither retired nor the target is for the full decrypt to find.
         """
         value = sql.SQL('({} COLLATE "C")').format(text)
-        return _composed(_TO_BE_REWRITTEN, value, target=sql.Literal(target.number))
+        return self._composed(_TO_BE_REWRITTEN, value, target=sql.Literal(target.number))
 
     def to_be_opened(self, text: sql.Composable, target: KeyVersion) -> sql.Composed:  # noqa: ARG002
         """See `FormatSql.to_be_opened`: a MAC takes the server 10 µs, and the codec opens the token in one."""
@@ -100,15 +87,15 @@ class FernetSql(NamelessSql):
     def under(self, value: sql.Composable, versions: Sequence[KeyVersion]) -> sql.Composed:
         """See `FormatSql.under`; without the signing key of one of the versions, every token counts."""
         numbers = sql.SQL(", ").join(sql.Literal(version.number) for version in sorted(set(versions)))
-        return _composed(_UNDER, value, number=sql.Literal(len(set(versions))), versions=numbers)
+        return self._composed(_UNDER, value, number=sql.Literal(len(set(versions))), versions=numbers)
 
     def shape(self, value: sql.Composable) -> sql.Composed:
         """See `NamelessSql.shape`."""
-        return shape(value)
+        return filled(self._mac.shape, value)
 
     def has_prefix(self, value: sql.Composable) -> sql.Composed:
         """See `FormatSql.has_prefix`."""
-        return sql.SQL("({} ~ '^g[A-P]')").format(value)
+        return sql.SQL("({} ~ {})").format(value, sql.Literal(self._mac.prefix))
 
     def may_be_in(self, size: sql.Composable, text: sql.Composable) -> sql.Composed:
         """See `FormatSql.may_be_in`."""
@@ -117,16 +104,16 @@ class FernetSql(NamelessSql):
             "WHEN 2 THEN true END"
         ).format(
             size=size,
-            shortest=sql.Literal(SHORTEST_CHARS - 2),
+            shortest=sql.Literal(self._mac.shortest),
             chars=sql.Literal(PIECE_CHARS + 1),
             text=text,
-            begins=sql.Literal(_BEGINS),
+            begins=sql.Literal(self._mac.begins),
         )
 
     def is_in(self, text: sql.Composable) -> sql.Composed:
         """See `FormatSql.is_in`."""
-        return sql.SQL("EXISTS (SELECT FROM {})").format(hits(text))
+        return sql.SQL("EXISTS (SELECT FROM {})").format(hits(self._mac, text))
 
-
-def _composed(template: own, value: sql.Composable, **others: sql.Composable) -> sql.Composed:
-    return template.format(value=value, shape=shape(value), token=token(value), signed=sql.SQL(_SIGNED), **others)
+    def _composed(self, template: own, value: sql.Composable, **others: sql.Composable) -> sql.Composed:
+        token = sql.SQL(_DECODED).format(raw=filled(self._mac.raw, value), mac=sql.Literal(self._mac.mac_bytes))
+        return template.format(value=value, shape=self.shape(value), token=token, signed=sql.SQL(_SIGNED), **others)

@@ -28,7 +28,10 @@ from keyrotation_pipeline.fieldcrypto.batch import (
     nonces_of,
 )
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import derived_ring
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import Derivation
+from keyrotation_pipeline.fieldcrypto.codecs.format import Codec
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding, KeyNotation, by_commas, listed_derived
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.spec import Derivation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -257,3 +260,19 @@ def signing_blocks(material: KeyMaterial) -> tuple[bytes, bytes]:
     """
     half = raw_of(material)[:HALF_BYTES].ljust(_SHA256_BLOCK_BYTES, b"\0")
     return bytes(byte ^ _INNER_PAD for byte in half), bytes(byte ^ _OUTER_PAD for byte in half)
+
+
+class _Codec(Codec):
+    def format(self, declared: ValueFormat) -> FernetFormat:
+        return FernetFormat(keep_time=declared.keep_time, derivation=declared.derivation)
+
+    def notation(self, declared: ValueFormat, encoding: KeyEncoding) -> KeyNotation:  # noqa: ARG002
+        if declared.derivation is not None:
+            return listed_derived(declared.derivation)
+        return by_commas(KeyEncoding.B64URL, of_aes=False, what="a Fernet key")
+
+    def mac_blocks(self, material: KeyMaterial) -> tuple[bytes, bytes]:
+        return signing_blocks(material)
+
+
+CODEC = _Codec()

@@ -12,8 +12,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from keyrotation_pipeline.errors import InvalidKeyError
+from keyrotation_pipeline.fieldcrypto.codecs.format import Codec, layout_of
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding, KeyNotation
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
-from keyrotation_pipeline.fieldcrypto.codecs.marked import Envelope, MarkedValue, PrefixedKey, split
+from keyrotation_pipeline.fieldcrypto.codecs.marked import Envelope, MarkedFormat, MarkedValue, PrefixedKey, split
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES, AesKey, KeyMaterial
 
@@ -117,3 +120,14 @@ def _written(key: KeyMaterial) -> Mapping[str, Any]:
     value = b64encode(bytes([0x1A, len(raw)]) + raw).decode()
     data = {"typeUrl": _TYPE, "value": value, "keyMaterialType": "SYMMETRIC"}
     return {"keyData": data, "status": _FIXED["status"], "keyId": int(key.name), **_FIXED}
+
+
+class _Codec(Codec):
+    def format(self, declared: ValueFormat) -> MarkedFormat:
+        return MarkedFormat(TinkEnvelope(layout_of(declared)), bound=bool(declared.aad))
+
+    def notation(self, declared: ValueFormat, encoding: KeyEncoding) -> KeyNotation:  # noqa: ARG002
+        return KeyNotation(entries, key_of, as_keyset)
+
+
+CODEC = _Codec()

@@ -9,9 +9,18 @@ import time
 from base64 import b64decode, b64encode
 from collections.abc import Collection
 
-from keyrotation_pipeline.fieldcrypto.codecs.fernet import IV_BYTES, TIME_BYTES, FernetKey, encoded
-from keyrotation_pipeline.fieldcrypto.codecs.fernet import parsed as parsed_token
-from keyrotation_pipeline.fieldcrypto.codecs.marked import NAME_PATTERN, Envelope, MarkedValue, next_named
+from keyrotation_pipeline.fieldcrypto.codecs.format import Codec
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding, KeyNotation, named_keys
+from keyrotation_pipeline.fieldcrypto.codecs.marked import (
+    NAME_PATTERN,
+    Envelope,
+    MarkedFormat,
+    MarkedValue,
+    next_named,
+)
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.fernet.codec import IV_BYTES, TIME_BYTES, FernetKey, encoded
+from keyrotation_pipeline.fieldcrypto.formats.fernet.codec import parsed as parsed_token
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 
 BEGINS = "enc:fernet:"
@@ -55,3 +64,14 @@ class KeyedWrapperKey:
         stamp = int(time.time()).to_bytes(TIME_BYTES, "big")
         token = encoded(self._key.sealed(text, stamp, os.urandom(IV_BYTES)))
         return b"%b%b:%b" % (BEGINS.encode(), self.marker, b64encode(token))
+
+
+class _Codec(Codec):
+    def format(self, declared: ValueFormat) -> MarkedFormat:  # noqa: ARG002
+        return MarkedFormat(KeyedWrapperEnvelope())
+
+    def notation(self, declared: ValueFormat, encoding: KeyEncoding) -> KeyNotation:  # noqa: ARG002
+        return named_keys(KeyEncoding.B64URL)
+
+
+CODEC = _Codec()

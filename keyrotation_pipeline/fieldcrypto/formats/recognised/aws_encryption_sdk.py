@@ -4,6 +4,8 @@ Source: the SDK's message format reference: version [‖ type 0x80], algorithm, 
 data keys (provider, key information, wrapped key), content type, frame length.
 """
 
+from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
+from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, in_bytes, key_id
 
 _SUITES_V1 = frozenset(
@@ -30,7 +32,14 @@ class _Reader:
         return int.from_bytes(self.take(size), "big")
 
 
-@in_bytes("aws-encryption-sdk", starts=(b"\x01\x80", b"\x02\x04", b"\x02\x05"))
+@in_bytes(
+    "aws-encryption-sdk",
+    starts=(b"\x01\x80", b"\x02\x04", b"\x02\x05"),
+    advice=Advice(
+        identified_by=IdentifiedBy.MARKER,
+        steps="give the keyring both wrapping keys, then encrypt every value again",
+    ),
+)
 def aws_encryption_sdk(raw: bytes) -> Recognised | None:
     """Recognises messages of the AWS Encryption SDK, versions 1 and 2: the whole header is parsed.
 

@@ -1,0 +1,34 @@
+"""Cloak for Elixir (guides/elixir.md); a label before each value names its key."""
+
+from typing import Literal
+
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
+from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.formats.spec import BYTEA, FormatSpec, Option
+
+_LAYOUT = "raw(nonce{} tag16 ct)"
+SPEC = FormatSpec(
+    name="cloak-ecto",
+    package=__name__,
+    identified_by=IdentifiedBy.MARKER,
+    markers=True,
+    places=frozenset({BYTEA}),
+    options=(
+        Option(
+            name="iv_length",
+            takes=Literal[12, 16],
+            layout=_LAYOUT,
+            says="that of the application's ciphers; default 12.",
+        ),
+    ),
+    variable="CLOAK_KEYS",
+    guide="elixir",
+    layout=_LAYOUT.format(12),
+    layouts=(_LAYOUT.format(12), _LAYOUT.format(16)),
+    advice=Advice(
+        identified_by=IdentifiedBy.MARKER,
+        steps="add the new cipher first in the list, then run `mix cloak.migrate.ecto`",
+    ),
+)
+CLOAK_ECTO = ValueFormat.of(SPEC)

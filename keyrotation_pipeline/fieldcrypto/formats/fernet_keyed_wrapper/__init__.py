@@ -1,0 +1,22 @@
+"""A Fernet token wrapped with the id of its key, as Sentry stores it (guides/sentry.md)."""
+
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
+from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.formats.spec import OUTSIDE_ARRAYS, FormatSpec
+
+SPEC = FormatSpec(
+    name="fernet-keyed-wrapper",
+    package=__name__,
+    identified_by=IdentifiedBy.MARKER,
+    markers=True,
+    places=OUTSIDE_ARRAYS,
+    variable="SENTRY_FERNET_KEYS",
+    guide="sentry",
+    layouts=("",),
+    limited=False,
+    advice=Advice(
+        identified_by=IdentifiedBy.MARKER, steps="add the new key to its key store, then read and save every value"
+    ),
+)
+KEYED_WRAPPER = ValueFormat.of(SPEC)

@@ -1,0 +1,45 @@
+"""How the key of a value is told, and what a count of zero old values then rests on."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class IdentifiedBy(StrEnum):
+    """How the key of a value is identified, which decides how old values are counted, refused and proved absent."""
+
+    MARKER = "marker"
+    MAC = "mac"
+    DECRYPT = "decrypt"
+
+    @property
+    def evidence(self) -> str:
+        """What a count of zero old values rests on, in words."""
+        return _EVIDENCE[self]
+
+    @property
+    def remark(self) -> str:
+        """What is said next to a count of old values, with a space before it; empty where the database counts them."""
+        return " (by decrypting: weaker evidence than a count by the database)" if self is IdentifiedBy.DECRYPT else ""
+
+    def refused(self, versions: str) -> str:
+        """What the database refuses of retired versions, in words."""
+        return f"the logins of {versions}" if self is IdentifiedBy.DECRYPT else versions
+
+
+_EVIDENCE: Mapping[IdentifiedBy, str] = MappingProxyType(
+    {
+        IdentifiedBy.MARKER: "every value names its key version, and none names a retired one",
+        IdentifiedBy.MAC: (
+            "values name no key version: the MAC of each was computed with the signing halves of the retired keys, and "
+            "none was right"
+        ),
+        IdentifiedBy.DECRYPT: (
+            "weaker evidence than a count by the database, which cannot tell a value's key: every value was decrypted "
+            "twice, the second time with the new key alone after the old login had lost the right to write, and what "
+            "was written since was decrypted while nobody could write (of relations named as not read again: only "
+            "their new pages, while others could write); a value in an undeclared place is not found, and roles that "
+            "can act as the tables' owner can still write any value"
+        ),
+    }
+)
