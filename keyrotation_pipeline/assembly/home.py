@@ -18,7 +18,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.assembly.scan import scan_connected
 from keyrotation_pipeline.errors import HomeError
-from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn
 from keyrotation_pipeline.regular_files import read_text
@@ -184,17 +184,18 @@ def search_database(home: Path, url: str | None, report: Report, *, scan: bool =
         is_scanned = scan or not tables  # whose values are not ours has them in another format
         others = [each for each in scan_connected(connection, report).findings if _is_other(each)] if is_scanned else []
         name = display_name(found)
-        if not tables and (declared := _fernet_columns(connection, others)):
-            undeclared = [each for each in others if each not in declared]
-            return Found(name, candidates(connection, list(declared.values()))[0], rest, undeclared, FERNET.name)
+        for of in () if tables else (each.name for each in SPECS.values() if each.template):
+            if declared := _columns_of(of, connection, others):
+                undeclared = [each for each in others if each not in declared]
+                return Found(name, candidates(connection, list(declared.values()))[0], rest, undeclared, of)
         return Found(name, tables, rest, others)
 
 
-def _fernet_columns(connection: Connection, findings: Sequence[Finding]) -> dict[Finding, FoundColumn]:
-    """Returns the columns that hold mostly Fernet tokens and can be declared."""
+def _columns_of(name: str, connection: Connection, findings: Sequence[Finding]) -> dict[Finding, FoundColumn]:
+    """Returns the columns that hold mostly values of a format and can be declared."""
     columns = {}
     for finding in findings:
-        is_declarable = finding.format == FERNET.name and not finding.wrapped and is_column(finding.place)
+        is_declarable = finding.format == name and not finding.wrapped and is_column(finding.place)
         if is_declarable and finding.share > _MOSTLY:
             row = connection.execute("SELECT array_to_string(parse_ident(%s), '.')", (finding.place.table,)).fetchone()
             column = FoundColumn(str(row and row[0]), finding.place.column, finding.values, 0, ())

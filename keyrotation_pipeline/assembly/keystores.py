@@ -20,10 +20,10 @@ from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import ConfigurationError, InvalidKeyError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.codecs.format import marked_format_of
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyNotation
+from keyrotation_pipeline.fieldcrypto.formats.vault_transit.server import server_at
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, KeyRing, primary_in
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.fieldcrypto.transit import server_at
 from keyrotation_pipeline.model.key_trial import GivenKeys
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.ports.backup_places import BackupPlace

@@ -51,9 +51,9 @@ from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.backups.destruction import DESTROY
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import AuditError, HomeError, WrongKeyError
+from keyrotation_pipeline.fieldcrypto.formats.vault_transit.server import server_at
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.fieldcrypto.transit import server_at
 from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceOf
 from keyrotation_pipeline.model.page_reading import Verification
 from keyrotation_pipeline.model.requests import RequestAction

@@ -69,7 +69,7 @@ def probe(
         "database": found.database,
         "place": f"{name}.{place.name}",
         "values": found.values,
-        "fits": [asdict(each) for each in found.fits],
+        "fits": [{key: value for key, value in asdict(each).items() if key != "name"} for each in found.fits],
     }
     output.show(found.database, document, _lines(found), as_json=as_json)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from keyrotation_pipeline.assembly.home import Found
-from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
+from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
 from keyrotation_pipeline.model.tables import Place
 from keyrotation_pipeline.scan.report import Finding, name_of, share_of
 from keyrotation_pipeline.settings import DATABASE_VARIABLE
@@ -32,15 +32,7 @@ _NATIVE_VALUES = """\
 Values look like v1:<nonce>:<ciphertext>. Of tables over 64 MiB only a
 # part was read: check that no column is missing. `keyrotation inventory` reads everything, and so does each request.\
 """
-_FERNET_FORMAT = """\
-# Columns of Fernet tokens, which the application reads with its own library; see `keyrotation docs fernet`.
-[format]
-name = "fernet"
-keys = { env = "FERNET_KEYS" }    # the variable of the application's list of keys, of which the first encrypts
-# keep_time = true                # tokens keep their time, as readers with a TTL need it
-
-"""
-_FERNET_VALUES = "Only a sample was read: check that no column is missing."
+_OTHER_VALUES = "Only a sample was read: check that no column is missing."
 _ATTEST, _CONFIRM = 'mode = "attest"\n', 'mode = "confirm"\n'
 _NO_TABLE = """\
 # None was found. Fill in:
@@ -126,19 +118,19 @@ _OTHERS = """\
 def configuration(found: Found, *, embedded: bool) -> str:
     """The text of the file."""
     url = f'url = {{ env = "{DATABASE_VARIABLE}" }}'
-    fernet = found.format == FERNET.name
+    spec = SPECS[found.format]
     head = _HEAD.format(
         database=found.name,
         url=f"# {url}   # absent: the embedded PostgreSQL" if embedded else url,
-        format=_FERNET_FORMAT if fernet else "",
-        values=_FERNET_VALUES if fernet else _NATIVE_VALUES,
+        format=spec.template,
+        values=_NATIVE_VALUES if spec.names_versions else _OTHER_VALUES,
     )
     declared = "".join(
         f"[[tables]]\nname = {_text(str(table.name))}\n"
         f"columns = [{', '.join(_place(table.place(column)) for column in table.columns)}]\n\n"
         for table in found.tables
     )
-    tail = _TAIL.replace(_ATTEST, _CONFIRM) if fernet else _TAIL
+    tail = _TAIL if spec.names_versions else _TAIL.replace(_ATTEST, _CONFIRM)
     rest = "".join(
         f"# Not declared: {json.dumps(f'{each.relation}.{each.column}')}, {each.reason}\n" for each in found.rest
     )

@@ -1,4 +1,4 @@
-"""Search indexes as blind_index for Ruby makes them from Lockbox's master key; such an index names no key.
+"""Search indexes as blind_index for Ruby makes them from a master key; such an index names no key.
 
 ``base64(KDF(text, salt = K, 32 bytes))``, with K = HMAC-SHA-256(HKDF-SHA-384(master key, salt = table, info = 0x7E × 32
 ‖ column), the three names table, column, column packed as in CipherSweet). The last digit of a master key says in which

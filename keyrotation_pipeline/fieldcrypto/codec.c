@@ -238,7 +238,7 @@ static long from_hex(const uint8_t *text, size_t chars, uint8_t *out, int *cases
 
 #include "codec_base64.h"
 #include "codec_native.h"
-#include "codec_fernet.h"
+#include "formats/fernet/codec.h"
 #include "codec_layout.h"
 #include "codec_marked.h"
 

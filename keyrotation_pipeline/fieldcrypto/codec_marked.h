@@ -1,7 +1,7 @@
 /* AES-256-GCM values that name their key by a text of another library's making, the marker. `codecs/marked.py` is the
  * reference, `codec_layout.h` has how values are laid out.
  *
- * A value of Rails that names no key, is compressed, or has other headers does not have that layout, and is for Python.
+ * A value that names no key, is compressed, or has other headers does not have that layout, and is for Python.
  */
 
 enum { MARKED_NONCE = 12 };

@@ -96,8 +96,8 @@ class PlaceProbe:
             return (
                 f"{self.table}.{self.index_of}: {self.tried - self.opened:,} of {self.tried:,} search indexes in "
                 f"{self.column} are not those of their texts by {self.layout}; if blind_index changes the text first "
-                "(`expression`), remove it from indexes (`keyrotation docs lockbox`), otherwise have the application "
-                "compute the indexes again"
+                "(`expression`), remove it from indexes (`keyrotation docs search-indexes`), otherwise have the "
+                "application compute the indexes again"
             )
         if self.opened or not self.tried:
             return None
@@ -112,7 +112,7 @@ class PlaceProbe:
                 f"{self.table}.{self.column}: none of {self.tried:,} values opens with the keys as [format] says that "
                 f"they are derived; they open with {self.derived}: correct that"
             )
-        name = f", or in bindings the name {self.name}, by which Lockbox derives its key" if self.name else ""
+        name = f", or in bindings the name {self.name}, by which its key is derived" if self.name else ""
         others = "layout, aad" if self.option == "layout" else self.option
         then = (
             f"no other known {self.option} opens them either: correct [format] {others} or the keys{name}, or leave "

@@ -10,8 +10,8 @@ from keyrotation_pipeline.fieldcrypto.binding import parsed_template
 from keyrotation_pipeline.fieldcrypto.codecs.format import layout_of
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.formats.registry import DERIVATIONS, FORMATS
+from keyrotation_pipeline.fieldcrypto.formats.vault_transit.server import server_at
 from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER, VERSION_PATTERN
-from keyrotation_pipeline.fieldcrypto.transit import server_at
 from keyrotation_pipeline.model.backups import RelationKind
 from keyrotation_pipeline.model.undumped import RoleAttribute
 

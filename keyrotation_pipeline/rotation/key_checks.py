@@ -9,7 +9,6 @@ from datetime import timedelta
 
 from keyrotation_pipeline.errors import RequestError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.blind_index import takes_turns
-from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
 from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -112,7 +111,7 @@ def probed(pipeline: Pipeline, ring: KeyRing, *, derived: bool = False) -> tuple
     """Whether the values of each place open in the declared layout, for tables where only decryption tells that.
 
     Args:
-        derived: whether to try Fernet values, too, whose keys may be derived in another way.
+        derived: whether to try those, too, whose keys may be derived in another way.
 
     Raises:
         PreflightError, BlockedError: a table cannot be read.
@@ -120,7 +119,7 @@ def probed(pipeline: Pipeline, ring: KeyRing, *, derived: bool = False) -> tuple
     tables = (
         table
         for table in pipeline.tables
-        if table.format.identified_by is IdentifiedBy.DECRYPT or (derived and table.format.name == FERNET.name)
+        if table.format.identified_by is IdentifiedBy.DECRYPT or (derived and table.format.spec.other_derivations)
     )
     return tuple(each for table in tables for each in pipeline.inventory.probe(table, ring, SAMPLE_VALUES))
 

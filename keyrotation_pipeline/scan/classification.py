@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from keyrotation_pipeline.fieldcrypto.formats.recognised.text_values import HANDMADE_HEX_COLON
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
 from keyrotation_pipeline.scan import statistics, unmarked
 from keyrotation_pipeline.scan.advice import advice_for
 from keyrotation_pipeline.scan.companions import Table, name_of
@@ -99,7 +100,7 @@ def _classify(place: Place, values: Values, table: Table) -> list[Finding]:
     found = [_of_marked(place, *marked, len(values), notes) for marked in marked]
     if guess is not None:
         name = ATTR_ENCRYPTED if companions.attr_encrypted else guess.format
-        notes = (guess.note, *notes, *_lockbox_note(place))
+        notes = (guess.note, *notes, *_conventions(place))
         found.append(_finding(place, name, guess.tier, len(guess.readings), len(values), notes))
     return found
 
@@ -174,11 +175,7 @@ def _rest_notes(plain: int, unknown: int, values: int) -> tuple[str, ...]:
     return tuple(f"{n} of {values} values {what}." for n, what in counts if n)
 
 
-def _lockbox_note(place: Place) -> tuple[str, ...]:
-    if not name_of(place).endswith("_ciphertext"):
-        return ()
-    note = (
-        "Named as Lockbox names its columns: it reads older keys by `previous_versions`, and keyrotation rotates its "
-        'master key in place (`[format] name = "lockbox"`, `keyrotation docs lockbox`).'
-    )
-    return (note,)
+def _conventions(place: Place) -> tuple[str, ...]:
+    """Notes about libraries that are known by how they name columns."""
+    known = filter(None, (each.convention for each in SPECS.values()))
+    return tuple(note for ending, note in known if name_of(place).endswith(ending))

@@ -11,11 +11,11 @@ from pydantic import AfterValidator, model_validator
 
 from keyrotation_pipeline.errors import ConfigurationError, InvalidBindingError
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import require_column
-from keyrotation_pipeline.fieldcrypto.codecs.format import marked_format_of, notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.format import notation_of
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyNotation
-from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
-from keyrotation_pipeline.fieldcrypto.formats.tink import TINK
+from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
+from keyrotation_pipeline.fieldcrypto.formats.spec import ELEMENTS
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact
 from keyrotation_pipeline.model.progress import AllowedHours
@@ -36,7 +36,7 @@ from keyrotation_pipeline.settings.sections import (
     VerificationSettings,
 )
 from keyrotation_pipeline.settings.tables import TableSettings
-from keyrotation_pipeline.settings.value_formats import FormatSettings
+from keyrotation_pipeline.settings.value_formats import FormatSettings, named
 from keyrotation_pipeline.settings.values import Section, Text, repeated
 
 FILE_NAME = "keyrotation.toml"
@@ -99,7 +99,7 @@ class File(Section):
         if self.format.keys is not None and self.keys.store != "file" and is_entry_of_ours(self.format.keys.env):
             raise ConfigurationError(
                 f"[format] keys names {self.format.keys.env}, which the key store uses itself; have the application "
-                "read its list under another name, such as FERNET_KEYS"
+                f"read its list under another name, such as {self.format.spec.variable}"
             )
         return self
 
@@ -122,13 +122,13 @@ class File(Section):
     @model_validator(mode="after")
     def _format_can_be_fenced(self) -> Self:
         declared = self.format.value_format
-        marked = marked_format_of(declared) is not None
         for table in self.tables:
             for place in table.places:
-                if place.when and declared.name != FERNET.name:
+                if place.when and not declared.spec.conditional:
+                    known = named(each.name for each in SPECS.values() if each.conditional)
                     raise ConfigurationError(
                         f"[[tables]] {table.name}: column {place.column} has when, which this version knows for name = "
-                        f'"{FERNET.name}" alone; leave that column out'
+                        f"{known} alone; leave that column out"
                     )
             for place in table.places:
                 if declared.is_binary and not place.is_column:
@@ -136,7 +136,7 @@ class File(Section):
                         f"[[tables]] {table.name}: values of this [format] are bytes, which only columns of bytea "
                         f"hold; leave out {place.name}"
                     )
-                if marked and place.elements:
+                if place.elements and ELEMENTS not in declared.spec.places:
                     raise ConfigurationError(
                         f'[[tables]] {table.name}: values of "{declared.name}" in elements of arrays, as in '
                         f"{place.column}, cannot be rotated by this version; leave that column out"
@@ -147,6 +147,7 @@ class File(Section):
     def _places_are_as_the_layout(self) -> Self:
         declared = self.format.value_format
         is_pair = declared.is_pair
+        is_alike_in_rows = declared.spec.takes("aad") and not declared.spec.row_data
         for table in self.encrypted_tables:
             for place in map(table.place, table.columns):
                 if bool(place.iv) != is_pair:
@@ -155,9 +156,9 @@ class File(Section):
                         f"column of its nonces, and [format] layout {'has one' if is_pair else 'is of one column'}; "
                         'write layout = "b64(ct tag16); b64(nonce12)" with { column = "…", iv = "…" }, or neither'
                     )
-                if declared.name == TINK.name and table.bindings and not declared.aad:
+                if is_alike_in_rows and table.bindings and not declared.aad:
                     raise ConfigurationError(
-                        f'[[tables]] {table.name}: bindings of name = "{TINK.name}" say what values are bound to, '
+                        f'[[tables]] {table.name}: bindings of name = "{declared.name}" say what values are bound to, '
                         'next to [format] aad; add aad = "{table}.{column}", or what the application binds them to, '
                         "or leave bindings out"
                     )
@@ -174,14 +175,14 @@ class File(Section):
         return self
 
     @model_validator(mode="after")
-    def _lockbox_knows_columns(self) -> Self:
+    def _keys_of_columns_are_known(self) -> Self:
         if not self.format.value_format.has_keys_of_columns:
             return self
         for table in self.encrypted_tables:
             if other := next((each for each in table.places if each.iv or not each.is_column), None):
                 raise ConfigurationError(
-                    f"[[tables]] {table.name}: a value of Lockbox is a column of its own, with its nonce; leave out "
-                    f"{other.name}"
+                    f'[[tables]] {table.name}: a value of "{self.format.name}" is a column of its own, with its nonce; '
+                    f"leave out {other.name}"
                 )
             for column, label in zip(table.columns, table.labels, strict=True):
                 try:
@@ -220,18 +221,19 @@ class File(Section):
         for declared, table in zip(self.tables, self.encrypted_tables, strict=True):
             for index in declared.indexes:
                 place = f"{table.name}.{index.of}"
-                of_lockbox = table.format.has_keys_of_columns
-                if of_lockbox and index.normalise:
+                of_blind_index = table.format.has_keys_of_columns
+                if of_blind_index and index.normalise:
                     raise ConfigurationError(
                         f"the search index of {place}: what an `expression` of blind_index does to a text is Ruby's, "
                         "so normalise is for our own format alone; leave it out, or index an attribute that is stored "
                         "as the expression makes it"
                     )
-                if index.algorithm is not None and not of_lockbox:
+                if index.algorithm is not None and not of_blind_index:
                     raise ConfigurationError(
-                        f'the search index of {place}: algorithm is of blind_index, with name = "lockbox"; leave it out'
+                        f"the search index of {place}: algorithm is of blind_index, with name = "
+                        f"{named(each.name for each in SPECS.values() if each.form_of)}; leave it out"
                     )
-                if of_lockbox:
+                if of_blind_index:
                     continue  # its keys are derived by the names of its columns, and the label was looked at
                 if not table.format.names_versions:
                     raise ConfigurationError(
@@ -310,8 +312,10 @@ class File(Section):
         table = EncryptedTable.of(TableName.parse(declared.name), places, value_format)
         table = replace(table, bindings=bindings)
         # Without a label the configuration is refused.
-        of_lockbox = table.format.has_keys_of_columns
-        indexes = tuple(each.index(table.label(each.of) or "", of_lockbox=of_lockbox) for each in declared.indexes)
+        of_blind_index = table.format.has_keys_of_columns
+        indexes = tuple(
+            each.index(table.label(each.of) or "", of_blind_index=of_blind_index) for each in declared.indexes
+        )
         return replace(table, indexes=indexes)
 
 

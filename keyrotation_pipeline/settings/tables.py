@@ -24,9 +24,9 @@ class PlaceSettings(Section):
         column: the column that the values are in.
         path: of a jsonb column: the keys that lead to the value.
         elements: of an array: each element is a value.
-        iv: of `aes-gcm` only: the column of the value's nonce, where it is in a column of its own.
+        iv: the column of the value's nonce, where `[format] layout` has it in a column of its own.
         when: of a column that also holds text that is not encrypted: a boolean column of the same row, true where the
-            value is encrypted. Of `fernet` only.
+            value is encrypted. Not every format takes it.
     """
 
     column: Text
@@ -89,7 +89,7 @@ class IndexSettings(Section):
         even: the column for indexes under keys with an even number.
         normalise: what is done to a text first, in this order. As in `SearchIndex`.
         size_bytes: how much of the 32 bytes is kept. As in `SearchIndex`.
-        algorithm: of `lockbox` only: that of blind_index, with its own costs; `argon2id` if it is not given.
+        algorithm: of blind_index only, with its own costs; `argon2id` if it is not given.
     """
 
     of: Text
@@ -99,14 +99,14 @@ class IndexSettings(Section):
     size_bytes: Annotated[int, Field(ge=SHORTEST_BYTES, le=FULL_BYTES)] = FULL_BYTES
     algorithm: Algorithm | None = None
 
-    def index(self, label: str, *, of_lockbox: bool) -> SearchIndex:
+    def index(self, label: str, *, of_blind_index: bool) -> SearchIndex:
         """The same as a value of the procedure.
 
         Args:
             label: of the encrypted column.
-            of_lockbox: whether blind_index makes it from the master key.
+            of_blind_index: whether blind_index makes it from the master key.
         """
-        if of_lockbox:
+        if of_blind_index:
             table = label.rpartition(".")[0]
             form = BlindIndexForm(table, self.odd, self.even, self.algorithm or Algorithm.ARGON2ID, self.size_bytes)
             return SearchIndex(self.of, self.odd, self.even, form)
@@ -134,8 +134,8 @@ class TableSettings(Section):
             "payload", path = ["secrets", "token"] }``, the elements of a text[] column as ``{ column = "tags",
             elements = true }``.
         bindings: of columns whose values of the second generation are bound to another label than ``table.column``, as
-            after a renaming: these labels. Search indexes are bound to them in both generations. Of Lockbox, table and
-            attribute by whose names it derives the key of a column, where they are others.
+            after a renaming: these labels. Search indexes are bound to them in both generations. Where a key
+            is derived for each column, table and attribute by whose names it is, where they are others.
         row: binds values to their row, too, as ``{ key = "id", from = 3 }``.
         indexes: search indexes of columns, as ``{ of = "email", odd = "email_odd", even = "email_even" }``.
     """

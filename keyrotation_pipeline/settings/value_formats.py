@@ -1,7 +1,7 @@
 """Defines `[format]`: how values are put together, under whose keys, and what each format may say."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -15,8 +15,8 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.formats.registry import DERIVATIONS, SPECS
 from keyrotation_pipeline.fieldcrypto.formats.spec import FormatSpec, Option
+from keyrotation_pipeline.fieldcrypto.formats.vault_transit.server import server_at
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.transit import server_at
 from keyrotation_pipeline.settings.values import Section, Text, repeated
 
 
@@ -28,6 +28,11 @@ class KeyVariable(Section):
     """
 
     env: Annotated[Text, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+def named(formats: Iterable[str]) -> str:
+    """Returns names of formats as a sentence has them."""
+    return " and ".join(f'"{name}"' for name in formats)
 
 
 # What else stands there, the formats say: see `_fields`.
@@ -94,8 +99,7 @@ class FormatSection(Section):
                 name for name, spec in SPECS.items() if spec.takes(option) or (option == "keys" and spec.lists_keys)
             ]
             if option in self.model_fields_set and option != "name" and self.name not in takers:
-                others = " and ".join(f'"{name}"' for name in takers)
-                raise ConfigurationError(f"[format] {option} is for name = {others} alone; leave it out")
+                raise ConfigurationError(f"[format] {option} is for name = {named(takers)} alone; leave it out")
 
     def _require_derivation(self) -> None:
         known = [each.name for each in self.spec.derivations]

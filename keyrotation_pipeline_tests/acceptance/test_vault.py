@@ -25,7 +25,7 @@ from psycopg.conninfo import make_conninfo
 from keyrotation_pipeline.adapters.keystores.transit import TransitKeyStore
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.fieldcrypto import transit_connection as client
+from keyrotation_pipeline.fieldcrypto.formats.vault_transit import connection as client
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
 from keyrotation_pipeline_tests.applications import beside

@@ -26,18 +26,18 @@ from keyrotation_pipeline.errors import (
     KeyStoreError,
     KeyStoreUnavailableError,
 )
-from keyrotation_pipeline.fieldcrypto import transit as engine
-from keyrotation_pipeline.fieldcrypto import transit_connection as client
 from keyrotation_pipeline.fieldcrypto.batch import Failure
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.formats.vault_transit import VAULT_TRANSIT
+from keyrotation_pipeline.fieldcrypto.formats.vault_transit import connection as client
+from keyrotation_pipeline.fieldcrypto.formats.vault_transit import server as engine
+from keyrotation_pipeline.fieldcrypto.formats.vault_transit.server import TransitPolicy, TransitServer
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, Passphrase
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, Defect, DefectKind
-from keyrotation_pipeline.fieldcrypto.transit import TransitPolicy, TransitServer
 from keyrotation_pipeline.model.keys import DamagedKey
 from keyrotation_pipeline_tests.contract.key_store import OWNER
 from keyrotation_pipeline_tests.transit_standin import Transit, standin_over_tls, transit_at_work

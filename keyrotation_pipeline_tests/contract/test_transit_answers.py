@@ -10,8 +10,8 @@ from http.client import parse_headers
 import pytest
 
 from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreError, KeyStoreUnavailableError
-from keyrotation_pipeline.fieldcrypto import transit_connection as client
-from keyrotation_pipeline.fieldcrypto.transit import TransitServer
+from keyrotation_pipeline.fieldcrypto.formats.vault_transit import connection as client
+from keyrotation_pipeline.fieldcrypto.formats.vault_transit.server import TransitServer
 
 POLICY = {
     "type": "aes256-gcm96",

@@ -17,10 +17,10 @@ from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.formats.vault_transit import VAULT_TRANSIT
 from keyrotation_pipeline.fieldcrypto.formats.vault_transit.codec import marker_in
+from keyrotation_pipeline.fieldcrypto.formats.vault_transit.server import TransitServer
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import TransitKey
-from keyrotation_pipeline.fieldcrypto.transit import TransitServer
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 
 DECLARED = replace(VAULT_TRANSIT, transit="http://127.0.0.1:9/transit/app")  # nobody is asked

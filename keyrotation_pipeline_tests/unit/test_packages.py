@@ -16,7 +16,8 @@ import pytest
 from keyrotation_pipeline_tests.pages import TOP
 
 # What the native codec is built from.
-CODEC = [path.name for path in (TOP / "keyrotation_pipeline" / "fieldcrypto").glob("codec*.[ch]")]
+FIELDCRYPTO = TOP / "keyrotation_pipeline" / "fieldcrypto"
+CODEC = [str(path.relative_to(FIELDCRYPTO)) for path in FIELDCRYPTO.rglob("codec*.[ch]")]
 APPLICATION = """
 from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column

@@ -4,7 +4,7 @@
                                             after a compromise also "compromised": "v1,v2"
                                             description: Encryption key v3 (rotated 2026-01-05), authorised by …
                                             for an application with a library of its own also its list of the same
-                                            keys, under its name: "FERNET_KEYS": "<base64url>,<base64url>"
+                                            keys, under its name: "FIELD_KEYS": "<base64url>,<base64url>"
                                             "keyrotation_owner": whose they are: home, databases, pinned roster, and
                                             the audit when they were last changed (JSON in a text)
     <archive_prefix>v1-archived-20260105    <base64>, tags Status=Archived, RotationDate=2026-01-05

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.errors import KeyStoreError
+from keyrotation_pipeline.fieldcrypto.formats.vault_transit.server import KINDS, TransitPolicy, server_at
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, TransitKey
-from keyrotation_pipeline.fieldcrypto.transit import KINDS, TransitPolicy, server_at
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys, StoreOwner
 

@@ -167,12 +167,12 @@ def entries_by_commas(text: str) -> Sequence[str]:
     return text.split(",")
 
 
-def _named_key(text: str, place: str) -> KeyMaterial:
+def _named_key(text: str, place: str, encoding: KeyEncoding) -> KeyMaterial:
     name, _, encoded = text.partition(":")
     return parsed_or_refused(
-        lambda: AesKey(raw_of(key_in(encoded, place)), name) if name else None,
+        lambda: AesKey(raw_of(key_in(encoded, place, encoding)), name) if name else None,
         f"{place} is not a key with its name; write the name (letters, digits, dots, hyphens, underscores), a "
-        f"colon, and the base64 of {KEY_BYTES} bytes",
+        f"colon, and {_IN_WORDS[encoding]} {KEY_BYTES} bytes",
     )
 
 
@@ -221,7 +221,7 @@ def listed_derived(derivation: Derivation) -> KeyNotation:
 
 def named_keys(encoding: KeyEncoding) -> KeyNotation:
     """Returns the notation of ``name:key`` with commas between them, of which the first encrypts."""
-    return KeyNotation(entries_by_commas, _named_key, partial(_as_named, encoding=encoding))
+    return KeyNotation(entries_by_commas, partial(_named_key, encoding=encoding), partial(_as_named, encoding=encoding))
 
 
 # Of 32 bytes in URL-safe base64: what a key store delivers where no format is declared.

@@ -195,7 +195,7 @@ class Layout:
             for group, after in zip(self._groups, self._literals[1:], strict=True)
         )
         layout = (self.head, self.nonce_bytes, groups, bound, Nonces.RANDOM)
-        return CompiledFormat("aes-gcm", layout=layout)
+        return CompiledFormat("layout", layout=layout)
 
     @property
     def shortest_bytes(self) -> int:

@@ -80,8 +80,7 @@ def rederived_rings(
 ) -> Iterator[tuple[Derivation | None, KeyRing]]:
     """Yields the keys of a place by every other derivation from what the application lists; None: as they are."""
     encodings = KeyEncoding if declared.spec.takes("key_encoding") else (KeyEncoding.B64URL,)
-    known = (each for each in declared.spec.derivations if not each.salted)
-    others = (other for other in (None, *known) if other != declared.derivation)
+    others = (other for other in (None, *declared.spec.other_derivations) if other != declared.derivation)
     for other, encoding in product(others, encodings):
         with suppress(InvalidKeyError, InvalidBindingError):
             passphrases = other is not None and other.is_of_passphrases
@@ -128,7 +127,7 @@ class Fit:
     """A format in which keys open some values.
 
     Args:
-        layout: of AES-GCM, and of what follows a marker of bytes, or Laravel's cipher; empty: the format has none.
+        layout: how values are put together; empty: the format has no layout.
         key_encoding: in which the keys were read, where the format leaves that open; else empty.
         derivation: by which keys are made of what was given; empty: they are the keys.
         name: by which it is declared: that of the format, or of a form of it.
@@ -191,8 +190,8 @@ def _notations() -> Iterator[tuple[FormatSpec, KeyNotation, str, Sequence[ValueF
         elif spec.layouts:
             for each in _in_layouts(spec, declared):
                 yield spec, notation_of(each), "", [each]
-        for derivation in spec.derivations:
-            if not derivation.salted and not derivation.for_each_column:
+        for derivation in spec.other_derivations:
+            if not derivation.for_each_column:
                 derived = replace(declared, derivation=derivation)
                 yield spec, notation_of(derived), "", _in_layouts(spec, derived)
 

@@ -98,8 +98,10 @@ class FormatSpec:
         held_by_server: whether no key leaves its server.
         row_data: whether associated data may name columns of the row; else it is the same in all rows of a column.
         conditional: whether another column may say which of the values are encrypted.
+        template: the section that `init` writes where it finds values of this format, and none of ours; empty: none.
         advice: what `scan` says of its values; None: nothing tells them.
         guesses: what it says of unmarked values that may be of this format.
+        convention: how names of columns end by which an application's library is known, and what is said then.
         form_of: the format of which this is a form, with a layout and a derivation of its own.
     """
 
@@ -121,8 +123,10 @@ class FormatSpec:
     held_by_server: bool = False
     row_data: bool = False
     conditional: bool = False
+    template: str = ""
     advice: Advice | None = None
     guesses: tuple[Guess, ...] = ()
+    convention: tuple[str, str] | None = None
     form_of: "FormatSpec | None" = None
 
     def __eq__(self, other: object) -> bool:
@@ -133,6 +137,11 @@ class FormatSpec:
 
     def __repr__(self) -> str:
         return f"FormatSpec({self.name})"
+
+    @property
+    def other_derivations(self) -> tuple[Derivation, ...]:
+        """Those that are tried where values do not open by the declared one: nothing needs to be known for them."""
+        return tuple(each for each in self.derivations if not each.salted)
 
     @property
     def lists_keys(self) -> bool:

@@ -374,7 +374,7 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
         ),
         pytest.param(
             '[[tables]]\nname = "c"\ncolumns = [{ column = "d", path = ["x"] }]\n' + LOCKBOX,
-            "[[tables]] c: a value of Lockbox is a column of its own, with its nonce; leave out d.x",
+            '[[tables]] c: a value of "lockbox" is a column of its own, with its nonce; leave out d.x',
             id="a value of Lockbox in a document",
         ),
         pytest.param(

@@ -111,7 +111,8 @@ class BlindJudge(Judge):
     """The same of blind_index, whose indexes name no version: whoever writes a value writes its indexes with it.
 
     So the index next to a value under the target is under the target, too; a proof computes it again. An empty text,
-    which Lockbox does not encrypt, has an index. Only the column of the target is judged: an index takes milliseconds.
+    which its library does not encrypt, has an index. Only the column of the target is judged: an index takes
+    milliseconds.
     """
 
     def __init__(self, form: BlindIndexForm, ring: KeyRing, target: KeyVersion) -> None:

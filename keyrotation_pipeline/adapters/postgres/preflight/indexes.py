@@ -90,9 +90,9 @@ def _of_blind_index(subject: Subject) -> Iterator[Problem]:
             continue
         yield warning(
             f"column {declared.label}.{name} is named as blind_index names its search indexes, which it makes with "
-            "Lockbox's master key unless it has one of its own: under a new master key searches would find no row; "
+            "the master key unless it has one of its own: under a new master key searches would find no row; "
             f"declare it in indexes of [[tables]] {subject.table.name}, or set BLIND_INDEX_MASTER_KEY to the "
-            "present master key first (`keyrotation docs lockbox`)"
+            "present master key first (`keyrotation docs search-indexes`)"
         )
 
 

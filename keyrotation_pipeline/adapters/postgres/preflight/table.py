@@ -214,8 +214,8 @@ def unique_indexes_see_one_key_at_a_time(subject: Subject) -> Iterator[Problem]:
         for (index,) in subject.connection.execute(_UNIQUE, parameters).fetchall():
             yield warning(
                 f"unique index {index} of {relation.label} cannot stop a text that is there under another key while "
-                "values are under two; have the application look for both before it writes (`keyrotation docs rails`), "
-                "since the rotation stops at such a pair"
+                "values are under two; have the application look for both before it writes (`keyrotation docs "
+                f"{subject.table.format.spec.guide}`), since the rotation stops at such a pair"
             )
 
 

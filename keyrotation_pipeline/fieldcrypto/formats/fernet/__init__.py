@@ -29,6 +29,14 @@ SPEC = FormatSpec(
     derivations=(SHA256, DJANGO_FERNET_FIELDS, DJANGO_FERNET_ENCRYPTED_FIELDS),
     limited=False,
     conditional=True,
+    template="""\
+# Columns of Fernet tokens, which the application reads with its own library; see `keyrotation docs fernet`.
+[format]
+name = "fernet"
+keys = { env = "FERNET_KEYS" }    # the variable of the application's list of keys, of which the first encrypts
+# keep_time = true                # tokens keep their time, as readers with a TTL need it
+
+""",
     advice=Advice(
         identified_by=IdentifiedBy.MAC,
         steps="give the library a list with the new key first (MultiFernet; FernetEngine of sqlalchemy-utils has "

@@ -6,6 +6,10 @@ from keyrotation_pipeline.fieldcrypto.formats.options import AAD, LOGINS
 from keyrotation_pipeline.fieldcrypto.formats.spec import COLUMNS, FormatSpec, Option
 
 _LAYOUT = "b64(nonce12 ct tag16)"
+_NOTE = (
+    "Named as Lockbox names its columns: it reads older keys by `previous_versions`, and keyrotation rotates its "
+    'master key in place (`[format] name = "lockbox"`, `keyrotation docs lockbox`).'
+)
 SPEC = FormatSpec(
     name="lockbox",
     package=__name__,
@@ -26,6 +30,7 @@ SPEC = FormatSpec(
     layout=_LAYOUT,
     layouts=(_LAYOUT, _LAYOUT.replace("b64", "raw")),
     derivation=aes_gcm.FOR_EACH_COLUMN,
+    convention=("_ciphertext", _NOTE),
     form_of=aes_gcm.SPEC,
 )
 LOCKBOX = ValueFormat.of(SPEC)

@@ -16,11 +16,11 @@ from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, Labels, Rewrit
 from keyrotation_pipeline.fieldcrypto.codecs.format import Codec
 from keyrotation_pipeline.fieldcrypto.codecs.marked import require_different
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.vault_transit.server import TransitServer, server_at
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, Defect, DefectKind
-from keyrotation_pipeline.fieldcrypto.transit import TransitServer, server_at
 
 BEGINS = "vault:v"
 BEFORE = "vault:"

@@ -1,4 +1,4 @@
-/* Fernet tokens: their MAC tells under which key each is. `codecs/fernet.py` is the reference.
+/* Fernet tokens: their MAC tells under which key each is. `codec.py` is the reference.
  *
  * The URL-safe base64 of 0x80 ‖ time ‖ IV ‖ AES-128-CBC ciphertext ‖ HMAC-SHA256 of all before it. A key is a signing half
  * and an encrypting half.

@@ -14,10 +14,7 @@ from functools import cache
 from typing import Any
 
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
-from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER
-from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
-from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, TransitKey
-from keyrotation_pipeline.fieldcrypto.transit_connection import (
+from keyrotation_pipeline.fieldcrypto.formats.vault_transit.connection import (
     BAD_REQUEST,
     FEW,
     MANY,
@@ -27,6 +24,9 @@ from keyrotation_pipeline.fieldcrypto.transit_connection import (
     TOO_LARGE,
     TransitConnection,
 )
+from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER
+from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, TransitKey
 
 # OpenBao accepts 1000 strings in a request, the names of fields among them: two for each value.
 MOST_VALUES = 450
