@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 import secrets
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -215,6 +216,40 @@ class KeyedWrapper:
             raise CannotReadError from None
 
 
+class N8n:
+    """n8n with key rotation on: the active key encrypts, and the id in a value finds the key that decrypts.
+
+    Args:
+        keys: ``id:hexadecimal digits``, the active one first.
+    """
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._keys = {name: bytes.fromhex(key) for name, _, key in (each.partition(":") for each in keys)}
+
+    def encrypt(self, text: bytes) -> bytes:
+        name, key = next(iter(self._keys.items()))
+        salt = secrets.token_bytes(32)
+        cipher, iv = self._cipher(key, salt)
+        sealed = cipher.encrypt(iv, text, None)
+        return f"{name}:{_b64(bytes([1]) + salt + sealed[-16:] + sealed[:-16])}".encode()
+
+    def decrypt(self, stored: str) -> bytes:
+        name, _, encoded = stored.partition(":")
+        raw = base64.b64decode(encoded)
+        assert raw[0] == 1
+        try:
+            cipher, iv = self._cipher(self._keys[name], raw[1:33])
+            return cipher.decrypt(iv, raw[49:] + raw[33:49], None)
+        except (KeyError, InvalidTag):
+            raise CannotReadError from None
+
+    @staticmethod
+    def _cipher(key: bytes, salt: bytes) -> tuple[AESGCM, bytes]:
+        root = hmac.digest(salt, key, "sha256")
+        first = hmac.digest(root, b"n8n-encryption-v1\x01", "sha256")
+        return AESGCM(first), hmac.digest(root, first + b"n8n-encryption-v1\x02", "sha256")[:12]
+
+
 @dataclass(frozen=True)
 class Library:
     """A library, and how an application is given its keys.
@@ -279,6 +314,14 @@ KEYED_WRAPPER = Library(
     'name = "fernet-keyed-wrapper"',
     KeyedWrapper,
     lambda: f"key-{secrets.token_hex(4)}-1:{Fernet.generate_key().decode()}",
+    ",".join,
+    lambda text: text.split(","),
+    last=False,
+)
+N8N = Library(
+    'name = "n8n-keyid"',
+    N8n,
+    lambda: f"{uuid.uuid4()}:{secrets.token_hex(32)}",
     ",".join,
     lambda text: text.split(","),
     last=False,

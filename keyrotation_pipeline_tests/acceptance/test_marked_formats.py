@@ -22,6 +22,7 @@ from keyrotation_pipeline_tests.marked_libraries import (
     CLOAK,
     CLOAK_ECTO,
     KEYED_WRAPPER,
+    N8N,
     RAILS,
     RAILS_ENVELOPES,
     TINK,
@@ -138,6 +139,7 @@ def make_home(
         pytest.param(TINK, id="Tink", marks=pytest.mark.extended),
         pytest.param(BOUND_TINK, id="Tink with associated data", marks=pytest.mark.extended),
         pytest.param(KEYED_WRAPPER, id="Sentry", marks=pytest.mark.extended),
+        pytest.param(N8N, id="n8n", marks=pytest.mark.extended),
     ],
 )
 def test_a_rotation_by_the_commands_beside_the_application(make_home: MakeHome, library: Library) -> None:
@@ -193,6 +195,7 @@ def test_values_of_rails_from_before_references_are_rotated_and_refused_afterwar
         pytest.param(TINK, None, id="Tink"),
         pytest.param(BOUND_TINK, None, id="Tink with associated data"),
         pytest.param(KEYED_WRAPPER, None, id="Sentry"),
+        pytest.param(N8N, None, id="n8n"),
     ],
 )
 def test_a_rollback_and_what_backups_are_good_for(

@@ -407,6 +407,7 @@ ALL: tuple[Format, ...] = (
         marked_libraries.Tink.keyset,
     ),
     _other("sentry", marked_libraries.KEYED_WRAPPER, WITHOUT_ARRAYS),
+    _other("n8n", marked_libraries.N8N, WITHOUT_ARRAYS),
     _with_logins(
         "laravel",
         'name = "laravel-crypt"',

@@ -99,6 +99,7 @@ def test_bytes_that_name_their_key_are_rotated_in_bytea_and_their_guide_is_there
         ("rails-ar-encryption", "rails"),
         ("cloak-47ng", "prisma"),
         ("fernet-keyed-wrapper", "sentry"),
+        ("n8n-keyid", "n8n"),
         ("vault-transit", "vault"),
     ],
 )

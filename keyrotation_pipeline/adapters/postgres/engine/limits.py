@@ -21,8 +21,8 @@ from keyrotation_pipeline.adapters.postgres.retirement.replicas import STANDBY_N
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.audit.event_signatures import VouchedEvents
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.model.audit import AuditEvent, Fact
 from keyrotation_pipeline.fieldcrypto.formats.marking import LONGEST_JUDGED_BYTES
+from keyrotation_pipeline.model.audit import AuditEvent, Fact
 from keyrotation_pipeline.model.progress import DEFAULT_DUTY_CYCLE, AllowedHours, PaceSet
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.ports.keys import KeyStore

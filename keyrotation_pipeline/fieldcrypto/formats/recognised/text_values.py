@@ -191,28 +191,5 @@ def _decoded(part: str) -> bytes:
     return from_base64(part) or from_base64url(part) or b""
 
 
-_UUID = re.compile(r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}):")
-
-
-@in_text(
-    "n8n-keyid",
-    contains=":",
-    advice=Advice(
-        identified_by=_MARKER,
-        steps="n8n reads each value by the key that it names, so save every credential again",
-    ),
-)
-def n8n_keyid(text: str) -> Recognised | None:
-    """Recognises n8n's values with key rotation on: ``<key id, a UUID>:<base64>``.
-
-    A user's id before a token looks the same, so it takes several values that name few keys.
-    """
-    head = _UUID.match(text)
-    raw = from_base64(text[head.end() :]) if head else None
-    if head is None or raw is None or len(raw) < SHORTEST_GCM_BYTES:
-        return None
-    return Recognised("n8n-keyid", head[1], weak=True, body=raw)
-
-
 # Of what nothing marks but the names of its columns.
 ADVICE["attr_encrypted"] = Advice(identified_by=_DECRYPT, one_key="attr_encrypted")

@@ -23,8 +23,10 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.formats.cloak_47ng import CLOAK_47NG
 from keyrotation_pipeline.fieldcrypto.formats.cloak_47ng.codec import CloakKey
 from keyrotation_pipeline.fieldcrypto.formats.fernet_keyed_wrapper import KEYED_WRAPPER
+from keyrotation_pipeline.fieldcrypto.formats.n8n_keyid import N8N
 from keyrotation_pipeline.fieldcrypto.formats.rails_ar_encryption import PBKDF2_SHA1, RAILS
 from keyrotation_pipeline.fieldcrypto.formats.rails_ar_encryption.codec import RailsEnvelope, RailsKey
+from keyrotation_pipeline.fieldcrypto.formats.registry import FORMATS
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64, raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -41,6 +43,7 @@ ALL = [
     pytest.param(RAILS_HERE, marked_libraries.RAILS_ENVELOPES, id="rails, envelopes"),
     pytest.param(CLOAK_47NG, marked_libraries.CLOAK, id="47ng"),
     pytest.param(KEYED_WRAPPER, marked_libraries.KEYED_WRAPPER, id="wrapper"),
+    pytest.param(N8N, marked_libraries.N8N, id="n8n"),
 ]
 PLAINTEXTS = [b"", b"x", b"xy", b"xyz", "Müller-Lüdenscheidt 🔑".encode(), bytes(range(256)), b"y" * 9_999]
 
@@ -70,8 +73,9 @@ def markers(declared: ValueFormat, ring: KeyRing) -> dict[KeyVersion, str]:
 
 
 def declared_of(vector: dict[str, Any]) -> tuple[ValueFormat, KeyRing]:
-    if vector["format"] == "cloak-47ng":
-        return CLOAK_47NG, ring_of(CLOAK_47NG, ",".join(vector["keys"]))
+    if vector["format"] in {CLOAK_47NG.name, N8N.name}:
+        declared = FORMATS[vector["format"]]
+        return declared, ring_of(declared, ",".join(vector["keys"]))
     if vector["format"] == "fernet-keyed-wrapper":
         (key,) = notation_of(KEYED_WRAPPER).keys_in(vector["keys"][0], "KEYS")
         return KEYED_WRAPPER, KeyRing({V1: key, V2: new_key(KEYED_WRAPPER, held=[key])}, V2)
@@ -304,7 +308,7 @@ def test_what_rails_never_writes_is_no_value(value: str) -> None:
     assert all(envelope.parsed(good.encode()) for good in (GOOD, GOOD_ENVELOPE))
 
 
-GOOD_WRAPPER = VECTORS[-1]["values"][0]["stored"]
+GOOD_WRAPPER = next(each for each in VECTORS if each["format"] == KEYED_WRAPPER.name)["values"][0]["stored"]
 _TOKEN = base64.b64decode(GOOD_WRAPPER.split(":")[3])
 NOT_WRAPPER = [
     "",

@@ -1,0 +1,23 @@
+"""n8n with key rotation on (guides/n8n.md); the id of its key, a UUID, stands before each value."""
+
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
+from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.formats.spec import OUTSIDE_ARRAYS, FormatSpec
+
+SPEC = FormatSpec(
+    name="n8n-keyid",
+    package=__name__,
+    identified_by=IdentifiedBy.MARKER,
+    markers=True,
+    places=OUTSIDE_ARRAYS,
+    variable="N8N_DATA_KEYS",
+    guide="n8n",
+    layouts=("",),
+    limited=False,
+    advice=Advice(
+        identified_by=IdentifiedBy.MARKER,
+        steps="n8n reads each value by the key that it names, so save every credential again",
+    ),
+)
+N8N = ValueFormat.of(SPEC)
