@@ -1,5 +1,6 @@
 """What requests, signatures and rosters change, by the text that officers sign."""
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -272,6 +273,19 @@ def leaving(tree: TreeLeft) -> str:
         f"begin another tree at witnesses, since {tree.witness} has signed {tree.signed} events of {tree.origin} "
         "that are not those of this audit"
     )
+
+
+_LEFT = re.compile(
+    r"begin another tree at witnesses, since (\S+) has signed (\d{1,18}) events of (\S+) "
+    r"that are not those of this audit"
+)
+
+
+def left_in(text: bytes) -> TreeLeft | None:
+    """The tree that a text for signing says is left; None: it says of none."""
+    said = signed_fields(text).get("Authorises", "").split("; ")
+    found = next((match for each in said if (match := _LEFT.fullmatch(each)) is not None), None)
+    return None if found is None else TreeLeft(found[3], found[1], int(found[2]))
 
 
 def voiding(heads: Collection[AuditHead]) -> str:

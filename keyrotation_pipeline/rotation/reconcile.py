@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from keyrotation_pipeline.audit.divergence import Divergence, divergence
-from keyrotation_pipeline.audit.request_rules import abandoning, continuing, leaving, voiding
+from keyrotation_pipeline.audit.request_rules import abandoning, continuing, leaving, left_in, voiding
 from keyrotation_pipeline.audit.store_owner import places_of
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.audit.witnessed import witnessed
@@ -131,8 +131,11 @@ class Plan:
         return "; ".join(parts)
 
 
-def plan(pipeline: Pipeline) -> Plan:
+def plan(pipeline: Pipeline, request: Request | None = None) -> Plan:
     """Reads rows, key store, ledger and anchors, and decides what to change.
+
+    Args:
+        request: the one that it is signed by; None: none is open yet.
 
     Raises:
         KeyStoreError: the key store names no primary, or one that is destroyed.
@@ -140,7 +143,7 @@ def plan(pipeline: Pipeline) -> Plan:
     registered = {record.version: record for record in pipeline.ledger.keys()}
     stored = pipeline.keys.read()
     primary, found = _primary(stored, registered), divergence(pipeline, stored)
-    left = _left_tree(pipeline.ledger)
+    left = _left_tree(pipeline.ledger, request)
     if found.changes_nothing or (not found and left is not None):
         return Plan(found, primary, (), {}, (), (), (), server=found.moved, left_tree=left)
     in_rows = _in_rows(pipeline.inventory.count(pipeline.tables))
@@ -172,8 +175,13 @@ def plan(pipeline: Pipeline) -> Plan:
     )  # fmt: skip
 
 
-def _left_tree(ledger: Ledger) -> TreeLeft | None:
-    """What a witness has signed that the audit does not continue; of several, the one with the most events."""
+def _left_tree(ledger: Ledger, request: Request | None) -> TreeLeft | None:
+    """What a witness has signed that the audit does not continue; of several, the one with the most events.
+
+    Once a request is open, as its text says: a witness that says something else each time must not void signatures.
+    """
+    if request is not None and (text := ledger.replayed().texts.get(request.id)) is not None:
+        return left_in(text)
     contradicting = [(each.signed, each) for each in witnessed(ledger) if each.signed is not None]
     if not contradicting:
         return None
@@ -284,7 +292,7 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
         rotation = pipeline.ledger.request(rotation.id)
         if rotation.is_over:
             raise RequestError(f"request {rotation.id} is {rotation.status}; run `keyrotation reconcile`")
-        decided = _verified_plan(pipeline)
+        decided = _verified_plan(pipeline, rotation)
         require_authorised(pipeline, rotation, pipeline.keys.read())
         _require_readable(decided)
         _stop(pipeline, decided, rotation, held)
@@ -307,10 +315,10 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
     return decided
 
 
-def _verified_plan(pipeline: Pipeline) -> Plan:
+def _verified_plan(pipeline: Pipeline, request: Request | None = None) -> Plan:
     """The plan, for an audit that verifies from its first event on, except for the anchors to be abandoned."""
     authority_to_reconcile(pipeline)  # which refuses another roster than this home's
-    decided = plan(pipeline)
+    decided = plan(pipeline, request)
     require_verified(pipeline, afresh=True, but=decided.found.unknown, reconciling=True)
     return decided
 
@@ -397,7 +405,7 @@ def _set_state(pipeline: Pipeline, version: KeyVersion, state: KeyState, rotatio
 
 RECONCILE = Action(
     RequestAction.RECONCILE,
-    authorises=lambda pipeline, _request: plan(pipeline).message(),
+    authorises=lambda pipeline, request: plan(pipeline, request).message(),
     source=stored_source,
     target=lambda _pipeline, request, _stored: str(request.target),
     authority=authority_to_reconcile,

@@ -431,6 +431,9 @@ def test_a_restored_audit_is_witnessed_again_as_another_tree_once_officers_have_
         text = pipeline.ledger.approval_text(asked.id).decode()
         assert f"witness.example/w1 has signed {head + 5} events of {origin}" in text
         signed(office, pipeline, asked)
+        strict.lie = 409, b"999999\n", "text/x.tlog.size"
+        assert "has signed 999,999 events" in witness(pipeline)[0]
+        strict.lie = None
         reconcile(pipeline, pipeline.ledger.request(asked.id))
         strict.add(str(home_key(pipeline)))
         assert witness(pipeline) == ()
