@@ -10,7 +10,10 @@ _INTERRUPTED = 130
 # Imported modules stay loaded; by default the garbage collector would scan them all a dozen times during start.
 _OBJECTS_BETWEEN_COLLECTIONS = 200_000
 _STOPPED = "stopped here; whatever was committed stays, and the same command continues from there\n"
-MISSING_EXTRA = "{name} is not installed; the command needs the extra: pip install 'keyrotation-pipeline[pipeline]'\n"
+MISSING_EXTRA = (
+    "this installation has what applications import, and not {name}, which the command needs; install "
+    "'keyrotation-pipeline[pipeline]', or 'keyrotation-pipeline[scan]' for `keyrotation scan` alone\n"
+)
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """`keyrotation docs`: the pages and the deployment files of exactly this version, without a network."""
 
+import difflib
 import shutil
 import sys
 from collections.abc import Iterator
@@ -112,7 +113,9 @@ def _listed() -> Iterator[output.Line]:
 def _page(name: str) -> Page:
     known = pages()
     if name not in known:
-        raise RequestError(f"there is no page {name}; choose one of {', '.join(known)}")
+        like = difflib.get_close_matches(name, known, n=3) or [each for each in known if name in each][:3]
+        meant = f"; did you mean {' or '.join(like)}?" if like else ";"
+        raise RequestError(f"there is no page {name}{meant} `keyrotation docs` lists all")
     return known[name]
 
 

@@ -43,9 +43,15 @@ def test_a_page_in_a_pipe_is_as_it_is_written(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("page", ["nothing", "../README", "adr/README", "on-call/rollback", "images/asset-graph.png"])
-def test_what_is_no_page_is_refused_with_those_there_are(page: str) -> None:
-    with pytest.raises(RequestError, match=r"choose one of architecture, index, .* rollback, .* settings"):
+def test_what_is_no_page_is_refused(page: str) -> None:
+    with pytest.raises(RequestError, match=r"there is no page .* `keyrotation docs` lists all"):
         docs(page)
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("fernt", "fernet"), ("rollbak", "rollback"), ("dagster-on", "dagster")])
+def test_the_pages_of_like_names_are_suggested(typed: str, meant: str) -> None:
+    with pytest.raises(RequestError, match=rf"there is no page {typed}; did you mean .*{meant}"):
+        docs(typed)
 
 
 def test_every_page_that_the_program_names_is_there() -> None:
