@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from keyrotation_pipeline.model.audit import utc_minute
+from keyrotation_pipeline.model.pending import PendingReason
 from keyrotation_pipeline.model.progress import duration
 from keyrotation_pipeline.model.requests import PendingRequest, Request, RequestStatus, Step, Walk
 from keyrotation_pipeline.model.status import OpenIncident, RotationStatus, Status, in_two
@@ -67,6 +68,10 @@ def headline(status: Status, last: Request | None) -> Headline:
     return _idle(status, last)
 
 
+def _since(reason: PendingReason | None) -> str:
+    return "" if reason is None or reason.since is None else f", since {utc_minute(reason.since)}"
+
+
 def _next_stage(shown: OpenIncident) -> str:
     """With a date instead of the time left, which would be another each minute."""
     due = next((each for each in shown.clock if each.reached_at is None), None)
@@ -84,13 +89,15 @@ def _of_rotation(status: Status, rotation: RotationStatus) -> Headline:
             Tone.FAILED, f"{name} stopped at {rotation.phase}: {short}", command or _rotate(walk), rotation.blocked_by
         )
     if walk.status is RequestStatus.PAUSED:
-        return Headline(Tone.WAITING, f"{name} is paused.", f"keyrotation resume {walk.id}", rotation.waiting_for)
+        since = _since(rotation.pending)
+        return Headline(Tone.WAITING, f"{name} is paused{since}.", f"keyrotation resume {walk.id}")
     pending = next((each for each in status.requests if each.request.id == walk.id), None)
     if walk.started_at is None and pending is not None and len(pending.signed_by) < pending.required:
         return _to_sign(name, pending)
-    if rotation.waiting_for:
-        short, command = _short(rotation.waiting_for)
-        return Headline(Tone.WAITING, f"{name} waits: {short}", command or _rotate(walk), rotation.waiting_for)
+    if (reason := rotation.pending) is not None:
+        _, command = _short(reason.do)
+        said = f"{name} waits: {reason.why}{_since(reason)}."
+        return Headline(Tone.WAITING, said, command or _rotate(walk), rotation.waiting_for)
     left = "" if rotation.eta_seconds is None else f", about {duration(rotation.eta_seconds)} left"
     doing = STEP_NAMES[Step(rotation.phase)] if rotation.phase in set(Step) else "is about to start"
     if not rotation.at_work:

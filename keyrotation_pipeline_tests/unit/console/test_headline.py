@@ -1,19 +1,27 @@
 """The console's sentence: short, about the most urgent thing, and with the command that helps."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from keyrotation_pipeline.console.headline import Headline, Tone, headline
 from keyrotation_pipeline.console.walk_view import Mark, finished_steps, steps_of
+from keyrotation_pipeline.model.pending import PendingCode, PendingReason
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord, Walk
 from keyrotation_pipeline.model.status import RotationStatus, Status
 from keyrotation_pipeline_tests.fakes import fake_pipeline, rotation_of
 from keyrotation_pipeline_tests.unit.cli.test_status_text import status, table
 
 MOST_WORDS = 25
+NOBODY_REPORTS = PendingReason(
+    PendingCode.NO_INSTANCES,
+    "instances",
+    "no application instance reports itself",
+    "have each call attest(engine, key_ring), or an officer `keyrotation confirm 5060db`",
+    datetime(2026, 12, 1, 14, 2, tzinfo=UTC),
+)
 
 
 def calm() -> Status:
@@ -40,6 +48,9 @@ def walk_with(**changes: Any) -> Walk:  # noqa: ANN401
                      "rotate", id="nobody works"),
         pytest.param(walking(walk=walk_with(blocked_by="a value is damaged; run `keyrotation inventory`")),
                      Tone.FAILED, "v1 → v2 stopped at rows: a value is damaged", "inventory", id="failed"),
+        pytest.param(walking(pending=NOBODY_REPORTS), Tone.WAITING,
+                     "v1 → v2 waits: no application instance reports itself, since 2026-12-01 14:02 UTC.", "confirm",
+                     id="instances"),
         pytest.param(walking(walk=walk_with(status=RequestStatus.PAUSED)), Tone.WAITING, "v1 → v2 is paused.",
                      "resume", id="paused"),
         pytest.param(replace(calm(), attention=("the backup is old; run `keyrotation backup`", "more")), Tone.FAILED,
