@@ -34,6 +34,8 @@ from keyrotation_pipeline_tests.servers import DIRECTORY, Server, copy_of, disca
 from keyrotation_pipeline_tests.stale_secrets import new_stale_secret  # noqa: F401
 
 _BASE = pytest.StashKey[Path]()
+# Functions and files of tests: those of the normal run, and all that were collected.
+NORMAL, COLLECTED = pytest.StashKey[set[str]](), pytest.StashKey[set[str]]()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -50,26 +52,37 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # What is long and in part shown by a shorter test: `pytest -m extended` runs it, before a release.
 EXTENDED = (
+    "acceptance/disasters/test_worst_days.py::test_the_database_is_lost",
     "acceptance/disasters/test_disasters.py::test_the_keys_are_lost",
     "acceptance/test_absence.py::test_a_key_that_was_found_in_use_after_its_retirement",
     "acceptance/test_absence.py::test_a_rotation_without_a_backup_after_it",
+    "acceptance/test_aes_gcm.py::test_a_rotation_by_the_commands_beside_the_application[Laravel]",
+    "acceptance/test_aes_gcm.py::test_a_rotation_by_the_commands_beside_the_application[hex]",
+    "acceptance/test_aes_gcm.py::test_a_rotation_by_the_commands_beside_the_application[sqlalchemy-utils]",
     "acceptance/test_aws.py::test_an_instance_with_the_plain_key",
+    "acceptance/test_blind_indexes.py",
+    "acceptance/test_browser.py",
     "acceptance/test_browser_by_hand.py",
     "acceptance/test_cli.py::test_a_finished_rotation_is_followed",
     "acceptance/test_cli.py::test_a_rotation_of_empty_tables",
     "acceptance/test_cli.py::test_cancel_withdraws",
     "acceptance/test_cli.py::test_gpg_is_started_for",
     "acceptance/test_cli.py::test_of_two_requests_at_once",
+    "acceptance/test_companions.py",
     "acceptance/test_crossings.py::test_a_change_of_officers",
     "acceptance/test_crossings.py::test_a_rollback_is_under_way",
     "acceptance/test_crossings.py::test_a_routine_rotation_is_under_way",
     "acceptance/test_crossings.py::test_another_incident",
+    "acceptance/test_crossings.py::test_the_database_is_restored",
+    "acceptance/test_dagster_dev.py::test_a_fresh_clone",
     "acceptance/test_destroy.py",
     "acceptance/test_disaster.py::test_everything_comes_back",
     "acceptance/test_disaster.py::test_everything_is_lost",
     "acceptance/test_disaster.py::test_only_the_database_is_lost",
     "acceptance/test_disaster.py::test_recovery_test_and_restore_key",
     "acceptance/test_failover.py",
+    "acceptance/test_fernet_applications.py",
+    "acceptance/test_fernet_stores.py",
     "acceptance/test_kill.py",
     "acceptance/test_kubernetes.py",
     "acceptance/test_planned.py::test_a_planned_rotation_waits",
@@ -96,7 +109,17 @@ EXTENDED = (
     "contract/test_remote_key_stores.py::TestAwsIsLate::test_a_change_decided_from_a_late_answer_is_refused_and_takes_nothing_away[restore",
     "contract/test_remote_key_stores.py::TestAwsIsLate::test_whoever",
     "contract/test_stale_answers.py::test_no_label_leads_to_a_destroyed",
-    "defs/test_access.py",
+    "defs/test_access.py::test_a_console",
+    "defs/test_access.py::test_a_mutation",
+    "defs/test_access.py::test_a_page_of_another_origin_reads",
+    "defs/test_access.py::test_a_websocket",
+    "defs/test_access.py::test_behind",
+    "defs/test_access.py::test_dagsters",
+    "defs/test_access.py::test_no_metrics",
+    "defs/test_access.py::test_no_mutation",
+    "defs/test_access.py::test_nothing_is_reported",
+    "defs/test_access.py::test_read_only",
+    "defs/test_access.py::test_the_",
     "defs/test_definitions.py::test_dg_check_defs_passes",
     "defs/test_launch_configuration.py::test_no_launch_with_a_configuration_is_taken_over_graphql[backup]",
     "defs/test_launch_configuration.py::test_no_launch_with_a_configuration_is_taken_over_graphql[evidence]",
@@ -131,15 +154,18 @@ EXTENDED = (
 # One mechanism at many points: of each parametrized test here the first of three variants is run, and the others are
 # extended.
 THINNED = (
+    "acceptance/test_marked_formats.py::test_a_rotation_by_the_commands",
     "acceptance/test_pack.py::test_a_report_written_alone",
     "acceptance/test_pack.py::test_an_edited_pack",
     "acceptance/test_pack.py::test_what_the_audit_says",
     "acceptance/test_starting_states.py::test_init_adopts",
+    "acceptance/test_store_owner.py",
     "contract/test_aws_key_store.py",
     "contract/test_aws_preflight.py",
     "contract/test_aws_walk.py",
     "contract/test_kubernetes_key_store.py",
     "contract/test_kubernetes_reverts.py",
+    "contract/test_kubernetes_rollout.py",
     "contract/test_kubernetes_walk.py",
     "contract/test_remote_key_stores.py::TestAwsLosesAnswers",
     "contract/test_remote_key_stores.py::TestKubernetesLosesAnswers",
@@ -148,6 +174,7 @@ THINNED = (
     "defs/test_outside_reports.py",
     "defs/test_partitions.py",
     "defs/test_prefix.py",
+    "fuzzing/test_rounds.py::test_a_few_rounds",
     "integration/test_audit_verify.py",
     "integration/test_comparison.py::test_a_newer_backup",
     "integration/test_database_owner.py",
@@ -170,13 +197,14 @@ THINNED = (
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what `EXTENDED` and `THINNED` name, before marks choose, and begin with what is slow.
 
     One worker gets the first of all: it waits for Dagster and servers while the others keep the cores busy, and at the
     end nobody waits for a test of two minutes that had been shuffled there.
     """
     variants = Counter[str]()
+    normal, collected = config.stash[NORMAL], config.stash[COLLECTED] = set[str](), set[str]()
     for item in items:
         name = item.nodeid.removeprefix("keyrotation_pipeline_tests/")
         function, bracket, _ = name.partition("[")
@@ -184,6 +212,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         is_thinned = bracket and name.startswith(THINNED) and variants[function] % 3 != 1
         if is_thinned or name.startswith(EXTENDED):
             item.add_marker("extended")
+        file, *_, test = function.split("::")
+        collected |= {file, test}
+        if item.get_closest_marker("extended") is None:
+            normal |= {file, test}
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

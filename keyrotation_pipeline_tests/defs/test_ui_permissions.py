@@ -99,6 +99,12 @@ def test_what_nobody_needs_is_refused(served: Server, name: str) -> None:
     assert "Unauthorized" in json.dumps(answer), answer
 
 
+def test_the_code_server_is_not_shut_down(served: Server) -> None:
+    query = 'mutation { shutdownRepositoryLocation(repositoryLocationName: "keyrotation_pipeline") { __typename } }'
+
+    assert served.with_token(query)["data"]["shutdownRepositoryLocation"]["__typename"] == "PythonError"
+
+
 @pytest.mark.parametrize("query", [pytest.param(query, id=name) for name, query in EVALUATIONS.items()])
 def test_nothing_evaluates_a_sensor_or_schedule(served: Server, query: str) -> None:
     answer = served.with_token(query)

@@ -8,6 +8,7 @@ import pytest
 
 from keyrotation_pipeline_tests.acceptance.test_runbook import PAGES as RUNBOOK
 from keyrotation_pipeline_tests.acceptance.test_runbook import blocks_of
+from keyrotation_pipeline_tests.conftest import COLLECTED, NORMAL
 from keyrotation_pipeline_tests.pages import PAGES as TYPED_PAGES
 from keyrotation_pipeline_tests.pages import TOP, fenced
 from keyrotation_pipeline_tests.reference.guards import guard_tests
@@ -67,6 +68,15 @@ def test_every_test_that_the_threat_model_names_is_there() -> None:
     written = "".join(path.read_text() for path in TOP.glob("keyrotation_pipeline_tests/**/*.py"))
     assert len(listed) > 300
     assert {name for name in named | listed if f"def {name}(" not in written and not is_file(name)} == set()
+
+
+def test_each_guard_of_the_threat_model_has_a_test_in_the_normal_run(request: pytest.FixtureRequest) -> None:
+    normal, collected = request.config.stash[NORMAL], request.config.stash[COLLECTED]
+    guards = {(page, number): tests for page, found in guard_tests().items() for number, tests in found.items()}
+    files = TOP.glob("keyrotation_pipeline_tests/**/test_*.py")
+    if sum(name.endswith(".py") for name in collected) < len(list(files)) * 0.9:
+        pytest.skip("only some tests are collected")
+    assert [guard for guard, tests in guards.items() if normal.isdisjoint(tests)] == []
 
 
 def is_file(name: str) -> bool:
