@@ -1,6 +1,7 @@
 """The one sentence of the console: what the state is, who or what is waited for, and the command that helps."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -11,6 +12,7 @@ from keyrotation_pipeline.model.requests import PendingRequest, Request, Request
 from keyrotation_pipeline.model.status import OpenIncident, RotationStatus, Status, in_two
 
 SHOWN_AS_FINISHED = timedelta(days=1)
+_REQUEST_ID = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24}\b")
 STEP_NAMES = {
     Step.KEY_VERSION: "makes and backs up the new key",
     Step.DUAL_KEY_ROLLOUT: "brings the new key to every instance",
@@ -49,12 +51,23 @@ class Headline:
     detail: str | None = None
 
 
+def with_short_ids(text: str) -> str:
+    """The same with the first eight digits of each request's id, which commands take for it."""
+    return _REQUEST_ID.sub(r"\1", text)
+
+
 def headline(status: Status, last: Request | None) -> Headline:
     """The sentence for a status.
 
     Args:
         last: the request that ended last; it is news for a day.
     """
+    said = _headline(status, last)
+    command = None if said.command is None else with_short_ids(said.command)
+    return replace(said, sentence=with_short_ids(said.sentence), command=command)
+
+
+def _headline(status: Status, last: Request | None) -> Headline:
     if status.rotation is not None:
         return _of_rotation(status, status.rotation)
     if status.incidents:

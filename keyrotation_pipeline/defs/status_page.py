@@ -1,6 +1,5 @@
 """The asset `status`, whose page people open first: what needs attention, the open rotation, and what to do next."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -10,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.console.headline import headline
+from keyrotation_pipeline.console.headline import headline, with_short_ids
 from keyrotation_pipeline.defs.assets import Asset
 from keyrotation_pipeline.defs.outside_reports import CORRECTED, SEAL, Seal, report_at
 from keyrotation_pipeline.defs.partitions import SITE_RELIABILITY, Naming
@@ -30,8 +29,6 @@ STATUS, AUDIT_SEQ = "status", "audit_seq"
 GROUPS = ("status", "inventory", "new_key", "rows", "old_key", "evidence", "backups")
 # At 1280 pixels Dagster's table of metadata cuts a longer line off.
 _MOST_MESSAGES, _WIDTH_CHARS = 5, 36
-# Commands take the beginning of an id.
-_ID, _SHOWN_OF_ID = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24}\b"), r"\1"
 _AN_HOUR_SECONDS = 3600
 
 
@@ -142,8 +139,10 @@ def _messages(messages: Sequence[str], otherwise: str) -> dg.MetadataValue:
 
 def _wrapped(message: str) -> list[str]:
     """In lines that the page does not cut off, with whatever people wrote as it is."""
-    shorter = _ID.sub(_SHOWN_OF_ID, message)
-    return [plain(line) for line in wrap(shorter, _WIDTH_CHARS, break_long_words=False, break_on_hyphens=False)]
+    return [
+        plain(line)
+        for line in wrap(with_short_ids(message), _WIDTH_CHARS, break_long_words=False, break_on_hyphens=False)
+    ]
 
 
 def _short(text: str) -> dg.MetadataValue:

@@ -49,7 +49,7 @@ def test_each_situation_has_its_sentence_above_the_fold_and_nothing_scrolls_side
             "to-sign",
         )
         sign(folder, request, officers)
-        see(page, console, "v1 → v2 waits: ", "for-an-instance")
+        see(page, console, "v1 → v2 waits: no application instance reports itself", "for-an-instance")
         folder.run("pause", request)
         see(page, console, "v1 → v2 is paused", "paused")
         whole = execute(settings, READ)

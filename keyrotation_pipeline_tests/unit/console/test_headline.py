@@ -67,6 +67,11 @@ def test_each_state_has_one_short_sentence_and_the_command(
     assert said.command is None if command is None else (said.command or "").startswith(f"keyrotation {command}")
 
 
+def test_ids_are_as_short_as_commands_take_them() -> None:
+    shown = walking(walk=walk_with(id="3cd33be26c2712641a756edf4621da0f", status=RequestStatus.PAUSED))
+    assert headline(shown, None).command == "keyrotation resume 3cd33be2"
+
+
 def test_a_finished_walk_is_news_for_a_day_and_what_needs_attention_comes_first() -> None:
     shown = calm()
     ended = shown.generated_at - timedelta(hours=23)
