@@ -40,6 +40,7 @@ class Witnessed:
         witness: as officers have signed it.
         origin: the name of the tree.
         pinned_at: since when it is a witness of this audit.
+        is_signed: whether a text that enough officers have signed names it, and not `init` alone.
         seq, at: of the event with its newest checkpoint; None: it has signed none.
         note: that checkpoint, with its signatures; None: it is none.
         home: the key that signed that event, base64 of its SubjectPublicKeyInfo.
@@ -50,6 +51,7 @@ class Witnessed:
     witness: Witness
     origin: str
     pinned_at: datetime
+    is_signed: bool = False
     seq: int | None = None
     at: datetime | None = None
     note: SignedCheckpoint | None = None
@@ -86,7 +88,7 @@ def witnessed_in(entries: Iterable[HistoryEntry], state: AuditState) -> tuple[Wi
         return ()
     found: dict[tuple[Witness, str], Witnessed] = {}
     pinned: dict[Witness, datetime] = {}
-    trees, begun = iter((*state.trees, state.origin)), set[str | None]()
+    trees, begun, signed = iter((*state.trees, state.origin)), set[str | None](), set[Witness]()
     origin = next(trees)
     for entry in entries:
         match entry.fact if entry.fault is None else None:
@@ -95,6 +97,7 @@ def witnessed_in(entries: Iterable[HistoryEntry], state: AuditState) -> tuple[Wi
             case StatusChanged(after=RequestStatus.RUNNING) if entry.request not in begun:
                 begun.add(entry.request)
                 pinned = _pinned(pinned, _hosts_of(entry), entry.at)
+                signed.update(pinned)
             case DatabaseReconciled(left_tree=left) if left is not None:
                 origin = next(trees, origin)
             case CheckpointWitnessed() | CheckpointRefused() as fact:
@@ -105,7 +108,7 @@ def witnessed_in(entries: Iterable[HistoryEntry], state: AuditState) -> tuple[Wi
                 continue
         for witness, at in pinned.items():
             found.setdefault((witness, origin), Witnessed(witness, origin, at))
-    return tuple(found.values())
+    return tuple(replace(each, is_signed=each.witness in signed) for each in found.values())
 
 
 def faults(each: Witnessed, tree: EventTree, verify: VerifyEvent) -> Iterator[str]:

@@ -85,7 +85,7 @@ def time_stamped(report: ComplianceReport) -> Answer:
 def witnessed(report: ComplianceReport) -> Answer:
     """Whether a witness has signed the audit, and none contradicts it; later events are named as not witnessed."""
     if not report.checkpoints:
-        return nothing_recorded("no witness outside has signed this audit; set [audit] witness")
+        return nothing_recorded("no witness that officers have named has signed this audit; set [audit] witness")
     last = report.audit.seq
     return by_records(
         Record(

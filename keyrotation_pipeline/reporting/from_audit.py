@@ -211,7 +211,7 @@ def _checkpoints(every: Entries, state: LedgerState) -> Iterator[CheckpointSigne
     tree, pinned = EventTree(state.hashes), set(witnesses_in(state.hosts or ()))
     for each in witnessed_in(every, state):
         at, note = each.signed_at(state.verify_event), each.note
-        is_present = each.witness in pinned and each.origin == state.origin
+        is_present = each.is_signed and each.witness in pinned and each.origin == state.origin
         if is_present and at is not None and note is not None and not any(faults(each, tree, state.verify_event)):
             found = note.checkpoint
             contradicted = each.failing[1] if each.failing is not None and each.signed is not None else None

@@ -61,6 +61,8 @@ def check_checkpoints(
 
 def _not_covered(present: Sequence[Witnessed], state: AuditState, asked: Mapping[str, Ask]) -> Iterator[str]:
     for each in present:
+        if not each.is_signed:
+            yield f"whether {each.witness.name} is a witness of this audit: no text that officers have signed names it"
         if each.signed is not None and each.failing is not None:
             yield f"whether this is the history that {each.witness.name} has signed, since {each.failing[1]}"
         if each.size and each.witness.key is None:
@@ -85,7 +87,7 @@ def _difference(
     url: str, known: Witnessed | None, note: SignedCheckpoint | None, tree: EventTree, ask: Ask
 ) -> str | None:
     """What a witness contradicts; None: it has signed exactly these events, now."""
-    if known is None or known.witness.key is None:
+    if known is None or known.witness.key is None or not known.is_signed:
         return f"{url} is not a witness that officers have signed for this audit"
     if note is None:
         return f"{url} cannot be asked, as the pack has no good {CHECKPOINT}"

@@ -120,7 +120,8 @@ def office(tmp_path: Path, database_url: str) -> Office:
     return office_in(tmp_path, database_url)
 
 
-def office_in(folder: Path, url: str) -> Office:
+def office_in(folder: Path, url: str, more: str = "") -> Office:
+    """A clinic in a folder; `more` stands in its configuration from the beginning."""
     key = KeyMaterial.generate()
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE TABLE clients (id int PRIMARY KEY, first_name text)")
@@ -128,6 +129,7 @@ def office_in(folder: Path, url: str) -> Office:
     people = {name: make_officer(folder, name) for name in ("Ada", "Ben", "Cem", "Eve", "Mal")}
     office = Office(folder, url, key, people)
     office.configure("Ada", "Ben")
+    office.file.write_text(office.file.read_text() + more)
     office.initialise()
     return office
 

@@ -479,3 +479,20 @@ def test_a_witness_that_officers_have_not_signed_is_not_asked_and_one_that_is_re
             [missed] = unwitnessed(pipeline.ledger, pipeline.clock.now() + timedelta(days=2))
             assert missed.startswith("witness.example/w1 has not witnessed the audit since")
     office.file.write_text(before)
+
+
+def test_a_witness_that_init_alone_has_named_is_asked_and_vouches_for_nothing(tmp_path: Path, server: Server) -> None:
+    """Whoever makes a home names it; from the first text that officers sign it is theirs."""
+    with serving(StrictWitness()) as strict, copy_of(server, "template1") as url:
+        office = office_in(tmp_path, url, f"[audit]\nwitness = [{strict.setting}]\n")
+        typed = Folder(office.folder, [])
+        with office.pipeline() as pipeline:
+            strict.add(str(home_key(pipeline)))
+        typed.run("audit", "witness")
+        assert len(strict.latest) == 1
+        typed.run("report", "--format", "pack", "--output", "pack")
+        assert json.loads((office.folder / "pack" / "report.json").read_text())["checkpoints"] == []
+        code, said = verified(office.folder / "pack")
+        assert (code, f"whether {strict.name} is a witness of this audit" in said) == (0, True), said
+        code, said = verified(office.folder / "pack", "--witness", strict.url)
+        assert (code, "is not a witness that officers have signed" in said) == (1, True), said

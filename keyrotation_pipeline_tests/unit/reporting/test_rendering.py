@@ -236,7 +236,7 @@ def test_the_page_is_an_anchor_and_draws_when_each_key_encrypted() -> None:
     ("report", "sentence"),
     [
         pytest.param(replace(REPORT, timestamps=()), "This audit has no time stamps by", id="no time stamps"),
-        pytest.param(replace(REPORT, checkpoints=()), "No witness outside has signed this audit.", id="no witness"),
+        pytest.param(replace(REPORT, checkpoints=()), "No witness that officers have named", id="no witness"),
         pytest.param(replace(REPORT, backups=()), "No backup was ever made.", id="no backups"),
         pytest.param(replace(REPORT, access=AccessSummary(START, START, None, ())), "cloudtrail_bucket is not set",
                      id="no log of key reads"),
