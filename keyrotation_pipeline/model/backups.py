@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import count
 
+from keyrotation_pipeline.fieldcrypto.formats.registry import FormatOrigin, origins
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
@@ -209,6 +210,7 @@ class BackupSet:
         configuration: `keyrotation.toml` and the public certificates that it names; None in sets of single keys.
         made_from: the set whose dump was restored and re-encrypted for this one; the stamp is of that one's moment.
         home: the id of the home that made it; None: made by an earlier version.
+        formats: of other packages that were installed.
     """
 
     stamp: str
@@ -220,6 +222,7 @@ class BackupSet:
     configuration: StoredFile | None = None
     made_from: MadeFrom | None = None
     home: str | None = None
+    formats: tuple[FormatOrigin, ...] = field(default_factory=origins)
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from keyrotation_pipeline.errors import ManifestError, ManifestSchemaError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
-from keyrotation_pipeline.fieldcrypto.formats.registry import DERIVATIONS, FORMATS
+from keyrotation_pipeline.fieldcrypto.formats.registry import DERIVATIONS, FORMATS, FormatOrigin
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model import manifest_documents as documents
 from keyrotation_pipeline.model.audit import AuditHead
@@ -64,6 +64,7 @@ def render(made: BackupSet, signed_by: str) -> bytes:
         configuration=None if made.configuration is None else documents.File(**_file_fields(made.configuration)),
         made_from=None if made.made_from is None else documents.MadeFrom(**asdict(made.made_from)),
         home=made.home,
+        formats=tuple(documents.FormatOrigin(**asdict(each)) for each in made.formats),
     )
     return f"{content.model_dump_json(indent=2, by_alias=True)}\n".encode()
 
@@ -131,8 +132,9 @@ def _set_of(stamp: str, content: documents.Manifest) -> BackupSet:
     configuration = None if content.configuration is None else _stored(content.configuration)
     source = content.made_from
     made_from = None if source is None else MadeFrom(source.manifest, source.sha256, source.seq)
+    formats = tuple(FormatOrigin(**each.model_dump()) for each in content.formats)
     return BackupSet(
-        stamp, content.database, keys, dump, anchor, content.roster, configuration, made_from, content.home
+        stamp, content.database, keys, dump, anchor, content.roster, configuration, made_from, content.home, formats
     )
 
 

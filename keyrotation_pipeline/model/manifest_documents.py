@@ -247,10 +247,19 @@ class MadeFrom(Document):
     seq: Number
 
 
+class FormatOrigin(Document):
+    """Where a value format of another package came from."""
+
+    name: Phrase
+    package: Phrase
+    version: Phrase
+    sha256: Sha256
+
+
 class Manifest(Document):
     """The whole manifest."""
 
-    left_out_if_empty: ClassVar = frozenset({"home"})
+    left_out_if_empty: ClassVar = frozenset({"home", "formats"})
     format: Literal[1] = Field(alias="schema")
     signed_by: Annotated[str, Field(pattern=rf"^{PUBLIC_KEY}$")]
     made_at: Annotated[str, Field(max_length=40)]
@@ -262,3 +271,4 @@ class Manifest(Document):
     configuration: File | None
     made_from: MadeFrom | None
     home: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
+    formats: tuple[FormatOrigin, ...] = ()

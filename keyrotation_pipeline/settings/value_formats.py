@@ -41,8 +41,8 @@ class FormatSection(Section):
 
     Args:
         name: of the format.
-        keys: of all formats of other libraries whose keys applications have, and needed there: the application's own
-            list, in its library's notation. `init` imports it, and the key store delivers keys under the same name.
+        keys: of other libraries' formats: the application's own list, in its library's notation. `init` imports it, and
+            the key store delivers keys under the same name.
     """
 
     name: Text = NATIVE.name

@@ -5,8 +5,8 @@ from keyrotation_pipeline.fieldcrypto.formats.spec import Option
 AAD = Option(
     name="aad",
     takes=str,
-    says="what each value is authenticated with, as in `{table}|{column}|{id}`: any name in braces but these two is a "
-    "column of the same row, which `tink` does not take. Without it values are bound to nothing.",
+    says="what each value is authenticated with, as in `{table}|{column}|{id}`: other names in braces are columns of "
+    "the same row, which `tink` does not take.",
 )
 LOGINS = Option(
     name="logins",

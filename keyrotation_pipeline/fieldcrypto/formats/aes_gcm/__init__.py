@@ -36,8 +36,7 @@ SPEC = FormatSpec(
             needed='to know how values are put together; add layout = "b64(nonce12 ct tag16)", or as the application '
             "does it",
             says="how a value is put together, as in `b64(nonce12 ct tag16)`, `hex(nonce12):hex(tag16):hex(ct)` or, in "
-            "columns of bytea, `raw(nonce12 ct tag16)`; `b64(ct tag16); b64(nonce12)` if the nonce is in a column of "
-            "its own.",
+            "bytea, `raw(nonce12 ct tag16)`; `b64(ct tag16); b64(nonce12)` if the nonce has a column of its own.",
         ),
         AAD,
         Option(

@@ -16,8 +16,7 @@ SPEC = FormatSpec(
             name="transit",
             takes=str,
             needed="the address of its key; add transit",
-            says="the key at its server, as in `https://vault.example:8200/transit/app`: the server, the path of the "
-            "engine, the name of the key.",
+            says="the key at its server, as in `https://vault.example:8200/transit/app`.",
         ),
     ),
     guide="vault",
