@@ -10,6 +10,7 @@ import dagster as dg
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.audit.events import AuditEntry, entries
 from keyrotation_pipeline.defs.backups import DATABASE_BACKUP, KEY_BACKUP, dump_metadata, key_metadata
+from keyrotation_pipeline.defs.checks import not_overdue
 from keyrotation_pipeline.defs.outside_reports import Corrections, Seal, report_at
 from keyrotation_pipeline.defs.partitions import (
     Naming,
@@ -19,7 +20,6 @@ from keyrotation_pipeline.defs.partitions import (
     partitions_to_sync,
     wanted_partitions,
 )
-from keyrotation_pipeline.defs.provisional_checks import provisional_evaluations
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.defs.run_requests import conducted_runs
 from keyrotation_pipeline.defs.step_metadata import (
@@ -83,7 +83,7 @@ def _sealed(result: dg.SensorResult, seal: Seal) -> dg.SensorResult:
 def sync(
     instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, seal: Seal, synced: int = 0
 ) -> tuple[Outcome, int]:
-    """Reports, without a run, each recorded step that Dagster lacks, provisional checks, and changes of partitions.
+    """Reports, without a run, each recorded step that Dagster lacks, a due rotation that is open now, and partitions.
 
     Args:
         synced: the event of the audit up to which every step is in Dagster; the new one is returned.
@@ -96,12 +96,34 @@ def sync(
             continue
         events += _missing(instance, naming, pipeline, rotation)
     after = synced if postponed else head.seq
-    if (current := takeover.current_or_next(pipeline)) is not None:
-        events += provisional_evaluations(instance, naming, pipeline, current)
+    if takeover.current_or_next(pipeline) is not None:
+        events += _requested_since(instance, naming, pipeline)
     partitions = partitions_to_sync(instance, naming, wanted_partitions(pipeline.ledger))
     if not events and not partitions:
         return dg.SkipReason("Dagster shows every step that the ledger has"), after
     return dg.SensorResult(asset_events=events, dynamic_partitions_requests=partitions), after
+
+
+def _requested_since(
+    instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """The check of the morning again, where that asked for a rotation which has been requested since."""
+    key = dg.AssetCheckKey(naming.step(Step.PRIMARY_KEY_ROLLOUT), "rotation_not_overdue")
+    record = instance.get_latest_asset_check_evaluation_record(key)
+    # A check that was planned in a failed run has another kind of event.
+    last: object = None if record is None else record.evaluation
+    if not isinstance(last, dg.AssetCheckEvaluation) or last.passed:
+        return
+    now = not_overdue(pipeline)
+    if now.description != last.description:
+        yield dg.AssetCheckEvaluation(
+            asset_key=key.asset_key,
+            check_name=key.name,
+            passed=now.passed,
+            metadata=now.metadata,
+            severity=now.severity,
+            description=now.description,
+        )
 
 
 def _advanced_since(ledger: Ledger, seq: int) -> Iterator[Walk]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import dagster as dg
 import pytest
@@ -109,41 +109,6 @@ def test_instances_are_a_table_that_is_loud_where_nobody_reports(
     )
 
     assert text.startswith(reported)
-
-
-def test_no_check_stands_unevaluated_in_the_middle_of_a_rotation(dagster: Dagster, walked: Walked) -> None:
-    walked(Step.PRIMARY_KEY_ROLLOUT)
-    dagster.tick("ledger_mirror")  # shows the steps, and the next one what outdated their checks
-    dagster.tick("ledger_mirror")
-    assert {key.to_user_string() for key in evaluations(dagster)} == {
-        "key_version:key_reads_back",
-        "key_version:key_usage_below_gcm_limit",
-        "primary_key_rollout:rotation_not_overdue",
-    }
-
-    walked(Step.ROWS)
-    dagster.tick("ledger_mirror")
-    dagster.tick("ledger_mirror")
-    under_way = evaluations(dagster)[ZERO_OLD_ROWS]
-    assert (under_way.passed, under_way.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert under_way.description == "under way: 2 of 2 shards, 100%; rows under v1 are counted when every shard is done"
-
-    dagster.world.clock.at = datetime.now(UTC)  # the checks before were evaluated by Dagster's own clock
-    walked(Step.RETIRED_KEY)
-    dagster.tick("ledger_mirror")
-    dagster.tick("ledger_mirror")
-    proven = evaluations(dagster)
-    assert proven[ZERO_OLD_ROWS].passed
-    assert "found no row of clients under v1" in str(proven[ZERO_OLD_ROWS].description)
-    assert "decrypted all 4 values" in str(proven[DECRYPTS].description)
-    assert dagster.tick("ledger_mirror") == dg.SkipReason("Dagster shows every step that the ledger has")
-
-
-def evaluations(dagster: Dagster) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluation]:
-    """The newest of each check that has one."""
-    keys = dagster.definitions.resolve_asset_graph().asset_check_keys
-    found = dagster.instance.event_log_storage.get_latest_asset_check_execution_by_key(list(keys))
-    return {key: record.evaluation for key, record in found.items() if record.evaluation is not None}
 
 
 def test_the_conductor_and_the_current_step_say_what_is_awaited(dagster: Dagster, requested: Walk) -> None:
