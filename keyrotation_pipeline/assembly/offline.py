@@ -1,5 +1,7 @@
 """Checks a pack offline: opens gpg and openssl over its files. A pack's `verify.py` runs `main`."""
 
+import argparse
+import re
 import sys
 import tempfile
 from base64 import b64decode
@@ -41,20 +43,34 @@ def main(program: str, arguments: Sequence[str]) -> int:
 
 
 def _parsed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    heads, urls = list[str](), list[str]()
-    remaining = iter(arguments)
-    for each in remaining:
-        option, _, value = each.partition("=")
-        if option == "--witness":
-            url = value or next(remaining, "")
-            if not url.startswith(("https://", "http://")):
-                raise SystemExit("--witness needs the URL of a witness, such as --witness https://witness.example")
-            urls.append(url)
-        elif each.startswith("-"):
-            raise SystemExit(f"there is no option {each[:40]}; give hashes of heads, and --witness URL")
-        else:
-            heads.append(each)
-    return heads, urls
+    parser = argparse.ArgumentParser(
+        "verify.py",
+        description="Check the pack in this directory: every signature, every event, every file. README.txt says how.",
+        epilog="Exit code 0: everything that was checked holds; 1: something differs; 2: wrong usage.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "heads", metavar="HEAD", nargs="*", type=_head,
+        help="the hash of an audit head, 64 hex digits, that you got from elsewhere; the audit must lead through it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--witness", metavar="URL", action="append", default=[], type=_url,
+        help="ask this witness for what it has signed last; may be given several times",
+    )  # fmt: skip
+    parsed = parser.parse_args(arguments)
+    return parsed.heads, parsed.witness
+
+
+def _head(text: str) -> str:
+    if re.fullmatch("[0-9a-f]{64}", text.lower(), re.ASCII) is None:
+        raise argparse.ArgumentTypeError("a head has 64 hex digits; copy it from a signed text or an earlier report")
+    return text.lower()
+
+
+def _url(text: str) -> str:
+    if not text.startswith(("https://", "http://")):
+        raise argparse.ArgumentTypeError("a witness is given by its URL, such as https://witness.example")
+    return text
 
 
 def _ask(

@@ -6,6 +6,7 @@ import tempfile
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC
 from importlib.resources import files
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from keyrotation_pipeline.model.merkle import EventTree
 from keyrotation_pipeline.model.request_events import RosterPinned
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.reporting.bundle import bundle
+from keyrotation_pipeline.reporting.compliance import ComplianceReport
 from keyrotation_pipeline.reporting.document import render_json
 from keyrotation_pipeline.reporting.gathering import ReportEvidence
 from keyrotation_pipeline.reporting.pack_files import (
@@ -28,6 +30,7 @@ from keyrotation_pipeline.reporting.pack_files import (
     MANIFEST,
     PAGE,
     PROGRAM,
+    README,
     REPORT,
     SCHEMA,
     SIGNATURE,
@@ -41,6 +44,7 @@ from keyrotation_pipeline.reporting.pack_files import (
 from keyrotation_pipeline.reporting.rendering import render_html
 from keyrotation_pipeline.reporting.retirement_certificate import RefusedCertificate, RetirementCertificate
 from keyrotation_pipeline.reporting.verify_pack import Judged
+from keyrotation_pipeline.templates import render
 
 
 def pack(
@@ -72,6 +76,7 @@ def pack(
         AUDIT: b"".join(map(encoded, evidence.events)),
         SCHEMA: files("keyrotation_pipeline.reporting").joinpath(SCHEMA).read_bytes(),
         PROGRAM: bundle(),
+        README: _readme(evidence.report),
         **({} if checkpoint is None else {CHECKPOINT: checkpoint}),
     }
     for entry in entries:
@@ -94,6 +99,20 @@ def pack(
             "next request signed, then make the pack"
         )
     return {**content, MANIFEST: manifest, SIGNATURE: signature}
+
+
+def _readme(report: ComplianceReport) -> bytes:
+    """What the pack is, how it is checked, and which fingerprints to ask for elsewhere."""
+    page = render(
+        "pack_readme.txt.j2",
+        database=report.database,
+        at=f"{report.generated_at.astimezone(UTC):%Y-%m-%d %H:%M}",
+        organisation=report.parameters.stated.organisation,
+        officers=report.policy.officers,
+        required=report.policy.required,
+        head=report.audit,
+    )
+    return page.encode()
 
 
 def _checkpoint(judged: Judged, sign: Callable[[bytes], tuple[str, bytes]]) -> bytes | None:

@@ -18,7 +18,8 @@ from keyrotation_pipeline.model.records import as_json, read
 from keyrotation_pipeline.model.request_events import RequestOpened, RolloutConfirmed, RosterPinned, SignatureAdded
 
 AUDIT, REPORT, PAGE, SCHEMA, PROGRAM = "audit.jsonl", "report.json", "report.html", "report.schema.json", "verify.py"
-OWN = frozenset({AUDIT, REPORT, PAGE, SCHEMA, PROGRAM})
+README = "README.txt"
+OWN = frozenset({AUDIT, REPORT, PAGE, SCHEMA, PROGRAM, README})
 # The whole audit of the pack, as its home signs it for witnesses.
 CHECKPOINT = "checkpoint.txt"
 MANIFEST, SIGNATURE = "pack.json", "pack.json.sig"

@@ -104,11 +104,11 @@ class Findings:
             self.differences.append(f"not all of {what} can be read ({type(error).__name__})")
 
     def lines(self) -> Iterator[str]:
-        """All of it for a terminal, the differences last; what the pack says cannot steer it."""
-        lines = [f"checked      {number:>6}  {what}" for what, number in self.checked.items()]
-        lines += [f"not covered  {what}" for what in self.not_covered]
+        """All of it for a terminal, the verdict first; what the pack says cannot steer it."""
+        lines = ["the pack does NOT hold" if self.differences else "everything that was checked holds"]
         lines += [f"DIFFERENT    {difference}" for difference in dict.fromkeys(self.differences)]
-        lines.append("the pack does NOT hold" if self.differences else "everything that was checked holds")
+        lines += [f"checked      {number:>6}  {what}" for what, number in self.checked.items()]
+        lines += [f"not covered  {what}" for what in self.not_covered]
         yield from (line.encode("unicode_escape").decode("ascii") for line in lines)
 
 

@@ -115,6 +115,14 @@ def test_a_finished_rotation_is_reported_and_its_pack_is_checked_offline(made: P
 def test_a_pack_holds_offline_and_says_what_it_does_not_cover(made: Packed, pack: Path) -> None:
     code, said = verified(pack)
     assert code == 0, said
+    assert said.startswith("everything that was checked holds\n")
+    assert "--witness URL" in verified(pack, "--help")[1]
+    with pytest.raises(AssertionError, match="a head has 64 hex digits"):
+        verified(pack, "ab" * 31)
+    readme = (pack / "README.txt").read_text()
+    officers = json.loads((pack / "report.json").read_text())["policy"]["officers"]
+    assert all(each["fingerprint"] in readme for each in officers)
+    assert json.loads((pack / "pack.json").read_text())["audit"]["hash"] in readme
     for line in (
         "1  pack.json, signed by the pipeline's key",
         "2  manifests of backups, with their signatures",
