@@ -1,7 +1,5 @@
 """Checkpoints as locked objects in S3: nobody who may write there takes one back, or has another one believed."""
 
-import pytest
-
 from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
 from keyrotation_pipeline.audit.witnessed import witnessed
 from keyrotation_pipeline.model.checkpoints import Checkpoint, SignedCheckpoint, VerifierKey
@@ -90,11 +88,3 @@ def test_a_bucket_that_locks_nothing_is_no_witness(office: Office, bucket: TestB
         assert "locks no object, so that nothing keeps a checkpoint there" in sentence
         assert len(sentence) <= 200
         assert witnessed(pipeline.ledger)[0].size == 0
-
-
-@pytest.mark.parametrize("setting", ['"s3-object-lock"', '[{ url = "https://w.example" }]', '["http://w.example"]'])
-def test_a_witness_that_cannot_be_one_is_refused(office: Office, setting: str) -> None:
-    office.file.write_text(f"{office.file.read_text()}[audit]\nwitness = {setting}\n")
-    typed = Folder(office.folder, [])
-    typed.run("audit", "verify", expect=1)
-    assert "[audit] witness" in typed.printed[-1]

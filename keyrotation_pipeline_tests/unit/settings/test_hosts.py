@@ -105,3 +105,18 @@ def test_a_kubeconfig_that_cannot_be_read_is_named(tmp_path: Path, content: str)
     declared = parse(f'{TABLE}{SECRET}kubeconfig = "config"\n', tmp_path / "keyrotation.toml")
 
     assert hosts_of(declared) == (f"keys Kubernetes at what {tmp_path}/config says",)
+
+
+@pytest.mark.parametrize(("witness", "sentence"), [
+    pytest.param('"s3-object-lock"', "needs a bucket", id="no bucket"),
+    pytest.param('[{ url = "https://w.example" }]', "needs the key", id="no key"),
+    pytest.param('["http://w.example"]', "is not encrypted", id="not encrypted"),
+    pytest.param(f'[{{ url = "https://u:p@w.example", key = "{KEY}" }}]', "without user", id="with a password"),
+    pytest.param(f'[{{ url = "https://w\u0435.example", key = "{KEY}" }}]', "write https", id="Cyrillic"),
+    pytest.param(f'[{{ url = "https://w.example", key = "{KEY[:-2]}xx" }}]', "none of a witness", id="another key"),
+    pytest.param(f'[{{ url = "https://w.example", key = "{KEY}" }}, {{ url = "https://x.example", key = "{KEY}" }}]',
+                 "twice", id="one key for two"),
+])  # fmt: skip
+def test_a_witness_that_cannot_be_one_is_refused(tmp_path: Path, witness: str, sentence: str) -> None:
+    with pytest.raises(ConfigurationError, match=sentence):
+        parse(f"{TABLE}[audit]\nwitness = {witness}\n", tmp_path / "keyrotation.toml")
