@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,9 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import AesKey, KeyMaterial
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, Defect, DefectKind
-from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.settings.value_formats import FormatSettings
 from keyrotation_pipeline_tests import marked_libraries
-from keyrotation_pipeline_tests.marked_libraries import CloakEcto, Library, Tink
+from keyrotation_pipeline_tests.marked_libraries import CloakEcto, Library
 
 V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
 VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parents[3] / "vectors" / "prefixed.json").read_text())
@@ -53,33 +51,6 @@ def text_of(declared: ValueFormat, ring: KeyRing, version: KeyVersion) -> str:
 
 def settings(**options: Any) -> ValueFormat:  # noqa: ANN401
     return FormatSettings.model_validate({"name": "cloak-ecto", "keys": {"env": "CLOAK_KEYS"}, **options}).value_format
-
-
-def declared_of(vector: dict[str, Any]) -> tuple[ValueFormat, KeyMaterial]:
-    if vector["format"] == "tink":
-        (key,) = notation_of(TINK).keys_in(json.dumps(vector["keyset"]), "KEYS")
-        return replace(TINK, aad="{table}.{column}" if "aad" in vector else ""), key
-    return settings(iv_length=vector["iv_length"]), AesKey(bytes.fromhex(vector["key"]), vector["label"])
-
-
-@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["made_by"])
-def test_real_values_are_read_and_rewritten_for_the_library(vector: dict[str, Any]) -> None:
-    declared, old = declared_of(vector)
-    ring = KeyRing({V1: old, V2: new_key(declared, held=[old])}, V2)
-    code, key = format_of(declared), text_of(declared, ring, V2)
-    label = EncryptedTable(TableName("Clin ic", "clients"), ("ssn",), declared).label("ssn")
-    library = CloakEcto([key], vector["iv_length"]) if "label" in vector else Tink([key], vector.get("aad", ""))
-    for value in vector["values"]:
-        stored = bytes.fromhex(value["stored"])
-        assert code.plaintext(ring, stored, label) == value["plaintext"].encode()
-        (_, (new,)) = code.rewriter(ring, V2, ("other", label)).rewrite([[None], [stored]]).columns
-        assert new is not None
-        assert (library.decrypt(new), len(new)) == (value["plaintext"].encode(), len(stored))
-        assert [code.opened_by(ring, each, label) for each in (stored, new)] == [(V1, V1), (V2, V2)]
-        assert code.rewriter(ring, V2, (label,)).check([[stored, new]]) == ([{V1: 1, V2: 1}], [])
-        of_another = code.plaintext(ring, stored, "clients.phone")
-        bound = Defect(DefectKind.NOT_AUTHENTIC, V1)
-        assert of_another == (bound if "aad" in vector else value["plaintext"].encode())
 
 
 @pytest.mark.parametrize(("present", "declared"), [(16, 12), (12, 16)])
