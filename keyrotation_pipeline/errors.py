@@ -281,8 +281,7 @@ class RestoreTimeoutError(RecoveryError):
     def __init__(self, name: str, seconds: float) -> None:
         super().__init__(
             f"{name} was not restored in the {seconds:,.0f} s that [recovery] longest_restore_seconds allows, so "
-            "the restore was stopped; raise that if the database is that large, else find the function, check or view "
-            "in it that does not finish, and use an older backup"
+            "it was stopped; raise that, or find the function, check or view that does not end and use an older backup"
         )
 
 
@@ -312,8 +311,7 @@ class RestoredQueryTimeoutError(RecoveryError):
     def __init__(self, name: str, seconds: float) -> None:
         super().__init__(
             f"{name} was restored, but a statement over it did not finish in the {seconds:,.0f} s that [recovery] "
-            "longest_restore_seconds allows, so its server was stopped; find the function in its indexes, checks or "
-            "triggers that does not finish, or raise that"
+            "longest_restore_seconds allows; raise that, or find the function in its indexes, checks or triggers"
         )
 
 

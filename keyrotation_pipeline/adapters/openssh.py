@@ -86,7 +86,7 @@ def read_ssh_key(path: Path) -> SshKey:
     if not SSH_KEY_FORM.fullmatch(line):
         raise OpenSSHError(
             f"{path} is not a public key that an officer may have (ed25519, ECDSA, RSA, or a FIDO2 one), without "
-            "options and not a certificate; make one with `ssh-keygen -t ed25519-sk`, or -t ed25519 without hardware"
+            "options and not a certificate; make one with `ssh-keygen -t ed25519-sk` (or ed25519)"
         )
     return _checked(path, line)
 

@@ -105,11 +105,10 @@ def require_in_order(before: datetime, at: datetime) -> None:
     """
     if at < before - EVENTS_DIFFER_BY:
         raise BlockedError(
-            f"the newest event of the audit is dated {before:%Y-%m-%d %H:%M:%S} UTC, so the clock of this host is "
-            f"{(before - at).total_seconds():,.0f} seconds behind it, and nothing can be recorded until then; "
-            "set the clock right, or wait as long; if the clock is right and `keyrotation audit log` shows an event "
-            "that nobody made, keep this database as it is, take the newest backup from before that event "
-            "(`keyrotation restore-database`) into use, and run `keyrotation reconcile` there"
+            f"the newest event of the audit is dated {before:%Y-%m-%d %H:%M:%S} UTC, and the clock of this host is "
+            f"{(before - at).total_seconds():,.0f} seconds behind it; set the clock right, or wait as long. If "
+            "`keyrotation audit log` shows an event that nobody made, keep this database, use the newest backup from "
+            "before it (`keyrotation restore-database`), and run `keyrotation reconcile` there"
         )
 
 

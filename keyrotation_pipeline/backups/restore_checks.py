@@ -86,12 +86,12 @@ def require_complete(database: str, failures: Sequence[str], undecryptable: Sequ
     if failures:
         raise IncompleteRestoreError(
             f"the new database {database} has every row, and {some or 'all values decrypt'}, but these are missing or "
-            f"differ: {joined(failures)}; add them there manually before you let others connect to it, or fix what "
-            "stops them, then restore again"
+            f"differ: {joined(failures)}; add them there manually before others connect to it, or fix what stops them, "
+            "then restore again"
         )
     if some:
         raise UndecryptableError(
-            f"the new database {database} is as it was dumped, and can be used, but {some}; put back a missing key "
+            f"the new database {database} is as it was dumped, and usable, but {some}; put back a missing key "
             "with `keyrotation restore-key`, take damaged values from an older backup, then run `keyrotation verify`"
         )
 

@@ -233,7 +233,7 @@ def _ring(found: EncryptedType | None) -> object:
 
 def _refuse(column: Any) -> NoReturn:  # noqa: ANN401
     raise refusal(
-        f"{name_of(column)} is encrypted and cannot take a SQL expression or another type's column: the database "
-        "would store it unencrypted or under another key; compute the value in Python, or copy a column that has "
-        "the same key ring"
+        f"{name_of(column)} is encrypted and cannot take a SQL expression or another type's column, which the database "
+        "would store as it is; compute the value in Python, or copy one with the same key "
+        "ring"
     )

@@ -133,8 +133,8 @@ class Waiting:
         if self._stored is None:
             raise refusal(
                 f"{self} is bound to the row's {self.name}, which the statement does not give for each row; set "
-                f"{self.name} before the INSERT (as by default=uuid4; a number that the server counts is not known "
-                f"in time), write `where(table.{self.name} == key)` in an UPDATE",
+                f"{self.name} before the INSERT (as by default=uuid4), write "
+                f"`where(table.{self.name} == key)` in an UPDATE",
                 InvalidBindingError,
             )
         return self._stored

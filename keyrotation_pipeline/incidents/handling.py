@@ -158,7 +158,7 @@ def _require_out_of_use(pipeline: Pipeline, incident: Incident) -> None:
             f"assessment that says that nothing was breached (`keyrotation incident assess {incident.id}`)"
         )
     raise IncidentError(
-        f"{incident.id} names {', '.join(map(str, used))}, which is still in use; let a rotation replace it "
-        f"(`keyrotation request --emergency {incident.id} --reason TEXT`), or if it was a false alarm, have officers "
-        f"sign an assessment that says so (`keyrotation incident assess {incident.id}`)"
+        f"{incident.id} names {', '.join(map(str, used))}, which is still in use; replace it by `keyrotation "
+        f"request --emergency {incident.id} --reason TEXT`, or have officers sign a false alarm with `keyrotation "
+        f"incident assess {incident.id}`"
     )

@@ -201,8 +201,7 @@ def lost_roster(pipeline: Pipeline) -> Roster | None:
             return each
     raise AuditError(
         f"the key store names a roster ({digest[:16]}) that neither the database, nor this home, nor keyrotation.toml "
-        "has; put officers, threshold and recipients of the roster that was pinned last back into keyrotation.toml, "
-        "then run `keyrotation reconcile`"
+        "has; put the one that was pinned last back there, then run `keyrotation reconcile`"
     )
 
 

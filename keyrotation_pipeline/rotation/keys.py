@@ -99,7 +99,7 @@ def require_as_registered(ledger: Ledger, ring: KeyRing) -> Mapping[KeyVersion, 
         if version in registered and registered[version].fingerprint != ring.material(version).fingerprint:
             raise KeyStoreError(
                 f"the key given for {version} is not the one registered as {registered[version].fingerprint[:16]}; "
-                f"give that one, or leave {version} unset; if the registered one decrypts no value, replace it with "
+                f"give that one, or leave {version} unset. If the registered one decrypts no value, replace it with "
                 f"`keyrotation replace-key {version} --reason TEXT`"
             )
     return registered

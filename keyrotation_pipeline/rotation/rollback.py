@@ -188,8 +188,7 @@ def _require_undoable(pipeline: Pipeline, rotation: Walk, primary: KeyVersion | 
     if pipeline.tables[0].format.is_held_by_server:
         raise RequestError(
             f"the server that holds the keys encrypts with its newest version, so rotation {rotation.id} cannot be "
-            f"rolled back; finish it with `keyrotation rotate {rotation.id}`, or go on to the next version with "
-            "`keyrotation request`"
+            f"rolled back; finish it with `keyrotation rotate {rotation.id}`, or run `keyrotation request`"
         )
     if rotation.done(Step.KEY_VERSION) is None:
         raise RequestError(f"rotation {rotation.id} has made no key yet; cancel it with `keyrotation cancel`")

@@ -224,9 +224,8 @@ class File(Section):
                 of_blind_index = table.format.has_keys_of_columns
                 if of_blind_index and index.normalise:
                     raise ConfigurationError(
-                        f"the search index of {place}: what an `expression` of blind_index does to a text is Ruby's, "
-                        "so normalise is for our own format alone; leave it out, or index an attribute that is stored "
-                        "as the expression makes it"
+                        f"the search index of {place}: normalise is for our own format alone, and an `expression` of "
+                        "blind_index is Ruby's; leave it out, or index an attribute that is stored as that makes it"
                     )
                 if index.algorithm is not None and not of_blind_index:
                     raise ConfigurationError(

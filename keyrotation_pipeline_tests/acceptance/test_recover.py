@@ -292,7 +292,7 @@ def test_without_the_signer_an_officers_signature_over_the_manifest_counts(machi
     (machine.backups / signature_name(manifest.name)).unlink()
     officers = {role: str(each.certificate) for role, each in machine.lost.officers.items()}
 
-    assert "anybody can encrypt to your certificates" in machine.refused(signer="")
+    assert "nothing says which backups are yours" in machine.refused(signer="")
     vouched = ("--trust-unsigned", str(signature), "--officer")
     assert "is signed by none of the officers named" in machine.refused(*vouched, officers["privacy"], signer="")
     done = machine.recover(*vouched, officers["security"], signer="")

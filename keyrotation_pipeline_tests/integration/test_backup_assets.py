@@ -151,7 +151,7 @@ def test_a_key_that_decrypts_with_what_it_signs_with_is_refused_with_how_to_make
         secret.write_bytes(gpg("--armor", "--export-secret-keys"))
     check = recovery_check(clinic, settings.load(with_recovery(clinic, secret)))
     assert (check.light, check.value) == (
-        Light.RED, "[recovery] secret_key can sign, and has no subkey that can only decrypt"
+        Light.RED, "[recovery] secret_key has no subkey that can only decrypt"
     )  # fmt: skip
 
 

@@ -145,7 +145,7 @@ def test_columns_that_blind_index_may_have_made_with_the_same_master_key_are_war
         PARTITION OF "Front desk"."Cli%ents" FOR VALUES FROM (-9) TO (0)"""
     )
     (sentence,) = warned_of(clients, TABLE)
-    assert sentence.startswith("column Front desk.Cli%ents.email_bidx is named as blind_index names its search indexes")
+    assert sentence.startswith("column Front desk.Cli%ents.email_bidx is named like a search index of blind_index")
     assert warned_of(clients, replace(TABLE, format=replace(LOCKBOX, derivation=None))) == []
 
 

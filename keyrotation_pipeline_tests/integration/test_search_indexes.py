@@ -424,7 +424,7 @@ def test_an_index_that_is_not_declared_is_warned_of(people: Connection) -> None:
 
     def warned(table: EncryptedTable) -> list[str]:
         found = preflight(people, [table], V2)
-        return [problem.message for problem in found if "looks like search indexes" in problem.message]
+        return [problem.message for problem in found if "looks like undeclared search indexes" in problem.message]
 
     assert warned(PEOPLE) == []
     (high, low) = warned(replace(PEOPLE, columns=("mail % box",), indexes=()))

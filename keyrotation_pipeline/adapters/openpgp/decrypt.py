@@ -230,9 +230,8 @@ def _require_decrypts_only(fingerprint: str, usable: Mapping[str, str], officers
             f"alone (gpg --armor --export-secret-subkeys {alone} > recovery.sec.asc) and name that file"
         )
     raise SigningRecoveryKeyError(
-        "[recovery] secret_key can sign, and has no subkey that can only decrypt; make a key that has "
-        "(gpg --quick-generate-key NAME default cert, then gpg --quick-add-key FINGERPRINT cv25519 encr), and add its "
-        "certificate to [backup] recipients"
+        "[recovery] secret_key has no subkey that can only decrypt; make one (gpg --quick-add-key FINGERPRINT cv25519 "
+        "encr for a key made with usage cert), and add its certificate to [backup] recipients"
     )
 
 

@@ -85,7 +85,7 @@ def test_a_key_store_that_is_ahead_of_the_audit_stops_everything_until_its_offic
 
 def test_whoever_the_key_store_does_not_name_has_no_authority_to_reconcile(world: FakeWorld) -> None:
     world.keys.roster = OTHER
-    with pytest.raises(AuditError, match=r"names a roster .* put officers, threshold and recipients of the roster"):
+    with pytest.raises(AuditError, match=r"names a roster .* put the one that was pinned last back there"):
         authority_to_reconcile(world.pipeline)
 
 

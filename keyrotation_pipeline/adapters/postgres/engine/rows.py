@@ -97,7 +97,7 @@ def listed(context: RewriteContext, first: int, end: int) -> list[ListedRow]:
         raise PreflightError(
             f"a row of {context.relation.label} holds {largest // 2**20} MiB in its encrypted columns, and more than "
             f"{limit // 2**20} MiB cannot be re-encrypted at once; move such values out of the table, then run "
-            "`keyrotation rotate` again, it continues from here"
+            "`keyrotation rotate` again"
         )
     return rows
 

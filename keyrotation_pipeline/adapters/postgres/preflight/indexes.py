@@ -77,9 +77,9 @@ def search_indexes_are_declared(subject: Subject) -> Iterator[Problem]:
         names = [str(name) for (name,) in rows]
         for name in names and _holding_indexes(subject, relation, names):
             yield warning(
-                f"column {relation.label}.{name} holds what looks like search indexes, which are not declared, so "
-                "searches would miss every re-encrypted row; declare them in indexes of "
-                f"[[tables]] {subject.table.name} (`keyrotation docs search-indexes`)"
+                f"column {relation.label}.{name} holds what looks like undeclared search indexes, so searches would "
+                f"miss re-encrypted rows; declare them in indexes of [[tables]] {subject.table.name} (`keyrotation "
+                "docs search-indexes`)"
             )
 
 
@@ -89,10 +89,9 @@ def _of_blind_index(subject: Subject) -> Iterator[Problem]:
         if name in subject.written_columns:
             continue
         yield warning(
-            f"column {declared.label}.{name} is named as blind_index names its search indexes, which it makes with "
-            "the master key unless it has one of its own: under a new master key searches would find no row; "
-            f"declare it in indexes of [[tables]] {subject.table.name}, or set BLIND_INDEX_MASTER_KEY to the "
-            "present master key first (`keyrotation docs search-indexes`)"
+            f"column {declared.label}.{name} is named like a search index of blind_index, which finds no row under a "
+            f"new master key; declare it in indexes of [[tables]] {subject.table.name}. If it is to keep the present "
+            "key, set BLIND_INDEX_MASTER_KEY to that first (`keyrotation docs search-indexes`)"
         )
 
 

@@ -104,8 +104,7 @@ def _written_through_others(subject: Subject) -> Iterator[Problem]:
     for place in sorted(set(chain.from_iterable(detours.values()))):
         yield fatal(
             f"{place}, a view of {subject.table.name} or a table with a rule that writes it, can be written by the "
-            "application, with the rights of its owner, which an old login would keep; revoke INSERT, UPDATE and "
-            "DELETE on it"
+            "application, as an old login could with its owner's rights; revoke INSERT, UPDATE and DELETE on it"
         )
 
 

@@ -112,9 +112,9 @@ def rows_are_in_heaps(subject: Subject) -> Iterator[Problem]:
             yield fatal(f"{relation.label} is not a table; correct [[tables]] in keyrotation.toml")
         elif not (relation.is_heap or relation.holds_no_rows):
             yield fatal(
-                f"table {relation.label} has the access method {relation.access_method}, and only heap is known to "
-                f"store rows where the engine expects them; ALTER TABLE {subject.quoted(*relation.parts)} SET ACCESS "
-                "METHOD heap (PostgreSQL 15 and later), or copy it to a new table"
+                f"table {relation.label} has the access method {relation.access_method}, and the engine reads heap "
+                f"alone; ALTER TABLE {subject.quoted(*relation.parts)} SET ACCESS METHOD heap (PostgreSQL 15 and "
+                "later), or copy it to a new table"
             )
 
 
@@ -156,8 +156,8 @@ def columns_are_of_one_home(subject: Subject) -> Iterator[Problem]:
             )
             yield warning(
                 f"the home in schema {schema} has counted its values in {', '.join(both)} of table {name}, too, on "
-                f"{day}, and of two homes each would re-encrypt them under keys that the other lacks; remove them from "
-                f"[[tables]] of one, and if that is done there, {forget.as_string(subject.connection)}"
+                f"{day}, and would re-encrypt them under keys that this one lacks; remove them from [[tables]] of one. "
+                f"If that is done there: {forget.as_string(subject.connection)}"
             )
 
 
@@ -213,9 +213,9 @@ def unique_indexes_see_one_key_at_a_time(subject: Subject) -> Iterator[Problem]:
         parameters = {"oid": relation.oid, "columns": subject.columns}
         for (index,) in subject.connection.execute(_UNIQUE, parameters).fetchall():
             yield warning(
-                f"unique index {index} of {relation.label} cannot stop a text that is there under another key while "
-                "values are under two; have the application look for both before it writes (`keyrotation docs "
-                f"{subject.table.format.spec.guide}`), since the rotation stops at such a pair"
+                f"unique index {index} of {relation.label} cannot stop a text that is there under another key, and "
+                "the rotation stops there; have the application look for both before it writes (`keyrotation "
+                f"docs {subject.table.format.spec.guide}`)"
             )
 
 
@@ -233,9 +233,9 @@ def updates_are_published(subject: Subject) -> Iterator[Problem]:
     relations = [relation.oid for relation in subject.relations]
     for (name,) in subject.connection.execute(_WITHOUT_UPDATES, (relations,)).fetchall():
         yield fatal(
-            f"publication {name} does not publish updates of table {subject.table.name}, so its subscribers would "
-            f"keep old values for good; ALTER PUBLICATION {subject.quoted(str(name))} SET (publish = 'insert, update, "
-            "delete, truncate'), or remove the table from it"
+            f"publication {name} does not publish updates of table {subject.table.name}: subscribers keep old "
+            f"values; ALTER PUBLICATION {subject.quoted(str(name))} SET (publish = 'insert, update, delete, "
+            "truncate'), or remove the table from it"
         )
 
 
@@ -288,8 +288,7 @@ def vacuums_read_indexes_once(subject: Subject) -> Iterator[Problem]:
             yield warning(
                 f"a vacuum of {relation.label} may have {need / 2**20:,.0f} MiB of dead rows to remember, and "
                 f"maintenance_work_mem is {int(str(memory)) / 2**20:,.0f} MiB, so each index is read several "
-                "times; our own vacuums use more while they run (256 MiB at most); for the server's own set "
-                "autovacuum_work_mem to as much"
+                "times; set autovacuum_work_mem to as much. Our own vacuums use up to 256 MiB"
             )
 
 

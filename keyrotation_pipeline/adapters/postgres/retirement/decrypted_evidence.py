@@ -154,7 +154,7 @@ def _refuse(keys: CurrentKeys, table: EncryptedTable, retired: Sequence[KeyVersi
     if rows := keys.old_rows(table, retired, None).rows:
         raise FenceError(
             f"table {table.name}: {rows} row(s) hold values under {' or '.join(map(str, retired))} again; find what "
-            "wrote them: a transaction that began before the old login lost its right, or an instance that has the new "
+            "wrote them: a transaction that began before the old login lost its right, or an instance with the new "
             "login and an old key"
         )
     raise ProofError(

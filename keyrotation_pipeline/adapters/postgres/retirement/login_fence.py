@@ -203,8 +203,8 @@ def fence(
         )
         raise PreflightError(
             f"a login of [format.logins] has granted its right to write table {table.name} to others; run "
-            f"{option.as_string(connection)} as the owner of the table (likewise for a partition on which it has), and "
-            "grant others yourself what they need"
+            f"{option.as_string(connection)} as the owner of the table (likewise for its partitions), and grant others "
+            "yourself what they need"
         ) from None
     if reason := why_not(connection, table, tree, wanted):
         raise FenceError(f"table {table.name}: {reason}")

@@ -177,8 +177,8 @@ def _require_offered(listed: Sequence[ArchiveEntry], there: ServerRules, dump: D
     if missing := sorted(each for each in needed if there.of(each) is None):
         raise IncompleteRestoreError(
             f"{dump.file.name} needs the extension {', '.join(missing)}, which {server} does not have; install the "
-            f"package postgresql-{dump.server_major} (it has PostgreSQL's own extensions; others have packages of "
-            "their own), or name the programs of a server that has them in [backup] postgres_binaries"
+            f"package postgresql-{dump.server_major} or its own, or name a server's programs that have it "
+            "in [backup] postgres_binaries"
         )
 
 

@@ -135,8 +135,7 @@ class TransitRewriter:
         if None in texts or texts[: len(old)] != texts[len(old) :]:
             raise KeyRotationError(
                 f"{self._server.address} gave values that do not decrypt to what the old ones hold, and nothing of its "
-                "batch was written; that server, or what stands between, is faulty: find out which, then run "
-                "`keyrotation rotate` again"
+                "batch was written; find out what between here and there is faulty, then run `keyrotation rotate` again"
             )
         columns_of_new: list[list[Value]] = [[None] * len(column) for column in columns]
         for number, sealed, text in zip(whole, new, texts, strict=False):
@@ -227,8 +226,7 @@ class TransitRewriter:
             if marker_in(value) != self._target:
                 raise KeyStoreError(
                     f"{self._server.address} encrypts under another version than {self._target.decode()}: somebody has "
-                    "rotated it there; nothing of this batch was written: run `keyrotation init`, which imports that "
-                    "version, and request the next one with `keyrotation request`"
+                    "rotated it there; run `keyrotation init`, which imports that version, then `keyrotation request`"
                 )
 
 
