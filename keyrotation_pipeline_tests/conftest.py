@@ -52,10 +52,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # What is long and in part shown by a shorter test: `pytest -m extended` runs it, before a release.
 EXTENDED = (
+    "acceptance/disasters/test_worst_days.py::test_a_forged_set",
     "acceptance/disasters/test_worst_days.py::test_the_database_is_lost",
     "acceptance/disasters/test_disasters.py::test_the_keys_are_lost",
     "acceptance/test_absence.py::test_a_key_that_was_found_in_use_after_its_retirement",
     "acceptance/test_absence.py::test_a_rotation_without_a_backup_after_it",
+    "acceptance/test_absence.py::test_what_was_not_read_again",
     "acceptance/test_aes_gcm.py::test_a_rotation_by_the_commands_beside_the_application[Laravel]",
     "acceptance/test_aes_gcm.py::test_a_rotation_by_the_commands_beside_the_application[hex]",
     "acceptance/test_aes_gcm.py::test_a_rotation_by_the_commands_beside_the_application[sqlalchemy-utils]",
@@ -95,7 +97,10 @@ EXTENDED = (
     "acceptance/test_rollback.py::test_a_rollback_under_load_loses_no_write_and_leaves_no_value_behind[writes have",
     "acceptance/test_rollback.py::test_half_walked",
     "acceptance/test_rollout.py",
+    "acceptance/test_second_generation.py",
     "acceptance/test_up.py::test_up_without",
+    "acceptance/test_vault.py::test_a_rotation_that_dies",
+    "acceptance/test_vault.py::test_a_server_that_goes_away",
     "acceptance/test_wrong_key.py::test_a_death_in_the_middle",
     "acceptance/test_wrong_key.py::test_a_rotation_that_stuck",
     "acceptance/test_wrong_key.py::test_two_officers_replace",
@@ -104,6 +109,7 @@ EXTENDED = (
     "contract/test_file_key_store.py::test_after_a_death",
     "contract/test_kubernetes_archive_in_aws.py::TestKubernetesKeyStoreWithItsArchiveInAws",
     "contract/test_kubernetes_key_store.py::TestKubernetesKeyStore::test_after_a_death",
+    "contract/test_monitoring_template.py::test_the_template_is_valid",
     "contract/test_remote_key_stores.py::TestAwsIsLate::test_a_change_decided_from_a_late_answer_is_refused_and_takes_nothing_away[add",
     "contract/test_remote_key_stores.py::TestAwsIsLate::test_a_change_decided_from_a_late_answer_is_refused_and_takes_nothing_away[p",
     "contract/test_remote_key_stores.py::TestAwsIsLate::test_a_change_decided_from_a_late_answer_is_refused_and_takes_nothing_away[restore",

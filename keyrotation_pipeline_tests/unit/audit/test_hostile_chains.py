@@ -21,7 +21,7 @@ from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotatio
 
 CHAINS, BATCHES = 10_000, 10
 FORGED = 1_000
-NORMALLY = 2  # batches; `pytest -m extended` takes the others
+NORMALLY = 1  # batch; `pytest -m extended` takes the others
 
 
 @pytest.fixture(scope="module")
