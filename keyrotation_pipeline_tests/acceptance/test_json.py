@@ -43,7 +43,7 @@ def test_every_command_that_shows_something_is_documented_here() -> None:
 
 QUICK = (
     "init", "status", "metrics", "docs", "inventory", "scan", "verify", "requests", "history", "rollout",
-    "audit verify", "audit log", "incident list", "backup --list",
+    "audit verify", "audit log", "audit witness", "incident list", "backup --list",
 )  # fmt: skip
 
 

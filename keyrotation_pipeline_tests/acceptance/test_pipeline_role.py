@@ -110,7 +110,7 @@ LINES = (
     Line("incident report {emergency}"),
     Line("incident open --type insider --description e --discovered-at now", keep="later"),
     Line("incident compare {later} --key recovery.asc"),
-    Line("incident close {emergency}", exits=1), Line("audit verify"), Line("audit log"),
+    Line("incident close {emergency}", exits=1), Line("audit verify"), Line("audit log"), Line("audit witness"),
     Line("report --output report.html"),
 )  # fmt: skip
 
