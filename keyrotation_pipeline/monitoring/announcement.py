@@ -6,7 +6,7 @@ Only what officers have signed is announced: rows and events in the database are
 Source: the source procedure, section 3.1, step 5.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -27,6 +27,7 @@ from keyrotation_pipeline.monitoring.progress import as_long_as_last_time
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import require_authorised
 from keyrotation_pipeline.requests.roster import pinned_roster, roster_of
+from keyrotation_pipeline.templates import render_text
 
 AHEAD = timedelta(days=7)
 # Preferred contacts, in this order.
@@ -62,37 +63,21 @@ def announcement_of(
     Args:
         time_zone: of its dates, which are given in UTC too.
     """
-    rollout = pipeline.rollout
     first, last = "Deploy dual-key application update", "Validation and old key retirement"
     if _is_rollback(walk):
         first, last = f"Make {walk.target} the primary again", f"Validation and retirement of {walk.source}"
-    text = f"""\
-Team,
-
-We will be performing {_what(walk)} {_when(walk, time_zone)} as part of our HIPAA compliance procedures. This is a \
-zero-downtime operation.
-
-Database: {pipeline.environment.identity().name}; key: {walk.source} to {walk.target}
-
-Timeline:
-- {_start(walk, time_zone)}: {first}
-- then: Background re-encryption (gradual)
-- then: {last}, at the latest by {_local_time(walk.finish_by, time_zone)}
-
-Expected duration: {_duration(pipeline, walk)}
-
-Expected impact: None (zero downtime)
-
-Actions required:
-- Monitor error rates during the rotation window
-- Report any authentication or data access issues immediately
-
-Rollout: {rollout.mode.rule(walk.source, walk.target, rollout.workloads)}
-Reason: {walk.reason}
-Request: {walk.id}
-
-Point of contact: {_contact(pipeline, contacts)}
-"""
+    text = render_text(
+        "announcement.txt.j2",
+        what=_what(walk),
+        start=_start(walk, time_zone),
+        first=first,
+        last=last,
+        finish_by=_local_time(walk.finish_by, time_zone),
+        duration=_duration(pipeline, walk),
+        rollout=pipeline.rollout.mode.rule(walk.source, walk.target, pipeline.rollout.workloads),
+        reason=walk.reason,
+        **_common(pipeline, walk, contacts, time_zone),
+    )
     return Announcement(walk.id, _subject(walk, time_zone), text)
 
 
@@ -102,16 +87,27 @@ def cancellation_of(pipeline: Pipeline, walk: Walk, contacts: Sequence[Contact],
     instead = "".join(f" The {each.type} {each.action} {each.id} takes its place." for each in followers)
     begun = " after it had begun" if walk.started_at is not None else ""
     at = _local_time(walk.finished_at or pipeline.clock.now(), time_zone)
-    text = f"""\
-Team,
-
-{_what(walk).capitalize()} was announced {_when(walk, time_zone)}. It was cancelled on {at}{begun}.{instead}
-
-Database: {pipeline.environment.identity().name}; key: {walk.source} to {walk.target}; request: {walk.id}
-
-Point of contact: {_contact(pipeline, contacts)}
-"""
+    text = render_text(
+        "cancellation.txt.j2",
+        what=_what(walk).capitalize(),
+        at=at,
+        begun=begun,
+        instead=instead,
+        **_common(pipeline, walk, contacts, time_zone),
+    )
     return Announcement(walk.id, f"Cancelled: {_subject(walk, time_zone)}", text, cancels=True)
+
+
+def _common(pipeline: Pipeline, walk: Walk, contacts: Sequence[Contact], time_zone: str) -> Mapping[str, str]:
+    """What an announcement and its cancellation both say."""
+    return {
+        "when": _when(walk, time_zone),
+        "database": pipeline.environment.identity().name,
+        "source": str(walk.source),
+        "target": str(walk.target),
+        "request": walk.id,
+        "contact": _contact(pipeline, contacts),
+    }
 
 
 def _is_near(walk: Walk, now: datetime) -> bool:

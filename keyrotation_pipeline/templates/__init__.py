@@ -1,4 +1,4 @@
-"""Renders HTML pages from the Jinja templates in this folder."""
+"""Renders HTML pages, and plain text, from the Jinja templates in this folder."""
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -39,3 +39,8 @@ _ENVIRONMENT.filters["commands"] = _commands
 def render(template: str, **values: object) -> str:
     """Fill in a template; every value is escaped, and a name that the template lacks is an error."""
     return _ENVIRONMENT.get_template(template).render(values)
+
+
+def render_text(template: str, **values: str) -> str:
+    """Fill in a template of plain text, in which nothing is escaped; a name that the template lacks is an error."""
+    return _ENVIRONMENT.overlay(autoescape=False).get_template(template).render(values)
