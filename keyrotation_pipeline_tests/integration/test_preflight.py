@@ -816,5 +816,5 @@ def test_columns_that_another_home_has_counted_are_warned_of(migrated: Connectio
         r"the home in schema shop_keys has counted its values in d of table Cl 'inic\.notes, too, on 20..-..-..,",
         sentence,
     )
-    migrated.execute(sentence.partition("if that is done there, ")[2].encode())
+    migrated.execute(sentence.partition("If that is done there: ")[2].encode())
     assert [each for each in warnings(migrated, declared) if "home" in each] == []
