@@ -47,7 +47,7 @@ def test_services_that_work_are_waited_for_and_it_is_said_for_which(tmp_path: Pa
     reported = list[str]()
     with started(tmp_path, {"service": BUSY}, lambda: len(reported) > 5) as services:
         assert services.wait_for(children(services)[0], lambda: False, reported.append)
-    assert reported[0].startswith("waiting for service of Dagster for")
+    assert reported[0].startswith("waiting for service for")
     assert str(tmp_path / "services.log") in reported[0]
 
 
@@ -74,13 +74,13 @@ def test_a_killed_service_is_started_again_and_the_others_stay(tmp_path: Path) -
         assert eventually(lambda: daemon.has_ended)
         services.wait_while_running(lambda: daemon.session != killed, reported.append)
         assert (daemon.has_ended, webserver.has_ended, webserver.session) == (False, False, other)
-    assert reported == [f"daemon of Dagster ended by itself, and is started again; its log is {services.log}"]
+    assert reported == [f"daemon ended by itself, and is started again; its log is {services.log}"]
 
 
 def test_a_service_that_ends_at_once_again_stops_it_by_one_sentence(tmp_path: Path) -> None:
     with (
         started(tmp_path, {"daemon": ENDS}, lambda: True) as services,
-        pytest.raises(HomeError, match="daemon of Dagster does not start; read"),
+        pytest.raises(HomeError, match="daemon does not start; read"),
     ):
         services.wait_while_running(lambda: False, lambda _sentence: None)
 
