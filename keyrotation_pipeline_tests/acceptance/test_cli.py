@@ -612,4 +612,4 @@ def test_without_the_extra_the_command_says_what_to_install(tmp_path: Path) -> N
         check=False,
     )
     assert done.returncode == 1
-    assert "pip install 'keyrotation-pipeline[pipeline]'" in done.stderr
+    assert "and not typer, which the command needs; install 'keyrotation-pipeline[pipeline]'" in done.stderr
