@@ -2,14 +2,16 @@
 
 import json
 import random
+import shutil
 import socket
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,11 +157,11 @@ def test_what_a_witness_has_signed_is_shown_reported_and_checked_offline(watched
 # --- whoever has the database, the home and its key ------------------------------------------------------------------
 
 
-def resigned(watched: Watched, pack: Path) -> None:
-    """Sign a changed pack as a whole again, with the key of the home."""
+def resigned(watched: Watched, pack: Path, origin: str = "") -> None:
+    """Sign a changed pack as a whole again, with the key of the home; under its own origin unless another is given."""
     key = signing_key(settings.load(watched.office.file))
     sign_again(pack, key)
-    (pack / CHECKPOINT).write_text(str(note_of(pack_tree(pack), origin_of(pack), key)))
+    (pack / CHECKPOINT).write_text(str(note_of(pack_tree(pack), origin or origin_of(pack), key)))
     manifest_again(pack, key.sign)
 
 
@@ -279,6 +281,35 @@ def test_generated_histories_that_take_back_what_was_witnessed_are_refused(watch
 @pytest.mark.extended
 def test_a_thousand_histories_that_take_back_what_was_witnessed_are_refused(watched: Watched) -> None:
     every_history_is_refused(watched, 1000)
+
+
+def _forge(
+    way: Callable[[Bodies, int, random.Random], Bodies], at: int, chance: random.Random, bodies: Bodies
+) -> Bodies:
+    return way(bodies, at, chance)
+
+
+@pytest.mark.extended
+def test_a_hundred_packs_that_take_back_what_was_witnessed_are_refused_by_their_own_program(watched: Watched) -> None:
+    """What came after the officers' signatures is rewritten, so that nothing but the witness tells."""
+    with watched.office.pipeline() as pipeline:
+        for _ in range(30):
+            news(pipeline)
+    whole = watched.pack("whole-of-a-hundred")
+    with watched.office.pipeline() as pipeline:
+        assert witness(pipeline) == ()
+        [known] = witnessed(pipeline.ledger)
+    chance, ways, events = random.Random(48), (_changed, _dropped, _cut, _forked, _swapped), len(events_of(whole))
+    for number in range(100):
+        way, at = ways[number % len(ways)], chance.randrange(events - 25, events - 1)
+        pack = Path(shutil.copytree(whole, whole.with_name(f"forged-{number}")))
+        rewrite(pack, partial(_forge, way, at, chance))
+        if events_of(pack) != events_of(whole):
+            resigned(watched, pack, known.origin)
+            code, said = watched.asked(pack)
+            assert (code, "has signed" in said) == (1, True), (number, way.__name__, at, said)
+        shutil.rmtree(pack)
+    assert watched.witness.latest[known.origin][0] == known.size, "it has signed none of them"
 
 
 # --- crashes, and witnesses that fail or lie -------------------------------------------------------------------------
