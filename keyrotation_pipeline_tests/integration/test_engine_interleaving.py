@@ -513,7 +513,6 @@ KILLED = """
 import os, sys
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial

@@ -132,7 +132,7 @@ def test_the_probe_says_of_a_name_by_which_no_key_is_derived_that_nothing_opens(
     mail, note = samples.probe(clients, replace(TABLE, bindings=()), RING, 20)
     assert (mail.opened, note.opened) == (20, 0)
     assert "none of 20 values opens with the present keys" in str(note.refusal)
-    assert "the name Front desk.Cli%ents.note_ciphertext, by which Lockbox derives its key" in str(note.refusal)
+    assert "the name Front desk.Cli%ents.note_ciphertext, by which its key is derived" in str(note.refusal)
     bare, _ = samples.probe(clients, replace(TABLE, format=replace(LOCKBOX, derivation=None)), RING, 20)
     assert 'they open with derivation = "lockbox" and layout = "b64(nonce12 ct tag16)": correct that' in str(
         bare.refusal
