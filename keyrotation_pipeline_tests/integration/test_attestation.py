@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIG_DFL, SIGINT, SIGTERM, signal
 from typing import Any
 
 import pytest
@@ -287,6 +287,12 @@ KeyRing.from_environment = slowly
 """
 
 
+def _with_default_signals() -> None:
+    """Whoever started the tests in the background may ignore these, and children inherit that."""
+    for number in (SIGINT, SIGTERM):
+        signal(number, SIG_DFL)
+
+
 @contextmanager
 def process(
     url: str, ring: KeyRing, then: str, first: str = "", *, more: Sequence[str] = (), within: Sequence[str] = ()
@@ -300,6 +306,7 @@ def process(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_with_default_signals,  # noqa: PLW1509  there is one thread
     )
     try:
         yield running
