@@ -17,10 +17,10 @@ from pathlib import Path
 from keyrotation_pipeline.adapters.child_processes import LOOK_SECONDS, ChildService
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.process import cpu_ticks
+from keyrotation_pipeline.adapters.web_access import LOOPBACK, require_free_port
 from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.ports.clock import attempts
 
-LOOPBACK = "127.0.0.1"
 IDLE_SECONDS = 180  # services that use no CPU for so long and do not answer have failed
 TELL_SECONDS = 30
 INSTANCE_FILES = Path(__file__).parent / "dagster_instance"
@@ -123,7 +123,7 @@ class DagsterServices:
         Raises:
             HomeError: the port is taken.
         """
-        self._refuse_taken_port()
+        require_free_port(self._access.port)
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._home.chmod(0o700)  # whoever reaches the socket runs code as us
         for name in ("dagster.yaml", "workspace.yaml"):
@@ -263,17 +263,6 @@ class DagsterServices:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(f"{line}\n")
-
-    def _refuse_taken_port(self) -> None:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((LOOPBACK, self._access.port))
-            except OSError:
-                raise HomeError(
-                    f"port {self._access.port} of {LOOPBACK} is taken; stop what listens there, or choose another with "
-                    "--port"
-                ) from None
 
 
 def listens(path: Path) -> bool:

@@ -6,6 +6,7 @@ our own pages, which no other page may show in a frame.
 """
 
 import secrets
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -18,12 +19,30 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
+from keyrotation_pipeline.errors import HomeError
+
 METRICS_PATH = "/metrics"
 LOOPBACK = "127.0.0.1"
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
 SAFE_METHODS = {"GET", "HEAD"}
 TRUSTED_SITES = {"same-origin", "none"}  # "none": typed, or opened from a bookmark
+
+
+def require_free_port(port: int) -> None:
+    """Refuse a port of the loopback interface on which something listens.
+
+    Raises:
+        HomeError: names the port.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            raise HomeError(
+                f"port {port} of {LOOPBACK} is taken; stop what listens there, or choose another with --port"
+            ) from None
 
 
 @dataclass(frozen=True, slots=True)

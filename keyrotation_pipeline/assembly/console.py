@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import uvicorn
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.web_access import LOOPBACK, Tokens, guarded
+from keyrotation_pipeline.adapters.web_access import LOOPBACK, Tokens, guarded, require_free_port
 from keyrotation_pipeline.adapters.web_console import console_app
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.console.gathering import console
@@ -132,8 +132,17 @@ def live_pages(path: Path | None, overview_path: str | None = None) -> Iterator[
         pages.close()
 
 
-def serve(path: Path | None, token: str | None, port: int, hosts: tuple[str, ...]) -> None:
-    """Serves the console on a port of the loopback interface until interrupted."""
+def serve(path: Path, token: str | None, port: int, hosts: Sequence[str], announce: Callable[[str], None]) -> None:
+    """Serves the console on a port of the loopback interface until interrupted.
+
+    Args:
+        announce: called with the address, which holds the token, before it is served.
+
+    Raises:
+        HomeError: the port is taken.
+    """
+    require_free_port(port)
+    announce(f"http://{LOOPBACK}:{port}/{'' if token is None else f'?token={token}'}")
     tokens = None if token is None else Tokens(token)
     with live_pages(path) as pages:
         app = guarded(console_app(pages), tokens, HOW_TO_OPEN, port=port, hosts=hosts)

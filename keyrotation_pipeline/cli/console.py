@@ -1,31 +1,19 @@
 """`console`: the page where people look, alone."""
 
+import sys
 from secrets import token_urlsafe
-from typing import Annotated
-
-import typer
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly import console as assembly
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.options import Config
+from keyrotation_pipeline.cli.options import Config, NoToken, Port, ProxyHosts
 
 
 def console(
     *,
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port of the page, on 127.0.0.1.")] = 3001,
-    no_token: Annotated[
-        bool,
-        typer.Option(
-            "--no-token",
-            help="Ask for no token: only behind a proxy that authenticates its users (`keyrotation docs ui`).",
-            show_default=False,
-        ),
-    ] = False,
-    host: Annotated[
-        list[str] | None,
-        typer.Option("--host", metavar="NAME", help="A name under which a proxy serves the page.", show_default=False),
-    ] = None,
+    port: Port = 3001,
+    no_token: NoToken = False,
+    host: ProxyHosts = None,
     config: Config = None,
 ) -> None:
     """Serve the page where people look, read-only.
@@ -35,6 +23,9 @@ def console(
     """
     path = settings.load(config).path
     token = None if no_token else token_urlsafe(32)
-    address = f"http://127.0.0.1:{port}/"
-    output.line(f"Console: {address}{'' if token is None else f'?token={token}'}  (Ctrl-C stops it)")
-    assembly.serve(path, token, port, tuple(host or ()))
+    assembly.serve(path, token, port, host or (), _announce)
+
+
+def _announce(address: str) -> None:
+    output.line(f"Console: {address}  (Ctrl-C stops it)")
+    sys.stdout.flush()

@@ -37,6 +37,19 @@ Config = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.", show_default=False)]
+Port = Annotated[int, typer.Option("--port", min=1, max=65535, help="Port of the page, on 127.0.0.1.")]
+NoToken = Annotated[
+    bool,
+    typer.Option(
+        "--no-token",
+        help="Ask for no token: only behind a proxy that authenticates its users (`keyrotation docs ui`).",
+        show_default=False,
+    ),
+]
+ProxyHosts = Annotated[
+    list[str] | None,
+    typer.Option("--host", metavar="NAME", help="A name under which a proxy serves the page.", show_default=False),
+]
 RequestId = Annotated[
     str,
     typer.Argument(

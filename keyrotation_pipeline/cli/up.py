@@ -14,29 +14,19 @@ import typer
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.services import DagsterServices, UiAccess, dagster_services
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.options import Config
+from keyrotation_pipeline.cli.options import Config, NoToken, Port, ProxyHosts
 from keyrotation_pipeline.errors import HomeError
 
 
 def up(
     *,
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port of the UI, on 127.0.0.1.")] = 3000,
+    port: Port = 3000,
     read_only: Annotated[
         bool,
         typer.Option("--read-only", help="Show everything, but let nobody start or stop anything.", show_default=False),
     ] = False,
-    no_token: Annotated[
-        bool,
-        typer.Option(
-            "--no-token",
-            help="Ask for no token: only behind a proxy that authenticates its users (`keyrotation docs ui`).",
-            show_default=False,
-        ),
-    ] = False,
-    host: Annotated[
-        list[str] | None,
-        typer.Option("--host", metavar="NAME", help="A name under which a proxy serves the UI.", show_default=False),
-    ] = None,
+    no_token: NoToken = False,
+    host: ProxyHosts = None,
     config: Config = None,
 ) -> None:
     """Serve Dagster's UI and execute approved rotations.
