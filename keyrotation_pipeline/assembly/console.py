@@ -10,18 +10,17 @@ from socket import AF_UNIX, socket
 from threading import Lock
 from typing import TypeVar
 
-import psycopg
 import uvicorn
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.web_access import LOOPBACK, Tokens, guarded, require_free_port
 from keyrotation_pipeline.adapters.web_console import console_app
+from keyrotation_pipeline.assembly.failures import message_of
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.console.gathering import console
 from keyrotation_pipeline.console.kept import Kept
 from keyrotation_pipeline.console.pages import error_page, front_page, incident_page, request_page
-from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.monitoring.metrics import in_open_metrics
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
@@ -115,11 +114,8 @@ class LivePages:
 
 def _sentence(error: Exception) -> str:
     """What is shown of an error: never its text, unless it is a sentence of our own."""
-    if isinstance(error, KeyRotationError):
-        return str(error)
-    if isinstance(error, psycopg.Error):
-        return f"the database does not answer ({type(error).__name__}); this page tries again"
-    return f"a defect of this program ({type(error).__name__}); run `keyrotation status`, which says more"
+    defect = f"a defect of this program ({type(error).__name__}); run `keyrotation status`, which says more"
+    return message_of(error) or defect
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from keyrotation_pipeline.assembly import host
-from keyrotation_pipeline.cli.failures import message_of
+from keyrotation_pipeline.assembly.failures import message_of
 from keyrotation_pipeline.fieldcrypto.compiled import codec_in_use
 
 

@@ -14,11 +14,11 @@ import psycopg
 import typer
 
 from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.failures import message_of
 from keyrotation_pipeline.assembly.home import ui_address
 from keyrotation_pipeline.assembly.host import system_time, wait
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.failures import message_of
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.output import field
 from keyrotation_pipeline.errors import DatabaseUnavailableError, KeyRotationError

@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from keyrotation_pipeline.cli.failures import message_of
+from keyrotation_pipeline.assembly.failures import message_of
 
 
 @pytest.mark.parametrize(
