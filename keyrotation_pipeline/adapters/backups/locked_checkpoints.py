@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from keyrotation_pipeline.adapters.deadline import within
-from keyrotation_pipeline.errors import BackupError, WitnessConflictError, WitnessError
+from keyrotation_pipeline.errors import BackupError, DamagedBackupError, WitnessConflictError, WitnessError
 from keyrotation_pipeline.model.backups import signer_fingerprint
 from keyrotation_pipeline.model.checkpoints import SignedCheckpoint, VerifierKey, VerifySignature
 from keyrotation_pipeline.model.merkle import EventTree
@@ -43,40 +43,44 @@ class LockedCheckpoints:
     def sign(self, note: SignedCheckpoint, tree: EventTree, known: int) -> SignedCheckpoint:
         """See `CheckpointWitness.sign`: writes the object, locked, unless one says something else."""
         late = WitnessError(f"{self.witness.name} takes too long; check [backup.s3]")
-        return within(LONGEST_SECONDS, lambda: self._signed(note, tree, known), late)
+        signers = self.signers()  # not below: abandoned work must not read the audit while others append to it
+        return within(LONGEST_SECONDS, lambda: self._signed(note, tree, known, signers), late)
 
-    def _signed(self, note: SignedCheckpoint, tree: EventTree, known: int) -> SignedCheckpoint:
-        prefix = sha256(note.checkpoint.origin.encode()).hexdigest()[:32]
+    def _signed(
+        self, note: SignedCheckpoint, tree: EventTree, known: int, signers: Collection[str]
+    ) -> SignedCheckpoint:
+        origin = note.checkpoint.origin
         try:
             bucket = self.open_bucket()
             versions = bucket.with_versions()
             if versions.older.unexamined is not None:
                 raise WitnessError(versions.older.unexamined)
-            for found in self._newest(versions, prefix, known):
+            for found in self._newest(versions, origin, known, signers):
                 if not found.checkpoint.is_of(tree):
                     raise WitnessConflictError(self.witness.name, found.checkpoint.size, tree.size)
-            self._write(bucket, f"{prefix}-{note.checkpoint.size:012d}.txt", note)
+            self._write(bucket, f"{_prefix(origin)}-{note.checkpoint.size:012d}.txt", note)
         except BackupError as error:
             raise WitnessError(str(error)) from None
         return note
 
-    def _newest(self, bucket: BackupPlace, prefix: str, known: int) -> Iterator[SignedCheckpoint]:
-        """Every checkpoint of as many events as are known to be locked, or more."""
+    def _newest(
+        self, bucket: BackupPlace, origin: str, known: int, signers: Collection[str]
+    ) -> Iterator[SignedCheckpoint]:
+        """Every checkpoint of a tree, of as many events as are known to be locked, or more."""
         for name in sorted({*bucket.names(), *bucket.older.by_name}):
             of, _, size = name.removesuffix(".txt").rpartition("-")
-            if of != prefix or not size.isdecimal() or int(size) < known:
+            if of != _prefix(origin) or not size.isdecimal() or int(size) < known:
                 continue
             for version in bucket.older.of(name):
-                with bucket.older.reading(name, version):
-                    read = self._own(bucket.read(name, _LARGEST_BYTES))
-                if read is not None:
+                read = self._own(_content(bucket, name, version), signers)
+                if read is not None and read.checkpoint.origin == origin:
                     yield read
 
-    def _own(self, content: bytes) -> SignedCheckpoint | None:
+    def _own(self, content: bytes, signers: Collection[str]) -> SignedCheckpoint | None:
         """A checkpoint that a key of the home has signed; None: it is none."""
         line, _, text = content.decode("utf-8", "replace").partition("\n")
         key, note = VerifierKey.parse(line), SignedCheckpoint.parse(text)
-        if key is None or note is None or signer_fingerprint(key.public) not in self.signers():
+        if key is None or note is None or signer_fingerprint(key.public) not in signers:
             return None
         return note if note.is_by_home(key.public, self.verify) else None
 
@@ -91,3 +95,16 @@ class LockedCheckpoints:
                 f"{self.witness.name} locks no object, so that nothing keeps a checkpoint there; give the bucket "
                 "object lock, or name another witness"
             )
+
+
+def _prefix(origin: str) -> str:
+    return sha256(origin.encode()).hexdigest()[:32]
+
+
+def _content(bucket: BackupPlace, name: str, version: str | None) -> bytes:
+    """An object in a version; empty where it is larger than any that the home has written."""
+    try:
+        with bucket.older.reading(name, version):
+            return bucket.read(name, _LARGEST_BYTES)
+    except DamagedBackupError:
+        return b""
