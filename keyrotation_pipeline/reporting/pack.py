@@ -44,7 +44,7 @@ from keyrotation_pipeline.reporting.pack_files import (
 from keyrotation_pipeline.reporting.rendering import render_html
 from keyrotation_pipeline.reporting.retirement_certificate import RefusedCertificate, RetirementCertificate
 from keyrotation_pipeline.reporting.verify_pack import Judged
-from keyrotation_pipeline.templates import render
+from keyrotation_pipeline.templates import render_text
 
 
 def pack(
@@ -103,7 +103,7 @@ def pack(
 
 def _readme(report: ComplianceReport) -> bytes:
     """What the pack is, how it is checked, and which fingerprints to ask for elsewhere."""
-    page = render(
+    page = render_text(
         "pack_readme.txt.j2",
         database=report.database,
         at=f"{report.generated_at.astimezone(UTC):%Y-%m-%d %H:%M}",

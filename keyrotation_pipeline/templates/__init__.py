@@ -41,6 +41,6 @@ def render(template: str, **values: object) -> str:
     return _ENVIRONMENT.get_template(template).render(values)
 
 
-def render_text(template: str, **values: str) -> str:
+def render_text(template: str, **values: object) -> str:
     """Fill in a template of plain text, in which nothing is escaped; a name that the template lacks is an error."""
     return _ENVIRONMENT.overlay(autoescape=False).get_template(template).render(values)

@@ -122,6 +122,7 @@ def test_a_pack_holds_offline_and_says_what_it_does_not_cover(made: Packed, pack
     readme = (pack / "README.txt").read_text()
     officers = json.loads((pack / "report.json").read_text())["policy"]["officers"]
     assert all(each["fingerprint"] in readme for each in officers)
+    assert ORGANISATION in readme
     assert json.loads((pack / "pack.json").read_text())["audit"]["hash"] in readme
     for line in (
         "1  pack.json, signed by the pipeline's key",
