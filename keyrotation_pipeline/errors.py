@@ -212,6 +212,18 @@ class ManifestSchemaError(ManifestError):
         )
 
 
+class MissingFormatError(ManifestSchemaError):
+    """A backup holds values in a format of a package that is not installed here."""
+
+    def __init__(self, name: str, value_format: str, package: str) -> None:
+        self.name = name
+        BackupError.__init__(
+            self,
+            f"the manifest {name} names values in the format {value_format}, which the package {package} brings; "
+            "install that",
+        )
+
+
 class FutureBackupError(ManifestError):
     """A backup says that it was made in the future."""
 

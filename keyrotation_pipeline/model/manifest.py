@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from keyrotation_pipeline.errors import ManifestError, ManifestSchemaError
+from keyrotation_pipeline.errors import ManifestError, ManifestSchemaError, MissingFormatError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.formats.registry import DERIVATIONS, FORMATS, FormatOrigin
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -89,7 +89,7 @@ def parse(name: str, text: bytes) -> BackupSet:
     """Read the manifest `name` without trusting it: names of files follow from the manifest's own name.
 
     Raises:
-        ManifestSchemaError: another version has written it.
+        ManifestSchemaError: another version has written it, or it names a format of a package that is not here.
         ManifestError: it is damaged, or not in this program's form; the message shows nothing of it.
     """
     stamp = stamp_in(name)
@@ -100,10 +100,22 @@ def parse(name: str, text: bytes) -> BackupSet:
     try:
         content = documents.Manifest.model_validate_json(text)
     except ValidationError as error:
-        raise _refusal(name, error) from None
+        raise _missing_format(name, text, error) or _refusal(name, error) from None
     made = _set_of(stamp, content)
     _require_consistent(name, made, content)
     return made
+
+
+def _missing_format(name: str, text: bytes, error: ValidationError) -> MissingFormatError | None:
+    """The error for a format that is not known here, if the manifest says which package brought it."""
+    if documents.UNKNOWN not in {each["type"] for each in error.errors(include_input=False, include_context=False)}:
+        return None
+    try:
+        recorded = documents.FormatOrigins.model_validate_json(text).formats
+    except ValidationError:
+        return None
+    missing = next((each for each in recorded if each.name not in FORMATS), None)
+    return None if missing is None else MissingFormatError(name, missing.name, f"{missing.package} {missing.version}")
 
 
 def _refusal(name: str, error: ValidationError) -> ManifestError:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic_core import PydanticCustomError
 
 from keyrotation_pipeline.errors import ConfigurationError, InvalidLayoutError
 from keyrotation_pipeline.fieldcrypto.binding import parsed_template
@@ -15,6 +16,8 @@ from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER, VERSION
 from keyrotation_pipeline.model.backups import RelationKind
 from keyrotation_pipeline.model.undumped import RoleAttribute
 
+# Of an error: a package that is not installed may bring what is named.
+UNKNOWN = "unknown"
 PUBLIC_KEY = r"[A-Za-z0-9+/]{1,200}={0,2}"
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Fingerprint = Annotated[str, Field(pattern=r"^[0-9A-F]{40}([0-9A-F]{24})?$")]
@@ -64,13 +67,13 @@ def _known_format(text: str) -> str:
     except InvalidLayoutError:
         known = False
     if not known:
-        raise ValueError("a format that this version does not know")
+        raise PydanticCustomError(UNKNOWN, "a format that this version does not know")
     return text
 
 
 def _known_derivation(text: str) -> str:
     if text not in DERIVATIONS:
-        raise ValueError("a derivation of keys that this version does not know")
+        raise PydanticCustomError(UNKNOWN, "a derivation of keys that this version does not know")
     return text
 
 
@@ -254,6 +257,13 @@ class FormatOrigin(Document):
     package: Phrase
     version: Phrase
     sha256: Sha256
+
+
+class FormatOrigins(Document):
+    """What a manifest says of other packages, whatever else is in it."""
+
+    model_config = ConfigDict(extra="ignore")
+    formats: tuple[FormatOrigin, ...] = ()
 
 
 class Manifest(Document):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from keyrotation_pipeline.audit.verify import read_anchor
-from keyrotation_pipeline.errors import AuditError, ManifestError, ManifestSchemaError
+from keyrotation_pipeline.errors import AuditError, ManifestError, ManifestSchemaError, MissingFormatError
 from keyrotation_pipeline.fieldcrypto.formats.aes_gcm import AES_GCM
 from keyrotation_pipeline.fieldcrypto.formats.derivations import SHA256
 from keyrotation_pipeline.fieldcrypto.formats.fernet import DJANGO_FERNET_ENCRYPTED_FIELDS, FERNET
@@ -80,6 +80,19 @@ def test_what_it_takes_to_read_values_is_written_and_read() -> None:
     assert parse(made.name, render(of_two, SIGNER)) == of_two
     assert '"aad":""' not in render(made, SIGNER).decode().replace(" ", "")
     assert '"when":""' not in render(made, SIGNER).decode().replace(" ", "")
+
+
+@pytest.mark.parametrize("named", ["toy", "toy b64", {"name": "toy", "aad": "{table}"}])
+def test_the_package_of_a_format_that_is_not_here_is_named(named: object) -> None:
+    made = a_set()
+    content = json.loads(render(made, SIGNER))
+    content["dump"]["tables"][0]["format"] = named
+    unrecorded = json.dumps(content).encode()
+    content["formats"] = [{"name": "toy", "package": "keyrotation-toy", "version": "1.0", "sha256": "ab" * 32}]
+    with pytest.raises(MissingFormatError, match=r"the format toy, which the package keyrotation-toy 1\.0 brings"):
+        parse(made.name, json.dumps(content).encode())
+    with pytest.raises(ManifestError, match="its field dump is wrong"):
+        parse(made.name, unrecorded)
 
 
 def test_what_values_are_bound_to_their_row_by_is_written_and_read() -> None:
