@@ -34,7 +34,7 @@ def test_values_are_opened_and_sealed_again_under_another_key(vector: FormatVect
         assert value is not None
         assert vector.plaintext(alone, value) == text
         assert code.opened_by(ring, value, vector.label) == (target, target)
-    assert [len(value or b"") for value in new] >= [len(stored) for stored in vector.stored]
+    assert all(len(value or b"") >= len(stored) for value, stored in zip(new, vector.stored, strict=True))
     (held,), failures = code.rewriter(ring, target, (vector.label,)).check([[*vector.stored, *new, None, b""]])
     assert (failures, held[None], held[target], held.total()) == ([], 1, len(new), 2 * len(new) + 1)
 
