@@ -60,7 +60,16 @@ from keyrotation_pipeline.fieldcrypto.formats.spec import Derivation, Option
 from keyrotation_toy import SPEC
 VERSIONED = replace(SPEC, name="wrong", names_versions=True)
 DERIVED = replace(SPEC, name="wrong", derivations=(Derivation("sha256", "wrong:derived"),))
+DEFAULT = replace(SPEC, name="wrong", derivation=Derivation("sha256", "wrong:derived"))
 OPTION = replace(SPEC, name="wrong", options=(Option(name="of_its_own", takes=str, says=""),))
+GENERATION = replace(SPEC, name="wrong", options=(Option(name="generation", takes=int, default=2, says=""),))
+TIME = replace(SPEC, name="wrong", options=(Option(name="keep_time", takes=bool, default=True, says=""),))
+UNMARKED = replace(SPEC, name="wrong", markers=False)
+CONDITIONAL = replace(SPEC, name="wrong", conditional=True)
+"""
+OF_ANOTHER_RELEASE = """
+from keyrotation_pipeline.fieldcrypto.formats.spec import FormatSpec
+SPEC = FormatSpec(name="wrong", package=__name__, what_there_was_once=True)
 """
 
 
@@ -72,7 +81,13 @@ OPTION = replace(SPEC, name="wrong", options=(Option(name="of_its_own", takes=st
         ("keyrotation_toy:NOTHING", "cannot be imported (AttributeError)"),
         ("wrong:VERSIONED", "only formats of this program are"),
         ("wrong:DERIVED", "another derivation sha256"),
+        ("wrong:DEFAULT", "another derivation sha256"),
         ("wrong:OPTION", "an option of_its_own of its own"),
+        ("wrong:GENERATION", "an option generation of its own"),
+        ("wrong:TIME", "its option keep_time differs"),
+        ("wrong:UNMARKED", "markers goes with IdentifiedBy.MARKER"),
+        ("wrong:CONDITIONAL", "conditional with IdentifiedBy.MAC"),
+        ("of_another_release:SPEC", "cannot be imported (TypeError)"),
     ],
 )
 def test_a_format_that_cannot_be_used_is_refused_by_its_package(
@@ -81,6 +96,7 @@ def test_a_format_that_cannot_be_used_is_refused_by_its_package(
     wrong = tmp_path / "wrong-1.dist-info"
     wrong.mkdir()
     (tmp_path / "wrong.py").write_text(WRONG)
+    (tmp_path / "of_another_release.py").write_text(OF_ANOTHER_RELEASE)
     (wrong / "METADATA").write_text("Metadata-Version: 2.1\nName: wrong\nVersion: 1\n")
     (wrong / "entry_points.txt").write_text(f"[keyrotation.formats]\nwrong = {point}\n")
     environment = {**installed, "PYTHONPATH": f"{tmp_path}{os.pathsep}{installed['PYTHONPATH']}"}

@@ -6,7 +6,7 @@ name stands in the text that officers sign, its package with version and hash in
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import import_module
@@ -19,7 +19,8 @@ from types import MappingProxyType
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.fieldcrypto import formats
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
-from keyrotation_pipeline.fieldcrypto.formats.spec import Derivation, FormatSpec
+from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.formats.spec import Derivation, FormatSpec, Option
 
 GROUP = "keyrotation.formats"
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,59}")
@@ -55,18 +56,18 @@ def _others() -> Mapping[str, tuple[FormatSpec, EntryPoint]]:
         package = each.dist.name if each.dist is not None else each.module
         try:
             spec = each.load()
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # noqa: BLE001  whatever its code raises, such as TypeError for another FormatSpec
             raise ConfigurationError(
                 f"the package {package} brings a format that cannot be imported ({type(error).__name__}); install what "
                 "it needs, or uninstall the package"
             ) from None
-        if problem := _problem(spec, {*_OWN, *found}):
+        if problem := _problem(spec, {**_OWN, **{name: other for name, (other, _) in found.items()}}):
             raise ConfigurationError(f"the package {package} brings a format that cannot be used: {problem}")
         found[spec.name] = spec, each
     return MappingProxyType(found)
 
 
-def _problem(spec: object, known: set[str]) -> str | None:
+def _problem(spec: object, known: Mapping[str, FormatSpec]) -> str | None:
     """Returns what is wrong with the format of another package, and what to do."""
     if not isinstance(spec, FormatSpec):
         return f"its entry point in {GROUP} names no FormatSpec; correct it, or uninstall the package"
@@ -74,36 +75,54 @@ def _problem(spec: object, known: set[str]) -> str | None:
         return "its name is to have small letters, digits and hyphens; rename it, or uninstall the package"
     if spec.name in known:
         return f'there is another one named "{spec.name}"; uninstall one of them'
-    return _claim(spec)
+    return _claim(spec, _derivations(known.values())) or _option(spec)
 
 
-def _claim(spec: FormatSpec) -> str | None:
+def _claim(spec: FormatSpec, known: Mapping[str, Derivation]) -> str | None:
     """Returns what a format of another package says that is not its to say."""
     if spec.names_versions or spec.held_by_server or spec.form_of is not None:
         return (
             "it says of itself what only formats of this program are; correct its FormatSpec, or uninstall the package"
         )
-    if clashes := [each.name for each in spec.derivations if _DERIVED.get(each.name, each) != each]:
-        return f"it has another derivation {clashes[0]} than this program; rename it, or uninstall the package"
-    strange = [each.name for each in spec.options if not each.layout and each.name not in _DECLARED]
-    if strange or any(each.name in _RESERVED for each in spec.options):
+    if spec.markers is not (spec.identified_by is IdentifiedBy.MARKER) or (
+        spec.conditional and spec.identified_by is not IdentifiedBy.MAC
+    ):
         return (
-            f"it has an option {(strange or sorted(_RESERVED))[0]} of its own; leave that out, or uninstall the package"
+            "markers goes with IdentifiedBy.MARKER, and conditional with IdentifiedBy.MAC; correct its FormatSpec, or "
+            "uninstall the package"
         )
+    if clashes := [name for name, each in _derivations([spec]).items() if known.get(name, each) != each]:
+        return f"it has another derivation {clashes[0]} than a format that is here; rename it, or uninstall the package"
     return None
+
+
+def _option(spec: FormatSpec) -> str | None:
+    """Returns which option a format of another package may not have: one type and default hold for all formats."""
+    for each in spec.options:
+        shared = _SHARED.get(each.name)
+        if shared is None and (not each.layout or each.name in _DECLARED | _RESERVED):
+            return f"it has an option {each.name} of its own; leave that out, or uninstall the package"
+        if shared is not None and (each.takes, each.default) != (shared.takes, shared.default):
+            return f"its option {each.name} differs from that of other formats; rename it, or uninstall the package"
+    return None
+
+
+def _derivations(specs: Iterable[FormatSpec]) -> dict[str, Derivation]:
+    return {each.name: each for spec in specs for each in (*spec.derivations, spec.derivation) if each is not None}
 
 
 _RESERVED = frozenset({"name", "keys"})
 _OWN = {each.name: each for each in _own()}
-_DERIVED = {each.name: each for spec in _OWN.values() for each in spec.derivations}
+# Of options, those that formats of other packages may have, too.
+_SHARED: Mapping[str, Option] = {each.name: each for spec in _OWN.values() if spec.lists_keys for each in spec.options}
 _OTHERS = _others()
-# Our own comes first, whatever its name.
+# The native one comes first, and those of other packages last: what two formats enter under one name is that of ours.
 SPECS: Mapping[str, FormatSpec] = MappingProxyType(
     {
         each.name: each
         for each in sorted(
             [*_OWN.values(), *(spec for spec, _ in _OTHERS.values())],
-            key=lambda each: (not each.names_versions, each.name),
+            key=lambda each: (not each.names_versions, each.name in _OTHERS, each.name),
         )
     }
 )
@@ -111,9 +130,7 @@ SPECS: Mapping[str, FormatSpec] = MappingProxyType(
 FORMATS: Mapping[str, ValueFormat] = MappingProxyType(
     {name: ValueFormat.of(spec) for name, spec in SPECS.items() if spec.form_of is None}
 )
-DERIVATIONS: Mapping[str, Derivation] = MappingProxyType(
-    {each.name: each for spec in SPECS.values() for each in spec.derivations}
-)
+DERIVATIONS: Mapping[str, Derivation] = MappingProxyType(_derivations(SPECS.values()))
 
 
 @cache
