@@ -66,15 +66,20 @@ class TableBar:
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
-    """One of the newest events of the audit; `ignored`: the pipeline did not sign it, and it counts for nothing."""
+    """One of the newest events of the audit.
 
-    entry: AuditEntry
-    ignored: bool
+    Args:
+        entry: None: the pipeline did not sign it, so that it counts for nothing, and nothing of what it says is shown.
+    """
+
+    seq: int
+    entry: AuditEntry | None
 
     @property
     def about(self) -> str:
         """What it is about, in a word or two: the step, the version, the state that follows."""
-        named = (self.entry.facts.get(name) for name in ("step", "table", "version", "after", "to", "incident"))
+        facts = {} if self.entry is None else self.entry.facts
+        named = (facts.get(name) for name in ("step", "table", "version", "after", "to", "incident"))
         return " ".join(each for each in named if isinstance(each, str))
 
 
@@ -177,4 +182,4 @@ def _newest(ledger: Ledger, seq: int) -> Iterator[NewEvent]:
     events = tuple(ledger.events(after_seq=max(seq - NEWEST_EVENTS, 0)))
     ignored = ledger.replayed().ignored
     for event in reversed(events):
-        yield NewEvent(entry_of(event), event.seq in ignored)
+        yield NewEvent(event.seq, None if event.seq in ignored else entry_of(event))
