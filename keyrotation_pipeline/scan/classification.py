@@ -5,11 +5,12 @@ stands in another column (an IV, a blind index, a key's name) is a note of that 
 Markers of few bits count where several values name the same key.
 """
 
+from binascii import b2a_base64
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from keyrotation_pipeline.fieldcrypto.formats.recognised.text_values import HANDMADE_HEX_COLON
-from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import GCM_IV_BYTES, Recognised
 from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
 from keyrotation_pipeline.scan import statistics, unmarked
 from keyrotation_pipeline.scan.advice import advice_for
@@ -19,6 +20,10 @@ from keyrotation_pipeline.scan.report import Finding, Place, Tier
 
 FEWEST_HITS = 3
 AGREEING_SHARE = 0.8
+# Of base64, but not of base62.
+_SYMBOLS = frozenset("+/=")
+# From here on, texts would rather differ in length.
+_MANY = 8
 MOST_KEYS = 8
 
 
@@ -29,9 +34,12 @@ def tier_of_hits(hits: Sequence[Recognised], values: int) -> Tier | None:
         hits: of one format, in one place; all weak, or none.
         values: non-empty values of the place.
     """
-    if not hits[0].weak:
-        return "possible" if _could_be_hmacs(hits) else "certain"
     bodies = list({hit.body for hit in hits})[: statistics.MOST_VALUES]
+    texts = [b2a_base64(body, newline=False).decode() for body in bodies] if hits[0].in_base64 else []
+    if texts and not statistics.uses_whole_alphabet(texts):
+        return None
+    if not hits[0].weak:
+        return _tier_of_whole(hits, bodies, texts)
     if not statistics.looks_random(bodies):
         return None
     if len(bodies) < FEWEST_HITS:
@@ -39,6 +47,19 @@ def tier_of_hits(hits: Sequence[Recognised], values: int) -> Tier | None:
     if hits[0].format == HANDMADE_HEX_COLON:
         return _tier_of_parts([len(body) for body in bodies])
     return "certain" if _name_few_keys(hits) else None
+
+
+def _tier_of_whole(hits: Sequence[Recognised], bodies: Sequence[bytes], texts: Sequence[str]) -> Tier:
+    """Judges values whose structure is whole, and might still be tokens or salted digests of the same sizes."""
+    if _could_be_hmacs(hits) or (texts and not (_SYMBOLS & set("".join(texts)) and statistics.looks_random(bodies))):
+        return "possible"
+    return "likely" if texts and _have_a_digests_size(hits) else "certain"
+
+
+def _have_a_digests_size(hits: Sequence[Recognised]) -> bool:
+    """Returns whether all that follows a nonce, or a salt, is as long as SHA-256 or longer digests; of many values."""
+    sizes = {len(hit.body) - GCM_IV_BYTES for hit in hits}
+    return len(hits) > _MANY and sizes in ({32}, {48}, {64})
 
 
 def _could_be_hmacs(hits: Sequence[Recognised]) -> bool:
@@ -93,7 +114,7 @@ def _classify(place: Place, values: Values, table: Table) -> list[Finding]:
     marked, others = _marked(readings, len(values))
     companions = table.of_value(place)
     fewest = _FEWEST_UNMARKED * len(values)
-    guess = unmarked.judge(others, name_of(place), fewest, has_iv=companions.iv is not None) if others else None
+    guess = unmarked.judge(others, name_of(place), fewest, evidence=companions.evidence) if others else None
     plain = len(values) - len(readings) + sum(not reading.encoding for reading in others)
     unknown = sum(reading.encoding != "" for reading in others) - (len(guess.readings) if guess else 0)
     notes = (*_rest_notes(plain, unknown, len(values)), *companions.notes)

@@ -18,6 +18,8 @@ _PART_BYTES = {
     "mac": (32,),
     "hmac": (32,),
 }
+# Digests have these, too.
+_SALTS = frozenset(("salt", "mac", "hmac"))
 _LONGEST_SALT_BYTES, _BLIND_INDEX_BYTES = 64, range(4, 65)
 _SAMPLE = 50
 # Steps of a path that are no names: an element, and any key of an object whose keys vary.
@@ -44,11 +46,13 @@ class Companions:
         iv: the column that holds their IV or nonce.
         attr_encrypted: whether both columns are named as attr_encrypted names them.
         notes: a sentence for each column.
+        evidence: whether one of them, named after the place, says that its values are encrypted: not a salt or MAC.
     """
 
     iv: str | None = None
     attr_encrypted: bool = False
     notes: tuple[str, ...] = ()
+    evidence: bool = False
 
 
 class Table:
@@ -61,7 +65,7 @@ class Table:
 
     def of_value(self, place: Place) -> Companions:
         """Returns what stands next to the values of a place."""
-        own, iv, attr_encrypted, notes = name_of(place), None, False, []
+        own, iv, attr_encrypted, notes, evidence = name_of(place), None, False, [], False
         for other, values in self._neighbours[_neighbourhood(place)].items():
             if other == own:
                 continue
@@ -69,11 +73,13 @@ class Table:
                 notes.append(
                     f"Blind index in `{other}`: leave it alone, unless it is derived from the key that changes."
                 )
+                evidence = True
             elif (part := names.part_of(own, other)) is not None and _is_part(part, values):
                 notes.append(f"`{other}` holds {_WORDS.get(part, 'the name of the key')}.")
                 iv = other if part in _IV_PARTS and (place.path or other != "nonce") else iv
+                evidence = evidence or iv is not None or (part not in _SALTS and names.is_part_of(own, other))
                 attr_encrypted = attr_encrypted or names.is_attr_encrypted_pair(own, other)
-        return Companions(iv, attr_encrypted, tuple(notes))
+        return Companions(iv, attr_encrypted, tuple(notes), evidence)
 
     def is_part(self, place: Place) -> bool:
         """Returns whether a place holds a part of the values of another one, and no values of its own."""

@@ -9,6 +9,7 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _ENCRYPTED = re.compile(
     r"(?:^|_)(?:enc|encrypted|encryption|encr|cipher|ciphertext|ciphered|crypt|crypted|sealed)(?:_|$)"
 )
+_PREFIX_OF_CIPHERTEXT = re.compile("enc|crypt|cipher|aes|gcm|sealed|kms")
 # Digests, identifiers, signatures and files, random as they are, are named so.
 _RANDOM = re.compile(
     r"(?:^|_)(?:bidx|blind_?index|hash|hashed|digest|fingerprint|hmac|mac|sha\d*|md5|checksum|crc|etag|id|ids|uid|uuid|guid|"
@@ -47,6 +48,11 @@ def promises_encryption(name: str) -> bool:
     return _ENCRYPTED.search(snake(name)) is not None
 
 
+def is_prefix_of_ciphertext(prefix: str) -> bool:
+    """Returns whether a prefix says so: ``enc:``, ``{cipher}``, ``AES(``."""
+    return _PREFIX_OF_CIPHERTEXT.search(prefix.lower()) is not None
+
+
 def promises_other_randomness(name: str, *, fit_for_url: bool) -> bool:
     """Returns whether a name says that values are random and not encrypted.
 
@@ -75,6 +81,11 @@ def part_of(column: str, other: str) -> str | None:
         return snake(other)
     found = _PART.search(snake(other))
     return found[1] if found and _belongs(_PART, column, other) else None
+
+
+def is_part_of(column: str, other: str) -> bool:
+    """Returns whether a column is named as a part of this one alone, and not of any in its table."""
+    return _belongs(_PART, column, other)
 
 
 def _belongs(suffix: re.Pattern[str], column: str, other: str) -> bool:

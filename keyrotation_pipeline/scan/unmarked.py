@@ -49,14 +49,14 @@ class Judgement:
     note: str
 
 
-def judge(readings: Sequence[Reading], name: str, fewest: float, *, has_iv: bool = False) -> Judgement | None:
+def judge(readings: Sequence[Reading], name: str, fewest: float, *, evidence: bool = False) -> Judgement | None:
     """Finds the most frequent kind of values that may be encrypted; None where nothing speaks for encryption.
 
     Args:
         readings: of its values, without a format; those in no encoding are left aside.
         name: of the column, or of the leaf.
         fewest: values that are worth a finding.
-        has_iv: whether a column next to it holds an IV for each value.
+        evidence: whether a column next to it holds an IV, a tag or a blind index of each value, or its key's name.
     """
     groups: dict[tuple[bool, int, str], list[Reading]] = {}
     for reading in _with_shared_prefixes(readings):
@@ -66,7 +66,7 @@ def judge(readings: Sequence[Reading], name: str, fewest: float, *, has_iv: bool
     for group in sorted(groups.values(), key=len, reverse=True):
         if len(group) < max(fewest, broken / _FEW_BROKEN):
             break
-        if (tier := _tier(group, name, has_iv=has_iv)) is not None:
+        if (tier := _tier(group, name, evidence=evidence)) is not None:
             sizes = [len(reading.raw) for reading in group]
             of_blocks = all(size % BLOCK_BYTES == 0 for size in sizes)
             return Judgement(CBC if of_blocks else AEAD, tier, group, _note(group, sizes))
@@ -92,19 +92,19 @@ def _with_shared_prefixes(readings: Sequence[Reading]) -> list[Reading]:
     return found
 
 
-def _tier(group: Sequence[Reading], name: str, *, has_iv: bool) -> Tier | None:
+def _tier(group: Sequence[Reading], name: str, *, evidence: bool) -> Tier | None:
     by_raw = {reading.raw: reading for reading in group}
     distinct = list(by_raw.values())[: statistics.MOST_VALUES]
     raws = [reading.raw for reading in distinct]
     if not _looks_encrypted(distinct, raws):
         return None
     sizes = Counter(map(len, raws))
-    named = names.promises_encryption(name)
+    named = names.promises_encryption(name) or names.is_prefix_of_ciphertext(group[0].prefix)
     other = names.promises_other_randomness(name, fit_for_url=distinct[0].encoding == "base64url")
-    tier = "likely" if has_iv else _tier_of_sizes(sizes, in_hex=distinct[0].encoding == "hex" and not distinct[0].parts)
+    tier = "likely" if evidence else _tier_of_sizes(sizes, distinct[0])
     if named:
         return None if len(raws) < FEWEST_VALUES and tier is None else "likely" if tier else "possible"
-    if other and not has_iv:
+    if other and not evidence:
         return "possible" if tier == "likely" else None
     return tier
 
@@ -129,21 +129,26 @@ def _are_random_blocks(raws: Sequence[bytes]) -> bool:
     return statistics.looks_random(list(blocks)[: statistics.MOST_VALUES])
 
 
-def _tier_of_sizes(sizes: Counter[int], *, in_hex: bool) -> Tier | None:
-    """Judges lengths: digests and tokens have few of them, and digests are usually written in hex."""
+def _tier_of_sizes(sizes: Counter[int], example: Reading) -> Tier | None:
+    """Judges lengths: digests and tokens have few of them, and digests are usually written in hex.
+
+    Bytes, and hex of them, may be anything that is random; nobody writes that in base64 in many lengths.
+    """
+    in_hex = example.encoding == "hex" and not example.parts
+    best: Tier = "possible" if in_hex or example.encoding == "raw" else "likely"
     values, kinds = sizes.total(), set(sizes)
     if len(kinds) == 1:
         (size,) = kinds
         return "possible" if size >= AEAD_BYTES and size not in _TOKEN_BYTES else None
-    if values < FEWEST_VALUES:
-        return "possible"
-    if kinds <= _DIGEST_BYTES and (in_hex or not _are_neighbouring_blocks(kinds)):
+    if values < FEWEST_VALUES or (kinds <= _DIGEST_BYTES and (in_hex or not _are_neighbouring_blocks(kinds))):
         return "possible"
     if all(size % BLOCK_BYTES == 0 for size in kinds):
-        return "likely" if _are_neighbouring_blocks(kinds) or not kinds <= _TOKEN_BYTES else "possible"
+        if best == "possible":
+            return "likely" if values >= MANY_VALUES and not kinds <= _TOKEN_BYTES else best
+        return best if _are_neighbouring_blocks(kinds) or not kinds <= _TOKEN_BYTES else "possible"
     if len(kinds) <= _KINDS_OF_TOKENS and kinds <= _TOKEN_BYTES:
         return "possible"
-    return "likely" if len(kinds) > 2 or values < MANY_VALUES else "possible"  # noqa: PLR2004
+    return best if len(kinds) > 2 or values < MANY_VALUES else "possible"  # noqa: PLR2004
 
 
 def _are_neighbouring_blocks(kinds: set[int]) -> bool:

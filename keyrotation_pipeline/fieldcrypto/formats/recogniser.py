@@ -28,6 +28,7 @@ class Recognised:
         weak: the structure is fulfilled by chance once in some thousand random values, so that only several values
             that name the same key are evidence.
         or_hmac: an HMAC of the same library would look the same; all of a column have the size of a digest.
+        in_base64: little but base64 of these sizes makes the structure, which tokens of letters and digits have, too.
         body: bytes on which a judgement of several values rests (never shown).
     """
 
@@ -35,6 +36,7 @@ class Recognised:
     key_id: str | None = None
     weak: bool = False
     or_hmac: bool = False
+    in_base64: bool = False
     body: bytes = field(default=b"", repr=False)
 
 

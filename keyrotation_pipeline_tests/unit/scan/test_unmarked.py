@@ -9,7 +9,7 @@ import pytest
 from keyrotation_pipeline.scan.classification import classify_table
 from keyrotation_pipeline.scan.readings import read
 from keyrotation_pipeline.scan.report import Finding, Place
-from keyrotation_pipeline_tests.unit.scan import more_other_data, other_data
+from keyrotation_pipeline_tests.unit.scan import adversarial_data, more_other_data, other_data
 from keyrotation_pipeline_tests.unit.scan.ciphertexts import PLAINTEXTS, UNMARKED, address, b64, email, name, note
 from keyrotation_pipeline_tests.unit.scan.other_data import rows
 
@@ -35,13 +35,24 @@ def encrypted(form: str, plaintext: str, count: int) -> list[str | bytes]:
     return [UNMARKED[form](rng, PLAINTEXTS[plaintext](rng)) for _ in range(count)]
 
 
+# Of bytes, and of hex: it takes a name, or a column that belongs to them, to tell these from what is random anyway.
+BARE = (
+    "django-searchable-encrypted-fields", "handmade, hex", "handmade, upper hex", "handmade, hex of bytea",
+    "handmade, bytea", "cryptr", "sequelize-encrypted", "lockbox, bytea", "pgcrypto-raw",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("form", UNMARKED)
 @pytest.mark.parametrize("plaintext", PLAINTEXTS)
-def test_unmarked_ciphertext_is_likely(form: str, plaintext: str) -> None:
+def test_unmarked_ciphertext_is_likely_and_bytes_by_a_name(form: str, plaintext: str) -> None:
     few, many = encrypted(form, plaintext, 12), encrypted(form, plaintext, 100)
-    assert [found.tier for found in scan(few)] == ["likely"]
-    (found,) = scan(many)
-    assert (found.tier, found.format) == ("likely", "unknown-cbc" if form in BLOCKS else "unknown-aead")
+    (of_few,), (found,), (named,) = scan(few), scan(many), scan(few, "data_encrypted")
+    assert named.tier == "likely"
+    if form not in BARE:
+        assert (of_few.tier, found.tier) == ("likely", "likely")
+    elif form not in BLOCKS:
+        assert (of_few.tier, found.tier) == ("possible", "possible")
+    assert found.format == ("unknown-cbc" if form in BLOCKS else "unknown-aead")
     assert (found.identified_by, found.reads_two_keys, found.share) == ("decrypt", None, 1.0)
 
 
@@ -51,7 +62,7 @@ def test_unmarked_ciphertext_is_likely_in_a_tenth_of_the_rows(form: str) -> None
     others = [plain(rng) for plain in (name, email, address, note) for _ in range(135)]
     sealed = encrypted(form, "address", 60)
     (found,) = scan([*sealed, *(text if isinstance(sealed[0], str) else text.encode() for text in others)])
-    assert (found.tier, round(found.share, 2)) == ("likely", 0.1)
+    assert (form in BARE or found.tier == "likely", round(found.share, 2)) == (True, 0.1)
     assert "540 of 600 values look like plaintext." in found.notes
 
 
@@ -62,7 +73,7 @@ def test_unmarked_ciphertext_is_likely_in_a_tenth_of_the_rows(form: str) -> None
 def test_a_prefix_that_all_values_have_is_no_part_of_them(form: str, prefix: str) -> None:
     values = encrypted(form, "address", 40)
     (found,) = scan([prefix + value if isinstance(value, str) else prefix.encode() + value for value in values])
-    assert found.tier == "likely"
+    assert found.tier == ("possible" if form in BARE and "v" in prefix else "likely")
     assert f"behind the prefix `{prefix}`" in found.notes[0]
 
 
@@ -99,21 +110,18 @@ def test_the_prefix_of_one_or_two_values_is_not_shown(count: int, shown: bool) -
     assert ("ana" in str(found)) is shown
 
 
-# Nothing can tell these from encrypted values of several lengths.
-SAME_AS_ENCRYPTED = {"random bytes of random length": "likely"}
-
-
 @pytest.mark.parametrize(
-    ("columns", "expected"),
+    "columns",
     [
-        pytest.param(other_data.COLUMNS, {}, id="those that the judgement was tuned on"),
-        pytest.param(more_other_data.COLUMNS, SAME_AS_ENCRYPTED, id="those that were written afterwards"),
+        pytest.param(other_data.COLUMNS, id="those that the judgement was tuned on"),
+        pytest.param(more_other_data.COLUMNS, id="those that were written afterwards"),
+        pytest.param(adversarial_data.COLUMNS, id="those that were written against it"),
     ],
 )
-def test_other_data_is_not_taken_for_encrypted(columns: Mapping[str, Row], expected: dict[str, str]) -> None:
+def test_other_data_is_not_taken_for_encrypted(columns: Mapping[str, Row]) -> None:
     found = {column: finding.tier for column in columns for finding in scan(rows(columns, column))}
-    assert len(columns) > 75
-    assert {column: tier for column, tier in found.items() if tier != "possible"} == expected
+    assert len(columns) > 55
+    assert {column: tier for column, tier in found.items() if tier != "possible"} == {}
 
 
 @pytest.mark.parametrize("rows_of_it", [1, 2, 3, 50])
@@ -162,7 +170,7 @@ def test_blocks_that_repeat_at_the_beginning_are_deterministic_encryption() -> N
     rng = random.Random(5)
     texts = [f"name of the patient: {address(rng)}" for _ in range(100)]
     for form in ("pgcrypto-raw", "sqlalchemy-utils-aes"):
-        (found,) = scan([UNMARKED[form](rng, text) for text in texts])
+        (found,) = scan([UNMARKED[form](rng, text) for text in texts], "text_encrypted")
         assert (found.format, found.tier) == ("unknown-cbc", "likely")
 
 

@@ -17,4 +17,4 @@ def n8n_keyid(text: str) -> Recognised | None:
     raw = from_base64(text[head.end() :]) if head else None
     if head is None or raw is None or len(raw) < SHORTEST_GCM_BYTES:
         return None
-    return Recognised("n8n-keyid", head[1], weak=True, body=raw)
+    return Recognised("n8n-keyid", head[1], weak=True, in_base64=True, body=raw)

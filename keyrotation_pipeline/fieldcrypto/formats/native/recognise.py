@@ -8,4 +8,6 @@ from keyrotation_pipeline.fieldcrypto.grammar import parsed
 def native(text: str) -> Recognised | None:
     """Recognises this project's own values, by the grammar itself."""
     value = parsed(text)
-    return None if value is None else Recognised("native", str(value.version))
+    if value is None:
+        return None
+    return Recognised("native", str(value.version), in_base64=True, body=value.nonce + value.body)

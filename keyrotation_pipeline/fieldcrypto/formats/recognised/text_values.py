@@ -124,7 +124,7 @@ def magento(text: str) -> Recognised | None:
     if head is None or raw is None:
         return None
     fits = len(raw) >= SHORTEST_GCM_BYTES if head[2] else len(raw) % _RIJNDAEL_BLOCK_BYTES == 0
-    return Recognised("magento", head[1], weak=True, body=raw) if fits else None
+    return Recognised("magento", head[1], weak=True, in_base64=True, body=raw) if fits else None
 
 
 HANDMADE_HEX_COLON = "handmade-hex-colon"
@@ -170,7 +170,8 @@ def rails_message_encryptor(text: str) -> Recognised | None:
         fits = sizes[0] != 0 and sizes[1:] == [GCM_IV_BYTES, TAG_BYTES]
     else:
         fits = len(parts) == _CBC_PARTS and _is_signed_cbc(*parts)
-    return Recognised("rails-message-encryptor") if fits else None
+    body = b"".join(map(_decoded, parts)) if len(parts) == _GCM_PARTS else b""
+    return Recognised("rails-message-encryptor", in_base64=body != b"", body=body) if fits else None
 
 
 def _is_signed_cbc(encoded: str, digest: str) -> bool:
