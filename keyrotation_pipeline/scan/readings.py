@@ -63,6 +63,7 @@ class Reading(NamedTuple):
         raw: the bytes behind the encoding (and behind the prefix).
         text: the characters that encode them.
         parts: how many parts between separators the bytes are joined of, as in ``iv:ciphertext``; 0 for a whole.
+        head: whether bytes that many values share were taken off.
     """
 
     hit: Recognised | None = None
@@ -73,6 +74,7 @@ class Reading(NamedTuple):
     raw: bytes = b""
     text: str = ""
     parts: int = 0
+    head: bool = False
 
     def __repr__(self) -> str:
         return f"Reading({self.hit!r}, {self.encoding or 'plain'}, {len(self.raw)} bytes)"

@@ -1,10 +1,11 @@
 """Judges values that no format marks: do encoding, bytes and lengths fit encryption, and does anything else fit too?"""
 
+from binascii import b2a_base64
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from keyrotation_pipeline.scan import names, statistics
+from keyrotation_pipeline.scan import heads, names, statistics
 from keyrotation_pipeline.scan.readings import SHORTEST_BYTES, Reading
 from keyrotation_pipeline.scan.report import Tier
 
@@ -23,7 +24,10 @@ _KINDS_OF_TOKENS = 4
 _MAGIC = (
     b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF", b"PK\x03\x04", b"\x1f\x8b", b"RIFF", b"OggS", b"ID3", b"-----",
     b"BZh",    b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"\x78\x01", b"\x78\x5e",
-    b"\x78\x9c", b"\x78\xda", b"SQLite format", b"PAR1", b"fLaC", b"\x00\x00\x00", b"II*\x00", b"MM\x00*", b"wOF",
+    b"\x78\x9c", b"\x78\xda", b"SQLite format", b"PAR1", b"fLaC",
+    b"\x00\x00\x00\x18ftyp", b"\x00\x00\x00\x1cftyp", b"\x00\x00\x00 ftyp", b"\x00\x00\x01\x00",
+    b"II*\x00", b"MM\x00*", b"wOF",
+    b"HYLL", b"\x11\x8b\x7f", b"\x12\x8b\x7f", b"\x13\x8b\x7f", b"\x14\x8b\x7f",
     b"\x1aE\xdf\xa3", b"\x80\x04\x95", b"\x30\x82", b"\xca\xfe\xba\xbe", b"\x7fELF", b"\x00asm", b"ssh-",
 )  # fmt: skip
 _CLEARLY_MAGIC = 0.05
@@ -66,7 +70,10 @@ def judge(readings: Sequence[Reading], name: str, fewest: float, *, evidence: bo
     for group in sorted(groups.values(), key=len, reverse=True):
         if len(group) < max(fewest, broken / _FEW_BROKEN):
             break
-        if (tier := _tier(group, name, evidence=evidence)) is not None:
+        tier = _tier(group, name, evidence=evidence)
+        if tier is None and (behind := _behind_heads(group)):
+            group, tier = behind, _tier(behind, name, evidence=evidence)  # noqa: PLW2901
+        if tier is not None:
             sizes = [len(reading.raw) for reading in group]
             of_blocks = all(size % BLOCK_BYTES == 0 for size in sizes)
             return Judgement(CBC if of_blocks else AEAD, tier, group, _note(group, sizes))
@@ -90,6 +97,23 @@ def _with_shared_prefixes(readings: Sequence[Reading]) -> list[Reading]:
         elif reading.encoding == "raw":
             found.append(reading._replace(prefix=""))
     return found
+
+
+def _behind_heads(group: Sequence[Reading]) -> list[Reading]:
+    """Returns the values without what all of them begin and end with, as with a version; none where that is nothing."""
+    raws = list({reading.raw for reading in group})
+    if len(raws) < FEWEST_VALUES or any(raw.startswith(_MAGIC) for raw in raws):
+        return []
+    start, end = heads.shared_head(raws), heads.shared_tail(raws)
+    if not start + end or min(map(len, raws)) - start - end < SHORTEST_BYTES:
+        return []
+    return [_cut(reading, start, len(reading.raw) - end) for reading in group]
+
+
+def _cut(reading: Reading, start: int, stop: int) -> Reading:
+    raw = reading.raw[start:stop]
+    text = b2a_base64(raw, newline=False).decode() if reading.encoding.startswith("base64") else ""
+    return reading._replace(raw=raw, text=text, head=True)
 
 
 def _tier(group: Sequence[Reading], name: str, *, evidence: bool) -> Tier | None:
@@ -135,7 +159,7 @@ def _tier_of_sizes(sizes: Counter[int], example: Reading) -> Tier | None:
     Bytes, and hex of them, may be anything that is random; nobody writes that in base64 in many lengths.
     """
     in_hex = example.encoding == "hex" and not example.parts
-    best: Tier = "possible" if in_hex or example.encoding == "raw" else "likely"
+    best: Tier = "possible" if in_hex or example.head or example.encoding == "raw" else "likely"
     values, kinds = sizes.total(), set(sizes)
     if len(kinds) == 1:
         (size,) = kinds
@@ -166,6 +190,8 @@ def _note(group: Sequence[Reading], sizes: Sequence[int]) -> str:
         said.append("too short to hold nonce and tag")
     if any(reading.wrapped for reading in group):
         said.append("encoded twice")
+    if group[0].head:
+        said.append("without bytes that all values begin or end with")
     if group[0].prefix:
         prefixes = Counter(reading.prefix for reading in group).most_common(_PREFIXES_SHOWN)
         shown = ", ".join(f"`{prefix}`" for prefix, n in prefixes if n >= FEWEST_VALUES)

@@ -77,6 +77,34 @@ def test_a_prefix_that_all_values_have_is_no_part_of_them(form: str, prefix: str
     assert f"behind the prefix `{prefix}`" in found.notes[0]
 
 
+@pytest.mark.parametrize("encode", [bytes, b64, bytes.hex], ids=["bytes", "base64", "hex"])
+@pytest.mark.parametrize(
+    ("head", "tail"),
+    [
+        pytest.param(b"\x01", b"", id="a version"),
+        pytest.param(b"\x02key-2026-01", b"", id="a key's name"),
+        pytest.param(b"", b"\x00\x03", id="a version at the end"),
+        pytest.param(b"\x00\x00\x00\x0c", b"\x01", id="the length of a nonce, and a key's number"),
+    ],
+)
+@pytest.mark.parametrize("form", ["handmade, bytea", "sequelize-encrypted"])
+def test_bytes_that_all_values_share_hide_no_ciphertext(
+    form: str, head: bytes, tail: bytes, encode: Callable[[bytes], str | bytes]
+) -> None:
+    values = [encode(head + value + tail) for value in encrypted(form, "email", 40) if isinstance(value, bytes)]
+    (found,) = scan(values)
+    assert (found.tier, found.format) == ("possible", "unknown-cbc" if form in BLOCKS else "unknown-aead")
+    assert "without bytes that all values begin or end with" in found.notes[0]
+    (named,) = scan(values, "email_enc")
+    assert named.tier == "likely"
+
+
+def test_two_versions_at_the_beginning_hide_no_ciphertext() -> None:
+    bare = [value for value in encrypted("handmade, bytea", "name", 60) if isinstance(value, bytes)]
+    values = [bytes([1 + at % 2, 0]) + value for at, value in enumerate(bare)]
+    assert [(found.tier, found.share) for found in scan(values)] == [("possible", 1.0)]
+
+
 def test_ciphertext_of_one_length_is_possible_and_likely_only_by_name() -> None:
     rng = random.Random(1)
     values = [UNMARKED["handmade-aesgcm-b64"](rng, f"{rng.randrange(10**9):09}") for _ in range(50)]
