@@ -7,19 +7,16 @@ from datetime import datetime
 from keyrotation_pipeline.audit.events import AuditEntry, entry_of
 from keyrotation_pipeline.audit.history import history
 from keyrotation_pipeline.console.headline import Headline, headline, is_news
+from keyrotation_pipeline.console.look import Look, one_look
 from keyrotation_pipeline.console.walk_view import StepView, finished_steps, steps_of
-from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.incidents.assessing import unsettled_in_words
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.environment import BlindSpots
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.requests import PendingRequest, Request, Step, Walk
 from keyrotation_pipeline.model.status import RotationStatus, Status, TableStatus
-from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.ports.rollout import Rollout
 from keyrotation_pipeline.reporting.keys_in_audit import key_lives
 from keyrotation_pipeline.reporting.rendering import Timeline, timeline
 
@@ -108,7 +105,12 @@ class Console:
 
 def console(pipeline: Pipeline) -> Console:
     """Everything on the first page, from one look at the database, the key store and the backup places."""
-    status = overview(pipeline, duties=unsettled_in_words(pipeline))
+    with one_look(pipeline) as look:
+        return _console(pipeline, look)
+
+
+def _console(pipeline: Pipeline, look: Look) -> Console:
+    status = look.status
     rotation = status.rotation
     past = tuple(each for each in pipeline.ledger.requests() if each.is_over)
     last = past[0] if past else None
@@ -119,7 +121,7 @@ def console(pipeline: Pipeline) -> Console:
         steps=_steps(status, last),
         pending=pending,
         signed=() if pending is None else tuple(signatures(pipeline.ledger, pending)),
-        instances=_instances(pipeline.rollout),
+        instances=look.instances,
         tables=tuple(_bar(table, rotation) for table in status.tables),
         keys=_keys(pipeline.ledger, status.generated_at),
         events=tuple(_newest(pipeline.ledger, status.audit.seq)),
@@ -147,13 +149,6 @@ def signatures(ledger: Ledger, pending: PendingRequest) -> Iterator[Signed]:
         yield Signed(name, at.get(fingerprint))
     for name in pending.missing:
         yield Signed(name, None)
-
-
-def _instances(rollout: Rollout) -> tuple[Instance, ...] | str:
-    try:
-        return rollout.instances()
-    except KeyRotationError as error:
-        return str(error)
 
 
 def _bar(table: TableStatus, rotation: RotationStatus | None) -> TableBar:

@@ -2,15 +2,18 @@
 
 from datetime import UTC, datetime
 
+from keyrotation_pipeline.console.evidence import evidence_of
 from keyrotation_pipeline.console.gathering import Console, Signed, signatures
 from keyrotation_pipeline.console.headline import Tone
-from keyrotation_pipeline.console.walk_view import finished_steps, steps_of
+from keyrotation_pipeline.console.look import one_look
+from keyrotation_pipeline.console.walk_view import StepView, finished_steps, steps_of
 from keyrotation_pipeline.errors import IncidentError, RequestError
 from keyrotation_pipeline.incidents.report import incident_report
 from keyrotation_pipeline.model.backups import BACKUP_STALE_AFTER, TEST_OVERDUE_AFTER
 from keyrotation_pipeline.model.progress import duration
-from keyrotation_pipeline.model.requests import Walk
-from keyrotation_pipeline.monitoring.status import overview, past_requests, pending_requests
+from keyrotation_pipeline.model.requests import Request, Walk
+from keyrotation_pipeline.model.status import Status
+from keyrotation_pipeline.monitoring.status import past_requests
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.templates import render
@@ -67,37 +70,38 @@ def _day(at: datetime | None) -> str:
 
 
 def request_page(pipeline: Pipeline, request_id: str, overview_path: str | None) -> bytes | None:
-    """One request: its text, who has signed, the line for each officer, its steps; None: there is no such request."""
-    try:
-        request = pipeline.ledger.request(request_id)
-    except RequestError:
-        return None
-    pending = next((each for each in pending_requests(pipeline) if each.request.id == request.id), None)
-    past = next((each for each in past_requests(pipeline.ledger) if each.request.id == request.id), None)
-    signed = (
-        tuple(signatures(pipeline.ledger, pending))
-        if pending is not None
-        else tuple(_signed_before(pipeline.ledger, request.id))
-    )
-    steps: tuple[object, ...] = ()
-    if isinstance(request, Walk):
-        current = overview(pipeline).rotation if pending is not None else None
-        if current is not None and current.walk.id == request.id:
-            steps = steps_of(current)
-        elif past is not None:
-            steps = finished_steps(request)
-    return _render(
-        "console/request.html.j2",
-        overview_path,
-        request=request,
-        text=pipeline.ledger.approval_text(request.id).decode(),
-        pending=pending,
-        past=past,
-        signed=signed,
-        steps=steps,
-        now=pipeline.clock.now(),
-        database=pipeline.environment.identity().name,
-    )
+    """One request: its text, who has signed, the line for each officer, its steps; None: there is no such request.
+
+    Of a rotation that is over, also what it has proved, and the reports that were written since.
+    """
+    with one_look(pipeline) as look:
+        try:
+            request = pipeline.ledger.request(request_id)
+        except RequestError:
+            return None
+        status, ledger = look.status, pipeline.ledger
+        pending = next((each for each in status.requests if each.request.id == request.id), None)
+        past = next((each for each in past_requests(ledger) if each.request.id == request.id), None)
+        signed = _signed_before(ledger, request.id) if pending is None else signatures(ledger, pending)
+        return _render(
+            "console/request.html.j2",
+            overview_path,
+            request=request,
+            text=ledger.approval_text(request.id).decode(),
+            pending=pending,
+            past=past,
+            signed=tuple(signed),
+            steps=_steps(status, request),
+            evidence=None if past is None else evidence_of(ledger, request.id),
+            now=status.generated_at,
+            database=status.database,
+        )
+
+
+def _steps(status: Status, request: Request) -> tuple[StepView, ...]:
+    if status.rotation is not None and status.rotation.walk.id == request.id:
+        return steps_of(status.rotation)
+    return finished_steps(request) if isinstance(request, Walk) and request.is_over else ()
 
 
 def _signed_before(ledger: Ledger, request_id: str) -> list[Signed]:

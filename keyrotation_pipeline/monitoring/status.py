@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from keyrotation_pipeline.audit.divergence import divergence, require_consistent
@@ -33,7 +33,7 @@ from keyrotation_pipeline.model.requests import (
 from keyrotation_pipeline.model.status import OpenIncident, RotationStatus, Status, TableStatus, failure_of
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 from keyrotation_pipeline.monitoring import rolling
-from keyrotation_pipeline.monitoring.backup_status import protection
+from keyrotation_pipeline.monitoring.backup_status import Protection, protection
 from keyrotation_pipeline.monitoring.due import DueRotation, due_rotation
 from keyrotation_pipeline.monitoring.fleet import failing, returned, uncounted
 from keyrotation_pipeline.monitoring.progress import progress_and_eta, tables_progress
@@ -135,18 +135,35 @@ def _restored(pipeline: Pipeline) -> str | None:
     return None
 
 
-def overview(pipeline: Pipeline, *, duties: Sequence[str] = ()) -> Status:
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What the status takes from elsewhere than the database, where a silent place may keep it waiting."""
+
+    situation: Situation
+    protected: Protection
+
+    @classmethod
+    def of(cls, pipeline: Pipeline) -> "Outside":
+        """Asks key store, applications and the places of backups now."""
+        protected = protection(pipeline, pipeline.ledger.keys(), pipeline.clock.now())
+        situation = Situation(pipeline)
+        situation.ask()
+        return cls(situation, protected)
+
+
+def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside | None = None) -> Status:
     """Gathers the whole status; what cannot be read is reported in `attention`, without hiding the rest.
 
     `warnings` has future problems: they do not count for `--exit-code`.
 
     Args:
         duties: what is due of closed incidents; `incidents.duties` knows.
+        outside: as it was asked before a snapshot began; None: it is asked now.
     """
-    now = pipeline.clock.now()
+    outside, now = outside or Outside.of(pipeline), pipeline.clock.now()
     records, rotation, head = pipeline.ledger.keys(), takeover.current_or_next(pipeline), pipeline.ledger.head()
     counts = {count.table: count for count in pipeline.ledger.counts(pipeline.tables)}
-    situation = Situation(pipeline)
+    situation, protected = outside.situation, outside.protected
     stored, attention = _stored(situation)
     primary = stored.primary if stored is not None else None
     inconsistent = _inconsistent(pipeline, stored) if stored is not None else []
@@ -172,7 +189,6 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = ()) -> Status:
     attention += unwitnessed(pipeline.ledger, now)
     attention += changed_hosts(pipeline)
     attention += rolling.overdue(pipeline, now)
-    protected = protection(pipeline, records, now)
     attention += protected.attention
     open_incidents, urgent = incidents_now(pipeline, now)
     attention += [*urgent, *duties]

@@ -27,7 +27,7 @@ class Ledger(Protocol):
         """Commits everything recorded and proven inside together, or nothing."""
 
     def snapshot(self) -> AbstractContextManager[None]:
-        """Reads everything inside from one snapshot, read-only; not inside a transaction."""
+        """Reads everything inside from one snapshot, read-only; in a snapshot that one; never in a transaction."""
 
     def reading(self) -> AbstractContextManager[None]:
         """Reads everything inside in one transaction that sees new commits; a `transaction` inside is separate."""

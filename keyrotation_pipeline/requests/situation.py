@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from keyrotation_pipeline.audit.divergence import divergence, warning
-from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.errors import KeyRotationError, KeyStoreError
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.keys import KeyRecord, StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -16,14 +16,27 @@ class Situation:
 
     pipeline: Pipeline
 
-    @cached_property
+    def ask(self) -> None:
+        """Asks key store and applications now: neither is in the database, and either may take long to answer."""
+        _ = self._keys, self._answer
+
+    @property
     def stored(self) -> StoredKeys:
         """The key store.
 
         Raises:
-            KeyStoreError: it cannot be read.
+            KeyStoreError: it cannot be read; asked again, it is the same.
         """
-        return self.pipeline.keys.read()
+        if isinstance(self._keys, KeyStoreError):
+            raise self._keys
+        return self._keys
+
+    @cached_property
+    def _keys(self) -> StoredKeys | KeyStoreError:
+        try:
+            return self.pipeline.keys.read()
+        except KeyStoreError as error:
+            return error
 
     @cached_property
     def registered(self) -> tuple[KeyRecord, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, FloatRect, Locator, Page, ViewportSize, expect, sync_playwright
 
 from keyrotation_pipeline_tests.acceptance.test_up import Ui
@@ -75,6 +76,18 @@ def node(page: Page, asset: str) -> Locator:
     """An asset in the graph, where long names are shortened in the middle."""
     shown = re.compile(f"^{re.escape(asset[:3])}.*{re.escape(asset[-3:])}$")
     return page.locator("svg").get_by_text(shown).last.locator("..")
+
+
+def violations(page: Page) -> list[str]:
+    """What axe-core finds wrong with a page for people who see or hear it otherwise, in light and in dark."""
+    found: list[str] = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for each in Axe().run(page).response["violations"]:
+            places = [" ".join(node["target"]) for node in each["nodes"]]
+            found.append(f"{scheme}: {each['id']}: {each['help']}: {', '.join(places)}")
+    page.emulate_media(color_scheme="light")
+    return found
 
 
 def picture(page: Page, name: str, clip: FloatRect | None = None) -> None:

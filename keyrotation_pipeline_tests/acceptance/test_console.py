@@ -11,7 +11,7 @@ from keyrotation_pipeline.assembly.home import database_url
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.run import open_home
 from keyrotation_pipeline.model.fleet import RolloutMode
-from keyrotation_pipeline_tests.acceptance.browsing import picture
+from keyrotation_pipeline_tests.acceptance.browsing import picture, violations
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.acceptance.console_server import ServedConsole, serving_console
 from keyrotation_pipeline_tests.acceptance.test_browser_situations import DAMAGE, READ, execute, sign
@@ -109,6 +109,8 @@ def see(page: Page, console: ServedConsole, said: str, name: str) -> None:
         assert box["y"] + box["height"] < viewport["height"]
         assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
         picture(page, f"console-{name}-{size}")
+        if size != "wide":
+            assert violations(page) == []
     assert failed_resources(page) == []
 
 

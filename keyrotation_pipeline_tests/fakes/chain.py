@@ -100,7 +100,7 @@ class FakeChain:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        assert not self.depth, "a snapshot cannot begin inside a transaction"
+        assert not self.depth, "a snapshot cannot begin inside a transaction"  # but inside another snapshot
         yield
 
     @contextmanager

@@ -2,6 +2,7 @@
 "use strict";
 const seconds = Number(document.body.dataset.refresh) || 5;
 let lastSeen = Date.now();
+let printing = false;
 
 function buttons() {
   if (!navigator.clipboard) return;
@@ -29,7 +30,7 @@ function show(renewed) {
 
 async function renew() {
   const stale = document.getElementById("stale");
-  if (document.hidden || window.getSelection().toString()) return;
+  if (document.hidden || printing || window.getSelection().toString()) return;
   try {
     const answer = await fetch(location.pathname, { headers: { accept: "text/html" }, cache: "no-store" });
     if (!answer.ok) throw new Error(String(answer.status));
@@ -43,4 +44,6 @@ async function renew() {
 }
 
 buttons();
+addEventListener("beforeprint", () => { printing = true; });
+addEventListener("afterprint", () => { printing = false; });
 setInterval(renew, seconds * 1000);

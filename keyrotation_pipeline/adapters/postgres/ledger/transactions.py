@@ -149,6 +149,7 @@ class LedgerSession:
         self.signer = signer
         self.kept = kept
         self._is_reading = False
+        self._is_snapshot = False
         self._schema = schema_of(connection)
 
     @contextmanager
@@ -165,9 +166,16 @@ class LedgerSession:
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """See `Ledger.snapshot`."""
+        if self._is_snapshot:
+            yield
+            return
         with self.transaction():
             self.query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            yield
+            self._is_snapshot = True
+            try:
+                yield
+            finally:
+                self._is_snapshot = False
 
     @contextmanager
     def reading(self) -> Iterator[None]:
