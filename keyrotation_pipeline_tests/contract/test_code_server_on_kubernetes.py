@@ -122,7 +122,7 @@ def test_the_daemon_and_the_web_server_find_it_where_it_listens_and_cannot_take_
         for name, container in CONTAINERS.items()
     }
     folder = str(Path(SOCKET).parent)
-    assert mounts["code-server"][folder] == mounts["console"][folder] == ("socket", False)
+    assert mounts["code-server"][folder] == ("socket", False)
     assert mounts["daemon"][folder] == mounts["webserver"][folder] == ("socket", True)
     assert [each for each in POD["volumes"] if each["name"] == "socket"] == [
         {"name": "socket", "emptyDir": {"sizeLimit": "1Mi"}}
@@ -136,13 +136,16 @@ def test_the_daemon_and_the_web_server_find_it_where_it_listens_and_cannot_take_
 def test_no_manifest_opens_a_port_and_no_pod_of_the_cluster_is_let_in() -> None:
     text = "".join(file.read_text() for file in sorted(DAGSTER.glob("*.yaml")))
     assert not re.search(r"containerPort|hostPort|kind: Service$|shareProcessNamespace", text, re.MULTILINE)
-    [closed] = [
+    policies = [
         each["spec"]
-        for each in yaml.safe_load_all((DAGSTER / "rights.yaml").read_text())
+        for name in ("rights", "console")
+        for each in yaml.safe_load_all((DAGSTER / f"{name}.yaml").read_text())
         if each["kind"] == "NetworkPolicy"
     ]
-    assert (closed["policyTypes"], closed["ingress"]) == (["Ingress"], [])
-    [selected] = closed["podSelector"]["matchExpressions"]
+    assert [(each["policyTypes"], each["ingress"]) for each in policies] == 2 * [(["Ingress"], [])]
+    deployed, of_console = next(yaml.safe_load_all((DAGSTER / "console.yaml").read_text()))["spec"], policies[1]
+    assert of_console["podSelector"]["matchLabels"] == deployed["template"]["metadata"]["labels"]
+    [selected] = policies[0]["podSelector"]["matchExpressions"]
     for name in ("services", "toolbox"):
         labels = yaml.safe_load((DAGSTER / f"{name}.yaml").read_text())["spec"]["template"]["metadata"]["labels"]
         assert labels[selected["key"]] in selected["values"]

@@ -377,7 +377,7 @@ def test_what_kustomize_builds_is_as_the_api_knows_it_and_gives_secrets_to_those
                 given[container["name"]] = secrets_given(made, container)
     assert given == {
         "code-server": {"keyrotation-dagster-storage", "keyrotation-database"},
-        "console": {"keyrotation-database"},
+        "console": {"keyrotation-database", "keyrotation-ui"},
         "daemon": {"keyrotation-dagster-storage"},
         "webserver": {"keyrotation-dagster-storage", "keyrotation-ui"},
         "toolbox": {"keyrotation-dagster-storage", "keyrotation-database"},
