@@ -9,7 +9,7 @@ from binascii import b2a_base64
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from keyrotation_pipeline.fieldcrypto.formats.recognised.text_values import HANDMADE_HEX_COLON
+from keyrotation_pipeline.fieldcrypto.formats.recognised.text_grammars import WRITER_OF_PREFIX
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import GCM_IV_BYTES, Recognised
 from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
 from keyrotation_pipeline.scan import statistics, unmarked
@@ -44,7 +44,7 @@ def tier_of_hits(hits: Sequence[Recognised], values: int) -> Tier | None:
         return None
     if len(bodies) < FEWEST_HITS:
         return "possible" if len(hits) == values else None
-    if hits[0].format == HANDMADE_HEX_COLON:
+    if hits[0].by_size:
         return _tier_of_parts([len(body) for body in bodies])
     return "certain" if _name_few_keys(hits) else None
 
@@ -120,7 +120,8 @@ def _classify(place: Place, values: Values, table: Table) -> list[Finding]:
     notes = (*_rest_notes(plain, unknown, len(values)), *companions.notes)
     found = [_of_marked(place, *marked, len(values), notes) for marked in marked]
     if guess is not None:
-        name = ATTR_ENCRYPTED if companions.attr_encrypted else guess.format
+        writer = WRITER_OF_PREFIX.get(guess.readings[0].prefix, guess.format)
+        name = ATTR_ENCRYPTED if companions.attr_encrypted else writer
         notes = (guess.note, *notes, *_conventions(place))
         found.append(_finding(place, name, guess.tier, len(guess.readings), len(values), notes))
     return found

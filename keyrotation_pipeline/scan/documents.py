@@ -21,8 +21,10 @@ _FEW_KEYS = 12
 _REPEATED = 2.0
 # A key that is data rather than a name: long, with a run of digits, an address, hexadecimal.
 _DATA = re.compile(r"[0-9]{4}|.@|[\x00-\x1f]|^[0-9a-fA-F-]{12,}$|^.{41,}$|^[0-9]+$", re.DOTALL)
-# The keys of an object that is one encrypted value, of Active Record Encryption: it stays whole, as compact JSON.
-_ONE_VALUE = ("p", "h")
+# The keys of an object that is one encrypted value: of Active Record Encryption, of CipherStash, of ZITADEL. It stays
+# whole, as compact JSON of these in this order, as the library writes them; jsonb sorts them.
+_ONE_VALUE = (("p", "h"), ("k", "c", "i", "v"), ("CryptoType", "Algorithm", "KeyID", "Crypted"))
+_OPEN_ENDED = _ONE_VALUE[1]
 
 # Numbers do not matter, and may be too long to be converted.
 _DECODER = json.JSONDecoder(parse_int=bool, parse_float=bool, parse_constant=bool)
@@ -106,9 +108,8 @@ def _texts(nodes: Sequence[tuple[Any, int]]) -> Iterator[str]:
     for node, _ in nodes:
         if isinstance(node, str) and node:
             yield node
-        elif isinstance(node, dict) and _is_one_value(node):
-            # In this order, as the library writes them; jsonb sorts them.
-            yield json.dumps({key: node[key] for key in _ONE_VALUE}, separators=(",", ":"))
+        elif isinstance(node, dict) and (keys := _keys_of_value(node)):
+            yield json.dumps({key: node[key] for key in keys}, separators=(",", ":"))
 
 
 def _children(nodes: Sequence[tuple[Any, int]]) -> Iterator[tuple[str, tuple[Any, int]]]:
@@ -116,9 +117,9 @@ def _children(nodes: Sequence[tuple[Any, int]]) -> Iterator[tuple[str, tuple[Any
     for node, depth in nodes:
         match node:
             case str() if depth < _DEEPEST_TEXT and looks_like_json(node):
-                if isinstance(inner := _parsed(node), dict) and not _is_one_value(inner):
+                if isinstance(inner := _parsed(node), dict) and not _keys_of_value(inner):
                     objects.append((inner, depth + 1))
-            case dict() if not _is_one_value(node):
+            case dict() if not _keys_of_value(node):
                 objects.append((node, depth))
             case list():
                 yield from ((ELEMENT, (each, depth)) for each in node)
@@ -129,5 +130,9 @@ def _children(nodes: Sequence[tuple[Any, int]]) -> Iterator[tuple[str, tuple[Any
             yield ANY_KEY if varies or _DATA.search(key) else key, (value, depth)
 
 
-def _is_one_value(node: Mapping[str, Any]) -> bool:
-    return node.keys() == set(_ONE_VALUE)
+def _keys_of_value(node: Mapping[str, Any]) -> Path:
+    """Returns the keys of an object that is one encrypted value; none: it is not."""
+    for keys in _ONE_VALUE:
+        if node.keys() == set(keys) or (keys is _OPEN_ENDED and node.get("k") == "ct" and node.keys() >= set(keys)):
+            return keys
+    return ()

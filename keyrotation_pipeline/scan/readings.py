@@ -5,6 +5,7 @@ bytes that are ASCII are read as text.
 """
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import (
@@ -31,16 +32,17 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/_-]++={0,2}\Z")
 _WRAPPED_BASE64 = re.compile(r"[A-Za-z0-9+/]{32,}+\r?\n[A-Za-z0-9+/=\r\n]++\Z")
 _PREFIX = re.compile(
     r"[$!]?[A-Za-z0-9][\w.+-]{0,31}(?:://|[:$|!#~]{1,3})|\{[\w.+:-]{1,32}\}|\[[\w.+:-]{1,32}\]|<[\w.+:-]{1,32}>|"
-    r"[A-Za-z][\w.-]{1,31}\(",
+    r"[A-Za-z][\w.-]{1,31}[({]",
     re.ASCII,
 )
 _MOST_PREFIXES = 3
 # Beginnings that no other text has where a word could begin: behind these, whatever the prefix looks like.
 _MARKERS = re.compile(rf"(?<![A-Za-z0-9+])(?:{'|'.join(BEGINNINGS)})")
 _LONGEST_PREFIX = 48
+_CLOSING_OF = {"(": ")", "{": "}"}
 _CLOSING = "]})>\"';!"
 _CHARACTER = "[A-Za-z0-9+/_=-]"
-_PARTS = re.compile(rf"({_CHARACTER}{{16,48}}+)([:.|$,;*])({_CHARACTER}{{2,}}+)(?:\2({_CHARACTER}{{2,}}+))?\Z")
+_PARTS = re.compile(rf"({_CHARACTER}{{16,}}+)([:.|$,;*])({_CHARACTER}{{2,}}+)(?:\2({_CHARACTER}{{2,}}+))?\Z")
 _IV_BYTES, _TAG_BYTES = (12, 16, 24), 16
 _PREFIX_IN_BYTES = re.compile(rb"(?:%b){1,%d}" % (_PREFIX.pattern.encode("ascii"), _MOST_PREFIXES))
 # Prefixes of what is no ciphertext: passwords' hashes name their algorithm, and tokens their version.
@@ -167,11 +169,19 @@ def _read_parts(text: str) -> Reading | None:
     parts = [part for part in (match[1], match[3], match[4]) if part]
     encoding = "hex" if all(from_hex(part) for part in parts) else "base64"
     raws = [_part_bytes(part, encoding) for part in parts]
-    if len(raws[0]) not in _IV_BYTES or (len(raws) > 2 and _TAG_BYTES not in map(len, raws[1:])) or not all(raws):  # noqa: PLR2004
+    if not all(raws) or not _have_sizes_of_parts([len(raw) for raw in raws]):
         return None
     # The bits of a last character are not all free.
     characters = "".join([part.rstrip("=")[:-1] for part in parts])
     return Reading(encoding=encoding, raw=b"".join(raws), text=characters, parts=len(parts))
+
+
+def _have_sizes_of_parts(sizes: Sequence[int]) -> bool:
+    """Returns whether an iv comes first, with a tag among three parts; or last, of two."""
+    first, *rest = sizes
+    if first in _IV_BYTES:
+        return len(rest) == 1 or _TAG_BYTES in rest
+    return len(rest) == 1 and rest[0] == _TAG_BYTES
 
 
 def _part_bytes(part: str, encoding: str) -> bytes:
@@ -187,7 +197,8 @@ def _read_behind_prefix(text: str, depth: int) -> Reading:
         if prefix is None:
             return PLAIN
         at = prefix.end()
-        rest = text[at:-1] if prefix[0].endswith("(") and text.endswith(")") else text[at:]
+        closed = text.endswith(_CLOSING_OF.get(prefix[0][-1], "\0"))
+        rest = text[at:-1] if closed else text[at:]
         if len(rest) < SHORTEST_CHARS:
             return PLAIN
         hit = recognise_text(rest)

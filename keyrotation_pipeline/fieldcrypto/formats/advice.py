@@ -16,6 +16,7 @@ class Advice:
         where: for which applications and keys values are rotated in place; empty: for all, or for none.
         also: what is declared besides the place.
         elsewhere: the whole sentence about places that cannot be declared; empty: it is made of the steps.
+        source: where this is read, and the structure of values: project, file and commit, or a specification.
     """
 
     identified_by: IdentifiedBy
@@ -24,6 +25,7 @@ class Advice:
     where: str = ""
     also: str = ""
     elsewhere: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ class Recognised:
             that name the same key are evidence.
         or_hmac: an HMAC of the same library would look the same; all of a column have the size of a digest.
         in_base64: little but base64 of these sizes makes the structure, which tokens of letters and digits have, too.
+        by_size: its parts have these sizes, as other data may: lengths that vary are needed, too.
         body: bytes on which a judgement of several values rests (never shown).
     """
 
@@ -37,6 +38,7 @@ class Recognised:
     weak: bool = False
     or_hmac: bool = False
     in_base64: bool = False
+    by_size: bool = False
     body: bytes = field(default=b"", repr=False)
 
 
@@ -49,6 +51,8 @@ OF_TEXT: Final[dict[str, list[tuple[str, OfText]]]] = {}
 OF_BYTES: Final[dict[bytes, list[tuple[bytes, OfBytes]]]] = {}
 # They begin with any character.
 OF_TEXT_CONTAINING: Final[list[tuple[str, OfText]]] = []
+# They end so.
+OF_BYTES_ENDING: Final[list[tuple[bytes, OfBytes]]] = []
 ADVICE: Final[dict[str, Advice]] = {}
 # Patterns of beginnings that no other text has where a word could begin: values are found behind any prefix by them;
 # and those that are of base64, which is decoded first.
@@ -73,15 +77,17 @@ def in_text(
 
 
 def in_bytes(
-    *names: str, starts: tuple[bytes, ...], behind: str = "", advice: Advice | None = None
+    *names: str, starts: tuple[bytes, ...] = (), ends: bytes = b"", behind: str = "", advice: Advice | None = None
 ) -> Callable[[OfBytes], OfBytes]:
-    """Enters a recogniser that is tried on bytes that begin in one of these ways; `behind`: in base64."""
+    """Enters a recogniser that is tried on bytes that begin in one of these ways, or end so; `behind`: in base64."""
 
     def enter(recognise: OfBytes) -> OfBytes:
         _enter(names, recognise, advice, behind)
         BEGINNINGS_OF_BASE64.update(filter(None, [behind]))
         for start in starts:
             OF_BYTES.setdefault(start[:1], []).append((start, recognise))
+        if ends:
+            OF_BYTES_ENDING.append((ends, recognise))
         return recognise
 
     return enter

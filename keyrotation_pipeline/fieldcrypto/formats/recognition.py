@@ -8,13 +8,17 @@ from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
 # with a colon in them.
 from keyrotation_pipeline.fieldcrypto.formats.recognised import (  # noqa: F401
     aws_encryption_sdk,
+    byte_headers,
     byte_values,
+    key_services,
     openpgp,
+    text_grammars,
     text_values,
 )
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import (
     ADVICE,
     OF_BYTES,
+    OF_BYTES_ENDING,
     OF_TEXT,
     OF_TEXT_CONTAINING,
     Recognised,
@@ -47,5 +51,8 @@ def recognise_bytes(raw: bytes) -> Recognised | None:
     """Returns the format of bytes, as bytea holds them or base64 and hex decode to them."""
     for start, recognise in OF_BYTES.get(raw[:1], ()):
         if raw.startswith(start) and (found := recognise(raw)) is not None:
+            return found
+    for end, recognise in OF_BYTES_ENDING:
+        if raw.endswith(end) and (found := recognise(raw)) is not None:
             return found
     return None

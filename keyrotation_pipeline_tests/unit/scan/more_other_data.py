@@ -205,7 +205,6 @@ def postgres_scram(rng: random.Random) -> str:
 
 
 COLUMNS: dict[str, Callable[[random.Random], str | bytes]] = {
-    "paseto local": lambda rng: "v4.local." + b64url(rng.randbytes(rng.randrange(90, 200))),
     "ksuid": lambda rng: letters(rng, BASE62, 27),
     "cuid": lambda rng: "c" + letters(rng, BASE36, 24),
     "object id": lambda rng: rng.randbytes(12).hex(),

@@ -128,7 +128,7 @@ def magento(text: str) -> Recognised | None:
 
 
 HANDMADE_HEX_COLON = "handmade-hex-colon"
-_HANDMADE = re.compile(r"(?:[0-9a-f]{24}|[0-9a-f]{32}):[0-9a-f]{32}:")
+_HANDMADE = re.compile(r"([0-9a-f]{24}|[0-9a-f]{32}):(?:([0-9a-f]{32}):([0-9a-f]++)|([0-9a-f]++):([0-9a-f]{32}))\Z")
 
 
 @in_text(
@@ -137,15 +137,14 @@ _HANDMADE = re.compile(r"(?:[0-9a-f]{24}|[0-9a-f]{32}):[0-9a-f]{32}:")
     advice=Advice(identified_by=_DECRYPT, one_key="hand-written code as a rule"),
 )
 def handmade_hex_colon(text: str) -> Recognised | None:
-    """Recognises the commonest hand-written form of Node: ``iv:tag:ciphertext`` in hex, for AES-GCM.
+    """Recognises the commonest hand-written form of Node: ``iv:tag:ciphertext`` in hex, or with the tag at the end.
 
-    Its iv has 12 or 16 bytes. Nothing but sizes tells it from other hex, so it takes several values whose last part
-    varies in length.
+    It is of AES-GCM; the iv has 12 or 16 bytes. Nothing but sizes tells it from other hex, so it takes several values
+    whose ciphertexts vary in length.
     """
-    head = _HANDMADE.match(text)
-    if head is None or from_hex(text[head.end() :]) is None:
+    if _HANDMADE.match(text) is None or (raw := from_hex(text.replace(":", ""))) is None:
         return None
-    return Recognised(HANDMADE_HEX_COLON, weak=True, body=bytes.fromhex(text.replace(":", "")))
+    return Recognised(HANDMADE_HEX_COLON, weak=True, by_size=True, body=raw)
 
 
 _GCM_PARTS, _CBC_PARTS = 3, 2
