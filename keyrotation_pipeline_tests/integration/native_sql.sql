@@ -55,6 +55,29 @@ FROM (
 ) AS new
 WHERE t.ctid = new.position
 
+-- engine, write_at_once, target None
+WITH written AS (
+UPDATE ONLY "public"."frozen" AS t SET "a" = CASE WHEN new."value_0" IS NULL THEN t."a" ELSE new."value_0"::text END, "b%%c" = CASE WHEN new."value_1" IS NULL THEN t."b%%c" ELSE new."value_1"::character varying END, "d" = CASE WHEN new."value_2" IS NULL THEN t."d" ELSE new."value_2"::text END
+FROM (
+    SELECT unnest(%(positions)b::tid[]) AS position, unnest(%(versions)b::xid[]) AS version, unnest(%(value_0)b::text[]) AS "value_0", unnest(%(value_1)b::text[]) AS "value_1", unnest(%(value_2)b::text[]) AS "value_2"
+) AS new
+WHERE t.ctid = ANY (%(positions)b::tid[]) AND t.ctid = new.position AND t.xmin = new.version
+    AND t.tableoid = OID::oid::regclass AND pg_relation_filenode(OID::oid::regclass) = %(filenode)s::oid AND true AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 2) = 'column a of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 3) = 'column b%%c of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 4) = 'column d of table public.frozen' AND (SELECT set_config('lock_timeout', '10ms', true)) IS NOT NULL 
+
+RETURNING (new."value_0" IS NOT NULL)::int + (new."value_1" IS NOT NULL)::int + (new."value_2" IS NOT NULL)::int AS changed
+)
+SELECT count(*), coalesce(sum(changed), 0)::bigint,
+       extract(epoch FROM clock_timestamp() - statement_timestamp())::float8
+FROM written
+
+-- engine, write_whole_at_once, target None
+UPDATE ONLY "public"."frozen" AS t SET "a" = new."value_0"::text, "b%%c" = new."value_1"::character varying, "d" = new."value_2"::text
+FROM (
+    SELECT unnest(%(positions)b::tid[]) AS position, unnest(%(versions)b::xid[]) AS version, unnest(%(value_0)b::text[]) AS "value_0", unnest(%(value_1)b::text[]) AS "value_1", unnest(%(value_2)b::text[]) AS "value_2"
+) AS new
+WHERE t.ctid = ANY (%(positions)b::tid[]) AND t.ctid = new.position AND t.xmin = new.version
+    AND t.tableoid = OID::oid::regclass AND pg_relation_filenode(OID::oid::regclass) = %(filenode)s::oid AND true AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 2) = 'column a of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 3) = 'column b%%c of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 4) = 'column d of table public.frozen' AND (SELECT set_config('lock_timeout', '10ms', true)) IS NOT NULL
+
 -- engine, write_row, target None
 WITH written AS (
     UPDATE ONLY "public"."frozen" AS t SET "a" = CASE WHEN new."value_0" IS NULL THEN t."a" ELSE new."value_0"::text END, "b%%c" = CASE WHEN new."value_1" IS NULL THEN t."b%%c" ELSE new."value_1"::character varying END, "d" = CASE WHEN new."value_2" IS NULL THEN t."d" ELSE new."value_2"::text END
@@ -129,6 +152,29 @@ FROM (
     FOR NO KEY UPDATE OF held SKIP LOCKED
 ) AS new
 WHERE t.ctid = new.position
+
+-- engine, write_at_once, target v2
+WITH written AS (
+UPDATE ONLY "public"."frozen" AS t SET "a" = CASE WHEN new."value_0" IS NULL THEN t."a" ELSE new."value_0"::text END, "b%%c" = CASE WHEN new."value_1" IS NULL THEN t."b%%c" ELSE new."value_1"::character varying END, "d" = CASE WHEN new."value_2" IS NULL THEN t."d" ELSE new."value_2"::text END
+FROM (
+    SELECT unnest(%(positions)b::tid[]) AS position, unnest(%(versions)b::xid[]) AS version, unnest(%(value_0)b::text[]) AS "value_0", unnest(%(value_1)b::text[]) AS "value_1", unnest(%(value_2)b::text[]) AS "value_2"
+) AS new
+WHERE t.ctid = ANY (%(positions)b::tid[]) AND t.ctid = new.position AND t.xmin = new.version
+    AND t.tableoid = OID::oid::regclass AND pg_relation_filenode(OID::oid::regclass) = %(filenode)s::oid AND true AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 2) = 'column a of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 3) = 'column b%%c of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 4) = 'column d of table public.frozen' AND (SELECT set_config('lock_timeout', '10ms', true)) IS NOT NULL 
+
+RETURNING (new."value_0" IS NOT NULL)::int + (new."value_1" IS NOT NULL)::int + (new."value_2" IS NOT NULL)::int AS changed
+)
+SELECT count(*), coalesce(sum(changed), 0)::bigint,
+       extract(epoch FROM clock_timestamp() - statement_timestamp())::float8
+FROM written
+
+-- engine, write_whole_at_once, target v2
+UPDATE ONLY "public"."frozen" AS t SET "a" = new."value_0"::text, "b%%c" = new."value_1"::character varying, "d" = new."value_2"::text
+FROM (
+    SELECT unnest(%(positions)b::tid[]) AS position, unnest(%(versions)b::xid[]) AS version, unnest(%(value_0)b::text[]) AS "value_0", unnest(%(value_1)b::text[]) AS "value_1", unnest(%(value_2)b::text[]) AS "value_2"
+) AS new
+WHERE t.ctid = ANY (%(positions)b::tid[]) AND t.ctid = new.position AND t.xmin = new.version
+    AND t.tableoid = OID::oid::regclass AND pg_relation_filenode(OID::oid::regclass) = %(filenode)s::oid AND true AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 2) = 'column a of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 3) = 'column b%%c of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 4) = 'column d of table public.frozen' AND (SELECT set_config('lock_timeout', '10ms', true)) IS NOT NULL
 
 -- engine, write_row, target v2
 WITH written AS (
@@ -214,6 +260,38 @@ AND (
     FOR NO KEY UPDATE OF held SKIP LOCKED
 ) AS new
 WHERE t.ctid = new.position
+
+-- engine, write_at_once, target v10, hot order
+WITH written AS (
+UPDATE ONLY "public"."frozen" AS t SET "a" = CASE WHEN new."value_0" IS NULL THEN t."a" ELSE new."value_0"::text END, "b%%c" = CASE WHEN new."value_1" IS NULL THEN t."b%%c" ELSE new."value_1"::character varying END, "d" = CASE WHEN new."value_2" IS NULL THEN t."d" ELSE new."value_2"::text END
+FROM (
+    SELECT unnest(%(positions)b::tid[]) AS position, unnest(%(versions)b::xid[]) AS version, unnest(%(value_0)b::text[]) AS "value_0", unnest(%(value_1)b::text[]) AS "value_1", unnest(%(value_2)b::text[]) AS "value_2"
+) AS new
+WHERE t.ctid = ANY (%(positions)b::tid[]) AND t.ctid = new.position AND t.xmin = new.version
+    AND t.tableoid = OID::oid::regclass AND pg_relation_filenode(OID::oid::regclass) = %(filenode)s::oid AND true AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 2) = 'column a of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 3) = 'column b%%c of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 4) = 'column d of table public.frozen' AND (SELECT set_config('lock_timeout', '10ms', true)) IS NOT NULL 
+AND (
+    SELECT count(*) FROM ONLY "public"."frozen" AS looked
+    WHERE looked.ctid >= %(prune_first)s::tid AND looked.ctid < %(prune_end)s::tid
+) >= 0
+
+
+RETURNING (new."value_0" IS NOT NULL)::int + (new."value_1" IS NOT NULL)::int + (new."value_2" IS NOT NULL)::int AS changed
+)
+SELECT count(*), coalesce(sum(changed), 0)::bigint,
+       extract(epoch FROM clock_timestamp() - statement_timestamp())::float8
+FROM written
+
+-- engine, write_whole_at_once, target v10, hot order
+UPDATE ONLY "public"."frozen" AS t SET "a" = new."value_0"::text, "b%%c" = new."value_1"::character varying, "d" = new."value_2"::text
+FROM (
+    SELECT unnest(%(positions)b::tid[]) AS position, unnest(%(versions)b::xid[]) AS version, unnest(%(value_0)b::text[]) AS "value_0", unnest(%(value_1)b::text[]) AS "value_1", unnest(%(value_2)b::text[]) AS "value_2"
+) AS new
+WHERE t.ctid = ANY (%(positions)b::tid[]) AND t.ctid = new.position AND t.xmin = new.version
+    AND t.tableoid = OID::oid::regclass AND pg_relation_filenode(OID::oid::regclass) = %(filenode)s::oid AND true AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 2) = 'column a of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 3) = 'column b%%c of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 4) = 'column d of table public.frozen' AND (SELECT set_config('lock_timeout', '10ms', true)) IS NOT NULL 
+AND (
+    SELECT count(*) FROM ONLY "public"."frozen" AS looked
+    WHERE looked.ctid >= %(prune_first)s::tid AND looked.ctid < %(prune_end)s::tid
+) >= 0
 
 -- engine, write_row, target v10, hot order
 WITH written AS (

@@ -4,9 +4,7 @@ import itertools
 import random
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -17,43 +15,12 @@ from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, insert, opened, ring_of, sealed, table_of
-from keyrotation_pipeline_tests.servers import (
-    DEBIAN,
-    EMBEDDED_16,
-    EMBEDDED_16_2,
-    EMBEDDED_18,
-    Server,
-    discard,
-    start_server,
-)
+from keyrotation_pipeline_tests.servers import Server
 from keyrotation_pipeline_tests.waiting import PATIENCE_SECONDS
 
 CLIENTS = table_of("clients", "first_name", "last_name", "notes")
 ROWS = 1000
 WRITERS = 4
-
-
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(EMBEDDED_18, id="18"),
-        pytest.param(EMBEDDED_16, id="16.14"),
-        pytest.param(
-            EMBEDDED_16_2,
-            id="16.2",
-            marks=pytest.mark.skipif(not EMBEDDED_16_2.exists(), reason="pgserver has no wheel"),
-        ),
-        pytest.param(
-            DEBIAN,
-            id="debian",
-            marks=pytest.mark.skipif(not DEBIAN.exists(), reason="Debian's PostgreSQL is not installed"),
-        ),
-    ],
-)
-def versioned(request: pytest.FixtureRequest) -> Iterator[Server]:
-    running = start_server(Path(request.param))
-    yield running
-    discard(running)
 
 
 def prepare(url: str, ring: KeyRing) -> Connection:
@@ -154,8 +121,11 @@ def rewrite_underneath(url: str, ended: threading.Event, counted: list[str], bat
                 pass
 
 
+@pytest.mark.parametrize(
+    "at_once", [False, pytest.param(True, marks=pytest.mark.extended)], ids=["locks first", "at once"]
+)
 def test_no_write_is_lost_and_no_value_changes_rows_while_the_relation_is_rewritten(
-    versioned: Server, monkeypatch: pytest.MonkeyPatch
+    versioned: Server, monkeypatch: pytest.MonkeyPatch, *, at_once: bool
 ) -> None:
     ring, url = ring_of(1, 2), versioned.url()
     connection = prepare(url, ring)
@@ -164,7 +134,7 @@ def test_no_write_is_lost_and_no_value_changes_rows_while_the_relation_is_rewrit
     rewrites: list[str] = []
     threads = [threading.Thread(target=writer.run) for writer in writers]
     threads.append(threading.Thread(target=rewrite_underneath, args=(url, ended, rewrites, Batches(monkeypatch))))
-    engine = Engine(url, ring, Limits(max_pages=8))
+    engine = Engine(url, ring, Limits(max_pages=8, writes_at_once=at_once))
     for thread in threads:
         thread.start()
     rewritten = 0

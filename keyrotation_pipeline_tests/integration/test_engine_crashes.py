@@ -78,7 +78,7 @@ def start():
     if child == 0:
         faulthandler.dump_traceback_later(240, exit=True)
         encrypted_rows.REQUEST = f"{rotation:032x}"
-        limits = Limits(max_pages=1, duty_cycle=0.2, statement_seconds=0.0001)
+        limits = Limits(max_pages=1, duty_cycle=0.2, statement_seconds=0.0001, writes_at_once=rotation % 2 == 1)
         Engine(url, ring, limits, KeyVersion(2 - rotation % 2)).shard(table)
         os._exit(0)
     return child

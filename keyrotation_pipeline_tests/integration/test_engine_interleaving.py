@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -46,10 +47,10 @@ def ring() -> KeyRing:
     return ring_of(1, 2)
 
 
-@pytest.fixture
-def engine(migrated: Connection, database_url: str, ring: KeyRing) -> Engine:
+@pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.extended)], ids=["locks first", "at once"])
+def engine(request: pytest.FixtureRequest, migrated: Connection, database_url: str, ring: KeyRing) -> Engine:
     fill(migrated, ring)
-    return Engine(database_url, ring, Limits(max_pages=4))
+    return Engine(database_url, ring, Limits(max_pages=4, writes_at_once=request.param))
 
 
 def fill(connection: Connection, ring: KeyRing) -> None:
@@ -175,7 +176,7 @@ def test_columns_that_change_their_names_between_read_and_write_keep_their_value
     row: Callable[[int], tuple[str | None, str]],
     limits: Limits,
 ) -> None:
-    engine.limits = limits
+    engine.limits = replace(limits, writes_at_once=engine.limits.writes_at_once)
     migration = f"BEGIN; {statements}; COMMIT"
     with between_read_and_write(lambda batch: application(database_url, migration) if batch == 1 else None):
         engine.shard(CASES)
@@ -382,11 +383,11 @@ def test_a_table_locked_for_long_is_waited_for_and_then_named(
 ) -> None:
     with psycopg.connect(database_url) as holder:
         holder.execute("LOCK TABLE cases IN ACCESS EXCLUSIVE MODE")
-        engine.limits = Limits(lock_retry_seconds=0.5)
+        engine.limits = replace(engine.limits, max_pages=512, lock_retry_seconds=0.5)
         with pytest.raises(BlockedError, match=r"cases is locked by another session.*run `keyrotation rotate`"):
             engine.shard(CASES)
         assert "waiting: cases is locked" in engine.progress[-1].note
-        engine.limits = Limits()
+        engine.limits = replace(engine.limits, max_pages=512, lock_retry_seconds=60.0)
         threading.Timer(1.2, holder.commit).start()
         assert engine.shard(CASES).rows == ROWS
     assert read_back(migrated, ring, CASES, "id") == EXPECTED
@@ -397,7 +398,7 @@ def test_a_table_that_is_being_indexed_is_waited_for(
     migrated: Connection, engine: Engine, ring: KeyRing, database_url: str, duty_cycle: float
 ) -> None:
     """CREATE INDEX lets others read but not write, so that of our statements only the writes cannot be prepared."""
-    engine.limits = Limits(duty_cycle=duty_cycle)
+    engine.limits = replace(engine.limits, max_pages=512, duty_cycle=duty_cycle)
     with psycopg.connect(database_url) as holder:
         holder.execute("LOCK TABLE cases IN SHARE MODE")
         threading.Timer(2.5, holder.commit).start()
@@ -411,7 +412,7 @@ def test_a_paused_or_cancelled_rotation_stops_the_rewrite_within_a_second_or_so(
     migrated: Connection, engine: Engine, status: str
 ) -> None:
     running(migrated, "routine")
-    engine.limits = Limits(max_rows_per_second=100, max_pages=1)
+    engine.limits = replace(engine.limits, max_rows_per_second=100, max_pages=1)
     with (
         between_read_and_write(lambda batch: become(migrated, status) if batch == 0 else None),
         pytest.raises(BlockedError, match=f"was {status}"),
@@ -442,7 +443,7 @@ def test_rows_that_were_written_next_to_a_write_that_failed_are_counted(
     migrated: Connection, engine: Engine, ring: KeyRing
 ) -> None:
     migrated.execute(REFUSED_ONCE.encode())
-    engine.limits = Limits(duty_cycle=1.0, max_pages=4)  # without rests the next write is under way
+    engine.limits = replace(engine.limits, duty_cycle=1.0, max_pages=4)  # without rests the next write is under way
 
     done = engine.shard(CASES)
 
@@ -458,7 +459,8 @@ def test_batches_of_large_values_that_were_written_before_one_that_failed_are_co
     migrated.execute("UPDATE public.cases SET a = %s WHERE id < 200", (sealed(ring, 1, long),))
     migrated.execute("VACUUM FULL public.cases")
     migrated.execute(REFUSED_ONCE.encode())
-    engine.limits = Limits(batch_bytes=100_000)  # a page holds more, so that its rows are listed first
+    # A page holds more, so that its rows are listed first.
+    engine.limits = replace(engine.limits, max_pages=512, batch_bytes=100_000)
 
     done = engine.shard(CASES)
 
@@ -480,7 +482,7 @@ def test_a_commit_that_is_refused_is_one_sentence_and_the_rows_written_next_to_i
     migrated: Connection, engine: Engine, ring: KeyRing, duty_cycle: float
 ) -> None:
     migrated.execute(REFUSED_AT_COMMIT.encode())
-    engine.limits = Limits(duty_cycle=duty_cycle, max_pages=4)
+    engine.limits = replace(engine.limits, duty_cycle=duty_cycle, max_pages=4)
 
     with pytest.raises(BlockedError, match=r"refused a statement of the engine .*P0001"):
         engine.shard(CASES)
@@ -495,7 +497,7 @@ def test_what_a_pause_leaves_is_recorded_to_the_row(
     migrated: Connection, engine: Engine, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running(migrated, "routine")
-    engine.limits = Limits(duty_cycle=1.0, max_pages=4)
+    engine.limits = replace(engine.limits, duty_cycle=1.0, max_pages=4)
     monkeypatch.setattr(supervisor, "TICK_SECONDS", 0.0)  # it looks after each batch
     with (
         between_read_and_write(lambda batch: become(migrated, "paused") if batch == 4 else None),

@@ -1,6 +1,7 @@
 """The engine against a plain model: whatever happens in whatever order, each value decrypts to what the model holds."""
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import psycopg
@@ -151,7 +152,7 @@ class Rotations(RuleBasedStateMachine):
 
     @rule()
     def engine_sweeps(self) -> None:
-        Engine(self.url, self.ring, Limits(), self.target).sweep(self.table)
+        Engine(self.url, self.ring, self._limits(), self.target).sweep(self.table)
 
     @rule(version=VERSIONS)
     def primary_is_switched(self, version: int) -> None:
@@ -178,8 +179,11 @@ class Rotations(RuleBasedStateMachine):
         texts = {key: [value and value[1] for value in values] for key, values in self._opened().items()}
         assert texts == {key: [held[slot] for slot in SLOTS] for key, held in self.model.items()}
 
+    def _limits(self) -> Limits:
+        return Limits(writes_at_once=self.rotation % 2 == 1)
+
     def _engine(self, index: int) -> None:
-        limits = Limits(max_pages=1, duty_cycle=1.0)
+        limits = replace(self._limits(), max_pages=1, duty_cycle=1.0)
         request, shard = f"{self.rotation:032x}", Shard(self.table, index, 2)
         rewrite_shard(lambda: connect(self.url), request, shard, self.ring, self.target, lambda _: None, limits)
 

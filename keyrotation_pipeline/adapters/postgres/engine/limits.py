@@ -58,6 +58,8 @@ class Limits:
         slow_commit_seconds: rest longer while a small commit takes more than this, and much longer than it took before;
             0: commits are not checked.
         rests: whether the duty cycle applies.
+        writes_at_once: whether to write rows without locking all of a batch first, and to wait a moment for each row
+            that others have locked.
         native_codec: whether to use it, where it was built.
         vouched: says which pauses and paces count; None: all.
     """
@@ -82,6 +84,7 @@ class Limits:
     sharing: int = 1
     slow_commit_seconds: float = 0.025
     rests: bool = True
+    writes_at_once: bool = False
     native_codec: bool = True
     vouched: VouchedEvents | None = None
 
@@ -101,6 +104,7 @@ class Limits:
             vacuum_delay_ms=0.0,
             growth=0.0,
             slow_commit_seconds=0.0,
+            writes_at_once=True,
         )
 
     def of_one_worker(self) -> "Limits":

@@ -29,8 +29,9 @@ from keyrotation_pipeline.adapters.postgres.engine.batch import (
 )
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
 from keyrotation_pipeline.adapters.postgres.engine.ranges import PageRange
+from keyrotation_pipeline.adapters.postgres.engine.server_errors import WORTH_ANOTHER_TRY
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import Parameter, Row, StatementPipeline
-from keyrotation_pipeline.adapters.postgres.engine.statements import position
+from keyrotation_pipeline.adapters.postgres.engine.statements import PLANNED_AS_USUAL, PLANNED_AT_ONCE, position
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.progress import Rewritten
 
@@ -42,6 +43,7 @@ class Stop(Enum):
 
     DONE = "every page of the range is done"
     TOO_LARGE = "the next pages hold more bytes than may be read at once"
+    CONTENDED = "too many rows are locked by others to be written without locking them first"
     MOVED = "the relation was rewritten as a whole: its pages hold other rows now"
 
 
@@ -85,15 +87,22 @@ class _Writing:
 
 _NO_PAGES = _Reading(0, 0)
 
+# Each cost a moment's wait, during which the rows of its batch were locked.
+_MOST_REPEATED = 10
+
 
 class PageRewrite:
     """One run of the fast path over the rest of a page range.
 
     Args:
         confirm: called for each committed batch with the page before which all is done, and what was done.
+        at_once: write rows without locking them first. A batch with a row that stays locked is repeated by the
+            statement that skips such rows.
     """
 
-    def __init__(self, context: RewriteContext, pages: PageRange, size: BatchSize, confirm: Confirm) -> None:
+    def __init__(
+        self, context: RewriteContext, pages: PageRange, size: BatchSize, confirm: Confirm, *, at_once: bool
+    ) -> None:
         self._context = context
         self._pages = pages
         self._size = size
@@ -105,6 +114,8 @@ class PageRewrite:
         self._sent: deque[_Reading | _Writing] = deque()
         self._written: deque[tuple[_Writing, list[Row]]] = deque()
         self._stop: Stop | None = None
+        self._at_once = at_once
+        self._repeated = 0
 
     def run(self) -> Stop:
         """Rewrites until the range is done or a batch cannot be rewritten this way; then no answer is pending any more.
@@ -112,13 +123,28 @@ class PageRewrite:
         Raises:
             psycopg.Error: a statement failed, and nothing of its batch was written.
         """
+        sql, connection = self._context.statements, self._context.connection
+        if self._at_once:
+            connection.execute(PLANNED_AT_ONCE)
+        try:
+            with StatementPipeline(connection, [sql.read_pages, *self._writes.values()]) as exchange:
+                try:
+                    return self._run(exchange)
+                except (psycopg.Error, KeyRotationError):
+                    self._count_the_rest(exchange)
+                    raise
+        finally:
+            if self._at_once:
+                with suppress(psycopg.Error):  # the connection may be lost
+                    connection.execute(PLANNED_AS_USUAL)
+
+    @property
+    def _writes(self) -> dict[bool, bytes]:
+        """The statement that is timed, and the other one."""
         sql = self._context.statements
-        with StatementPipeline(self._context.connection, [sql.read_pages, sql.write, sql.write_whole]) as exchange:
-            try:
-                return self._run(exchange)
-            except (psycopg.Error, KeyRotationError):
-                self._count_the_rest(exchange)
-                raise
+        if self._at_once:
+            return {True: sql.write_at_once, False: sql.write_whole_at_once}
+        return {True: sql.write, False: sql.write_whole}
 
     def _run(self, exchange: StatementPipeline) -> Stop:
         encrypted: _Writing | None = None
@@ -128,7 +154,7 @@ class PageRewrite:
                 self._receive(exchange, writes=self._size.writes_ahead)
             following = self._read.popleft() if self._read else None
             if not (self._sent or following or self._should_read()):
-                return self._stop or Stop.DONE
+                return self._stop or (Stop.DONE if self._next >= self._pages.end else Stop.CONTENDED)
             encrypted = self._encrypt(following) if following else None
             self._receive(exchange, writes=self._size.writes_ahead - 1 if encrypted else 0)
 
@@ -140,7 +166,7 @@ class PageRewrite:
             self._sent.append(reading)
         if encrypted:
             if encrypted.new.rows:
-                exchange.send(sql.write if encrypted.timed else sql.write_whole, encrypted.new.parameters)
+                exchange.send(self._writes[encrypted.timed], encrypted.new.parameters)
             self._sent.append(encrypted)
         exchange.push()
 
@@ -156,7 +182,20 @@ class PageRewrite:
             case _Reading() as reading:
                 self._take(reading, exchange.receive())
             case writing:
-                self._written.append((writing, exchange.receive() if writing.new.rows else []))
+                self._written.append((writing, self._answer(exchange, writing) if writing.new.rows else []))
+
+    def _answer(self, exchange: StatementPipeline, writing: _Writing) -> list[Row]:
+        """Returns the answer to a write; repeats one that has written nothing since a row of it stayed locked."""
+        try:
+            return exchange.receive()
+        except WORTH_ANOTHER_TRY:
+            if not self._at_once:
+                raise
+        self._repeated += 1
+        sql, housekeeping = self._context.statements, self._context.housekeeping
+        cursor = housekeeping.cursor(binary=True)
+        cursor.execute(sql.write if writing.timed else sql.write_whole, writing.new.parameters, prepare=True)
+        return cursor.fetchall() if writing.timed else [(cursor.rowcount,)]
 
     def _count_the_rest(self, exchange: StatementPipeline) -> None:
         """Counts the rows of batches that were committed, although this path ends before it has settled them.
@@ -172,6 +211,8 @@ class PageRewrite:
 
     def _should_read(self) -> bool:
         """Returns whether to read ahead during the next batch, so that the next stretch is ready in time."""
+        if not self._stretch and self._repeated > _MOST_REPEATED:
+            return False
         left = self._stretch.end - self._next if self._stretch else self._size.pages_for(self._passes)
         return self._next < self._pages.end and not self._stop and len(self._read) * self._size.reading_pages < left
 

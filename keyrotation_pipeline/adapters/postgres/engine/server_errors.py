@@ -17,6 +17,9 @@ from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# Another session has locked the table, or the server has resolved a deadlock: a retry may succeed.
+WORTH_ANOTHER_TRY = (errors.LockNotAvailable, errors.DeadlockDetected, errors.SerializationFailure)
+
 # After a step that re-encrypts rows, and after everything else: no rotation needs to be open there.
 ROTATE_AGAIN = "run `keyrotation rotate` again, it continues from here"
 AGAIN = "run this again"

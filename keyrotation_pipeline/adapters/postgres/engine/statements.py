@@ -11,6 +11,9 @@ Why the write looks like this (each point was measured, none is optional):
 - The column numbers: a name may belong to another column by now, and renaming changes no row. The read compares them
   too, since names may be swapped before it and back after it.
 - `SKIP LOCKED`: a row locked by others is left to a later sweep; we never wait for a row while holding one.
+- `…_at_once`, for emergencies: no row is locked beforehand, so the write waits for a row that others have locked. Then
+  READ COMMITTED compares the new version, whose `xmin` is another. `lock_timeout` is set after the table's lock was
+  taken, and applies to each row; it needs one scan of the positions and a hash join (`PLANNED_AT_ONCE`).
 - `ONLY`: a child of an inheritance tree has rows with the same `ctid`.
 - NULL in a value array leaves the column unchanged. The cast has no length, not even a domain's, so a value that is too
   long for its column is an error and is never cut. Only if every value of a batch is new, the columns are assigned
@@ -25,6 +28,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory import places
@@ -85,17 +89,44 @@ FROM (
 WHERE t.ctid = new.position
 """
 
-_WRITE = (
-    "WITH written AS ("
-    + _UPDATE
-    + """
+_UPDATE_AT_ONCE = """
+UPDATE ONLY {table} AS t SET {set}
+FROM (
+    SELECT unnest(%(positions)b::tid[]) AS position, unnest(%(versions)b::xid[]) AS version, {unnested}
+) AS new
+WHERE t.ctid = ANY (%(positions)b::tid[]) AND t.ctid = new.position AND t.xmin = new.version
+    AND t.tableoid = {oid} AND {as_read} AND (SELECT set_config('lock_timeout', {patience}, true)) IS NOT NULL {prune}
+"""
+
+# A write at once waits so long for each row.
+ROW_PATIENCE_SECONDS = 0.01
+# Set while it is planned, and reset afterwards: other statements need nested loops.
+PLANNED_AT_ONCE = b"SET enable_nestloop = off; SET enable_mergejoin = off"
+PLANNED_AS_USUAL = b"RESET enable_nestloop; RESET enable_mergejoin"
+
+# If the server looks for deadlocks as early as that, the session that gives way may be the application's.
+_MAY_WAIT = """
+SELECT extract(epoch FROM current_setting('deadlock_timeout')::interval) >= 10 * %s::float8
+   AND NOT EXISTS (SELECT FROM pg_db_role_setting, unnest(setconfig) AS one WHERE one LIKE 'deadlock_timeout=%%')
+"""
+
+
+def may_wait(connection: Connection) -> bool:
+    """Returns whether writes at once may wait for rows without an application's session being cancelled for it."""
+    try:
+        return connection.execute(_MAY_WAIT, (ROW_PATIENCE_SECONDS,)).fetchone() == (True,)
+    except psycopg.errors.InsufficientPrivilege:  # somebody has revoked the right to see settings of roles
+        return False
+
+
+_WRITTEN = "WITH written AS ("
+_COUNTED = """
 RETURNING {changed} AS changed
 )
 SELECT count(*), coalesce(sum(changed), 0)::bigint,
        extract(epoch FROM clock_timestamp() - statement_timestamp())::float8
 FROM written
 """
-)
 
 _PRUNE = """
 AND (
@@ -163,6 +194,8 @@ class Statements:
             order also the pages from `prune_first` to before `prune_end`. Returns how many rows and values it wrote,
             and its seconds.
         write_whole: the same for batches without a NULL among the new values; returns no rows, values and seconds.
+        write_at_once: as `write`, without locking first: waits up to `ROW_PATIENCE_SECONDS` for each row.
+        write_whole_at_once: as `write_whole`, likewise.
         write_row: writes one row by its key if its values are still those that were read, and waits up to
             `lock_timeout` for its lock; takes arrays of one element: the key, the new and the old values.
         name_rows: positions and keys of rows, under the guards of the write.
@@ -175,6 +208,8 @@ class Statements:
     read_row: bytes
     write: bytes
     write_whole: bytes
+    write_at_once: bytes
+    write_whole_at_once: bytes
     write_row: bytes
     name_rows: bytes
     count_values: bytes
@@ -235,6 +270,8 @@ def statements(
         "strength": sql.SQL("UPDATE" if unique else "NO KEY UPDATE"),
     }
 
+    whole = assignments(connection, relation, target, whole=True)
+    parts["patience"] = sql.Literal(f"{ROW_PATIENCE_SECONDS * 1000:g}ms")
     parts["same_columns"] = _same_columns(connection, relation, parts["oid"])
     parts["as_read"] = sql.SQL(" AND ").join([sql.SQL(_SAME_FILE).format(**parts), parts["same_columns"]])
     parts["version"] = sql.SQL(_VERSION).format(**parts)
@@ -248,8 +285,10 @@ def statements(
         list_rows=render(_LIST_ROWS),
         read_rows=render(_READ_ROWS),
         read_row=render(_READ_ROW),
-        write=render(_WRITE, set=parts["assignments"]),
-        write_whole=render(_UPDATE, set=assignments(connection, relation, target, whole=True)),
+        write=render(_WRITTEN + _UPDATE + _COUNTED, set=parts["assignments"]),
+        write_whole=render(_UPDATE, set=whole),
+        write_at_once=render(_WRITTEN + _UPDATE_AT_ONCE + _COUNTED, set=parts["assignments"]),
+        write_whole_at_once=render(_UPDATE_AT_ONCE, set=whole),
         write_row=render(_WRITE_ROW),
         name_rows=render(_NAME_ROWS),
         count_values=render(_COUNT_VALUES),

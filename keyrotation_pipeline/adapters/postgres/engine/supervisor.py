@@ -10,8 +10,6 @@ from threading import Event
 from time import monotonic
 from typing import TypeVar
 
-from psycopg import errors
-
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
@@ -23,6 +21,7 @@ from keyrotation_pipeline.adapters.postgres.engine.limits import (
     reason_to_pause,
 )
 from keyrotation_pipeline.adapters.postgres.engine.ranges import PageRange
+from keyrotation_pipeline.adapters.postgres.engine.server_errors import WORTH_ANOTHER_TRY
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import Vacuum
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import end_wait, note_wait
@@ -210,9 +209,6 @@ def _speed(done: Rewritten) -> str:
 
 
 T = TypeVar("T")
-
-# Another session has locked the table, or the server has resolved a deadlock: a retry may succeed.
-WORTH_ANOTHER_TRY = (errors.LockNotAvailable, errors.DeadlockDetected, errors.SerializationFailure)
 
 
 @dataclass

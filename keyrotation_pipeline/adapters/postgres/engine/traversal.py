@@ -15,7 +15,7 @@ from keyrotation_pipeline.adapters.postgres.engine.pages import PageRewrite, Sto
 from keyrotation_pipeline.adapters.postgres.engine.ranges import PageRange, Slice, StoredPageRanges, SweptPageRanges
 from keyrotation_pipeline.adapters.postgres.engine.rows import rewrite_contended_rows, rewrite_listed
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import ROTATE_AGAIN, without_content
-from keyrotation_pipeline.adapters.postgres.engine.statements import statements
+from keyrotation_pipeline.adapters.postgres.engine.statements import may_wait, statements
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import LockRetry, Supervisor, limits_for
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import in_hot_order
 from keyrotation_pipeline.adapters.postgres.inventory import key_markers, retired_signing_keys
@@ -208,6 +208,7 @@ class _RelationTraversal:
         self._pages = pages
         self._retry = retry
         self._wait = wait
+        self._at_once = context.limits.writes_at_once and may_wait(context.housekeeping)
 
     def run(self) -> Rewritten:
         self._pages.started = monotonic()
@@ -233,7 +234,10 @@ class _RelationTraversal:
         if self._wait:
             self._row_by_row()
             return False
-        match PageRewrite(self._context, self._pages, self._supervisor.batch_size, self._confirm).run():
+        size = self._supervisor.batch_size
+        match PageRewrite(self._context, self._pages, size, self._confirm, at_once=self._at_once).run():
+            case Stop.CONTENDED:
+                self._at_once = False
             case Stop.MOVED:
                 self._pages = self._stored.renewed(self._context.relation, self._pages)
             case Stop.TOO_LARGE:
