@@ -137,6 +137,7 @@ typedef struct {
 } Keys;
 
 typedef struct codec Codec;
+typedef struct index Index;
 
 /* A format: what differs between values. */
 typedef struct {
@@ -181,6 +182,9 @@ struct codec {
     const uint8_t *arrays; /* for each column of the batch, whether its values are elements of arrays; NULL: none are */
     uint8_t stamp[LONGEST_STAMP];
     size_t stamp_bytes; /* of the time of new values; 0: each keeps its own */
+    Index *indexes; /* that new values get; NULL: none */
+    int index_count;
+    size_t text_at, text_bytes; /* where in `scratch` the text of the last new value is */
     uint8_t *scratch;
     size_t scratch_bytes, used_bytes;
     int busy;
@@ -279,6 +283,7 @@ static const uint8_t *nonce_at(const Codec *codec, const uint8_t *drawn, size_t 
 }
 
 #include "codec_arrays.h"
+#include "codec_index.h"
 
 /* Write the element of one cell, a length and a value. `*bytes` 0: it stays, and none was written. */
 static int rewrite_cell(Codec *codec, const Cell *cell, const uint8_t *nonce, uint8_t *element, size_t *bytes) {
@@ -291,7 +296,7 @@ static int rewrite_cell(Codec *codec, const Cell *cell, const uint8_t *nonce, ui
  * how far each was written. */
 static int rewrite_columns(
     Codec *codec, Cell *cells, Py_ssize_t rows, Py_ssize_t columns, const size_t *values, const uint8_t *nonces,
-    uint8_t **arrays, Py_ssize_t *changed
+    uint8_t **arrays, Py_ssize_t *changed, IndexText *indexed
 ) {
     uint8_t counted[LONG_NONCE];
     size_t first = 0;
@@ -309,6 +314,7 @@ static int rewrite_columns(
             } else if (!cell->stays) {
                 outcome = rewrite_cell(codec, cell, nonce_at(codec, nonces, number, counted), at, &bytes);
                 number += bytes != 0;
+                if (outcome == GOOD && codec->indexes) outcome = index_value(codec, column, &indexed[row * codec->index_count]);
             }
             if (outcome != GOOD) return outcome;
             if (!bytes) {
@@ -498,15 +504,19 @@ static PyObject *drawn_nonces(const Codec *codec, PyObject *draw, const size_t *
 static PyObject *rewrite_held(Codec *codec, PyObject *rows, Py_ssize_t first, Py_ssize_t columns, PyObject *passed, PyObject *draw) {
     Py_ssize_t count = PyTuple_Size(rows), passing = PyTuple_Size(passed), changed = 0;
     if (passing < 0 || !knows_columns(codec, columns)) return NULL;
+    for (int at = 0; at < codec->index_count; at++)
+        if (codec->indexes[at].column >= columns) return PyErr_Format(PyExc_ValueError, "an index is of a column");
     PyObject *arrays = PyTuple_New(passing + columns), *nonces = NULL, *written = NULL, *answer = NULL;
     Cell *cells = PyMem_Malloc((size_t)(count * columns + 1) * sizeof *cells);
     size_t *values = PyMem_Malloc((size_t)(columns + 1) * sizeof *values);
     uint8_t **starts = PyMem_Malloc((size_t)(columns + 1) * sizeof *starts);
-    if (!arrays || !cells || !values || !starts) {
+    IndexText *indexed = PyMem_Calloc((size_t)(count * codec->index_count) + 1, sizeof *indexed);
+    if (!arrays || !cells || !values || !starts || !indexed) {
         PyErr_NoMemory();
         goto done;
     }
     int outcome = find_cells(codec, rows, count, first, columns, cells, values);
+    if (outcome == GOOD && !are_indexed(codec, cells, count, columns)) outcome = REFUSED;
     if (outcome == REFUSED) answer = refused(REFUSED);
     if (outcome != GOOD) goto done;
     nonces = drawn_nonces(codec, draw, values, columns);
@@ -518,7 +528,7 @@ static PyObject *rewrite_held(Codec *codec, PyObject *rows, Py_ssize_t first, Py
         if (!array || array == Py_None || PyTuple_SetItem(arrays, passing + column, array) < 0) goto done;
     }
     PyThreadState *lock = PyEval_SaveThread();
-    outcome = rewrite_columns(codec, cells, count, columns, values, each_nonce, starts, &changed);
+    outcome = rewrite_columns(codec, cells, count, columns, values, each_nonce, starts, &changed, indexed);
     leave_scratch(codec);
     PyEval_RestoreThread(lock);
     if (outcome != GOOD) {
@@ -537,8 +547,10 @@ static PyObject *rewrite_held(Codec *codec, PyObject *rows, Py_ssize_t first, Py
         PyObject *array = passed_array(written, left, PyTuple_GetItem(passed, at));
         if (!array || PyTuple_SetItem(arrays, at, array) < 0) goto done;
     }
-    answer = Py_BuildValue("(Onn)", arrays, left, changed);
+    PyObject *lists = index_lists(codec, indexed, cells, count, columns);
+    if (lists) answer = Py_BuildValue("(OnnN)", arrays, left, changed, lists);
 done:
+    PyMem_Free(indexed);
     PyMem_Free(starts);
     PyMem_Free(values);
     PyMem_Free(cells);
@@ -790,6 +802,8 @@ static void codec_dealloc(PyObject *self) {
     PyMem_Free(codec->labels);
     Py_XDECREF(codec->held_labels);
     free_hmac(&codec->sign);
+    for (int at = 0; at < codec->index_count; at++) free_hmac(&codec->indexes[at].hmac);
+    PyMem_Free(codec->indexes);
     free_scratch(codec);
     PyMem_Free(codec->keys);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
@@ -803,7 +817,8 @@ static PyObject *codec_reduce(PyObject *self, PyObject *unused) {
 }
 
 static PyMethodDef codec_methods[] = {
-    {"rewrite", codec_rewrite, METH_VARARGS, "rewrite(rows, first, columns, arrays, ((index, oid), ...), draw, time) -> (arrays of the rows with a new value, such rows, new cells) or None"},
+    {"rewrite", codec_rewrite, METH_VARARGS, "rewrite(rows, first, columns, arrays, ((index, oid), ...), draw, time) -> (arrays of the rows with a new value, such rows, new cells, a list for each index) or None"},
+    {"index", codec_index, METH_O, "index(((column, key, bytes, 1 strip | 2 lower | 4 NFC), ...)): what is indexed; said once"},
     {"check", codec_check, METH_VARARGS, "check(rows, first, columns, arrays) -> for each column the number of empty strings, then of values under each version; None if one does not decrypt"},
     {"__reduce__", codec_reduce, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

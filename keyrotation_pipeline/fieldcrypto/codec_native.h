@@ -313,6 +313,8 @@ static int native_rewrite(Codec *codec, const Cell *cell, const uint8_t *nonce, 
     at = to_base64(&STANDARD, body, (size_t)size + overhead(&codec->sealing), at);
     AFTER_PACKING(value - 4, *bytes + 4);
     int good = at == value + *bytes && native_verified(codec, value, *bytes, text, (size_t)size, body, other);
+    codec->text_at = (size_t)(text - codec->scratch);
+    codec->text_bytes = (size_t)size;
     return good ? GOOD : UNVERIFIED;
 }
 

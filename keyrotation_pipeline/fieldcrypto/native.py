@@ -4,7 +4,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -15,6 +15,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.search_index import Normalisation
 
 
 class CompiledEncoding(IntEnum):
@@ -66,17 +67,39 @@ OWN_VALUES = CompiledFormat("native")
 
 
 @dataclass(frozen=True, slots=True)
+class CompiledIndex:
+    """A search index under the target.
+
+    Args:
+        column: of the texts, its number in a batch.
+        size_bytes: how many of the MAC are kept.
+        normalise: what is done to a text first, in an order that makes no difference to ASCII.
+    """
+
+    column: int
+    key: bytes = field(repr=False)
+    size_bytes: int
+    normalise: Collection[Normalisation]
+
+
+_NORMALISATIONS = {Normalisation.STRIP: 1, Normalisation.LOWER: 2, Normalisation.NFC: 4}
+
+
+@dataclass(frozen=True, slots=True)
 class Packed:
     """Arrays in PostgreSQL's binary form: first those passed through, then one array of new values per column.
 
     Args:
         rows: how many rows have a new value; the others are left out of the arrays.
         changed: how many new values, or arrays of them, all columns hold; every other element is NULL.
+        indexes: of each index, what each row gets: its text, None, or the number of a row whose text is to be indexed
+            in Python.
     """
 
     arrays: Sequence[bytes]
     rows: int
     changed: int
+    indexes: Sequence[list[bytes | int | None]] = ()
 
 
 class NativeCodec:
@@ -115,6 +138,21 @@ class NativeCodec:
         self._kinds = (None, *ring.versions)
         self._unverified: type[Exception] = module.VerificationError
 
+    def index(self, indexes: Sequence[CompiledIndex]) -> bool:
+        """Has new values indexed; said once. Returns False for those that only Python computes."""
+        columns = {each.column for each in indexes}
+        if not indexes:
+            return True
+        if self._format is not OWN_VALUES or len(columns) < len(indexes):
+            return False
+        self._codec.index(
+            tuple(
+                (each.column, each.key, each.size_bytes, sum(_NORMALISATIONS[one] for one in set(each.normalise)))
+                for each in indexes
+            )
+        )
+        return True
+
     def rewrite(
         self,
         rows: Sequence[tuple[Any, ...]],
@@ -126,7 +164,8 @@ class NativeCodec:
         """Re-encrypts a batch; returns None if any value of it is not good.
 
         NULLs, empty strings and values under the target are not rewritten: their element is NULL, and a row of
-        which none is rewritten is left out. Each new value was parsed and decrypted again from the packed bytes.
+        which none is rewritten is left out; where such a value under the target is to be indexed, the answer is None.
+        Each new value was parsed and decrypted again from the packed bytes.
 
         Args:
             rows: as read, values as bytes.

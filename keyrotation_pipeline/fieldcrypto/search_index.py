@@ -116,9 +116,16 @@ class Indexer:
         if self.form.normalise:
             with suppress(UnicodeDecodeError):
                 text = self.form.normalised(text.decode()).encode()
-        key = self._derived.get(version) or self._derive(version)
-        digest = hmac.digest(key, text, "sha256")[: self.form.size_bytes]
+        digest = hmac.digest(self.key(version), text, "sha256")[: self.form.size_bytes]
         return version.prefix + base64.b64encode(digest).decode()
+
+    def key(self, version: KeyVersion) -> bytes:
+        """Returns the key of the indexes under a version.
+
+        Raises:
+            UnknownKeyVersionError: the ring does not hold the version.
+        """
+        return self._derived.get(version) or self._derive(version)
 
     def _derive(self, version: KeyVersion) -> bytes:
         # Not above: a pack's `verify.py`, which computes no index, has only Python's standard library.

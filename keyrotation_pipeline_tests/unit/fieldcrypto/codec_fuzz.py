@@ -38,9 +38,13 @@ from keyrotation_pipeline.fieldcrypto.grammar import Ciphertext, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.native import CompiledIndex
+from keyrotation_pipeline.fieldcrypto.reads import Defect
+from keyrotation_pipeline.fieldcrypto.search_index import Indexer, IndexForm, Normalisation
 from keyrotation_pipeline_tests.integration.encrypted_rows import V2, sealed
 from keyrotation_pipeline_tests.vectors.two_keys import opened_by_both
 
+INDEX = IndexForm("clients.email", (Normalisation.STRIP, Normalisation.LOWER), 20)
 VERSIONS = (1, 1, 1, 3, 11, 999_999, 2)
 PLAINTEXTS = tuple("é" * (size % 3) + "x" * size for size in range(40))
 
@@ -55,6 +59,7 @@ class Fuzzed:
         raw: the key that a key material comes to.
         labels: of two columns.
         keys: those of a column, by its number.
+        indexed: whether those of the first column get a search index.
         left: a pattern of what the compiled codec leaves to the reference, though nothing may be wrong with it.
     """
 
@@ -71,6 +76,7 @@ class Fuzzed:
     keys: Callable[[KeyRing, int], KeyRing] = lambda ring, _: ring
     arrays: bool = False
     is_drawn_singly: bool = False
+    indexed: bool = False
     left: bytes = b"(?!)"
     raw: Callable[[KeyMaterial], bytes] = raw_of
 
@@ -273,6 +279,14 @@ FUZZED = {
         )
         for name, since in {"into": 2, "out of": 3}.items()
     },
+    "indexed": replace(FORMATS["native"], indexed=True),
+    "indexed rows": replace(
+        _SECOND,
+        indexed=True,
+        values=replace(NATIVE, row="id", row_from=2),
+        good=bound_to_a_row(2),
+        left=rb"^[0-9a-fA-F]{2049,}:|^[^:]*:$",
+    ),
     "arrays": replace(FORMATS["native"], arrays=True, left=rb"\\"),
     "arrays of tokens": replace(FORMATS["fernet"], arrays=True, left=rb"\\"),
     "arrays of a layout in braces": replace(FORMATS["hex in two groups"], arrays=True, left=rb"\\"),
@@ -372,6 +386,11 @@ def fuzz(name: str, count: int, seed: int) -> tuple[int, int]:
         for columns in (1, 2)
         for labels in [of.labels[:columns]]
     }
+    indexer = Indexer(INDEX, ring)
+    for columns, (native, _) in codecs.items() if of.indexed else ():
+        assert columns
+        assert native is not None
+        native.index([CompiledIndex(0, indexer.key(of.target), INDEX.size_bytes, INDEX.normalise)])
     rewritten = refused = compared = 0
     nonces = b""
     with pytest.MonkeyPatch.context() as patch:
@@ -393,7 +412,10 @@ def fuzz(name: str, count: int, seed: int) -> tuple[int, int]:
             expected = rewrite_elements([python], stored, arrays) if arrays else python.rewrite(stored)
             left = any(map(re.compile(of.left).search, filter(None, chain.from_iterable(batch))))
             if packed is None:
-                assert expected.failures or left, batch
+                stays = of.indexed and any(
+                    value and not new for value, new in zip(stored[0], expected.columns[0], strict=True)
+                )
+                assert expected.failures or left or stays, batch
                 refused += 1
             else:
                 assert not expected.failures, batch
@@ -403,11 +425,30 @@ def fuzz(name: str, count: int, seed: int) -> tuple[int, int]:
                 if new:
                     each_column = zip(*new, strict=True)
                     assert [TextArray(values).packed for values in each_column] == list(packed.arrays), batch
+                if of.indexed:
+                    texts = [value and code.plaintext(ring, value, (*of.labels, None)[0]) for value in stored[0]]
+                    assert packed.indexes == (_indexes(indexer, of.target, expected.columns, texts),), batch
                 rewritten += 1
             checked = native.check(batch, 0, columns, arrays)
             held, failures = check_elements([python], stored, arrays) if arrays else python.check(stored)
             assert checked == (None if failures or left else held), batch
     return rewritten, refused
+
+
+def _indexes(
+    indexer: Indexer, target: KeyVersion, columns: Sequence[Sequence[Value]], texts: Sequence[Value | Defect]
+) -> list[bytes | int | None]:
+    """What each row with a new value gets from the compiled codec; the number of a row whose text is not ASCII."""
+    found: list[bytes | int | None] = []
+    for row, new in enumerate(zip(*columns, strict=True)):
+        text = texts[row] if new[0] else None
+        if any(new):
+            assert not isinstance(text, Defect)
+            is_ascii = text is None or text.isascii()
+            found.append(row if not is_ascii else text and indexer.under(target, text).encode())
+            if text == b"":
+                found[-1] = indexer.under(target, text).encode()
+    return found
 
 
 if __name__ == "__main__":

@@ -27,8 +27,9 @@ from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.native import NativeCodec
-from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+from keyrotation_pipeline.fieldcrypto.native import CompiledIndex, NativeCodec
+from keyrotation_pipeline.fieldcrypto.search_index import IndexForm, Normalisation
+from keyrotation_pipeline.model.tables import EncryptedTable, SearchIndex, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import V2, opened, ring_of, sealed
 from keyrotation_pipeline_tests.unit.fieldcrypto.codec_fuzz import FORMATS, FUZZED, fuzz, token
 from keyrotation_pipeline_tests.unit.fieldcrypto.value_cases import ACCEPTED, LIKE_VALUES, REFUSED
@@ -284,6 +285,61 @@ def test_nothing_in_it_is_an_error_to_newer_compilers(tmp_path: Path) -> None:
     compile_codec(tmp_path, "-fsyntax-only", *(f"-Werror={each}" for each in refused))
 
 
+TEXTS = (
+    "Anna@Example.org",
+    " \t\x1c anna@example.org\x1f\n",
+    "İnes@ÉCOLE.fr ",
+    "e\u0301",
+    "",
+    None,
+    "",
+    " ",
+    "[Z]`{@}",
+)
+
+
+@pytest.mark.parametrize("normalise", [(), ("strip",), ("lower", "strip"), ("nfc",), ("strip", "lower", "nfc")])
+@pytest.mark.parametrize("before", [b"", b"v1:AAAA", b"no index"])
+def test_both_codecs_write_the_same_search_indexes(ring: KeyRing, normalise: tuple[str, ...], before: bytes) -> None:
+    index = IndexForm("clients.email", tuple(map(Normalisation, normalise)), 17)
+    table = EncryptedTable(
+        TABLE.name, ("name", "email"), indexes=(SearchIndex("email", "email_odd", "email_even", index),)
+    )
+    stored = [None if text is None else sealed(ring, 1, text).encode() for text in TEXTS]
+    stored[TEXTS.index("")] = b""
+    rows = [(7, 0, b"\0\0\0\1\0\1", b"\0\0\0\1", sealed(ring, 1, "a").encode(), each, b"", before) for each in stored]
+    by_native, by_python = (
+        Codec(table, ring, V2, native=native).rewrite(Batch.of(rows, (), 1)) for native in (True, False)
+    )
+    assert by_native.parameters["index_0"].packed == by_python.parameters["index_0"].packed
+    assert by_native.parameters["positions"].packed == by_python.parameters["positions"].packed
+    assert by_native.parameters.keys() == by_python.parameters.keys()
+    assert (elements(by_native.parameters["index_0"].packed)[5] is None) == (stored[5] is None)
+
+
+def test_a_value_under_the_target_that_lacks_its_index_is_left_to_the_reference(ring: KeyRing) -> None:
+    codec = NativeCodec(ring, V2)
+    assert codec.index([CompiledIndex(0, b"k" * 32, 32, ())])
+    old, new = sealed(ring, 1, "x").encode(), sealed(ring, 2, "x").encode()
+    assert codec.rewrite([(old,), (new,)], 0, 1) is None
+    assert codec.rewrite([(old, new)], 0, 2) is not None
+    with pytest.raises(TypeError):
+        codec.index([CompiledIndex(0, b"k" * 32, 32, ())])
+
+
+@pytest.mark.parametrize(
+    "entry", [(0, b"short", 32, 0), (-1, b"k" * 32, 32, 0), (0, b"k" * 32, 33, 0), (0, b"k" * 32, 0, 0)]
+)
+def test_an_index_that_cannot_be_is_refused(ring: KeyRing, entry: tuple[object, ...]) -> None:
+    module = compiled.MODULE
+    assert module is not None
+    made = module.Codec(((b"v2", raw_of(ring.material(V2))),), b"v2")
+    with pytest.raises(ValueError, match="a column without another index"):
+        made.index((entry,))
+    with pytest.raises(TypeError):
+        made.rewrite((), 0, 1, b"", (), os.urandom, b"")
+
+
 @pytest.fixture(scope="module")
 def sanitised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a codec is that ends the process when it touches what is not its own."""
@@ -322,7 +378,7 @@ extern int PyGILState_Check(void);
 """
 
 
-@pytest.mark.parametrize("name", ["native", "into the second generation"])
+@pytest.mark.parametrize("name", ["native", "indexed", "into the second generation"])
 def test_python_is_called_with_the_interpreters_lock_only(tmp_path: Path, name: str) -> None:
     (tmp_path / "locked.h").write_text(_LOCK_REQUIRED)
     compile_codec(tmp_path, f"-include{tmp_path / 'locked.h'}")

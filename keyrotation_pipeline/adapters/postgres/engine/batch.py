@@ -36,6 +36,7 @@ from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, Value
 from keyrotation_pipeline.fieldcrypto.codecs.format import column_rewriters, format_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.native import Packed
 from keyrotation_pipeline.model.tables import EncryptedTable
 
 # The indexes of position (four bytes for the page, two for the line pointer), version and first value in a row as read.
@@ -97,7 +98,7 @@ class Batch:
     @property
     def index_texts(self) -> IndexTexts:
         """The texts in both columns of each search index."""
-        texts = list(zip(*self.rows, strict=True))[len(self.rows[0]) - 2 * self.indexes :] if self.indexes else []
+        texts = [[row[at] for row in self.rows] for at in range(-2 * self.indexes, 0)]
         return list(zip(texts[::2], texts[1::2], strict=True))
 
 
@@ -131,25 +132,29 @@ class Codec:
         self._python = code.rewriter(ring, target, table.labels)
         self._indexes = SearchIndexes(table, code, ring, target) if table.indexes else None
         self._native = code.native_codec(ring, target, table.labels) if native else None
+        indexes = self._indexes.compiled if self._indexes else ()
+        self._rewrites_natively = bool(self._native and indexes is not None and self._native.index(indexes))
         # Only arrays are rewritten a column at a time, and only in Python.
         self._columns = column_rewriters(code, ring, target, table.labels) if _has_arrays(table) else ()
 
     def rewrite(self, batch: Batch) -> NewValues:
         """Re-encrypts a batch; rows without a new value are left out of the parameters."""
-        if self._native and batch.rows and not self._indexes:
-            columns = len(batch.rows[0]) - _FIRST
-            if packed := self._native.rewrite(batch.rows, _FIRST, columns, _PASSED, batch.arrays):
-                positions, versions, *values = packed.arrays
-                parameters: dict[str, Any] = {
-                    f"value_{n}": batch.array(n).of_packed(each) for n, each in enumerate(values)
-                }
-                parameters["positions"], parameters["versions"] = (
-                    TidArray.of_packed(positions),
-                    XidArray.of_packed(versions),
-                )
-                whole = packed.changed == packed.rows * columns
-                return NewValues(parameters | {"filenode": batch.filenode}, packed.rows, [], whole)
+        natively = self._native if self._rewrites_natively and batch.rows else None
+        if natively and (not self._indexes or self._indexes.may_replace(batch.index_texts)):
+            columns = len(batch.rows[0]) - _FIRST - 2 * batch.indexes
+            if packed := natively.rewrite(batch.rows, _FIRST, columns, _PASSED, batch.arrays):
+                return self._packed(batch, packed, columns)
         return self._by_python(batch)
+
+    def _packed(self, batch: Batch, packed: Packed, columns: int) -> NewValues:
+        positions, versions, *values = packed.arrays
+        parameters: dict[str, Any] = {f"value_{n}": batch.array(n).of_packed(each) for n, each in enumerate(values)}
+        if self._indexes:
+            indexes = self._indexes.completed(batch.rows, _FIRST, packed.indexes)
+            parameters |= {f"index_{n}": TextArray(each) for n, each in enumerate(indexes)}
+        parameters["positions"], parameters["versions"] = TidArray.of_packed(positions), XidArray.of_packed(versions)
+        whole = packed.changed == packed.rows * columns
+        return NewValues(parameters | {"filenode": batch.filenode}, packed.rows, [], whole)
 
     def check(self, batch: Batch) -> tuple[list[Held], list[Failure]]:
         """Decrypts every value: returns what each column holds, and which values do not decrypt."""

@@ -1,12 +1,14 @@
 """Search indexes of the rows of a batch: computes those that the target lacks, and finds those of another text."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from keyrotation_pipeline.fieldcrypto.batch import Value
 from keyrotation_pipeline.fieldcrypto.blind_index import BlindIndexer, BlindIndexForm
 from keyrotation_pipeline.fieldcrypto.codecs.format import Format
 from keyrotation_pipeline.fieldcrypto.grammar import LONGEST_PREFIX_CHARS, KeyVersion, version_named
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.native import CompiledIndex
 from keyrotation_pipeline.fieldcrypto.reads import Defect
 from keyrotation_pipeline.fieldcrypto.search_index import Indexer, IndexForm, is_odd
 from keyrotation_pipeline.model.tables import EncryptedTable
@@ -16,7 +18,7 @@ IndexTexts = Sequence[tuple[Sequence[Value], Sequence[Value]]]
 
 
 class SearchIndexes:
-    """Computes the search indexes of one table. An index needs the text, which the native codec never gives away.
+    """Computes the search indexes of one table. An index needs the text, which the native codec gives to nobody.
 
     Args:
         ring: holds `target` and every version to read.
@@ -51,10 +53,46 @@ class SearchIndexes:
                 before = (stored[row] or b"").decode(errors="replace")
                 is_rewritten = rewritten[number][row] is not None
                 if judge.is_wanted(value, before, is_rewritten=is_rewritten) and (not before or judge.is_index(before)):
-                    text = self._plaintext(value, label)
-                    new[row] = None if text is None else judge.under(self._target, text).encode()
+                    new[row] = self._of(value, label, judge)
             found.append(new)
         return found
+
+    @property
+    def compiled(self) -> Sequence[CompiledIndex] | None:
+        """What the native codec needs to compute them; None: one of them is only computed in Python."""
+        indexes = []
+        for number, _, judge in self._indexes:
+            if isinstance(judge, BlindJudge):
+                return None
+            form = judge.indexer.form
+            indexes.append(CompiledIndex(number, judge.indexer.key(self._target), form.size_bytes, form.normalise))
+        return indexes
+
+    def may_replace(self, texts: IndexTexts) -> bool:
+        """Returns whether everything in the target's columns is an index or NULL."""
+        return not texts or all(
+            not text or judge.is_index(text.decode(errors="replace"))
+            for (_, _, judge), both in zip(self._indexes, texts, strict=True)
+            for text in both[0 if is_odd(self._target) else 1]
+        )
+
+    def completed(
+        self, rows: Sequence[tuple[Any, ...]], first: int, indexes: Sequence[Sequence[bytes | int | None]]
+    ) -> list[list[Value]]:
+        """Returns what to write into the target's column of each index, as the native codec has left it.
+
+        Args:
+            rows: of the batch, with values from position `first` on.
+            indexes: of each index its texts; the number of a row stands for one to be computed here.
+        """
+        return [
+            [self._of(rows[each][first + number], label, judge) if isinstance(each, int) else each for each in texts]
+            for (number, label, judge), texts in zip(self._indexes, indexes, strict=True)
+        ]
+
+    def _of(self, value: Value, label: str | None, judge: "Judge") -> Value:
+        text = self._plaintext(value, label)
+        return None if text is None else judge.under(self._target, text).encode()
 
     def missed(self, columns: Sequence[Sequence[Value]], texts: IndexTexts) -> Iterator[tuple[int, int, bool]]:
         """Yields row and column of each value that searches miss, and whether it has no index under its key.
@@ -88,7 +126,8 @@ class Judge:
 
     def __init__(self, form: IndexForm, ring: KeyRing, target: KeyVersion) -> None:
         self._ring, self._prefix = ring, target.prefix
-        self.is_index, self.under = form.is_index, Indexer(form, ring).under
+        self.indexer = Indexer(form, ring)
+        self.is_index, self.under = form.is_index, self.indexer.under
 
     def is_wanted(self, value: Value, before: str, *, is_rewritten: bool) -> bool:
         """Returns whether a value needs an index under the target in place of what is there."""
