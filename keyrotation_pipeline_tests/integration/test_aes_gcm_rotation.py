@@ -18,13 +18,14 @@ from psycopg.conninfo import make_conninfo
 from keyrotation_pipeline.adapters.own_schema import with_schema
 from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.evidence import decrypt
 from keyrotation_pipeline.adapters.postgres.inventory import discovery, places, quarantine
 from keyrotation_pipeline.adapters.postgres.inventory.layout_sql import LayoutSql
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps, tree
 from keyrotation_pipeline.adapters.postgres.preflight.logins import logins_can_be_kept_from_writing
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject
-from keyrotation_pipeline.adapters.postgres.retirement import decrypted_evidence, fence, search
+from keyrotation_pipeline.adapters.postgres.retirement import fence, search
 from keyrotation_pipeline.adapters.postgres.retirement.postgres_retirement import PostgresEvidence, PostgresFencing
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import (
@@ -547,7 +548,7 @@ def test_a_right_that_was_given_and_taken_during_the_proof_is_seen(
     notes: Notes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moment = notes.rewritten().fenced()
-    searched, real = notes.searched(), decrypted_evidence.lock_writers_out
+    searched, real = notes.searched(), decrypt.lock_writers_out
 
     def given_and_taken(*arguments: Any) -> None:  # noqa: ANN401
         with connect(notes.url) as owner:
@@ -556,7 +557,7 @@ def test_a_right_that_was_given_and_taken_during_the_proof_is_seen(
                 owner.execute(sql.SQL(change).format(*named))
         real(*arguments)
 
-    monkeypatch.setattr(decrypted_evidence, "lock_writers_out", given_and_taken)
+    monkeypatch.setattr(decrypt, "lock_writers_out", given_and_taken)
     with pytest.raises(DefinitionChangedError, match="or the rights on it were changed after the proof"):
         notes.proven(moment, searched)
 
@@ -610,7 +611,7 @@ def test_the_fence_of_another_home_after_the_proof_is_nobodys_change_of_this_one
 
 def test_more_than_a_little_is_never_left_for_the_lock(notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
     notes.rewritten().fenced()
-    monkeypatch.setattr(decrypted_evidence, "MOST_VALUES_LEFT", 3)
+    monkeypatch.setattr(decrypt, "MOST_VALUES_LEFT", 3)
     readings = []
 
     def oldest(connection: Connection) -> int:
@@ -620,8 +621,8 @@ def test_more_than_a_little_is_never_left_for_the_lock(notes: Notes, monkeypatch
                 notes.set(row, notes.value(V2, f"busy {len(readings)}"))
         return real(connection)
 
-    real, most = decrypted_evidence.oldest_in_progress, 3
-    monkeypatch.setattr(decrypted_evidence, "oldest_in_progress", oldest)
+    real, most = decrypt.oldest_in_progress, 3
+    monkeypatch.setattr(decrypt, "oldest_in_progress", oldest)
     notes.searched()
     assert len(readings) == most + 1
     most = 10**6

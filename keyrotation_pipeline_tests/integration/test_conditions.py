@@ -9,6 +9,7 @@ from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
 from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys, held_in_snapshot
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.speed import measure
+from keyrotation_pipeline.adapters.postgres.evidence import evidence_of
 from keyrotation_pipeline.adapters.postgres.inventory import (
     counts,
     quarantine,
@@ -18,7 +19,6 @@ from keyrotation_pipeline.adapters.postgres.inventory import (
 )
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
-from keyrotation_pipeline.adapters.postgres.retirement.fences import fence_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
@@ -123,16 +123,16 @@ def test_no_value_hides_behind_what_its_row_says(database: Connection, database_
     assert counts.old_rows(database, TABLE, [V1], None).rows == 1
     assert Engine(database_url, ring).shard(TABLE).rows == 1
     assert counts.old_rows(database, TABLE, [V1], None).rows == 0
-    fence = fence_of(FERNET)
-    assert fence.fence(database, TABLE, [V1])
-    assert fence.fences(database, TABLE) == (V1,)
+    evidence = evidence_of(database, TABLE)
+    assert evidence.fence([V1])
+    assert evidence.fences() == (V1,)
     for says in (True, False, None):
         with pytest.raises(psycopg.errors.InvalidTextRepresentation, match="key version v1 is retired"):
             put(database, 105, token(ring, V1, "late"), says=says, extra=None, says_extra=None)
     put(database, 106, "plain", says=False, extra="plain", says_extra=False)
     database.execute(f'UPDATE {NAME} SET "is%s_encrypted" = true WHERE id = 1'.encode())
-    fence.unfence(database, TABLE, V1)
-    assert fence.fences(database, TABLE) == ()
+    evidence.lift(V1)
+    assert evidence.fences() == ()
 
 
 def test_tokens_of_retired_keys_within_unencrypted_text_are_found(database: Connection, ring: KeyRing) -> None:

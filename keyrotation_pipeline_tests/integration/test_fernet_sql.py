@@ -11,6 +11,7 @@ import pytest
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.engine.statements import statements
+from keyrotation_pipeline.adapters.postgres.evidence import evidence_of
 from keyrotation_pipeline.adapters.postgres.inventory import retired_signing_keys
 from keyrotation_pipeline.adapters.postgres.inventory.mac_sql import MacSql
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
@@ -140,7 +141,7 @@ def test_without_the_half_of_a_version_every_token_counts_as_old(database: Conne
 
 def test_no_half_of_the_target_is_ever_stored(database: Connection, ring: KeyRing) -> None:
     assert retired_signing_keys.missing(database, [V1]) == (V1,)
-    retired_signing_keys.publish(database, NATIVE, ring, V3)
+    evidence_of(database, replace(fernet_table("held", "c"), format=NATIVE)).publish(ring, V3)
     assert database.execute("SELECT to_regclass('keyrotation.retired_signing_halves')").fetchone() == (None,)
     retired_signing_keys.withdraw(database, V1)
     retired_signing_keys.publish(database, FERNET, ring, V3)

@@ -3,10 +3,9 @@
 import psycopg
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.inventory import retired_signing_keys
-from keyrotation_pipeline.adapters.postgres.retirement.fences import fence_of
+from keyrotation_pipeline.adapters.postgres.evidence import evidence_of
+from keyrotation_pipeline.adapters.postgres.evidence.evidence import Evidence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of
@@ -32,7 +31,7 @@ def prepared(connection: Connection, definition: str, ring: KeyRing, table: Encr
         "CREATE DOMAIN public.document AS jsonb; CREATE DOMAIN public.tags AS varchar[]"
     )
     connection.execute(f"CREATE TABLE public.cases (id int PRIMARY KEY, c {definition}, n int)".encode())
-    retired_signing_keys.publish(connection, table.format, ring, V3)
+    evidence_of(connection, table).publish(ring, V3)
 
 
 @pytest.mark.parametrize("values", FORMATS)
@@ -42,9 +41,9 @@ def test_a_fence_reads_back_and_refuses_every_retired_version(either: Connection
     value_format = FORMATS[values]
     table = EncryptedTable.of(TableName("public", "cases"), [where], value_format)
     prepared(either, definition, ring, table)
-    fence = fence_of(value_format)
-    assert fence.fence(either, table, [V1, V2])
-    assert fence.fences(either, table) == (V1, V2)
+    evidence = evidence_of(either, table)
+    assert evidence.fence([V1, V2])
+    assert evidence.fences() == (V1, V2)
     insert = f"INSERT INTO public.cases VALUES (%s, {put}) ON CONFLICT (id) DO UPDATE SET c = excluded.c"
     for version, name in ((1, "v1"), (2, "v2")):
         old = seal(value_format, ring, version, "old")
@@ -57,15 +56,14 @@ def test_a_fence_reads_back_and_refuses_every_retired_version(either: Connection
     old = seal(value_format, ring, 2, "old")
     with pytest.raises(psycopg.errors.InvalidTextRepresentation):
         either.execute(insert.encode(), (1, old))
-    _is_lifted(either, table, value_format)
+    _is_lifted(evidence)
 
 
-def _is_lifted(connection: Connection, table: EncryptedTable, value_format: ValueFormat) -> None:
-    fence = fence_of(value_format)
-    fence.unfence(connection, table, V1)
-    assert fence.fences(connection, table) == (V2,)
-    fence.unfence(connection, table, V2)
-    assert fence.fences(connection, table) == ()
+def _is_lifted(evidence: Evidence) -> None:
+    evidence.lift(V1)
+    assert evidence.fences() == (V2,)
+    evidence.lift(V2)
+    assert evidence.fences() == ()
 
 
 @pytest.mark.parametrize("values", FORMATS)
@@ -73,8 +71,8 @@ def test_keys_of_every_spelling_are_fenced(either: Connection, values: str) -> N
     ring, value_format = ring_of(1, 2, 3, primary=3), FORMATS[values]
     table = EncryptedTable.of(TableName("public", "cases"), [Place("c", ODD)], value_format)
     prepared(either, "jsonb", ring, table)
-    assert fence_of(value_format).fence(either, table, [V1])
-    assert fence_of(value_format).fences(either, table) == (V1,)
+    assert evidence_of(either, table).fence([V1])
+    assert evidence_of(either, table).fences() == (V1,)
     query = "%s::text"
     for _ in ODD:
         query = f"jsonb_build_object(%s::text, {query})"
@@ -99,9 +97,9 @@ def test_a_column_that_became_another_one_is_not_fenced(either: Connection, valu
     ring, value_format = ring_of(1, 2, 3, primary=3), FORMATS[values]
     table = EncryptedTable.of(TableName("public", "cases"), [Place("c", ("x",))], value_format)
     prepared(either, "jsonb", ring, table)
-    assert fence_of(value_format).fence(either, table, [V1])
+    assert evidence_of(either, table).fence([V1])
     either.execute(change.encode())
-    assert fence_of(value_format).fences(either, table) == ()
+    assert evidence_of(either, table).fences() == ()
     either.execute("INSERT INTO public.cases (id, n) VALUES (1, 1)")
 
 
@@ -109,7 +107,7 @@ def test_the_triggers_over_a_column_of_text_are_as_they_were(either: Connection)
     """Those of homes that were fenced before there were places read back, too."""
     table = EncryptedTable.of(TableName("public", "cases"), [Place("c")], FORMATS["fernet"])
     prepared(either, "text", ring_of(1, 2, 3, primary=3), table)
-    assert fence_of(table.format).fence(either, table, [V1])
+    assert evidence_of(either, table).fence([V1])
     ((body,),) = either.execute("SELECT prosrc FROM pg_proc WHERE proname ~ '^refuse_retired_keys_'").fetchall()
     text = 'c::text COLLATE "C"'
     changed = f"CASE WHEN pg_typeof(NEW.c) = 25::regtype AND NEW.{text} IS DISTINCT FROM OLD.{text} THEN NEW.{text} END"

@@ -10,11 +10,11 @@ import pytest
 from keyrotation_pipeline.adapters.postgres.engine import cleared_indexes
 from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.evidence import evidence_of
 from keyrotation_pipeline.adapters.postgres.inventory import counts
 from keyrotation_pipeline.adapters.postgres.inventory.relations import tree
 from keyrotation_pipeline.adapters.postgres.preflight import catalog_digest, preflight
 from keyrotation_pipeline.adapters.postgres.retirement import fence
-from keyrotation_pipeline.adapters.postgres.retirement.search import require_zero
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, FenceError, PreflightError, StaleWriterError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -100,19 +100,19 @@ def test_the_walk_writes_value_and_index_together_and_keeps_the_old_index(
 def test_values_that_lack_only_their_index_are_found_and_get_it(
     people: Connection, database_url: str, ring: KeyRing
 ) -> None:
-    engine = Engine(database_url, ring)
+    engine, evidence = Engine(database_url, ring), evidence_of(people, PEOPLE)
     engine.shard(PEOPLE)
     people.execute('UPDATE "Staff".people SET "even:2" = NULL WHERE id = 7')
     people.execute('UPDATE "Staff".people SET "even:2" = %s WHERE id = 70', (index(ring, V1, "user70"),))
     before = rows(people)
     assert counts.unindexed_rows(people, PEOPLE) == 2
     with pytest.raises(FenceError, match=r"column mail % box: 2 value\(s\) have no search index under their key"):
-        require_zero(people, PEOPLE, [V1])
+        evidence.search([V1], lambda _: None)
     assert engine.sweep(PEOPLE).rows == 2
     found = rows(people)
     assert {row: found[row][2] for row in (7, 70)} == {row: index(ring, V2, f"user{row}") for row in (7, 70)}
     assert {row: values[:2] for row, values in found.items()} == {row: values[:2] for row, values in before.items()}
-    assert (counts.unindexed_rows(people, PEOPLE), require_zero(people, PEOPLE, [V1])) == (0, 2 * ROWS)
+    assert (counts.unindexed_rows(people, PEOPLE), evidence.search([V1], lambda _: None)) == (0, (2 * ROWS, None))
     people.execute('UPDATE "Staff".people SET "even:2" = NULL WHERE id = 8')
     with psycopg.connect(database_url) as other:
         other.execute('SELECT FROM "Staff".people WHERE id = 8 FOR UPDATE')

@@ -14,11 +14,10 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.inventory import key_markers, places, quarantine
+from keyrotation_pipeline.adapters.postgres.inventory import places, quarantine
 from keyrotation_pipeline.adapters.postgres.inventory.counts import written_since
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan
-from keyrotation_pipeline.adapters.postgres.retirement.fences import fence_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.arrays import array_text, check_elements
@@ -44,7 +43,7 @@ class CurrentKeys:
     limits: Limits
 
     def count(self, table: EncryptedTable) -> TableCount:
-        """Counts every declared column of a table; values that do not decrypt go to the quarantine.
+        """Counts every declared column of a table, but not its fence; values that do not decrypt go to the quarantine.
 
         Raises:
             As `decrypt_all`.
@@ -54,7 +53,6 @@ class CurrentKeys:
         totals = sum((Counter(dict(each)) for each in decrypted.by_column.values()), Counter[KeyVersion]())
         with closing(self.connect()) as connection:
             unreadable = len(quarantine.load(connection, [table]))
-            fenced = fence_of(table.format).fences(connection, table)
         return TableCount(
             table=table,
             rows=decrypted.rows,
@@ -63,7 +61,7 @@ class CurrentKeys:
             unencrypted=sum(decrypted.unencrypted.values()),
             near_misses=0,
             unreadable=unreadable,
-            fenced_against=fenced,
+            fenced_against=(),
             counted_at=decrypted.began_at,
             by_column={column: dict(held) for column, held in decrypted.by_column.items()},
             unencrypted_by_column=dict(decrypted.unencrypted),
@@ -149,12 +147,6 @@ def held_in_snapshot(connection: Connection, table: EncryptedTable, ring: KeyRin
             for mine, more in zip(held, found, strict=True):
                 mine.update(more)
     return rows, held
-
-
-def publish_missing(connection: Connection, table: EncryptedTable, keys: CurrentKeys | None) -> None:
-    """Stores by what values name each key, where SQL needs to know that and a registered key is missing."""
-    if keys is not None and key_markers.missing(connection, table.format):
-        key_markers.publish(connection, table.format, keys.ring())
 
 
 def required(keys: CurrentKeys | None, table: EncryptedTable) -> CurrentKeys:

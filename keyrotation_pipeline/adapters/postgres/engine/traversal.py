@@ -18,7 +18,7 @@ from keyrotation_pipeline.adapters.postgres.engine.server_errors import ROTATE_A
 from keyrotation_pipeline.adapters.postgres.engine.statements import may_wait, statements
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import LockRetry, Supervisor, limits_for
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import in_hot_order
-from keyrotation_pipeline.adapters.postgres.inventory import key_markers, retired_signing_keys
+from keyrotation_pipeline.adapters.postgres.evidence import evidence_of
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -85,8 +85,7 @@ def rewriting(
     with ExitStack() as stack:
         connection = stack.enter_context(closing(open_connection(connect)))
         housekeeping = stack.enter_context(closing(open_connection(connect)))
-        retired_signing_keys.publish(housekeeping, shard.table.format, ring, target)
-        key_markers.publish(housekeeping, shard.table.format, ring)
+        evidence_of(housekeeping, shard.table).publish(ring, target)
         subject = f"{shard.table.name} shard {shard.key}"
         batch_size = BatchSize(limits)
         supervisor = Supervisor(housekeeping, connect, request, limits, batch_size, subject, report, stop_requested)
@@ -121,8 +120,7 @@ def sweep(
     with ExitStack() as stack:
         connection = stack.enter_context(closing(open_connection(connect)))
         housekeeping = stack.enter_context(closing(open_connection(connect)))
-        retired_signing_keys.publish(housekeeping, table.format, ring, target)
-        key_markers.publish(housekeeping, table.format, ring)
+        evidence_of(housekeeping, table).publish(ring, target)
         limits = limits_for(housekeeping, request, limits)
         if wait:  # single rows burden nobody, and after a rest others would get ahead again
             limits = replace(limits, duty_cycle=1.0, rests=False)

@@ -31,7 +31,6 @@ from keyrotation_pipeline.adapters.postgres.inventory.registered_versions import
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan
 from keyrotation_pipeline.adapters.postgres.inventory.search_indexes import any_unindexed
-from keyrotation_pipeline.adapters.postgres.retirement.fences import fence_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, TableCount
@@ -206,7 +205,7 @@ def written_since(promotion_xid: int | None) -> sql.Composable:
 
 
 def count_by_names(connection: Connection, table: EncryptedTable) -> TableCount | None:
-    """Counts a table by the keys that its values name; None if one names no key that is known here.
+    """Counts a table, but not its fence, by the keys that its values name; None if one names no key known here.
 
     `by_column` has every declared column, `unencrypted_by_column` those with at least one such value.
 
@@ -234,7 +233,7 @@ def count_by_names(connection: Connection, table: EncryptedTable) -> TableCount 
         unencrypted=_unencrypted(total),
         near_misses=total[NEAR_MISS],
         unreadable=_unreadable(connection, table),
-        fenced_against=fence_of(table.format).fences(connection, table),
+        fenced_against=(),
         counted_at=counted_at,
         by_column={column: _by_version(counts) for column, counts in classes.items()},
         unencrypted_by_column={column: n for column, counts in classes.items() if (n := _unencrypted(counts))},

@@ -4,7 +4,9 @@ from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys, publish_missing, required
+from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys
+from keyrotation_pipeline.adapters.postgres.evidence import evidence_of
+from keyrotation_pipeline.adapters.postgres.evidence.marker import ByMarker
 from keyrotation_pipeline.adapters.postgres.inventory import (
     catalog_search,
     counts,
@@ -13,7 +15,6 @@ from keyrotation_pipeline.adapters.postgres.inventory import (
     page_readings,
     quarantine,
     relations,
-    retired_signing_keys,
     rolling_search,
     samples,
 )
@@ -23,7 +24,6 @@ from keyrotation_pipeline.adapters.postgres.inventory.scans import unless_locked
 from keyrotation_pipeline.adapters.postgres.scan.database import scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
 from keyrotation_pipeline.errors import PreflightError
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceProbe
@@ -50,20 +50,7 @@ class PostgresInventory:
 
     def count(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
         """See `TableInventory.count`."""
-        return tuple(self._counted(table) for table in tables)
-
-    def _counted(self, table: EncryptedTable) -> TableCount:
-        if table.format.identified_by is IdentifiedBy.MARKER:
-            publish_missing(self.connection, table, self.keys)
-            counted = counts.count_by_names(self.connection, table)
-            if counted is None and self.keys is not None:  # a key was replaced, or a value names none
-                key_markers.publish(self.connection, table.format, self.keys.ring())
-                counted = counts.count_by_names(self.connection, table)
-            if counted is not None:
-                return counted
-        if table.format.identified_by is IdentifiedBy.MAC and self.keys is not None:
-            retired_signing_keys.withdraw_wrong(self.connection, table.format, self.keys.ring())
-        return required(self.keys, table).count(table)
+        return tuple(evidence_of(self.connection, table, self.keys).count() for table in tables)
 
     def discover(self, tables: Sequence[EncryptedTable]) -> tuple[FoundColumn, ...]:
         """See `TableInventory.discover`."""
@@ -103,19 +90,13 @@ class PostgresInventory:
 
     def rows_seen(self, table: EncryptedTable, version: KeyVersion, seconds: float) -> int | None:
         """See `TableInventory.rows_seen`."""
-        publish_missing(self.connection, table, self.keys)
-        if table.format.identified_by is IdentifiedBy.MARKER:
-            rows = counts.rows_seen(self.connection, table, version, seconds)
-            # A value that names no key counts as seen, until it is decrypted.
-            if not rows or table.format.names_versions or self.keys is None:
-                return rows
-        return required(self.keys, table).rows_under(table, (version,), seconds)
+        return evidence_of(self.connection, table, self.keys).rows_seen(version, seconds)
 
     def key_markers(self, tables: Sequence[EncryptedTable]) -> Mapping[KeyVersion, str]:
         """See `TableInventory.key_markers`."""
         if not tables or not key_markers.are_stored(tables[0].format):
             return {}
-        publish_missing(self.connection, tables[0], self.keys)
+        ByMarker(self.connection, tables[0], self.keys).publish_missing()
         return key_markers.stored(self.connection)
 
     def written_rows(self, tables: Sequence[EncryptedTable]) -> Mapping[str, int]:

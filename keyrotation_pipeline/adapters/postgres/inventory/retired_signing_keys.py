@@ -48,7 +48,7 @@ _REMOVE = own("DELETE FROM keyrotation.retired_signing_halves WHERE version = %s
 
 
 def publish(connection: Connection, value_format: ValueFormat, ring: KeyRing, target: KeyVersion) -> None:
-    """Stores the signing key of every key of the ring but `target`; does nothing for formats that need none.
+    """Stores the signing key of every key of the ring but `target`.
 
     Args:
         target: what values are re-encrypted to; no other key of the ring may encrypt anywhere.
@@ -56,8 +56,6 @@ def publish(connection: Connection, value_format: ValueFormat, ring: KeyRing, ta
     Raises:
         ProofError: another one is stored for one of these versions.
     """
-    if value_format.identified_by is not IdentifiedBy.MAC:
-        return
     with connection.transaction():
         withdraw(connection, target)
         store(connection, value_format, ring, [version for version in ring.versions if version != target])

@@ -10,7 +10,7 @@ decrypted, and the fences are read once more. They wait from then until the tran
 store has answered.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import cast
 
@@ -19,26 +19,15 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys
+from keyrotation_pipeline.adapters.postgres.evidence import all_fences, evidence_of
+from keyrotation_pipeline.adapters.postgres.evidence.evidence import Evidence, ReadAgain
 from keyrotation_pipeline.adapters.postgres.inventory import discovery, quarantine, relations
-from keyrotation_pipeline.adapters.postgres.retirement import (
-    decrypted_evidence,
-    fences,
-    locks,
-    replicas,
-    snapshot_horizon,
-)
+from keyrotation_pipeline.adapters.postgres.retirement import locks, replicas, snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas
-from keyrotation_pipeline.adapters.postgres.retirement.search import (
-    RelationStates,
-    first_pages,
-    require_nothing_found,
-    require_zero,
-)
+from keyrotation_pipeline.adapters.postgres.retirement.search import RelationStates, read_again, require_nothing_found
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.errors import BlockedError, DefinitionChangedError, FenceError, ProofError
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
+from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.proof import Searched, SnapshotPosition, ZeroOldRows
 from keyrotation_pipeline.model.tables import EncryptedTable
 
@@ -81,34 +70,27 @@ def zero_old_rows(
     """
     _require_read_committed(connection)
     versions = tuple(sorted({*retired, version}))
-    # Read before the locks: a key store may be slow.
-    alone = {
-        table: decrypted_evidence.new_key_alone(keys, table, versions)
-        for table in tables
-        if table.format.identified_by is IdentifiedBy.DECRYPT
-    }
+    evidence = [evidence_of(connection, table, keys) for table in tables]
+    for each in evidence:
+        each.prepare(versions)
     lock_tables(connection, tables)
-    first = {} if searched is None else first_pages(RelationStates.now(connection, tables), searched)
-    since = decrypted_evidence.oldest_in_progress(connection)
-    values = sum(_require_zero(connection, table, versions, first, searched, alone.get(table)) for table in tables)
+    again = ReadAgain() if searched is None else read_again(RelationStates.now(connection, tables), searched)
+    values = sum(each.require_zero(versions, again) for each in evidence)
     _require_fences(connection, tables, versions, position.xid)
-    require_nothing_found(discovery.discover(connection, tables, first), retired)
+    require_nothing_found(discovery.discover(connection, tables, again.first), retired)
     _require_empty_quarantine(connection, tables)
     if found := snapshot_horizon.blockers(connection, position.xid, position.lsn, declared):
         raise BlockedError("; ".join(found))
-    for table, ring in alone.items():
-        small = [relation for relation in relations.tree(connection, table) if relation.oid not in first]
-        decrypted_evidence.lock_writers_out(connection, table, small)
-        decrypted_evidence.require_written_since(connection, ring, table, since, first)
+    locked_out = [each.table for each in evidence if each.lock_out(again)]
     # Before writers were locked out, an old login may have had its right again, and replaced what it wrote.
-    _require_fences(connection, list(alone), versions, position.xid)
+    _require_fences(connection, locked_out, versions, position.xid)
     row = connection.execute("SELECT clock_timestamp()").fetchone()
     proven_at = row[0] if row else None
     if not isinstance(proven_at, datetime):
         raise ProofError("the database returned no time; run this step again")
     names = tuple(str(table.name) for table in tables)
     seen = replicas.accounted(connection, declared)
-    not_read_again = tuple(sorted(searched.labels[oid] for oid in first)) if searched else ()
+    not_read_again = tuple(sorted(searched.labels[oid] for oid in again.first)) if searched else ()
     value_format = discovery.format_of_home(tables)
     return ZeroOldRows(
         version,
@@ -172,64 +154,33 @@ def _lock_table(connection: Connection, table: EncryptedTable, tree: Sequence[re
         raise BlockedError(f"a partition of table {table.name} was added or removed just now; run this step again")
 
 
-def _require_zero(
-    connection: Connection,
-    table: EncryptedTable,
-    versions: Sequence[KeyVersion],
-    first: Mapping[int, int],
-    searched: Searched | None,
-    alone: KeyRing | None,
-) -> int:
-    """Returns the values of a table: as counted here or, if it is too large for that, just before."""
-    if alone is not None:
-        return _require_decrypted(connection, table, alone, first, searched)
-    counted = require_zero(connection, table, versions, first)
-    if searched is None or not any(relation.oid in first for relation in relations.tree(connection, table)):
-        return counted
-    return searched.values[str(table.name)]
-
-
-def _require_decrypted(
-    connection: Connection, table: EncryptedTable, alone: KeyRing, first: Mapping[int, int], searched: Searched | None
-) -> int:
-    """Decrypts what was written since the search; returns how many values the table has.
-
-    Of relations in `first` only the pages from there on are read.
-    """
-    since = None if searched is None else searched.since.get(str(table.name))
-    now = RelationStates.now(connection, (table,)).identities
-    changed = [] if searched is None else [oid for oid in now if searched.identities.get(oid) != now[oid]]
-    counted = decrypted_evidence.require_written_since(connection, alone, table, since, first, changed)
-    return counted if searched is None else searched.values[str(table.name)]
-
-
 def _require_fences(
     connection: Connection, tables: Sequence[EncryptedTable], versions: Sequence[KeyVersion], xid: int
 ) -> None:
-    for table, fenced in fences.all_fences(connection, tables).items():
-        refused = relations.or_raise(fenced)
+    for table, fenced in all_fences(connection, tables).items():
+        evidence, refused = evidence_of(connection, table), relations.or_raise(fenced)
         missing = [str(version) for version in versions if version not in refused]
         if missing:
-            what = fences.fence_of(table.format).what(connection)
             raise FenceError(
                 f"table {table.name} is not fenced against {', '.join(missing)} on column(s) "
-                f"{', '.join(table.columns)}: {what} is missing, altered or not validated; "
-                "find out who changed it"
+                f"{', '.join(table.columns)}: {evidence.refusal.what(connection)} is missing, altered or not "
+                "validated; find out who changed it"
             )
-        _require_older(connection, table, xid)
+        _require_older(connection, evidence, xid)
 
 
-def _require_older(connection: Connection, table: EncryptedTable, xid: int) -> None:
+def _require_older(connection: Connection, evidence: Evidence, xid: int) -> None:
     """Refuses a fence in the tree that was made since the moment, unless its partition or child was, too.
 
     Only a fence that is older proves that no old value was written and replaced since.
     """
-    tree, following = relations.tree(connection, table), snapshot_horizon.next_xid(connection)
+    table, following = evidence.table, snapshot_horizon.next_xid(connection)
+    tree = relations.tree(connection, table)
     root = relations.root(tree, table)
     oids = [relation.oid for relation in tree]
     made, created = (
         dict(cast("list[tuple[int, list[int]]]", connection.execute(query, (oids,)).fetchall()))
-        for query in (fences.fence_of(table.format).MADE, _RELATION_XMINS)
+        for query in (evidence.refusal.MADE, _RELATION_XMINS)
     )
 
     def is_since(short: object) -> bool:
@@ -241,16 +192,7 @@ def _require_older(connection: Connection, table: EncryptedTable, xid: int) -> N
         since = any(map(is_since, made[relation.oid]))
         if since and (relation == root or not all(map(is_since, created[relation.oid]))):
             place = f"table {table.name}" if relation == root else f"{relation.label}, declared through {table.name},"
-            if table.format.identified_by is IdentifiedBy.DECRYPT:
-                # Rights are in the same catalog rows as the rest of the definition, such as another home's constraint.
-                raise DefinitionChangedError(
-                    f"the definition of {place} or the rights on it were changed after the proof, and nothing tells "
-                    "whether the old login could write meanwhile; find out who changed them"
-                )
-            raise FenceError(
-                f"the fence of {place} on column(s) {', '.join(table.columns)} was recreated after the proof; "
-                "find out who changed it"
-            )
+            raise evidence.remade(place)
 
 
 def _require_empty_quarantine(connection: Connection, tables: Sequence[EncryptedTable]) -> None:

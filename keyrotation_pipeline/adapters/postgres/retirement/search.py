@@ -16,23 +16,20 @@ without any lasting lock, by the same counts and searches. What the transaction 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from types import MappingProxyType
 from typing import Any, cast
 
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys
+from keyrotation_pipeline.adapters.postgres.evidence import evidence_of
+from keyrotation_pipeline.adapters.postgres.evidence.evidence import ReadAgain
 from keyrotation_pipeline.adapters.postgres.inventory import catalog_search, discovery
-from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_old_values, unencrypted_rows
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, readable_tree
-from keyrotation_pipeline.adapters.postgres.retirement import decrypted_evidence
-from keyrotation_pipeline.adapters.postgres.retirement.fences import fence_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
+from keyrotation_pipeline.errors import BlockedError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.proof import NAMED_AT_MOST, Searched, not_encrypted
+from keyrotation_pipeline.model.proof import Searched
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn
 
@@ -48,7 +45,7 @@ SELECT c.oid::bigint,
        concat_ws(' ', c.xmin,
            (SELECT string_agg(concat_ws(' ', a.attnum, a.xmin), ',' ORDER BY a.attnum)
             FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0),
-           ({fence})),
+           {fences}),
        CASE c.relkind WHEN 'f' THEN 2147483647 ELSE coalesce(pg_relation_size(c.oid), 0) / block_size END,
        CASE c.relkind WHEN 'f' THEN 2147483647
             ELSE (coalesce(pg_relation_size(c.oid), 0) + coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0))
@@ -74,8 +71,9 @@ class RelationStates:
     def now(cls, connection: Connection, tables: Sequence[EncryptedTable]) -> "RelationStates":
         """Reads every relation that holds declared columns or is searched for others, and large objects."""
         oids = {relation.oid for table in tables for relation in readable_tree(connection, table)}
-        identity = next((fence_of(table.format).IDENTITY for table in tables), sql.SQL("NULL"))
-        query = sql.SQL(_RELATIONS).format(fence=identity)
+        fences = dict.fromkeys(evidence_of(connection, table).refusal for table in tables)
+        identities: list[sql.Composable] = [sql.SQL("({})").format(fence.IDENTITY) for fence in fences]
+        query = sql.SQL(_RELATIONS).format(fences=sql.SQL(", ").join(identities or [sql.SQL("NULL")]))
         oids |= {relation.oid for relation in discovery.searched(connection, tables)}
         with heap_scan(connection, "the catalog"):
             rows = connection.execute(query, ([*oids, catalog_search.LARGE_OBJECTS],)).fetchall()
@@ -108,44 +106,13 @@ def search(
     for table in tables:
         name = str(table.name)
         report(_progress(f"{table.name} counted"))
-        if table.format.identified_by is IdentifiedBy.DECRYPT:
-            values[name], since[name] = decrypted_evidence.search(connection, keys, table, versions, report)
-        else:
-            values[name] = require_zero(connection, table, versions)
+        values[name], read_from = evidence_of(connection, table, keys).search(versions, report)
+        if read_from is not None:
+            since[name] = read_from
     require_nothing_found(
         discovery.discover(connection, tables, announce=lambda name: report(_progress(name))), retired
     )
     return Searched(values, then.identities, then.pages, then.labels, cast("datetime", began_at), since)
-
-
-def require_zero(
-    connection: Connection,
-    table: EncryptedTable,
-    versions: Sequence[KeyVersion],
-    first: Mapping[int, int] = MappingProxyType({}),
-) -> int:
-    """Refuses old and unencrypted values, and such without a search index; returns how many values were counted.
-
-    Raises:
-        As `search`.
-    """
-    counted = count_old_values(connection, table, versions, first)
-    for (column, version), number in counted.old.items():
-        raise FenceError(
-            f"table {table.name}, column {column}: {number} value(s) are still under {version}; find what wrote them"
-        )
-    for column, number in counted.unencrypted.items():
-        rows = unencrypted_rows(connection, table, column, first, NAMED_AT_MOST)
-        raise ProofError(
-            f"{not_encrypted(str(table.name), column, number, rows)}; encrypt or remove them (`keyrotation inventory` "
-            "counts them), then run `keyrotation rotate` again"
-        )
-    for column, number in counted.unindexed.items():
-        raise FenceError(
-            f"table {table.name}, column {column}: {number} value(s) have no search index under their key, so searches "
-            "would miss them; find what writes them without one"
-        )
-    return counted.values
 
 
 def require_nothing_found(findings: Iterable[FoundColumn], retired: Sequence[KeyVersion]) -> None:
@@ -167,13 +134,13 @@ def _progress(subject: str) -> Progress:
     return Progress(Step.RETIRED_KEY, subject, 0, 0, note="searched for old values")
 
 
-def first_pages(now: RelationStates, searched: Searched) -> dict[int, int]:
-    """Returns the page from which each relation must be read again, 0 for all of it; unlisted ones are read whole.
+def read_again(now: RelationStates, searched: Searched) -> ReadAgain:
+    """Returns what must be read again.
 
     Raises:
         BlockedError: a changed relation is so large that it must be read before.
     """
-    changed = {oid for oid, identity in now.identities.items() if searched.identities.get(oid) != identity}
+    changed = frozenset(oid for oid, identity in now.identities.items() if searched.identities.get(oid) != identity)
     if sum(now.pages_with_toast[oid] for oid in changed) > READ_AGAIN_PAGES:
         raise BlockedError(
             "tables were created or changed during the search for old values, and are too large to be searched "
@@ -185,4 +152,4 @@ def first_pages(now: RelationStates, searched: Searched) -> dict[int, int]:
             left -= pages
         else:
             first[oid] = searched.pages[oid]
-    return first
+    return ReadAgain(searched, first, changed)

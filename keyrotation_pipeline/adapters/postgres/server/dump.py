@@ -15,15 +15,14 @@ import psycopg
 from psycopg import errors
 
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import held_in_snapshot
-from keyrotation_pipeline.adapters.postgres.inventory import contents, counts, snapshots
+from keyrotation_pipeline.adapters.postgres.evidence import evidence_of
+from keyrotation_pipeline.adapters.postgres.inventory import contents, snapshots
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.postgres.server.database_definition import read_definition
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
 from keyrotation_pipeline.adapters.postgres.server.undumped import read_undumped
 from keyrotation_pipeline.adapters.process import die_with_parent
 from keyrotation_pipeline.errors import BackupError, BlockedError
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.backups import DatabaseContent, TableContent
 from keyrotation_pipeline.model.tables import EncryptedTable
@@ -119,7 +118,7 @@ def _require_every_row(connection: Connection, snapshot: str) -> None:
 def _counted(
     connection: Connection, tables: Sequence[EncryptedTable], ring: Callable[[], KeyRing] | None
 ) -> tuple[tuple[TableContent, ...], DatabaseContent]:
-    return tuple(_content(connection, table, ring) for table in tables), contents.count(connection)
+    return tuple(evidence_of(connection, table).content(ring) for table in tables), contents.count(connection)
 
 
 @contextmanager
@@ -150,17 +149,3 @@ def _refusal(output: str, code: int) -> str:
         f"pg_dump ended with {code} before the dump was complete, so it was discarded; see the server's log, "
         "then run this again"
     )
-
-
-def _content(connection: Connection, table: EncryptedTable, ring: Callable[[], KeyRing] | None) -> TableContent:
-    count = counts.count_by_names(connection, table) if table.format.identified_by is IdentifiedBy.MARKER else None
-    if count is not None:
-        return TableContent(table, count.rows, {column: dict(count.by_column[column]) for column in table.columns})
-    if ring is None:
-        raise BackupError(f"the values of table {table.name} cannot be counted here without the keys; report it")
-    rows, held = held_in_snapshot(connection, table, ring())
-    values = {
-        column: {version: each[version] for version in sorted(filter(None, each))}
-        for column, each in zip(table.columns, held, strict=True)
-    }
-    return TableContent(table, rows, values)

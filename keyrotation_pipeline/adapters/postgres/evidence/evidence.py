@@ -1,0 +1,190 @@
+"""What is asked of each way of telling a key, with the answers where the server tells and counts old values."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import ClassVar, Protocol
+
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys, held_in_snapshot, required
+from keyrotation_pipeline.adapters.postgres.inventory import counts, relations
+from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_old_values, unencrypted_rows
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import BackupError, FenceError, PreflightError, ProofError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.backups import TableContent
+from keyrotation_pipeline.model.progress import Report
+from keyrotation_pipeline.model.proof import NAMED_AT_MOST, Searched, not_encrypted
+from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, TableCount
+
+FencedVersions = tuple[KeyVersion, ...] | PreflightError
+
+
+class Fence(Protocol):
+    """Makes tables refuse retired key versions; the modules `fence`, `mac_fence` and `login_fence` do it.
+
+    Attributes:
+        MADE: a query on relations by oid: oid, and the transactions by which the parts of its fence were made.
+        IDENTITY: a subquery that identifies the fence of the relation `c`, and changes with it.
+    """
+
+    @property
+    def MADE(self) -> sql.SQL: ...  # noqa: D102, N802
+    @property
+    def IDENTITY(self) -> sql.SQL: ...  # noqa: D102, N802
+
+    def what(self, connection: Connection) -> str:
+        """Returns what it is in the catalog, in words."""
+
+    def fence(
+        self, connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True
+    ) -> bool:
+        """Makes the table and all of its tree refuse exactly `versions`; returns whether they are refused now."""
+
+    def unfence(self, connection: Connection, table: EncryptedTable, version: KeyVersion) -> None:
+        """Lets the table accept values under `version` again."""
+
+    def fences(self, connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, ...]:
+        """Returns the versions that the table refuses; none unless that is intact on its whole tree."""
+
+    def all_fences(
+        self, connection: Connection, tables: Sequence[EncryptedTable]
+    ) -> Mapping[EncryptedTable, FencedVersions]:
+        """Returns the same for many tables; for each its versions or an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAgain:
+    """What the retiring transaction reads again of what was searched just before.
+
+    Args:
+        searched: None: nothing was, so that everything is read.
+        first: by oid, the page from which on a relation is read; unlisted ones are read whole.
+        changed: the oids of relations that are new, or were changed or rewritten since.
+    """
+
+    searched: Searched | None = None
+    first: Mapping[int, int] = field(default_factory=dict)
+    changed: frozenset[int] = frozenset()
+
+
+@dataclass
+class Evidence:
+    """How the old values of one table are counted, refused and proved absent.
+
+    A proof calls `prepare`, `require_zero` and `lock_out` of one object, in this order.
+
+    Args:
+        keys: for values under current keys that SQL cannot tell apart.
+    """
+
+    refusal: ClassVar[Fence]
+    connection: Connection
+    table: EncryptedTable
+    keys: CurrentKeys | None = None
+
+    def count(self) -> TableCount:
+        """Counts all values by version: here by decrypting them."""
+        return replace(required(self.keys, self.table).count(self.table), fenced_against=self.fences())
+
+    def rows_seen(self, version: KeyVersion, seconds: float) -> int | None:
+        """Counts rows with a value under a version; None if that takes longer than so many seconds."""
+        return required(self.keys, self.table).rows_under(self.table, (version,), seconds)
+
+    def content(self, ring: Callable[[], KeyRing] | None) -> TableContent:
+        """Counts rows and values in the connection's own snapshot.
+
+        Args:
+            ring: reads every key; None: there is none here.
+        """
+        if ring is None:
+            raise BackupError(
+                f"the values of table {self.table.name} cannot be counted here without the keys; report it"
+            )
+        rows, held = held_in_snapshot(self.connection, self.table, ring())
+        values = {
+            column: {version: each[version] for version in sorted(filter(None, each))}
+            for column, each in zip(self.table.columns, held, strict=True)
+        }
+        return TableContent(self.table, rows, values)
+
+    def publish(self, ring: KeyRing, target: KeyVersion) -> None:
+        """Stores what SQL needs to tell the keys of a ring, before rows are re-encrypted to a target."""
+
+    def old_rows(self, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
+        """Counts rows under old versions, those of them that were written since a promotion, and unindexed ones."""
+        found = counts.old_rows(self.connection, self.table, versions, promotion_xid)
+        return replace(found, unindexed=counts.unindexed_rows(self.connection, self.table))
+
+    def search(self, versions: Sequence[KeyVersion], report: Report) -> tuple[int, int | None]:  # noqa: ARG002
+        """Refuses old values anywhere in the table, holding no lock afterwards.
+
+        Returns:
+            How many values there are, and the transaction id from which on rows must be read again; None: of none.
+
+        Raises:
+            FenceError: an old value.
+            ProofError: an unencrypted value.
+            PreflightError, BlockedError: something cannot be read to its end.
+        """
+        return self._require_zero(versions), None
+
+    def prepare(self, versions: Sequence[KeyVersion]) -> None:
+        """Reads what the proof needs of the key store, which may be slow, before anything is locked."""
+
+    def require_zero(self, versions: Sequence[KeyVersion], again: ReadAgain) -> int:
+        """Refuses old values while the table is locked; returns how many values it has: as counted here or just before.
+
+        Raises:
+            As `search`.
+        """
+        counted = self._require_zero(versions, again.first)
+        tree = relations.tree(self.connection, self.table)
+        if again.searched is None or not any(relation.oid in again.first for relation in tree):
+            return counted
+        return again.searched.values[str(self.table.name)]
+
+    def lock_out(self, again: ReadAgain) -> bool:  # noqa: ARG002
+        """Lets nobody write until the transaction ends, if that is what refuses old values; returns whether it is."""
+        return False
+
+    def fence(self, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:
+        """See `Fence.fence`."""
+        return self.refusal.fence(self.connection, self.table, versions, wait=wait)
+
+    def lift(self, version: KeyVersion) -> None:
+        """See `Fence.unfence`."""
+        self.refusal.unfence(self.connection, self.table, version)
+
+    def fences(self) -> tuple[KeyVersion, ...]:
+        """See `Fence.fences`."""
+        return self.refusal.fences(self.connection, self.table)
+
+    def remade(self, place: str) -> FenceError:
+        """Returns the refusal of a fence that is younger than the proof."""
+        return FenceError(
+            f"the fence of {place} on column(s) {', '.join(self.table.columns)} was recreated after the proof; "
+            "find out who changed it"
+        )
+
+    def _require_zero(self, versions: Sequence[KeyVersion], first: Mapping[int, int] = MappingProxyType({})) -> int:
+        name = str(self.table.name)
+        counted = count_old_values(self.connection, self.table, versions, first)
+        for (column, version), number in counted.old.items():
+            raise FenceError(
+                f"table {name}, column {column}: {number} value(s) are still under {version}; find what wrote them"
+            )
+        for column, number in counted.unencrypted.items():
+            rows = unencrypted_rows(self.connection, self.table, column, first, NAMED_AT_MOST)
+            raise ProofError(
+                f"{not_encrypted(name, column, number, rows)}; encrypt or remove them (`keyrotation inventory` "
+                "counts them), then run `keyrotation rotate` again"
+            )
+        for column, number in counted.unindexed.items():
+            raise FenceError(
+                f"table {name}, column {column}: {number} value(s) have no search index under their key, so searches "
+                "would miss them; find what writes them without one"
+            )
+        return counted.values
