@@ -268,7 +268,7 @@ def _left(proof: Proven) -> str:
     left = f"{several(proof.old_values, 'value')} left under {_named(proof.retired)}{proof.identified_by.remark}"
     if proof.old_values:
         return left
-    return f"{left}; the database refuses {'more' if not proof.identified_by.remark else 'the old logins'}"
+    return f"{left}; the database refuses {'the old logins' if proof.identified_by.refuses_writers else 'more'}"
 
 
 def _named(versions: Sequence[KeyVersion]) -> str:

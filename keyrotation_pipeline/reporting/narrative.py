@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.model.incidents import IncidentType
 from keyrotation_pipeline.model.requests import RequestAction, RequestStatus, Step
 from keyrotation_pipeline.reporting.answers import retired_by
@@ -95,12 +94,12 @@ def _evidence(request: Decided) -> Iterator[str]:
         yield "What is recorded as the evidence for its retirement is incomplete; appendix B has it as it stands."
         return
     versions = listed(map(str, found.fenced_against))
-    is_weaker = found.identified_by is IdentifiedBy.DECRYPT
-    refused = found.identified_by.refused(versions) if is_weaker else f"new values under {versions}"
+    by = found.identified_by
+    refused = by.refused(versions) if by.refuses_writers else f"new values under {versions}"
     gone, tables = ", ".join(map(str, found.taken_from_applications)), listed(found.tables)
     yield (
         f"Before {gone} was withdrawn from the applications, {found.old_values:,} of {several(found.values, 'value')} "
-        f"in {tables} were found under it, on {at(found.proven_at)}{found.identified_by.remark}. The database refuses "
+        f"in {tables} were found under it, on {at(found.proven_at)}{by.remark}. The database refuses "
         f"{refused}, and {found.target} is backed up in {found.target_backup}."
     )
     if found.not_searched:

@@ -94,7 +94,7 @@ def statement_of(
 
 
 def _searched(retired: KeyRetired) -> str:
-    if retired.identified_by is IdentifiedBy.DECRYPT:
+    if not retired.identified_by.is_searchable:
         return "none: nothing tells a value of this format from other text"
     return "every other column of every relation of this database that can hold text: no value found"
 

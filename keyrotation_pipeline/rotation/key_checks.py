@@ -9,7 +9,6 @@ from datetime import timedelta
 
 from keyrotation_pipeline.errors import RequestError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.blind_index import takes_turns
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -119,7 +118,7 @@ def probed(pipeline: Pipeline, ring: KeyRing, *, derived: bool = False) -> tuple
     tables = (
         table
         for table in pipeline.tables
-        if table.format.identified_by is IdentifiedBy.DECRYPT or (derived and table.format.spec.other_derivations)
+        if not table.format.identified_by.is_searchable or (derived and table.format.spec.other_derivations)
     )
     return tuple(each for table in tables for each in pipeline.inventory.probe(table, ring, SAMPLE_VALUES))
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from keyrotation_pipeline.errors import BlockedError, ProofError, StaleWriterError
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE
@@ -37,13 +36,13 @@ def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> P
         BlockedError: rows stay locked, or a table cannot be fenced; names who holds it.
     """
     retired, ring = retired_versions(pipeline.ledger, rotation), ring_fit_for_rows(pipeline, rotation)
-    by_decrypting = any(table.format.identified_by is IdentifiedBy.DECRYPT for table in pipeline.tables)
-    if by_decrypting:  # this fence minds no old values, and with it nobody adds any
+    refuses_writers = any(table.format.identified_by.refuses_writers for table in pipeline.tables)
+    if refuses_writers:  # this fence minds no old values, and with it nobody adds any
         _fence(pipeline, rotation, retired, report)
     swept = {str(table.name): _sweep(pipeline, rotation, table, ring, retired, report) for table in pipeline.tables}
     decrypted = [_decrypt(pipeline, rotation, table, ring, report) for table in pipeline.tables]
     _require_empty_quarantine(pipeline)
-    if by_decrypting:
+    if refuses_writers:
         _require_all_under(rotation, decrypted)
     pipeline.ledger.save_counts(
         tuple(_counted(pipeline.fencing, *each) for each in zip(pipeline.tables, decrypted, strict=True))
@@ -116,7 +115,7 @@ def _sweep(
 
 
 def _lift_fences(fencing: TableFencing, table: EncryptedTable, retired: tuple[KeyVersion, ...]) -> None:
-    if table.format.identified_by is IdentifiedBy.DECRYPT:
+    if table.format.identified_by.refuses_writers:
         return  # nobody who may write is kept from updating these rows
     # Fences of a process that died before validating them would keep the application from updating these rows.
     for version in retired:

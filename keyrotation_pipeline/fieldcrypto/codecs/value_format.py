@@ -5,9 +5,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Self
 
 from keyrotation_pipeline.fieldcrypto.binding import is_bound_to_row
@@ -141,18 +139,9 @@ class ValueFormat:
             keys = f"keys derived by {self.derivation}{' for each column' if self.has_keys_of_columns else ''}"
             if self.derivation.salted:
                 keys += f" with the salt of SHA-256 {hashlib.sha256(self.salt.encode()).hexdigest()[:16]}"
-        return f"{self.name}, {keys}, identified by {_SIGNED[self.identified_by]}{time}{same}{layout}{bound}{logins}"
+        return f"{self.name}, {keys}, identified by {self.identified_by.signed}{time}{same}{layout}{bound}{logins}"
 
 
 def _one_of_several(name: str) -> str:
     """Returns a name such that it cannot be read as two, or as what follows."""
     return name if set(name).isdisjoint(',;"') else json.dumps(name, ensure_ascii=False)
-
-
-_SIGNED: Mapping[IdentifiedBy, str] = MappingProxyType(
-    {
-        IdentifiedBy.MARKER: "the marker in each value",
-        IdentifiedBy.MAC: "the MAC of each value",
-        IdentifiedBy.DECRYPT: "decrypting each value, which is weaker evidence than a count by the database",
-    }
-)

@@ -9,7 +9,6 @@ from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.model.environment import NEVER_SEARCHED, Unsearched
 from keyrotation_pipeline.model.tables import FoundColumn
@@ -108,7 +107,7 @@ def in_large_objects(connection: Connection, value_format: ValueFormat = NATIVE)
 
     Reads none where no text tells a value of this format.
     """
-    if value_format.identified_by is IdentifiedBy.DECRYPT:
+    if not value_format.identified_by.is_searchable:
         return
     readable = sql.SQL(_READABLE)
     searched = sql.SQL(_IN_LARGE_OBJECTS).format(

@@ -27,7 +27,6 @@ from keyrotation_pipeline.adapters.postgres.ledger.schema import OWN_TABLES
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, Place, TableName
@@ -275,7 +274,7 @@ def search(
     Raises:
         PreflightError, BlockedError: it cannot be read.
     """
-    if value_format.identified_by is IdentifiedBy.DECRYPT:
+    if not value_format.identified_by.is_searchable:
         return []
     tests = (relation.may_hold_value(column, value_format) for column in relation.columns)
     counts = [sql.SQL("count(*) FILTER (WHERE {})").format(test) for test in tests]

@@ -7,7 +7,6 @@ from typing import cast
 from keyrotation_pipeline.adapters.postgres.inventory import relations
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
 from keyrotation_pipeline.adapters.postgres.retirement import login_fence, row_triggers
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.model.environment import Problem
 
 # A trigger changes what others write.
@@ -57,8 +56,8 @@ GROUP BY p.oid, p.proowner ORDER BY 1
 def logins_can_be_kept_from_writing(subject: Subject) -> Iterator[Problem]:
     """Requires for each version a login that owns nothing, with rights of its own; and that nobody else writes."""
     value_format = subject.table.format
-    if value_format.identified_by is not IdentifiedBy.DECRYPT or not value_format.logins:
-        return  # a restored copy has no application, so none is declared there
+    if not value_format.logins:
+        return  # also: a restored copy has no application, so none is declared there
     missing = login_fence.missing_logins(subject.connection, value_format)
     new = value_format.logins_of(subject.target)
     if not new:

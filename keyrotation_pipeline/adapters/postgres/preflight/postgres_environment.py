@@ -12,7 +12,6 @@ from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECL
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.adapters.postgres.server.whereabouts import server_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.environment import (
@@ -77,6 +76,6 @@ class PostgresEnvironment:
     def blind_spots(self) -> BlindSpots:
         """See `DatabaseSurroundings.blind_spots`."""
         unsearched = search_exclusions(self.connection)
-        if self.value_format.identified_by is IdentifiedBy.DECRYPT:
+        if not self.value_format.identified_by.is_searchable:
             unsearched = (_UNDECLARED, *unsearched)
         return BlindSpots(unsearched, gone=self.replicas.gone)
