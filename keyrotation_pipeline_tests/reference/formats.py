@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from keyrotation_pipeline.fieldcrypto.formats.recogniser import RECOGNISERS
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import ADVICE, RECOGNISERS
 from keyrotation_pipeline.fieldcrypto.formats.registry import FORMATS
 from keyrotation_pipeline.scan.advice import advice_for
 from keyrotation_pipeline.scan.classification import ATTR_ENCRYPTED
@@ -38,9 +38,11 @@ def page() -> str:
 
 def _parts() -> Iterator[str]:
     yield _INTRODUCTION
-    rows = [_row(code(name), says, name) for name, says in sorted(_described().items())]
+    briefly = sorted(name for name, advice in ADVICE.items() if advice.source)
+    rows = [_row(code(name), says, name) for name, says in sorted(_described().items()) if name not in briefly]
     rows += [_row(shown, says, name) for shown, (says, name) in _UNMARKED.items()]
     yield listing(rows)
+    yield f"Recognised only: {', '.join(map(code, briefly))}."
 
 
 def _row(shown: str, says: str, name: str) -> tuple[str, str]:
