@@ -23,7 +23,7 @@ PARTS: dict[str, Callable[[int], Summary]] = {
     "python": lambda rounds: reencryption.measured("clients", 300_000, (1, 2), rounds or 3, native=False, seed=False),
     "indexed": lambda rounds: reencryption.measured("indexed", 300_000, (1, 2), rounds or 3, seed=False),
     "wide": lambda rounds: reencryption.measured("wide", 300_000, (1, 2), rounds or 3, seed=False),
-    "harm": lambda rounds: harm.measured(150_000, rounds or 10),
+    "harm": lambda rounds: harm.measured(150_000, rounds or 24),
 }
 
 
@@ -43,7 +43,7 @@ def main() -> None:
 def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--parts", default=",".join(PARTS), help="what to measure; empty: nothing, only show")
-    parser.add_argument("--rounds", type=int, default=0, help="of each part; 0: 3, of harm 10")
+    parser.add_argument("--rounds", type=int, default=0, help="of each part; 0: 3; of harm windows, 0: 24")
     parser.add_argument("--figures", type=Path, default=Path("benchmarks.json"), help="where figures are kept")
     parser.add_argument("--chart", type=Path, default=Path("docs/images/speed.svg"), help="where the chart goes")
     return parser.parse_args(arguments)

@@ -19,10 +19,11 @@ CONNECTIONS = 6
 
 
 class Latency(NamedTuple):
-    """Of one request, in seconds from the moment at which it should have begun."""
+    """Of one request, in seconds from the moment at which it should have begun: `at` of the monotonic clock."""
 
     seconds: float
     updates: bool
+    at: float
 
 
 @dataclass
@@ -74,7 +75,7 @@ class Load:
                     return
                 updates = intended % 3 == 0
                 self._request(connection, chance.choice(mine), updates=updates)
-                self.latencies.append(Latency(time.monotonic() - at, updates))
+                self.latencies.append(Latency(time.monotonic() - at, updates, at))
 
     def _request(self, connection: "psycopg.Connection[tuple[object, ...]]", key: object, *, updates: bool) -> None:
         try:

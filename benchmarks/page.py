@@ -77,6 +77,7 @@ def _harm(part: Mapping[str, Any]) -> str:
             f"{each[kind]['p50_ms']:.2f} ms",
             f"{each[kind]['p99_ms']:.2f} ms",
             "{:.2f} ({:.2f}–{:.2f})".format(each[kind]["p99_to_idle"], *each[kind]["p99_to_idle_range"]),
+            "{:.2f}–{:.2f}".format(*each[kind]["floor"]) if "floor" in each[kind] else "–",
             f"{each[kind]['max_ms']:.0f} ms",
             f"{each['rows_per_second']:,.0f}",
             str(each["errors"]),
@@ -85,6 +86,6 @@ def _harm(part: Mapping[str, Any]) -> str:
         for each in part["results"]
         for kind in ("select", "update")
     ]
-    rounds = len(part["results"][0]["runs"])
-    head = ("", "p50", "p99", "p99 to idle", "longest", "rows/s", "errors", "lost writes")
-    return _table(f"150 000 rows, 300 requests a second; {rounds} rounds, {part['on']}", head, rows)
+    rounds = len(part["results"][-1]["runs"])
+    head = ("", "p50", "p99", "p99 to idle", "floor", "longest", "rows/s", "errors", "lost writes")
+    return _table(f"150 000 rows, 300 requests a second; {rounds} windows, {part['on']}", head, rows)
