@@ -45,20 +45,12 @@ def build(into: Path) -> None:
 
 
 def _adapted(page: Path, text: str) -> str:
-    """The page with links that stay in the site, diagrams as tables, and blocks without the names that tests use."""
+    """The page with links that stay in the site, and blocks without the names that tests use."""
     up = "../" * (len(page.parts) - 1)
     text = re.sub(rf"\]\({re.escape(up)}\.\./({'|'.join(OUTSIDE)})", rf"]({up}\1", text)
     if page.parts[0] == "benchmarks":
         text = text.replace("](../docs/", "](../")
-    text = re.sub(r"(?ms)^```mermaid\n(.*?)^```$", lambda block: _as_table(block[1]), text)
     return re.sub(r"(?m)^```(\w+) .*$", r"```\1", text)
-
-
-def _as_table(diagram: str) -> str:
-    """A state diagram without the library that would draw it."""
-    arrows = re.findall(r"(?m)^ *(\S+) --> (\S+?)(?:: (.*))?$", diagram)
-    rows = [f"| {was.replace('[*]', '')} | {now} | {label} |" for was, now, label in arrows]
-    return "\n".join(("| from | to | by |", "|---|---|---|", *rows))
 
 
 if __name__ == "__main__":

@@ -98,7 +98,6 @@ def see_all_green(page: Page, ui: Ui) -> None:
     """Every step of the walk is green in the graph."""
     open_graph(page, ui)
     expect_colours(page, green=(*(str(step) for step in WALK if step is not Step.ROWS), "clients", "appointments"))
-    picture(page, "asset-graph")
 
 
 def read_what_stands_on_the_last_page(page: Page, ui: Ui, rotation: Walk) -> None:
@@ -115,6 +114,5 @@ def read_the_report(page: Page, file: Path) -> None:
     page.set_viewport_size(PHONE)
     page.goto(file.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-    picture(page, "report-on-a-phone")
     printed = page.pdf(format="A4")
     assert printed.startswith(b"%PDF")

@@ -1,4 +1,4 @@
-"""The generated parts of docs/protocol.md: the state diagram, the models, the guards; and their counterexamples."""
+"""What is generated for docs/protocol.md: the state diagram, the models, the guards; and their counterexamples."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.requests.conductor import phase_of
+from keyrotation_pipeline_tests.pictures import IMAGES, walk_states
 from keyrotation_pipeline_tests.protocol.actors import Transition
 from keyrotation_pipeline_tests.protocol.guards import GUARDS, Guard, counterexample
 from keyrotation_pipeline_tests.protocol.machine import Machine, request_id
@@ -15,6 +16,7 @@ from keyrotation_pipeline_tests.protocol.search import Exploration, explore_with
 from keyrotation_pipeline_tests.protocol.state import State
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
+DIAGRAM = IMAGES / "walk-states.svg"
 TRACES = Path(__file__).with_name("counterexamples.md")
 _DIAGRAM = Model("diagram", "", (ROUTINE, ROLLBACK), 2, instances=1, rows=1, controls=frozenset({"cancel"}), dies=False)
 _ID = re.compile(r"0{20,}(\d+)")
@@ -24,7 +26,7 @@ _READS = " reads the key store"
 def page() -> str:
     """The page as it should be."""
     text = PAGE.read_text()
-    for name, made in {"diagram": diagram, "guards": guards, "models": models}.items():
+    for name, made in {"guards": guards, "models": models}.items():
         begin, end = f"<!-- {name}: generated -->\n", f"<!-- end of {name} -->"
         before, _, rest = text.partition(begin)
         text = f"{before}{begin}{made()}{end}{rest.partition(end)[2]}"
@@ -32,7 +34,7 @@ def page() -> str:
 
 
 def diagram() -> str:
-    """Every change of a walk's phase that is reached, as Mermaid text; what only pauses or resumes it is left out."""
+    """Every change of a walk's phase that is reached, as SVG; what only pauses or resumes it is left out."""
     found: dict[tuple[str, str], set[str]] = {}
 
     def look(machine: Machine) -> Callable[[State, Transition], None]:
@@ -47,9 +49,7 @@ def diagram() -> str:
         return note
 
     explore_with(_DIAGRAM, look)
-    arrows = ((was, now, ", ".join(sorted(verbs - {""}))) for (was, now), verbs in sorted(found.items()))
-    lines = [f"    {was} --> {now}{f': {label}' if label else ''}" for was, now, label in arrows]
-    return "\n".join(("```mermaid", "stateDiagram-v2", *lines, "```", ""))
+    return walk_states([(was, now, ", ".join(sorted(verbs - {""}))) for (was, now), verbs in sorted(found.items())])
 
 
 def _phase(machine: Machine, state: State, number: int) -> str:
@@ -127,4 +127,5 @@ def models() -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page())
+    DIAGRAM.write_text(diagram())
     TRACES.write_text(traces())

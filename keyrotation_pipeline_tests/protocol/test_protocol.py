@@ -7,7 +7,7 @@ import pytest
 
 from keyrotation_pipeline_tests.protocol.actors import Actors
 from keyrotation_pipeline_tests.protocol.determinism import determined
-from keyrotation_pipeline_tests.protocol.gallery import PAGE, TRACES, page, traces
+from keyrotation_pipeline_tests.protocol.gallery import DIAGRAM, PAGE, TRACES, diagram, page, traces
 from keyrotation_pipeline_tests.protocol.guards import GUARDS, Guard, counterexample
 from keyrotation_pipeline_tests.protocol.invariants import Invariants
 from keyrotation_pipeline_tests.protocol.liveness import stuck
@@ -56,6 +56,7 @@ def test_without_a_guard_the_explorer_finds_what_it_prevents(guard: Guard) -> No
 def test_the_page_is_what_the_explorer_makes() -> None:
     run = "run `uv run python -m keyrotation_pipeline_tests.protocol.gallery`"
     assert PAGE.read_text() == page(), run
+    assert DIAGRAM.read_text() == diagram(), run
     assert TRACES.read_text() == traces(), run
 
 

@@ -25,7 +25,6 @@ NO_SHELL = {
     "text",
     "hcl",
     "json",
-    "mermaid",
     "toml",
     "yaml",
     "sql",

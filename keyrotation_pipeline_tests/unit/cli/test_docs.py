@@ -42,7 +42,7 @@ def test_a_page_in_a_pipe_is_as_it_is_written(capsys: pytest.CaptureFixture[str]
     assert json.loads(capsys.readouterr().out)["text"] == written
 
 
-@pytest.mark.parametrize("page", ["nothing", "../README", "adr/README", "on-call/rollback", "images/asset-graph.png"])
+@pytest.mark.parametrize("page", ["nothing", "../README", "adr/README", "on-call/rollback", "images/asset-page.png"])
 def test_what_is_no_page_is_refused(page: str) -> None:
     with pytest.raises(RequestError, match=r"there is no page .* `keyrotation docs` lists all"):
         docs(page)
