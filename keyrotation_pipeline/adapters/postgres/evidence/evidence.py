@@ -46,13 +46,10 @@ class Fence(Protocol):
     def unfence(self, connection: Connection, table: EncryptedTable, version: KeyVersion) -> None:
         """Lets the table accept values under `version` again."""
 
-    def fences(self, connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, ...]:
-        """Returns the versions that the table refuses; none unless that is intact on its whole tree."""
-
     def all_fences(
         self, connection: Connection, tables: Sequence[EncryptedTable]
     ) -> Mapping[EncryptedTable, FencedVersions]:
-        """Returns the same for many tables; for each its versions or an error."""
+        """Returns the versions that each table refuses, none unless that is intact on its whole tree; or an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +110,10 @@ class Evidence:
     def publish(self, ring: KeyRing, target: KeyVersion) -> None:
         """Stores what SQL needs to tell the keys of a ring, before rows are re-encrypted to a target."""
 
+    def markers(self) -> Mapping[KeyVersion, str]:
+        """Returns by what values name each registered key, where that is a text of their library's own."""
+        return {}
+
     def old_rows(self, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
         """Counts rows under old versions, those of them that were written since a promotion, and unindexed ones."""
         found = counts.old_rows(self.connection, self.table, versions, promotion_xid)
@@ -159,8 +160,8 @@ class Evidence:
         self.refusal.unfence(self.connection, self.table, version)
 
     def fences(self) -> tuple[KeyVersion, ...]:
-        """See `Fence.fences`."""
-        return self.refusal.fences(self.connection, self.table)
+        """Returns the versions that the table refuses; see `Fence.all_fences`."""
+        return relations.or_raise(self.refusal.all_fences(self.connection, (self.table,))[self.table])
 
     def remade(self, place: str) -> FenceError:
         """Returns the refusal of a fence that is younger than the proof."""

@@ -1,6 +1,6 @@
 """A marker in each value names its key: SQL counts by it, and a CHECK refuses it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -21,7 +21,7 @@ class ByMarker(Evidence):
 
     def count(self) -> TableCount:
         """See `Evidence.count`: in SQL, unless a value names no key that is known here."""
-        self.publish_missing()
+        self._publish_missing()
         counted = counts.count_by_names(self.connection, self.table)
         if counted is None and self.keys is not None:  # a key was replaced, or a value names none
             key_markers.publish(self.connection, self.table.format, self.keys.ring())
@@ -30,10 +30,10 @@ class ByMarker(Evidence):
 
     def rows_seen(self, version: KeyVersion, seconds: float) -> int | None:
         """See `Evidence.rows_seen`."""
-        self.publish_missing()
+        self._publish_missing()
         rows = counts.rows_seen(self.connection, self.table, version, seconds)
         # A value that names no key counts as seen, until it is decrypted.
-        if not rows or self.keys is None or not key_markers.are_stored(self.table.format):
+        if not rows or self.keys is None or self.table.format.names_versions:
             return rows
         return super().rows_seen(version, seconds)
 
@@ -50,18 +50,24 @@ class ByMarker(Evidence):
         """See `Evidence.publish`: the marker of every key, unless values name our versions themselves."""
         key_markers.publish(self.connection, self.table.format, ring)
 
-    def publish_missing(self) -> None:
-        """Stores the markers where that of a registered key is missing, and the keys are at hand."""
-        if self.keys is not None and key_markers.missing(self.connection, self.table.format):
-            key_markers.publish(self.connection, self.table.format, self.keys.ring())
+    def markers(self) -> Mapping[KeyVersion, str]:
+        """See `Evidence.markers`."""
+        if not self.table.format.spec.markers:
+            return {}
+        self._publish_missing()
+        return key_markers.stored(self.connection)
 
     def old_rows(self, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
         """See `Evidence.old_rows`."""
-        self.publish_missing()
+        self._publish_missing()
         return super().old_rows(versions, promotion_xid)
 
     def fence(self, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:
         """See `Evidence.fence`."""
-        if self.keys is not None and key_markers.are_stored(self.table.format):
+        if self.keys is not None and self.table.format.spec.markers:
             key_markers.publish(self.connection, self.table.format, self.keys.ring())
         return super().fence(versions, wait=wait)
+
+    def _publish_missing(self) -> None:
+        if self.keys is not None and key_markers.missing(self.connection, self.table.format):
+            key_markers.publish(self.connection, self.table.format, self.keys.ring())

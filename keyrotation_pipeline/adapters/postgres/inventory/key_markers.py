@@ -31,14 +31,9 @@ _REMOVE = own("DELETE FROM keyrotation.key_markers WHERE version = ANY (%s) OR m
 _ADD = own("INSERT INTO keyrotation.key_markers VALUES (%s, %s) ON CONFLICT DO NOTHING")
 
 
-def are_stored(value_format: ValueFormat) -> bool:
-    """Returns whether values of a format name their keys by such a text."""
-    return value_format.spec.markers
-
-
 def create_for(connection: Connection, value_format: ValueFormat) -> None:
     """Creates the table unless it exists, where SQL about a format's values reads it."""
-    if are_stored(value_format) and connection.execute(_THERE).fetchone() != (True,):
+    if value_format.spec.markers and connection.execute(_THERE).fetchone() != (True,):
         # Another process may create it, or its type, at the same moment, which IF NOT EXISTS does not always see.
         with suppress(*_CREATED_MEANWHILE), connection.transaction():
             connection.execute(_CREATE)
@@ -62,7 +57,7 @@ def publish(connection: Connection, value_format: ValueFormat, ring: KeyRing) ->
 
 def missing(connection: Connection, value_format: ValueFormat) -> bool:
     """Returns whether a registered version has no marker here; creates the table unless it exists."""
-    if not are_stored(value_format):
+    if not value_format.spec.markers:
         return False
     create_for(connection, value_format)
     return not stored(connection).keys() >= set(registered(connection))

@@ -6,12 +6,10 @@ from datetime import datetime
 
 from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys
 from keyrotation_pipeline.adapters.postgres.evidence import evidence_of
-from keyrotation_pipeline.adapters.postgres.evidence.marker import ByMarker
 from keyrotation_pipeline.adapters.postgres.inventory import (
     catalog_search,
     counts,
     discovery,
-    key_markers,
     page_readings,
     quarantine,
     relations,
@@ -94,10 +92,7 @@ class PostgresInventory:
 
     def key_markers(self, tables: Sequence[EncryptedTable]) -> Mapping[KeyVersion, str]:
         """See `TableInventory.key_markers`."""
-        if not tables or not key_markers.are_stored(tables[0].format):
-            return {}
-        ByMarker(self.connection, tables[0], self.keys).publish_missing()
-        return key_markers.stored(self.connection)
+        return evidence_of(self.connection, tables[0], self.keys).markers() if tables else {}
 
     def written_rows(self, tables: Sequence[EncryptedTable]) -> Mapping[str, int]:
         """See `TableInventory.written_rows`."""

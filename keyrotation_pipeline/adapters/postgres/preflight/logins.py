@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import cast
 
+from keyrotation_pipeline.adapters.postgres.evidence import evidence_of
 from keyrotation_pipeline.adapters.postgres.inventory import relations
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
 from keyrotation_pipeline.adapters.postgres.retirement import login_fence, row_triggers
@@ -81,7 +82,7 @@ def logins_can_be_kept_from_writing(subject: Subject) -> Iterator[Problem]:
     yield from _written_through_others(subject)
     yield from _set_by_triggers(subject)
     yield from _written_by_functions(subject)
-    if others and subject.target not in login_fence.fences(subject.connection, subject.table):
+    if others and subject.target not in evidence_of(subject.connection, subject.table).fences():
         yield from _without_rights(subject, new)
 
 

@@ -184,7 +184,7 @@ def fence(
         FenceError: a version can still be written; says by whom.
     """
     wanted, tree = sorted(set(versions)), relations.ordinary_tree(connection, table)
-    if set(wanted) <= set(fences(connection, table)):
+    if set(wanted) <= set(relations.or_raise(all_fences(connection, (table,))[table])):
         return True
     leaving = sorted(_logins_of(table, wanted))
     kept = {login for version, login in table.format.logins if version not in wanted}
@@ -227,15 +227,10 @@ def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) 
     _run(connection, table, statements)
 
 
-def fences(connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, ...]:
-    """Returns the known versions that nobody can write, in order; none if a login that is not declared can write."""
-    return relations.or_raise(all_fences(connection, (table,))[table])
-
-
 def all_fences(
     connection: Connection, tables: Sequence[EncryptedTable]
 ) -> dict[EncryptedTable, tuple[KeyVersion, ...] | PreflightError]:
-    """Returns the fences of many tables; for each its versions or an error."""
+    """See `Fence.all_fences`: the known versions that nobody can write; none if a login not declared can write."""
     known = registered(connection)
     return {
         table: tree if isinstance(tree, PreflightError) else _refused(connection, table, tree, known)
