@@ -1,5 +1,6 @@
 """Decides how many pages to read and rows to write at once, and how long to rest between writes."""
 
+from collections import deque
 from time import monotonic
 
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
@@ -20,6 +21,9 @@ READING_PAGES, GENTLE_READING_PAGES = 64, 16
 _BATCHES_PER_PASS = 16
 # Timing costs a tenth of a small write: each of the first writes is timed, then one in so many.
 _FIRST_TIMED, _WRITES_PER_TIMED = 32, 8
+# Where nobody rests, the quickest of so many writes counts. On a busy machine most of the others have waited for a
+# processor, and to write fewer rows for that costs more CPU and harms others no less.
+_RECENT = 8
 # Pages in the first stretch, before the number of rows per page is known.
 _STRETCH_PAGES, _GENTLE_STRETCH_PAGES = 256, 16
 
@@ -42,6 +46,7 @@ class BatchSize:
         self._stretch_pages = min(_GENTLE_STRETCH_PAGES if gently else _STRETCH_PAGES, limits.max_pages)
         self._learned = False
         self._writes = 0
+        self._recent: deque[float] = deque(maxlen=_RECENT)
         self._fitting: float = _GENTLE_ROWS if gently else _ROWS
         self.rows = self._within_cap(round(self._fitting))
         self._due = self._resumed = monotonic()
@@ -82,7 +87,9 @@ class BatchSize:
     def wrote(self, rows: int, seconds: float) -> None:
         """Learns from one write how many rows to write at once; ignores a write of no rows."""
         if rows:
-            fitting = rows * self.limits.statement_seconds / max(seconds, 1e-6)
+            self._recent.append(max(seconds, 1e-6) / rows)
+            each = self._recent[-1] if _gently(self.limits) else min(self._recent)
+            fitting = self.limits.statement_seconds / each
             # Damped: one write delayed by others says little about the next.
             self._fitting = max(1.0, self._fitting * min(2.0, max(0.5, (fitting / self._fitting) ** 0.3)))
             self.rows = self._within_cap(round(self._fitting))

@@ -23,11 +23,20 @@ def test_a_statement_comes_to_take_the_time_that_it_may(microseconds: int) -> No
 
 
 def test_one_statement_that_was_held_up_halves_the_next_at_most_and_is_soon_forgotten() -> None:
-    size = BatchSize(Limits(duty_cycle=1.0, statement_seconds=0.001))
+    size = BatchSize(Limits(statement_seconds=0.001))
     rows = settled(size, 10e-6)
     size.wrote(rows, 5.0)
     assert rows // 2 <= size.rows < rows
     assert settled(size, 10e-6, statements=12) == pytest.approx(rows, rel=0.1)
+
+
+def test_where_nobody_rests_the_quickest_statements_decide_until_all_take_longer() -> None:
+    size = BatchSize(Limits().in_an_emergency())
+    rows = settled(size, 10e-6)
+    for number in range(80):
+        size.wrote(size.rows, size.rows * (10e-6 if number % 8 == 0 else 80e-6))
+    assert size.rows == pytest.approx(rows, rel=0.1)
+    assert settled(size, 80e-6) == pytest.approx(rows / 8, rel=0.2)
 
 
 @settings(deadline=None)
