@@ -6,7 +6,7 @@ from binascii import a2b_base64, b2a_base64
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, islice, pairwise, repeat
 from typing import Protocol, cast
 
@@ -59,10 +59,15 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class RewrittenBatch:
-    """New stored values by column, None where the value is unchanged; and the values that could not be rewritten."""
+    """New stored values by column, None where the value is unchanged; and the values that could not be rewritten.
+
+    Args:
+        texts: of each new value what was encrypted, by column, where the rewriter passes it on: search indexes need it.
+    """
 
     columns: list[list[Value]]
     failures: list[Failure]
+    texts: Sequence[Sequence[Value]] = field(default=(), repr=False)
 
 
 class ValueRewriter(Protocol):
@@ -114,7 +119,7 @@ class Rewriter:
             self._rewrite_column(number, *self._divided(values), each, failures)
             for number, (values, each) in enumerate(zip(columns, nonces, strict=True))
         ]
-        return RewrittenBatch(rewritten, failures)
+        return RewrittenBatch([new for new, _ in rewritten], failures, [texts for _, texts in rewritten])
 
     def check(self, columns: Sequence[Sequence[Value]]) -> tuple[list[Held], list[Failure]]:
         """Decrypts every value: returns what each column holds, and which values do not decrypt."""
@@ -143,32 +148,27 @@ class Rewriter:
 
     def _rewrite_column(
         self, number: int, values: Sequence[Value], rows: Rows, nonces: bytes, failures: list[Failure]
-    ) -> list[Value]:
-        if new := self._rewrite_all(number, values, rows, nonces):  # the usual case
-            return new
+    ) -> tuple[list[Value], Sequence[Value]]:
+        """Returns the new values of a column, and their plaintexts."""
+        if (texts := self._open_every(number, values, rows)) is not None:  # the usual case
+            return self._encrypt_all(number, texts, rows, nonces), texts
         chosen = [at for at, value in enumerate(values) if value and not value.startswith(self._prefix)]
-        size = self._generation.nonce_bytes
-        stored, of_chosen = [values[at] or b"" for at in chosen], [rows[at] for at in chosen]
-        new = self._rewrite_all(number, stored, of_chosen, nonces[: len(chosen) * size])
-        if new is None:
+        texts = self._open_every(number, [values[at] for at in chosen], [rows[at] for at in chosen])
+        if texts is None:
             opened = [self._try_to_open(values[at], rows[at], at, number, failures) for at in chosen]
             chosen = [at for at, plaintext in zip(chosen, opened, strict=True) if plaintext is not None]
-            plaintexts = [plaintext for plaintext in opened if plaintext is not None]
-            of_chosen = [rows[at] for at in chosen]
-            new = self._encrypt_all(number, plaintexts, of_chosen, nonces[: len(chosen) * size])
-        rewritten: list[Value] = [None] * len(values)
-        for at, value in zip(chosen, new, strict=True):
-            rewritten[at] = value
-        return rewritten
+            texts = [plaintext for plaintext in opened if plaintext is not None]
+        nonces = nonces[: len(chosen) * self._generation.nonce_bytes]
+        new = self._encrypt_all(number, texts, [rows[at] for at in chosen], nonces)
+        return _at(chosen, new, len(values)), _at(chosen, texts, len(values))
 
-    def _rewrite_all(self, number: int, values: Sequence[Value], rows: Rows, nonces: bytes) -> list[Value] | None:
-        """Re-encrypts every value of a column; None if some stay unchanged or the fast path cannot open one."""
+    def _open_every(self, number: int, values: Sequence[Value], rows: Rows) -> list[bytes] | None:
+        """Returns all plaintexts of a column; None if some stay unchanged or the fast path cannot open one."""
         if None in values or b"" in values:
             return None
         if values and values[0] and values[0].startswith(self._prefix):
             return None
-        plaintexts = self._open_all(number, cast("Sequence[bytes]", values), rows)
-        return None if plaintexts is None else self._encrypt_all(number, plaintexts, rows, nonces)
+        return self._open_all(number, cast("Sequence[bytes]", values), rows)
 
     def _open_all(self, number: int, values: Sequence[bytes], rows: Rows) -> list[bytes] | None:
         """Returns the plaintexts if all are well-formed, authentic, under one version and encrypted once; else None.
@@ -261,6 +261,14 @@ class Rewriter:
             wrong = DefectKind.NOT_AUTHENTIC if plaintext is None else DefectKind.ENCRYPTED_TWICE
             raise UnusableValueError(Defect(wrong, version))
         return plaintext
+
+
+def _at(chosen: Sequence[int], parts: Sequence[Value], count: int) -> list[Value]:
+    """Puts each part at its number among `count`, None elsewhere."""
+    placed: list[Value] = [None] * count
+    for at, part in zip(chosen, parts, strict=True):
+        placed[at] = part
+    return placed
 
 
 def nonces_of(columns: Sequence[Sequence[Value]], size: int) -> list[bytes]:

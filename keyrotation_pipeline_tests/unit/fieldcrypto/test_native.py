@@ -19,6 +19,7 @@ from cryptography.fernet import Fernet
 
 from hatch_build import compile_codec
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec
+from keyrotation_pipeline.adapters.postgres.engine.search_indexes import SearchIndexes
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import TextArray, TidArray
 from keyrotation_pipeline.errors import KeyRotationError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto import compiled, native
@@ -28,7 +29,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.native import CompiledIndex, NativeCodec
-from keyrotation_pipeline.fieldcrypto.search_index import IndexForm, Normalisation
+from keyrotation_pipeline.fieldcrypto.search_index import Indexer, IndexForm, Normalisation
 from keyrotation_pipeline.model.tables import EncryptedTable, SearchIndex, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import V2, opened, ring_of, sealed
 from keyrotation_pipeline_tests.unit.fieldcrypto.codec_fuzz import FORMATS, FUZZED, fuzz, token
@@ -315,6 +316,26 @@ def test_both_codecs_write_the_same_search_indexes(ring: KeyRing, normalise: tup
     assert by_native.parameters["positions"].packed == by_python.parameters["positions"].packed
     assert by_native.parameters.keys() == by_python.parameters.keys()
     assert (elements(by_native.parameters["index_0"].packed)[5] is None) == (stored[5] is None)
+
+
+def test_the_reference_does_not_decrypt_a_text_again_for_its_index(
+    ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = IndexForm("clients.email")
+    table = replace(TABLE, indexes=(SearchIndex("email", "email_odd", "email_even", form),))
+    position = (7, 0, b"\0\0\0\1\0\1", b"\0\0\0\1")
+    versions = {"x": 1, "y": 999_999, "z": 2}
+    rows = [(*position, sealed(ring, number, text).encode(), b"", b"") for text, number in versions.items()]
+    opened: list[object] = []
+
+    def recorded(_: SearchIndexes, value: bytes, __: str) -> bytes:
+        opened.append(value)
+        return b"z"
+
+    monkeypatch.setattr(SearchIndexes, "_plaintext", recorded)
+    written = Codec(table, ring, V2, native=False).rewrite(Batch.of(rows, (), 1)).parameters["index_0"].packed
+    assert elements(written) == [Indexer(form, ring).under(V2, text.encode()).encode() for text in versions]
+    assert opened == [rows[-1][4]], "only a value that stays"
 
 
 def test_a_value_under_the_target_that_lacks_its_index_is_left_to_the_reference(ring: KeyRing) -> None:

@@ -181,7 +181,7 @@ class Codec:
         positions, versions, columns = batch.positions, batch.versions, rewritten.columns
         values = len(columns)
         if self._indexes and batch.rows:
-            columns = columns + self._indexes.missing(batch.columns, batch.index_texts, columns)
+            columns = columns + self._indexes.missing(batch.columns, batch.index_texts, columns, rewritten.texts)
         kept = [row for row, new in enumerate(zip(*columns, strict=True)) if any(new)]
         if len(kept) < len(positions):
             positions, versions = [positions[row] for row in kept], [versions[row] for row in kept]

@@ -33,7 +33,11 @@ class SearchIndexes:
         ]
 
     def missing(
-        self, columns: Sequence[Sequence[Value]], texts: IndexTexts, rewritten: Sequence[Sequence[Value]]
+        self,
+        columns: Sequence[Sequence[Value]],
+        texts: IndexTexts,
+        rewritten: Sequence[Sequence[Value]],
+        plaintexts: Sequence[Sequence[Value]] = (),
     ) -> list[list[Value]]:
         """Returns what to write into the target's column of each index; None where it stays.
 
@@ -44,6 +48,7 @@ class SearchIndexes:
             columns: stored values by column.
             texts: as they are stored; (): none.
             rewritten: new values by column.
+            plaintexts: of those, where they are known.
         """
         found = []
         for index, (number, label, judge) in enumerate(self._indexes):
@@ -53,7 +58,9 @@ class SearchIndexes:
                 before = (stored[row] or b"").decode(errors="replace")
                 is_rewritten = rewritten[number][row] is not None
                 if judge.is_wanted(value, before, is_rewritten=is_rewritten) and (not before or judge.is_index(before)):
-                    new[row] = self._of(value, label, judge)
+                    known = plaintexts[number][row] if plaintexts else None
+                    text = self._plaintext(value, label) if known is None else known
+                    new[row] = None if text is None else judge.under(self._target, text).encode()
             found.append(new)
         return found
 
