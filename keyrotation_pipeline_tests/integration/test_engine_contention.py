@@ -159,6 +159,31 @@ def test_an_application_that_waits_for_the_engine_while_it_waits_gets_its_rows(
     assert left(migrated) == []
 
 
+def test_a_row_that_moves_to_another_partition_while_it_is_waited_for_is_found_there(
+    migrated: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient(monkeypatch, 20.0)
+    ring, table = ring_of(1, 2), table_of("parts", "a")
+    for statement in (
+        "CREATE TABLE public.parts (id int, part int, a text) PARTITION BY LIST (part)",
+        "CREATE TABLE public.parts_1 PARTITION OF public.parts FOR VALUES IN (1)",
+        "CREATE TABLE public.parts_2 PARTITION OF public.parts FOR VALUES IN (2)",
+    ):
+        migrated.execute(statement.encode())
+    insert(migrated, "public.parts (id, part, a)", [(key, 1, sealed(ring, 1, f"a{key}")) for key in range(SMALL)])
+    engine = Engine(database_url, ring, Limits().in_an_emergency())
+    with psycopg.connect(database_url) as other:
+        other.execute("UPDATE parts SET part = 2 WHERE id = 7")
+        threading.Thread(target=end_once_awaited, args=(database_url, other, "commit")).start()
+        engine.shard(table)
+        assert not [each.note for each in engine.progress if "waiting" in each.note]
+    while engine.sweep(table).rows:
+        pass
+    found = migrated.execute("SELECT id, part, a FROM public.parts ORDER BY id").fetchall()
+    expected = [(key, 2 if key == 7 else 1, ("v2", f"a{key}")) for key in range(SMALL)]
+    assert [(key, part, opened(ring, str(a))) for key, part, a in found] == expected
+
+
 def test_a_table_that_is_locked_for_a_moment_is_waited_for(
     migrated: Connection, engine: Engine, database_url: str
 ) -> None:
