@@ -7,9 +7,11 @@ and a few others; no sentence names a command that does not exist.
 from dataclasses import KW_ONLY, dataclass, replace
 
 from keyrotation_pipeline.fieldcrypto.formats import advice as formats
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import GCM_IV_BYTES
 from keyrotation_pipeline.fieldcrypto.formats.recognition import known_advice
 from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
 from keyrotation_pipeline.fieldcrypto.formats.spec import COLUMNS, FormatSpec
+from keyrotation_pipeline.scan.companions import Companions
 from keyrotation_pipeline.scan.report import IdentifiedBy, Place
 
 _NOT_YET = "Not rotated by keyrotation yet"
@@ -38,6 +40,20 @@ UNKNOWN = Advice(
     "new key possible without downtime.",
     reads_two_keys=None,
 )
+
+_TAG_APART = Advice(
+    "decrypt",
+    f"{_NOT_YET}, since the tag stands in a column of its own; find out whether the application reads two keys: only "
+    "then is a new key possible without downtime.",
+    reads_two_keys=None,
+)
+_SALTED = Advice(
+    "decrypt",
+    f"{_NOT_YET}, with a salt for each value or in CBC mode; attr_encrypted reads one key only: a new key takes a "
+    "maintenance window, or a second column that the application moves to.",
+    reads_two_keys=False,
+)
+ATTR_ENCRYPTED = "attr_encrypted"
 
 # The sentences hold for what is declared already, too: a scan need not know that.
 _ROTATED = "keyrotation rotates it in place, without downtime"
@@ -88,6 +104,23 @@ def advice_for(format_name: str, place: Place, *, wrapped: bool, names_keys: boo
     """
     advice = _advice(format_name, "" if wrapped else _declaration_of(place))
     return replace(advice, identified_by="marker") if names_keys and advice.identified_by == "decrypt" else advice
+
+
+def advice_for_unmarked(format_name: str, place: Place, companions: Companions, *, has_one_layout: bool) -> Advice:
+    """Returns what to do about values that nothing marks: a layout is recommended where it can be declared.
+
+    Args:
+        format_name: what they are taken for.
+        has_one_layout: whether their bytes may be nonce, ciphertext and tag.
+    """
+    if companions.tag:
+        return _TAG_APART
+    if format_name == ATTR_ENCRYPTED and (companions.salt or companions.iv_bytes != GCM_IV_BYTES):
+        return _SALTED
+    if companions.iv is None and not has_one_layout and known_advice(format_name) is None:
+        return UNKNOWN
+    # A nonce of its own column is declared for columns alone.
+    return advice_for(format_name, place, wrapped=companions.iv is not None and not is_column(place), names_keys=False)
 
 
 def _advice(format_name: str, declaration: str) -> Advice:

@@ -13,7 +13,7 @@ from keyrotation_pipeline.fieldcrypto.formats.recognised.text_grammars import WR
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import GCM_IV_BYTES, Recognised
 from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
 from keyrotation_pipeline.scan import statistics, unmarked
-from keyrotation_pipeline.scan.advice import advice_for
+from keyrotation_pipeline.scan.advice import ATTR_ENCRYPTED, Advice, advice_for, advice_for_unmarked
 from keyrotation_pipeline.scan.companions import Table, name_of
 from keyrotation_pipeline.scan.readings import PLAIN, Reading, read
 from keyrotation_pipeline.scan.report import Finding, Place, Tier
@@ -83,7 +83,6 @@ def _tier_of_parts(sizes: Sequence[int]) -> Tier:
 
 
 Values = Sequence[str | bytes]
-ATTR_ENCRYPTED = "attr_encrypted"
 # Unmarked values that are fewer than this among others are not reported.
 _FEWEST_UNMARKED = 0.02
 _MOST_KEY_IDS = 20
@@ -123,7 +122,8 @@ def _classify(place: Place, values: Values, table: Table) -> list[Finding]:
         writer = WRITER_OF_PREFIX.get(guess.readings[0].prefix, guess.format)
         name = ATTR_ENCRYPTED if companions.attr_encrypted else writer
         notes = (guess.note, *notes, *_conventions(place))
-        found.append(_finding(place, name, guess.tier, len(guess.readings), len(values), notes))
+        advice = advice_for_unmarked(name, place, companions, has_one_layout=guess.has_one_layout)
+        found.append(_finding(place, name, guess.tier, len(guess.readings), len(values), notes, advice))
     return found
 
 
@@ -157,7 +157,9 @@ def _of_marked(
 ) -> Finding:
     keys = Counter(hit.key_id for hit in _recognised(hits) if hit.key_id)
     wrapped = any(reading.wrapped or reading.prefix for reading in hits)
-    return _finding(place, name, tier, len(hits), values, (*_notes(hits), *notes), keys, wrapped=wrapped)
+    advice = advice_for(name, place, wrapped=wrapped, names_keys=keys.total() == len(hits))
+    notes = (*_notes(hits), *notes)
+    return _finding(place, name, tier, len(hits), values, notes, advice, keys, wrapped=wrapped)
 
 
 def _finding(
@@ -167,13 +169,13 @@ def _finding(
     found: int,
     values: int,
     notes: tuple[str, ...],
+    advice: Advice,
     keys: Counter[str] | None = None,
     *,
     wrapped: bool = False,
 ) -> Finding:
     """Returns a finding of so many of a place's values, of which some name keys."""
     keys = keys or Counter()
-    advice = advice_for(name, place, wrapped=wrapped, names_keys=keys.total() == found)
     return Finding(
         place, name, tier, found / values, values, tuple(key for key, _ in keys.most_common(_MOST_KEY_IDS)),
         advice.identified_by, advice.reads_two_keys, advice.next, notes, wrapped,

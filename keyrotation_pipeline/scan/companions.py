@@ -18,6 +18,7 @@ _PART_BYTES = {
     "mac": (32,),
     "hmac": (32,),
 }
+_TAGS = ("tag", "auth_tag")
 # Digests have these, too.
 _SALTS = frozenset(("salt", "mac", "hmac"))
 _LONGEST_SALT_BYTES, _BLIND_INDEX_BYTES = 64, range(4, 65)
@@ -44,12 +45,18 @@ class Companions:
 
     Args:
         iv: the column that holds their IV or nonce.
+        iv_bytes: the size of each.
+        tag: whether a column holds their tag.
+        salt: whether a column holds a salt of each.
         attr_encrypted: whether both columns are named as attr_encrypted names them.
         notes: a sentence for each column.
         evidence: whether one of them, named after the place, says that its values are encrypted: not a salt or MAC.
     """
 
     iv: str | None = None
+    iv_bytes: int | None = None
+    tag: bool = False
+    salt: bool = False
     attr_encrypted: bool = False
     notes: tuple[str, ...] = ()
     evidence: bool = False
@@ -65,8 +72,9 @@ class Table:
 
     def of_value(self, place: Place) -> Companions:
         """Returns what stands next to the values of a place."""
-        own, iv, attr_encrypted, notes, evidence = name_of(place), None, False, [], False
-        for other, values in self._neighbours[_neighbourhood(place)].items():
+        own, neighbours = name_of(place), self._neighbours[_neighbourhood(place)]
+        iv, attr_encrypted, notes, evidence, parts = None, False, [], False, set()
+        for other, values in neighbours.items():
             if other == own:
                 continue
             if names.blind_index_of(own, other) and _have_one_size(values, _BLIND_INDEX_BYTES):
@@ -75,11 +83,15 @@ class Table:
                 )
                 evidence = True
             elif (part := names.part_of(own, other)) is not None and _is_part(part, values):
+                parts.add(part)
                 notes.append(f"`{other}` holds {_WORDS.get(part, 'the name of the key')}.")
                 iv = other if part in _IV_PARTS and (place.path or other != "nonce") else iv
                 evidence = evidence or iv is not None or (part not in _SALTS and names.is_part_of(own, other))
                 attr_encrypted = attr_encrypted or names.is_attr_encrypted_pair(own, other)
-        return Companions(iv, attr_encrypted, tuple(notes), evidence)
+        return Companions(
+            iv, companion_bytes(neighbours[iv][0]) if iv else None, not parts.isdisjoint(_TAGS), "salt" in parts,
+            attr_encrypted, tuple(notes), evidence,
+        )  # fmt: skip
 
     def is_part(self, place: Place) -> bool:
         """Returns whether a place holds a part of the values of another one, and no values of its own."""

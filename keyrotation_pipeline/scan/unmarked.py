@@ -45,12 +45,14 @@ class Judgement:
         tier: ``likely`` or ``possible``.
         readings: those that it is about.
         note: encoding and sizes, a prefix that they share.
+        has_one_layout: whether nonce, ciphertext and tag may be all there is to them, behind one prefix at most.
     """
 
     format: str
     tier: Tier
     readings: Sequence[Reading]
     note: str
+    has_one_layout: bool
 
 
 def judge(readings: Sequence[Reading], name: str, fewest: float, *, evidence: bool = False) -> Judgement | None:
@@ -76,7 +78,9 @@ def judge(readings: Sequence[Reading], name: str, fewest: float, *, evidence: bo
         if tier is not None:
             sizes = [len(reading.raw) for reading in group]
             of_blocks = all(size % BLOCK_BYTES == 0 for size in sizes)
-            return Judgement(CBC if of_blocks else AEAD, tier, group, _note(group, sizes))
+            return Judgement(
+                CBC if of_blocks else AEAD, tier, group, _note(group, sizes), _has_one_layout(group, sizes)
+            )
     return None
 
 
@@ -178,6 +182,11 @@ def _tier_of_sizes(sizes: Counter[int], example: Reading) -> Tier | None:
 def _are_neighbouring_blocks(kinds: set[int]) -> bool:
     """Returns whether texts of this and that length fill one block more: 16 and 32, 32 and 48 bytes, not 32 and 64."""
     return any(size + BLOCK_BYTES in kinds and size % BLOCK_BYTES == 0 for size in kinds)
+
+
+def _has_one_layout(group: Sequence[Reading], sizes: Sequence[int]) -> bool:
+    prefixes = {reading.prefix for reading in group}
+    return min(sizes) >= AEAD_BYTES and len(prefixes) == 1 and not any(each.head or each.wrapped for each in group)
 
 
 def _note(group: Sequence[Reading], sizes: Sequence[int]) -> str:

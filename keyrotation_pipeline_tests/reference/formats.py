@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from keyrotation_pipeline.fieldcrypto.formats.recogniser import ADVICE, RECOGNISERS
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import RECOGNISERS
 from keyrotation_pipeline.fieldcrypto.formats.registry import FORMATS
-from keyrotation_pipeline.scan.advice import advice_for
-from keyrotation_pipeline.scan.classification import ATTR_ENCRYPTED
+from keyrotation_pipeline.scan.advice import ATTR_ENCRYPTED, advice_for
 from keyrotation_pipeline.scan.report import Place
 from keyrotation_pipeline_tests.reference.markdown import code, in_markdown, listing, page_of
 
@@ -16,6 +15,8 @@ or in one more base64: *certain*. What nothing marks is found by its bytes and l
 other data look the same. In brackets: what tells the key of a value, and how many keys the library reads. `keyrotation
 scan` says what to do about each; [these are rotated in place](../guides/own-library.md#formats).
 """
+# Modules of formats that are only recognised, whose grammar stands in the code.
+_BRIEFLY = (".text_grammars", ".byte_headers", ".key_services")
 _TOLD = {"marker": "the value", "mac": "its MAC", "decrypt": "decrypting"}
 _TWO_KEYS = {True: "two keys", False: "one key", None: "not known"}
 _COLUMN = Place("public.table", "column", None, elements=False, type="text")
@@ -38,7 +39,7 @@ def page() -> str:
 
 def _parts() -> Iterator[str]:
     yield _INTRODUCTION
-    briefly = sorted(name for name, advice in ADVICE.items() if advice.source)
+    briefly = sorted(name for name, each in RECOGNISERS.items() if each.__module__.endswith(_BRIEFLY))
     rows = [_row(code(name), says, name) for name, says in sorted(_described().items()) if name not in briefly]
     rows += [_row(shown, says, name) for shown, (says, name) in _UNMARKED.items()]
     yield listing(rows)

@@ -1,14 +1,18 @@
 """What is said to do about each format: one sentence, and true today."""
 
+import random
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 
 from keyrotation_pipeline.cli.commands import COMMANDS
-from keyrotation_pipeline.fieldcrypto.formats.recogniser import RECOGNISERS
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import ADVICE, RECOGNISERS
 from keyrotation_pipeline.scan.advice import UNKNOWN, advice_for
+from keyrotation_pipeline.scan.classification import classify_table
 from keyrotation_pipeline.scan.report import Place
+from keyrotation_pipeline_tests.unit.scan.ciphertexts import b64, email, gcm, iv_and_blocks
 from keyrotation_pipeline_tests.vectors.foreign_values import MARKED
 
 TEXT = Place("public.t", "data", None, elements=False, type="character varying(500)")
@@ -110,3 +114,85 @@ def test_formats_that_name_their_key_are_rotated_outside_arrays_and_their_guide_
         assert f"`keyrotation docs {guide}`" in here.next
     for place, wrapped in ((TEXT, True), (ARRAY, False)):
         assert "Not rotated by keyrotation yet" in advice_for(name, place, wrapped=wrapped, names_keys=True).next
+
+
+def test_what_is_said_of_a_format_has_a_source() -> None:
+    assert [name for name, advice in ADVICE.items() if not advice.source] == []
+
+
+def attr_encrypted(
+    seal: Callable[[random.Random], tuple[bytes, bytes]], **further: Sequence[str]
+) -> dict[Place, Sequence[str]]:
+    """Values and IVs of 40 rows, as attr_encrypted encodes them, and further columns."""
+    rng = random.Random(1)
+    rows = [seal(rng) for _ in range(40)]
+    columns = {"encrypted_value": 0, "encrypted_value_iv": 1}
+    found = {name: [b64(row[at]) + "\n" for row in rows] for name, at in columns.items()}
+    return {replace(TEXT, column=name): values for name, values in (found | further).items()}
+
+
+def of_gcm(rng: random.Random) -> tuple[bytes, bytes]:
+    nonce, ciphertext, tag = gcm(rng, email(rng))
+    return ciphertext + tag, nonce
+
+
+def of_cbc(rng: random.Random) -> tuple[bytes, bytes]:
+    iv, ciphertext = iv_and_blocks(rng, email(rng))
+    return ciphertext, iv
+
+
+def street(at: int) -> tuple[bytes, bytes, bytes]:
+    return gcm(random.Random(at), "Main Street" + "x" * (at % 9))
+
+
+SALTS = [f"_{at:032x}" for at in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        pytest.param(attr_encrypted(of_gcm), '`layout = "b64lines(ct tag16); b64lines(nonce12)"`', id="attr_encrypted"),
+        pytest.param(
+            attr_encrypted(of_cbc, encrypted_value_salt=SALTS),
+            "with a salt for each value or in CBC mode",
+            id="GitLab: ci_variables",
+        ),
+        pytest.param(attr_encrypted(of_gcm, encrypted_value_salt=SALTS), "with a salt for each value", id="a salt"),
+        pytest.param(
+            {
+                replace(TEXT, column=name): [b64(street(at)[part]) for at in range(40)]
+                for part, name in enumerate(("street_iv", "street", "street_tag"))
+            },
+            "the tag stands in a column of its own",
+            id="a tag in a third column",
+        ),
+        pytest.param(
+            {TEXT: [f"v2:{random.Random(at).randbytes(16 + 4 * (1 + at % 9)).hex()}" for at in range(40)]},
+            "find out in the application which library writes this",
+            id="Gitea: too short for nonce and tag",
+        ),
+        pytest.param(
+            {TEXT: [f"v{1 + at % 2}:{b64(b''.join(gcm(random.Random(at), 'x' * (at % 9))))}" for at in range(40)]},
+            "find out in the application which library writes this",
+            id="two prefixes",
+        ),
+        pytest.param(
+            {LEAF: [b64(b"".join(gcm(random.Random(at), "x" * (at % 9)))) for at in range(40)],
+             replace(LEAF, path=("a", "iv")): [b64(random.Random(-at).randbytes(12)) for at in range(40)]},
+            "find out in the application which library writes this",
+            id="a nonce in another key of a document",
+        ),
+        pytest.param(
+            {TEXT: ["--".join(map(b64, (body, nonce, tag))) for nonce, body, tag in
+                    (gcm(random.Random(at), f"{at} Main Street") for at in range(40))]},
+            '`layout = "b64(ct)--b64(nonce12)--b64(tag16)"`',
+            id="ActiveSupport::MessageEncryptor",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_said_fits_what_was_seen(columns: dict[Place, Sequence[str]], said: str) -> None:
+    found = [
+        finding for finding in classify_table(columns) if finding.place.column in {"encrypted_value", "street", "data"}
+    ]
+    assert said in found[0].next, found[0]
+    assert ("rotates it in place" in found[0].next) is said.startswith("`layout")

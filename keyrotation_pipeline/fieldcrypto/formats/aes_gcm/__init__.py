@@ -7,7 +7,7 @@ from keyrotation_pipeline.fieldcrypto.formats.advice import Guess
 from keyrotation_pipeline.fieldcrypto.formats.derivations import SHA256
 from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.formats.options import AAD, LOGINS, derivation
-from keyrotation_pipeline.fieldcrypto.formats.spec import ANYWHERE, COLUMNS, Derivation, FormatSpec, Option
+from keyrotation_pipeline.fieldcrypto.formats.spec import ANYWHERE, TEXT, Derivation, FormatSpec, Option
 
 # Of Lockbox for Ruby, whose values are of this format; see `formats.lockbox`.
 FOR_EACH_COLUMN = Derivation(
@@ -22,6 +22,11 @@ _ATTR_ENCRYPTED = (
     "Give attr_encrypted an encryptor that reads a list of keys, then declare both columns in a `keyrotation.toml` "
     'with `[format] name = "aes-gcm"` and `layout = "b64lines(ct tag16); b64lines(nonce12)"`: keyrotation rotates it '
     "in place, without downtime (`keyrotation docs aes-gcm`)."
+)
+_MESSAGE_ENCRYPTOR = (
+    "In its GCM mode, which rotates (`rotate`), declare the place in a `keyrotation.toml` with `[format] name = "
+    '"aes-gcm"` and `layout = "b64(ct)--b64(nonce12)--b64(tag16)"`: keyrotation rotates it in place, without downtime '
+    "(`keyrotation docs aes-gcm`); its CBC mode is not rotated yet."
 )
 SPEC = FormatSpec(
     name="aes-gcm",
@@ -58,8 +63,9 @@ SPEC = FormatSpec(
     derivations=(SHA256, FOR_EACH_COLUMN),
     row_data=True,
     guesses=(
-        Guess(name="attr_encrypted", places=COLUMNS, next=_ATTR_ENCRYPTED, reads_two_keys=False),
+        Guess(name="attr_encrypted", places=frozenset({TEXT}), next=_ATTR_ENCRYPTED, reads_two_keys=False),
         Guess(name="handmade-hex-colon", places=ANYWHERE, next=_NEXT, reads_two_keys=None),
+        Guess(name="rails-message-encryptor", places=ANYWHERE, next=_MESSAGE_ENCRYPTOR, reads_two_keys=True),
         Guess(name="unknown-aead", places=ANYWHERE, next=_NEXT, reads_two_keys=None),
     ),
 )

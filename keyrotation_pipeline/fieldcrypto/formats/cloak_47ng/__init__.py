@@ -17,6 +17,7 @@ SPEC = FormatSpec(
     advice=Advice(
         identified_by=IdentifiedBy.MARKER,
         steps="put the old key among the decryption keys, then run the generated migration",
+        source="47ng/cloak src/message.ts",
     ),
 )
 CLOAK_47NG = ValueFormat.of(SPEC)

@@ -16,7 +16,9 @@ SPEC = FormatSpec(
     layouts=("",),
     limited=False,
     advice=Advice(
-        identified_by=IdentifiedBy.MARKER, steps="add the new key to its key store, then read and save every value"
+        identified_by=IdentifiedBy.MARKER,
+        steps="add the new key to its key store, then read and save every value",
+        source="getsentry/sentry src/sentry/db/models/fields/encryption.py",
     ),
 )
 KEYED_WRAPPER = ValueFormat.of(SPEC)

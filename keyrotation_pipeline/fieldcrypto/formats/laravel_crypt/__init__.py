@@ -31,6 +31,7 @@ SPEC = FormatSpec(
         identified_by=IdentifiedBy.DECRYPT,
         steps="from Laravel 11, name the old key in APP_PREVIOUS_KEYS, then save every value again",
         where="the application runs Laravel 11 or later",
+        source="laravel/framework src/Illuminate/Encryption/Encrypter.php, and its pull request 49962",
     ),
 )
 LARAVEL = ValueFormat.of(SPEC)

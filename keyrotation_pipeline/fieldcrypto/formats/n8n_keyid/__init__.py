@@ -18,6 +18,7 @@ SPEC = FormatSpec(
     advice=Advice(
         identified_by=IdentifiedBy.MARKER,
         steps="n8n reads each value by the key that it names, so save every credential again",
+        source="n8n-io/n8n packages/core/src/encryption (14631178d66d)",
     ),
 )
 N8N = ValueFormat.of(SPEC)

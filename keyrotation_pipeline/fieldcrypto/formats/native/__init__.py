@@ -28,6 +28,7 @@ SPEC = FormatSpec(
         identified_by=IdentifiedBy.MARKER,
         elsewhere="Not rotated here yet: keyrotation rotates its own format in columns of text, varchar and bytea, at "
         "a path in jsonb and in the elements of text[] and varchar[], with nothing around it.",
+        source="fieldcrypto/grammar.py",
     ),
 )
 NATIVE = ValueFormat.of(SPEC)

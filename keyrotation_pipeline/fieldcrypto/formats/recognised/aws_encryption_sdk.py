@@ -38,6 +38,7 @@ class _Reader:
     advice=Advice(
         identified_by=IdentifiedBy.MARKER,
         steps="give the keyring both wrapping keys, then encrypt every value again",
+        source="the SDK's message format reference",
     ),
 )
 def aws_encryption_sdk(raw: bytes) -> Recognised | None:

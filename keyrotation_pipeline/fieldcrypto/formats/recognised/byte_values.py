@@ -11,7 +11,11 @@ from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from
 @in_bytes(
     "django-cryptography",
     starts=(VERSION,),
-    advice=Advice(identified_by=IdentifiedBy.MAC, one_key="django-cryptography"),
+    advice=Advice(
+        identified_by=IdentifiedBy.MAC,
+        one_key="django-cryptography",
+        source="georgemarshall/django-cryptography django_cryptography/core/signing.py",
+    ),
 )
 def django_cryptography(raw: bytes) -> Recognised | None:
     """Recognises values of django-cryptography: the bytes of a Fernet token without its base64url, in bytea.
@@ -29,7 +33,11 @@ _SALTED_HEAD_BYTES = _AES_BLOCK_BYTES = 16
     "cryptojs-openssl",
     starts=(_SALTED,),
     behind="U2FsdGVkX1",
-    advice=Advice(identified_by=IdentifiedBy.DECRYPT, one_key="crypto-js"),
+    advice=Advice(
+        identified_by=IdentifiedBy.DECRYPT,
+        one_key="crypto-js",
+        source="brix/crypto-js src/cipher-core.js",
+    ),
 )
 def cryptojs_openssl(raw: bytes) -> Recognised | None:
     """Recognises what OpenSSL's ``enc`` and crypto-js write under a passphrase: ``Salted__ ‖ salt8 ‖ AES-CBC``."""
@@ -48,7 +56,9 @@ _KEY_AT = 18
     "acra",
     starts=(_BLOCK, _CONTAINER),
     advice=Advice(
-        identified_by=IdentifiedBy.DECRYPT, steps="Acra keeps historical keys; `acra-rotate` moves the values"
+        identified_by=IdentifiedBy.DECRYPT,
+        steps="Acra keeps historical keys; `acra-rotate` moves the values",
+        source="cossacklabs/acra acrastruct, acrablock, crypto/registry_handler.go",
     ),
 )
 def acra(raw: bytes) -> Recognised | None:
@@ -82,6 +92,7 @@ _GRAFANA = re.compile(rb"(?:#([A-Za-z0-9+/]{4,180})#)?\*YWVzL(?:WNmYg|Wdjb[Q])\*
     advice=Advice(
         identified_by=IdentifiedBy.MARKER,
         steps="rotate its data keys, then run `grafana cli admin secrets-migration re-encrypt`",
+        source="grafana/grafana pkg/services/secrets/manager, pkg/services/encryption",
     ),
 )
 def grafana(raw: bytes) -> Recognised | None:

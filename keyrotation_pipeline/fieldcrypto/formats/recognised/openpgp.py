@@ -9,7 +9,11 @@ from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
 from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64, in_bytes, in_text
 
-_ADVICE = Advice(identified_by=IdentifiedBy.DECRYPT, one_key="a query with pgcrypto")
+_ADVICE = Advice(
+    identified_by=IdentifiedBy.DECRYPT,
+    one_key="a query with pgcrypto",
+    source="RFC 4880; pgcrypto of PostgreSQL",
+)
 _PUBLIC_KEY_SESSION, _PASSPHRASE_SESSION, _ENCRYPTED, _ENCRYPTED_WITH_MDC, _MARKER = 1, 3, 9, 18, 10
 _MOST_PACKETS = 20
 _BEGIN, _END = "-----BEGIN PGP MESSAGE-----", "-----END PGP MESSAGE-----"

@@ -31,7 +31,11 @@ _IRON = re.compile(
     "iron",
     starts=("Fe26.",),
     behind=r"Fe26\.",
-    advice=Advice(identified_by=_DECRYPT, steps="give `unseal` both passwords by id, then seal every value again"),
+    advice=Advice(
+        identified_by=_DECRYPT,
+        steps="give `unseal` both passwords by id, then seal every value again",
+        source="hapijs/iron lib/index.js",
+    ),
 )
 def iron(text: str) -> Recognised | None:
     """Recognises sealed objects of @hapi/iron: ``Fe26.2*<id>*<salt>*<iv>*<ciphertext>*<expiry>*<hmac salt>*<hmac>``.
@@ -53,7 +57,11 @@ _CIPHERSWEET_BYTES = {"brng": 24 + 16, "nacl": 24 + 16, "fips": 48 + 32 + 16}
     "ciphersweet-fips",
     starts=("brng:", "nacl:", "fips:"),
     behind="(?:brng|nacl|fips):",
-    advice=Advice(identified_by=_DECRYPT, one_key="CipherSweet"),
+    advice=Advice(
+        identified_by=_DECRYPT,
+        one_key="CipherSweet",
+        source="paragonie/ciphersweet src/Backend",
+    ),
 )
 def ciphersweet(text: str) -> Recognised | None:
     """Recognises CipherSweet's three back ends: ``brng:``, ``nacl:`` and ``fips:`` before base64url."""
@@ -74,7 +82,9 @@ _JWE_IV_BYTES, _JWE_TAG_BYTES = (12, 16), (16, 24, 32)
     starts=("ey",),
     behind="eyJ",
     advice=Advice(
-        identified_by=_DECRYPT, steps="keep both keys in the key set by `kid`, then encrypt every value again"
+        identified_by=_DECRYPT,
+        steps="keep both keys in the key set by `kid`, then encrypt every value again",
+        source="RFC 7516",
     ),
 )
 def jwe(text: str) -> Recognised | None:
@@ -112,6 +122,7 @@ _MAGENTO = re.compile(r"(0|[1-9][0-9]?):(?:(3):|2:[!-9;-~]{32}:)")
     advice=Advice(
         identified_by=_MARKER,
         steps="Magento reads older keys by their number, so save every value again under the new one",
+        source="magento/magento2 lib/internal/Magento/Framework/Encryption/Encryptor.php",
     ),
 )
 def magento(text: str) -> Recognised | None:
@@ -134,7 +145,11 @@ _HANDMADE = re.compile(r"([0-9a-f]{24}|[0-9a-f]{32}):(?:([0-9a-f]{32}):([0-9a-f]
 @in_text(
     HANDMADE_HEX_COLON,
     contains=":",
-    advice=Advice(identified_by=_DECRYPT, one_key="hand-written code as a rule"),
+    advice=Advice(
+        identified_by=_DECRYPT,
+        one_key="hand-written code as a rule",
+        source="written by hand; no library",
+    ),
 )
 def handmade_hex_colon(text: str) -> Recognised | None:
     """Recognises the commonest hand-written form of Node: ``iv:tag:ciphertext`` in hex, or with the tag at the end.
@@ -155,7 +170,11 @@ _DIGEST_BYTES = (20, 32, 64)
 @in_text(
     "rails-message-encryptor",
     contains="--",
-    advice=Advice(identified_by=_DECRYPT, steps="`rotate` the old key in the encryptor, then save every value again"),
+    advice=Advice(
+        identified_by=_DECRYPT,
+        steps="`rotate` the old key in the encryptor, then save every value again",
+        source="rails/rails activesupport/lib/active_support/message_encryptor.rb",
+    ),
 )
 def rails_message_encryptor(text: str) -> Recognised | None:
     """Recognises ActiveSupport::MessageEncryptor: ``base64--base64--base64`` (ciphertext, iv, tag), or CBC and a signature.
@@ -192,4 +211,8 @@ def _decoded(part: str) -> bytes:
 
 
 # Of what nothing marks but the names of its columns.
-ADVICE["attr_encrypted"] = Advice(identified_by=_DECRYPT, one_key="attr_encrypted")
+ADVICE["attr_encrypted"] = Advice(
+    identified_by=_DECRYPT,
+    one_key="attr_encrypted",
+    source="attr-encrypted/attr_encrypted lib/attr_encrypted.rb",
+)

@@ -22,6 +22,7 @@ SPEC = FormatSpec(
         identified_by=IdentifiedBy.MARKER,
         steps="add a key to the keyset and promote it, then decrypt and encrypt every value",
         where="the keyset has AES-GCM keys and associated data are the same in all rows",
+        source="Tink's wire format",
     ),
 )
 TINK = ValueFormat.of(SPEC)
