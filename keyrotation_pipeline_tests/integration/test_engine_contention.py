@@ -1,17 +1,24 @@
 """Writes that lock nothing first: what other transactions do to a row of the batch, and what the engine leaves them."""
 
 import threading
+from contextlib import closing
 from dataclasses import dataclass
 
 import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.engine import statements, traversal
+from keyrotation_pipeline.adapters.postgres.engine.batch import open_connection
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.pages import PageRewrite, Stop
+from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import StatementPipeline
 from keyrotation_pipeline.adapters.postgres.engine.statements import may_wait
+from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
+from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, insert, opened, ring_of, sealed, table_of
 from keyrotation_pipeline_tests.servers import Server
@@ -87,6 +94,32 @@ def test_a_write_that_locks_nothing_first_leaves_what_others_wrote(
     if name == "held too long":  # and was rolled back
         expected[7] = (("v2", "a7"), 0)
     assert rows == {key: row for key, row in expected.items() if row}
+
+
+# Of the prepared write, in its order: the position and the version of a row, the new value, the file node.
+_PARAMETERS = """
+SELECT format($$'{"%s"}', '{%s}', '{new}', '%s'$$, ctid, xmin, pg_relation_filenode('public.planned'))
+FROM public.planned LIMIT 1
+"""
+
+
+def test_positions_are_scanned_once_and_only_rows_are_waited_for_so_briefly(versioned: Server) -> None:
+    with closing(open_connection(lambda: connect(versioned.url()))) as connection:
+        connection.execute("DROP TABLE IF EXISTS public.planned")
+        connection.execute("CREATE TABLE public.planned AS SELECT 'text' AS a FROM generate_series(1, 9999)")
+        (relation,) = heaps(connection, table_of("planned", "a"))
+        made = statements.statements(connection, relation, row_key(connection, relation), NATIVE, KeyVersion(2))
+        connection.execute(statements.PLANNED_AT_ONCE)
+        StatementPipeline(connection, [made.write_whole_at_once])  # prepares it
+        with connection.transaction():
+            ((given,),) = connection.execute(_PARAMETERS).fetchall()
+            lines = connection.execute(f"EXPLAIN (ANALYZE) EXECUTE keyrotation_0 ({given})".encode()).fetchall()
+            assert connection.execute("SHOW lock_timeout").fetchone() == ("10ms",)
+        assert connection.execute("SHOW lock_timeout").fetchone() == ("1s",)
+        assert connection.execute("SELECT count(*) FROM public.planned WHERE a = 'new'").fetchone() == (1,)
+    plan = "\n".join(str(line) for (line,) in lines)
+    assert [each in plan for each in ("Hash Join", "Tid Scan", "One-Time Filter")] == [True] * 3, plan
+    assert [each in plan for each in ("Nested Loop", "Seq Scan", "Merge Join")] == [False] * 3, plan
 
 
 def patient(patch: pytest.MonkeyPatch, seconds: float) -> None:

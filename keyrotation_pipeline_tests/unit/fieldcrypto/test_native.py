@@ -47,7 +47,7 @@ NAMES = [
 FUZZED_NAMES = [
     *NAMES,
     *(
-        pytest.param(name, marks=pytest.mark.extended if name.startswith(("back", "arrays ", "out of")) else ())
+        pytest.param(name, marks=pytest.mark.extended if name.startswith(("back", "arrays ", "out of", "indexed rows")) else ())
         for name in FUZZED
         if name not in FORMATS
     ),
