@@ -44,10 +44,11 @@ NAMES = [
     )
     for name in FORMATS
 ]
+_LONG = ("back", "arrays ", "out of", "indexed rows")
 FUZZED_NAMES = [
     *NAMES,
     *(
-        pytest.param(name, marks=pytest.mark.extended if name.startswith(("back", "arrays ", "out of", "indexed rows")) else ())
+        pytest.param(name, marks=pytest.mark.extended if name.startswith(_LONG) else ())
         for name in FUZZED
         if name not in FORMATS
     ),
