@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -193,9 +194,13 @@ class Round:
         ]
 
     def walk(self, walk: str) -> None:
-        """A rotation or a rollback to its end; `half`: a rotation that is rolled back somewhere in its middle."""
+        """A rotation, `emergency` or not, or a rollback to its end; `half`: one that is rolled back in its middle."""
         if walk == "rollback":
             request = self._requested("rollback", self.last)
+        elif walk == "emergency":
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            exposed = ("--type", "key_exposed", "--description", "fuzzed", "--discovered-at", now)
+            request = self.last = self._requested("incident", "open", *exposed)
         else:
             request = self.last = self._requested("request", "--reason", "fuzzed")
         self._through(lambda: self.home.approve(request))

@@ -104,6 +104,18 @@ FEW = [
         ),
         id="only decryption, there and back",
     ),
+    pytest.param(
+        Plan(
+            4,
+            of("native"),
+            (Table("clients", Kind.PLAIN, formats.EVERYWHERE, 200),),
+            ("ALTER COLUMN TYPE", "CLUSTER", "VACUUM FULL", "sessions ended"),
+            ("emergency",),
+            2,
+        ),
+        id="an emergency, which writes without locking first",
+        marks=pytest.mark.extended,
+    ),
 ]
 
 
