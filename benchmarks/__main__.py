@@ -23,7 +23,7 @@ PARTS: dict[str, Callable[[int], Summary]] = {
     "python": lambda rounds: reencryption.measured("clients", 300_000, (1, 2), rounds or 3, native=False, seed=False),
     "indexed": lambda rounds: reencryption.measured("indexed", 300_000, (1, 2), rounds or 3, seed=False),
     "wide": lambda rounds: reencryption.measured("wide", 300_000, (1, 2), rounds or 3, seed=False),
-    "harm": lambda rounds: harm.measured(150_000, rounds or 24),
+    "harm": lambda rounds: harm.measured(1_000_000, rounds or 24),
 }
 
 

@@ -87,7 +87,7 @@ def measured(rows: int, windows: int) -> list[dict[str, Any]]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.harm", description=__doc__)
-    parser.add_argument("--rows", type=int, default=200_000, help="rows of the table")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the table")
     parser.add_argument("--windows", type=int, default=24, help="of each mode, with the engine; as many without")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     return parser.parse_args()

@@ -88,4 +88,4 @@ def _harm(part: Mapping[str, Any]) -> str:
     ]
     rounds = len(part["results"][-1]["runs"])
     head = ("", "p50", "p99", "p99 to idle", "floor", "longest", "rows/s", "errors", "lost writes")
-    return _table(f"150 000 rows, 300 requests a second; {rounds} windows, {part['on']}", head, rows)
+    return _table(f"1 000 000 rows, 300 requests a second; {rounds} windows, {part['on']}", head, rows)
