@@ -3,19 +3,30 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from click.core import ParameterSource
 
-from keyrotation_pipeline.assembly.scan import DEFAULT_VALUES, scan_database
+from keyrotation_pipeline.assembly.scan import DEFAULT_VALUES, now, scan_database
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.errors import ConfigurationError, HomeError
+from keyrotation_pipeline.scan.comparison import Comparison, Earlier, NotAScanError, compared, earlier_scan, names_of
+from keyrotation_pipeline.scan.page import page_of
 from keyrotation_pipeline.scan.report import Finding, NotLookedAt, ScanReport, name_of, share_of
 
+
+class FailOn(StrEnum):
+    """When `scan` ends with another code than 0."""
+
+    NEW = "new"
+
+
+NEW_EXIT_CODE = 3
 URL_VARIABLE = "KEYROTATION_DATABASE_URL"
 # Places that one line names, and keys.
 _NAMED, _KEYS = 5, 3
@@ -44,6 +55,18 @@ def scan(
     sample: Annotated[
         int, typer.Option("--sample", metavar="N", min=1, help="Values to read of each column, about.")
     ] = DEFAULT_VALUES,
+    target: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="FILE", help="Write one HTML page there, too; never overwrites."),
+    ] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option("--compare", metavar="FILE", help="Say what is new since this output of `scan --json`."),
+    ] = None,
+    fail_on: Annotated[
+        FailOn | None,
+        typer.Option("--fail-on", help="End with 3 if something new is certain or likely; needs --compare."),
+    ] = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -55,10 +78,51 @@ def scan(
     certain: the value has the format's own structure. likely: its bytes and lengths fit encryption alone. possible:
     they fit other data as well.
     """
+    if fail_on and compare is None:
+        raise typer.BadParameter("name the earlier scan with --compare", param_hint="--fail-on")
+    if target is not None and target.exists():
+        raise ConfigurationError(f"{target} already exists; name another one with --output, or remove it first")
+    earlier = None if compare is None else _earlier(compare)
     from_option = context.get_parameter_source("url") is ParameterSource.COMMANDLINE
     with named_database(url, config, from_option=from_option) as (there, setting), reporting(quiet=as_json) as report:
         found = scan_database(there, setting, report, schema or (), sample)
-    output.show(found.database, found.as_json(), _lines(found), as_json=as_json)
+    changes = None if earlier is None else compared(found, earlier)
+    document = {**found.as_json(), **(changes.as_json() if changes else {})}
+    output.show(found.database, document, [*_lines(found), *(_changes(changes) if changes else ())], as_json=as_json)
+    if target is not None:
+        _write(target, page_of(found, now(), changes))
+    if fail_on and changes is not None and changes.fails:
+        raise typer.Exit(NEW_EXIT_CODE)
+
+
+def _earlier(file: Path) -> Earlier:
+    try:
+        return earlier_scan(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigurationError(f"{file} cannot be read: {reason}; correct --compare") from None
+    except NotAScanError as error:
+        raise ConfigurationError(
+            f"{file} is no output of `keyrotation scan --json`: {error}; correct --compare"
+        ) from None
+
+
+def _write(target: Path, page: str) -> None:
+    try:
+        with target.open("x", encoding="utf-8") as file:
+            file.write(page)
+    except OSError as error:
+        raise ConfigurationError(f"{target} cannot be written: {error.strerror}; correct --output") from None
+    output.note(f"{target}: the same as a page")
+
+
+def _changes(found: Comparison) -> Iterator[output.Line]:
+    yield ""
+    yield output.Text(
+        f"compared with the scan of {found.database}: {len(found.new)} new, {len(found.gone)} gone", "bold"
+    )
+    yield from (output.Text(f"new: {each}", indent=2) for each in names_of(found.new))
+    yield from (output.Text(f"gone: {each}", indent=2) for each in found.gone)
 
 
 @contextmanager

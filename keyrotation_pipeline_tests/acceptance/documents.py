@@ -5,7 +5,7 @@ from typing import Any
 
 GROUPS = ("audit", "incident")
 # Options by which a command prints something else.
-OPTIONS = ("--announcement", "--dry-run", "--list")
+OPTIONS = ("--announcement", "--compare", "--dry-run", "--list")
 GUIDES = ("approve", "confirm")
 LISTS = {"requests", "history", "incident list", "audit log"}  # whose elements have no schema of their own
 _INCIDENT = (
@@ -76,6 +76,7 @@ FIELDS = {
     "rotate --dry-run": "id due later rollout waiting_for",
     "probe": "database place values fits",
     "scan": "database places not_looked_at",
+    "scan --compare": "database places not_looked_at new gone",
     "status": "generated_at database key_versions primary tables rotation last_backup last_backup_versions "
     "backup_signer last_recovery_test recovery_test_failed last_rehearsal incidents_open incidents "
     "requests contacts audit next_rotation_due attention warnings",

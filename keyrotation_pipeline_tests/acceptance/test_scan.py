@@ -139,6 +139,29 @@ def test_text_says_the_same_and_shows_no_value(scanned: Scanned) -> None:
     assert list(scanned.folder.path.iterdir()) == [], "nothing is written, no home is made"
 
 
+def test_a_page_and_what_is_new_since_an_earlier_scan(scanned: Scanned, tmp_path: Path) -> None:
+    folder = Folder(tmp_path, [])
+    scan = ("scan", "--url", scanned.url, "--schema", "public")
+    earlier = dict(scanned.printed, places=scanned.printed["places"][1:])
+    (tmp_path / "earlier.json").write_text(json.dumps(earlier))
+    compare = (*scan, "--compare", "earlier.json")
+    found = documented("scan --compare", folder.run(*compare, "--json", "--fail-on", "new", expect=3))
+    assert (found["new"], found["gone"]) == (scanned.printed["places"][:1], [])
+    (tmp_path / "earlier.json").write_text(json.dumps(scanned.printed))
+    shown = folder.run(*compare, "--fail-on", "new", "--output", "report.html")
+    assert f"compared with the scan of {scanned.printed['database']}: 0 new, 0 gone" in shown
+    page = (tmp_path / "report.html").read_text()
+    values = [value for entry in FOREIGN for value in entry.values if isinstance(value, str)]
+    assert [value for value in values if value.strip() in page] == []
+    assert page.count("<h3>public.t") == len({place["table"] for place in scanned.printed["places"]})
+    folder.run(*scan, "--output", "report.html", expect=1)
+    assert "report.html already exists; name another one with --output" in folder.printed[-1]
+    folder.run(*scan, "--fail-on", "new", expect=2)
+    (tmp_path / "earlier.json").write_text("{}")
+    folder.run(*compare, expect=1)
+    assert "earlier.json is no output of `keyrotation scan --json`: it has no schema 1" in folder.printed[-1]
+
+
 def test_the_url_comes_from_the_option_the_variable_or_the_file(scanned: Scanned, tmp_path: Path) -> None:
     folder = Folder(tmp_path, [])
     (tmp_path / "here.toml").write_text(

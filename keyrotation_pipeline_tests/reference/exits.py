@@ -15,7 +15,8 @@ _NAGIOS = {
 
 _FOUND_WRONG = """
 `status --exit-code` ends with 1 where anything is overdue, blocked or stale. `verify`, `restore-database`, `rehearse`,
-`preflight`, `backup` and `audit verify` end with 1 after their work where what they found is wrong.
+`preflight`, `backup` and `audit verify` end with 1 after their work where what they found is wrong. `scan --compare
+FILE --fail-on new` ends with 3 where something new is encrypted.
 """
 
 
