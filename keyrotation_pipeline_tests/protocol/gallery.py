@@ -76,17 +76,18 @@ def traces() -> str:
 
 
 def _shown(guard: Guard) -> str:
-    steps = "; ".join(map(_short, _merged(_found(guard).counterexample)))
+    steps = "; ".join(map(_short, _merged(found_without(guard).counterexample)))
     return f"## {guard.name}\n\nWhere: {guard.places}. Without it:\n\n{steps}.\n\n**{_broken(guard)}.**\n"
 
 
 def _broken(guard: Guard) -> str:
-    found = _found(guard)
+    found = found_without(guard)
     assert found.broken is not None
     return _ID.sub(r"\1", str(found.broken))
 
 
-def _found(guard: Guard) -> Exploration:
+def found_without(guard: Guard) -> Exploration:
+    """What the explorer finds without a guard; it searches once."""
     return _found_by_name(guard.name)
 
 
