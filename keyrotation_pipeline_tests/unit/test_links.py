@@ -6,8 +6,6 @@ import sys
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 from keyrotation_pipeline_tests.pages import TOP
 
 PAGES = sorted((*TOP.glob("*.md"), *TOP.glob("docs/**/*.md"), TOP / "benchmarks" / "README.md"))
@@ -26,8 +24,7 @@ def anchors(page: Path) -> frozenset[str]:
     return frozenset(re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(TOP).as_posix())
-def test_every_link_leads_somewhere(page: Path) -> None:
+def broken_links(page: Path) -> list[str]:
     broken = []
     for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if ELSEWHERE.match(link):
@@ -36,7 +33,11 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         target = (page.parent / path).resolve() if path else page
         if not target.exists() or (anchor and anchor not in anchors(target)):
             broken.append(link)
-    assert broken == []
+    return broken
+
+
+def test_every_link_leads_somewhere() -> None:
+    assert {page: links for page in PAGES if (links := broken_links(page))} == {}
 
 
 def test_the_site_is_built_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
@@ -66,5 +67,4 @@ def test_every_page_stands_in_the_navigation_of_the_site() -> None:
 def test_a_broken_link_would_be_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# A page\n\n[gone](nothing.md) [there](#a-page) `[code](nowhere.md)`\n")
-    with pytest.raises(AssertionError, match=r"nothing\.md"):
-        test_every_link_leads_somewhere(page)
+    assert broken_links(page) == ["nothing.md"]
