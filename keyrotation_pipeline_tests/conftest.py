@@ -1,11 +1,12 @@
 """Fixtures of the whole suite: one embedded server a session, one fresh database a test."""
 
 import base64
+import gc
 import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import psycopg
@@ -154,11 +155,12 @@ EXTENDED = (
     "integration/test_rehearsal.py::test_values",
     "integration/test_rehearsal.py::test_what",
     "integration/test_rekey.py::test_a_set_of_several_versions",
+    "integration/test_row_binding_engine.py::test_kills_at_random",
     "unit/cli/test_start.py::test_each_command_can_be",
 )
 
-# One mechanism at many points: of each parametrized test here the first of three variants is run, and the others are
-# extended.
+# One mechanism at many points: of each parametrized test here one of five variants is run, and the others are extended.
+# They are shuffled before, so that each run takes others.
 THINNED = (
     "acceptance/test_marked_formats.py::test_a_rotation_by_the_commands",
     "acceptance/test_pack.py::test_a_report_written_alone",
@@ -180,7 +182,6 @@ THINNED = (
     "defs/test_outside_reports.py",
     "defs/test_partitions.py",
     "defs/test_prefix.py",
-    "fuzzing/test_rounds.py::test_a_few_rounds",
     "integration/test_audit_verify.py",
     "integration/test_comparison.py::test_a_newer_backup",
     "integration/test_database_owner.py",
@@ -190,8 +191,11 @@ THINNED = (
     "integration/test_engine_workers.py",
     "integration/test_hostile_buckets.py",
     "integration/test_incident_flags.py",
+    "integration/test_places_fence.py::test_a_fence_reads_back",
+    "integration/test_places_interleaving.py",
     "integration/test_poolers.py",
     "integration/test_recovery_test.py",
+    "integration/test_rewritten_relations.py::test_every_value_is_decrypted_whenever",
     "integration/test_same_database.py",
     "integration/test_scratch_servers.py",
     "integration/test_unusual_tables.py",
@@ -204,25 +208,46 @@ THINNED = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what `EXTENDED` and `THINNED` name, before marks choose, and begin with what is slow.
+    """Mark what `EXTENDED` and `THINNED` name, before marks choose, and begin with files that have a slow test.
 
     One worker gets the first of all: it waits for Dagster and servers while the others keep the cores busy, and at the
-    end nobody waits for a test of two minutes that had been shuffled there.
+    end nobody waits for a test of two minutes that had been shuffled there. A file stays whole, since its tests share
+    servers and walks.
     """
-    variants = Counter[str]()
+    variants, slow = Counter[tuple[str, bool]](), set[Path]()
     normal, collected = config.stash[NORMAL], config.stash[COLLECTED] = set[str](), set[str]()
     for item in items:
         name = item.nodeid.removeprefix("keyrotation_pipeline_tests/")
         function, bracket, _ = name.partition("[")
-        variants[function] += 1
-        is_thinned = bracket and name.startswith(THINNED) and variants[function] % 3 != 1
-        if is_thinned or name.startswith(EXTENDED):
+        variants[function, on_debian := _is_on_debian(item)] += 1
+        number = variants[function, on_debian]
+        is_thinned = bracket and name.startswith(THINNED) and number % 5 != 1
+        if is_thinned or (on_debian and number > 1) or name.startswith(EXTENDED):
             item.add_marker("extended")
         file, *_, test = function.split("::")
         collected |= {file, test}
         if item.get_closest_marker("extended") is None:
             normal |= {file, test}
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+            if item.get_closest_marker("slow") is not None:
+                slow.add(item.path)
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def _is_on_debian(item: pytest.Item) -> bool:
+    """Whether a test is repeated on the other server (`either`): of several variants only one is, unless extended."""
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and callspec.params.get("either") == "debian"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect without garbage collection, which would look through thirteen thousand tests again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

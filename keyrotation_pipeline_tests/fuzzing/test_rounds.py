@@ -103,6 +103,7 @@ FEW = [
             0,
         ),
         id="only decryption, there and back",
+        marks=pytest.mark.extended,
     ),
     pytest.param(
         Plan(

@@ -76,6 +76,6 @@ def debian(debian_server: Server) -> Iterator[Connection]:
 
 @pytest.fixture(params=[pytest.param("connection", id="18"), pytest.param("debian", id="debian", marks=_on_debian)])
 def either(request: pytest.FixtureRequest) -> Connection:
-    """A connection to a fresh database: the test runs on the embedded PostgreSQL 18 and on Debian's."""
+    """A connection to a fresh database: a test runs on the embedded PostgreSQL 18, and one variant on Debian's, too."""
     chosen: Connection = request.getfixturevalue(request.param)
     return chosen
