@@ -208,11 +208,10 @@ THINNED = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what `EXTENDED` and `THINNED` name, before marks choose, and begin with files that have a slow test.
+    """Mark what `EXTENDED` and `THINNED` name, before marks choose, and order the files.
 
-    One worker gets the first of all: it waits for Dagster and servers while the others keep the cores busy, and at the
-    end nobody waits for a test of two minutes that had been shuffled there. A file stays whole, since its tests share
-    servers and walks.
+    First come those with a slow test, last those of many short ones: at the end nobody waits for a test of two minutes
+    that had been shuffled there.
     """
     variants, slow = Counter[tuple[str, bool]](), set[Path]()
     normal, collected = config.stash[NORMAL], config.stash[COLLECTED] = set[str](), set[str]()
@@ -230,7 +229,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             normal |= {file, test}
             if item.get_closest_marker("slow") is not None:
                 slow.add(item.path)
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path not in slow, "unit" in item.path.parts))
 
 
 def _is_on_debian(item: pytest.Item) -> bool:

@@ -71,24 +71,24 @@ def test_a_role_that_may_only_connect_holds_nothing_up(
     migrate.migrate(database_url)
 
 
-@pytest.mark.parametrize("mode", TABLE_LOCK_MODES)
 @pytest.mark.parametrize("table", ["audit_head", "session_locks", "alembic_version"])
 def test_a_role_that_may_read_our_tables_holds_nothing_up(
-    ledger: PostgresLedger, stranger: Connection, database_url: str, table: str, mode: str
+    ledger: PostgresLedger, stranger: Connection, database_url: str, table: str
 ) -> None:
     reader = stranger.info.user
     ledger.connection.execute(f"GRANT USAGE ON SCHEMA keyrotation TO {reader}".encode())
     ledger.connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA keyrotation TO {reader}".encode())
     ledger.connection.execute("SET statement_timeout = '5s'")
-    with stranger.transaction(force_rollback=True):
-        may_read = contextlib.nullcontext() if mode == "ACCESS SHARE" else pytest.raises(psycopg.Error)
-        with may_read, stranger.transaction():
-            stranger.execute(f"LOCK TABLE keyrotation.{table} IN {mode} MODE".encode())
-        with pytest.raises(psycopg.errors.InsufficientPrivilege), stranger.transaction():
-            stranger.execute(f"SELECT FROM keyrotation.{table} FOR KEY SHARE".encode())
-        assert ledger.append(NOTE).seq == 1
-        with ledger.lock("ab/rows"):
-            migrate.migrate(database_url)
+    for seq, mode in enumerate(TABLE_LOCK_MODES, 1):
+        with stranger.transaction(force_rollback=True):
+            may_read = contextlib.nullcontext() if mode == "ACCESS SHARE" else pytest.raises(psycopg.Error)
+            with may_read, stranger.transaction():
+                stranger.execute(f"LOCK TABLE keyrotation.{table} IN {mode} MODE".encode())
+            with pytest.raises(psycopg.errors.InsufficientPrivilege), stranger.transaction():
+                stranger.execute(f"SELECT FROM keyrotation.{table} FOR KEY SHARE".encode())
+            assert ledger.append(NOTE).seq == seq, mode
+            with ledger.lock("ab/rows"):
+                migrate.migrate(database_url)
 
 
 def test_whoever_has_locked_the_audit_is_named(
