@@ -13,6 +13,7 @@ import typer
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.alerts import accesses
 from keyrotation_pipeline.assembly.backups import open_backups
+from keyrotation_pipeline.assembly.pdf import pdf_program, to_pdf
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, actor, offered_requests
@@ -129,13 +130,19 @@ class ReportFormat(StrEnum):
     """Output formats of a report."""
 
     HTML = "html"
+    PDF = "pdf"
     JSON = "json"
     OSCAL = "oscal"
     CERTIFICATE = "certificate"
     PACK = "pack"
 
 
-_ENDINGS = {ReportFormat.HTML: "html", ReportFormat.JSON: "json", ReportFormat.OSCAL: "oscal.json"}
+_ENDINGS = {
+    ReportFormat.HTML: "html",
+    ReportFormat.PDF: "pdf",
+    ReportFormat.JSON: "json",
+    ReportFormat.OSCAL: "oscal.json",
+}
 
 
 def report(
@@ -176,7 +183,7 @@ def report(
     """Write the compliance report, or the pack for an auditor.
 
     Objectives, policy, keys, approvals, backups, recovery tests, incidents and audit, of a period or of all time.
-    It is read from the verified audit alone. What nobody recorded is reported as not satisfied. A
+    It is read from the verified audit alone. What nobody recorded is reported as not shown. A
     pack is a directory with all the evidence for the report, and verify.py, which checks it offline. A certificate is
     one signed statement (in-toto, DSSE) of where the key that a rotation retired no longer is, after a new count; it is
     refused if the key is live, or if a table no longer refuses it. oscal is the report as NIST OSCAL assessment
@@ -191,6 +198,7 @@ def report(
     if form is ReportFormat.PACK:
         _write_pack(target, config, count=count)
         return
+    printer = _printer(target) if form is ReportFormat.PDF else None
     require_new(target)
     if form is ReportFormat.CERTIFICATE:
         _write(_certificate(rotation, config), target, "the certificate")
@@ -202,7 +210,7 @@ def report(
         found = gather(pipeline, period, _stated(declared)).report
         if period is not None and period.since is not None:
             found = _with_accesses(found, declared, period.since)
-        content = _rendered(found, form)
+        content = _rendered(found, form, printer)
         record(pipeline.ledger, form, {f"report.{_ENDINGS[form]}": content})
     _write(content, target, f"the report up to audit event {found.audit.seq}")
 
@@ -212,10 +220,20 @@ def _stated(declared: Settings) -> Stated:
     return Stated(declared.report.organisation, declared.recovery.rto_seconds, declared.recovery.rpo_seconds)
 
 
-def _rendered(report: ComplianceReport, form: ReportFormat) -> bytes:
+def _printer(target: Path | None) -> str:
+    """What prints a PDF, before any work is done."""
+    if target is None:
+        raise typer.BadParameter("name the file of the PDF with --output", param_hint="--output")
+    return pdf_program()
+
+
+def _rendered(report: ComplianceReport, form: ReportFormat, printer: str | None) -> bytes:
     if form is ReportFormat.OSCAL:
         return render_oscal(report)
-    return render_json(report) if form is ReportFormat.JSON else render_html(report)
+    if form is ReportFormat.JSON:
+        return render_json(report)
+    page = render_html(report)
+    return page if printer is None else to_pdf(page, printer)
 
 
 def _with_accesses(report: ComplianceReport, declared: Settings, since: datetime) -> ComplianceReport:

@@ -30,7 +30,8 @@ def backup_complete(report: ComplianceReport) -> Answer:
         return nothing_recorded("no backup was ever made; run `keyrotation backup`")
     held = _is_held(report)
     said = f"{_described(made[-1])}{_AT_THE_SERVER if held else ''}"
-    return by_records([_record(made[-1], said, holds=made[-1].is_complete and not held)])
+    complete = made[-1].is_complete
+    return by_records([_record(made[-1], said, holds=complete and not held, known=not (complete and held))])
 
 
 def backup_elsewhere(report: ComplianceReport) -> Answer:
@@ -57,8 +58,9 @@ def backup_found(report: ComplianceReport) -> Answer:
         found = f"found in {listed(look.places)}, its signed manifest, and its other files by name and size"
     said = f"looked for on {when(look.at)}{'' if is_fresh else ', more than a day before'}: {found}"
     name = last.manifest or "backup"
-    holds = is_fresh and look.manifest == last.manifest and not missing
-    return by_records([Record(name, f"{name}: {said}", look.at, holds)])
+    is_there = look.manifest == last.manifest
+    known = is_fresh and bool(look.places) and (not missing if is_there else look.at >= last.at)
+    return by_records([Record(name, f"{name}: {said}", look.at, is_fresh and is_there and not missing, known)])
 
 
 def backup_has_active_key(report: ComplianceReport) -> Answer:
@@ -69,8 +71,9 @@ def backup_has_active_key(report: ComplianceReport) -> Answer:
         return nothing_recorded("no key is active; run `keyrotation init`")
     held = _is_held(report)
     said = f"it holds {listed(last.keys)}; {key.version} ({key.fingerprint[:16]}) is active"
-    holds = last.keys.get(key.version) == key.fingerprint and not held
-    return by_records([_record(last, f"{said}{_AT_THE_SERVER if held else ''}", holds=holds)])
+    has_it = last.keys.get(key.version) == key.fingerprint
+    said = f"{said}{_AT_THE_SERVER if held else ''}"
+    return by_records([_record(last, said, holds=has_it and not held, known=not (has_it and held))])
 
 
 def backup_after_rotation(report: ComplianceReport) -> Answer:
@@ -100,7 +103,8 @@ def backup_encrypted(report: ComplianceReport) -> Answer:
     """Whether the newest complete backup names the certificates that it is encrypted to."""
     if (last := _newest(report)) is None:
         return _no_backup()
-    return by_records([_record(last, f"encrypted to {listed(last.recipients)}", holds=bool(last.recipients))])
+    named = bool(last.recipients)
+    return by_records([_record(last, f"encrypted to {listed(last.recipients)}", holds=named, known=named)])
 
 
 def _is_held(report: ComplianceReport) -> bool:
@@ -115,9 +119,9 @@ def _no_backup() -> Answer:
     return nothing_recorded("no complete backup is on record; run `keyrotation backup`")
 
 
-def _record(backup: BackupTaken, said: str, *, holds: bool) -> Record:
+def _record(backup: BackupTaken, said: str, *, holds: bool, known: bool = True) -> Record:
     name = backup.manifest or "backup"
-    return Record(name, f"{name}: {said}", backup.at, holds)
+    return Record(name, f"{name}: {said}", backup.at, holds, known)
 
 
 def _described(backup: BackupTaken) -> str:
@@ -161,16 +165,16 @@ def recovery_objectives_met(report: ComplianceReport) -> Answer:
         ("RTO", last.rto_seconds, last.rto_allowed_seconds, stated.rto_seconds),
         ("RPO", last.rpo_seconds, last.rpo_allowed_seconds, stated.rpo_seconds),
     )
-    holds = all(
-        took is not None and allowed is not None and took <= min(allowed, allowed if now is None else now)
+    within = [
+        None if took is None or allowed is None else took <= min(allowed, allowed if now is None else now)
         for _, took, allowed, now in measured
-    )
+    ]
     said = "; ".join(
         f"{name} {lasting(took)}, allowed {lasting(allowed, 'nothing')}"
         + (f", and {lasting(now)} by now" if now is not None and now != allowed else "")
         for name, took, allowed, now in measured
     )
-    return by_records([Record("recovery test", said, last.at, holds)])
+    return by_records([Record("recovery test", said, last.at, all(within), all(within) or False in within)])
 
 
 def passed_test(report: ComplianceReport) -> RecoveryTested | None:

@@ -1,8 +1,9 @@
 """The objectives of the source procedure's sections 2, 7 and 8.3, and what the report concludes from them.
 
 No answer says that a control of NIST SP 800-53 is met: each says whether one statement is true, by the records that
-it names. What nobody recorded is not satisfied: absence is no evidence that something was done. A section is met if
-every objective that applies is satisfied, and there is one; not applicable if there is none.
+it names. What nobody recorded is not satisfied: absence is no evidence that something was done, nor that it was not. A
+section is met if every objective that applies is satisfied, and there is one; not met if a record contradicts one; not
+shown if none does, and something is not on record; not applicable if there is none.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,7 @@ class Assessed:
     """An objective as a report answers it.
 
     Args:
+        shown: whether records decide it, either way; False: it is not on record, or there is nothing to be about.
         applies: False: there is nothing yet that it could be about, as `remark` says.
         remark: what is not on record; empty: the evidence says everything.
     """
@@ -50,6 +52,7 @@ class Assessed:
     title: str
     wanted: str
     satisfied: bool
+    shown: bool
     applies: bool
     evidence: tuple[Record, ...]
     remark: str
@@ -66,6 +69,7 @@ def assessed(report: ComplianceReport) -> Iterator[Assessed]:
             title=each.title,
             wanted=each.wanted,
             satisfied=answer.holds,
+            shown=answer.applies and (answer.holds or any(not each.holds and each.known for each in answer.evidence)),
             applies=answer.applies,
             evidence=answer.evidence,
             remark=answer.remark,
@@ -157,6 +161,7 @@ class Verdict(StrEnum):
 
     MET = "met"
     NOT_MET = "not met"
+    NOT_SHOWN = "not shown"
     NOT_APPLICABLE = "not applicable"
 
 
@@ -209,7 +214,9 @@ def concluded(report: ComplianceReport) -> tuple[Conclusion, ...]:
 def _concluded(section: Section, asked: Sequence[Assessed]) -> Conclusion:
     applying = [each for each in asked if each.applies]
     failed = [each for each in applying if not each.satisfied]
-    verdict = Verdict.NOT_MET if failed else Verdict.MET if applying else Verdict.NOT_APPLICABLE
+    verdict = Verdict.MET if applying else Verdict.NOT_APPLICABLE
+    if failed:
+        verdict = Verdict.NOT_MET if any(each.shown for each in failed) else Verdict.NOT_SHOWN
     records = [record for each in asked for record in each.evidence]
     times = sorted(each.at for each in records)
     return Conclusion(
@@ -234,11 +241,12 @@ def _examined(applying: int, asked: int, records: int) -> str:
 
 
 def _why(asked: Sequence[Assessed], failed: Sequence[Assessed]) -> Iterator[str]:
-    missed: dict[str, list[str]] = {}
-    for each in failed:
-        missed.setdefault(_reasons(each), []).append(f"that {_lower(each.title)}")
-    for reasons, titles in missed.items():
-        yield f"Not shown {', '.join(titles[:-1])}{' and ' if titles[1:] else ''}{titles[-1]}: {reasons}."
+    missed: dict[tuple[str, str], list[str]] = {}
+    for each in sorted(failed, key=lambda each: not each.shown):  # what is false comes before what nobody recorded
+        beginning = "Not true" if each.shown else "Not shown"
+        missed.setdefault((beginning, _reasons(each)), []).append(f"that {_lower(each.title)}")
+    for (beginning, reasons), titles in missed.items():
+        yield f"{beginning} {', '.join(titles[:-1])}{' and ' if titles[1:] else ''}{titles[-1]}: {reasons}."
     holding = [each.title for each in asked if each.applies and each.satisfied]
     if holding and not failed:
         yield f"{'; '.join([holding[0], *map(_lower, holding[1:])])}."

@@ -19,7 +19,8 @@ OSCAL_VERSION = "1.1.3"
 NAMESPACE = "https://keyrotation-pipeline.invalid/oscal"  # a name, not a place
 NOT_CLAIMED = (
     "Only the named records were examined. No finding says that a control is met as a whole; `satisfied` says that "
-    "one sentence is true by these records. What nobody recorded is not satisfied."
+    "one sentence is true by these records. What nobody recorded is not satisfied, with the reason `other`; what a "
+    "record contradicts has the reason `fail`."
 )
 
 CFR = {name: section.cfr for section in SECTIONS for name in section.objectives}
@@ -150,7 +151,7 @@ def _finding(ids: _Ids, objective: Assessed) -> dict[str, Any]:
             "target-id": objective.name,
             "status": {
                 "state": "satisfied" if objective.satisfied else "not-satisfied",
-                "reason": "other" if not objective.applies else "pass" if objective.satisfied else "fail",
+                "reason": "other" if not objective.shown else "pass" if objective.satisfied else "fail",
                 **({"remarks": _remark(objective)} if objective.remark else {}),
             },
         },

@@ -13,7 +13,7 @@ from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.reporting import narrative
 from keyrotation_pipeline.reporting.backup_answers import passed_test
 from keyrotation_pipeline.reporting.compliance import ComplianceReport
-from keyrotation_pipeline.reporting.conclusions import assessed, concluded
+from keyrotation_pipeline.reporting.conclusions import Conclusion, Verdict, assessed, concluded
 from keyrotation_pipeline.reporting.sections import Decided, KeyLife
 from keyrotation_pipeline.templates import render
 
@@ -21,11 +21,13 @@ from keyrotation_pipeline.templates import render
 def render_html(report: ComplianceReport) -> bytes:
     """The report for people and paper; every value is escaped, nothing is loaded from elsewhere."""
     conclusions = concluded(report)
+    sentence, rest = in_one_sentence(conclusions)
     page = render(
         "compliance_report.html.j2",
         report=report,
         conclusions=conclusions,
-        verdicts=Counter(each.verdict for each in conclusions),
+        sentence=sentence,
+        rest=rest,
         objectives=tuple(assessed(report)),
         timeline=timeline(report.keys, report.requests, report.as_of),
         tested=passed_test(report),
@@ -34,6 +36,24 @@ def render_html(report: ComplianceReport) -> bytes:
         say=narrative,
     )
     return page.encode()
+
+
+def in_one_sentence(conclusions: Sequence[Conclusion]) -> tuple[str, tuple[str, ...]]:
+    """The verdict of the whole report in one sentence, and then the sections that it is about, by verdict."""
+    number = Counter(each.verdict for each in conclusions)
+    failed, silent, applying = number[Verdict.NOT_MET], number[Verdict.NOT_SHOWN], len(conclusions)
+    applying -= number[Verdict.NOT_APPLICABLE]
+    rest = tuple(
+        f"{verdict.capitalize()}: {', '.join(each.title for each in conclusions if each.verdict is verdict)}"
+        for verdict in (Verdict.NOT_MET, Verdict.NOT_SHOWN, Verdict.NOT_APPLICABLE)
+        if number[verdict]
+    )
+    if failed:
+        also = f", and {silent} {'is' if silent == 1 else 'are'} not shown" if silent else ""
+        return f"{failed} of {applying} sections {'is' if failed == 1 else 'are'} not met{also}.", rest
+    if silent:
+        return f"Nothing contradicts this report, but {silent} of its {applying} sections are not shown.", rest
+    return f"All {applying} sections that apply are met.", rest
 
 
 def _number(value: float | None) -> str:

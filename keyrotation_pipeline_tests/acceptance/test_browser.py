@@ -22,6 +22,7 @@ from keyrotation_pipeline_tests.acceptance.browsing import (
     open_graph,
     open_ui,
     picture,
+    violations,
 )
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.acceptance.test_up import Ui, checks, running_up, wait_until
@@ -114,5 +115,6 @@ def read_the_report(page: Page, file: Path) -> None:
     page.set_viewport_size(PHONE)
     page.goto(file.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    assert violations(page) == []
     printed = page.pdf(format="A4")
     assert printed.startswith(b"%PDF")

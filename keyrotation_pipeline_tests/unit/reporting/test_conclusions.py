@@ -33,7 +33,7 @@ from keyrotation_pipeline_tests.unit.reporting.test_oscal import (
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
 
 Change = Callable[[ComplianceReport], ComplianceReport]
-MET, NOT_MET, NOT_APPLICABLE = Verdict.MET, Verdict.NOT_MET, Verdict.NOT_APPLICABLE
+MET, NOT_MET, NOT_SHOWN, NOT_APPLICABLE = Verdict.MET, Verdict.NOT_MET, Verdict.NOT_SHOWN, Verdict.NOT_APPLICABLE
 
 
 def of(report: ComplianceReport, name: str) -> Conclusion:
@@ -95,14 +95,14 @@ def test_a_finished_rotation_meets_what_its_records_show() -> None:
     found = verdicts(everything_in_order())
     assert {name for name, verdict in found.items() if verdict is MET} >= {"policy", "keys", "rotations", "recovery"}
     # Nothing records reviews; no log, inventory or authority was configured.
-    assert {name for name, verdict in found.items() if verdict is NOT_MET} >= {"review", "access", "audit", "data"}
+    assert {name for name, verdict in found.items() if verdict is NOT_SHOWN} >= {"review", "access", "audit", "data"}
 
 
 def test_no_rotation_is_in_order_only_as_long_as_it_is_shown_that_none_is_due() -> None:
     assert verdicts(of_a_young_key())["rotations"] is NOT_APPLICABLE
     assert of(of_a_young_key(), "rotations").why == ("No request has begun.", "No rotation is finished.")
     for late in (later(366)(of_a_young_key()), just_initialised()):
-        assert verdicts(late)["rotations"] is NOT_MET
+        assert verdicts(late)["rotations"] is NOT_SHOWN
         assert "no rotation is finished, and it is not shown that none is due" in of(late, "rotations").why[0]
 
 
@@ -126,19 +126,15 @@ def failed_test(report: ComplianceReport) -> ComplianceReport:
 
 
 @pytest.mark.parametrize(("change", "section", "why"), [
-    (one_signature, "rotations", "Not shown that enough officers signed every request that began: rotate"),
-    (one_officer_twice, "rotations", "Not shown that enough officers signed every request that began: rotate"),
+    (one_signature, "rotations", "Not true that enough officers signed every request that began: rotate"),
+    (one_officer_twice, "rotations", "Not true that enough officers signed every request that began: rotate"),
     (no_evidence, "rotations", "retired no key"),
-    (evidence_by_somebody, "rotations", "has incomplete evidence"),
     (found_later, "rotations", "a count found 3 value(s)"),
     (undocumented, "rotations", "has no completed row in key_rotation_audit"),
-    (of_unknown_age, "keys", "Not shown that the age of the key in use is known"),
-    (overdue, "keys", "Not shown that the key in use is within its cryptoperiod"),
-    (later(8), "data", "more than 7 days before"),
-    (later(2), "backups", "Not shown that the newest backup is of the last day"),
-    (in_one_place, "backups", "Not shown that the newest backup was stored in several places"),
-    (unencrypted, "data", "1 unencrypted"), (never_counted, "data", "not counted: large"),
-    (not_all_read, "data", "not read: clients"),
+    (overdue, "keys", "Not true that the key in use is within its cryptoperiod"),
+    (later(2), "backups", "Not true that the newest backup is of the last day"),
+    (in_one_place, "backups", "Not true that the newest backup was stored in several places"),
+    (unencrypted, "data", "1 unencrypted"),
     (failed_test, "recovery", "recovery test from s3: it is damaged"),
     (slow_recovery, "recovery", "RTO 61 s, allowed 60 s"), (loosened, "recovery", "RTO 61 s, allowed 60 s, and"),
     (too_slow_by_now, "recovery", "and 20 s by now"), (unverified_time_stamp, "audit", "no certificate"),
@@ -148,16 +144,30 @@ def test_what_is_wrong_is_not_met_and_said(change: Change, section: str, why: st
     found = of(changed, section)
     assert found.verdict is NOT_MET
     assert any(why in sentence for sentence in found.why), found.why
+    assert found.why[0].startswith("Not true"), "what is false comes before what nobody recorded"
+
+
+@pytest.mark.parametrize(("change", "section", "why"), [
+    (evidence_by_somebody, "rotations", "has incomplete evidence"),
+    (of_unknown_age, "keys", "Not shown that the age of the key in use is known"),
+    (later(8), "data", "more than 7 days before"), (never_counted, "data", "not counted: large"),
+    (not_all_read, "data", "not read: clients"),
+])  # fmt: skip
+def test_what_nobody_recorded_is_not_shown_and_is_not_called_false(change: Change, section: str, why: str) -> None:
+    found = of(change(everything_in_order()), section)
+    assert found.verdict is NOT_SHOWN
+    assert any(why in sentence for sentence in found.why), found.why
+    assert not any(sentence.startswith("Not true") for sentence in found.why)
 
 
 def test_an_incident_whose_stages_or_notices_are_late_is_not_met() -> None:
     report = gather(eventful().pipeline).report
     found = of(report, "incidents")
     assert found.verdict is NOT_MET
-    assert "Not shown that every incident is closed: INC-2026-001 (key exposed) is open" in found.why[0]
+    assert "Not true that every incident is closed: INC-2026-001 (key exposed) is open" in found.why[0]
     assert "due to individuals by" in found.why[1]
     late = of(replace(report, generated_at=report.generated_at + timedelta(days=3)), "incidents")
-    assert "Not shown that incidents were answered in time" in late.why[0]
+    assert "Not true that incidents were answered in time" in late.why[0]
 
 
 def test_reasons_are_cut_after_the_first_and_those_of_one_cause_are_said_once() -> None:

@@ -1,0 +1,41 @@
+"""A report as PDF: by what is installed, in a process that gets nothing of ours, or one sentence."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from keyrotation_pipeline.assembly.pdf import pdf_program, to_pdf
+from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline_tests.programs import needs_chromium
+
+PAGE = b"<!DOCTYPE html><html lang='en'><title>A report</title><style>@page { size: A4 }</style><p>Met</p>"
+
+
+def test_without_a_program_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(KeyRotationError, match="neither is installed here; run `apt-get install chromium`"):
+        pdf_program()
+
+
+def test_a_program_gets_no_secret_and_its_failure_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KEYROTATION_DATABASE_URL", "postgresql://u:secret@db/")
+    program, seen = tmp_path / "weasyprint", tmp_path / "seen"
+    program.write_text(f"#!/bin/sh\nenv > {seen}\ncp $1 $2\n")
+    program.chmod(0o700)
+    assert to_pdf(PAGE, str(program)) == PAGE
+    assert "secret" not in seen.read_text()
+    program.write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(KeyRotationError, match=f"^{program} printed no PDF"):
+        to_pdf(PAGE, str(program))
+
+
+@pytest.mark.extended
+@needs_chromium
+def test_chromium_prints_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{Path(shutil.which('chromium') or '/usr/bin/chromium').parent}:{os.defpath}")
+    printed = to_pdf(PAGE, pdf_program())
+    assert printed.startswith(b"%PDF")
