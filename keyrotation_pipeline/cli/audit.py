@@ -171,7 +171,7 @@ def log(
 
 
 def _line(entry: AuditEntry, *, counts: bool) -> str:
-    about = f"  {entry.request[:12]}" if entry.request else ""
+    about = f"  {entry.request}" if entry.request else ""
     unsigned = "" if counts else "  not signed by the pipeline"
     return f"{entry.seq:>6}  {output.seconds(entry.at)}  {entry.kind}{about}  {entry.actor}{unsigned}"
 

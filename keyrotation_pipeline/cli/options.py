@@ -37,6 +37,7 @@ Config = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.", show_default=False)]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Print the details, too.", show_default=False)]
 Port = Annotated[int, typer.Option("--port", min=1, max=65535, help="Port of the page, on 127.0.0.1.")]
 NoToken = Annotated[
     bool,

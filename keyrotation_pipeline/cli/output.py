@@ -1,6 +1,7 @@
 """Prints the results of commands: text that starts with the database, or one JSON object; progress on stderr.
 
-Whatever is printed may come from outside: hidden characters are printed as escapes.
+Whatever is printed may come from outside: hidden characters are printed as escapes. In text an id of a request is
+printed by its first digits, which commands take for it; JSON, and what `request` prints on stdout, has all of them.
 """
 
 import json
@@ -13,6 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from keyrotation_pipeline.errors import ApprovalError
+from keyrotation_pipeline.model.requests import with_short_ids
 from keyrotation_pipeline.model.visible_text import is_hidden, visible
 
 if TYPE_CHECKING:
@@ -108,7 +110,7 @@ def line(shown: Line = "") -> None:
         case Table():
             _print_table(shown)
         case Text(text, style, indent, whole):
-            for each in [visible(text)] if whole else _lines(text, indent):
+            for each in [_shown(text)] if whole else _lines(text, indent):
                 _print(each, style)
         case str():
             line(Text(shown))
@@ -144,18 +146,39 @@ def show_list(head: Mapping[str, Any], name: str, listed: Iterable[str]) -> None
     sys.stdout.write("\n  ]\n}\n")
 
 
+def show_to_sign(text: bytes) -> None:
+    """Print what officers sign for reading: on a terminal broken between words, and otherwise as `to_sign` does.
+
+    Raises:
+        ApprovalError: as `to_sign`.
+    """
+    if not sys.stdout.isatty():
+        sys.stdout.flush()
+        to_sign(text)
+        sys.stdout.buffer.flush()
+        return
+    _require_visible(text)
+    for paragraph in text.decode().removesuffix("\n").split("\n"):
+        for each in wrapped(paragraph, console().width, indent=2):
+            _print(each, None)
+
+
 def to_sign(text: bytes) -> None:
     """Print the exact bytes that officers sign, in which everybody sees the same.
 
     Raises:
         ApprovalError: the text, which may be read from the database, has hidden characters.
     """
+    _require_visible(text)
+    sys.stdout.buffer.write(text)
+
+
+def _require_visible(text: bytes) -> None:
     if is_hidden(text.decode().replace("\n", "")):
         raise ApprovalError(
             "the text to sign has characters that can hide or reorder others; do not sign it, and run "
             "`keyrotation audit verify`"
         )
-    sys.stdout.buffer.write(text)
 
 
 def minutes(at: datetime | None) -> str:
@@ -190,7 +213,7 @@ def wrapped(text: str, width: int, indent: int | None = None) -> list[str]:
 
 def _lines(text: str, indent: int | None, *, stderr: bool = False) -> list[str]:
     """A text as lines of the terminal; in a pipe or file it stays one."""
-    text = visible(text)
+    text = _shown(text)
     stream = sys.stderr if stderr else sys.stdout
     return wrapped(text, console(stderr=stderr).width, indent) if stream.isatty() else [text]
 
@@ -252,4 +275,8 @@ def _print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _cell(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else visible(str(value))
+    return f"{value:,}" if isinstance(value, int) else _shown(str(value))
+
+
+def _shown(text: str) -> str:
+    return with_short_ids(visible(text))

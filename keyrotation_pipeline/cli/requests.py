@@ -10,12 +10,22 @@ import typer
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.options import Config, Json, OpenRequestId, RequestId, actor, offered_requests, open_walk
+from keyrotation_pipeline.cli.options import (
+    Config,
+    Json,
+    OpenRequestId,
+    RequestId,
+    Verbose,
+    actor,
+    offered_requests,
+    open_walk,
+)
 from keyrotation_pipeline.cli.output import minutes, show
 from keyrotation_pipeline.cli.report import unambiguous_time
 from keyrotation_pipeline.cli.signing import (
     Guide,
     SignatureFile,
+    SigningAs,
     TextToSign,
     duties,
     given_signature,
@@ -61,6 +71,7 @@ def request(
             show_default=False,
         ),
     ] = False,
+    verbose: Verbose = False,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -88,7 +99,7 @@ def request(
                 f"left to people: once approved, materialize its assets in Dagster, partition {opened.target}, "
                 f"beginning with key_version, or run `keyrotation rotate {opened.id}`"
             )
-        lines += [f"rollout: {rule}", *(f"  {line}" for line in how)]
+        lines += [f"rollout: {rule}", *(f"  {line}" for line in how)] if verbose else []
         value = {"database": database, "id": opened.id, "from": str(opened.source), "to": str(opened.target)}
         propose(pipeline, opened, {**value, "rollout": rule, "warnings": warnings}, lines, as_json=as_json)
 
@@ -98,6 +109,7 @@ def approve(
     *,
     text: TextToSign = False,
     signature: SignatureFile = None,
+    officer: SigningAs = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -105,20 +117,20 @@ def approve(
 
     keyrotation approve ID --text | gpg -ab | keyrotation approve ID --signature -
     """
-    content = given_signature(text=text, signature=signature, or_neither=True)
+    content = given_signature(text=text, signature=signature, or_neither=True, officer=officer)
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         request = pipeline.ledger.request(request_id)
         if text:
             output.to_sign(pipeline.ledger.approval_text(request.id))
             return
         if signature is None:
-            guide_to_approve(pipeline, request, as_json=as_json)
+            guide_to_approve(pipeline, request, officer, as_json=as_json)
             return
-        officer, count = add_approval(pipeline, request, content)
+        by, count = add_approval(pipeline, request, content)
         action, database = pipeline.actions[request.action], pipeline.environment.identity().name
         required = authority(pipeline, request).required
-    value = {"id": request.id, "officer": officer, "approvals": count, "approvals_required": required}
-    lines = [f"approved by {officer}: {count} of {required}"]
+    value = {"id": request.id, "officer": by, "approvals": count, "approvals_required": required}
+    lines = [f"approved by {by}: {count} of {required}"]
     if count >= required:
         lines.append(f"next: {action.command(request)}")
     output.show(database, value, lines, as_json=as_json)
@@ -129,6 +141,7 @@ def confirm(
     *,
     text: TextToSign = False,
     signature: SignatureFile = None,
+    officer: SigningAs = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -138,7 +151,7 @@ def confirm(
 
     keyrotation confirm ID --text | gpg -ab | keyrotation confirm ID --signature -
     """
-    content = given_signature(text=text, signature=signature, or_neither=True)
+    content = given_signature(text=text, signature=signature, or_neither=True, officer=officer)
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         walk = pipeline.ledger.walk(request_id)
         if signature is None:
@@ -147,12 +160,13 @@ def confirm(
                 output.to_sign(to_sign)
             else:
                 then, roster = f"keyrotation rotate {walk.id}", require_roster(pipeline)
-                guide(pipeline.environment, Guide("confirm", walk.id, to_sign, roster, (), 1, then), as_json=as_json)
+                shown = Guide("confirm", walk.id, to_sign, roster, (), 1, then, officer)
+                guide(pipeline.environment, shown, as_json=as_json)
             return
-        officer, target = add_confirmation(pipeline, walk, content)
+        by, target = add_confirmation(pipeline, walk, content)
         database = pipeline.environment.identity().name
-    value = {"id": walk.id, "officer": officer, "rollout": str(target.kind)}
-    confirmed = f"confirmed by {officer}: every application instance {target.statement()}"
+    value = {"id": walk.id, "officer": by, "rollout": str(target.kind)}
+    confirmed = f"confirmed by {by}: every application instance {target.statement()}"
     output.show(database, value, [confirmed, f"next: `keyrotation rotate {walk.id}`"], as_json=as_json)
 
 
@@ -200,7 +214,7 @@ def history(*, config: Config = None, as_json: Json = False) -> None:
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         listed, database = past_requests(pipeline.ledger), pipeline.environment.identity().name
     rows = [
-        (past.request.id[:12], f"{past.request.type} {past.request.action}", past.request.source, past.request.target,
+        (past.request.id, f"{past.request.type} {past.request.action}", past.request.source, past.request.target,
          output.minutes(past.request.started_at), "-" if past.seconds is None else f"{past.seconds:,.0f} s",
          "-" if past.rows is None else past.rows, past.outcome)
         for past in listed

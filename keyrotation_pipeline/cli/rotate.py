@@ -11,7 +11,7 @@ from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.backups.backup import BackupMade, back_up_after_rotation
 from keyrotation_pipeline.backups.catalog import BackupContext
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
+from keyrotation_pipeline.cli.options import Config, Json, RequestId, Verbose, actor
 from keyrotation_pipeline.cli.progress import Overall, reporting
 from keyrotation_pipeline.cli.signing import duties
 from keyrotation_pipeline.errors import AtWorkError, BackupError, BlockedError, KeyRotationError
@@ -35,6 +35,7 @@ def rotate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be done next, and do nothing.", show_default=False)
     ] = False,
+    verbose: Verbose = False,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -52,7 +53,7 @@ def rotate(
             if not is_native():
                 output.line(codec_in_use())
         if dry_run:
-            _show_next(pipeline, rotation, through, as_json=as_json)
+            _show_next(pipeline, rotation, through, verbose=verbose, as_json=as_json)
             return
         seconds = _run(pipeline, rotation, through, quiet=as_json)
         rotation = pipeline.ledger.walk(rotation.id)
@@ -66,7 +67,7 @@ def rotate(
             "phases": [{"phase": name, "seconds": round(taken, 3)} for name, taken in seconds.items()],
             "backup": made.made.name if isinstance(made, BackupMade) else None,
         }
-        output.show(None, value, _end(rotation), as_json=as_json)
+        output.show(None, value, _end(rotation, verbose=verbose), as_json=as_json)
     if isinstance(made, BackupError):
         raise made
     if made is not None:
@@ -137,19 +138,22 @@ def _remark(record: StepRecord) -> str:
             return ""
 
 
-def _limits_of_proof(rotation: Walk) -> Iterator[str]:
+def _limits_of_proof(rotation: Walk, *, verbose: bool) -> Iterator[str]:
     """What the retirement of a finished rotation did not search or see, and what it did not read again."""
     if (record := rotation.done(Step.RETIRED_KEY)) is None:
         return
     retired = read(KeyRetired, record.facts)
-    for name, listed in (("not searched", retired.not_searched), ("not seen", retired.not_seen)):
-        if listed:
-            yield f"{name}: {'; '.join(listed)}"
+    if verbose:
+        yield f"not searched: {'; '.join(retired.not_searched)}"
+        yield f"not seen: {'; '.join(retired.not_seen)}"
+    else:
+        places, copies = len(retired.not_searched), len(retired.not_seen)
+        yield f"{places} places were not searched, {copies} kinds of copies not seen: `keyrotation report` names them"
     if retired.unread:
         yield retired.unread
 
 
-def _show_next(pipeline: Pipeline, rotation: Walk, through: Step | None, *, as_json: bool) -> None:
+def _show_next(pipeline: Pipeline, rotation: Walk, through: Step | None, *, verbose: bool, as_json: bool) -> None:
     due, later = _ahead(pipeline, rotation, through)
     reason = runner.pending(Situation(pipeline), rotation)
     waits = None if reason is None else str(reason)
@@ -157,7 +161,7 @@ def _show_next(pipeline: Pipeline, rotation: Walk, through: Step | None, *, as_j
     lines = [f"  due now    nothing, since {through} is done"]
     if due:
         lines = [*(f"  due now    {task}" for task in due), *(f"  later      {step}" for step in later)]
-        lines += [f"  rollout    {rule}", *(f"             {line}" for line in how)]
+        lines += [f"  rollout    {rule}", *(f"             {line}" for line in how)] if verbose else []
         lines += [f"  waits      {waits}"] if waits else []
     value = {"id": rotation.id, "due": due, "later": later, "rollout": rule, "waiting_for": waits}
     output.show(None, value, lines, as_json=as_json)
@@ -175,12 +179,12 @@ def _ahead(pipeline: Pipeline, rotation: Walk, through: Step | None) -> tuple[li
     return [str(task) for task in decision.tasks], later
 
 
-def _end(rotation: Walk) -> Iterator[str]:
+def _end(rotation: Walk, *, verbose: bool) -> Iterator[str]:
     if (phase := phase_of(rotation)) != "finished":
         yield f"next is {phase}: `keyrotation rotate {rotation.id}`"
         return
     yield f"finished: nothing is left under {rotation.source} where it was searched, and its key is archived"
-    yield from _limits_of_proof(rotation)
+    yield from _limits_of_proof(rotation, verbose=verbose)
     if (record := rotation.done(Step.COMPLIANCE_REPORT)) and (text := record.facts.get("post_mortem")):
         yield from ("", *text.split("\n"))
     yield "next: `keyrotation status`, `keyrotation verify`"

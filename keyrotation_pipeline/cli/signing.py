@@ -12,6 +12,7 @@ from keyrotation_pipeline.errors import ApprovalError, BlockedError
 from keyrotation_pipeline.model.approval import Officer, Roster, how_to_sign
 from keyrotation_pipeline.model.fleet import LINES_OF_CODE, RolloutMode
 from keyrotation_pipeline.model.requests import Request, Walk
+from keyrotation_pipeline.model.visible_text import plain_name
 from keyrotation_pipeline.ports.database import DatabaseEnvironment
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.rollout import Rollout
@@ -27,6 +28,11 @@ TextToSign = Annotated[
 ]
 SignatureFile = Annotated[
     str | None, typer.Option("--signature", metavar="FILE", help="Add a detached OpenPGP or SSH signature; - is stdin.")
+]
+
+SigningAs = Annotated[
+    str | None,
+    typer.Option("--as", metavar="NAME", help="Show what this officer types to sign.", show_default=False),
 ]
 
 
@@ -51,7 +57,7 @@ def propose(
     for line in lines:
         output.note(line)
     required = authority(pipeline, request).required
-    sign = f"{required} officer(s) must sign; `keyrotation approve {request.id}` shows each what, and how"
+    sign = f"{required} officer(s) must sign; `keyrotation approve {request.id} --as NAME` shows each what, and how"
     output.note(f"{sign}; then {then}" if then else sign)
     sys.stdout.write(f"{request.id}\n")
 
@@ -69,15 +75,18 @@ def require_signed(pipeline: Pipeline, request: Request) -> None:
         )
 
 
-def guide_to_approve(pipeline: Pipeline, request: Request, *, as_json: bool) -> None:
+def guide_to_approve(pipeline: Pipeline, request: Request, officer: str | None, *, as_json: bool) -> None:
     """Show an officer everything about approving a request.
+
+    Args:
+        officer: the name of the one who asks; None: not given.
 
     Raises:
         ApprovalError, RequestError: no signature would count now.
     """
     text, roster = text_to_sign(pipeline, request)
     then = pipeline.actions[request.action].command(request)
-    shown = Guide("approve", request.id, text, roster, request.approvals, roster.required, then)
+    shown = Guide("approve", request.id, text, roster, request.approvals, roster.required, then, officer)
     guide(pipeline.environment, shown, as_json=as_json)
 
 
@@ -90,6 +99,7 @@ class Guide:
         signed: fingerprints of those who have.
         required: how many must.
         then: what to type when enough have signed.
+        asked_by: the name of the officer who asks; None: not given.
     """
 
     command: str
@@ -99,6 +109,7 @@ class Guide:
     signed: Sequence[str]
     required: int
     then: str
+    asked_by: str | None = None
 
 
 def guide(environment: DatabaseEnvironment, shown: Guide, *, as_json: bool) -> None:
@@ -107,7 +118,8 @@ def guide(environment: DatabaseEnvironment, shown: Guide, *, as_json: bool) -> N
     signed = [roster.name_of(each) or each for each in shown.signed]
     enough = len(signed) >= shown.required
     missing = [each for each in roster.officers if each.fingerprint not in shown.signed]
-    ways = [] if enough else [each for officer in missing for each in _ways(shown, officer)]
+    asking = missing if shown.asked_by is None else [_officer(roster, shown.asked_by)]
+    ways = [] if enough else [each for officer in asking if officer in missing for each in _ways(shown, officer)]
     if as_json:
         value = {"database": database, "id": shown.request, "text": shown.text.decode(), "required": shown.required}
         who = {"signed_by": signed, "missing": [each.name for each in missing], "how_to_sign": ways}
@@ -116,11 +128,13 @@ def guide(environment: DatabaseEnvironment, shown: Guide, *, as_json: bool) -> N
     output.heading(database)
     output.line("Read this whole text; it is what you sign:")
     output.line()
-    sys.stdout.flush()
-    output.to_sign(shown.text)
-    sys.stdout.buffer.flush()
+    output.show_to_sign(shown.text)
     output.line()
     output.line(output.field("signed", f"{', '.join(signed) or 'nobody'} ({shown.required} must)"))
+    if ways and len(asking) > 1:
+        names = ", ".join(each.name for each in asking)
+        output.line(output.field("to sign", f"`keyrotation {shown.command} {shown.request} --as NAME` ({names})"))
+        ways = []
     for way in ways:
         output.line(output.field("to sign", f"{way['officer']}, with the {way['key']}:"))
         output.line(output.Text(f"  {way['command']}", whole=True))
@@ -129,6 +143,14 @@ def guide(environment: DatabaseEnvironment, shown: Guide, *, as_json: bool) -> N
             output.line(output.field("note", note))
     waits = "" if enough else f"once {shown.required - len(signed)} more have signed: "
     output.line(output.field("then", f"{waits}{shown.then}"))
+
+
+def _officer(roster: Roster, name: str) -> Officer:
+    found = [each for each in roster.officers if each.name.casefold() == name.strip().casefold()]
+    if not found:
+        names = ", ".join(each.name for each in roster.officers)
+        raise ApprovalError(f"no officer is called {plain_name(name)}; give one of {names} as --as")
+    return found[0]
 
 
 _NOTES = {
@@ -157,7 +179,9 @@ def duties(rollout: Rollout, walk: Walk) -> Iterator[str]:
             pass
 
 
-def given_signature(*, text: bool, signature: str | None, or_neither: bool = False) -> bytes:
+def given_signature(
+    *, text: bool, signature: str | None, or_neither: bool = False, officer: str | None = None
+) -> bytes:
     """The detached signature in a file, or on standard input where it is named ``-``; empty where `text` is asked for.
 
     Read it before opening a database: the signing program may wait for its user for a while.
@@ -168,6 +192,8 @@ def given_signature(*, text: bool, signature: str | None, or_neither: bool = Fal
     """
     if (text and signature is not None) or not (text or signature or or_neither):
         raise typer.BadParameter("give either --text or --signature FILE", param_hint="--text / --signature")
+    if officer is not None and (text or signature is not None):
+        raise typer.BadParameter("give it alone", param_hint="--as")
     return b"" if signature is None else _signature_in(signature)
 
 

@@ -19,7 +19,7 @@ from keyrotation_pipeline.assembly.home import ui_address
 from keyrotation_pipeline.assembly.host import system_time, wait
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.options import Config, Json, actor
+from keyrotation_pipeline.cli.options import Config, Json, Verbose, actor
 from keyrotation_pipeline.cli.output import field
 from keyrotation_pipeline.errors import DatabaseUnavailableError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -46,13 +46,19 @@ _STYLES = {"blocked": output.BAD, "waits": "yellow"}  # waiting is not a failure
 
 
 def lines(
-    shown: Status, blind_spots: BlindSpots, heartbeats: Sequence[Heartbeat], address: str | None
+    shown: Status,
+    blind_spots: BlindSpots,
+    heartbeats: Sequence[Heartbeat],
+    address: str | None,
+    *,
+    verbose: bool = False,
 ) -> Iterator[output.Line]:
     """The lines below the heading.
 
     Args:
         heartbeats: of Dagster's sensors, the last of each.
         address: of Dagster's UI, without its token; None: not known.
+        verbose: whether everything that is not searched is named, and why the rotation waits in full.
     """
     now = shown.generated_at
     yield ""
@@ -70,11 +76,27 @@ def lines(
     yield field("Audit", f"{shown.audit.seq:,} events, head {shown.audit.hash[:SHOWN_FINGERPRINT_CHARS]}")
     yield ""
     yield from _tables(shown)
-    yield output.Text(f"Not searched: {'; '.join(map(str, blind_spots.unsearched))}", indent=0)
+    yield output.Text(not_searched(blind_spots, verbose=verbose), indent=0)
     yield ""
-    for label, text in _rotation(shown.rotation, conductor_in_words(heartbeats, now, address)):
+    for label, text in _rotation(shown.rotation, conductor_in_words(heartbeats, now, address), verbose=verbose):
         yield field(label, text, _STYLES.get(text.partition(":")[0]))
     yield from _others(shown)
+
+
+def not_searched(blind_spots: BlindSpots, *, verbose: bool) -> str:
+    """How many kinds of places were not searched for undeclared values, or which."""
+    if verbose:
+        return f"Not searched: {'; '.join(map(str, blind_spots.unsearched))}"
+    return f"{len(blind_spots.unsearched)} places were not searched: `keyrotation status --verbose` names them"
+
+
+def _without_repetition(message: str, rotation: RotationStatus | None) -> str:
+    """What needs attention, without the reason that stands with the rotation already."""
+    if rotation is None:
+        return message
+    said = (rotation.blocked_by, None if rotation.pending is None else str(rotation.pending))
+    reason = next((each for each in said if each and message.endswith(each)), "")
+    return message.removesuffix(reason).rstrip(":; ") or message
 
 
 def _proven(shown: Status, now: datetime) -> str:
@@ -96,7 +118,7 @@ def _others(shown: Status) -> Iterator[output.Text]:
     for contact in shown.contacts:
         yield field("Contact", str(contact))
     for message in shown.attention:
-        yield field("Attention", message, output.BAD)
+        yield field("Attention", _without_repetition(message, shown.rotation), output.BAD)
     for message in shown.warnings:
         yield field("Warning", message, "yellow")
 
@@ -157,7 +179,7 @@ def _row(
     return (table.table.name, count.rows, *values, *wrong, fenced, age(count.counted_at, now))
 
 
-def _rotation(rotation: RotationStatus | None, conductor: str | None) -> Iterator[tuple[str, str]]:
+def _rotation(rotation: RotationStatus | None, conductor: str | None, *, verbose: bool) -> Iterator[tuple[str, str]]:
     if rotation is None:
         yield "Rotation", 'none is open; the next begins with `keyrotation request --reason "…"`'
         return
@@ -172,6 +194,8 @@ def _rotation(rotation: RotationStatus | None, conductor: str | None) -> Iterato
         yield "", f"blocked: {rotation.blocked_by}"
     if rotation.waiting_for:
         yield "", f"waits: {rotation.waiting_for}"
+        if verbose and rotation.pending is not None and rotation.pending.details:
+            yield "", rotation.pending.details
     elif conductor and rotation.at_work:
         since = f" since {output.minutes(walk.started_at)} UTC" if walk.started_at else ""
         yield "", f"in progress{since}: Dagster runs it, {conductor}"
@@ -202,6 +226,7 @@ def status(
         ),
     ] = False,
     count: Annotated[bool, typer.Option("--count", help="Count all values again.", show_default=False)] = False,
+    verbose: Verbose = False,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -212,9 +237,9 @@ def status(
         raise typer.Exit(check(partial(_take, config, count=count)))
     declared = settings.load(config)
     with _opened(declared, count=count) as pipeline:
-        shown = _show(pipeline, declared, as_json=as_json)
+        shown = _show(pipeline, declared, verbose=verbose, as_json=as_json)
     if watch:
-        _watch(declared, as_json=as_json)
+        _watch(declared, verbose=verbose, as_json=as_json)
     if exit_code and shown.attention:
         raise typer.Exit(1)
 
@@ -235,7 +260,7 @@ def _take(config: Path | None, *, count: bool) -> Status:
         return status_now(pipeline, declared)
 
 
-def _watch(declared: settings.Settings, *, as_json: bool) -> Never:
+def _watch(declared: settings.Settings, *, verbose: bool, as_json: bool) -> Never:
     """Show it repeatedly; wait for a server that restarts meanwhile, and say that it is unavailable."""
     while True:
         with suppress(psycopg.OperationalError):
@@ -245,7 +270,7 @@ def _watch(declared: settings.Settings, *, as_json: bool) -> Never:
                         pipeline.clock.sleep(WATCH_SECONDS)
                         if sys.stdout.isatty():
                             output.console().clear()
-                        _show(pipeline, declared, as_json=as_json)
+                        _show(pipeline, declared, verbose=verbose, as_json=as_json)
             except DatabaseUnavailableError as error:
                 output.note(f"{output.seconds(system_time())} {error}; trying again")
         wait(WATCH_SECONDS)
@@ -256,18 +281,18 @@ def status_now(pipeline: Pipeline, declared: settings.Settings) -> Status:
     return replace(overview(pipeline, duties=unsettled_in_words(pipeline)), contacts=declared.contact_list)
 
 
-def _show(pipeline: Pipeline, declared: settings.Settings, *, as_json: bool) -> Status:
+def _show(pipeline: Pipeline, declared: settings.Settings, *, verbose: bool, as_json: bool) -> Status:
     shown = status_now(pipeline, declared)
     heading = f"{shown.database}  {output.minutes(shown.generated_at)} UTC"
-    output.show(heading, shown.as_json(), _lines(pipeline, declared, shown), as_json=as_json)
+    output.show(heading, shown.as_json(), _lines(pipeline, declared, shown, verbose=verbose), as_json=as_json)
     sys.stdout.flush()
     return shown
 
 
-def _lines(pipeline: Pipeline, declared: settings.Settings, shown: Status) -> Iterator[output.Line]:
+def _lines(pipeline: Pipeline, declared: settings.Settings, shown: Status, *, verbose: bool) -> Iterator[output.Line]:
     """The text output; only this asks the database for what is not searched."""
     seen, heartbeats = pipeline.environment.blind_spots(), pipeline.heartbeats.last()
-    yield from lines(shown, seen, heartbeats, ui_address(declared.home))
+    yield from lines(shown, seen, heartbeats, ui_address(declared.home), verbose=verbose)
 
 
 class Service(IntEnum):

@@ -1,6 +1,5 @@
 """The one sentence of the console: what the state is, who or what is waited for, and the command that helps."""
 
-import re
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -8,11 +7,10 @@ from enum import StrEnum
 from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.pending import PendingReason
 from keyrotation_pipeline.model.progress import duration
-from keyrotation_pipeline.model.requests import PendingRequest, Request, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.requests import PendingRequest, Request, RequestStatus, Step, Walk, with_short_ids
 from keyrotation_pipeline.model.status import OpenIncident, RotationStatus, Status, in_two
 
 SHOWN_AS_FINISHED = timedelta(days=1)
-_REQUEST_ID = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24}\b")
 STEP_NAMES = {
     Step.KEY_VERSION: "makes and backs up the new key",
     Step.DUAL_KEY_ROLLOUT: "brings the new key to every instance",
@@ -49,11 +47,6 @@ class Headline:
     sentence: str
     command: str | None = None
     detail: str | None = None
-
-
-def with_short_ids(text: str) -> str:
-    """The same with the first eight digits of each request's id, which commands take for it."""
-    return _REQUEST_ID.sub(r"\1", text)
 
 
 def headline(status: Status, last: Request | None) -> Headline:

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.console.headline import headline, with_short_ids
+from keyrotation_pipeline.console.headline import headline
 from keyrotation_pipeline.defs.assets import Asset
 from keyrotation_pipeline.defs.outside_reports import CORRECTED, SEAL, Seal, report_at
 from keyrotation_pipeline.defs.partitions import SITE_RELIABILITY, Naming
@@ -20,7 +20,7 @@ from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.assessing import unsettled_in_words
 from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.progress import duration
-from keyrotation_pipeline.model.requests import PendingRequest, Step
+from keyrotation_pipeline.model.requests import PendingRequest, Step, with_short_ids
 from keyrotation_pipeline.model.status import NO_BACKUP_KNOWN, OpenIncident, RotationStatus, Status
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline

@@ -1,6 +1,7 @@
 """Why a request does not proceed: who is waited for, why, since when, and what helps."""
 
-from collections.abc import Collection, Iterable, Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -11,6 +12,7 @@ from keyrotation_pipeline.model.audit import utc_minute, utc_second
 from keyrotation_pipeline.model.fleet import Confirmation, Gone, Instance, RolloutMode, RolloutTarget, TargetKind
 
 MOST_WORDS = 25
+_COMMAND = re.compile("`[^`]*`")
 
 
 class PendingCode(StrEnum):
@@ -46,9 +48,11 @@ class PendingReason:
 
     Args:
         who: who or what is waited for, such as ``officers``.
-        why: one sentence of at most `MOST_WORDS` words.
-        do: the command that helps, or what to do; empty: nothing helps but time.
+        why: what is the case.
+        do: the command that helps, or what to do; empty: nothing helps but time. Together with `why` it has at most
+            `MOST_WORDS` words, commands apart.
         since: None: not known.
+        details: what else there is to say, for who asks.
     """
 
     code: PendingCode
@@ -56,6 +60,7 @@ class PendingReason:
     why: str
     do: str = ""
     since: datetime | None = None
+    details: str = ""
 
     @classmethod
     def of(cls, code: PendingCode, who: str, message: str) -> Self:
@@ -127,22 +132,19 @@ def _is_older(instance: Instance, nonces: Collection[str] | None) -> bool:
 
 
 def _lagging(lagging: Sequence[Instance], target: RolloutTarget, request: str) -> PendingReason:
-    named = (f"{each.name} ({_reported(each, target)})" for each in lagging)
+    named = [f"{each.name} ({_reported(each, target)})" for each in lagging]
+    rest, do = f": not seen to {target}", f"{_remedy(target)}{_then(request)}"
     return PendingReason(
-        PendingCode.INSTANCES,
-        "instances",
-        _with_names(named, len(lagging), f": not seen to {target}"),
-        f"{_remedy(target)}{_then(request)}",
+        PendingCode.INSTANCES, "instances", _with_names(named, rest, do), do, details=f"{'; '.join(named)}{rest}"
     )
 
 
 def _silent(silent: Sequence[Instance], request: str) -> PendingReason:
-    named = (f"{each.name} (last report {utc_minute(each.reported_at)})" for each in silent)
+    named = [f"{each.name} (last report {utc_minute(each.reported_at)})" for each in silent]
+    rest = ": silent, and not known to have ended"
+    do = f"let an officer confirm its end: `keyrotation confirm {request}`{_then(request)}"
     return PendingReason(
-        PendingCode.SILENT_INSTANCES,
-        "instances",
-        _with_names(named, len(silent), ": silent, and not known to have ended"),
-        f"when it has, an officer says so with `keyrotation confirm {request}`{_then(request)}",
+        PendingCode.SILENT_INSTANCES, "instances", _with_names(named, rest, do), do, details=f"{'; '.join(named)}{rest}"
     )
 
 
@@ -150,8 +152,10 @@ def _no_instances(target: RolloutTarget, request: str) -> PendingReason:
     return PendingReason(
         PendingCode.NO_INSTANCES,
         "instances",
-        f"no application instance reports itself, which does not show that every one {_is_there(target)}",
-        f"have each call attest(engine, key_ring), or an officer `keyrotation confirm {request}`{_then(request)}",
+        f"no application instance reports itself, to show that each {_is_there(target)}",
+        "add `attest()` to each (`keyrotation docs applications`), or let an officer confirm: "
+        f"`keyrotation confirm {request}`{_then(request)}",
+        details=f"asked of every application instance: that it {target.statement()}; none seen does not show it",
     )
 
 
@@ -161,6 +165,7 @@ def _unconfirmed(target: RolloutTarget, request: str) -> PendingReason:
         "officers",
         f"no officer has confirmed yet that every application instance {_is_there(target)}",
         f"`keyrotation confirm {request}`{_then(request)}",
+        details=f"asked of every application instance: that it {target.statement()}",
     )
 
 
@@ -168,11 +173,17 @@ def _is_there(target: RolloutTarget) -> str:
     return "names its primary" if target.kind is TargetKind.NAMES else target.statement()
 
 
-def _with_names(named: Iterable[str], number: int, rest: str) -> str:
+def words(text: str) -> int:
+    """How many words a text has, apart from the commands in it."""
+    return len(_COMMAND.sub("", text).split())
+
+
+def _with_names(named: Sequence[str], rest: str, do: str) -> str:
     """As many names as leave the sentence short enough, and how many more there are; at least one."""
+    number = len(named)
     shown: list[str] = []
     for name in named:
-        if shown and len(f"{', '.join([*shown, name])} and {number} more{rest}".split()) > MOST_WORDS:
+        if shown and words(f"{', '.join([*shown, name])} and {number} more{rest}; {do}") > MOST_WORDS:
             break
         shown.append(name)
     more = f" and {number - len(shown)} more" if number > len(shown) else ""

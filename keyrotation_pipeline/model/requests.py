@@ -13,6 +13,14 @@ from keyrotation_pipeline.model.approval import rendered
 from keyrotation_pipeline.model.audit import instant
 from keyrotation_pipeline.model.fleet import Gone, RolloutTarget
 
+ID_DIGITS, SHOWN_ID_DIGITS = 32, 8
+_ID = re.compile(rf"\b([0-9a-f]{{{SHOWN_ID_DIGITS}}})[0-9a-f]{{{ID_DIGITS - SHOWN_ID_DIGITS}}}\b", re.ASCII)
+
+
+def with_short_ids(text: str) -> str:
+    """The same with the first digits of each request's id, which every command takes for it."""
+    return _ID.sub(r"\1", text)
+
 
 class Step(StrEnum):
     """The walk, in order. Each is a Dagster asset of the same name (`ROWS`: one per table)."""

@@ -133,8 +133,8 @@ def named_by_incident(situation: Situation, version: KeyVersion) -> PendingReaso
         return None
     is_open = incident.status is not IncidentStatus.CLOSED
     prepared = is_open and incident.request is not None
-    emergency = f"sign its emergency with `keyrotation approve {incident.request}`; " if prepared else ""
-    otherwise = f"if it was a false alarm, have officers sign so with `keyrotation incident assess {incident.id}`"
+    emergency = f"sign its emergency: `keyrotation approve {incident.request}`; " if prepared else ""
+    otherwise = f"of a false alarm sign the assessment: `keyrotation incident assess {incident.id}`"
     then = ", and close it" if is_open else ""
     return PendingReason(
         PendingCode.INCIDENT,

@@ -74,10 +74,11 @@ def past_dates(request: Request, renewal: str, now: datetime) -> PendingReason |
     if request.started_at is None and now > request.start_by:
         why, do = f"did not start by {utc_minute(request.start_by)}", "cancel it and request a new one"
     elif now > request.finish_by:
-        why, do = f"was to be finished by {utc_minute(request.finish_by)}, so its signatures no longer count", renewal
+        why, do = f"was to be finished by {utc_minute(request.finish_by)}", renewal
     else:
         return None
-    return PendingReason(PendingCode.EXPIRED, "officers", f"request {request.id} {why}", do)
+    details = "its signatures no longer count"
+    return PendingReason(PendingCode.EXPIRED, "officers", f"request {request.id} {why}", do, details=details)
 
 
 def phase_of(rotation: Walk) -> str:

@@ -127,9 +127,9 @@ def newer_version(situation: Situation, walk: Walk) -> PendingReason | None:
     return PendingReason(
         PendingCode.NEWER_VERSION,
         "an operator",
-        f"the server encrypts with {newest}, which somebody else made, so {walk.action} {walk.id} to {walk.target} "
-        "cannot be finished",
-        "cancel it if it has made no version yet, then request the next one with `keyrotation request`",
+        f"the server encrypts with {newest} already, so {walk.action} {walk.id} to {walk.target} cannot be finished",
+        f"request the next one with `keyrotation request`, after `keyrotation cancel {walk.id}` if this has made none",
+        details=f"somebody else had the server make {newest}",
     )
 
 

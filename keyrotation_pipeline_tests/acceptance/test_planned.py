@@ -14,6 +14,7 @@ from keyrotation_pipeline.cli.commands import app
 from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.model.requests import with_short_ids
 from keyrotation_pipeline_tests.acceptance.nights import Night
 from keyrotation_pipeline_tests.acceptance.test_incident import Clinic, clinic  # noqa: F401
 from keyrotation_pipeline_tests.acceptance.test_reference import typed
@@ -78,7 +79,7 @@ def test_a_planned_rotation_waits_for_its_day_and_is_announced(clinic: Clinic) -
             ["rotate", request, "--dry-run"],
             ["rotate", request, "--dry-run", "--json"],
         ):
-            assert refusal(clinic, *command).startswith(sentence)
+            assert with_short_ids(refusal(clinic, *command)).startswith(with_short_ids(sentence))
         (listed,) = json.loads(clinic.shown("requests", "--json"))
         assert datetime.fromisoformat(listed["not_before"]) == near
         shown = json.loads(clinic.shown("status", "--json"))["rotation"]

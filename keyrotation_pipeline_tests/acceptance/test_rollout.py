@@ -139,7 +139,7 @@ class Site:
         request = opened.stdout.strip()
         guide = self.type(command("uv run keyrotation approve"), ID=request).stdout
         for officer in self.officers[:2]:
-            assert f"to sign   {officer.name}, with the OpenPGP key " in guide
+            assert officer.name in next(each for each in guide.splitlines() if each.startswith("to sign "))
             self.sign("uv run keyrotation approve $ID --text", officer, request)
         return request
 
@@ -252,8 +252,8 @@ def test_a_live_application_that_does_not_report_is_waited_for_and_not_one_reque
     assert application.failures == []
     assert application.requests > seen > 20
     assert "no application instance reports itself" in refusal
-    assert "attest(engine, key_ring)" in refusal
-    assert f"`keyrotation confirm {request}`" in refusal
+    assert "`keyrotation docs applications`" in refusal
+    assert f"`keyrotation confirm {request[:8]}`" in refusal
     status = site.status()
     assert (status["primary"], status["rotation"]["phase"]) == ("v1", "requested")
     assert [key["version"] for key in status["key_versions"]] == ["v1"]

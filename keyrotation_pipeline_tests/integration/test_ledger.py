@@ -192,11 +192,11 @@ def test_of_two_requests_at_once_one_is_refused_by_a_sentence(another: Another) 
 @pytest.mark.parametrize(
     ("beginning", "sentence"),
     [
-        pytest.param("abcde", "at least its first six", id="too short"),
-        pytest.param("zzzzzzzz", "at least its first six", id="not hex"),
-        pytest.param("%%%%%%", "at least its first six", id="a pattern"),
-        pytest.param("abcdef", "more than one", id="ambiguous"),
-        pytest.param("abcdef9", "there is no rotation", id="unknown"),
+        pytest.param("abcde", "the first six or more", id="too short"),
+        pytest.param("zzzzzzzz", "the first six or more", id="not hex"),
+        pytest.param("%%%%%%", "the first six or more", id="a pattern"),
+        pytest.param("abcdef", "2 requests begin with abcdef; give more digits: abcdef", id="ambiguous"),
+        pytest.param("abcdef9", "there is no request", id="unknown"),
     ],
 )
 def test_a_beginning_that_names_no_single_rotation_is_refused(

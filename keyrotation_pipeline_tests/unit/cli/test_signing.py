@@ -29,7 +29,8 @@ def test_the_id_stands_alone_on_stdout(
     printed = capsys.readouterr()
     assert printed.out == f"{request.id}\n"
     assert printed.err.splitlines() == [
-        "clinic: v1 to v2", f"2 officer(s) must sign; `keyrotation approve {request.id}` shows each {ends}",
+        "clinic: v1 to v2",
+        f"2 officer(s) must sign; `keyrotation approve {request.id[:8]} --as NAME` shows each {ends}",
     ]  # fmt: skip
 
 
@@ -63,23 +64,34 @@ BY_SSH = BY_GPG.replace("gpg -u {} -ab", "ssh-keygen -Y sign -n keyrotation-pipe
 
 
 @pytest.mark.parametrize(
-    ("signed", "required", "lines"),
+    ("officer", "signed", "required", "lines"),
     [
         pytest.param(
-            (), 2,
+            None, (), 2,
+            ["signed    nobody (2 must)", "to sign   `keyrotation confirm ID --as NAME` (Ada, Ben, Cem)",
+             "then      once 2 more have signed: keyrotation rotate ID"],
+            id="nobody asks",
+        ),
+        pytest.param(
+            "ADA", (), 2,
             ["signed    nobody (2 must)",
              f"to sign   Ada, with the OpenPGP key {'A' * 40}:", f"  {BY_GPG.format('A' * 40)}",
+             "note      gpg asks for the passphrase of your key, or for the PIN of your card",
+             "then      once 2 more have signed: keyrotation rotate ID"],
+            id="with OpenPGP",
+        ),
+        pytest.param(
+            "Ben", (), 2,
+            ["signed    nobody (2 must)",
              f"to sign   Ben, with the OpenPGP key {'B' * 40}:", f"  {BY_GPG.format('B' * 40)}",
              f"to sign   Ben, with the SSH key {ssh_fingerprint(KEY)}:", f"  {BY_SSH.format('~/.ssh/id_ed25519')}",
-             f"to sign   Cem, with the SSH security key {CEM.fingerprint}:",
-             f"  {BY_SSH.format('~/.ssh/id_ed25519_sk')}",
              "note      gpg asks for the passphrase of your key, or for the PIN of your card",
              "note      after -f name the file with your SSH key; a security key waits for your touch",
              "then      once 2 more have signed: keyrotation rotate ID"],
-            id="nobody has signed",
+            id="with either key",
         ),
         pytest.param(
-            (ADA.fingerprint, BEN.fingerprint), 3,
+            None, (ADA.fingerprint, BEN.fingerprint), 3,
             ["signed    Ada, Ben (3 must)", f"to sign   Cem, with the SSH security key {CEM.fingerprint}:",
              f"  {BY_SSH.format('~/.ssh/id_ed25519_sk')}",
              "note      after -f name the file with your SSH key; a security key waits for your touch",
@@ -87,16 +99,28 @@ BY_SSH = BY_GPG.replace("gpg -u {} -ab", "ssh-keygen -Y sign -n keyrotation-pipe
             id="one is missing",
         ),
         pytest.param(
-            (ADA.fingerprint, BEN.fingerprint), 2, ["signed    Ada, Ben (2 must)", "then      keyrotation rotate ID"],
+            "Cem", (ADA.fingerprint, BEN.fingerprint), 2,
+            ["signed    Ada, Ben (2 must)", "then      keyrotation rotate ID"],
             id="enough have",
+        ),
+        pytest.param(
+            "Ada", (ADA.fingerprint,), 2,
+            ["signed    Ada (2 must)", "then      once 1 more have signed: keyrotation rotate ID"], id="who has signed",
         ),
     ],
 )  # fmt: skip
 def test_the_guide_names_for_each_key_the_line_to_type(
-    world: FakeWorld, signed: Sequence[str], required: int, lines: list[str], capsys: pytest.CaptureFixture[str]
+    world: FakeWorld,
+    officer: str | None,
+    signed: Sequence[str],
+    required: int,
+    lines: list[str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     roster = Roster(required, (ADA, BEN, CEM), ())
-    shown = Guide("confirm", "ID", b"keyrotation-confirmation-v1\n", roster, signed, required, "keyrotation rotate ID")
+    shown = Guide(
+        "confirm", "ID", b"keyrotation-confirmation-v1\n", roster, signed, required, "keyrotation rotate ID", officer
+    )
     guide(world.pipeline.environment, shown, as_json=False)
     printed = capsys.readouterr().out.splitlines()
     text = printed.index("keyrotation-confirmation-v1")
@@ -104,10 +128,15 @@ def test_the_guide_names_for_each_key_the_line_to_type(
     assert printed[text + 2 :] == lines
     guide(world.pipeline.environment, shown, as_json=True)
     found = json.loads(capsys.readouterr().out)
-    assert [f"  {each['command']}" for each in found["how_to_sign"]] == [
-        each for each in lines if each.startswith("  ")
-    ]
+    commands = [f"  {each['command']}" for each in found["how_to_sign"]]
+    assert commands == [each for each in lines if each.startswith("  ")] or (officer is None and len(commands) == 4)
     assert (found["text"], found["required"]) == ("keyrotation-confirmation-v1\n", required)
+
+
+def test_who_is_no_officer_is_told_who_is(world: FakeWorld) -> None:
+    shown = Guide("approve", "ID", b"text\n", Roster(2, (ADA, BEN), ()), (), 2, "x", "Eve")
+    with pytest.raises(ApprovalError, match="no officer is called Eve; give one of Ada, Ben as --as"):
+        guide(world.pipeline.environment, shown, as_json=False)
 
 
 def test_the_guide_shows_no_text_with_hidden_characters(world: FakeWorld) -> None:

@@ -12,8 +12,9 @@ from keyrotation_pipeline.cli import status as status_command
 from keyrotation_pipeline.cli.status import age, conductor_in_words
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.environment import BlindSpots
+from keyrotation_pipeline.model.environment import BlindSpots, Unsearched
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.pending import PendingCode, PendingReason
 from keyrotation_pipeline.model.status import Heartbeat, RotationStatus, Status, TableStatus
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount, TableName
 from keyrotation_pipeline_tests.fakes import fake_pipeline, rotation_of
@@ -132,6 +133,22 @@ def test_a_pipe_gets_each_sentence_in_one_line(capsys: pytest.CaptureFixture[str
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("Attention")] == [
         f"Attention {'word ' * 60}"
     ]
+
+
+def test_why_a_rotation_waits_and_what_is_not_searched_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    reason = PendingReason(PendingCode.NO_INSTANCES, "instances", "no instance reports", "add it", details="at length")
+    rotation = RotationStatus(rotation_of(fake_pipeline()), "requested", 2, 0.0, None, reason, at_work=False)
+    blocked, due = f"rotation x cannot begin: {reason}", f"a rotation was due by May; {reason}"
+    shown = replace(status(), rotation=rotation, attention=(blocked, due, "the newest backup is old"))
+    spots = BlindSpots((Unsearched("logs"), Unsearched("dumps")))
+    for verbose in (False, True):
+        output.show(None, {}, status_command.lines(shown, spots, (), None, verbose=verbose), as_json=False)
+        text = capsys.readouterr().out
+        assert text.count(str(reason)) == 1
+        for each in ("rotation x cannot begin", "a rotation was due by May", "the newest backup is old"):
+            assert f"Attention {each}\n" in text
+        assert ("at length" in text, "Not searched: logs; dumps" in text) == (verbose, verbose)
+        assert ("2 places were not searched" in text) is not verbose
 
 
 @pytest.mark.parametrize(("heartbeats", "reported"), [

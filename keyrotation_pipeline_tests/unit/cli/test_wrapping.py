@@ -84,8 +84,22 @@ def test_sentences_with_a_command_can_be_copied(
 ) -> None:
     sentence = "rotation needs 1 more approval(s) of an officer who is on the roster now; run " * 2
     *_, last = lines = show(by, f"{sentence}`keyrotation approve {ID} --text`")
-    assert last.endswith(f"`keyrotation approve {ID} --text`")
+    assert last.endswith(f"`keyrotation approve {ID[:8]} --text`")
     assert max(map(len, lines)) <= COLUMNS
+
+
+def test_an_id_is_printed_by_the_digits_that_commands_take_for_it(capsys: pytest.CaptureFixture[str]) -> None:
+    whole, other = "5060db83" + "0" * 24, "ab" * 32  # a request's, and a fingerprint
+    output.line(f"  keyrotation approve {whole} --text")
+    output.line(output.Table(("Request",), [(whole,)]))
+    output.note(f"run `keyrotation rotate {whole}`; key {other}")
+    output.refuse(f"rotation {whole}", as_json=True)
+    out, err = capsys.readouterr()
+    assert (out.count("5060db83"), out.count(whole)) == (2, 0)
+    assert err.splitlines() == [
+        f"run `keyrotation rotate 5060db83`; key {other}",
+        f'{{"schema": 1, "error": "rotation {whole}"}}',
+    ]
 
 
 def test_a_command_alone_is_one_line(show: Callable[..., list[str]]) -> None:

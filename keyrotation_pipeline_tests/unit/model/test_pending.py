@@ -1,12 +1,16 @@
 """A reason is short: who is waited for, and what helps."""
 
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.fleet import Confirmation, Gone, Instance, RolloutMode, RolloutTarget, TargetKind
-from keyrotation_pipeline.model.pending import MOST_WORDS, PendingCode, PendingReason, pending_rollout, timed_out
+from keyrotation_pipeline.model.pending import MOST_WORDS, PendingCode, PendingReason, pending_rollout, timed_out, words
+from keyrotation_pipeline.model.requests import RequestStatus
+from keyrotation_pipeline.requests.conductor import decide
+from keyrotation_pipeline_tests.fakes import fake_pipeline, rotation_of
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
 UNCONFIRMED = Confirmation()
@@ -30,7 +34,7 @@ def test_however_many_are_waited_for_the_sentence_stays_short(
 ) -> None:
     found = reason(mode, *instances, kind=kind)
     if found is not None:
-        assert len(found.why.split()) <= MOST_WORDS
+        assert words(str(found)) <= MOST_WORDS
         assert len(found.why) <= 200
         assert "`keyrotation " in found.do
         assert timed_out(str(found), "0" * 32)
@@ -63,3 +67,19 @@ def test_a_message_of_the_program_is_a_reason_with_what_to_do() -> None:
     assert (str(found), found.why, found.do) == (message, "the cluster does not answer", "try again; or ask")
     paused = PendingReason(PendingCode.PAUSED, "an operator", "it is paused", since=AT)
     assert paused.with_since == "it is paused (since 2026-01-05 09:00:00 UTC)"
+
+
+def test_every_reason_of_a_request_is_short() -> None:
+    walk, after = rotation_of(fake_pipeline()), timedelta(days=400)
+    changes = (
+        {"status": RequestStatus.PAUSED},
+        {"status": RequestStatus.CANCELLED},
+        {"approvals": ()},
+        {"not_before": walk.start_by + 2 * after, "start_by": walk.start_by + 3 * after},
+        {"started_at": None},
+        {"started_at": walk.requested_at},
+    )
+    for each in changes:
+        decision = decide(replace(walk, **each), 2, (), 1, walk.finish_by + after)
+        assert decision.pending is not None, each
+        assert words(decision.pending.with_since) <= MOST_WORDS, str(decision.pending)

@@ -21,7 +21,9 @@ from keyrotation_pipeline.model.request_events import (
     Unblocked,
 )
 from keyrotation_pipeline.model.requests import (
+    ID_DIGITS,
     MAY_FOLLOW,
+    SHOWN_ID_DIGITS,
     Request,
     RequestAction,
     RequestStatus,
@@ -118,7 +120,7 @@ class KeyRecords(AuditChain):
                 raise OutOfOrderError(f"{record.version} is still active; it must be deactivated first")
 
 
-_ID_BEGINNING = re.compile(r"[0-9a-f]{6,32}", re.ASCII)
+_ID_BEGINNING = re.compile(rf"[0-9a-f]{{6,{ID_DIGITS}}}", re.ASCII)
 _ONE_AT_A_TIME = frozenset({RequestAction.RECONCILE, RequestAction.POLICY})
 
 
@@ -144,13 +146,14 @@ class RequestRecords(AuditChain):
         beginning = request.strip().lower()
         if not _ID_BEGINNING.fullmatch(beginning):
             raise RequestError(
-                "a rotation is named by its id or at least its first six hex digits; `keyrotation status` shows it"
+                "a request is named by its id, or by the first six or more hex digits of it; `keyrotation requests` "
+                "and `keyrotation history` show them"
             )
         found = [each for each in self.replayed().requests.values() if each.id.startswith(beginning)]
         if not found:
             raise _unknown(beginning)
         if len(found) > 1:
-            raise RequestError(f"more than one rotation begins with {beginning}; give more of its id")
+            raise RequestError(f"{len(found)} requests begin with {beginning}; give more digits: {_distinct(found)}")
         return found[0]
 
     def walk(self, request: str) -> Walk:
@@ -262,6 +265,14 @@ def _place(request: Request) -> str | None:
     return str(request.action) if request.action in _ONE_AT_A_TIME else None
 
 
+def _distinct(requests: Sequence[Request]) -> str:
+    """As many digits of each id as tell them apart, and at least as many as are shown elsewhere."""
+    lengths = range(SHOWN_ID_DIGITS, ID_DIGITS)
+    enough = (length for length in lengths if len({each.id[:length] for each in requests}) == len(requests))
+    length = next(enough, ID_DIGITS)
+    return ", ".join(each.id[:length] for each in requests)
+
+
 def _another() -> RequestError:
     return RequestError(
         "another rotation is not finished yet; `keyrotation status` shows it, finish or cancel it first"
@@ -269,4 +280,4 @@ def _another() -> RequestError:
 
 
 def _unknown(request: str) -> RequestError:
-    return RequestError(f"there is no rotation {request}; `keyrotation status` shows the one that is open")
+    return RequestError(f"there is no request {request}; `keyrotation requests` and `keyrotation history` show all")
