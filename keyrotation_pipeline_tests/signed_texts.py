@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from keyrotation_pipeline.model.approval import rendered, signed_fields
-from keyrotation_pipeline.model.requests import CONFIRMATION_HEADER
+from keyrotation_pipeline.model.signed_summary import CONFIRMATION
 
 
 def with_lines(text: bytes, lines: Mapping[str, str], header: str | None = None) -> bytes:
@@ -14,4 +14,4 @@ def with_lines(text: bytes, lines: Mapping[str, str], header: str | None = None)
 
 def confirmation_of(request: str, rollout: str) -> bytes:
     """The least text that confirms a rollout."""
-    return rendered(CONFIRMATION_HEADER, [("Request", request), ("Rollout", rollout)])
+    return rendered(CONFIRMATION, [("Request", request), ("Rollout", rollout)])

@@ -7,6 +7,7 @@ from typing import Any
 
 from keyrotation_pipeline.audit.events import AuditEntry, Rules, entries
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.approval import header_of
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.audit_state import (
     AuditState,
@@ -17,8 +18,7 @@ from keyrotation_pipeline.model.audit_state import (
     require_lines,
 )
 from keyrotation_pipeline.model.breach import (
-    ASSESSMENT_HEADER,
-    FIRST_ASSESSMENT_HEADER,
+    ASSESSMENT_HEADERS,
     AssessmentSigned,
     BreachAnswers,
     BreachAssessed,
@@ -189,7 +189,7 @@ def _assessed(state: AuditState, entry: AuditEntry, fact: BreachAssessed) -> Non
 def _assessment_signed(state: AuditState, entry: AuditEntry, fact: AssessmentSigned) -> None:
     answers, seq = state.answers.get(fact.incident, (BreachAnswers(), 0))
     text, is_first = fact.text.encode(), is_first_form(fact.text)
-    header = FIRST_ASSESSMENT_HEADER if is_first else ASSESSMENT_HEADER
+    header = header_of(text, ASSESSMENT_HEADERS)
     since = {"Audit event": str(seq)} if is_first else {"Audit head": f"{seq} {state.hash_at(seq)}"}
     decision = require_lines(text, {"Incident": fact.incident, "Answers": answers.digest(), **since}, header).get(
         "Decision", ""

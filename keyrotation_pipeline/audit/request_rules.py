@@ -14,6 +14,7 @@ from keyrotation_pipeline.model.approval import (
     RosterSignature,
     Signature,
     VerifiedSignature,
+    header_of,
     hosts_in,
     left_to_people,
     signed_fields,
@@ -45,7 +46,7 @@ from keyrotation_pipeline.model.request_events import (
     Unblocked,
 )
 from keyrotation_pipeline.model.requests import (
-    CONFIRMATION_HEADER,
+    CONFIRMATION_HEADERS,
     MAY_FOLLOW,
     Request,
     RequestAction,
@@ -189,7 +190,7 @@ def _blocked(state: AuditState, entry: AuditEntry, fact: Blocked | Unblocked) ->
 def _confirmed(state: AuditState, entry: AuditEntry, fact: RolloutConfirmed) -> None:
     walk = state.require_walk(entry.request)
     text = fact.text.encode()
-    require_lines(text, {"Request": walk.id, "Rollout": str(fact.rollout)}, CONFIRMATION_HEADER)
+    require_lines(text, {"Request": walk.id, "Rollout": str(fact.rollout)}, header_of(text, CONFIRMATION_HEADERS))
     state.verified(text, fact.signature, fact.officer, since=walk.requested_at, at=entry.at)
 
 

@@ -15,7 +15,6 @@ from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, IncidentError
 from keyrotation_pipeline.model.approval import rendered
 from keyrotation_pipeline.model.breach import (
-    ASSESSMENT_HEADER,
     EXCLUSIONS,
     AssessmentSigned,
     BreachAnswers,
@@ -24,6 +23,7 @@ from keyrotation_pipeline.model.breach import (
 from keyrotation_pipeline.model.incidents import Incident, IncidentStatus, plain_text
 from keyrotation_pipeline.model.records import json_safe, read
 from keyrotation_pipeline.model.request_events import RosterPinned
+from keyrotation_pipeline.model.signed_summary import ASSESSMENT
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import verified_signature
@@ -100,11 +100,11 @@ def text_to_sign(pipeline: Pipeline, assessment: Assessment) -> bytes:
     decision, answers = assessment.answered or assessment.in_force, enumerate(assessment.answers.lines(), 1)
     seq, _ = assessment.since  # what is signed is anchored at the answers
     return rendered(
-        ASSESSMENT_HEADER,
+        ASSESSMENT,
         (
             ("Incident", assessment.incident.id),
             ("What", assessment.incident.reason),
-            ("Database", pipeline.environment.identity().signed()),
+            ("Database", pipeline.environment.identity().signed(ASSESSMENT)),
             ("Decision", str(decision.outcome)),
             ("Notices", "; ".join(notices_in_words(decision)) or "none"),
             *((f"Answer {number}", f"{name}: {said}") for number, (name, said) in answers),

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from keyrotation_pipeline.errors import ApprovalError
-from keyrotation_pipeline.model.signed_summary import FIRST_APPROVAL, summary
+from keyrotation_pipeline.model.earlier_summaries import FIRST_APPROVAL, SECOND_APPROVAL
+from keyrotation_pipeline.model.signed_summary import APPROVAL, summary
 from keyrotation_pipeline.model.visible_text import is_hidden, plain_name, signed_name
 
-HEADER = "keyrotation-approval-v2"
+# The present header first; texts with an earlier one stay as they are.
+HEADERS = (HEADER := APPROVAL, SECOND_APPROVAL, FIRST_APPROVAL)
 HOSTS = "Hosts"
 SECRETS = "Secrets"
 SIGNER = "Backups signed by"
@@ -324,9 +326,9 @@ def require_plain(name: str, value: str) -> None:
         )
 
 
-def header_of(text: bytes) -> str:
-    """The header of a text for approval: the first one, if it has that; else the present one."""
-    return FIRST_APPROVAL if text.startswith(f"{FIRST_APPROVAL}\n".encode()) else HEADER
+def header_of(text: bytes, headers: Sequence[str] = HEADERS) -> str:
+    """The header of a text for signing, if it is one of these; else the present one, which is the first of them."""
+    return next((each for each in headers if text.startswith(f"{each}\n".encode())), headers[0])
 
 
 def signed_fields(text: bytes, header: str | None = None) -> Mapping[str, str]:

@@ -9,18 +9,19 @@ from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 
 from keyrotation_pipeline.model.audit import EventKind, Fact, instant
+from keyrotation_pipeline.model.earlier_summaries import FIRST_ASSESSMENT, SECOND_ASSESSMENT
 from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.records import Between, as_json
 from keyrotation_pipeline.model.requests import Request, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.signed_summary import ASSESSMENT
 
 ORAL_DELAY_DAYS = 30
-# Texts under the first one name the event of the answers without its hash; they stay valid.
-FIRST_ASSESSMENT_HEADER, ASSESSMENT_HEADER = "keyrotation-assessment-v1", "keyrotation-assessment-v2"
+ASSESSMENT_HEADERS = (ASSESSMENT, SECOND_ASSESSMENT, FIRST_ASSESSMENT)
 
 
 def is_first_form(text: str) -> bool:
-    """Whether the text of an assessment is one of release 0.1.0."""
-    return text.startswith(f"{FIRST_ASSESSMENT_HEADER}\n")
+    """Whether the text of an assessment is one of release 0.1.0, with the event of the answers without its hash."""
+    return text.startswith(f"{FIRST_ASSESSMENT}\n")
 
 
 class Answer(StrEnum):

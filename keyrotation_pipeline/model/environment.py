@@ -6,6 +6,7 @@ What no search reads and what no check sees is listed, too, as officers sign it.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from keyrotation_pipeline.model.earlier_summaries import EARLIER
 from keyrotation_pipeline.model.visible_text import plain_name
 
 
@@ -33,10 +34,12 @@ class DatabaseIdentity:
         """What is shown to people: the address, and the schema where it is not the default one."""
         return f"{self.address}{self._schema}"
 
-    def signed(self) -> str:
-        """The database in the signed text: only what stays the same, however it is reached."""
-        power = "" if self.superuser is None else f", as superuser {self.superuser}, so that code in it has all power"
-        return f"{self.place}{power}"
+    def signed(self, header: str) -> str:
+        """The database in a signed text with this header: only what stays the same, however it is reached."""
+        if self.superuser is None:
+            return self.place
+        power = ", so that code in it has all power" if header in EARLIER else ""
+        return f"{self.place}, as superuser {self.superuser}{power}"
 
     @property
     def place(self) -> str:

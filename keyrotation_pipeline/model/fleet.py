@@ -173,9 +173,17 @@ class RolloutTarget:
         """What is then true for every instance: ``reads v2``, ``writes v2``, ``is without v1``."""
         versions = ", ".join(map(str, self.versions))
         if self.kind is TargetKind.NAMES:
-            return f"writes {versions} for as long as {versions} is named as the primary, whatever newer key it gets"
+            return f"writes {versions} until the program says otherwise, also when it gets a newer key"
         verb = {TargetKind.READS: "reads", TargetKind.WRITES: "writes", TargetKind.WITHOUT: "is without"}[self.kind]
         return f"{verb} {versions}"
+
+    @property
+    def first_statement(self) -> str:
+        """The same in the words of the first confirmations, which never change."""
+        if self.kind is not TargetKind.NAMES:
+            return self.statement()
+        versions = ", ".join(map(str, self.versions))
+        return f"writes {versions} for as long as {versions} is named as the primary, whatever newer key it gets"
 
     def __str__(self) -> str:
         versions = ", ".join(map(str, self.versions))

@@ -11,7 +11,9 @@ from typing import Any
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.model.approval import rendered
 from keyrotation_pipeline.model.audit import instant
+from keyrotation_pipeline.model.earlier_summaries import FIRST_CONFIRMATION
 from keyrotation_pipeline.model.fleet import Gone, RolloutTarget
+from keyrotation_pipeline.model.signed_summary import CONFIRMATION
 
 ID_DIGITS, SHOWN_ID_DIGITS = 32, 8
 _ID = re.compile(rf"\b([0-9a-f]{{{SHOWN_ID_DIGITS}}})[0-9a-f]{{{ID_DIGITS - SHOWN_ID_DIGITS}}}\b", re.ASCII)
@@ -171,7 +173,7 @@ class Walk(Request):
         return None
 
 
-CONFIRMATION_HEADER = "keyrotation-confirmation-v1"
+CONFIRMATION_HEADERS = (CONFIRMATION, FIRST_CONFIRMATION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,7 @@ class ConfirmationText:
         keys: each version of the target with its fingerprint.
         gone: silent instances that the officer says have ended.
         audit_head: seq and hash of the event that began this rollout, which identifies it.
+        header: the present one, or of a stored text the one that it has.
     """
 
     request: str
@@ -191,6 +194,7 @@ class ConfirmationText:
     keys: Sequence[str]
     gone: Sequence[Gone]
     audit_head: tuple[int, str]
+    header: str = CONFIRMATION
 
     def render(self) -> bytes:
         """The canonical text in UTF-8.
@@ -200,11 +204,11 @@ class ConfirmationText:
         """
         seq, head = self.audit_head
         return rendered(
-            CONFIRMATION_HEADER,
+            self.header,
             (
                 ("Request", self.request),
                 ("Rollout", str(self.target.kind)),
-                ("Confirms", f"every application instance {self.target.statement()}"),
+                ("Confirms", f"every application instance {self._statement}"),
                 ("Database", self.database),
                 ("Key store", self.key_store),
                 ("Keys", ", ".join(self.keys)),
@@ -212,6 +216,10 @@ class ConfirmationText:
                 ("Audit head", f"{seq} {head}"),
             ),
         )
+
+    @property
+    def _statement(self) -> str:
+        return self.target.first_statement if self.header == FIRST_CONFIRMATION else self.target.statement()
 
 
 def _named(gone: Gone) -> str:

@@ -40,8 +40,15 @@ LONGEST_INITIATOR_CHARS = 255
 
 
 def approval_text(pipeline: Pipeline, request: Request) -> bytes:
-    """The canonical text of a request, rebuilt from the present facts."""
+    """The canonical text of a request, made of the present facts."""
     return _text(pipeline, request, pipeline.keys.read(), authority(pipeline, request)).render()
+
+
+def is_as_signed(pipeline: Pipeline, request: Request) -> bool:
+    """Whether the text for signing, made again of the present facts, is the stored one."""
+    stored = pipeline.ledger.approval_text(request.id)
+    roster = authority(pipeline, request)
+    return _text(pipeline, request, pipeline.keys.read(), roster, header_of(stored)).render() == stored
 
 
 def authority(pipeline: Pipeline, request: Request) -> Roster:
@@ -182,7 +189,7 @@ def _text(
         request=request.id,
         action=action.name,
         authorises=action.authorises(pipeline, request),
-        database=pipeline.environment.identity().signed(),
+        database=pipeline.environment.identity().signed(header),
         key_store=pipeline.keys.description,
         source=action.source(pipeline, request, stored),
         target=action.target(pipeline, request, stored),

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from keyrotation_pipeline.audit.events import entry_of, recorded
 from keyrotation_pipeline.errors import ApprovalError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.approval import header_of
 from keyrotation_pipeline.model.audit import AuditEvent, EventKind
 from keyrotation_pipeline.model.fleet import Confirmation, Gone, RolloutMode, RolloutTarget, TargetKind
 from keyrotation_pipeline.model.request_events import RolloutConfirmed
-from keyrotation_pipeline.model.requests import ConfirmationText, RequestAction, Step, Walk
+from keyrotation_pipeline.model.requests import CONFIRMATION_HEADERS, ConfirmationText, RequestAction, Step, Walk
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import verified_signature
@@ -105,7 +106,8 @@ def _counting(
 ) -> Iterator[tuple[str, tuple[Gone, ...]]]:
     for each in kept:
         try:
-            text = _text(pipeline, walk, target, each.gone, began).render()
+            header = header_of(each.text.encode(), CONFIRMATION_HEADERS)
+            text = _text(pipeline, walk, target, each.gone, began, header).render()
             _, name = _verified(pipeline, text, bytes.fromhex(each.signature), began)
         except (ApprovalError, ValueError):
             continue  # of another rollout, or no longer valid: ignored
@@ -113,17 +115,23 @@ def _counting(
 
 
 def _text(
-    pipeline: Pipeline, walk: Walk, target: RolloutTarget, gone: tuple[Gone, ...], began: AuditEvent
+    pipeline: Pipeline,
+    walk: Walk,
+    target: RolloutTarget,
+    gone: tuple[Gone, ...],
+    began: AuditEvent,
+    header: str = CONFIRMATION_HEADERS[0],
 ) -> ConfirmationText:
     stored = pipeline.keys.read()
     return ConfirmationText(
         request=walk.id,
         target=target,
-        database=pipeline.environment.identity().signed(),
+        database=pipeline.environment.identity().signed(header),
         key_store=pipeline.keys.description,
         keys=[f"{version} {stored.material(version).fingerprint}" for version in target.versions],
         gone=gone,
         audit_head=(began.seq, began.hash),
+        header=header,
     )
 
 

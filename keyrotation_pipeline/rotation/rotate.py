@@ -20,7 +20,7 @@ from keyrotation_pipeline.ports.backups import BackupVault
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline, StepFunction
 from keyrotation_pipeline.requests import opening
-from keyrotation_pipeline.requests.approvals import approval_text, stored_source
+from keyrotation_pipeline.requests.approvals import approval_text, is_as_signed, stored_source
 from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_walk
 from keyrotation_pipeline.requests.inventory import require_preflight
 from keyrotation_pipeline.requests.roster import require_roster
@@ -297,7 +297,7 @@ def _is_stuck(pipeline: Pipeline, rotation: Walk) -> bool:
     situation = Situation(pipeline)
     if pipeline.clock.now() > rotation.finish_by or newer_version(situation, rotation) or dead_end(situation, rotation):
         return True
-    return pipeline.ledger.approval_text(rotation.id) != approval_text(pipeline, rotation)
+    return not is_as_signed(pipeline, rotation)
 
 
 def present_key(pipeline: Pipeline) -> KeyRecord:

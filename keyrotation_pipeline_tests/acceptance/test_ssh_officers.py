@@ -241,7 +241,7 @@ def test_the_page_leads_an_officer_from_no_key_to_the_first_approval(tmp_path: P
     with opened(tmp_path, server, ben) as office:
         request = office.run("request", "--reason", "yearly rotation").strip()
         guide = typed(block("first-approval").replace("Privacy Officer", "Ben"), ID=request[:6])
-        assert "You are asked to approve a new encryption key for the database" in guide
+        assert "You are asked to allow a new encryption key, called v2, for the database" in guide
         lines = guide.splitlines()
         (mine,) = (place for place, line in enumerate(lines) if line.startswith("to sign   Ben"))
         assert "approved by Ben: 1 of 2" in typed(lines[mine + 1])

@@ -19,7 +19,6 @@ from keyrotation_pipeline.model.approval import HEADER, RosterChange, RosterSign
 from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, Fact, hash_of
 from keyrotation_pipeline.model.audit_state import AuditState
 from keyrotation_pipeline.model.breach import (
-    ASSESSMENT_HEADER,
     NO_NOTICE,
     AssessmentSigned,
     BreachAnswers,
@@ -38,6 +37,7 @@ from keyrotation_pipeline.model.request_events import (
     StatusChanged,
 )
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
+from keyrotation_pipeline.model.signed_summary import ASSESSMENT
 from keyrotation_pipeline_tests.fakes import ROSTER, START, FakeSignatures
 from keyrotation_pipeline_tests.fakes.event_key import signed, verify_event
 from keyrotation_pipeline_tests.signed_texts import confirmation_of, with_lines
@@ -239,7 +239,7 @@ def _other_decision(rng: Random, state: AuditState, incident: str) -> Iterator[F
     decision = rng.choice(sorted(NO_NOTICE))
     lines = (("Incident", incident), ("Database", str(state.place)), ("Decision", decision))
     head = ("Audit head", f"{seq} {state.hash_at(seq)}")
-    text = rendered(ASSESSMENT_HEADER, [*lines, ("Answers", answers.digest()), head]).decode()
+    text = rendered(ASSESSMENT, [*lines, ("Answers", answers.digest()), head]).decode()
     yield AssessmentSigned(incident, rng.choice([ADA, BEN]), FakeSignatures.sign(BEN, text.encode()).hex(), text)
 
 

@@ -268,7 +268,8 @@ class Account:
 
     def _rollout_confirmed(self, _seq: int, body: Body, facts: Body) -> Iterator[str]:
         named = {f"Request: {body['request']}", f"Rollout: {facts['rollout']}"}
-        if not facts["text"].startswith("keyrotation-confirmation-v1\n") or not named <= set(facts["text"].split("\n")):
+        headers = ("keyrotation-confirmation-v1\n", "keyrotation-confirmation-v2\n")
+        if not facts["text"].startswith(headers) or not named <= set(facts["text"].split("\n")):
             yield "confirms something else than its text"
 
     def _key_registered(self, _seq: int, _body: Body, facts: Body) -> Iterator[str]:

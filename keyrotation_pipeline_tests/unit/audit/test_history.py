@@ -15,7 +15,6 @@ from keyrotation_pipeline.model.audit import AuditHead, EventKind
 from keyrotation_pipeline.model.audit_state import MOST_FAULTS
 from keyrotation_pipeline.model.backup_events import BackupKeyPinned, SigningBegun
 from keyrotation_pipeline.model.breach import (
-    ASSESSMENT_HEADER,
     NO_NOTICE,
     AssessmentSigned,
     BreachAnswers,
@@ -39,7 +38,6 @@ from keyrotation_pipeline.model.request_events import (
     TreeLeft,
 )
 from keyrotation_pipeline.model.requests import (
-    CONFIRMATION_HEADER,
     Request,
     RequestAction,
     RequestStatus,
@@ -47,6 +45,7 @@ from keyrotation_pipeline.model.requests import (
     Step,
     Walk,
 )
+from keyrotation_pipeline.model.signed_summary import ASSESSMENT, CONFIRMATION
 from keyrotation_pipeline_tests.contract.ledger_suite import opened_as, rotation, signature_by, step, text_of
 from keyrotation_pipeline_tests.fakes import ROSTER, START, V1, V2, FakeLedger, FakeSignatures
 from keyrotation_pipeline_tests.fakes.event_key import PUBLIC
@@ -322,7 +321,7 @@ def test_a_text_for_another_database_or_other_officers_opens_nothing(ledger: Fak
 
 def test_a_confirmation_or_a_text_of_another_kind_is_no_approval(ledger: FakeLedger) -> None:
     asked = asking(ledger, RequestAction.ROTATE)
-    text = with_lines(text_of(asked, ROSTER), {}, CONFIRMATION_HEADER)
+    text = with_lines(text_of(asked, ROSTER), {}, CONFIRMATION)
     ledger.append(RequestOpened.of(asked, text), asked.id)
     assert newest(ledger, EventKind.REQUEST_OPENED).fault == "has a text that nobody can have signed"
 
@@ -534,7 +533,7 @@ def test_officers_who_signed_different_decisions_have_not_agreed(ledger: FakeLed
     for officer, decision in ((ADA, "notices are due"), (BEN, min(NO_NOTICE))):
         lines = (("Incident", incident), ("Database", str(ledger.replayed().place)), ("Decision", decision))
         head = ("Audit head", f"{answered} {ledger.replayed().hash_at(answered)}")
-        text = rendered(ASSESSMENT_HEADER, [*lines, ("Answers", answers.digest()), head]).decode()
+        text = rendered(ASSESSMENT, [*lines, ("Answers", answers.digest()), head]).decode()
         signature = FakeSignatures.sign(officer, text.encode()).hex()
         ledger.append(AssessmentSigned(incident, officer, signature, text))
     fault = newest(ledger, EventKind.ASSESSMENT_SIGNED).fault

@@ -21,15 +21,15 @@ from keyrotation_pipeline.incidents.handling import close
 from keyrotation_pipeline.incidents.report import incident_report, kept_report, version, versions
 from keyrotation_pipeline.model.approval import Officer, Roster, rendered, signed_fields
 from keyrotation_pipeline.model.breach import (
-    ASSESSMENT_HEADER,
-    FIRST_ASSESSMENT_HEADER,
     AssessmentSigned,
     BreachAnswers,
     Outcome,
 )
+from keyrotation_pipeline.model.earlier_summaries import FIRST_ASSESSMENT
 from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.request_events import RosterPinned
 from keyrotation_pipeline.model.requests import RequestStatus
+from keyrotation_pipeline.model.signed_summary import ASSESSMENT
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline_tests.fakes import ROSTER, FakeSignatures, FakeWorld
@@ -305,9 +305,9 @@ def test_what_was_signed_under_the_first_form_stays_as_it_was(world: FakeWorld, 
     now = assessment_of(world.pipeline, incident)
     assert now.since is not None
     text = text_to_sign(world.pipeline, now)
-    fields = dict(signed_fields(text, ASSESSMENT_HEADER)) | {"Audit event": str(now.since[0])}
+    fields = dict(signed_fields(text, ASSESSMENT)) | {"Audit event": str(now.since[0])}
     del fields["Audit head"]
-    first = rendered(FIRST_ASSESSMENT_HEADER, list(fields.items()))
+    first = rendered(FIRST_ASSESSMENT, list(fields.items()))
     for officer in (BEN, ADA):
         signature = FakeSignatures.sign(officer, first).hex()
         world.ledger.append(AssessmentSigned(incident.id, officer, signature, first.decode()))

@@ -15,7 +15,7 @@ from keyrotation_pipeline.model.approval import (
     require_plain,
     signed_fields,
 )
-from keyrotation_pipeline.model.signed_summary import FIRST_APPROVAL
+from keyrotation_pipeline.model.earlier_summaries import FIRST_APPROVAL, SECOND_APPROVAL
 
 TEXT = ApprovalText(
     request="0123456789abcdef0123456789abcdef",
@@ -36,7 +36,27 @@ TEXT = ApprovalText(
     reason="Annual rotation – Größe, 年次",
 )
 
-GOLDEN = """\
+FIELDS = """\
+Request: 0123456789abcdef0123456789abcdef
+Action: rotate
+Authorises: create v2, distribute, promote, re-encrypt, fence, retire, archive v1
+Database: clinic@db.example, system identifier 7000000000000000001
+Key store: file key store /srv/keys
+From: v1 abababababababababababababababababababababababababababababababab
+To: v2
+Columns: clients.first_name, billing.Invoices.note
+Rollout: none: nobody is asked
+Not searched: bit strings (scans.pixels); logs
+Replicas declared gone: none
+Officers: 2 of "Ada" (AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA), "Ben" (BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB)
+Recipients: "Recovery" (FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF)
+Audit head: 41 cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd
+Start by: 2026-04-01T09:00:00Z
+Finish by: 2026-07-01T09:00:00Z
+Requested by: dba@clinic
+Reason: Annual rotation – Größe, 年次
+"""
+SECOND = f"""\
 keyrotation-approval-v2
 
 You are asked to approve a new encryption key for the database "clinic@db.example, system identifier \
@@ -57,35 +77,44 @@ Requested in the name of "dba@clinic", which nobody has verified.
 The reason as it was given: "Annual rotation – Größe, 年次".
 If you did not expect this, or if anything in it is not right, do not sign, and ask.
 
-Request: 0123456789abcdef0123456789abcdef
-Action: rotate
-Authorises: create v2, distribute, promote, re-encrypt, fence, retire, archive v1
-Database: clinic@db.example, system identifier 7000000000000000001
-Key store: file key store /srv/keys
-From: v1 abababababababababababababababababababababababababababababababab
-To: v2
-Columns: clients.first_name, billing.Invoices.note
-Rollout: none: nobody is asked
-Not searched: bit strings (scans.pixels); logs
-Replicas declared gone: none
-Officers: 2 of "Ada" (AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA), "Ben" (BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB)
-Recipients: "Recovery" (FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF)
-Audit head: 41 cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd
-Start by: 2026-04-01T09:00:00Z
-Finish by: 2026-07-01T09:00:00Z
-Requested by: dba@clinic
-Reason: Annual rotation – Größe, 年次
-"""
+{FIELDS}"""
+GOLDEN = f"""\
+keyrotation-approval-v3
+
+You are asked to allow a new encryption key, called v2, for the database "clinic@db.example" (server number \
+7000000000000000001).
+Who asks: "dba@clinic". Nobody has verified that name.
+Why, as it was given: "Annual rotation – Größe, 年次".
+What happens: applications get the key v2 and write with it from then on. All data in the columns listed below are \
+encrypted again with v2. At the end v1 is taken from the applications, refused by the database, and kept in the archive.
+The key that is replaced: v1 (fingerprint abababababababababababababababababababababababababababababababab). A \
+fingerprint is computed from a key; no two keys share one.
+NOBODY CHECKS whether the applications have v2: one that does not get it in time fails.
+Copies of data in places that nobody searches are not found. The line Not searched names these places.
+What cannot be undone: once applications may write with v2, this can no longer be stopped. Only another request, \
+which officers sign like this one, leads back. No key is destroyed: v1 stays in the archive.
+2 of these officers must sign: "Ada" (AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA), "Ben" \
+(BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB).
+Who can open the backups: "Recovery" (FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF).
+The lines below name each of these things exactly. You sign them, too.
+Before you sign, check: Did somebody whom you know tell you about it? Do those who run the applications know of it? \
+Are database and reason right?
+If too few officers sign by 2026-04-01 09:00:00 UTC, nothing of this happens. After 2026-07-01 09:00:00 UTC your \
+signature no longer counts.
+If you did not expect this, or if anything in it is not right, do not sign, and ask.
+
+{FIELDS}"""
 
 
 def test_the_text_is_these_bytes_and_no_others() -> None:
     assert TEXT.render() == GOLDEN.encode()
+    assert replace(TEXT, header=SECOND_APPROVAL).render() == SECOND.encode()
 
 
 def test_a_date_before_which_nothing_starts_stands_before_the_others() -> None:
     later = replace(TEXT, not_before=datetime(2026, 3, 5, 9, 0, tzinfo=UTC))
-    line, sentence = "Not before: 2026-03-05T09:00:00Z\n", "it begins not before 2026-03-05 09:00:00 UTC, by "
-    expected = GOLDEN.replace("Start by", f"{line}Start by").replace("it begins by ", sentence)
+    line, sentence = "Not before: 2026-03-05T09:00:00Z\n", " It does not begin before 2026-03-05 09:00:00 UTC. After "
+    expected = GOLDEN.replace("Start by", f"{line}Start by").replace(" After ", sentence)
     assert later.render().decode() == expected
 
 
@@ -93,7 +122,7 @@ def test_what_people_carry_out_says_so_before_its_reason() -> None:
     line = "Carried out: by people, in Dagster or by keyrotation rotate; the conductor leaves it\n"
     sentence = "People carry it out step by step; the program starts nothing of it by itself.\n"
     expected = GOLDEN.replace("\nRequested by: ", f"\n{line}Requested by: ").replace(
-        "Requested in", f"{sentence}Requested in"
+        "The lines below", f"{sentence}The lines below"
     )
     assert replace(TEXT, manual=True).render() == expected.encode()
 
@@ -177,7 +206,7 @@ FIRST = replace(TEXT, header=FIRST_APPROVAL, secrets=("alerts.smtp.password in t
 
 
 def test_the_first_form_of_a_text_stays_as_it_was_signed() -> None:
-    assert FIRST.render().decode() == GOLDEN.replace("approval-v2", "approval-v1")
+    assert FIRST.render().decode() == SECOND.replace("approval-v2", "approval-v1")
     assert signed_fields(FIRST.render())["Columns"] == "clients.first_name, billing.Invoices.note"
     names = ("a.b, c.d", "a.n\u0430me", 'a."b"')
     assert b'\nColumns: "a.b\\u002c c.d", a.n\xd0\xb0me, a."b"\n' in replace(FIRST, columns=names).render()

@@ -1,6 +1,7 @@
 """The sentences that officers read: what each action means, and nothing that somebody else could have written."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,9 +13,15 @@ from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE, UNBOUND
 from keyrotation_pipeline.fieldcrypto.search_index import IndexForm
 from keyrotation_pipeline.model.approval import HEADER, Officer, Roster, rendered, signed_fields
-from keyrotation_pipeline.model.breach import ASSESSMENT_HEADER
-from keyrotation_pipeline.model.requests import CONFIRMATION_HEADER, RequestAction
-from keyrotation_pipeline.model.signed_summary import FIRST_APPROVAL, summary
+from keyrotation_pipeline.model.earlier_summaries import (
+    FIRST_APPROVAL,
+    FIRST_ASSESSMENT,
+    FIRST_CONFIRMATION,
+    SECOND_APPROVAL,
+    SECOND_ASSESSMENT,
+)
+from keyrotation_pipeline.model.requests import RequestAction
+from keyrotation_pipeline.model.signed_summary import ASSESSMENT, CONFIRMATION, summary
 from keyrotation_pipeline.model.tables import SearchIndex, TableName
 from keyrotation_pipeline.model.visible_text import plain_name
 
@@ -46,24 +53,29 @@ def said(header: str = HEADER, **lines: str) -> str:
     [
         pytest.param(
             {},
-            ['new encryption key for the database "clinic, system identifier 7"', f"(fingerprint {'ab' * 32}) to v2",
-             "this cannot be cancelled any more", "v1 stays in the archive", "by 2026-04-01 09:00:00 UTC at the latest",
-             'Requested in the name of "dba@clinic"', 'The reason as it was given: "yearly".', '2 of "Ada" (AAAA'],
+            ['a new encryption key, called v2, for the database "clinic" (server number 7)',
+             f"v1 (fingerprint {'ab' * 32})",
+             "this can no longer be stopped", "v1 stays in the archive", "If too few officers sign by 2026-04-01 09:00",
+             'Who asks: "dba@clinic".', 'Why, as it was given: "yearly".', '2 of these officers must sign: "Ada"',
+             "check: Did somebody", "After 2026-07-01 09:00:00 UTC your signature"],
             id="rotate",
         ),
-        pytest.param({"From": V2, "To": "v3"}, [f"{'cd' * 32}) and every older version to v3"], id="older"),
+        pytest.param({"From": V2, "To": "v3"},
+                     [f"v2 (fingerprint {'cd' * 32})", "At the end v2 and every older key is taken from"], id="older"),
         pytest.param(
             {"Incident": "INC-2026-001", "Authorises": "hold v1, v2 compromised, never to be the primary again; end "
              "whatever else runs or is signed, or take it over where it stands if it is to rotate v1 to v3: create v3"},
-            ['EMERGENCY, because of the incident "INC-2026-001"', "v1, v2 counts as compromised", "It ends whatever"],
+            ['EMERGENCY, because of the incident "INC-2026-001"', "v1, v2 counts as known to others",
+             "It ends whatever",
+             "the key that others may know stays in use"],
             id="emergency",
         ),
         pytest.param({"Authorises": f"take over rotate {'0f' * 16} where it stands: create v2"},
                      [f"It takes over the request {'0f' * 16} where that stands"], id="take over"),
         pytest.param(
             {"Action": "rollback", "From": V2, "To": V1, "Authorises": f"end rotation {'0f' * 16} and undo it: …"},
-            ["goes back to an earlier encryption key", f"from v2 (fingerprint {'cd' * 32}) back to v1",
-             f"It ends the rotation {'0f' * 16} and undoes it", "once it has begun, this cannot be cancelled"],
+            ["goes back to an earlier encryption key, called v1", f"from v2 (fingerprint {'cd' * 32}) back to v1",
+             f"It ends the rotation {'0f' * 16} and undoes it", "once it has begun, it can no longer be stopped"],
             id="rollback",
         ),
         pytest.param({"Action": "reconcile", "Authorises": "primary v2; pin again …"},
@@ -79,10 +91,11 @@ def said(header: str = HEADER, **lines: str) -> str:
             id="policy",
         ),
         pytest.param({"Action": "policy", "From": str(BEFORE), "To": str(BEFORE)},
-                     ["the hosts become those in the line Hosts"], id="hosts"),
+                     ["The computers become those in the line Hosts."], id="hosts"),
         pytest.param({"Rollout": "none: nobody is asked"}, ["NOBODY CHECKS whether the applications"], id="no rollout"),
         pytest.param({"Rollout": "attest: …", "Not_searched": "logs"},
-                     ["Writes move only when the applications are seen to have", "nobody searches"], id="attest"),
+                     ["No application writes with v2 before the applications are seen to", "nobody searches"],
+                     id="attest"),
         pytest.param({"Carried_out": "by people"}, ["People carry it out"], id="left to people"),
     ],
 )  # fmt: skip
@@ -108,27 +121,27 @@ def test_a_routine_rotation_says_nothing_of_an_emergency() -> None:
 
 
 def test_the_way_back_to_the_first_generation_says_what_is_lost() -> None:
-    lost = "bound to no column, so that a value copied into another one opens there"
+    lost = "tied to no column, so that a value copied into another column can be read there"
     assert lost in said(Format=UNBOUND)
     second = replace(NATIVE, generation=2).signed()
     assert lost not in said(Format=second)
-    assert "New values are of the second generation" in said(Format=second)
+    assert "New data are written in a newer form, the second generation" in said(Format=second)
 
 
 def test_search_indexes_are_said_to_be_replaced_and_are_no_format_of_values() -> None:
     index = SearchIndex("email", "odd", "even", IndexForm("clients.email")).signed(TableName("public", "clients"))
-    replaced, library = "Search indexes, as the line Format describes them, are computed again", "with its own library"
+    replaced, library = "What applications search by (the indexes in the line Format) is", "with its own library"
     for before, own in (("", False), (f"{FERNET.signed()}; ", True), (f"{UNBOUND}; ", False)):
         text = said(Format=f"{before}{index}")
         assert (replaced in text, library in text) == (True, own)
-    assert "a value copied into another one opens there" in said(Format=f"{UNBOUND}; {index}")
+    assert "a value copied into another column can be read there" in said(Format=f"{UNBOUND}; {index}")
     assert replaced not in said(Format=FERNET.signed())
 
 
 def test_values_that_are_bound_to_rows_and_no_longer_are_said_to_be() -> None:
     second = replace(NATIVE, generation=2).signed()
     row = "clients: values under v3x and later open only in their row, by id"
-    bound, undone = "a value opens only in its own row", "New values open in every row of their column again"
+    bound, undone = "a value can be read only in its own row", "New values can be read in every row of their column"
     assert bound in said(Format=f"{second}; {row}; clients.mail is bound as x")
     assert "the format that the application reads" not in said(Format=row)
     text = said(Format=f"{second}; {row}, and new values are bound to no row")
@@ -138,17 +151,22 @@ def test_values_that_are_bound_to_rows_and_no_longer_are_said_to_be() -> None:
 
 
 def test_a_confirmation_and_an_assessment_say_what_is_stated_and_what_follows() -> None:
-    text = said(CONFIRMATION_HEADER, Confirms="every application instance reads v2", Keys=V2, Gone='"pod" last heard')
+    text = said(CONFIRMATION, Confirms="every application instance reads v2", Keys=V2, Gone='"pod" last heard')
     for each in (
         "every application instance reads v2",
         f"The keys: {V2}",
         'have ended for good: "pod" last heard',
+        "If nobody signs, the change of the key waits",
         "not checked",
     ):
         assert each in text
-    assert "ended for good" not in said(CONFIRMATION_HEADER, Gone="none")
-    text = said(ASSESSMENT_HEADER, Incident="INC-1", What="in a log", Decision="no breach", Notices="none")
-    for each in ('the incident "INC-1" ("in a log")', 'follows from them: "no breach"', 'notified: "none"'):
+    assert "ended for good" not in said(CONFIRMATION, Gone="none")
+    text = said(ASSESSMENT, Incident="INC-1", What="in a log", Decision="no breach", Notices="none")
+    for each in (
+        'the incident "INC-1" ("in a log")',
+        'follows from them: "no breach". By the law this is no breach: nobody',
+        'notified: "none"',
+    ):
         assert each in text
 
 
@@ -175,7 +193,7 @@ def test_an_officers_or_recipients_name_is_not_taken_for_other_people() -> None:
 
 
 def test_a_long_reason_hides_no_sentence_behind_it() -> None:
-    *_, reason, last = summary(HEADER, {**LINES, "Reason": "r" * 1000})
+    _, _, reason, *_, last = summary(HEADER, {**LINES, "Reason": "r" * 1000})
     assert "r" * 1000 in reason
     assert last.endswith("do not sign, and ask.")
 
@@ -184,16 +202,16 @@ def test_a_changed_sentence_makes_the_text_none() -> None:
     text = rendered(HEADER, list(LINES.items()))
     assert signed_fields(text) == LINES
     for before, after in (
-        ("this cannot be cancelled", "this can be cancelled"),
+        ("this can no longer be stopped", "this can be stopped"),
         ("\n\nAction", "\nYou may sign this without reading.\n\nAction"),
         ("You are asked", "You are kindly asked"),
-        ("-v2\n\nYou are", "-v2\nYou are"),
+        ("-v3\n\nYou are", "-v3\nYou are"),
         ("\n\nAction", "\nAction"),
         ("Reason: yearly", "Reason: yearly\n"),
         ("To: v2", "To: v2\nTo: v2"),
         ("To: v2\n", "To: v2\n\n"),
         ("To: v2", "To v2"),
-        ("approval-v2", "approval-v3"),
+        ("approval-v3", "approval-v4"),
     ):
         changed = text.decode().replace(before, after).encode()
         assert changed != text
@@ -201,22 +219,33 @@ def test_a_changed_sentence_makes_the_text_none() -> None:
             signed_fields(changed)
 
 
-def test_the_first_form_of_a_text_never_changes() -> None:
+FROZEN = {
+    FIRST_APPROVAL: "8e7b312bd8e537756faf47b5af139efd4b771b3a7f6c23d227350b8dc7188878",
+    SECOND_APPROVAL: "87b9df4ae89e9b389ff0e054af377397f931762e0370a829329eb5f7a4d9f8d3",
+    FIRST_CONFIRMATION: "a696d2a678e964c87809d59852ce3592f21174f1b6afd8642acd32f478f4b00a",
+    FIRST_ASSESSMENT: "5357aef53b22c57df3ea3c69454abdce7853450a855f34211692535a8b21573e",
+    SECOND_ASSESSMENT: "173bb10fceac36ab855cf3b073d4aafe158c5a089ee0d27e20fe210410c18ab5",
+}
+
+
+@pytest.mark.parametrize(("header", "digest"), FROZEN.items())
+def test_a_text_with_an_earlier_header_never_changes(header: str, digest: str) -> None:
     """Stored texts are rendered again and compared: change what a text says under another header alone."""
     lines = {
         "Request": "0f" * 16,
         "Action": "",
-        "Authorises": "hold v1 compromised, never to be the primary again; create v2",
+        "Authorises": "",
         "Database": "clinic, system identifier 7",
-        "From": '2 of "Ada" (AAAA), "Ben" (BBBB); recipients (FFFF)',
-        "To": '2 of "Ada" (AAAA), "Cem" (CCCC); recipients (FFFF)',
+        "From": "",
+        "To": "",
         "Columns": "a.b",
-        "Format": "native, second generation: x",
-        "Rollout": "attest: y",
+        "Format": "",
+        "Rollout": "",
         "Not searched": "z",
         "Officers": "2 of x",
         "Recipients": "r",
         "Hosts": "h",
+        "Secrets": "s in the file f",
         "Not before": "2026-03-01T09:00:00Z",
         "Start by": "2026-04-01T09:00:00Z",
         "Finish by": "2026-07-01T09:00:00Z",
@@ -224,11 +253,43 @@ def test_the_first_form_of_a_text_never_changes() -> None:
         "Incident": "INC-1",
         "Requested by": "d",
         "Reason": "r",
+        "Confirms": "every application instance reads v2",
+        "Keys": "v2 ab",
+        "Gone": '"pod" last heard of x',
+        "What": "in a log",
+        "Decision": "no breach",
+        "Notices": "none",
     }
-    texts = [
-        rendered(FIRST_APPROVAL, list({**lines, "Action": str(action), "To": to}.items()))
-        for action in [*RequestAction, "other"]
-        for to in (lines["To"], lines["From"])
-    ]
-    digest = hashlib.sha256(b"".join(texts)).hexdigest()
-    assert digest == "4415e2a0fe19b297328a33f09dcdb69eb8ba36f89243bb83cc6bb4878bbf85e5"
+    before = '2 of "Ada" (AAAA), "Ben" (BBBB); recipients (FFFF)'
+    after = '2 of "Ada" (AAAA), "Cem" (CCCC); recipients (FFFF)'
+    row = "clients: values under v3x and later open only in their row, by id"
+    choices = itertools.product(
+        (*("rotate", "rollback", "reconcile", "destroy", "policy", "replace-key"), "other"),
+        (after, before),
+        (
+            *("native, second generation: x", "fernet: y; search index of a in b and c: d", row),
+            f"{row}, and new values are bound to no row",
+        ),
+        ("attest: y", "none: z", "server: q"),
+        (
+            "hold v1 compromised, never to be the primary again; create v2",
+            *(
+                "take over rotate 0f0f where it stands: create v2",
+                "end whatever else runs or is signed, or take it over",
+            ),
+        ),
+    )
+    found = hashlib.sha256()
+    for action, to, form, rollout, said_of in choices:
+        source = before if action == "policy" else "v1 abcd"
+        chosen = {"Action": action, "From": source, "To": to, "Format": form, "Rollout": rollout, "Authorises": said_of}
+        found.update(rendered(header, list({**lines, **chosen}.items())))
+    assert found.hexdigest() == digest
+
+
+def test_a_databases_name_is_not_taken_for_more_than_a_name() -> None:
+    plain = said(Database="clinic, system identifier 7, schema keys, as superuser root")
+    assert 'the database "clinic" (server number 7, schema "keys")' in plain
+    assert 'as the administrator "root"' in plain
+    sly = "x, system identifier 1, as superuser y"
+    assert f'the database "{sly}" (server number 7)' in said(Database=f"{sly}, system identifier 7")

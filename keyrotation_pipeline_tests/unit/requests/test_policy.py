@@ -7,9 +7,9 @@ import pytest
 from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline.errors import ApprovalError, OutOfOrderError, RequestError
 from keyrotation_pipeline.model.approval import HEADER, Officer, Roster, Signature
+from keyrotation_pipeline.model.earlier_summaries import FIRST_APPROVAL, SECOND_APPROVAL
 from keyrotation_pipeline.model.requests import Request, RequestStatus
-from keyrotation_pipeline.model.signed_summary import FIRST_APPROVAL
-from keyrotation_pipeline.requests.approvals import add_approval, require_authorised
+from keyrotation_pipeline.requests.approvals import add_approval, is_as_signed, require_authorised
 from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.requests.policy import (
     change_policy,
@@ -244,7 +244,7 @@ def test_nobody_new_has_a_name_of_several_scripts_and_who_was_pinned_keeps_it(wo
 SECRET = "alerts.smtp.password in the variable SMTP_PASSWORD"
 
 
-@pytest.mark.parametrize("header", [FIRST_APPROVAL, HEADER])
+@pytest.mark.parametrize("header", [FIRST_APPROVAL, SECOND_APPROVAL, HEADER])
 def test_a_request_of_the_first_form_goes_on_whatever_secrets_are_sent_and_one_of_the_present_form_does_not(
     world: FakeWorld, header: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +256,7 @@ def test_a_request_of_the_first_form_goes_on_whatever_secrets_are_sent_and_one_o
         walk = request(world)
     text = world.ledger.approval_text(walk.id)
     assert text.startswith(header.encode())
+    assert is_as_signed(world.pipeline, walk)
     for officer in (ADA, BEN):
         add_approval(world.pipeline, walk, FakeSignatures.sign(officer, text))
     world.pipeline = replace(world.pipeline, secrets=(SECRET,))

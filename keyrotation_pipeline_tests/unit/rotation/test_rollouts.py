@@ -21,6 +21,7 @@ from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.earlier_summaries import FIRST_CONFIRMATION
 from keyrotation_pipeline.model.fleet import (
     Confirmation,
     Gone,
@@ -156,7 +157,9 @@ def test_an_officer_confirms_before_the_key_is_made_and_for_this_request_only(wo
     rotation = approved(world)
     world.rollout.running = (IS_SILENT,)
     text = confirm(world, rotation)
-    assert "Rollout: names\nConfirms: every application instance writes v1 for as long as v1 is named as the" in text
+    assert (
+        "Rollout: names\nConfirms: every application instance writes v1 until the program says otherwise, also" in text
+    )
     assert 'Gone: "web-1" last heard of' in text
     run(world, rotation, Step.KEY_VERSION)
     world.ledger.set_status(rotation.id, RequestStatus.CANCELLED)
@@ -409,6 +412,21 @@ def unconfirmed(world: FakeWorld, rotation: Walk) -> Walk:
     with pytest.raises(BlockedError):
         run(world, rotation)
     return world.ledger.walk(rotation.id)
+
+
+@pytest.mark.parametrize("kind", [TargetKind.NAMES, TargetKind.READS])
+def test_a_confirmation_in_the_words_of_an_earlier_version_still_counts(world: FakeWorld, kind: TargetKind) -> None:
+    walk, world.rollout.running = approved(world), ()
+    if kind is TargetKind.READS:
+        walk = with_key(world, walk)
+    target = target_at(world.pipeline, walk)
+    assert target.kind is kind
+    before = {"Confirms": f"every application instance {target.first_statement}"}
+    text = with_lines(confirmation_text(world.pipeline, walk), before, FIRST_CONFIRMATION)
+    waited = waits(world, walk)
+    world.ledger.append(RolloutConfirmed(kind, (), ADA, FakeSignatures.sign(ADA, text).hex(), text.decode()), walk.id)
+    assert waited
+    assert waits(world, walk) == ""
 
 
 def test_a_confirmation_of_one_rollout_is_none_of_the_next(world: FakeWorld, unconfirmed: Walk) -> None:
