@@ -83,6 +83,21 @@ def open_walk(ledger: Ledger, request_id: str | None) -> Walk:
     return found
 
 
+def chosen_walk(ledger: Ledger, request_id: str | None) -> Walk:
+    """The same, but one of several is never chosen for the operator.
+
+    Raises:
+        RequestError: there is none, or several are open and none is named.
+    """
+    if request_id is not None:
+        return ledger.walk(request_id)
+    walks = [each for each in ledger.requests() if isinstance(each, Walk) and not each.is_over]
+    if len(walks) > 1:
+        each = ", ".join(f"{walk.id} ({walk.kind}, {walk.source} to {walk.target}, {walk.status})" for walk in walks)
+        raise RequestError(f"several are open; give the id of one: {each}")
+    return walks[0] if walks else open_walk(ledger, None)
+
+
 def actor() -> str:
     """The user as the audit names them: ``user@host`` from the operating system, not from an environment variable."""
     try:

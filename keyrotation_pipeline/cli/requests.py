@@ -17,6 +17,7 @@ from keyrotation_pipeline.cli.options import (
     RequestId,
     Verbose,
     actor,
+    chosen_walk,
     offered_requests,
     open_walk,
 )
@@ -306,7 +307,7 @@ def rollback_command(
 def pause(request_id: OpenRequestId = None, *, config: Config = None, as_json: Json = False) -> None:
     """Pause a rotation."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        rotation, database = open_walk(pipeline.ledger, request_id), pipeline.environment.identity().name
+        rotation, database = chosen_walk(pipeline.ledger, request_id), pipeline.environment.identity().name
         control.pause(pipeline.ledger, rotation)
     value = {"database": database, "id": rotation.id, "status": "paused"}
     line = f"rotation {rotation.id} is paused; continue with `keyrotation resume {rotation.id}`"
@@ -316,7 +317,7 @@ def pause(request_id: OpenRequestId = None, *, config: Config = None, as_json: J
 def resume(request_id: OpenRequestId = None, *, config: Config = None, as_json: Json = False) -> None:
     """Resume a paused rotation."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        rotation, database = open_walk(pipeline.ledger, request_id), pipeline.environment.identity().name
+        rotation, database = chosen_walk(pipeline.ledger, request_id), pipeline.environment.identity().name
         control.resume(pipeline.ledger, rotation)
         rotation = pipeline.ledger.walk(rotation.id)
     value = {"database": database, "id": rotation.id, "status": str(rotation.status)}

@@ -1,6 +1,6 @@
 """`scan`: where a database holds encrypted values, in which formats, under which keys. Needs the extra `scan` alone."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -179,8 +179,11 @@ def _what_next(findings: Sequence[Finding]) -> Iterator[output.Line]:
     formats: defaultdict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in findings:
         formats[finding.format, finding.next].append(finding)
+    several = Counter(name for name, _ in formats)
     for (name, message), there in formats.items():
         places = f" ({len(there)} places)" if len(there) > 1 else ""
+        if several[name] > 1:  # then it has to be said which of them is meant
+            places = f" in {_some([name_of(finding.place) for finding in there])}"
         yield output.Text(f"{name}{places}: {message}", indent=2)
         noted: defaultdict[str, list[str]] = defaultdict(list)
         for finding in there:

@@ -84,7 +84,8 @@ required = 2                      # signatures of different officers
 
 # [backup]
 # directory = "backups"           # default: backups in the home
-# recipients = ["officers/recovery.asc"]    # default: the officers' certificates
+# recipients = ["officers/recovery.asc"]    # default: the officers' certificates; with SSH keys alone:
+#     gpg --quick-generate-key Recovery default default 5y && gpg --armor --export Recovery > officers/recovery.asc
 # keep_local_days = 7
 # [backup.s3]
 # bucket = "pazpaz-key-backups"   # versioned; credentials come from boto3's usual places

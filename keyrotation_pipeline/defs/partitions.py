@@ -59,8 +59,13 @@ class Naming:
         return self.name(f"rows__{_plain(str(table), r'[^A-Za-z0-9_]')}")
 
     def name(self, plain: str) -> str:
-        """Of a job, schedule, sensor, op, group, pool or set of partitions: ``backup``, ``rotation_backup``."""
-        return "_".join((*self.prefix, plain))
+        """Of a job, schedule, sensor, op, group, pool or set of partitions: ``backup``, ``rotation_backup``.
+
+        A name that begins with the prefix's last part already is not given it twice: ``rotation_conductor``.
+        """
+        *before, last = self.prefix or ("",)
+        repeated = bool(last) and f"{plain}_".startswith(f"{last}_")
+        return "_".join(filter(None, (*before, "" if repeated else last, plain)))
 
 
 # In our own code location.

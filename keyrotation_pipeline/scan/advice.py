@@ -23,12 +23,14 @@ class Advice:
 
     Args:
         identified_by: how the key of a value is recognised.
-        next: one sentence.
+        next: one sentence, the same for every place of a format where the same can be done.
+        note: what is to be known of the place besides; empty: nothing.
         reads_two_keys: whether an application can read old and new at once.
     """
 
     identified_by: IdentifiedBy
     next: str
+    note: str = ""
     _: KW_ONLY
     reads_two_keys: bool | None
 
@@ -56,6 +58,7 @@ _SALTED = Advice(
 ATTR_ENCRYPTED = "attr_encrypted"
 
 # The sentences hold for what is declared already, too: a scan need not know that.
+_DECLARED = "Inside a column: `keyrotation docs prepare-database` says how it is declared."
 _ROTATED = "keyrotation rotates it in place, without downtime"
 
 
@@ -75,16 +78,15 @@ def _elsewhere(said: formats.Advice) -> Advice:
 
 def _in_place(spec: FormatSpec, said: formats.Advice, declaration: str) -> Advice:
     """Returns by which declaration values are rotated in place."""
-    what, see = ("column", "") if declaration in COLUMNS else ("place", " (`keyrotation docs prepare-database`)")
     if spec.names_versions:
-        sentence = f"Once the {what} is declared in `keyrotation.toml`{see}, {_ROTATED}."
+        sentence = f"Once declared in `keyrotation.toml`, {_ROTATED}."
     else:
         condition = f", where {said.where}" if said.where else ""
         sentence = (
-            f'Once the {what} is declared{see} in a `keyrotation.toml` with `[format] name = "{spec.name}"`'
+            f'Once declared in a `keyrotation.toml` with `[format] name = "{spec.name}"`'
             f"{said.also}, {_ROTATED}{condition} (`keyrotation docs {spec.guide}`)."
         )
-    return Advice(said.identified_by.value, sentence, reads_two_keys=True)
+    return Advice(said.identified_by.value, sentence, "" if declaration in COLUMNS else _DECLARED, reads_two_keys=True)
 
 
 _CITEXT = "citext"  # of an extension, in whatever schema

@@ -178,7 +178,7 @@ def _finding(
     keys = keys or Counter()
     return Finding(
         place, name, tier, found / values, values, tuple(key for key, _ in keys.most_common(_MOST_KEY_IDS)),
-        advice.identified_by, advice.reads_two_keys, advice.next, notes, wrapped,
+        advice.identified_by, advice.reads_two_keys, advice.next, (*notes, *filter(None, [advice.note])), wrapped,
     )  # fmt: skip
 
 

@@ -199,8 +199,8 @@ class File(Section):
         officers = self.approvals.officers
         if officers and not self.backup.recipients and not any(each.certificate for each in officers):
             raise ConfigurationError(
-                "no officer has an OpenPGP certificate, so that nobody could open a backup; name a certificate under "
-                "[backup] recipients"
+                "no officer has an OpenPGP certificate to open backups with; make one, and name it in [backup] "
+                "recipients: `gpg --quick-generate-key Recovery default default 5y`, `gpg --armor --export Recovery`"
             )
         return self
 

@@ -124,11 +124,28 @@ def test_every_name_carries_the_prefix_and_nothing_else_changes() -> None:
         rehearse_nightly=True, timestamps=True, witnesses=True,
     )  # fmt: skip
     # Of a name, or of a key: which of both it is, the line says.
-    plain = re.sub(r"\bsecurity[/_]rotation[/_]", "", snapshot_of(named))
+    prefix = r"\bsecurity[/_]rotation([/_]|\b)"
+    plain, committed = re.sub(prefix, "", snapshot_of(named)), COMMITTED.read_text()
 
-    assert sorted(plain.splitlines()) == sorted(COMMITTED.read_text().splitlines())
+    # A name that begins with rotation_ already has it once.
+    unprefixed = re.sub(r"\brotation(_|\b)", "", plain), re.sub(r"\brotation(_|\b)", "", committed)
+    assert sorted(unprefixed[0].splitlines()) == sorted(unprefixed[1].splitlines())
     bare = [line for line in snapshot_of(named).splitlines() if "security" not in line.split(" | ")[0]]
     assert bare == ["resource keyrotation"]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "plain", "name"),
+    [
+        pytest.param((), "backup", "backup", id="none"),
+        pytest.param(("rotation",), "backup", "rotation_backup", id="in front"),
+        pytest.param(("rotation",), "rotation_conductor", "rotation_conductor", id="there already"),
+        pytest.param(("security", "rotation"), "rotation_calendar", "security_rotation_calendar", id="of two parts"),
+        pytest.param(("rot",), "rotation_conductor", "rot_rotation_conductor", id="a part of a word"),
+    ],
+)
+def test_no_name_has_the_prefix_twice(prefix: tuple[str, ...], plain: str, name: str) -> None:
+    assert Naming(prefix).name(plain) == name
 
 
 def test_a_rotation_runs_to_its_end_inside_another_project(dagster: Dagster, approved: Walk) -> None:

@@ -443,7 +443,7 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
         ),
         pytest.param(
             TABLE + '[[approvals.officers]]\nname = "A"\nssh_key = "a.pub"\n',
-            "no officer has an OpenPGP certificate, so that nobody could open a backup; name a certificate under",
+            "no officer has an OpenPGP certificate to open backups with; make one, and name it in [backup] recipients",
             id="nobody who can open backups",
         ),
         pytest.param(
