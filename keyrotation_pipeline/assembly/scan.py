@@ -6,7 +6,7 @@ from datetime import datetime
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.scan.database import DEFAULT_VALUES, scan
 from keyrotation_pipeline.adapters.postgres.scan.session import connected
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.scan.report import ScanReport
 
@@ -28,7 +28,7 @@ def scan_database(
         ConfigurationError: a schema does not exist.
     """
     with connected(url, setting) as connection:
-        return scan(connection, schemas, values, _to(report))
+        return scan(connection, schemas, values, _to(report), display_name(url))
 
 
 def now() -> datetime:

@@ -4,13 +4,15 @@ import os
 import pwd
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.model.requests import Walk
-from keyrotation_pipeline.ports.ledger import Ledger
+
+if TYPE_CHECKING:  # all of the model, which `scan` starts without
+    from keyrotation_pipeline.ports.ledger import Ledger
 
 
 def offered_requests(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
@@ -71,7 +73,7 @@ IncidentId = Annotated[
 ]
 
 
-def open_walk(ledger: Ledger, request_id: str | None) -> Walk:
+def open_walk(ledger: "Ledger", request_id: str | None) -> Walk:
     """The rotation or rollback of that id; without an id the one that is under way.
 
     Raises:

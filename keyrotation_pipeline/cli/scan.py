@@ -13,8 +13,8 @@ from click.core import ParameterSource
 from keyrotation_pipeline.assembly.scan import DEFAULT_VALUES, now, scan_database
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json
-from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.errors import ConfigurationError, HomeError
+from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.scan.comparison import Comparison, Earlier, NotAScanError, compared, earlier_scan, names_of
 from keyrotation_pipeline.scan.page import page_of
 from keyrotation_pipeline.scan.report import Finding, NotLookedAt, ScanReport, name_of, share_of
@@ -84,7 +84,7 @@ def scan(
         raise ConfigurationError(f"{target} already exists; name another one with --output, or remove it first")
     earlier = None if compare is None else _earlier(compare)
     from_option = context.get_parameter_source("url") is ParameterSource.COMMANDLINE
-    with named_database(url, config, from_option=from_option) as (there, setting), reporting(quiet=as_json) as report:
+    with named_database(url, config, from_option=from_option) as (there, setting), _progress(quiet=as_json) as report:
         found = scan_database(there, setting, report, schema or (), sample)
     changes = None if earlier is None else compared(found, earlier)
     document = {**found.as_json(), **(changes.as_json() if changes else {})}
@@ -123,6 +123,17 @@ def _changes(found: Comparison) -> Iterator[output.Line]:
     )
     yield from (output.Text(f"new: {each}", indent=2) for each in names_of(found.new))
     yield from (output.Text(f"gone: {each}", indent=2) for each in found.gone)
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[Report]:
+    if quiet:
+        yield lambda _: None
+        return
+    from keyrotation_pipeline.cli.progress import reporting  # noqa: PLC0415  JSON does not need rich
+
+    with reporting(quiet=False) as report:
+        yield report
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from keyrotation_pipeline.adapters.postgres.scan.database import scan
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import from_hex
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
 from keyrotation_pipeline_tests.acceptance.documents import documented, refusal
@@ -139,12 +140,36 @@ def test_text_says_the_same_and_shows_no_value(scanned: Scanned) -> None:
     assert list(scanned.folder.path.iterdir()) == [], "nothing is written, no home is made"
 
 
+def test_a_missing_role_is_answered_by_the_sql_that_makes_it(server: Server, tmp_path: Path) -> None:
+    folder, role = Folder(tmp_path, []), f"scanner_{os.getpid()}"
+    with copy_of(server, "template1") as url, psycopg.connect(url, autocommit=True) as connection:
+        reader = make_conninfo(url, user=role)
+        folder.run("scan", "--url", reader, expect=1)
+        assert (
+            f'the server has no role "{role}"; create it (deploy/sql/scan-role.sql), or correct' in folder.printed[-1]
+        )
+        text = (Path(__file__).parents[2] / "deploy/sql/scan-role.sql").read_text()
+        made = re.sub(r"\bscanner\b", role, text).replace("DATABASE clinic", f'DATABASE "{connection.info.dbname}"')
+        connection.execute("CREATE TABLE patients (history text)")
+        connection.execute(made.encode())
+        found = json.loads(folder.run("scan", "--url", reader, "--json"))
+        assert not [each for each in found["not_looked_at"] if "patients" in each]
+        with psycopg.connect(reader) as scanner, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            scanner.execute("INSERT INTO patients VALUES ('x')")
+        connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+
+
+def test_the_database_is_named_as_the_url_names_it(server: Server) -> None:
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        assert scan(connection, ["public"], name="shop@db.example:5432").database == "shop@db.example:5432"
+
+
 def test_a_page_and_what_is_new_since_an_earlier_scan(scanned: Scanned, tmp_path: Path) -> None:
     folder = Folder(tmp_path, [])
-    scan = ("scan", "--url", scanned.url, "--schema", "public")
+    typed = ("scan", "--url", scanned.url, "--schema", "public")
     earlier = dict(scanned.printed, places=scanned.printed["places"][1:])
     (tmp_path / "earlier.json").write_text(json.dumps(earlier))
-    compare = (*scan, "--compare", "earlier.json")
+    compare = (*typed, "--compare", "earlier.json")
     found = documented("scan --compare", folder.run(*compare, "--json", "--fail-on", "new", expect=3))
     assert (found["new"], found["gone"]) == (scanned.printed["places"][:1], [])
     (tmp_path / "earlier.json").write_text(json.dumps(scanned.printed))
@@ -154,9 +179,9 @@ def test_a_page_and_what_is_new_since_an_earlier_scan(scanned: Scanned, tmp_path
     values = [value for entry in FOREIGN for value in entry.values if isinstance(value, str)]
     assert [value for value in values if value.strip() in page] == []
     assert page.count("<h3>public.t") == len({place["table"] for place in scanned.printed["places"]})
-    folder.run(*scan, "--output", "report.html", expect=1)
+    folder.run(*typed, "--output", "report.html", expect=1)
     assert "report.html already exists; name another one with --output" in folder.printed[-1]
-    folder.run(*scan, "--fail-on", "new", expect=2)
+    folder.run(*typed, "--fail-on", "new", expect=2)
     (tmp_path / "earlier.json").write_text("{}")
     folder.run(*compare, expect=1)
     assert "earlier.json is no output of `keyrotation scan --json`: it has no schema 1" in folder.printed[-1]
@@ -168,12 +193,12 @@ def test_the_url_comes_from_the_option_the_variable_or_the_file(scanned: Scanned
         f'database.url = "{scanned.url}"\n[[tables]]\nname = "t00"\ncolumns = ["plain"]\n'
     )
     nowhere = "postgresql://app:hunter2@127.0.0.1:9/nowhere"
-    scan = ("scan", "--schema", "empty")
-    by_variable = json.loads(folder.run(*scan, "--json", KEYROTATION_DATABASE_URL=scanned.url))
+    typed = ("scan", "--schema", "empty")
+    by_variable = json.loads(folder.run(*typed, "--json", KEYROTATION_DATABASE_URL=scanned.url))
     assert by_variable["database"] == scanned.printed["database"]
-    folder.run(*scan, "--url", scanned.url, KEYROTATION_DATABASE_URL=nowhere)
-    folder.run(*scan, "--config", "here.toml", KEYROTATION_DATABASE_URL=nowhere)
-    folder.run(*scan, "--json", expect=1, KEYROTATION_DATABASE_URL=nowhere)
+    folder.run(*typed, "--url", scanned.url, KEYROTATION_DATABASE_URL=nowhere)
+    folder.run(*typed, "--config", "here.toml", KEYROTATION_DATABASE_URL=nowhere)
+    folder.run(*typed, "--json", expect=1, KEYROTATION_DATABASE_URL=nowhere)
     assert refusal(folder.printed[-1]) == (
         "cannot connect to nowhere@127.0.0.1:9: no server answers there; start it, or correct host and port in "
         "KEYROTATION_DATABASE_URL"

@@ -93,19 +93,21 @@ def scan(
     schemas: Sequence[str] = (),
     most_values: int = DEFAULT_VALUES,
     announce: Callable[[str, int, int], None] = lambda *_: None,
+    name: str = "",
 ) -> ScanReport:
     """Scans a database in read-only transactions; leaves the session's settings as they are.
 
     Args:
         schemas: none: all of them.
         most_values: that are read of each column, about.
+        name: of the database, as the URL has it; empty: as the connection has it.
         announce: called with the name of each table before it is read, and how many of how many were read.
 
     Raises:
         ConfigurationError: a schema does not exist.
         DatabaseUnavailableError: the catalog cannot be read, or the connection was lost.
     """
-    name = display_name(connection.info.dsn)
+    name = name or display_name(connection.info.dsn)
     try:
         with reading(connection):
             connection.execute(_LARGE_CATALOG)

@@ -19,6 +19,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import (
 from keyrotation_pipeline.errors import DatabaseUnavailableError
 
 _APPLICATION_NAME = "keyrotation scan"
+_ROLE = "scan-role.sql"
 _CONNECT_SECONDS = 10
 # row_security off: where a policy would run, an error comes instead. constraint_exclusion: it plans constraints.
 # pg_temp last: a pooler's connection may have somebody's temporary tables, which could be named as the catalog's.
@@ -50,7 +51,7 @@ def connected(url: str, setting: str) -> Iterator[Connection]:
             there, autocommit=True, application_name=_APPLICATION_NAME, connect_timeout=_CONNECT_SECONDS
         )
     except psycopg.OperationalError as error:
-        raise refusal_of(error, url, setting) from None
+        raise refusal_of(error, url, setting, _ROLE) from None
     with connection:
         connection.prepare_threshold = None  # a pooler may give each transaction another server connection
         _prepare(connection, url)

@@ -35,7 +35,7 @@ _MESSAGES = (
     (rf"database {_NAME} does not exist",
      'the server has no database "{name}"; create it, or correct the name in {setting}'),
     (rf"role {_NAME} does not exist",
-     'the server has no role "{name}"; create it (deploy/sql/pipeline-role.sql), or correct {setting}'),
+     'the server has no role "{name}"; create it (deploy/sql/{role}), or correct {setting}'),
     (rf"role {_NAME} is not permitted to log in",
      'the role "{name}" may not log in; ALTER ROLE "{name}" LOGIN'),
     (r"failed to resolve host|could not translate host name",
@@ -58,16 +58,19 @@ READ_ONLY = (
 )
 
 
-def refusal_of(error: OperationalError, url: str, setting: str = URL_SETTING) -> DatabaseUnavailableError:
+def refusal_of(
+    error: OperationalError, url: str, setting: str = URL_SETTING, role: str = "pipeline-role.sql"
+) -> DatabaseUnavailableError:
     """Returns the sentence for a refused connection; it names host and database, never the password.
 
     Args:
         setting: where the URL comes from.
+        role: the file of `deploy/sql` that makes the role which connects.
     """
     said = str(error)
     for pattern, message in _MESSAGES:
         if (found := re.search(pattern, said)) is not None:
-            why = message.format(setting=setting, **found.groupdict())
+            why = message.format(setting=setting, role=role, **found.groupdict())
             break
     else:
         lines = said.strip().splitlines() or [type(error).__name__]

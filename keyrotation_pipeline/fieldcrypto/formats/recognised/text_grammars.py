@@ -5,6 +5,7 @@ Every group of a pattern is decoded, and its size is tested: a marker alone reco
 
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
@@ -270,11 +271,15 @@ _WRAPPED = (
 WRITER_OF_PREFIX = {prefix: name for prefix, name, _, _ in _WRAPPED}
 
 
-def _recogniser(grammar: Grammar) -> Callable[[str], Recognised | None]:
-    pattern = re.compile(grammar.pattern, re.ASCII)
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.ASCII)
 
+
+def _recogniser(grammar: Grammar) -> Callable[[str], Recognised | None]:
+    # Compiled when the first value begins so: compiling all takes a part of the time in which a scan starts.
     def recognise(text: str) -> Recognised | None:
-        whole = pattern.fullmatch(text)
+        whole = _compiled(grammar.pattern).fullmatch(text)
         if whole is None:
             return None
         found = [(part, group) for part, group in zip(grammar.parts, whole.groups(), strict=True) if group is not None]
