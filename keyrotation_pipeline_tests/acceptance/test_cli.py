@@ -162,9 +162,8 @@ def fill(url: str, key: KeyMaterial) -> None:
 
 
 @pytest.fixture(scope="session")
-def officers(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoOfficer, DemoOfficer]:
-    directory = tmp_path_factory.mktemp("officers")
-    return DemoOfficer.create(directory, "Security Officer"), DemoOfficer.create(directory, "Privacy Officer")
+def officers(security_officer: DemoOfficer, privacy_officer: DemoOfficer) -> tuple[DemoOfficer, DemoOfficer]:
+    return security_officer, privacy_officer
 
 
 @pytest.fixture

@@ -268,9 +268,10 @@ class Setting:
 
 
 @pytest.fixture(scope="session")
-def officers(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoOfficer, ...]:
-    directory = tmp_path_factory.mktemp("officers")
-    return tuple(DemoOfficer.create(directory, name) for name in ("Security Officer", "Privacy Officer", "Third"))
+def officers(
+    security_officer: DemoOfficer, privacy_officer: DemoOfficer, sealed_officer: DemoOfficer
+) -> tuple[DemoOfficer, ...]:
+    return security_officer, privacy_officer, sealed_officer
 
 
 PLACES = ("file", "AWS JSON", "AWS plain and one secret per version", "Kubernetes Secret")
