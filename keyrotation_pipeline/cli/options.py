@@ -85,7 +85,7 @@ def open_walk(ledger: "Ledger", request_id: str | None) -> Walk:
     return found
 
 
-def chosen_walk(ledger: Ledger, request_id: str | None) -> Walk:
+def chosen_walk(ledger: "Ledger", request_id: str | None) -> Walk:
     """The same, but one of several is never chosen for the operator.
 
     Raises:
