@@ -67,11 +67,15 @@ def test_each_situation_has_its_sentence_above_the_fold_and_nothing_scrolls_side
         folder.run("rotate", request)
         see(page, console, "v1 → v2 finished at ", "finished")
 
-        _, emergency = folder.run(*INCIDENT).splitlines()
+        incident, emergency = folder.run(*INCIDENT).splitlines()
         see(page, console, "Emergency v2 → v3 waits for 2 signatures", "emergency")
         sign(folder, emergency, officers)
         folder.run("rotate", emergency)
         see(page, console, "Incident INC-", "incident")
+        for path in (f"requests/{request}", f"requests/{emergency}", f"incidents/{incident}"):
+            page.goto(f"{console.url}/console/{path}")
+            assert violations(page) == []
+            assert page.evaluate("document.documentElement.scrollWidth") <= SIZES["phone"]["width"]
 
 
 def test_the_page_holds_no_key_value_or_ciphertext_and_refuses_whoever_has_no_token(tmp_path: Path) -> None:
