@@ -42,7 +42,11 @@ _LONGEST_PREFIX = 48
 _CLOSING_OF = {"(": ")", "{": "}"}
 _CLOSING = "]})>\"';!"
 _CHARACTER = "[A-Za-z0-9+/_=-]"
-_PARTS = re.compile(rf"({_CHARACTER}{{16,}}+)([:.|$,;*])({_CHARACTER}{{2,}}+)(?:\2({_CHARACTER}{{2,}}+))?\Z")
+_SEPARATORS = ":.|$,;*"
+_PARTS = re.compile(rf"({_CHARACTER}{{16,48}}+)([{_SEPARATORS}])({_CHARACTER}{{2,}}+)(?:\2({_CHARACTER}{{2,}}+))?\Z")
+# An iv of 16 bytes at the end, in base64 and hex; the separator stands before so many characters.
+_IV_LAST = re.compile(rf"({_CHARACTER}{{2,}}+)([{_SEPARATORS}])({_CHARACTER}{{22,32}}+)()\Z")
+_IV_LAST_AT = (-25, -33, -23)
 _IV_BYTES, _TAG_BYTES = (12, 16, 24), 16
 _PREFIX_IN_BYTES = re.compile(rb"(?:%b){1,%d}" % (_PREFIX.pattern.encode("ascii"), _MOST_PREFIXES))
 # Prefixes of what is no ciphertext: passwords' hashes name their algorithm, and tokens their version.
@@ -164,6 +168,8 @@ def _read_encoded(encoding: str, raw: bytes, characters: str, depth: int) -> Rea
 def _read_parts(text: str) -> Reading | None:
     """Reads ``iv:ciphertext`` and ``iv:tag:ciphertext`` (in any order of these), in hex or base64, by any separator."""
     match = _PARTS.match(text)
+    if match is None and len(text) > _LONGEST_PREFIX and any(text[at] in _SEPARATORS for at in _IV_LAST_AT):
+        match = _IV_LAST.match(text)
     if match is None:
         return None
     parts = [part for part in (match[1], match[3], match[4]) if part]

@@ -105,7 +105,7 @@ def _with_shared_prefixes(readings: Sequence[Reading]) -> list[Reading]:
 
 def _behind_heads(group: Sequence[Reading]) -> list[Reading]:
     """Returns the values without what all of them begin and end with, as with a version; none where that is nothing."""
-    raws = list({reading.raw for reading in group})
+    raws = list({reading.raw for reading in group[: statistics.MOST_VALUES]})
     if len(raws) < FEWEST_VALUES or any(raw.startswith(_MAGIC) for raw in raws):
         return []
     start, end = heads.shared_head(raws), heads.shared_tail(raws)

@@ -45,12 +45,13 @@ class Recognised:
 OfText = Callable[[str], Recognised | None]
 OfBytes = Callable[[bytes], Recognised | None]
 
-# Every recogniser by the names of its formats; and by the first character, in the order in which they are tried.
+# Every recogniser by the names of its formats; and by the first character, or the first two, in the order in which they
+# are tried.
 RECOGNISERS: Final[dict[str, OfText | OfBytes]] = {}
 OF_TEXT: Final[dict[str, list[tuple[str, OfText]]]] = {}
 OF_BYTES: Final[dict[bytes, list[tuple[bytes, OfBytes]]]] = {}
 # They begin with any character.
-OF_TEXT_CONTAINING: Final[list[tuple[str, OfText]]] = []
+OF_TEXT_CONTAINING: Final[dict[str, list[OfText]]] = {}
 # They end so.
 OF_BYTES_ENDING: Final[list[tuple[bytes, OfBytes]]] = []
 ADVICE: Final[dict[str, Advice]] = {}
@@ -68,9 +69,9 @@ def in_text(
     def enter(recognise: OfText) -> OfText:
         _enter(names, recognise, advice, behind)
         for start in starts:
-            OF_TEXT.setdefault(start[:1], []).append((start, recognise))
+            OF_TEXT.setdefault(start[:2], []).append((start, recognise))
         if contains:
-            OF_TEXT_CONTAINING.append((contains, recognise))
+            OF_TEXT_CONTAINING.setdefault(contains, []).append(recognise)
         return recognise
 
     return enter

@@ -38,12 +38,17 @@ def known_advice(name: str) -> Advice | None:
 
 def recognise_text(text: str) -> Recognised | None:
     """Returns the format of a text without white space around it."""
-    for start, recognise in OF_TEXT.get(text[:1], ()):
+    for start, recognise in OF_TEXT.get(text[:2]) or ():
         if text.startswith(start) and (found := recognise(text)) is not None:
             return found
-    for inside, recognise in OF_TEXT_CONTAINING:
-        if inside in text and (found := recognise(text)) is not None:
+    for start, recognise in OF_TEXT.get(text[:1]) or ():
+        if text.startswith(start) and (found := recognise(text)) is not None:
             return found
+    for inside, recognisers in OF_TEXT_CONTAINING.items():
+        if inside in text:
+            for recognise in recognisers:
+                if (found := recognise(text)) is not None:
+                    return found
     return None
 
 

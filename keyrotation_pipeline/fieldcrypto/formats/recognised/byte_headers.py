@@ -23,7 +23,6 @@ _SHORTEST_PROTECTED_BYTES = 4 + 16 + 16 + 12 + 16
 @in_bytes(
     "aspnet-data-protection",
     starts=(_DATA_PROTECTION,),
-    behind="CfDJ8",
     advice=Advice(
         identified_by=_MARKER,
         steps="its key ring keeps expired keys for reading, so make a new default key and protect every value again",
@@ -44,7 +43,6 @@ _SHORTEST_DEFUSE_BYTES = 4 + 32 + 16 + 32
 @in_bytes(
     "defuse",
     starts=(b"\xde\xf5\x02\x00",),
-    behind="def50200",
     advice=Advice(identified_by=_DECRYPT, one_key="Defuse", source="defuse/php-encryption src/Core.php (0455be5a4658)"),
 )
 def defuse(raw: bytes) -> Recognised | None:
@@ -59,7 +57,6 @@ _SHORTEST_HALITE_BYTES = 4 + 32 + 24 + 32
 @in_bytes(
     "halite",
     starts=tuple(bytes((0x31, 0x42, version)) for version in range(2, 6)),
-    behind="MUI[CDEF]",
     advice=Advice(identified_by=_DECRYPT, one_key="Halite", source="paragonie/halite src/Halite.php (0120005d600d)"),
 )
 def halite(raw: bytes) -> Recognised | None:
@@ -73,7 +70,6 @@ _FIELDS, _SYMMETRIC_HEAD_BYTES = (0x40, 0x20, 0x10), 6
 @in_bytes(
     "symmetric-encryption",
     starts=(b"@EnC",),
-    behind="QEVuQ",
     advice=Advice(
         identified_by=_MARKER,
         steps="its configuration lists ciphers by version, so add one first in the list, then save every value again",
@@ -102,14 +98,14 @@ _AGE_ADVICE = Advice(
 )
 
 
-@in_bytes("age", starts=(_AGE,), behind="YWdlLWVuY3J5cHRpb24ub3JnL3Yx", advice=_AGE_ADVICE)
+@in_bytes("age", starts=(_AGE,), advice=_AGE_ADVICE)
 def age(raw: bytes) -> Recognised | None:
     """Recognises age: ``age-encryption.org/v1``, stanzas of recipients, ``---`` and a MAC, then nonce16 and chunks."""
     head, mac, rest = raw.partition(b"\n--- ")
     return Recognised("age") if mac and head.count(b"-> ") and len(rest) > 43 + 1 + 16 + 16 else None
 
 
-@in_text("age-armor", starts=(_AGE_ARMOR,), behind="-----BEGIN AGE", advice=_AGE_ADVICE)
+@in_text("age-armor", starts=(_AGE_ARMOR,), advice=_AGE_ADVICE)
 def age_armor(text: str) -> Recognised | None:
     """Recognises age in its armor: ``-----BEGIN AGE ENCRYPTED FILE-----``."""
     body, end, _ = text.removeprefix(_AGE_ARMOR).partition("-----END AGE ENCRYPTED FILE-----")
@@ -143,7 +139,6 @@ _SHORTEST_DIFY_BYTES = 7 + 256 + 16 + 16
 @in_bytes(
     "dify",
     starts=(b"HYBRID:",),
-    behind="SFlCUklEO",
     advice=Advice(identified_by=_DECRYPT, one_key="Dify", source="langgenius/dify api/libs/rsa.py (08174abe7677)"),
 )
 def dify(raw: bytes) -> Recognised | None:
@@ -190,7 +185,7 @@ _JENKINS_ADVICE = Advice(
 )
 
 
-@in_bytes("jenkins", starts=(b"\x01\x00\x00\x00\x10\x00",), behind="AQAAABAAAA", advice=_JENKINS_ADVICE)
+@in_bytes("jenkins", starts=(b"\x01\x00\x00\x00\x10\x00",), advice=_JENKINS_ADVICE)
 def jenkins(raw: bytes) -> Recognised | None:
     """Recognises Jenkins' secrets: ``{<base64 of 01 ‖ sizes of iv and data ‖ iv16 ‖ AES-CBC>}``."""
     size = int.from_bytes(raw[5:9], "big")
@@ -210,7 +205,6 @@ _DPAPI = bytes.fromhex("01000000d08c9ddf0115d1118c7a00c04fc297eb")
 @in_bytes(
     "dpapi",
     starts=(_DPAPI,),
-    behind="AQAAANCMnd8BFdERjHoAwE",
     advice=Advice(
         identified_by=_MARKER, one_key="DPAPI", source="the provider's GUID of CryptProtectData, in every blob"
     ),

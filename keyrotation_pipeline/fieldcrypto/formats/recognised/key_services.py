@@ -11,7 +11,6 @@ _ENCRYPTED_DATA, _AES_GCM = bytes.fromhex("06092a864886f70d010706"), bytes.fromh
 @in_bytes(
     "aws-kms",
     starts=(b"\x01\x02\x02\x00", b"\x01\x02\x03\x00", b"\x01\x01\x02\x00", b"\x01\x01\x03\x00"),
-    behind="AQ(?:IC|ID|EC|ED)A",
     advice=Advice(
         identified_by=IdentifiedBy.MARKER,
         steps="AWS KMS reads what any version of a key encrypted, and `ReEncrypt` moves a value to another key",
@@ -29,7 +28,6 @@ _KEY_TAG, _BODY_TAG = 0x0A, 0x12
 @in_bytes(
     "gcp-kms",
     starts=(b"\x0a\x24\x00", b"\x0a\x25\x00"),
-    behind="Ci[QU]A",
     advice=Advice(
         identified_by=IdentifiedBy.MARKER,
         steps="Cloud KMS reads what any enabled version of a key encrypted, so encrypt every value again",

@@ -61,7 +61,6 @@ class Grammar(NamedTuple):
         parts: of its groups, in their order; a group that did not match is left out.
         advice: about its values.
         contains: where they begin in any way: what is in all of them.
-        behind: a pattern of their beginning that no other text has, by which they are found behind a prefix.
         by_size: whether sizes alone tell, so that several values of different length are needed.
     """
 
@@ -72,7 +71,6 @@ class Grammar(NamedTuple):
     parts: tuple[Part, ...]
     advice: Advice
     contains: str = ""
-    behind: str = ""
     by_size: bool = False
 
 
@@ -128,7 +126,7 @@ GRAMMARS = (
     Grammar(
         "redmine", "Redmine and OpenProject: ``aes-256-cbc:<base64 of ciphertext>--<base64 of iv16>``.",
         ("aes-256-cbc:",), rf"aes-256-cbc:{_B64}--{_B64}", (_BLOCKS, _IV),
-        _one("Redmine::Ciphering", "redmine/redmine lib/redmine/ciphering.rb (0f20f6010234)"), behind="aes-256-cbc:",
+        _one("Redmine::Ciphering", "redmine/redmine lib/redmine/ciphering.rb (0f20f6010234)"),
     ),
     Grammar(
         "nextcloud", "Nextcloud's ICrypto: ``<ciphertext>|<iv16>|<HMAC-SHA-512>|3`` in hex.",
@@ -151,28 +149,28 @@ GRAMMARS = (
         _two(
             "generate and activate a new key in the keyring, which keeps the older ones, then update every entity",
             "kong/keyring of Kong Gateway, and its page on the keyring",
-        ), behind=r"\$ke\$1\$",
+        ),
     ),
     Grammar(
         "sops", "SOPS: ``ENC[AES256_GCM,data:…,iv:…,tag:…,type:…]``.",
         ("ENC[AES256_GCM,",), rf"ENC\[AES256_GCM,data:{_B64},iv:{_B64},tag:{_B64},type:[a-z]+\]",
         (_ANY, Part(_base64, (12, 16, 32)), _TAG),
         _two("`sops updatekeys` wraps the data key for other keys, and `sops rotate` makes a new one",
-             "getsops/sops aes/cipher.go (0486373cdde3)", _DECRYPT), behind=r"ENC\[AES256_GCM",
+             "getsops/sops aes/cipher.go (0486373cdde3)", _DECRYPT),
     ),
     Grammar(
         "ansible-vault", "Ansible Vault: ``$ANSIBLE_VAULT;1.1;AES256`` and lines of hex; 1.2 names the vault id.",
         ("$ANSIBLE_VAULT;",), r"\$ANSIBLE_VAULT;1\.[12];AES256(?:;([\w.-]+))?\r?\n([0-9a-f\s]+)",
         (KEY, Part(_lines, least=80)),
         _two("give Ansible both passwords by vault ids, then `ansible-vault rekey`",
-             "ansible/ansible lib/ansible/parsing/vault/__init__.py", _DECRYPT), behind=r"\$ANSIBLE_VAULT",
+             "ansible/ansible lib/ansible/parsing/vault/__init__.py", _DECRYPT),
     ),
     Grammar(
         "paseto-local", "PASETO, encrypted: ``v<1-4>.local.<base64url>[.<footer>]``.",
         tuple(f"v{version}.local." for version in range(1, 5)), rf"v[1-4]\.local\.{_B64U}(?:\.{_B64U})?",
         (Part(_base64, least=40), _ANY),
         _two("name keys in the footer (`kid`), so that readers choose by it, then encrypt every value again",
-             "paseto-standard/paseto-spec docs/01-Protocol-Versions", _DECRYPT), behind=r"v[1-4]\.local\.",
+             "paseto-standard/paseto-spec docs/01-Protocol-Versions", _DECRYPT),
     ),
     Grammar(
         "plug-crypto", "Plug.Crypto (Elixir): ``QTEyOEdDTQ.<wrapped key>.<iv12>.<ciphertext>.<tag16>``.",
@@ -180,7 +178,6 @@ GRAMMARS = (
         rf"(?:QTEyOEdDTQ|QTE5MkdDTQ|QTI1NkdDTQ)\.{_B64U}\.{_B64U}\.{_B64U}\.{_B64U}",
         (Part(_base64, (44, 52, 60)), _NONCE, _ANY, _TAG),
         _one("Plug.Crypto", "elixir-plug/plug_crypto lib/plug/crypto/message_encryptor.ex (01398d5a5401)"),
-        behind=r"QTEyOEdDTQ\.",
     ),
     Grammar(
         "evervault", "Evervault: ``ev:<version>:[<type>:]<iv12>:<public key of 33 bytes>:<ciphertext>:$``.",
@@ -188,7 +185,6 @@ GRAMMARS = (
         (_NONCE, Part(_base64, (33,)), Part(_base64, least=17)),
         _two("Evervault keeps its keys itself, and reads what any of them encrypted",
              "evervault's SDKs, read from published values"),
-        behind="ev:",
     ),
     Grammar(
         "awx", "AWX and Ansible Tower: ``$encrypted$UTF8$AESCBC$<base64 of a token>``, Fernet with AES-256.",
@@ -198,12 +194,12 @@ GRAMMARS = (
             elsewhere="Not rotated by keyrotation yet; AWX reads one SECRET_KEY, from which each field of each row has "
             "a key of its own: `awx-manage regenerate_secret_key` encrypts all again in a maintenance window.",
             source="ansible/awx awx/main/utils/encryption.py (0d248a12bc1e)",
-        ), behind=r"\$encrypted\$",
+        ),
     ),
     Grammar(
         "eyaml", "Hiera's eyaml: ``ENC[PKCS7,<base64>]``.",
         ("ENC[PKCS7,",), rf"ENC\[PKCS7,{_B64}\]", (Part(_base64, least=200),),
-        _one("hiera-eyaml", "voxpupuli/hiera-eyaml lib/hiera/backend/eyaml/encryptors/pkcs7.rb"), behind=r"ENC\[PKCS7",
+        _one("hiera-eyaml", "voxpupuli/hiera-eyaml lib/hiera/backend/eyaml/encryptors/pkcs7.rb"),
     ),
     Grammar(
         "doctrine-encrypt", "DoctrineEncryptBundle (Symfony): a value of Halite or Defuse, then ``<ENC>``.",
@@ -216,22 +212,22 @@ GRAMMARS = (
         "standard-notes", "Standard Notes: ``004:<nonce24 in hex>:<base64>:<base64 of authenticated data>``.",
         ("003:", "004:"), rf"00[34]:([0-9a-f]{{32,64}}):{_B64}:{_B64}",
         (Part(from_hex, (16, 24, 32)), Part(_base64, least=17), _ANY),
-        _one("Standard Notes", "its specification of protocol 004"), behind="00[34]:",
+        _one("Standard Notes", "its specification of protocol 004"),
     ),
     Grammar(
         "dolibarr", "Dolibarr: ``dolcrypt:<cipher>:<iv>:<base64>``.",
         ("dolcrypt:",), rf"dolcrypt:[\w-]+:[^:]{{16,32}}:{_B64}", (_ANY,),
-        _one("Dolibarr", "Dolibarr/dolibarr htdocs/core/lib/security.lib.php"), behind="dolcrypt:",
+        _one("Dolibarr", "Dolibarr/dolibarr htdocs/core/lib/security.lib.php"),
     ),
     Grammar(
         "moodle", "Moodle: ``sodium:<base64 of nonce24 ‖ tag16 ‖ ciphertext>``, earlier ``openssl-aes-256-ctr:…``.",
         ("sodium:", "openssl-aes-256-ctr:"), rf"(?:sodium|openssl-aes-256-ctr):{_B64}", (Part(_base64, least=41),),
-        _one("Moodle", "moodle/moodle lib/classes/encryption.php (3b786b87c3dd)"), behind="sodium:",
+        _one("Moodle", "moodle/moodle lib/classes/encryption.php (3b786b87c3dd)"),
     ),
     Grammar(
         "travis", "Travis CI: ``--ENCR--<base64 of ciphertext ‖ iv16>``, AES-256-CBC.",
         ("--ENCR--",), rf"--ENCR--{_B64}", (Part(_base64, least=_SHORTEST_CBC_BYTES, multiple=16),),
-        _one("travis-encrypt", "travis-ci/travis-encrypt lib/travis/encrypt"), behind="--ENCR--",
+        _one("travis-encrypt", "travis-ci/travis-encrypt lib/travis/encrypt"),
     ),
     Grammar(
         "manageiq", "ManageIQ and CloudForms: ``v2:{<base64>}``, AES-256-CBC under a fixed iv.",
@@ -241,13 +237,12 @@ GRAMMARS = (
     Grammar(
         "novu", "Novu: ``nvsk.<iv16>:<ciphertext>`` in hex, AES-256-CBC.",
         ("nvsk.",), rf"nvsk\.([0-9a-f]{{32}}):{_HEX}", (Part(from_hex, (16,)), _HEX_BLOCKS),
-        _one("Novu", "novuhq/novu libs/application-generic/src/encryption/cipher.ts (742206f3aed6)"), behind=r"nvsk\.",
+        _one("Novu", "novuhq/novu libs/application-generic/src/encryption/cipher.ts (742206f3aed6)"),
     ),
     Grammar(
         "librechat", "LibreChat: ``v3:<iv16>:<ciphertext>`` in hex, AES-CTR.",
         ("v3:",), rf"v3:([0-9a-f]{{32}}):{_HEX}", (Part(from_hex, (16,)), Part(from_hex)),
-        _one("LibreChat", "danny-avila/LibreChat api/server/utils/crypto.js (03713385049e)"),
-        behind="v3:", by_size=True,
+        _one("LibreChat", "danny-avila/LibreChat api/server/utils/crypto.js (03713385049e)"), by_size=True,
     ),
 )  # fmt: skip
 # What may stand around any value, so that it is looked into first: a prefix, the name of who writes it, and its form.
@@ -298,7 +293,6 @@ for _grammar in GRAMMARS:
         _grammar.name,
         starts=_grammar.starts,
         contains=_grammar.contains,
-        behind=_grammar.behind,
         advice=_grammar.advice,
     )(_recogniser(_grammar))
 
