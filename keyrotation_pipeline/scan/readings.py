@@ -32,20 +32,21 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/_-]++={0,2}\Z")
 _WRAPPED_BASE64 = re.compile(r"[A-Za-z0-9+/]{32,}+\r?\n[A-Za-z0-9+/=\r\n]++\Z")
 _PREFIX = re.compile(
     r"[$!]?[A-Za-z0-9][\w.+-]{0,31}(?:://|[:$|!#~]{1,3})|\{[\w.+:-]{1,32}\}|\[[\w.+:-]{1,32}\]|<[\w.+:-]{1,32}>|"
-    r"[A-Za-z][\w.-]{1,31}[({]",
+    r"[A-Za-z][\w.-]{1,31}[({]|(?:v[0-9]{1,3}|[Ee][Nn][Cc]\w{0,7}|[Aa][Ee][Ss]\w{0,8})\.|(?:enc|ENC)[_-]|ENC\[|\||"
+    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\.",
     re.ASCII,
 )
 _MOST_PREFIXES = 3
 # Beginnings that no other text has where a word could begin: behind these, whatever the prefix looks like.
 _MARKERS = re.compile(rf"(?<![A-Za-z0-9+])(?:{'|'.join(BEGINNINGS)})")
 _LONGEST_PREFIX = 48
-_CLOSING_OF = {"(": ")", "{": "}"}
+_CLOSING_OF = {"(": ")", "{": "}", "[": "]", "|": "|"}
 _CLOSING = "]})>\"';!"
 _CHARACTER = "[A-Za-z0-9+/_=-]"
 _SEPARATORS = ":.|$,;*"
-_PARTS = re.compile(rf"({_CHARACTER}{{16,48}}+)([{_SEPARATORS}])({_CHARACTER}{{2,}}+)(?:\2({_CHARACTER}{{2,}}+))?\Z")
+_PARTS = re.compile(rf"({_CHARACTER}{{16,48}}+)(::|[{_SEPARATORS}])({_CHARACTER}{{2,}}+)(?:\2({_CHARACTER}{{2,}}+))?\Z")
 # An iv of 16 bytes at the end, in base64 and hex; the separator stands before so many characters.
-_IV_LAST = re.compile(rf"({_CHARACTER}{{2,}}+)([{_SEPARATORS}])({_CHARACTER}{{22,32}}+)()\Z")
+_IV_LAST = re.compile(rf"({_CHARACTER}{{2,}}+)(::|[{_SEPARATORS}])({_CHARACTER}{{22,32}}+)()\Z")
 _IV_LAST_AT = (-25, -33, -23)
 _IV_BYTES, _TAG_BYTES = (12, 16, 24), 16
 _PREFIX_IN_BYTES = re.compile(rb"(?:%b){1,%d}" % (_PREFIX.pattern.encode("ascii"), _MOST_PREFIXES))

@@ -7,10 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 import pytest
 
 from keyrotation_pipeline.scan.classification import classify_table
+from keyrotation_pipeline.scan.names import is_prefix_of_ciphertext
 from keyrotation_pipeline.scan.readings import read
 from keyrotation_pipeline.scan.report import Finding, Place
 from keyrotation_pipeline_tests.unit.scan import adversarial_data, more_other_data, other_data
-from keyrotation_pipeline_tests.unit.scan.ciphertexts import PLAINTEXTS, UNMARKED, address, b64, email, name, note
+from keyrotation_pipeline_tests.unit.scan.ciphertexts import (
+    PLAINTEXTS,
+    UNMARKED,
+    address,
+    b64,
+    email,
+    iv_and_blocks,
+    name,
+    note,
+)
 from keyrotation_pipeline_tests.unit.scan.other_data import rows
 
 Values = Sequence[str | bytes]
@@ -69,11 +79,11 @@ def test_unmarked_ciphertext_is_likely_in_a_tenth_of_the_rows(form: str) -> None
 @pytest.mark.parametrize(
     "form", ["handmade-aesgcm-b64", "handmade, hex", "handmade, bytea", "typeorm-encrypted-cbc", "iv:ciphertext, hex"]
 )
-@pytest.mark.parametrize("prefix", ["enc:", "crypt:", "{aes}", "$v1$", "app::v2:"])
+@pytest.mark.parametrize("prefix", ["enc:", "crypt:", "{aes}", "$v1$", "app::v2:", "v1.", "enc2.", "|"])
 def test_a_prefix_that_all_values_have_is_no_part_of_them(form: str, prefix: str) -> None:
     values = encrypted(form, "address", 40)
     (found,) = scan([prefix + value if isinstance(value, str) else prefix.encode() + value for value in values])
-    assert found.tier == ("possible" if form in BARE and "v" in prefix else "likely")
+    assert found.tier == ("possible" if form in BARE and not is_prefix_of_ciphertext(prefix) else "likely")
     assert f"behind the prefix `{prefix}`" in found.notes[0]
 
 
@@ -103,6 +113,13 @@ def test_two_versions_at_the_beginning_hide_no_ciphertext() -> None:
     bare = [value for value in encrypted("handmade, bytea", "name", 60) if isinstance(value, bytes)]
     values = [bytes([1 + at % 2, 0]) + value for at, value in enumerate(bare)]
     assert [(found.tier, found.share) for found in scan(values)] == [("possible", 1.0)]
+
+
+def test_parts_are_found_between_two_colons_and_with_the_iv_at_the_end() -> None:
+    rng = random.Random(1)
+    for form in ("{1}|{0}", "{0}::{1}", "{1}::{0}"):
+        values = [form.format(*map(b64, iv_and_blocks(rng, email(rng)))) for _ in range(40)]
+        assert [(found.format, found.tier) for found in scan(values)] == [("unknown-cbc", "likely")]
 
 
 def test_ciphertext_of_one_length_is_possible_and_likely_only_by_name() -> None:
