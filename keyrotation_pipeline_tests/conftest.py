@@ -218,11 +218,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         name = item.nodeid.removeprefix("keyrotation_pipeline_tests/")
         function, bracket, _ = name.partition("[")
-        variants[function, on_debian := _is_on_debian(item)] += 1
-        number = variants[function, on_debian]
-        is_thinned = bracket and name.startswith(THINNED) and number % 5 != 1
-        if is_thinned or (on_debian and number > 1) or name.startswith(EXTENDED):
-            item.add_marker("extended")
+        if item.get_closest_marker("extended") is None:
+            variants[function, on_debian := _is_on_debian(item)] += 1
+            number = variants[function, on_debian]
+            is_thinned = bracket and name.startswith(THINNED) and number % 5 != 1
+            if is_thinned or (on_debian and number > 1) or name.startswith(EXTENDED):
+                item.add_marker("extended")
         file, *_, test = function.split("::")
         collected |= {file, test}
         if item.get_closest_marker("extended") is None:
