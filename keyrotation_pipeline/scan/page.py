@@ -81,7 +81,7 @@ def _places(findings: Sequence[Finding]) -> Iterator[str]:
     yield "<h2>Places</h2>" if findings else "<p>No encrypted values were found.</p>"
     for table, there in by_table.items():
         yield f"<h3>{_text(table)}</h3>"
-        heads = ("Place", "Format", "", "Values", "Keys", "How a key is told")
+        heads = ("Place", "Format", "Tier", "Values", "Keys", "How a key is told")
         yield f"<table>\n<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>"
         yield from map(_row, there)
         yield "</table>"
