@@ -64,7 +64,14 @@ def verify(*, config: Config = None, as_json: Json = False) -> None:
         pipeline.ledger.append(ValuesDecrypted.of(done))
         note_newcomer(pipeline.ledger.replayed())
     tables = [
-        {"table": each.table, "rows": each.rows, "values": each.values, "failures": each.failures} for each in done
+        {
+            "table": each.table,
+            "rows": each.rows,
+            "values": each.values,
+            "failures": each.failures,
+            **({"plaintext": each.plaintext} if table.begun else {}),
+        }
+        for table, each in zip(pipeline.tables, done, strict=True)
     ]
     failures = sum(each.failures for each in done)
     missed = [(each.table, value) for each in done for value in each.missed]
@@ -82,8 +89,16 @@ def verify(*, config: Config = None, as_json: Json = False) -> None:
             for table, value in missed
         ],
     }
-    shown = output.Table(("Table", "Rows", "Values", "Do not decrypt"), [tuple(each.values()) for each in tables])
-    output.show(database, document, [shown, *_missed(missed)], as_json=as_json)
+    columns = ("table", "rows", "values", "failures")
+    shown = output.Table(
+        ("Table", "Rows", "Values", "Do not decrypt"), [tuple(each[name] for name in columns) for each in tables]
+    )
+    yet = [
+        f"{each['plaintext']:,} further values of {each['table']} are in plaintext; a rotation encrypts them"
+        for each in tables
+        if each.get("plaintext")
+    ]
+    output.show(database, document, [shown, *yet, *_missed(missed)], as_json=as_json)
     if failures:
         named = ", ".join(each.table for each in done if each.failures)
         raise KeyRotationError(

@@ -228,7 +228,7 @@ def _has_origin(column: ColumnClause[Any], wanted: EncryptedType, dialect: Diale
 
 
 def _ring(found: EncryptedType | None) -> object:
-    return None if found is None else (found.key_ring, found.legacy)
+    return None if found is None else (found.key_ring, found.legacy, found.encrypted_from)
 
 
 def _refuse(column: Any) -> NoReturn:  # noqa: ANN401

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine, TextClause, text
 
 from keyrotation_pipeline.encrypted_type import process_end
-from keyrotation_pipeline.encrypted_type.column import failed_reads_of, old_reads_of
+from keyrotation_pipeline.encrypted_type.column import encrypted_from_of, failed_reads_of, old_reads_of
 from keyrotation_pipeline.encrypted_type.environment import pod_of_process
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -80,6 +80,7 @@ def attest(
     every_seconds: float = EVERY_SECONDS,
     reload: bool = True,
     schema: str = SCHEMA,
+    encrypts_from: Mapping[str, int] | None = None,
 ) -> "Attestation":
     """Starts reporting this process, on a thread and a connection of its own, until the process ends.
 
@@ -96,12 +97,16 @@ def attest(
         reload: read the key ring again before each report, if it can (`EnvironmentKeyRing`, `MountedKeyRing`), so that
             new keys need no restart. If that fails, the previous ring stays in use.
         schema: as `[database] schema` of the home has it, where that is not the default.
+        encrypts_from: of columns that hold plaintext and that this process never uses, or not by `EncryptedType`, the
+            `encrypted_from`, by ``table.column``.
 
     Raises:
         ValueError: it cannot be a schema of a home.
     """
     label = instance or socket.gethostname()
-    attestation = Attestation(engine, key_ring, label, every_seconds, reload=reload, schema=schema)
+    attestation = Attestation(
+        engine, key_ring, label, every_seconds, reload=reload, schema=schema, encrypts_from=encrypts_from
+    )
     attestation.start()
     return attestation
 
@@ -118,10 +123,12 @@ class Attestation:
         *,
         reload: bool,
         schema: str,
+        encrypts_from: Mapping[str, int] | None = None,
     ) -> None:
         self._statements = Statements.of(schema)
         self._of_application = engine
         self._key_ring = key_ring
+        self._encrypts_from = dict(encrypts_from or {})
         self._label = "".join(each if "!" <= each <= "~" else "?" for each in label[:LABEL_CHARS])
         self._every_seconds = every_seconds
         self._reload: Callable[[], KeyRing] | None = getattr(key_ring, "reload", None) if reload else None
@@ -187,6 +194,7 @@ class Attestation:
             "pod": pod_of_process(),
             "decrypted": reads,
             "failed": failures,
+            "encrypts_from": {**self._encrypts_from, **encrypted_from_of(self._key_ring)},
         }
         report = json.dumps(content)
         proofs = (

@@ -1,6 +1,6 @@
 """Defines the SQLAlchemy column type."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NoReturn
 
 from sqlalchemy import Column, Table, event, type_coerce
@@ -13,6 +13,7 @@ from sqlalchemy.util import immutabledict
 from keyrotation_pipeline.encrypted_type.failures import unwrapped
 from keyrotation_pipeline.encrypted_type.rows import Waiting, divided, with_key
 from keyrotation_pipeline.errors import (
+    AlreadyEncryptedError,
     EncryptedComparisonError,
     InvalidBindingError,
     InvalidKeyError,
@@ -23,13 +24,20 @@ from keyrotation_pipeline.errors import (
     UnencryptedValueError,
 )
 from keyrotation_pipeline.fieldcrypto.binding import Row, checked_label, default_label, is_bound_to_row
-from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
-from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER, SECOND, KeyVersion, looks_damaged
+from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt, utf8_of
+from keyrotation_pipeline.fieldcrypto.grammar import (
+    MAX_VERSION_NUMBER,
+    SECOND,
+    KeyVersion,
+    any_value_in,
+    looks_damaged,
+)
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import FailedReads, OldReads
 
 _old_reads: dict[KeyRing | Callable[[], KeyRing], OldReads] = {}
 _failed_reads: dict[KeyRing | Callable[[], KeyRing], FailedReads] = {}
+_encrypted_from: dict[KeyRing | Callable[[], KeyRing], dict[str, int]] = {}
 
 
 def old_reads_of(key_ring: KeyRing | Callable[[], KeyRing]) -> OldReads:
@@ -40,6 +48,14 @@ def old_reads_of(key_ring: KeyRing | Callable[[], KeyRing]) -> OldReads:
 def failed_reads_of(key_ring: KeyRing | Callable[[], KeyRing]) -> FailedReads:
     """Returns the counts of what this process could not decrypt, for one key ring or provider."""
     return _failed_reads.setdefault(key_ring, FailedReads())
+
+
+def encrypted_from_of(key_ring: KeyRing | Callable[[], KeyRing]) -> Mapping[str, int]:
+    """Returns the columns that one key ring or provider begins to encrypt, by label, and the `encrypted_from` of each.
+
+    Known once the column's table is defined.
+    """
+    return _encrypted_from.get(key_ring, {})
 
 
 def current_ring(key_ring: KeyRing | Callable[[], KeyRing]) -> KeyRing:
@@ -131,10 +147,13 @@ class EncryptedType(TypeDecorator[str]):
             UUID or a text that is known before the INSERT and never changes.
         row_from: the number of the first version of the second generation whose values are bound to their row: 3 for
             v3x. The same in keyrotation.toml, in every instance before the key is made.
+        encrypted_from: for a column that holds plaintext so far: the number of the first primary under which texts are
+            encrypted. Until then they are stored as they are, and both are read: in every instance before that key is
+            made, so that none meets what it cannot read. Only what has the whole form of a value is taken for one.
 
     Raises (in statements and results):
         PlaintextTypeError: neither a string nor None.
-        AlreadyEncryptedError: the text to store is itself an encrypted value.
+        AlreadyEncryptedError: the text to store is itself an encrypted value, or has the form of one.
         UnencryptedValueError, MalformedCiphertextError: the stored text is not a value of ours.
         UnknownKeyVersionError, DecryptionError: it is under a key that the ring does not hold, or damaged.
         KeyRingUnavailableError: `key_ring` raised an error of its own.
@@ -155,6 +174,7 @@ class EncryptedType(TypeDecorator[str]):
         binding: str | None = None,
         row: str | None = None,
         row_from: int | None = None,
+        encrypted_from: int | None = None,
     ) -> None:
         checked_provider(key_ring, "EncryptedType")
         if legacy not in {None, "passthrough"}:
@@ -174,17 +194,25 @@ class EncryptedType(TypeDecorator[str]):
             )
         self.row = row
         self.row_from = row_from
+        if encrypted_from is not None and not 1 <= encrypted_from <= MAX_VERSION_NUMBER:
+            raise InvalidKeyError(
+                "EncryptedType(encrypted_from=…) is the number of the first key that the column is encrypted under, "
+                "such as 2 for v2; correct it"
+            )
+        self.encrypted_from = encrypted_from
         self._reads_keys = False  # of the expression by which a statement selects a column
 
     def bound_to(self, schema: str | None, table: str, column: str) -> "EncryptedType":
         """Returns the type for one column: the same where a label was declared."""
-        if self._declares_binding:
-            return self
-        bound = self.copy()
-        try:
-            bound.binding = default_label(schema, table, column)
-        except InvalidBindingError:  # said when a value of the second generation is met
-            bound.binding = None
+        bound = self
+        if not self._declares_binding:
+            bound = self.copy()
+            try:
+                bound.binding = default_label(schema, table, column)
+            except InvalidBindingError:  # said when a value of the second generation is met
+                bound.binding = None
+        if self.encrypted_from is not None and bound.binding is not None:
+            _encrypted_from.setdefault(self.key_ring, {})[bound.binding] = self.encrypted_from
         return bound
 
     def holds_second_generation(self) -> bool:
@@ -236,6 +264,8 @@ class EncryptedType(TypeDecorator[str]):
             return None
         try:
             ring, text = self._current_ring(), _string(value, "encrypts")
+            if ring.primary.number < (self.encrypted_from or 0):
+                return _readable_as_plaintext(text)
             if self.row is not None and is_bound_to_row(ring.primary, self.row_from or 0):
                 return Waiting(ring, text, self.binding, self.row, self.row_from or 0)
             return encrypt(ring, text, self.binding)
@@ -267,6 +297,8 @@ class EncryptedType(TypeDecorator[str]):
         try:
             plaintext = decrypt(ring, stored, self.binding, row)
         except MalformedCiphertextError:
+            if self.encrypted_from is not None:
+                return None
             if looks_damaged(stored):
                 raise
         else:
@@ -306,3 +338,15 @@ def _string(value: object, verb: str) -> str:
             f"an encrypted column {verb} str or None, not {type(value).__name__}; convert the value to str first"
         )
     return value
+
+
+def _readable_as_plaintext(text: str) -> str:
+    """Returns a text that is stored as it is.
+
+    Raises:
+        AlreadyEncryptedError: whoever reads it would take it for an encrypted value.
+        PlaintextEncodingError: it holds a lone surrogate.
+    """
+    if any_value_in([utf8_of(text)]):
+        raise AlreadyEncryptedError
+    return text

@@ -222,6 +222,7 @@ class ApprovalText:
         secrets: where each secret is that is sent to one, with its setting; likewise.
         signer: fingerprint of the pipeline's own key; None, and no line: there is none.
         value_format: the format of the values in these columns, in words; None, and no line: our own.
+        plaintext: what becomes of columns that held plaintext; None, and no line: there are none.
         header: `HEADER`, or of a stored text the one that it has.
     """
 
@@ -249,6 +250,7 @@ class ApprovalText:
     secrets: tuple[str, ...] = ()
     signer: str | None = None
     value_format: str | None = None
+    plaintext: str | None = None
     header: str = HEADER
 
     def render(self) -> bytes:
@@ -271,6 +273,7 @@ class ApprovalText:
             ("To", self.target),
             ("Columns", ", ".join(one_of_several(each, self.header) for each in self.columns)),
             *([] if self.value_format is None else [("Format", self.value_format)]),
+            *([] if self.plaintext is None else [("Plaintext", self.plaintext)]),
             *rollout,
             *self.not_looked_at,
             ("Officers", self.roster.signed_officers),

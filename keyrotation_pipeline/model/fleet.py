@@ -57,6 +57,8 @@ class Instance:
         nonce: what the database asked the report to name: the hash of the newest event that opened a request or
             followed a change of the key store; None: it does not report.
         problem: why a report of it does not count, or not for each of its versions, with the number of the row.
+        encrypts_from: of columns that held plaintext, by label: the number of the first primary under which it encrypts
+            them; until then it writes plaintext, and it reads both.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Instance:
     nonce: str | None = None
     pod: Pod | None = None
     problem: str | None = None
+    encrypts_from: Mapping[str, int] = field(default_factory=dict)
 
 
 # What applications have to do, as shown to whoever requests a rotation.
@@ -150,10 +153,12 @@ class RolloutTarget:
 
     Args:
         versions: the one that is read, or written; or those that are withdrawn; or the primary before the new key.
+        begun: of what is read, the columns, by label, whose plaintext is read, too, and encrypted under that version.
     """
 
     kind: TargetKind
     versions: tuple[KeyVersion, ...]
+    begun: tuple[str, ...] = ()
 
     def met_by(self, instance: Instance) -> bool:
         """Whether an instance had reached the target when it last reported itself; one that never reported had not."""
@@ -163,7 +168,10 @@ class RolloutTarget:
             case TargetKind.NAMES:
                 return instance.names_primary
             case TargetKind.READS:
-                return set(self.versions) <= set(instance.reads)
+                (version,) = self.versions
+                return version in instance.reads and all(
+                    0 < instance.encrypts_from.get(label, 0) <= version.number for label in self.begun
+                )
             case TargetKind.WRITES:
                 return instance.writes in self.versions
             case TargetKind.WITHOUT:
@@ -175,7 +183,8 @@ class RolloutTarget:
         if self.kind is TargetKind.NAMES:
             return f"writes {versions} until the program says otherwise, also when it gets a newer key"
         verb = {TargetKind.READS: "reads", TargetKind.WRITES: "writes", TargetKind.WITHOUT: "is without"}[self.kind]
-        return f"{verb} {versions}"
+        begun = f", and plaintext in {', '.join(self.begun)} until {versions} is the primary" if self.begun else ""
+        return f"{verb} {versions}{begun}"
 
     @property
     def first_statement(self) -> str:
@@ -190,7 +199,8 @@ class RolloutTarget:
         if self.kind is TargetKind.NAMES:
             return "name its primary"
         verb = {TargetKind.READS: "read", TargetKind.WRITES: "write", TargetKind.WITHOUT: "be without"}[self.kind]
-        return f"{verb} {versions}"
+        begun = f", and plaintext in {', '.join(self.begun)} until {versions} is the primary" if self.begun else ""
+        return f"{verb} {versions}{begun}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,7 +205,14 @@ def _dump_document(dump: DatabaseCopy) -> documents.Dump:
             table=content.table.name.table,
             columns=content.table.columns,
             places=tuple(
-                documents.Place(column=each.column, path=each.path, elements=each.elements, when=each.when, iv=each.iv)
+                documents.Place(
+                    column=each.column,
+                    path=each.path,
+                    elements=each.elements,
+                    when=each.when,
+                    iv=each.iv,
+                    source="plaintext" if each.source else "",
+                )
                 for each in content.table.places
             ),
             format=_format_document(content.table.format),
@@ -296,7 +303,9 @@ def _table_content(document: documents.Table) -> TableContent:
         column: {KeyVersion.parse(version): number for version, number in counted.items()}
         for column, counted in document.values.items()
     }
-    places = tuple(Place(each.column, each.path, each.elements, each.when, each.iv) for each in document.places)
+    places = tuple(
+        Place(each.column, each.path, each.elements, each.when, each.iv, each.source) for each in document.places
+    )
     value_format = _value_format(document.format)
     if document.row is not None:
         value_format = replace(value_format, row=document.row.key, row_from=document.row.since)

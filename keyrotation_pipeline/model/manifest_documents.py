@@ -91,12 +91,13 @@ KnownFormat = Annotated[str, AfterValidator(_known_format)]
 class Place(Document):
     """Where values are in a column."""
 
-    left_out_if_empty: ClassVar = frozenset({"when", "iv"})
+    left_out_if_empty: ClassVar = frozenset({"when", "iv", "source"})
     column: Identifier
     path: tuple[PathKey, ...]
     elements: bool
     when: Identifier | Literal[""] = ""
     iv: Identifier | Literal[""] = ""
+    source: Literal["plaintext", ""] = ""
 
 
 class DerivedFormat(Document):

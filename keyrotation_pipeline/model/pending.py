@@ -195,6 +195,8 @@ def _then(request: str) -> str:
 
 
 def _remedy(target: RolloutTarget) -> str:
+    if target.begun:
+        return "deploy what reads both (`keyrotation docs plaintext`), or reload what lags"
     if target.kind is not TargetKind.NAMES:
         return "reload or restart what lags"
     primary = ", ".join(map(str, target.versions))
@@ -213,4 +215,6 @@ def _reported(instance: Instance, target: RolloutTarget) -> str:
         return f"writes {instance.writes}, and does not report that as a named primary"
     if target.kind is TargetKind.WRITES:
         return f"writes {instance.writes}"
+    if target.begun and set(target.versions) <= set(instance.reads):
+        return f"reports no encrypted_from for {', '.join(target.begun)}"
     return f"reads {', '.join(map(str, instance.reads))}"

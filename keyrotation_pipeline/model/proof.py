@@ -34,10 +34,12 @@ class DecryptedCount:
         by_column: how many values of each declared column decrypt under each version.
         empty: stored ``''`` in all columns.
         began_at: by the server's clock; later writes may have been missed.
-        unencrypted: by column, how many of the failures are not of the table's format.
+        unencrypted: by column, how many values are not of the table's format: failures, or plaintext that a rotation
+            is to encrypt.
         wrongly_indexed: by column, how many values have the search index of another text.
         unindexed: by column, how many values have no search index under their key.
         missed: some of either.
+        plaintext: texts that a rotation is to encrypt, which are neither failures nor among `values`.
     """
 
     table: str
@@ -51,6 +53,7 @@ class DecryptedCount:
     wrongly_indexed: Mapping[str, int] = field(default_factory=dict)
     unindexed: Mapping[str, int] = field(default_factory=dict)
     missed: tuple[MissedValue, ...] = ()
+    plaintext: int = 0
 
     @property
     def wrong_indexes(self) -> str:

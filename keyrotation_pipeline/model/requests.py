@@ -165,6 +165,11 @@ class Walk(Request):
         """``routine`` or ``emergency``, or ``rollback``: as in `status` and the procedure's table."""
         return str(self.action if self.action is RequestAction.ROLLBACK else self.type)
 
+    @property
+    def encrypts_plaintext(self) -> bool:
+        """Whether it encrypts columns that held plaintext; after a rollback applications write plaintext again."""
+        return self.action is RequestAction.ROTATE
+
     def done(self, step: Step, table: str | None = None, shard: int | None = None) -> StepRecord | None:
         """The record of a finished step (or shard), if it is finished."""
         for record in self.steps:

@@ -23,6 +23,10 @@ ROW = re.compile(
 )
 
 
+# Of the line Plaintext, before the columns.
+ENCRYPTED, LEFT = "encrypted, and refused afterwards, in", "stays in"
+
+
 def quoted(text: str) -> str:
     """What somebody else has chosen, in quotes that it cannot end."""
     return json.dumps(text, ensure_ascii=False)

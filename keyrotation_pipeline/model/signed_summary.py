@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE, UNBOUND
 from keyrotation_pipeline.model.earlier_summaries import EARLIER, earlier_summary
 from keyrotation_pipeline.model.signed_lines import (
+    ENCRYPTED,
     ENDED,
     HELD,
     INDEX,
@@ -162,6 +163,14 @@ def _limits(fields: Fields) -> Iterator[str]:
             "line Rollout describes."
         )
     yield from _of_format(fields)
+    if (plaintext := fields.get("Plaintext", "")).startswith(ENCRYPTED):
+        yield (
+            f"What is not encrypted yet in{plaintext.removeprefix(ENCRYPTED)} is encrypted, and plain text refused "
+            "there. Nobody can search or sort by it any more. Older backups, the database's log and copies still "
+            "hold the plain text."
+        )
+    elif plaintext:
+        yield f"What is not encrypted yet {plaintext}, and applications write plain text there again."
     if "Not searched" in fields:
         yield "Copies of data in places that nobody searches are not found. The line Not searched names these places."
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Self
 
@@ -48,6 +48,8 @@ class Place:
         elements: each element of the column's arrays is a value.
         when: a boolean column of the same row; where it is not true, other text is no value, and stays as it is.
         iv: the column of the value's nonce, where it has one of its own; "": it has none.
+        source: the form that values had before the application encrypted them, ``plaintext``; a rotation encrypts what
+            still has it. "": they have no form but the table's format.
     """
 
     column: str
@@ -55,6 +57,7 @@ class Place:
     elements: bool = False
     when: str = ""
     iv: str = ""
+    source: str = ""
 
     @property
     def is_column(self) -> bool:
@@ -69,11 +72,13 @@ class Place:
     @property
     def is_declared_alone(self) -> bool:
         """Whether the name of the column says everything."""
-        return self.is_column and not self.when and not self.iv
+        return self.is_column and not self.when and not self.iv and not self.source
 
     @property
     def declaration(self) -> str:
-        """The name, with what decides which texts in the column are values."""
+        """The name, with what decides which texts in the column are values, or what they were before."""
+        if self.source:
+            return f"{self.name} from {self.source}"
         return f"{self.name} when {plain_name(self.when)}" if self.when else self.name
 
     @property
@@ -163,6 +168,11 @@ class EncryptedTable:
         return tuple(dict.fromkeys(each.when for each in self.places if each.when))
 
     @property
+    def begun(self) -> tuple[str, ...]:
+        """The places whose values are encrypted for the first time."""
+        return tuple(each.name for each in self.places if each.source)
+
+    @property
     def read_columns(self) -> tuple[str, ...]:
         """The columns that the places are in, and those of the same rows that are read with them."""
         return tuple(dict.fromkeys([*self.stored_columns, *self.conditions, *self.bound_to]))
@@ -236,6 +246,11 @@ class TableCount:
     by_column: dict[str, dict[KeyVersion, int]] = field(default_factory=dict)
     unencrypted_by_column: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def plaintext(self) -> int:
+        """How many of the unencrypted values a rotation is to encrypt; the others block retirement."""
+        return sum(number for column, number in self.unencrypted_by_column.items() if column in self.table.begun)
+
 
 @dataclass(frozen=True, slots=True)
 class FoundColumn:
@@ -279,16 +294,23 @@ class OldRows:
 
     Args:
         unindexed: rows with a value that has no search index under its own version.
+        plaintext: rows with plaintext in a column that is encrypted for the first time; a rollback leaves it.
     """
 
     rows: int
     written_since_promotion: int
     unindexed: int = 0
+    plaintext: int = 0
 
     @property
     def any(self) -> bool:
         """Whether something is left to sweep."""
-        return self.rows > 0 or self.unindexed > 0
+        return self.rows > 0 or self.unindexed > 0 or self.plaintext > 0
+
+    @property
+    def without_plaintext(self) -> Self:
+        """The same for a rollback."""
+        return replace(self, plaintext=0)
 
 
 def _key(name: str) -> str:

@@ -81,7 +81,9 @@ def _readable(taken: Inventory, trial: KeyTrial) -> Iterator[Check]:
 def _blocking(taken: Inventory) -> Iterator[Check]:
     """What blocks retirement, but not a request."""
     show = "run `keyrotation inventory`, which names each"
-    unencrypted = {str(count.table.name): count.unencrypted for count in taken.counts if count.unencrypted}
+    unencrypted = {
+        str(count.table.name): number for count in taken.counts if (number := count.unencrypted - count.plaintext)
+    }
     undeclared = [f"{each.relation}.{each.column} ({each.values:,})" for each in taken.findings]
     for name, wrong, value in (
         ("every_value_is_encrypted", unencrypted, ", ".join(f"{number:,} in {t}" for t, number in unencrypted.items())),

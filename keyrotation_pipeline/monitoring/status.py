@@ -362,7 +362,12 @@ def count_problems(
         messages.append(
             f"table {table.name} was last counted on {count.counted_at:%Y-%m-%d}; run `keyrotation status --count`"
         )
-    for number, what in ((count.unencrypted, "unencrypted"), (count.unreadable, "unreadable")):
+    if count.plaintext:
+        messages.append(
+            f"table {table.name} holds {count.plaintext} value(s) in plaintext in {', '.join(table.begun)}, which a "
+            "rotation encrypts; run `keyrotation request` if none is open"
+        )
+    for number, what in ((count.unencrypted - count.plaintext, "unencrypted"), (count.unreadable, "unreadable")):
         if number:
             messages.append(
                 f"table {table.name} holds {number} {what} value(s), which block retirement; "

@@ -28,6 +28,7 @@ from keyrotation_pipeline.model.incidents import IncidentStatus
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.pending import PendingCode, PendingReason
 from keyrotation_pipeline.model.requests import Request, Walk
+from keyrotation_pipeline.model.signed_lines import ENCRYPTED, LEFT
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.model.visible_text import plain_name
 from keyrotation_pipeline.ports.ledger import Ledger
@@ -210,6 +211,7 @@ def _text(
         secrets=pipeline.secrets,
         signer=_signer(pipeline, request),
         value_format=_value_format(pipeline.tables, request, header),
+        plaintext=_plaintext(pipeline.tables, request, header),
         header=header,
     )
 
@@ -235,6 +237,14 @@ def _value_format(tables: Sequence[EncryptedTable], request: Request, header: st
     ]
     conditions = [f"other text stays as it is where a row's column is not true: {', '.join(mixed)}"] if mixed else []
     return "; ".join([*sorted(formats), *declared, *conditions, *indexes]) or None
+
+
+def _plaintext(tables: Sequence[EncryptedTable], request: Request, header: str) -> str | None:
+    """The columns whose plaintext is encrypted, or is left by a rollback."""
+    begun = [one_of_several(f"{table.name}.{name}", header) for table in tables for name in table.begun]
+    if not begun or not isinstance(request, Walk):
+        return None
+    return f"{ENCRYPTED if request.encrypts_plaintext else LEFT} {', '.join(begun)}"
 
 
 def _bound_to_rows(table: EncryptedTable, request: Request) -> str | None:

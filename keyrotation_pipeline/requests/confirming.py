@@ -4,7 +4,7 @@ As with approvals, "confirmed" is stored nowhere: the audit holds what was signe
 text from the present facts and verifies the signature again.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from keyrotation_pipeline.audit.events import entry_of, recorded
 from keyrotation_pipeline.errors import ApprovalError, RequestError
@@ -14,6 +14,7 @@ from keyrotation_pipeline.model.audit import AuditEvent, EventKind
 from keyrotation_pipeline.model.fleet import Confirmation, Gone, RolloutMode, RolloutTarget, TargetKind
 from keyrotation_pipeline.model.request_events import RolloutConfirmed
 from keyrotation_pipeline.model.requests import CONFIRMATION_HEADERS, ConfirmationText, RequestAction, Step, Walk
+from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import verified_signature
@@ -51,8 +52,15 @@ def target_at(pipeline: Pipeline, walk: Walk) -> RolloutTarget:
     if (retired := walk.done(Step.RETIRED_KEY)) is not None:
         taken = retired.facts["taken_from_applications"]
         return RolloutTarget(TargetKind.WITHOUT, tuple(KeyVersion.parse(version) for version in taken))
-    reading = walk.done(Step.DUAL_KEY_ROLLOUT) is None or pipeline.keys.read().primary != walk.target
-    return RolloutTarget(TargetKind.READS if reading else TargetKind.WRITES, (walk.target,))
+    if walk.done(Step.DUAL_KEY_ROLLOUT) is None or pipeline.keys.read().primary != walk.target:
+        return reading_target(pipeline.tables, walk)
+    return RolloutTarget(TargetKind.WRITES, (walk.target,))
+
+
+def reading_target(tables: Sequence[EncryptedTable], walk: Walk) -> RolloutTarget:
+    """The rollout before the promotion: the target is read, and so is plaintext that the walk encrypts."""
+    begun = [table.label(place) or place for table in tables for place in table.begun]
+    return RolloutTarget(TargetKind.READS, (walk.target,), tuple(begun) if walk.encrypts_plaintext else ())
 
 
 def confirmation_text(pipeline: Pipeline, walk: Walk) -> bytes:

@@ -16,6 +16,7 @@ from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import named_by_incident
+from keyrotation_pipeline.requests.confirming import reading_target
 from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.requests.takeover import PRIMARY_LOCK, held_compromised, lineage, publish_compromised
 from keyrotation_pipeline.rotation.key_checks import counted_in, require_keys_open
@@ -72,7 +73,7 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
 
 def bring_to_read(pipeline: Pipeline, rotation: Walk, report: Report, step: Step) -> tuple[Instance, ...]:
     """Waits until every instance reads the target; see `await_instances`."""
-    return await_instances(pipeline, rotation, RolloutTarget(TargetKind.READS, (rotation.target,)), step, report)
+    return await_instances(pipeline, rotation, reading_target(pipeline.tables, rotation), step, report)
 
 
 def bring_to_write(pipeline: Pipeline, rotation: Walk, report: Report) -> tuple[Instance, ...]:

@@ -97,7 +97,7 @@ def _sweep(
         The rows rewritten.
     """
     report(_progress(table, "counting old rows"))
-    rewritten, remaining = 0, pipeline.fencing.old_rows(table, retired, rotation.promotion_xid)
+    rewritten, remaining = 0, _old_rows(pipeline.fencing, rotation, table, retired)
     if not remaining.any:
         return rewritten
     for sweep in range(QUICK_SWEEPS + 1):
@@ -107,11 +107,16 @@ def _sweep(
             _noted(pipeline.ledger, rotation, table, "waiting for rows that others hold") if waiting else nullcontext()
         ):
             rewritten += pipeline.rewriting.sweep(rotation.id, table, ring, rotation.target, wait=waiting).rows
-        remaining = pipeline.fencing.old_rows(table, retired, rotation.promotion_xid)
+        remaining = _old_rows(pipeline.fencing, rotation, table, retired)
         if not remaining.any:
             return rewritten
     _lift_fences(pipeline.fencing, table, retired)
     raise _refusal(pipeline, rotation, table, remaining)
+
+
+def _old_rows(fencing: TableFencing, rotation: Walk, table: EncryptedTable, retired: tuple[KeyVersion, ...]) -> OldRows:
+    found = fencing.old_rows(table, retired, rotation.promotion_xid)
+    return found if rotation.encrypts_plaintext else found.without_plaintext
 
 
 def _lift_fences(fencing: TableFencing, table: EncryptedTable, retired: tuple[KeyVersion, ...]) -> None:
@@ -126,6 +131,11 @@ def _lift_fences(fencing: TableFencing, table: EncryptedTable, retired: tuple[Ke
 def _refusal(pipeline: Pipeline, rotation: Walk, table: EncryptedTable, remaining: OldRows) -> BlockedError:
     # A row with a quarantined value keeps its old values, and any update of it looks like a stale writer's.
     _require_empty_quarantine(pipeline)
+    if remaining.plaintext and not remaining.rows:
+        return StaleWriterError(
+            f"table {table.name}: {remaining.plaintext} row(s) hold plaintext that is written again and again, or held "
+            f"locked; {_stale_writers(pipeline, rotation, table)}"
+        )
     if not remaining.rows:
         return StaleWriterError(
             f"table {table.name}: {remaining.unindexed} row(s) hold a value without a search index under its key; find "
@@ -171,6 +181,11 @@ def _decrypt(
         )
     if decrypted.wrongly_indexed:
         raise ProofError(f"{decrypted.wrong_indexes}, then run this step again")
+    for column, number in decrypted.unencrypted.items() if rotation.encrypts_plaintext else ():
+        raise StaleWriterError(
+            f"table {table.name}, column {column}: {number} value(s) were written in plaintext meanwhile; "
+            f"{_stale_writers(pipeline, rotation, table)}"
+        )
     return decrypted
 
 
@@ -208,7 +223,7 @@ def _is_element(name: str, column: str) -> bool:
 
 
 def _counted(fencing: TableFencing, table: EncryptedTable, decrypted: DecryptedCount) -> TableCount:
-    """The count of a table whose values all decrypt: none is unencrypted or in quarantine."""
+    """The count of a table whose values all decrypt, but for plaintext that a rollback leaves."""
     totals: Counter[KeyVersion] = Counter()
     for counts in decrypted.by_column.values():
         totals.update(counts)
@@ -217,12 +232,13 @@ def _counted(fencing: TableFencing, table: EncryptedTable, decrypted: DecryptedC
         rows=decrypted.rows,
         values_by_version=dict(sorted(totals.items())),
         empty=decrypted.empty,
-        unencrypted=0,
+        unencrypted=sum(decrypted.unencrypted.values()),
         near_misses=0,
         unreadable=0,
         fenced_against=fencing.fences(table),
         counted_at=decrypted.began_at,
         by_column={column: dict(counts) for column, counts in decrypted.by_column.items()},
+        unencrypted_by_column=dict(decrypted.unencrypted),
     )
 
 

@@ -257,9 +257,9 @@ class File(Section):
         if self.format.value_format.generation == 1:
             return self
         for table in self.encrypted_tables:
-            if table.places:
+            if inside := next((each for each in table.places if not each.is_column), None):
                 raise ConfigurationError(
-                    f"[format] generation = 2 is for values in columns of their own, and {table.places[0].name} of "
+                    f"[format] generation = 2 is for values in columns of their own, and {inside.name} of "
                     f"{table.name} is in a document or an array; leave generation out"
                 )
             for column, label in zip(table.columns, table.labels, strict=True):
@@ -295,6 +295,26 @@ class File(Section):
                 raise ConfigurationError(
                     f'[[tables]] {table.name}: row is for name = "{NATIVE.name}" alone; leave it out, or name the '
                     "column in [format] aad, where the application binds values to it"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _only_our_own_format_begins(self) -> Self:
+        for table in self.encrypted_tables:
+            if table.begun and self.format.name != NATIVE.name:
+                raise ConfigurationError(
+                    f'[[tables]] {table.name}: from is for name = "{NATIVE.name}" alone; leave it out, and have the '
+                    "application encrypt what is not encrypted yet"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _plaintext_is_reported(self) -> Self:
+        for table in self.encrypted_tables if self.rollout.mode == RolloutMode.KUBERNETES else ():
+            if table.begun:
+                raise ConfigurationError(
+                    f'[[tables]] {table.name} has from, and with [rollout] mode = "kubernetes" no Pod shows whether it '
+                    'reads plaintext and values; write mode = "attest" until the column is encrypted'
                 )
         return self
 

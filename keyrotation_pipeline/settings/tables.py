@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from itertools import pairwise
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, StrictBool, model_validator
 
@@ -27,6 +27,8 @@ class PlaceSettings(Section):
         iv: the column of the value's nonce, where `[format] layout` has it in a column of its own.
         when: of a column that also holds text that is not encrypted: a boolean column of the same row, true where the
             value is encrypted. Not every format takes it.
+        source: of a column that held plaintext, ``from = "plaintext"``: a rotation encrypts what is left of it beside
+            an application that reads both (`EncryptedType(encrypted_from=…)`), and then the table refuses plaintext.
     """
 
     column: Text
@@ -34,9 +36,15 @@ class PlaceSettings(Section):
     elements: StrictBool = False
     iv: Text | None = None
     when: Text | None = None
+    source: Annotated[Literal["plaintext"] | None, Field(alias="from")] = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
+        if self.source is not None and (self.path or self.elements or self.iv or self.when):
+            raise ConfigurationError(
+                f"[[tables]] column {self.column} has from, which is for values that are the whole column, and more; "
+                "leave one out"
+            )
         if self.iv is not None and (self.path or self.elements):
             raise ConfigurationError(
                 f"[[tables]] column {self.column} has its nonce in column {self.iv}, and a path or elements; only a "
@@ -67,7 +75,7 @@ class PlaceSettings(Section):
     @property
     def place(self) -> Place:
         """The same as a value of the procedure."""
-        return Place(self.column, self.path, self.elements, self.when or "", self.iv or "")
+        return Place(self.column, self.path, self.elements, self.when or "", self.iv or "", self.source or "")
 
 
 def _as_place(entry: object) -> object:

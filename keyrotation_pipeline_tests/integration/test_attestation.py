@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import Engine, select
+from sqlalchemy import Column, Engine, MetaData, Table, select
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -590,3 +590,17 @@ def test_an_instance_reports_to_the_home_of_another_schema(
     for wrong in ("", "Keys", 'a".b'):
         with pytest.raises(ValueError, match="is not the schema of a home"):
             attest(engine_of(database_url), ring, schema=wrong)
+
+
+def test_what_a_process_declares_of_plaintext_is_reported_beside_its_columns(
+    migrated: Connection, database_url: str, keyring_of: Rings
+) -> None:
+    ring, engine = keyring_of(1, 2, primary=1), engine_of(database_url)
+    Table("cases", MetaData(), Column("note", EncryptedType(ring, encrypted_from=2)))
+    attestation = attest(engine, ring, every_seconds=OFTEN, encrypts_from={"bills.text": 2})
+    try:
+        [seen] = until(migrated, ring, bool)
+        assert seen.encrypts_from == {"bills.text": 2, "cases.note": 2}
+    finally:
+        attestation.stop()
+        engine.dispose()

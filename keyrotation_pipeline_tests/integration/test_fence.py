@@ -9,11 +9,12 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from keyrotation_pipeline.adapters.postgres.inventory import registered_versions
 from keyrotation_pipeline.adapters.postgres.retirement import fence, locks
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, PreflightError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
 from keyrotation_pipeline_tests.servers import DEBIAN, EMBEDDED_16, EMBEDDED_18, Server, discard, start_server
 
 V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
@@ -505,3 +506,59 @@ def _milliseconds_of_an_update(connection: Connection) -> float:
     took = (time.perf_counter() - began) * 1000
     time.sleep(0.003)
     return took
+
+
+# --- columns that held plaintext ------------------------------------------------------------------------------------
+
+NOTES = EncryptedTable.of(TableName("public", "notes"), [Place("name"), Place("note", source="plaintext")])
+
+
+@pytest.mark.parametrize("kind", ["text", "varchar", "varchar(200)", "public.short", "text COLLATE public.loud"])
+def test_a_column_that_held_plaintext_refuses_it_without_printing_it(anywhere: Connection, kind: str) -> None:
+    anywhere.execute("CREATE DOMAIN public.short AS varchar(300) CHECK (length(VALUE) < 280)")
+    anywhere.execute("""CREATE COLLATION public.loud (provider = libc, locale = 'C')""")
+    anywhere.execute(f"CREATE TABLE public.notes (id int, name text, note {kind})".encode())
+    assert fence.fence(anywhere, NOTES, [V1])
+    assert fence.fences(anywhere, NOTES) == (V1,)
+    add = "INSERT INTO public.notes VALUES (1, %s, %s)"
+    for note in (None, "", f"v2:{TAIL}", f"v2x:{'A' * 32}:{'A' * 64}", f"v123456:{TAIL}"):
+        anywhere.execute(add, ("plaintext, which pre-flight and proof refuse", note))
+    for note in ("Ada", "v2: final version", "v2:", " ", f"v2:{'A' * 15}:{'A' * 24}", f"V2:{TAIL}"):
+        with pytest.raises(psycopg.errors.InvalidTextRepresentation) as caught:
+            anywhere.execute(add, ("", note))
+        assert 'boolean: "keyrotation: plaintext is refused"' in str(caught.value)
+    with pytest.raises(psycopg.errors.InvalidTextRepresentation, match="key version v1 is retired"):
+        anywhere.execute(add, ("", f"v1:{TAIL}"))
+    fence.unfence(anywhere, NOTES, V1)
+    anywhere.execute(add, ("", "Ada"))
+    with pytest.raises(ProofError, match="plaintext"):
+        fence.fence(anywhere, NOTES, [V1])
+    assert fence.fences(anywhere, NOTES) == ()
+
+
+@pytest.mark.parametrize("kind", ["text", "varchar(200)"])
+def test_after_a_rollback_plaintext_is_let_in_and_values_of_the_withdrawn_version_are_not(
+    anywhere: Connection, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    anywhere.execute(f"CREATE TABLE public.notes (id int, name text, note {kind})".encode())
+    monkeypatch.setattr(registered_versions, "registered", lambda _: (V1, V2, V3))
+    for withdrawn in ([V3], [V2, V3]):
+        assert fence.fence(anywhere, NOTES, withdrawn)
+        assert fence.fences(anywhere, NOTES) == tuple(withdrawn)
+        anywhere.execute(
+            "INSERT INTO public.notes VALUES (1, '', 'Ada'), (2, '', 'v3: final'), (3, '', %s)", (value(1),)
+        )
+        with pytest.raises(psycopg.errors.InvalidTextRepresentation, match="key version v3 is retired"):
+            anywhere.execute("INSERT INTO public.notes VALUES (4, '', %s)", (value(3),))
+
+
+def test_a_fence_that_lets_plaintext_in_is_not_whole(anywhere: Connection) -> None:
+    anywhere.execute("CREATE TABLE public.notes (id int, name text, note text)")
+    lax = EncryptedTable(NOTES.name, NOTES.columns)
+    assert fence.fence(anywhere, lax, [V1])
+    assert fence.fences(anywhere, NOTES) == ()
+    assert fence.fence(anywhere, NOTES, [V1])
+    # A column that no longer says where it came from keeps what refuses more.
+    assert (fence.fences(anywhere, NOTES), fence.fences(anywhere, lax)) == ((V1,), (V1,))
+    assert fence.fence(anywhere, lax, [V1, V2])
+    assert (fence.fences(anywhere, NOTES), fence.fences(anywhere, lax)) == ((), (V1, V2))

@@ -136,6 +136,7 @@ class _Content:
     pod: Pod | None = None
     decrypted: Mapping[_Version, _Count] = field(default_factory=dict)
     failed: Mapping[Annotated[str, AfterValidator(_version_or_none)], _Count] = field(default_factory=dict)
+    encrypts_from: Mapping[str, _Number] = field(default_factory=dict)
 
     @property
     def versions(self) -> tuple[KeyVersion, ...]:
@@ -236,6 +237,7 @@ def _instance(name: str, last: _Judged, judged: Sequence[_Judged]) -> Instance:
         nonce=content.nonce,
         pod=content.pod,
         problem=problem,
+        encrypts_from=content.encrypts_from,
     )
 
 

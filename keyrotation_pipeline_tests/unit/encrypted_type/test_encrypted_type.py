@@ -35,6 +35,7 @@ from sqlalchemy.schema import CreateTable
 from sqlalchemy.types import TypeDecorator
 
 from keyrotation_pipeline.encrypted_type import EncryptedType, EnvironmentKeyRing, KeyRing, ciphertext_length
+from keyrotation_pipeline.encrypted_type.column import encrypted_from_of
 from keyrotation_pipeline.errors import (
     AlreadyEncryptedError,
     DecryptionError,
@@ -483,3 +484,63 @@ def test_the_source_applications_type_reads_ours_and_we_read_its(database: Conne
         database.execute(CLIENTS.delete())
         database.execute(insert(writer), [{"first_name": text} for text in texts])
         assert database.execute(select(reader.c.first_name)).scalars().all() == texts
+
+
+# --- a column that held plaintext -----------------------------------------------------------------------------------
+
+
+def before_and_after() -> tuple[Table, Table]:
+    """The table of one application release, under the primary before v2 and under v2."""
+    return tuple(clients_with(EncryptedType(KeyRing(KEYS, each), encrypted_from=2)) for each in (V1, V2))  # type: ignore[return-value]
+
+
+def test_texts_are_stored_as_they_are_until_the_named_key_is_the_primary(database: Connection) -> None:
+    before, after = before_and_after()
+    database.execute(insert(before).values(first_name="Anna"))
+    database.execute(insert(before).values(first_name=""))
+    database.execute(insert(after).values(first_name="Bert"))
+    stored = database.execute(STORED).scalars().all()
+    assert (stored[:2], stored[2][:3]) == (["Anna", ""], "v2:")
+    for table in (before, after):
+        assert database.execute(select(table.c.first_name)).scalars().all() == ["Anna", "", "Bert"]
+
+
+def test_only_what_is_a_value_in_full_is_read_as_one(database: Connection, seal: Seal) -> None:
+    texts = ["v2: final version", f"v1:{'A' * 16}:Anna", f"v2:{'A' * 16}:{'A' * 23}"]
+    store(database, *texts, seal(RING, 1, "Anna"))
+    for table in before_and_after():
+        assert database.execute(select(table.c.first_name)).scalars().all() == [*texts, "Anna"]
+
+
+@pytest.mark.parametrize("stored", [f"v9:{'A' * 16}:{'A' * 24}", f"v1:{'A' * 16}:{'A' * 24}"])
+def test_a_value_that_does_not_open_is_no_plaintext(database: Connection, stored: str) -> None:
+    store(database, stored)
+    for table in before_and_after():
+        with pytest.raises((UnknownKeyVersionError, DecryptionError)):
+            database.execute(select(table.c.first_name)).all()
+
+
+def test_a_text_that_would_be_read_as_a_value_is_refused(database: Connection) -> None:
+    for table in before_and_after():
+        with pytest.raises(AlreadyEncryptedError):
+            database.execute(insert(table).values(first_name=f"v1:{'A' * 16}:{'A' * 24}"))
+
+
+def test_a_column_that_is_yet_to_be_encrypted_is_not_copied_into_an_encrypted_one(database: Connection) -> None:
+    before = clients_with(EncryptedType(RING, encrypted_from=2)).alias()
+    with pytest.raises(KeyRotationError, match="cannot take a SQL expression or another type's column"):
+        database.execute(insert(CLIENTS).from_select(["first_name"], select(before.c.first_name)))
+
+
+@pytest.mark.parametrize("number", [0, -1, 1_000_000])
+def test_encrypted_from_is_the_number_of_a_key(number: int) -> None:
+    with pytest.raises(InvalidKeyError, match="such as 2 for v2"):
+        EncryptedType(RING, encrypted_from=number)
+
+
+def test_the_columns_of_a_key_ring_that_begin_to_be_encrypted_are_known_by_their_labels() -> None:
+    ring = KeyRing(KEYS, V1)
+    clients_with(EncryptedType(ring, encrypted_from=2))
+    Table("cases", MetaData(schema="billing"), Column("note", EncryptedType(ring, encrypted_from=3)))
+    clients_with(EncryptedType(ring))
+    assert encrypted_from_of(ring) == {"clients.first_name": 2, "billing.cases.note": 3}

@@ -83,3 +83,23 @@ def test_every_reason_of_a_request_is_short() -> None:
         decision = decide(replace(walk, **each), 2, (), 1, walk.finish_by + after)
         assert decision.pending is not None, each
         assert words(decision.pending.with_since) <= MOST_WORDS, str(decision.pending)
+
+
+@pytest.mark.parametrize(
+    ("instances", "why"),
+    [
+        pytest.param([{"cases.note": 2}], None, id="it begins with the target"),
+        pytest.param([{"cases.note": 1}], None, id="it has begun"),
+        pytest.param([{"cases.note": 3}], "web-0 (reports no encrypted_from", id="it begins later"),
+        pytest.param([{"cases.other": 2}], "web-0 (reports no encrypted_from for cases.note)", id="another column"),
+        pytest.param([{"cases.note": 2}, {}], "web-1 (reports no encrypted_from", id="an older release beside it"),
+    ],
+)
+def test_whoever_does_not_report_that_it_reads_plaintext_and_values_is_waited_for(
+    instances: list[dict[str, int]], why: str | None
+) -> None:
+    target = RolloutTarget(TargetKind.READS, (V2,), ("cases.note",))
+    alive = [Instance(f"web-{n}", (V1, V2), V1, AT, encrypts_from=each) for n, each in enumerate(instances)]
+    found = pending_rollout(target, RolloutMode.ATTEST, alive, UNCONFIRMED, "0" * 32)
+    assert (found is None) is (why is None)
+    assert found is None or found.why.startswith(str(why))

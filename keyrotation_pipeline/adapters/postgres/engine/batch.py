@@ -32,11 +32,12 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, R
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.arrays import check_elements, rewrite_elements
-from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, Value
+from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, Value, ValueRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.format import column_rewriters, format_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.native import Packed
+from keyrotation_pipeline.fieldcrypto.plaintext_columns import PlaintextRewriter
 from keyrotation_pipeline.model.tables import EncryptedTable
 
 # The indexes of position (four bytes for the page, two for the line pointer), version and first value in a row as read.
@@ -129,11 +130,15 @@ class Codec:
 
     def __init__(self, table: EncryptedTable, ring: KeyRing, target: KeyVersion, *, native: bool = True) -> None:
         code = format_of(table.format)
-        self._python = code.rewriter(ring, target, table.labels)
+        begun = [number for number, name in enumerate(table.columns) if name in table.begun]
+        self._python: ValueRewriter = (
+            PlaintextRewriter(ring, target, table.labels, begun) if begun else code.rewriter(ring, target, table.labels)
+        )
         self._indexes = SearchIndexes(table, code, ring, target) if table.indexes else None
         self._native = code.native_codec(ring, target, table.labels) if native else None
         indexes = self._indexes.compiled if self._indexes else ()
-        self._rewrites_natively = bool(self._native and indexes is not None and self._native.index(indexes))
+        rewriting = None if begun else self._native  # a text may begin like a value under the target
+        self._rewrites_natively = bool(rewriting and indexes is not None and rewriting.index(indexes))
         # Only arrays are rewritten a column at a time, and only in Python.
         self._columns = column_rewriters(code, ring, target, table.labels) if _has_arrays(table) else ()
 

@@ -26,6 +26,7 @@ from keyrotation_pipeline.audit.event_signatures import VouchedEvents
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.batch import Held
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.plaintext_columns import is_plaintext
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.progress import Progress, Report
@@ -54,6 +55,7 @@ class Found:
     rows: int
     held: list[Held]
     failures: int
+    plaintext: int = 0  # of columns that are yet to be encrypted, so that it is no failure
     unencrypted: Counter[int] = field(default_factory=Counter)  # by the column's place
     wrongly_indexed: Counter[int] = field(default_factory=Counter)  # likewise
     unindexed: Counter[int] = field(default_factory=Counter)  # likewise
@@ -67,7 +69,7 @@ class Found:
     @property
     def values(self) -> int:
         """How many values are neither NULL nor ``''``, including those that did not decrypt."""
-        return sum(sum(held.values()) for held in self.held) - self.empty + self.failures
+        return sum(sum(held.values()) for held in self.held) - self.empty + self.failures + self.plaintext
 
     @property
     def empty(self) -> int:
@@ -77,6 +79,7 @@ class Found:
     def add(self, other: "Found") -> None:
         """Adds what other pages hold."""
         self.rows, self.failures = self.rows + other.rows, self.failures + other.failures
+        self.plaintext += other.plaintext
         self.unencrypted.update(other.unencrypted)
         self.wrongly_indexed.update(other.wrongly_indexed)
         self.unindexed.update(other.unindexed)
@@ -130,7 +133,7 @@ def decrypt_all(
     return DecryptedCount(
         table=str(table.name),
         rows=found.rows,
-        values=found.values,
+        values=found.values - found.plaintext,
         failures=found.failures,
         by_column=by_column,
         empty=found.empty,
@@ -139,6 +142,7 @@ def decrypt_all(
         wrongly_indexed={table.columns[place]: number for place, number in found.wrongly_indexed.items()},
         unindexed={table.columns[place]: number for place, number in found.unindexed.items()},
         missed=tuple(found.missed),
+        plaintext=found.plaintext,
     )
 
 
@@ -201,6 +205,7 @@ class Decryption:
         self.housekeeping = housekeeping
         self.relations = relations
         self._table = table
+        self._begun = frozenset(number for number, name in enumerate(table.columns) if name in table.begun)
         self._readers = readers
         self._report = report
         self._request = request
@@ -260,7 +265,7 @@ class Decryption:
             batch = context.batch(context.run(sql.read_rows, {"positions": TidArray(context.positions(key, each))}))
             if batch.rows:
                 _, failed = context.codec.check(batch)
-                bad = {context.named(failure) for failure in failed}
+                bad = {context.named(failure) for failure in failed if not is_plaintext(failure, self._begun)}
                 quarantine.keep_only(self.housekeeping, relation, each, bad)
         context.connection.execute("COMMIT")
 
@@ -282,13 +287,14 @@ class Decryption:
         return found
 
     def _check(self, context: RewriteContext, batch: Batch, found: Found) -> None:
-        held, failed = context.codec.check(batch)
+        held, opened = context.codec.check(batch)
+        failed = [each for each in opened if not is_plaintext(each, self._begun)]
         if failed:
             with self._quarantining:
                 context.quarantine(batch, failed, context.connection)
         if held:
-            unencrypted = Counter(failure.column for failure in failed if failure.defect == NOT_A_VALUE)
-            found.add(Found(len(batch.rows), held, len(failed), unencrypted))
+            unencrypted = Counter(failure.column for failure in opened if failure.defect == NOT_A_VALUE)
+            found.add(Found(len(batch.rows), held, len(failed), len(opened) - len(failed), unencrypted))
         missed = context.codec.missed(batch)
         for kind, counted in ((True, found.unindexed), (False, found.wrongly_indexed)):
             places = [(row, column) for row, column, is_unindexed in missed if is_unindexed is kind]

@@ -256,10 +256,7 @@ class SweptPageRanges:
     def _parts(self, relation: Relation, pages: int) -> list[int]:
         wanted = sql.SQL(" OR ").join(
             [
-                *(
-                    places.any_value(column, lambda text: self._wanted(text, self._target))
-                    for column in relation.columns
-                ),
+                *(places.is_to_be_rewritten(column, self._target, self._wanted) for column in relation.columns),
                 *([any_to_be_opened(relation, target=self._target)] if relation.indexes else []),
             ]
         )

@@ -33,6 +33,7 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory import places
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import not_in_full_under
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, IndexedColumn, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey
 from keyrotation_pipeline.adapters.postgres.inventory.search_indexes import any_to_be_opened
@@ -315,6 +316,16 @@ class _Stored:
         self.read = _sql(places.read(column, "t").as_string(connection))
         self._text = _sql(places.read_as_text(column, "t").as_string(connection))
         self._elements = _sql(places.each_value(column, "t").as_string(connection))
+        self._connection = connection
+
+    def is_to_be_rewritten(
+        self, target: KeyVersion, condition: Callable[[sql.Composable, KeyVersion], sql.Composed]
+    ) -> sql.Composable:
+        """Whether a value of the place meets the condition of its format; of plaintext, whether it is not encrypted."""
+        if not self._column.place.source:
+            return self.meets(lambda text: condition(text, target))
+        text = sql.SQL('({} COLLATE "C")').format(places.read_as_text(self._column, "t"))
+        return _sql(not_in_full_under(text, target).as_string(self._connection))
 
     @property
     def compared(self) -> sql.Composable:
@@ -378,7 +389,7 @@ def _any(
 ) -> sql.Composed:
     if target is None:
         return sql.SQL(" OR ").join([sql.SQL("true")] * len(columns))
-    wanted = [column.meets(lambda text: condition(text, target)) for column in columns]
+    wanted = [column.is_to_be_rewritten(target, condition) for column in columns]
     return sql.SQL(" OR ").join([*wanted, *([] if unindexed is None else [unindexed])])
 
 

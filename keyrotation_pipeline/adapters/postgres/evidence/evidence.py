@@ -10,6 +10,7 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys, held_in_snapshot, required
 from keyrotation_pipeline.adapters.postgres.inventory import counts, relations
 from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_old_values, unencrypted_rows
+from keyrotation_pipeline.adapters.postgres.inventory.registered_versions import leaves_plaintext
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BackupError, FenceError, PreflightError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -177,7 +178,10 @@ class Evidence:
             raise FenceError(
                 f"table {name}, column {column}: {number} value(s) are still under {version}; find what wrote them"
             )
+        left = self.table.begun if leaves_plaintext(self.connection, versions) else ()
         for column, number in counted.unencrypted.items():
+            if column in left:
+                continue
             rows = unencrypted_rows(self.connection, self.table, column, first, NAMED_AT_MOST)
             raise ProofError(
                 f"{not_encrypted(name, column, number, rows)}; encrypt or remove them (`keyrotation inventory` "

@@ -122,7 +122,9 @@ WRITTEN_SINCE = """xmin::text::bigint > 2 AND
 def old_rows(
     connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None
 ) -> OldRows:
-    """Counts rows with a value under `versions` in any declared column. As in the fence, the prefix decides.
+    """Counts rows with a value under `versions` in any declared column, or plaintext that is to be encrypted.
+
+    As in the fence, the prefix decides, but in columns that held plaintext.
 
     Args:
         versions: the old versions; without versions the count is zero.
@@ -131,7 +133,7 @@ def old_rows(
     Raises:
         As `count`.
     """
-    rows = since = 0
+    rows = since = plaintext = 0
     if not versions:
         return OldRows(rows, since)
     query = sql.SQL("SELECT count(*), count(*) FILTER (WHERE {since}) FROM ONLY {relation} WHERE {old}")
@@ -144,9 +146,10 @@ def old_rows(
                     old=_is_under(table, relation, versions),
                 )
             ).fetchone()
+            plaintext += _plaintext_rows(connection, relation)
         relation_rows, relation_since = cast("tuple[int, int]", found)
         rows, since = rows + relation_rows, since + relation_since
-    return OldRows(rows, since)
+    return OldRows(rows, since, plaintext=plaintext)
 
 
 def rows_seen(connection: Connection, table: EncryptedTable, version: KeyVersion, seconds: float) -> int | None:
@@ -174,9 +177,15 @@ def rows_seen(connection: Connection, table: EncryptedTable, version: KeyVersion
 
 def _is_under(table: EncryptedTable, relation: Relation, versions: Sequence[KeyVersion]) -> sql.Composed:
     under = sql_of(table.format).under
-    return sql.SQL(" OR ").join(
-        places.any_value(column, lambda text: under(text, versions)) for column in relation.columns
-    )
+    return sql.SQL(" OR ").join(places.is_under(column, versions, under) for column in relation.columns)
+
+
+def _plaintext_rows(connection: Connection, relation: Relation) -> int:
+    begun = [places.is_plaintext(column) for column in relation.columns if column.place.source]
+    if not begun:
+        return 0
+    query = sql.SQL("SELECT count(*) FROM ONLY {} WHERE {}").format(relation.identifier, sql.SQL(" OR ").join(begun))
+    return cast("tuple[int]", connection.execute(query).fetchone())[0]
 
 
 def unindexed_rows(connection: Connection, table: EncryptedTable, target: KeyVersion | None = None) -> int:

@@ -74,6 +74,9 @@ _OVERLAP_CHARS = 1024
 # What a fence looks at for its message, which is enough for every name of a version without its colon.
 _FENCE_CHARS = LONGEST_PREFIX_CHARS - len(":")
 
+# How values of both generations begin, for LIKE: a regular expression with bounds would cost several times as much.
+_HEADS = tuple(f"v%{each.marker}:{'_' * each.nonce_chars}:%" for each in (FIRST, SECOND))
+
 # The length of a value's prefix in characters, including its colon; 0 if it has none.
 _PREFIX_LENGTH = f"strpos(left({{value}}, {LONGEST_PREFIX_CHARS}), ':')"
 # Whether the prefix is one of the second generation; the length of what follows the nonce in a value of the first.
@@ -207,6 +210,18 @@ def to_be_rewritten(text: sql.Composable, target: KeyVersion) -> sql.Composed:
     )
 
 
+def not_in_full_under(value: sql.Composable, target: KeyVersion) -> sql.Composed:
+    """Returns whether a text is neither empty nor a value under `target`, though it may begin like one."""
+    judged = value_class(value, [target])
+    return sql.SQL("{} NOT IN ({}, {})").format(judged, sql.Literal(EMPTY), sql.Literal(target.code))
+
+
+def in_full_under(value: sql.Composable, versions: Sequence[KeyVersion]) -> sql.Composed:
+    """Returns whether a text is a value under one of these versions, which another text may only begin like."""
+    codes = sql.SQL(", ").join(sql.Literal(version.code) for version in versions)
+    return sql.SQL("{} IN ({})").format(value_class(value, versions[-2:]), codes)
+
+
 def to_be_opened(text: sql.Composable, target: KeyVersion) -> sql.Composed:
     """See `FormatSql.to_be_opened`: the prefix says all."""
     return to_be_rewritten(text, target)
@@ -258,6 +273,24 @@ def under_another(value: sql.Composable, version: KeyVersion) -> sql.Composed:
     return sql.SQL("({prefix} || {rest})").format(prefix=sql.Literal(version.prefix), rest=rest)
 
 
+# The base64 of as many bytes as the text has and a value adds.
+_ENCRYPTED_BODY = "4 * ((octet_length({value}) + {overhead} + 2) / 3)"
+
+
+def plaintext_under(value: sql.Composable, version: KeyVersion) -> sql.Composed:
+    """Returns a text that constraints judge like what a plaintext is encrypted to: of its head and length."""
+    size = sql.SQL(_ENCRYPTED_BODY).format(value=value, overhead=sql.Literal(version.generation.overhead_bytes))
+    head = f"{version.prefix}{'A' * version.generation.nonce_chars}:"
+    return sql.SQL("({} || repeat('A', {}))").format(sql.Literal(head), size)
+
+
+def longest_plaintext_under(value: sql.Composable, version: KeyVersion) -> sql.Composed:
+    """Aggregates the length in characters of what the longest plaintext is encrypted to; NULL without any."""
+    size = sql.SQL(_ENCRYPTED_BODY).format(value=value, overhead=sql.Literal(version.generation.overhead_bytes))
+    head = len(version.prefix) + version.generation.nonce_chars + 1
+    return sql.SQL("max({} + {}) FILTER (WHERE {})").format(sql.Literal(head), size, unencrypted(value))
+
+
 def longest_under(value: sql.Composable, version: KeyVersion) -> sql.Composed:
     """Aggregates the length in characters of the longest value under `version`; NULL without values."""
     longer = _LONGER_NONCE_CHARS + _COMMITMENT_CHARS
@@ -295,13 +328,17 @@ def pieces(whole: sql.Composable, size: sql.Composable, piece: sql.Composable) -
     )
 
 
-def refusal(text: str, versions: Iterable[KeyVersion], *, other_generation: bool = False) -> str:
+def refusal(
+    text: str, versions: Iterable[KeyVersion], *, other_generation: bool = False, plaintext: bool | None = None
+) -> str:
     """Returns a boolean expression that is true, or fails with SQLSTATE 22P02 and names only the retired version.
 
     Args:
         text: a column as text, exactly as PostgreSQL prints it.
         versions: the retired versions, at least one.
         other_generation: whether the same numbers are refused in the other generation, too, which never had a key.
+        plaintext: of a column that held plaintext: whether a text without the head of a value, version and nonce, is
+            refused, too, unless it is empty. If not, a plaintext may begin with the prefix of a retired version.
 
     Returns:
         Exactly the text that ``pg_get_constraintdef`` of PostgreSQL 14 to 18 prints.
@@ -311,7 +348,12 @@ def refusal(text: str, versions: Iterable[KeyVersion], *, other_generation: bool
     # It must depend on the row: a constant would be cast, and fail, during planning.
     failing = f"""((('keyrotation: key version '::text || {version}) || ' is retired'::text))::boolean"""
     refused = [wanted, [version.other_generation for version in wanted]] if other_generation else [wanted]
-    cases = "".join(f"\n    WHEN {_begins_with(text, each)} THEN {failing}" for each in refused)
+    begins = _has_head if plaintext is False else _begins_with
+    cases = "".join(f"\n    WHEN {begins(text, each)} THEN {failing}" for each in refused)
+    if plaintext:
+        tests = [f"({text} <> ''::text)", *(f"""(({text} COLLATE "C") !~~ '{head}'::text)""" for head in _HEADS)]
+        none = f"""('keyrotation: plaintext is refused'::text || "left"({text}, 0))"""
+        cases += f"\n    WHEN ({' AND '.join(tests)}) THEN ({none})::boolean"
     return f"\nCASE{cases}\n    ELSE true\nEND"
 
 
@@ -320,6 +362,12 @@ def _begins_with(text: str, versions: Iterable[KeyVersion]) -> str:
         f"""(("left"({text}, {length}) COLLATE "C") = ANY (ARRAY[{", ".join(f"'{each}'::text" for each in same)}]))"""
         for length, same in _prefixes_by_length(versions)
     ]
+    return f"({' OR '.join(tests)})" if len(tests) > 1 else tests[0]
+
+
+def _has_head(text: str, versions: Iterable[KeyVersion]) -> str:
+    heads = (f"{version.prefix}{'_' * version.generation.nonce_chars}:%" for version in versions)
+    tests = [f"""(({text} COLLATE "C") ~~ '{head}'::text)""" for head in heads]
     return f"({' OR '.join(tests)})" if len(tests) > 1 else tests[0]
 
 
@@ -344,7 +392,9 @@ def versions_refused(constraint: str) -> tuple[KeyVersion, ...]:
     """Returns the retired versions in a constraint that `refusal` made, in order, without their twins."""
     # Of a CASE the first condition; of one over an array all, each of which has one version.
     conditions = "".join(re.findall(r"\n(?:CASE\n    WHEN |    WHEN (?=\(strpos\())([^\n]*)", constraint))
-    return tuple(sorted({KeyVersion.parse(name) for name in re.findall(rf"'({VERSION_PATTERN}):'", conditions)}))
+    return tuple(
+        sorted({KeyVersion.parse(name) for name in re.findall(rf"'({VERSION_PATTERN}):(?:_+:%)?'", conditions)})
+    )
 
 
 def knows(versions: Iterable[KeyVersion]) -> bool:  # noqa: ARG001

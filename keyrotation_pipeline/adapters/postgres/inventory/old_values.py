@@ -11,6 +11,7 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory import places, search_indexes
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import in_full_under
 from keyrotation_pipeline.adapters.postgres.inventory.registered_versions import registered
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
@@ -103,7 +104,8 @@ def _figures(
         yield "values", name, places.number(column, sql.SQL("octet_length({}) > 0").format)
         yield "unencrypted", name, places.number(column, lambda text: values.unencrypted(text, expected))
         for version in versions:
-            yield "old", (name, version), places.number(column, partial(values.under, versions=[version]))
+            under = in_full_under if column.place.source else values.under
+            yield "old", (name, version), places.number(column, partial(under, versions=[version]))
     for index in relation.indexes:
         missing = sql.SQL("count(*) FILTER (WHERE {})").format(search_indexes.unindexed(relation, index))
         yield "unindexed", index.index.of, missing

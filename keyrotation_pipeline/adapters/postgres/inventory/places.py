@@ -9,10 +9,12 @@ from itertools import groupby
 
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import in_full_under, not_in_full_under, unencrypted
 from keyrotation_pipeline.adapters.postgres.inventory.mac_sql import filled
 from keyrotation_pipeline.adapters.postgres.inventory.relations import BYTEA, Column
 from keyrotation_pipeline.fieldcrypto.binding import AFTER, UNKNOWN
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import BETWEEN
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 Condition = Callable[[sql.Composable], sql.Composable]
 
@@ -178,6 +180,34 @@ def any_value(column: Column, condition: Condition) -> sql.Composable:
         return condition(text(column))
     elements = sql.SQL(_ELEMENTS).format(array=stored(column))
     return sql.SQL("EXISTS (SELECT FROM {} WHERE {})").format(elements, condition(_EACH))
+
+
+def is_to_be_rewritten(
+    column: Column, target: KeyVersion, condition: Callable[[sql.Composable, KeyVersion], sql.Composable]
+) -> sql.Composable:
+    """Returns whether a value meets the condition of its format; of a column of plaintext, whether it is not encrypted.
+
+    A text may begin like a value under the target.
+    """
+    if column.place.source:
+        return not_in_full_under(text(column), target)
+    return any_value(column, lambda value: condition(value, target))
+
+
+def is_under(
+    column: Column,
+    versions: Sequence[KeyVersion],
+    condition: Callable[[sql.Composable, Sequence[KeyVersion]], sql.Composable],
+) -> sql.Composable:
+    """Returns whether a value meets the condition of its format; of a column of plaintext, only a value in full."""
+    if column.place.source:
+        return in_full_under(text(column), versions)
+    return any_value(column, lambda value: condition(value, versions))
+
+
+def is_plaintext(column: Column) -> sql.Composable:
+    """Returns whether a column whose plaintext is to be encrypted holds some: neither empty nor a value in full."""
+    return unencrypted(text(column))
 
 
 def number(column: Column, condition: Condition) -> sql.Composed:

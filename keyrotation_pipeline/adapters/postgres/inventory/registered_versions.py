@@ -25,6 +25,11 @@ def registered(connection: Connection) -> tuple[KeyVersion, ...]:
     return tuple(sorted(KeyVersion.parse(name) for name in names if _NAME.fullmatch(name)))
 
 
+def leaves_plaintext(connection: Connection, retired: Collection[KeyVersion]) -> bool:
+    """Returns whether the newest version is a retired one, as after a rollback: applications write plaintext again."""
+    return bool(known := registered(connection)) and known[-1] in retired
+
+
 def listed_versions(found: Collection[KeyVersion], known: Collection[KeyVersion]) -> tuple[KeyVersion, ...]:
     """Returns the versions that a count or a finding names: the registered ones and a few others, in order.
 

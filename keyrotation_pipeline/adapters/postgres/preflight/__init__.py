@@ -11,7 +11,7 @@ from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import unsearchable
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import readable_tree, unless_locked
-from keyrotation_pipeline.adapters.postgres.preflight import indexes, logins, server, values, writes
+from keyrotation_pipeline.adapters.postgres.preflight import indexes, logins, plaintext, server, values, writes
 from keyrotation_pipeline.adapters.postgres.preflight import table as table_checks
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal
 from keyrotation_pipeline.adapters.postgres.retirement.fence import name
@@ -119,6 +119,12 @@ TABLE_CHECKS: tuple[Callable[[Subject], Iterable[Problem]], ...] = (
     indexes.search_indexes_can_be_kept,
     indexes.search_index_columns_hold_nothing_else,
     indexes.unique_search_indexes_come_in_pairs,
+    plaintext.plaintext_is_text_in_utf8,
+    plaintext.plaintext_columns_have_no_default,
+    plaintext.plaintext_is_in_no_unique_index,
+    plaintext.plaintext_is_not_searched_by_its_content,
+    plaintext.nothing_is_generated_from_plaintext,
+    plaintext.readers_of_plaintext_are_known,
     table_checks.rows_have_a_key,
     writes.role_may_read_and_write,
     writes.role_may_fence,

@@ -9,7 +9,7 @@ from typing import cast
 import psycopg
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory import places
+from keyrotation_pipeline.adapters.postgres.inventory import grammar_sql, places
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, IndexedColumn, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
@@ -72,10 +72,11 @@ def values_fit(subject: Subject) -> Iterator[Problem]:
 
     ``v10:`` is longer than ``v9:``, and a value that names its key than one that does not.
     """
-    if subject.table.format.names_versions and len(subject.target.prefix) == _SHORTEST_PREFIX:
-        return
+    same_length = subject.table.format.names_versions and len(subject.target.prefix) == _SHORTEST_PREFIX
     for relation in subject.heaps:
         for column in relation.columns:
+            if same_length and not column.place.source:
+                continue
             if column.max_chars is None or column.iv or column.bound:  # such values keep their length
                 continue
             needed = _longest(subject, relation, column)
@@ -193,6 +194,11 @@ def _under_target(subject: Subject, in_column: list[Column]) -> sql.Composed:
         return sql.SQL("{}").format(stored)
     text = places.text(column)
     new = values.under_another(text, subject.target)
+    if column.place.source:
+        encrypted = grammar_sql.plaintext_under(text, subject.target)
+        return sql.SQL("CASE WHEN {} THEN {}::{} WHEN {} <> '' THEN {}::{} ELSE {} END").format(
+            places.is_plaintext(column), encrypted, type_sql, text, new, type_sql, stored
+        )
     return sql.SQL("CASE WHEN {} THEN {}::{} ELSE {} END").format(
         values.has_prefix(text),
         sql.SQL("decode({}, 'escape')").format(new) if column.is_binary else new,
@@ -204,8 +210,11 @@ def _under_target(subject: Subject, in_column: list[Column]) -> sql.Composed:
 def _longest(subject: Subject, relation: Relation, column: Column) -> int:
     values, elements = sql_of(subject.table.format), column.place.elements
     text = sql.SQL("each.text") if elements else places.text(column)
+    longest = values.longest_under(text, subject.target)
+    if column.place.source:
+        longest = sql.SQL("greatest({}, {})").format(longest, grammar_sql.longest_plaintext_under(text, subject.target))
     query = sql.SQL("SELECT {} FROM ONLY {}{}").format(
-        values.longest_under(text, subject.target),
+        longest,
         relation.identifier,
         sql.SQL(" AS t, {}").format(places.each_value(column)) if elements else sql.SQL(""),
     )

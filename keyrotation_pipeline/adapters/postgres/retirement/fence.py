@@ -5,15 +5,17 @@ exactly the text that PostgreSQL 14 to 18 print, and a fence counts only if its 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NoReturn
 
 import psycopg
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.own_schema import own, schema_of, written
-from keyrotation_pipeline.adapters.postgres.inventory import places, relations
+from keyrotation_pipeline.adapters.postgres.inventory import grammar_sql, places, relations
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import Refusals, refusals_of
 from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_old_values
+from keyrotation_pipeline.adapters.postgres.inventory.registered_versions import leaves_plaintext
 from keyrotation_pipeline.adapters.postgres.retirement import locks
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted_names
 from keyrotation_pipeline.errors import BlockedError, PreflightError, ProofError
@@ -120,7 +122,7 @@ def _fences(
 ) -> tuple[KeyVersion, ...]:
     existing = _definitions(connection, [relation.oid for relation in tree], table.format)
     refusals = refusals_of(connection, table.format)
-    return _whole(tree, existing, quoted_names(connection, table.stored_columns), refusals)
+    return _whole(connection, tree, existing, quoted_names(connection, table.stored_columns), refusals)
 
 
 def all_fences(
@@ -140,7 +142,7 @@ def all_fences(
     names = quoted_names(connection, sorted({column for table in tables for column in table.stored_columns}))
     refusals = refusals_of(connection, declared)
     return {
-        table: tree if isinstance(tree, PreflightError) else _whole(tree, existing, names, refusals)
+        table: tree if isinstance(tree, PreflightError) else _whole(connection, tree, existing, names, refusals)
         for table, tree in trees.items()
     }
 
@@ -151,7 +153,11 @@ def _definitions(connection: Connection, oids: Sequence[int], declared: ValueFor
 
 
 def _whole(
-    tree: Sequence[relations.Relation], existing: Mapping[int, str], names: Mapping[str, str], refusals: Refusals
+    connection: Connection,
+    tree: Sequence[relations.Relation],
+    existing: Mapping[int, str],
+    names: Mapping[str, str],
+    refusals: Refusals,
 ) -> tuple[KeyVersion, ...]:
     # The server never checks a foreign table against its declared CHECK.
     if not all(relation.is_heap or relation.holds_no_rows for relation in tree):
@@ -163,11 +169,14 @@ def _whole(
     versions = named.pop()
     if named or not versions or not refusals.knows(versions):
         return ()
+    plaintext = _refuses_plaintext(connection, tree[0], versions)
     # A fence from before there were two generations stays as it is.
     whole = any(
         all(
-            existing[relation.oid]
-            == _definition(relation, versions, names, refusals, other_generation=other_generation)
+            (text := existing[relation.oid])
+            == _definition(
+                relation, versions, names, refusals, text, other_generation=other_generation, plaintext=plaintext
+            )
             for relation in tree
         )
         for other_generation in (False, True)
@@ -189,7 +198,19 @@ def definition(
     wanted = tuple(versions)
     # Of the second generation on, a number is refused in both.
     other_generation = declared.generation == SECOND.number or any(version.generation == SECOND for version in wanted)
-    return _definition(relation, wanted, names, refusals_of(connection, declared), other_generation=other_generation)
+    return _definition(
+        relation,
+        wanted,
+        names,
+        refusals_of(connection, declared),
+        other_generation=other_generation,
+        plaintext=_refuses_plaintext(connection, relation, wanted),
+    )
+
+
+def _refuses_plaintext(connection: Connection, relation: relations.Relation, versions: Sequence[KeyVersion]) -> bool:
+    """Returns whether columns that held plaintext refuse it."""
+    return any(column.place.source for column in relation.columns) and not leaves_plaintext(connection, versions)
 
 
 def _definition(
@@ -197,25 +218,50 @@ def _definition(
     versions: Iterable[KeyVersion],
     names: Mapping[str, str],
     refusals: Refusals,
+    existing: str = "",
     *,
     other_generation: bool,
+    plaintext: bool,
 ) -> str:
     wanted = tuple(versions)
     cases = [
-        _refusal(column, names[column.name], wanted, refusals, other_generation=other_generation)
+        _refusal(
+            column,
+            names[column.name],
+            wanted,
+            refusals,
+            existing,
+            other_generation=other_generation,
+            plaintext=plaintext,
+        )
         for column in relation.columns
     ]
     return f"CHECK (({' AND'.join(cases)}))" if len(cases) > 1 else f"CHECK ({cases[0]})"
 
 
 def _refusal(
-    column: relations.Column, name: str, versions: Sequence[KeyVersion], refusals: Refusals, *, other_generation: bool
+    column: relations.Column,
+    name: str,
+    versions: Sequence[KeyVersion],
+    refusals: Refusals,
+    existing: str,
+    *,
+    other_generation: bool,
+    plaintext: bool,
 ) -> str:
     if column.place.elements:  # of the first generation alone
         return refusals.refusal_in_array(places.printed(column, name), versions)
     # Of bytes that are no text, the first ones are looked at.
     value = places.printed(column, name) if column.of_bytes else places.printed_text(column, name)
-    return refusals.refusal(value, versions, other_generation=other_generation)
+    if column.place.source:  # of our own format alone
+        return grammar_sql.refusal(value, versions, other_generation=other_generation, plaintext=plaintext)
+    told = refusals.refusal(value, versions, other_generation=other_generation)
+    if refusals is grammar_sql:
+        strict = grammar_sql.refusal(value, versions, other_generation=other_generation, plaintext=True)
+        return (
+            strict if strict in existing else told
+        )  # until the next one, it refuses what it did as `from` stood there
+    return told
 
 
 def _put(
@@ -281,16 +327,23 @@ def _validate(connection: Connection, table: EncryptedTable, root: relations.Rel
 
 def _fence_absent_versions(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> NoReturn:
     """Fences only the versions that the table does not hold: a fenced old value would block every update of its row."""
-    left = count_old_values(connection, table, versions).old
-    present = {version for _, version in left} or set(versions)
+    counted = count_old_values(connection, table, versions)
+    plaintext = {column: number for column, number in counted.unencrypted.items() if column in table.begun}
+    # The fence refuses plaintext in any case.
+    present = set(versions) if plaintext else {version for _, version in counted.old} or set(versions)
     absent = tuple(version for version in versions if version not in present)
     _put(connection, table, relations.tree(connection, table), absent)
-    raise old_values_left(table, left) from None
+    raise old_values_left(table, counted.old, plaintext) from None
 
 
-def old_values_left(table: EncryptedTable, left: Mapping[tuple[str, KeyVersion], int]) -> ProofError:
-    """Returns the refusal of a fence where old values are left, by column and version."""
-    places = ", ".join(f"column {column}: {number} under {version}" for (column, version), number in left.items())
+def old_values_left(
+    table: EncryptedTable,
+    left: Mapping[tuple[str, KeyVersion], int],
+    plaintext: Mapping[str, int] = MappingProxyType({}),
+) -> ProofError:
+    """Returns the refusal of a fence where old values are left, by column and version; or plaintext, by column."""
+    named = [f"column {column}: {number} under {version}" for (column, version), number in left.items()]
+    places = ", ".join([*named, *(f"column {column}: {number} in plaintext" for column, number in plaintext.items())])
     return ProofError(
         f"table {table.name} still holds old values ({places or 'written meanwhile'}); find what writes them, "
         "then run this step again"
