@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.incidents import incidents
-from keyrotation_pipeline.errors import IncidentError, KeyRotationError
+from keyrotation_pipeline.errors import IncidentError, KeyRotationError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.incidents.report import kept_report
 from keyrotation_pipeline.model.audit_state import Incidents
@@ -105,7 +105,13 @@ def prepare(pipeline: Pipeline, incident: Incident, requested_by: str) -> Walk:
         return serving
     require_consistent(pipeline, pipeline.keys.read())  # else what is in use is not known
     _require_in_use(pipeline, incident)
-    return open_request(pipeline, reason=incident.reason, requested_by=requested_by, incident=incident.id)
+    try:
+        return open_request(pipeline, reason=incident.reason, requested_by=requested_by, incident=incident.id)
+    except RequestError:
+        # The sensor or somebody's command may have prepared it meanwhile.
+        if (serving := _serving(pipeline, incident)) is None:
+            raise
+        return serving
 
 
 def _take(pipeline: Pipeline, flag: Flag) -> Taken | None:

@@ -19,6 +19,7 @@ from keyrotation_pipeline.errors import (
     RequestError,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.incidents import opening
 from keyrotation_pipeline.incidents.handling import acknowledge, close
 from keyrotation_pipeline.incidents.opening import open_incident, prepare, prepare_requests
 from keyrotation_pipeline.incidents.report import incident_report
@@ -29,6 +30,7 @@ from keyrotation_pipeline.model.key_events import PrimaryChangeIntended
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, RotationType, Step, Walk
 from keyrotation_pipeline.monitoring import status
+from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.requests.policy import change_policy, open_policy
@@ -36,6 +38,7 @@ from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation import deploy, rollback, runner
 from keyrotation_pipeline.rotation.reconcile import plan
 from keyrotation_pipeline.rotation.reencrypt import ring_fit_for_rows
+from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.fakes import ROSTER, V1, V2, V3, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.fakes.chain import good_at_start
 from keyrotation_pipeline_tests.unit.incidents.cases import FLAG, opened, raised, signed, walk
@@ -218,6 +221,21 @@ def test_a_take_over_that_dies_at_any_change_ends_the_same_when_it_is_run_again(
     assert deaths > len(WALK)
     assert (state(world, V1), world.keys.primary(), world.keys.archived()) == (KeyState.COMPROMISED, V2, (V1,))
     verify_audit(world.ledger)
+
+
+def test_a_request_that_the_sensor_prepares_at_the_same_moment_is_the_one(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    incident = open_incident(world.pipeline, FLAG)
+
+    def overtaken(pipeline: Pipeline, *, reason: str, requested_by: str, incident: str) -> Walk:
+        monkeypatch.setattr(opening, "open_request", open_request)
+        assert prepare_requests(pipeline, "the sensor") == ()
+        return open_request(pipeline, reason=reason, requested_by=requested_by, incident=incident)
+
+    monkeypatch.setattr(opening, "open_request", overtaken)
+    assert prepare(world.pipeline, incident, "ada").requested_by == "the sensor"
+    assert len(world.ledger.requests()) == 1
 
 
 def test_one_request_serves_every_incident_about_the_same_versions(world: FakeWorld) -> None:
