@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.regular_files import read_bytes
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _WEASYPRINT = "weasyprint"
@@ -51,7 +52,7 @@ def to_pdf(page: bytes, program: str) -> bytes:
                 [program, *printing],
                 env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=_PATIENCE_SECONDS,
             )  # fmt: skip
-            return target.read_bytes()
+            return read_bytes(target)
         except (OSError, subprocess.SubprocessError):
             raise KeyRotationError(
                 f"{program} printed no PDF; write the report as HTML, and see what `{Path(program).name}` says to it"

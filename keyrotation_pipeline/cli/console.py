@@ -12,6 +12,7 @@ from keyrotation_pipeline.assembly import console as assembly
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, NoToken, Port, ProxyHosts
 from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.regular_files import read_text
 
 _LEAST_TOKEN = 16
 
@@ -51,7 +52,7 @@ def console(
 def token_in(file: Path) -> str:
     """The token in a file; raises KeyRotationError where it has none."""
     try:
-        token = file.read_text().strip()
+        token = read_text(file).strip()
     except (OSError, UnicodeDecodeError):
         token = ""
     if not (token.isascii() and token.isprintable() and len(token) >= _LEAST_TOKEN):

@@ -15,6 +15,7 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json
 from keyrotation_pipeline.errors import ConfigurationError, HomeError
 from keyrotation_pipeline.model.progress import Report
+from keyrotation_pipeline.regular_files import read_text
 from keyrotation_pipeline.scan.comparison import Comparison, Earlier, NotAScanError, compared, earlier_scan, names_of
 from keyrotation_pipeline.scan.page import page_of
 from keyrotation_pipeline.scan.report import Finding, NotLookedAt, ScanReport, name_of, share_of
@@ -97,7 +98,7 @@ def scan(
 
 def _earlier(file: Path) -> Earlier:
     try:
-        return earlier_scan(file.read_text(encoding="utf-8"))
+        return earlier_scan(read_text(file))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise ConfigurationError(f"{file} cannot be read: {reason}; correct --compare") from None

@@ -166,7 +166,7 @@ def test_a_certificate_states_a_count_of_its_own(rotated: Rotated) -> None:
 def test_a_pack_says_which_key_got_no_certificate_and_why(rotated: Rotated, tmp_path: Path) -> None:
     with fence_dropped(rotated):
         rotated.clinic.run("report", "--format", "pack", "--output", str(tmp_path / "pack"))
-    assert f"rotation {rotated.request} has no certificate in it" in rotated.clinic.error
+    assert f"rotation {rotated.request[:8]} has no certificate in it" in rotated.clinic.error
     assert not list((tmp_path / "pack").glob("certificates/*.json"))
     code, said = verified(tmp_path / "pack")
     assert code == 0, said

@@ -269,7 +269,7 @@ def test_a_rotation_by_the_commands_beside_the_application(home: Home) -> None:
         request = home.typed("request", "--reason", "yearly").splitlines()[-1]
         text = home.typed("approve", request, "--text")
         assert "\nFormat: fernet, keys as they are, identified by the MAC of each value\n" in text
-        assert "The values stay in the format that the application reads with its own library: fernet, keys" in text
+        assert "The data stay in the format that the application reads with its own library: fernet, keys" in text
         home.sign(request)
         home.walk(request, lambda: lists.append(application.listed()))
     assert (application.wrong, application.writes > 10) == ([], True)

@@ -151,7 +151,7 @@ def test_a_rotation_by_the_commands_beside_the_application(home: Home, transit: 
             f"vault-transit, keys that {transit.address} makes and never gives away, identified by the marker" in text
         )
         assert "server: no application has a key; the server reads v3 for each of them as soon as it makes it" in text
-        assert "NOBODY LOOKS ELSEWHERE: values under the old version in other databases" in text
+        assert "NOBODY LOOKS ELSEWHERE: data under the old key in other databases" in text
         assert "nothing leads back to v2" in text
         home.sign(request)
         home.typed("rotate", request, "--through", "rows")

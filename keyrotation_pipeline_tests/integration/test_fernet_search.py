@@ -18,7 +18,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.key_checks import misdeclared
-from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of, table_of
+from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of, sealed, table_of
 from keyrotation_pipeline_tests.integration.fernet_rows import V1, V2, V3, fernet_table, token
 
 USERS = fernet_table("users", "email")
@@ -132,7 +132,6 @@ def test_tokens_that_nobody_declared_are_named_among_other_formats(database: Con
     assert {each.place.table for each in native} == {"public.users", 'public."Copy of users"'}
 
 
-NATIVE_VALUE = "v1:AAAAAAAAAAAAAAAA:AAAAAAAAAAAAAAAAAAAAAAAAAAA="
 DECLARED = {"email": Place("email"), "doc.a": Place("doc", ("a",)), "tags[]": Place("tags", elements=True)}
 
 
@@ -145,7 +144,7 @@ def test_a_declared_place_that_is_all_of_another_format_is_named(
     insert = 'INSERT INTO public."Some users" (email, doc, tags) VALUES (%s, %s, %s)'
 
     def add(values: ValueFormat) -> None:
-        value = token(ring, V1, "x") if values == FERNET else NATIVE_VALUE
+        value = token(ring, V1, "x") if values == FERNET else sealed(ring_of(1, 2), 1, "x")
         migrated.execute(insert, (value, json.dumps({"a": value}), [value]))
 
     def sentences() -> tuple[str, ...]:

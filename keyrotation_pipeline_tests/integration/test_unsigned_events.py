@@ -216,7 +216,7 @@ def test_an_event_that_is_cut_out_or_dated_otherwise_is_noticed(office: Office, 
 def test_a_doctored_report_that_the_owner_has_recorded_is_not_confirmed(office: Office, typed: Folder) -> None:
     typed.run("report", "--output", "report.html")
     doctored = office.folder / "doctored.html"
-    doctored.write_text((office.folder / "report.html").read_text().replace("not met", "met"))
+    doctored.write_text((office.folder / "report.html").read_text().replace("not shown", "met"))
     with office.owner() as owner:
         Forger(owner).append(ReportWritten("html", {doctored.name: sha256(doctored.read_bytes()).hexdigest()}))
     as_another_process()
