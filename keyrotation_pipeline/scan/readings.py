@@ -6,6 +6,7 @@ bytes that are ASCII are read as text.
 
 import re
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import (
@@ -39,7 +40,7 @@ _PREFIX = re.compile(
 _MOST_PREFIXES = 3
 # Beginnings that no other text has where a word could begin: behind these, whatever the prefix looks like.
 _MARKERS = re.compile(rf"(?<![A-Za-z0-9+])(?:{'|'.join(BEGINNINGS)})")
-_LONGEST_PREFIX = 48
+_LONGEST_PREFIX, _MOST_MARKERS = 48, 4
 _CLOSING_OF = {"(": ")", "{": "}", "[": "]", "|": "|"}
 _CLOSING = "]})>\"';!"
 _CHARACTER = "[A-Za-z0-9+/_=-]"
@@ -119,7 +120,9 @@ def _read_text(text: str, depth: int) -> Reading:
 
 def _read_at_marker(text: str, depth: int) -> Reading | None:
     """Reads a value that begins with a marker, behind any prefix that ends with a separator: ``enc=``, ``__enc__``."""
-    for marker in _MARKERS.finditer(text[: _LONGEST_PREFIX + len("-----BEGIN PGP")]):
+    # One that is repeated on and on is nobody's prefix, and each is looked for in the whole text.
+    markers = _MARKERS.finditer(text[: _LONGEST_PREFIX + len("-----BEGIN PGP")])
+    for marker in islice(markers, _MOST_MARKERS):
         prefix, rest = text[: marker.start()], text[marker.start() :]
         for value in (rest, rest.rstrip(_CLOSING)) if prefix else ():
             hit = recognise_text(value)
