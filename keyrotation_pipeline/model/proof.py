@@ -123,6 +123,7 @@ class Searched:
         labels: the name of each.
         began_at: by the server's clock.
         since: by table whose keys only decrypting identifies, the transaction id from which on rows must be read again.
+        plaintext: see `ZeroOldRows`.
     """
 
     values: Mapping[str, int]
@@ -131,6 +132,7 @@ class Searched:
     labels: Mapping[int, str]
     began_at: datetime
     since: Mapping[str, int] = field(default_factory=dict)
+    plaintext: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,7 @@ class ZeroOldRows:
             unencrypted or in an undeclared column, were not seen.
         format: of the values of all tables.
         identified_by: how the key of a value was identified, which is what the count rests on.
+        plaintext: values in columns that held plaintext, counted and let pass as what a rollback leaves.
     """
 
     version: KeyVersion
@@ -174,6 +177,7 @@ class ZeroOldRows:
     not_read_again: tuple[str, ...] = ()
     format: str = NATIVE.name
     identified_by: IdentifiedBy = NATIVE.identified_by
+    plaintext: int = 0
 
 
 # Rows, sessions or instances in one sentence.

@@ -94,6 +94,11 @@ def _retire(
         descriptions = {each: described_archived(pipeline, rotation, each) for each in leaving}
         retired = retired_versions(pipeline.ledger, rotation)
         evidence = pipeline.evidence.zero_old_rows(pipeline.tables, rotation.source, retired, proof.moment, searched)
+        if evidence.plaintext and rotation.encrypts_plaintext:
+            raise ProofError(
+                f"{evidence.plaintext} value(s) in plaintext were taken for what a rollback leaves, and this is none: "
+                "events of the audit were hidden from the count; run `keyrotation audit verify`"
+            )
         unseen = pipeline.environment.blind_spots()
         done = KeyRetired(
             version=evidence.version,

@@ -1,6 +1,7 @@
 """The evidence of retirement on a real server: it exists only when every piece holds, whatever the catalogue claims."""
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 import psycopg
 import pytest
@@ -14,8 +15,11 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.errors import BlockedError, FenceError, PreflightError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.key_events import KeyRegistered
+from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.proof import Searched, SnapshotPosition, ZeroOldRows
-from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, Place, TableName
+from keyrotation_pipeline_tests.forging import Forger
 from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server, discard, start_server
 from keyrotation_pipeline_tests.waiting import eventually
 
@@ -552,3 +556,46 @@ def test_while_the_tables_are_held_autovacuum_is_waited_for_once_and_not_at_ever
         proof.lock_tables(connection, tables)
     evicted = (server.directory / "log").read_text().count("canceling autovacuum task")
     assert 0 < evicted < 3
+
+
+# --- a column that held plaintext -----------------------------------------------------------------------------------
+
+NOTES = EncryptedTable.of(TableName("public", "visits"), [Place("notes", source="plaintext")])
+
+
+def registered(owner: Connection, *versions: KeyVersion) -> None:
+    """Write the rows that say which versions there are, as the database's owner can."""
+    forger = Forger(owner)
+    for version in versions:
+        now = datetime.now(UTC)
+        forger.append(KeyRegistered(version, KeyState.ACTIVE, "f" * 64, now), at=now, database="clinic")
+
+
+def fenced(clinic: Clinic) -> SnapshotPosition:
+    fence.fence(clinic.connection, NOTES, [V1])
+    return SnapshotPosition(
+        snapshot_horizon.current_xid(clinic.connection), snapshot_horizon.barrier(clinic.connection)
+    )
+
+
+@pytest.mark.parametrize("searches", [False, True])
+def test_whoever_hides_the_newest_version_from_the_count_hides_no_plaintext(clinic: Clinic, searches: bool) -> None:
+    registered(clinic.connection, V1)  # that of v2 is hidden, so that this looks like a rollback
+    moment, tables = fenced(clinic), [CLIENTS, NOTES]
+    clinic.connection.execute("INSERT INTO public.visits VALUES (2, 'plain'), (3, 'v2: plain')")
+    found = search.search(clinic.connection, tables, V1, [V1], lambda _: None) if searches else None
+    with clinic.connection.transaction():
+        evidence = proof.zero_old_rows(clinic.connection, tables, V1, [V1], moment, searched=found)
+    assert evidence.plaintext == (4 if searches else 2)
+
+
+def test_plaintext_is_refused_by_the_count_of_a_rotation(clinic: Clinic) -> None:
+    registered(clinic.connection, V1, V2)
+    moment = fenced(clinic)
+    clinic.connection.execute(f"ALTER TABLE public.visits DROP CONSTRAINT {fence.NAME}".encode())
+    clinic.connection.execute("INSERT INTO public.visits VALUES (2, 'plain')")
+    with (
+        pytest.raises(ProofError, match=r"table visits, column notes: 1 value\(s\) are not encrypted"),
+        clinic.connection.transaction(),
+    ):
+        proof.zero_old_rows(clinic.connection, [CLIENTS, NOTES], V1, [V1], moment)

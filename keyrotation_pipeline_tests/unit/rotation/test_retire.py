@@ -259,6 +259,25 @@ def test_a_fence_changed_after_the_proof_blocks_is_proven_again_and_then_lets_go
     assert used.xid > moment_of(world).xid, "the repeated proof counts, not the one before"
 
 
+@pytest.mark.parametrize("is_rollback", [False, True])
+def test_plaintext_that_the_count_has_let_pass_stops_whatever_is_no_rollback(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch, is_rollback: bool
+) -> None:
+    """What it rests on there is read from rows that the database's owner can change."""
+    real = type(world.pipeline.evidence).zero_old_rows
+    monkeypatch.setattr(
+        type(world.pipeline.evidence), "zero_old_rows", lambda *given: replace(real(*given), plaintext=3)
+    )
+    monkeypatch.setattr(Walk, "encrypts_plaintext", not is_rollback)
+    if is_rollback:
+        retire_now(world)
+        assert world.keys.archived() == (V1,)
+    else:
+        with pytest.raises(ProofError, match=r"^3 value\(s\) in plaintext were taken for what a rollback leaves"):
+            retire_now(world)
+        assert world.keys.archived() == ()
+
+
 def definition_changed(world: FakeWorld, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     """The definition of a table changes between proof and retirement, so many times."""
     evidence, left = world.pipeline.evidence, [None] * times

@@ -103,6 +103,7 @@ def zero_old_rows(
         not_read_again,
         value_format.name,
         value_format.identified_by,
+        sum(each.plaintext for each in evidence) + (searched.plaintext if searched else 0),
     )
 
 

@@ -102,17 +102,18 @@ def search(
     (began_at,) = connection.execute("SELECT clock_timestamp()").fetchall()[0]
     then = RelationStates.now(connection, tables)
     versions = tuple(sorted({*retired, version}))
-    values, since = dict[str, int](), dict[str, int]()
+    values, since, plaintext = dict[str, int](), dict[str, int](), 0
     for table in tables:
-        name = str(table.name)
+        name, evidence = str(table.name), evidence_of(connection, table, keys)
         report(_progress(f"{table.name} counted"))
-        values[name], read_from = evidence_of(connection, table, keys).search(versions, report)
+        values[name], read_from = evidence.search(versions, report)
+        plaintext += evidence.plaintext
         if read_from is not None:
             since[name] = read_from
     require_nothing_found(
         discovery.discover(connection, tables, announce=lambda name: report(_progress(name))), retired
     )
-    return Searched(values, then.identities, then.pages, then.labels, cast("datetime", began_at), since)
+    return Searched(values, then.identities, then.pages, then.labels, cast("datetime", began_at), since, plaintext)
 
 
 def require_nothing_found(findings: Iterable[FoundColumn], retired: Sequence[KeyVersion]) -> None:
