@@ -141,7 +141,8 @@ def guide(environment: DatabaseEnvironment, shown: Guide, *, as_json: bool) -> N
     for program, note in _NOTES.items():
         if any(program in way["command"] for way in ways):
             output.line(output.field("note", note))
-    waits = "" if enough else f"once {shown.required - len(signed)} more have signed: "
+    lacking = shown.required - len(signed)
+    waits = "" if enough else f"once {lacking} more {'has' if lacking == 1 else 'have'} signed: "
     output.line(output.field("then", f"{waits}{shown.then}"))
 
 

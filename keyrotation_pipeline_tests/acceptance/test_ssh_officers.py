@@ -158,7 +158,7 @@ def rotated(office: Office) -> str:
     assert SIGNER in office.refused(request, office.eve.sign(text))
     assert "made for another purpose" in office.refused(request, office.ben.sign(text, "git"))
     assert "not over exactly this text" in office.refused(request, office.ben.sign(text.replace(b"v2", b"v3")))
-    assert "once 1 more have signed" in office.run("approve", request)
+    assert "once 1 more has signed" in office.run("approve", request)
     typed = office.type(line["Ben", "SSH"], Path("/nonexistent"), office.ben.key)
     assert f"approved by Ben: 2 of 2\nnext: keyrotation rotate {request[:8]}" in typed
     with open_pipeline(office.declared, actor="test") as pipeline:

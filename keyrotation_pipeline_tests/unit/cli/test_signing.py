@@ -95,7 +95,7 @@ BY_SSH = BY_GPG.replace("gpg -u {} -ab", "ssh-keygen -Y sign -n keyrotation-pipe
             ["signed    Ada, Ben (3 must)", f"to sign   Cem, with the SSH security key {CEM.fingerprint}:",
              f"  {BY_SSH.format('~/.ssh/id_ed25519_sk')}",
              "note      after -f name the file with your SSH key; a security key waits for your touch",
-             "then      once 1 more have signed: keyrotation rotate ID"],
+             "then      once 1 more has signed: keyrotation rotate ID"],
             id="one is missing",
         ),
         pytest.param(
@@ -105,7 +105,7 @@ BY_SSH = BY_GPG.replace("gpg -u {} -ab", "ssh-keygen -Y sign -n keyrotation-pipe
         ),
         pytest.param(
             "Ada", (ADA.fingerprint,), 2,
-            ["signed    Ada (2 must)", "then      once 1 more have signed: keyrotation rotate ID"], id="who has signed",
+            ["signed    Ada (2 must)", "then      once 1 more has signed: keyrotation rotate ID"], id="who has signed",
         ),
     ],
 )  # fmt: skip
