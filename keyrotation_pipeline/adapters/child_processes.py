@@ -83,7 +83,7 @@ class ChildService:
         now = time.monotonic()
         if self._restarted_at is not None and now - self._restarted_at < SETTLED_SECONDS:
             return False
-        _end_group(self._process)
+        end_group(self._process)
         self._had_child, self._restarted_at = False, now
         self._process = self._start()
         return True
@@ -97,7 +97,7 @@ class ChildService:
         """Waits for it for a while, then ends it and whatever it has started."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_SECONDS)
-        _end_group(self._process)
+        end_group(self._process)
 
     def _start(self) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log:
@@ -125,8 +125,8 @@ def _has_children(pid: int) -> bool:
     return False
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """Ends whatever a process has started, and waits for the process itself."""
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process that began a session, and whatever it has started, and waits for the process itself."""
     for force in (signal.SIGTERM, signal.SIGKILL):
         if _group_ends(process, force):
             break

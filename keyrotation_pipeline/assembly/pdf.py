@@ -4,8 +4,11 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from keyrotation_pipeline.adapters.child_processes import end_group
+from keyrotation_pipeline.adapters.process import die_with_parent
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.regular_files import read_bytes
 
@@ -48,15 +51,35 @@ def to_pdf(page: bytes, program: str) -> bytes:
         # Nothing of this process's environment: it may hold passwords.
         environment = {"PATH": os.defpath, "HOME": name, "LC_ALL": "C.UTF-8"}
         try:
-            subprocess.run(  # noqa: S603
-                [program, *printing],
-                env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=_PATIENCE_SECONDS,
-            )  # fmt: skip
+            _run([program, *printing], environment)
             return read_bytes(target)
         except (OSError, subprocess.SubprocessError):
             raise KeyRotationError(
-                f"{program} printed no PDF; write the report as HTML, and see what `{Path(program).name}` says to it"
+                f"{program} printed no PDF; write the report as HTML, and run `{Path(program).name}` on that to see why"
             ) from None
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Runs a program; nothing that it has started outlives a failure, and writes to a folder that is removed.
+
+    Raises:
+        OSError, subprocess.SubprocessError: it cannot be started, takes too long or fails.
+    """
+    with subprocess.Popen(  # noqa: S603  a program that was found, and arguments of our own
+        die_with_parent(command),
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    ) as process:
+        try:
+            process.communicate(timeout=_PATIENCE_SECONDS)
+        except BaseException:
+            end_group(process)
+            raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
 
 
 def _by_browser(folder: Path, source: Path, target: Path) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from keyrotation_pipeline.assembly import pdf
 from keyrotation_pipeline.assembly.pdf import pdf_program, to_pdf
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline_tests.programs import needs_chromium
@@ -31,6 +32,21 @@ def test_a_program_gets_no_secret_and_its_failure_is_a_sentence(
     program.write_text("#!/bin/sh\nexit 1\n")
     with pytest.raises(KeyRotationError, match=f"^{program} printed no PDF"):
         to_pdf(PAGE, str(program))
+
+
+def test_nothing_outlives_a_program_that_takes_too_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program, folder, started = tmp_path / "weasyprint", tmp_path / "folder", tmp_path / "started"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    monkeypatch.setattr(pdf, "_PATIENCE_SECONDS", 0.3)
+    busy = "while :; do mkdir -p $(dirname $1)/profile; done"
+    program.write_text(f"#!/bin/sh\n({busy}) &\necho $! > {started}\nwait\n")
+    program.chmod(0o700)
+    with pytest.raises(KeyRotationError, match=f"^{program} printed no PDF"):
+        to_pdf(PAGE, str(program))
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.extended
