@@ -1,16 +1,14 @@
 """Scans a database of which no home, key or configuration of ours need be known."""
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
 
-from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.scan.database import DEFAULT_VALUES, scan
 from keyrotation_pipeline.adapters.postgres.scan.session import connected
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.scan.report import ScanReport
 
-__all__ = ["DEFAULT_VALUES", "now", "scan_connected", "scan_database"]
+__all__ = ["DEFAULT_VALUES", "scan_connected", "scan_database"]
 
 
 def scan_database(
@@ -29,11 +27,6 @@ def scan_database(
     """
     with connected(url, setting) as connection:
         return scan(connection, schemas, values, _to(report), display_name(url))
-
-
-def now() -> datetime:
-    """Returns the time, aware, UTC."""
-    return SystemClock().now()
 
 
 def scan_connected(connection: Connection, report: Report) -> ScanReport:

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 from click.core import ParameterSource
 
-from keyrotation_pipeline.assembly.scan import DEFAULT_VALUES, now, scan_database
+from keyrotation_pipeline.assembly.host import system_time
+from keyrotation_pipeline.assembly.scan import DEFAULT_VALUES, scan_database
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json
 from keyrotation_pipeline.errors import ConfigurationError, HomeError
@@ -91,7 +92,7 @@ def scan(
     document = {**found.as_json(), **(changes.as_json() if changes else {})}
     output.show(found.database, document, [*_lines(found), *(_changes(changes) if changes else ())], as_json=as_json)
     if target is not None:
-        _write(target, page_of(found, now(), changes))
+        _write(target, page_of(found, system_time(), changes))
     if fail_on and changes is not None and changes.fails:
         raise typer.Exit(NEW_EXIT_CODE)
 
@@ -100,7 +101,7 @@ def _earlier(file: Path) -> Earlier:
     try:
         return earlier_scan(read_text(file))
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigurationError(f"{file} cannot be read: {reason}; correct --compare") from None
     except NotAScanError as error:
         raise ConfigurationError(
