@@ -52,7 +52,8 @@ def in_one_sentence(conclusions: Sequence[Conclusion]) -> tuple[str, tuple[str, 
         also = f", and {silent} {'is' if silent == 1 else 'are'} not shown" if silent else ""
         return f"{failed} of {applying} sections {'is' if failed == 1 else 'are'} not met{also}.", rest
     if silent:
-        return f"Nothing contradicts this report, but {silent} of its {applying} sections are not shown.", rest
+        are = "is" if silent == 1 else "are"
+        return f"Nothing contradicts this report, but {silent} of its {applying} sections {are} not shown.", rest
     return f"All {applying} sections that apply are met.", rest
 
 

@@ -18,6 +18,7 @@ from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.reporting import narrative
 from keyrotation_pipeline.reporting.checklist import Checklist, ChecklistLine
 from keyrotation_pipeline.reporting.compliance import ComplianceReport, Parameters, Period, Stated
+from keyrotation_pipeline.reporting.conclusions import Verdict, concluded
 from keyrotation_pipeline.reporting.gathering import gather
 from keyrotation_pipeline.reporting.incidents_in_audit import (
     IncidentReported,
@@ -25,7 +26,7 @@ from keyrotation_pipeline.reporting.incidents_in_audit import (
     NoticeGiven,
     StageOfResponse,
 )
-from keyrotation_pipeline.reporting.rendering import render_html, timeline
+from keyrotation_pipeline.reporting.rendering import in_one_sentence, render_html, timeline
 from keyrotation_pipeline.reporting.sections import (
     AccessSummary,
     AgeDeclared,
@@ -289,6 +290,23 @@ def test_the_page_is_an_anchor_and_draws_when_each_key_encrypted() -> None:
 def test_what_stands_on_the_page(report: ComplianceReport, sentence: str) -> None:
     shown = Page(page(report)).texts if report is not REPORT else _texts_of_it()
     assert [text for text in shown if sentence in text] != []
+
+
+@pytest.mark.parametrize(
+    ("failed", "silent", "said"),
+    [
+        pytest.param(0, 0, "All 3 sections that apply are met.", id="all met"),
+        pytest.param(0, 1, "Nothing contradicts this report, but 1 of its 3 sections is not shown.", id="one silent"),
+        pytest.param(0, 2, "Nothing contradicts this report, but 2 of its 3 sections are not shown.", id="two silent"),
+        pytest.param(1, 1, "1 of 3 sections is not met, and 1 is not shown.", id="one of each"),
+        pytest.param(2, 0, "2 of 3 sections are not met.", id="two not met"),
+    ],
+)
+def test_the_verdict_is_one_sentence(failed: int, silent: int, said: str) -> None:
+    verdicts = [Verdict.NOT_MET] * failed + [Verdict.NOT_SHOWN] * silent
+    verdicts += [Verdict.MET] * (3 - len(verdicts)) + [Verdict.NOT_APPLICABLE]
+    one = concluded(REPORT)[0]
+    assert in_one_sentence([replace(one, verdict=each) for each in verdicts])[0] == said
 
 
 @cache
