@@ -22,7 +22,7 @@ def aws_kms(raw: bytes) -> Recognised | None:
     return Recognised("aws-kms") if _ENCRYPTED_DATA in raw[32:96] and _AES_GCM in raw[48:128] else None
 
 
-_KEY_TAG, _BODY_TAG = 0x0A, 0x12
+_BODY_TAG = 0x12
 
 
 @in_bytes(

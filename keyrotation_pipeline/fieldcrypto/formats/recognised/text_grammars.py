@@ -22,7 +22,6 @@ from keyrotation_pipeline.fieldcrypto.formats.recogniser import (
 )
 
 _DECRYPT, _MARKER = IdentifiedBy.DECRYPT, IdentifiedBy.MARKER
-_SHORTEST_AEAD_BYTES = 28
 # A salt or iv, and a block.
 _SHORTEST_CBC_BYTES = 2 * BLOCK_BYTES
 
@@ -31,10 +30,10 @@ class Part(NamedTuple):
     """What a group of a pattern must be.
 
     Args:
-        decode: to bytes; None: the group names the key.
-        sizes: of these bytes; empty: any.
-        least: of these bytes.
-        multiple: that their number is a multiple of.
+        decode: its text to bytes; None: the group names the key.
+        sizes: how many bytes it may have; empty: any number from `least` on.
+        least: the smallest number of bytes.
+        multiple: what the number of bytes is a multiple of.
     """
 
     decode: Callable[[str], bytes | None] | None
@@ -44,9 +43,10 @@ class Part(NamedTuple):
 
     def fits(self, text: str) -> bool:
         """Returns whether a text is such a part."""
-        raw = self.decode(text) if self.decode is not None else b""
-        if raw is None or self.decode is None:
-            return self.decode is None
+        if self.decode is None:
+            return True
+        if (raw := self.decode(text)) is None:
+            return False
         return len(raw) >= self.least and len(raw) % self.multiple == 0 and (not self.sizes or len(raw) in self.sizes)
 
 
@@ -60,8 +60,8 @@ class Grammar(NamedTuple):
         pattern: of a whole value.
         parts: of its groups, in their order; a group that did not match is left out.
         advice: about its values.
-        contains: where they begin in any way: what is in all of them.
-        by_size: whether sizes alone tell, so that several values of different length are needed.
+        contains: what every value contains, where they have no common beginning.
+        by_size: whether nothing but sizes marks them, so that several values of different lengths are needed.
     """
 
     name: str
@@ -82,7 +82,7 @@ def _base64(text: str) -> bytes | None:
 
 
 def _token(text: str) -> bytes | None:
-    """Decodes base64 of a token as Fernet's."""
+    """Decodes the base64 of a Fernet token, which is base64url itself."""
     raw = from_base64(text)
     return raw if raw is not None and fernet(raw.decode("latin-1")) is not None else None
 
@@ -92,16 +92,10 @@ def _lines(text: str) -> bytes | None:
 
 
 KEY = Part(None)
-_AEAD, _BLOCKS = Part(_base64, least=_SHORTEST_AEAD_BYTES), Part(_base64, least=BLOCK_BYTES, multiple=BLOCK_BYTES)
+_ANY, _NONCE, _MAC = Part(_base64), Part(_base64, (12,)), Part(_base64, (32,))
+_IV = _TAG = Part(_base64, (16,))
+_BLOCKS = Part(_base64, least=BLOCK_BYTES, multiple=BLOCK_BYTES)
 _HEX_BLOCKS = Part(from_hex, least=BLOCK_BYTES, multiple=BLOCK_BYTES)
-_STREAM = Part(_base64, least=BLOCK_BYTES + 1)
-_ANY, _NONCE, _IV, _TAG, _MAC = (
-    Part(_base64),
-    Part(_base64, (12,)),
-    Part(_base64, (16,)),
-    Part(_base64, (16,)),
-    Part(_base64, (32,)),
-)
 _B64, _HEX = r"([A-Za-z0-9+/]++={0,2})", r"((?:[0-9a-f]{2})++|(?:[0-9A-F]{2})++)"
 _B64U = r"([A-Za-z0-9_-]++={0,2})"
 
