@@ -10,6 +10,7 @@ from keyrotation_pipeline.fieldcrypto.formats.recognised import (  # noqa: F401
     aws_encryption_sdk,
     byte_headers,
     byte_values,
+    json_envelopes,
     key_services,
     openpgp,
     text_grammars,

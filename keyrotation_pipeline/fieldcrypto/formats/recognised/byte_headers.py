@@ -5,14 +5,7 @@ from uuid import UUID
 
 from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
 from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
-from keyrotation_pipeline.fieldcrypto.formats.recogniser import (
-    Recognised,
-    from_base64,
-    in_bytes,
-    in_text,
-    json_object,
-    key_id,
-)
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64, in_bytes, in_text
 
 _DECRYPT, _MARKER = IdentifiedBy.DECRYPT, IdentifiedBy.MARKER
 _DATA_PROTECTION = b"\x09\xf0\xc9\xf0"
@@ -214,8 +207,6 @@ def dpapi(raw: bytes) -> Recognised | None:
     return Recognised("dpapi", str(UUID(bytes_le=raw[24:40]))) if len(raw) > 100 else None  # noqa: PLR2004
 
 
-# Of one field; searching in longer JSON takes time.
-_LONGEST_ENVELOPE_CHARS = 100_000
 _ENVELOPED = bytes.fromhex("06092a864886f70d010703")
 
 
@@ -229,39 +220,3 @@ _ENVELOPED = bytes.fromhex("06092a864886f70d010703")
 def cms_enveloped(raw: bytes) -> Recognised | None:
     """Recognises CMS (PKCS #7) EnvelopedData in DER."""
     return Recognised("cms-enveloped") if raw.find(_ENVELOPED, 2, 20) >= 2 else None  # noqa: PLR2004
-
-
-@in_text(
-    "cipherstash-eql",
-    starts=("{",),
-    advice=Advice(
-        identified_by=_MARKER,
-        steps="CipherStash rotates its keys itself, since ZeroKMS makes one for each value",
-        source="cipherstash/encrypt-query-language, the schema of its payload",
-    ),
-)
-def cipherstash_eql(text: str) -> Recognised | None:
-    """Recognises CipherStash's EQL payloads: ``{"v", "k": "ct", "c": ciphertext, "i": {"t", "c"}, …}``."""
-    payload = json_object(text) if len(text) < _LONGEST_ENVELOPE_CHARS and '"ct"' in text else None
-    if payload is None or payload.get("k") != "ct" or not isinstance(payload.get("c"), str):
-        return None
-    place = payload.get("i")
-    return Recognised("cipherstash-eql") if isinstance(place, dict) and {"t", "c"} <= set(place) else None
-
-
-@in_text(
-    "zitadel",
-    starts=("{",),
-    advice=Advice(
-        identified_by=_MARKER,
-        steps="list the new key in its configuration, which keeps the older ones, then set every secret again",
-        source="zitadel/zitadel internal/crypto/crypto.go (01857b73a800)",
-    ),
-)
-def zitadel(text: str) -> Recognised | None:
-    """Recognises ZITADEL's secrets: ``{"CryptoType", "Algorithm": "aes", "KeyID", "Crypted": base64}``."""
-    payload = json_object(text) if len(text) < _LONGEST_ENVELOPE_CHARS and '"Crypted"' in text else None
-    if payload is None or not {"Algorithm", "KeyID", "Crypted"} <= set(payload):
-        return None
-    raw = from_base64(payload["Crypted"]) if isinstance(payload["Crypted"], str) else None
-    return Recognised("zitadel", key_id(payload["KeyID"])) if raw is not None else None
