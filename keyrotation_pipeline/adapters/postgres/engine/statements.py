@@ -324,8 +324,7 @@ class _Stored:
         """Whether a value of the place meets the condition of its format; of plaintext, whether it is not encrypted."""
         if not self._column.place.source:
             return self.meets(lambda text: condition(text, target))
-        text = sql.SQL('({} COLLATE "C")').format(places.read_as_text(self._column, "t"))
-        return _sql(not_in_full_under(text, target).as_string(self._connection))
+        return _sql(not_in_full_under(places.text(self._column, "t"), target).as_string(self._connection))
 
     @property
     def compared(self) -> sql.Composable:
