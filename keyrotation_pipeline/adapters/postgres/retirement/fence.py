@@ -255,13 +255,12 @@ def _refusal(
     value = places.printed(column, name) if column.of_bytes else places.printed_text(column, name)
     if column.place.source:  # of our own format alone
         return grammar_sql.refusal(value, versions, other_generation=other_generation, plaintext=plaintext)
-    told = refusals.refusal(value, versions, other_generation=other_generation)
-    if refusals is grammar_sql:
-        strict = grammar_sql.refusal(value, versions, other_generation=other_generation, plaintext=True)
-        return (
-            strict if strict in existing else told
-        )  # until the next one, it refuses what it did as `from` stood there
-    return told
+    usual = refusals.refusal(value, versions, other_generation=other_generation)
+    if refusals is not grammar_sql:
+        return usual
+    # A fence made while `from` was declared refuses plaintext until it is made again.
+    strict = grammar_sql.refusal(value, versions, other_generation=other_generation, plaintext=True)
+    return strict if strict in existing else usual
 
 
 def _put(
