@@ -16,7 +16,8 @@ class Advice:
         where: for which applications and keys values are rotated in place; empty: for all, or for none.
         also: what is declared besides the place.
         elsewhere: the whole sentence about places that cannot be declared; empty: it is made of the steps.
-        source: where this is read, and the structure of values: project, file and commit, or a specification.
+        source: where this is read, and the structure of values: project, file and commit, or a specification. "Not
+            read": known from elsewhere.
     """
 
     identified_by: IdentifiedBy

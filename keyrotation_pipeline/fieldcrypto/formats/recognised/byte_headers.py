@@ -19,7 +19,8 @@ _SHORTEST_PROTECTED_BYTES = 4 + 16 + 16 + 12 + 16
     advice=Advice(
         identified_by=_MARKER,
         steps="its key ring keeps expired keys for reading, so make a new default key and protect every value again",
-        source="dotnet/aspnetcore src/DataProtection/DataProtection/src/KeyManagement/KeyRingBasedDataProtector.cs",
+        source="dotnet/aspnetcore src/DataProtection/DataProtection/src/KeyManagement/KeyRingBasedDataProtector.cs "
+        "(0646d1acb692)",
     ),
 )
 def aspnet_data_protection(raw: bytes) -> Recognised | None:
@@ -87,7 +88,7 @@ _AGE, _AGE_ARMOR = b"age-encryption.org/v1\n-> ", "-----BEGIN AGE ENCRYPTED FILE
 _AGE_ADVICE = Advice(
     identified_by=_DECRYPT,
     steps="encrypt every value to the new recipient, too; readers have a list of identities",
-    source="C2SP/C2SP age.md",
+    source="C2SP/C2SP age.md (037e546d164a)",
 )
 
 
@@ -162,7 +163,8 @@ _KUBERNETES = re.compile(rb"k8s:enc:(?:aescbc|aesgcm|secretbox|kms):v[12]:([\w.-
     advice=Advice(
         identified_by=_MARKER,
         steps="list the new key first in the EncryptionConfiguration, then replace every Secret",
-        source="kubernetes/kubernetes staging/src/k8s.io/apiserver/pkg/storage/value/encrypt",
+        source="kubernetes/kubernetes staging/src/k8s.io/apiserver/pkg/server/options/encryptionconfig/config.go "
+        "(01019770cfa6)",
     ),
 )
 def kubernetes(raw: bytes) -> Recognised | None:
@@ -174,7 +176,7 @@ def kubernetes(raw: bytes) -> Recognised | None:
 _JENKINS_ADVICE = Advice(
     identified_by=_DECRYPT,
     one_key="Jenkins",
-    source="jenkinsci/jenkins core/src/main/java/hudson/util/Secret.java, HistoricalSecrets.java",
+    source="jenkinsci/jenkins core/src/main/java/hudson/util/Secret.java (057d4ed98642)",
 )
 
 
@@ -199,7 +201,9 @@ _DPAPI = bytes.fromhex("01000000d08c9ddf0115d1118c7a00c04fc297eb")
     "dpapi",
     starts=(_DPAPI,),
     advice=Advice(
-        identified_by=_MARKER, one_key="DPAPI", source="the provider's GUID of CryptProtectData, in every blob"
+        identified_by=_MARKER,
+        one_key="DPAPI",
+        source="what CryptProtectData returns, which Microsoft calls opaque; read from published ones",
     ),
 )
 def dpapi(raw: bytes) -> Recognised | None:

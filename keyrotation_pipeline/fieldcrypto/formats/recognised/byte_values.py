@@ -14,7 +14,7 @@ from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from
     advice=Advice(
         identified_by=IdentifiedBy.MAC,
         one_key="django-cryptography",
-        source="georgemarshall/django-cryptography django_cryptography/core/signing.py",
+        source="georgemarshall/django-cryptography django_cryptography/core/signing.py (0065adcb1755)",
     ),
 )
 def django_cryptography(raw: bytes) -> Recognised | None:

@@ -21,11 +21,11 @@ def _payload(text: str, mark: str) -> dict[str, Any] | None:
     advice=Advice(
         identified_by=IdentifiedBy.MARKER,
         steps="CipherStash rotates its keys itself, since ZeroKMS makes one for each value",
-        source="cipherstash/encrypt-query-language, the schema of its payload",
+        source="cipherstash/encrypt-query-language, examples of EQL 1 and 2; payloads of EQL 3 have no `k`",
     ),
 )
 def cipherstash_eql(text: str) -> Recognised | None:
-    """Recognises CipherStash's EQL payloads: ``{"v", "k": "ct", "c": ciphertext, "i": {"t", "c"}, …}``."""
+    """Recognises CipherStash's payloads of EQL 1 and 2: ``{"v", "k": "ct", "c": ciphertext, "i": {"t", "c"}, …}``."""
     payload = _payload(text, '"ct"')
     if payload is None or payload.get("k") != "ct" or not isinstance(payload.get("c"), str):
         return None

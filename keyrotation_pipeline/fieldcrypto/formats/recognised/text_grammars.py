@@ -109,13 +109,14 @@ def _two(steps: str, source: str, identified_by: IdentifiedBy = _MARKER) -> Advi
 
 
 _BITWARDEN = _one(
-    "a vault of Bitwarden", "bitwarden/clients libs/common/src/key-management/crypto/models/enc-string.ts"
+    "a vault of Bitwarden",
+    "bitwarden/clients libs/common/src/key-management/crypto/models/enc-string.ts (0b0a03ff24aa)",
 )
 GRAMMARS = (
     Grammar(
         "gitlab-token", "GitLab's `*_token_encrypted`: ``|<base64 of ciphertext ‖ tag16><nonce of 12 characters>``.",
         ("|",), rf"\|{_B64}[0-9a-f]{{12}}", (Part(_base64, least=17),),
-        _one("GitLab", "gitlabhq/gitlabhq app/models/concerns/token_authenticatable_strategies/encryption_helper.rb"),
+        _one("GitLab", "gitlabhq/gitlabhq token_authenticatable_strategies/encryption_helper.rb (14bd84b61276)"),
     ),
     Grammar(
         "redmine", "Redmine and OpenProject: ``aes-256-cbc:<base64 of ciphertext>--<base64 of iv16>``.",
@@ -142,7 +143,7 @@ GRAMMARS = (
         (KEY, Part(from_hex, (12,)), Part(from_hex, least=17)),
         _two(
             "generate and activate a new key in the keyring, which keeps the older ones, then update every entity",
-            "kong/keyring of Kong Gateway, and its page on the keyring",
+            "the keyring of Kong Gateway, whose source is closed; read from published values",
         ),
     ),
     Grammar(
@@ -157,14 +158,14 @@ GRAMMARS = (
         ("$ANSIBLE_VAULT;",), r"\$ANSIBLE_VAULT;1\.[12];AES256(?:;([\w.-]+))?\r?\n([0-9a-f\s]+)",
         (KEY, Part(_lines, least=80)),
         _two("give Ansible both passwords by vault ids, then `ansible-vault rekey`",
-             "ansible/ansible lib/ansible/parsing/vault/__init__.py", _DECRYPT),
+             "ansible/ansible lib/ansible/parsing/vault/__init__.py (005f6401cdfa)", _DECRYPT),
     ),
     Grammar(
         "paseto-local", "PASETO, encrypted: ``v<1-4>.local.<base64url>[.<footer>]``.",
         tuple(f"v{version}.local." for version in range(1, 5)), rf"v[1-4]\.local\.{_B64U}(?:\.{_B64U})?",
         (Part(_base64, least=40), _ANY),
         _two("name keys in the footer (`kid`), so that readers choose by it, then encrypt every value again",
-             "paseto-standard/paseto-spec docs/01-Protocol-Versions", _DECRYPT),
+             "paseto-standard/paseto-spec: Version2.md (07df4951b698), Version4.md (1534915e07c0)", _DECRYPT),
     ),
     Grammar(
         "plug-crypto", "Plug.Crypto (Elixir): ``QTEyOEdDTQ.<wrapped key>.<iv12>.<ciphertext>.<tag16>``.",
@@ -193,25 +194,26 @@ GRAMMARS = (
     Grammar(
         "eyaml", "Hiera's eyaml: ``ENC[PKCS7,<base64>]``.",
         ("ENC[PKCS7,",), rf"ENC\[PKCS7,{_B64}\]", (Part(_base64, least=200),),
-        _one("hiera-eyaml", "voxpupuli/hiera-eyaml lib/hiera/backend/eyaml/encryptors/pkcs7.rb"),
+        _one("hiera-eyaml", "voxpupuli/hiera-eyaml lib/hiera/backend/eyaml/encryptors/pkcs7.rb (029aa895a040)"),
     ),
     Grammar(
         "doctrine-encrypt", "DoctrineEncryptBundle (Symfony): a value of Halite or Defuse, then ``<ENC>``.",
         (), rf"(?:{_HEX}|{_B64U}|{_B64})<ENC>",
         (Part(from_hex, least=84), Part(_base64, least=32), Part(_base64, least=16)),
-        _one("DoctrineEncryptBundle", "Ambta's DoctrineEncryptBundle, DoctrineEncryptSubscriber::ENCRYPTION_MARKER"),
+        _one("DoctrineEncryptBundle",
+             "absolute-quantum/DoctrineEncryptBundle src/Subscribers/DoctrineEncryptSubscriber.php (70c9594ba315)"),
         contains="<ENC>",
     ),
     Grammar(
         "standard-notes", "Standard Notes: ``004:<nonce24 in hex>:<base64>:<base64 of authenticated data>``.",
         ("003:", "004:"), rf"00[34]:([0-9a-f]{{32,64}}):{_B64}:{_B64}",
         (Part(from_hex, (16, 24, 32)), Part(_base64, least=17), _ANY),
-        _one("Standard Notes", "its specification of protocol 004"),
+        _one("Standard Notes", "standardnotes/app specification.md (0e40469e2fe8); protocol 003, not read"),
     ),
     Grammar(
         "dolibarr", "Dolibarr: ``dolcrypt:<cipher>:<iv>:<base64>``.",
         ("dolcrypt:",), rf"dolcrypt:[\w-]+:[^:]{{16,32}}:{_B64}", (_ANY,),
-        _one("Dolibarr", "Dolibarr/dolibarr htdocs/core/lib/security.lib.php"),
+        _one("Dolibarr", "Dolibarr/dolibarr htdocs/core/lib/security.lib.php (0002dcda2acb)"),
     ),
     Grammar(
         "moodle", "Moodle: ``sodium:<base64 of nonce24 ‖ tag16 ‖ ciphertext>``, earlier ``openssl-aes-256-ctr:…``.",
@@ -221,7 +223,7 @@ GRAMMARS = (
     Grammar(
         "travis", "Travis CI: ``--ENCR--<base64 of ciphertext ‖ iv16>``, AES-256-CBC.",
         ("--ENCR--",), rf"--ENCR--{_B64}", (Part(_base64, least=_SHORTEST_CBC_BYTES, multiple=16),),
-        _one("travis-encrypt", "travis-ci/travis-encrypt lib/travis/encrypt"),
+        _one("travis-encrypt", "travis-ci/travis-encrypt lib/travis/encrypt/common.rb (177a6dd4fb61)"),
     ),
     Grammar(
         "manageiq", "ManageIQ and CloudForms: ``v2:{<base64>}``, AES-256-CBC under a fixed iv.",
@@ -240,10 +242,13 @@ GRAMMARS = (
     ),
 )  # fmt: skip
 # What may stand around any value, so that it is looked into first: a prefix, the name of who writes it, and its form.
-_JASYPT = _one("Jasypt", "jasypt/jasypt StandardPBEByteEncryptor, PropertyValueEncryptionUtils")
-_SPRING = _one("Spring's TextEncryptor", "spring-projects/spring-security AesBytesEncryptor; spring-cloud-config")
-_SONARQUBE = _one("SonarQube", "its page on the encryption of settings")
-_WEBLOGIC = _one("WebLogic", "its page on encrypted passwords")
+_JASYPT = _one("Jasypt", "jasypt/jasypt PropertyValueEncryptionUtils.java; StandardPBEByteEncryptor.java, not read")
+_SPRING = _one(
+    "Spring's TextEncryptor",
+    "spring-projects/spring-security AesBytesEncryptor.java (11a61dc8cc6f); spring-cloud-config, not read",
+)
+_SONARQUBE = _one("SonarQube", "SonarSource/sonarqube org/sonar/api/config/internal/Encryption.java (021cfd39356f)")
+_WEBLOGIC = _one("WebLogic", "its page on encrypted passwords, not read")
 _WRAPPED = (
     ("ENC(", "jasypt", "Jasypt: ``ENC(<base64 of salt, [iv,] blocks>)``.", _JASYPT),
     ("{cipher}", "spring-cipher", "Spring Cloud Config: ``{cipher}<hex or base64>``.", _SPRING),
@@ -251,7 +256,7 @@ _WRAPPED = (
     ("{aes}", "sonarqube", "SonarQube's settings: ``{aes-gcm}<base64>``, earlier ``{aes}``.", _SONARQUBE),
     ("{AES}", "weblogic", "WebLogic: ``{AES}<base64>`` or ``{AES256}<base64>``.", _WEBLOGIC),
     ("{AES256}", "weblogic", "WebLogic: ``{AES}<base64>`` or ``{AES256}<base64>``.", _WEBLOGIC),
-    ("enc{", "nifi", "Apache NiFi: ``enc{<hex>}``.", _one("NiFi", "apache/nifi nifi-property-encryptor")),
+    ("enc{", "nifi", "Apache NiFi: ``enc{<hex>}``.", _one("NiFi", "apache/nifi FlowSerializer.java")),
     (
         "<enc-v1>", "harbor", "Harbor: ``<enc-v1><base64 of iv16 ‖ ciphertext>``, AES-CFB.",
         _one("Harbor", "goharbor/harbor src/common/utils/encrypt.go (18455ef092de)"),

@@ -34,7 +34,7 @@ _IRON = re.compile(
     advice=Advice(
         identified_by=_DECRYPT,
         steps="give `unseal` both passwords by id, then seal every value again",
-        source="hapijs/iron lib/index.js",
+        source="hapijs/iron lib/index.js (02d7b780fae6)",
     ),
 )
 def iron(text: str) -> Recognised | None:
