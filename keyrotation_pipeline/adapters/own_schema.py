@@ -9,6 +9,7 @@ is not used for this: it would be one more place where PostgreSQL looks function
 """
 
 import re
+from contextlib import suppress
 
 import psycopg
 from psycopg import sql
@@ -24,6 +25,7 @@ _IN_OPTIONS = re.compile(rf"(?:^|\s)-c\s*{DEFAULT}\.schema=({NAME.pattern})(?=\s
 _QUALIFIER = re.compile(rf"\b{DEFAULT}\.(?!engine\b|lock_timeout\b)")
 _TEXT = re.compile(rf"'{DEFAULT}'")
 _FENCE = re.compile(rf"\b{DEFAULT}(?=_retired_key)")
+_CREATED_MEANWHILE = psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject
 
 
 def with_schema(url: str, schema: str, variable: str = "") -> str:
@@ -78,6 +80,19 @@ class own(sql.SQL):  # noqa: N801  reads as a mark on the text
         given = {id(each) for each in (*args, *kwargs.values())}
         parts = super().format(*args, **kwargs)
         return sql.Composed([each if id(each) in given else own(each.as_string(None)) for each in parts])
+
+
+def create_unless_there(connection: "psycopg.Connection[tuple[object, ...]]", there: own, create: own) -> None:
+    """Creates a table of ours unless it exists.
+
+    Args:
+        there: a query that returns whether it exists.
+        create: the statement, with IF NOT EXISTS.
+    """
+    if connection.execute(there).fetchone() != (True,):
+        # Another process may create it, or its type, at the same moment, which IF NOT EXISTS does not always see.
+        with suppress(*_CREATED_MEANWHILE), connection.transaction():
+            connection.execute(create)
 
 
 def _named_in(options: str) -> str:

@@ -5,12 +5,9 @@ whoever holds the keys puts right what differs here.
 """
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import cast
 
-import psycopg
-
-from keyrotation_pipeline.adapters.own_schema import own
+from keyrotation_pipeline.adapters.own_schema import create_unless_there, own
 from keyrotation_pipeline.adapters.postgres.inventory.registered_versions import registered
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.codecs.format import marked_format_of
@@ -25,7 +22,6 @@ CREATE TABLE IF NOT EXISTS keyrotation.key_markers (
 )
 """)
 _THERE = own("SELECT to_regclass('keyrotation.key_markers') IS NOT NULL")
-_CREATED_MEANWHILE = psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject
 _READ = own("SELECT version, marker FROM keyrotation.key_markers")
 _REMOVE = own("DELETE FROM keyrotation.key_markers WHERE version = ANY (%s) OR marker = ANY (%s)")
 _ADD = own("INSERT INTO keyrotation.key_markers VALUES (%s, %s) ON CONFLICT DO NOTHING")
@@ -33,10 +29,8 @@ _ADD = own("INSERT INTO keyrotation.key_markers VALUES (%s, %s) ON CONFLICT DO N
 
 def create_for(connection: Connection, value_format: ValueFormat) -> None:
     """Creates the table unless it exists, where SQL about a format's values reads it."""
-    if value_format.spec.markers and connection.execute(_THERE).fetchone() != (True,):
-        # Another process may create it, or its type, at the same moment, which IF NOT EXISTS does not always see.
-        with suppress(*_CREATED_MEANWHILE), connection.transaction():
-            connection.execute(_CREATE)
+    if value_format.spec.markers:
+        create_unless_there(connection, _THERE, _CREATE)
 
 
 def publish(connection: Connection, value_format: ValueFormat, ring: KeyRing) -> None:

@@ -6,13 +6,11 @@ or function, which everybody can read.
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import cast
 
-import psycopg
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.own_schema import own, schema_of
+from keyrotation_pipeline.adapters.own_schema import create_unless_there, own, schema_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import ConfigurationError, ProofError
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import derived_ring
@@ -39,7 +37,6 @@ FROM pg_class c, LATERAL (
 WHERE c.oid = 'keyrotation.retired_signing_halves'::regclass AND a.grantee <> c.relowner
 """)
 _REVOKE = own("REVOKE ALL ON keyrotation.retired_signing_halves FROM {}")
-_CREATED_MEANWHILE = psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject
 _THERE = own("SELECT to_regclass('keyrotation.retired_signing_halves') IS NOT NULL")
 _ADD = own("INSERT INTO keyrotation.retired_signing_halves VALUES (%b, %b, %b) ON CONFLICT (version) DO NOTHING")
 _READ = own("SELECT version, inner_block, outer_block FROM keyrotation.retired_signing_halves")
@@ -154,10 +151,7 @@ def create_for(connection: Connection, value_format: ValueFormat) -> None:
 
 def create(connection: Connection) -> None:
     """Creates the table unless it exists, for nobody but its owner."""
-    if connection.execute(_THERE).fetchone() != (True,):
-        # Another process may create it, or its type, at the same moment, which IF NOT EXISTS does not always see.
-        with suppress(*_CREATED_MEANWHILE), connection.transaction():
-            connection.execute(_CREATE)
+    create_unless_there(connection, _THERE, _CREATE)
     for (name,) in connection.execute(_OTHERS).fetchall():
         connection.execute(_REVOKE.format(sql.SQL(str(name))))
 
