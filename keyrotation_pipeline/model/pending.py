@@ -155,7 +155,7 @@ def _no_instances(target: RolloutTarget, request: str) -> PendingReason:
         f"no application instance reports itself, to show that each {_is_there(target)}",
         "add `attest()` to each (`keyrotation docs applications`), or let an officer confirm: "
         f"`keyrotation confirm {request}`{_then(request)}",
-        details=f"asked of every application instance: that it {target.statement()}; none seen does not show it",
+        details=f"{_required(target)}; that none reports itself does not prove it",
     )
 
 
@@ -165,12 +165,16 @@ def _unconfirmed(target: RolloutTarget, request: str) -> PendingReason:
         "officers",
         f"no officer has confirmed yet that every application instance {_is_there(target)}",
         f"`keyrotation confirm {request}`{_then(request)}",
-        details=f"asked of every application instance: that it {target.statement()}",
+        details=_required(target),
     )
 
 
 def _is_there(target: RolloutTarget) -> str:
     return "names its primary" if target.kind is TargetKind.NAMES else target.statement()
+
+
+def _required(target: RolloutTarget) -> str:
+    return f"what must be true: every application instance {target.statement()}"
 
 
 def words(text: str) -> int:

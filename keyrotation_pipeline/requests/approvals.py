@@ -142,7 +142,7 @@ def named_by_incident(situation: Situation, version: KeyVersion) -> PendingReaso
     is_open = incident.status is not IncidentStatus.CLOSED
     prepared = is_open and incident.request is not None
     emergency = f"sign its emergency: `keyrotation approve {incident.request}`; " if prepared else ""
-    otherwise = f"of a false alarm sign the assessment: `keyrotation incident assess {incident.id}`"
+    otherwise = f"for a false alarm, sign the assessment: `keyrotation incident assess {incident.id}`"
     then = ", and close it" if is_open else ""
     return PendingReason(
         PendingCode.INCIDENT,
