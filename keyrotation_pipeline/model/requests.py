@@ -16,7 +16,10 @@ from keyrotation_pipeline.model.fleet import Gone, RolloutTarget
 from keyrotation_pipeline.model.signed_summary import CONFIRMATION
 
 ID_DIGITS, SHOWN_ID_DIGITS = 32, 8
-_ID = re.compile(rf"\b([0-9a-f]{{{SHOWN_ID_DIGITS}}})[0-9a-f]{{{ID_DIGITS - SHOWN_ID_DIGITS}}}\b", re.ASCII)
+# Not within a path, a host or a hyphenated name, all of which somebody else has chosen.
+_ID = re.compile(
+    rf"(?<![\w./-])([0-9a-f]{{{SHOWN_ID_DIGITS}}})[0-9a-f]{{{ID_DIGITS - SHOWN_ID_DIGITS}}}(?![\w-]|\.\w)", re.ASCII
+)
 
 
 def with_short_ids(text: str) -> str:

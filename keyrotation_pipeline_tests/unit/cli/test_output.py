@@ -42,6 +42,27 @@ def test_a_text_from_outside_is_one_line_without_hidden_characters(
     assert printed.count("\n") == (2 if isinstance(shown, output.Table) else 1)
 
 
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        pytest.param("rotation {id} waits", "rotation 01234567 waits", id="in a sentence"),
+        pytest.param("run `keyrotation rotate {id}`.", "run `keyrotation rotate 01234567`.", id="in a command"),
+        pytest.param("{id}/rows is at work", "01234567/rows is at work", id="in the name of a lock"),
+        pytest.param("/srv/{id}/keys: no such file", None, id="in a path"),
+        pytest.param("{id}.example is not in Hosts", None, id="in a host"),
+        pytest.param("Pod web-{id}", None, id="at the end of a name"),
+        pytest.param("Pod {id}-web", None, id="at the beginning of a name"),
+        pytest.param("fingerprint {id}{id}", None, id="in a longer number"),
+    ],
+)
+def test_an_id_of_a_request_is_short_and_what_others_have_named_is_whole(
+    text: str, printed: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = text.format(id="0123456789abcdef" * 2)
+    output.line(whole)
+    assert capsys.readouterr().out == f"{printed or whole}\n"
+
+
 def test_so_are_notes_headings_and_documents_on_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
