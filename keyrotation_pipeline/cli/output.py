@@ -110,7 +110,7 @@ def line(shown: Line = "") -> None:
         case Table():
             _print_table(shown)
         case Text(text, style, indent, whole):
-            for each in [_shown(text)] if whole else _lines(text, indent):
+            for each in [printable(text)] if whole else _lines(text, indent):
                 _print(each, style)
         case str():
             line(Text(shown))
@@ -213,7 +213,7 @@ def wrapped(text: str, width: int, indent: int | None = None) -> list[str]:
 
 def _lines(text: str, indent: int | None, *, stderr: bool = False) -> list[str]:
     """A text as lines of the terminal; in a pipe or file it stays one."""
-    text = _shown(text)
+    text = printable(text)
     stream = sys.stderr if stderr else sys.stdout
     return wrapped(text, console(stderr=stderr).width, indent) if stream.isatty() else [text]
 
@@ -275,8 +275,9 @@ def _print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _cell(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else _shown(str(value))
+    return f"{value:,}" if isinstance(value, int) else printable(str(value))
 
 
-def _shown(text: str) -> str:
+def printable(text: str) -> str:
+    """A text without hidden characters, and with short ids of requests."""
     return with_short_ids(visible(text))

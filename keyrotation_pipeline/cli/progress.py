@@ -21,10 +21,9 @@ from rich.table import Column
 from rich.text import Text as Line
 
 from keyrotation_pipeline.assembly.host import system_time
-from keyrotation_pipeline.cli.output import console, note, seconds, wrapped
+from keyrotation_pipeline.cli.output import console, note, printable, seconds, wrapped
 from keyrotation_pipeline.model.progress import Progress, Report, duration
 from keyrotation_pipeline.model.requests import Step
-from keyrotation_pipeline.model.visible_text import visible
 
 PLAIN_SECONDS = 5.0
 ALL_ROWS = "all rows"
@@ -169,7 +168,7 @@ class OnTerminal:
         if self._overall is not None and progress.step is Step.ROWS:
             self._show(self._overall, progress)
         total = progress.total or None
-        subject, state = visible(progress.subject), visible(progress.note)
+        subject, state = printable(progress.subject), printable(progress.note)
         if subject not in self._tasks:
             self._tasks[subject] = self._bars.add_task(subject, total=total, state="")
         fits = len(state) <= STATE_CHARS
@@ -218,4 +217,4 @@ class OnLines:
 
 
 def _title(progress: Progress) -> str:
-    return visible(f"{progress.step or ''} {progress.subject}".lstrip())
+    return f"{progress.step or ''} {progress.subject}".lstrip()
