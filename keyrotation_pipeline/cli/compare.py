@@ -16,7 +16,6 @@ from keyrotation_pipeline.assembly.alerts import application_audit
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, IncidentId, Json, actor
 from keyrotation_pipeline.cli.recovery import KeyFile, opened_with_key
-from keyrotation_pipeline.cli.report import require_new, taken
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.comparison import Output, compare_values
 from keyrotation_pipeline.model.comparison import Difference, ValuesCompared
@@ -71,7 +70,7 @@ def compare_command(
     in a scratch server; no content is shown, stored or recorded. What an emergency re-encrypts is authentic under the
     new key, whoever wrote it. Not each difference is a forgery: honest changes are listed, too.
     """
-    require_new(target)
+    output.require_new(target)
     declared = settings.load(config)
     with ExitStack() as stack:
         site, opened = stack.enter_context(opened_with_key(declared, key))
@@ -106,7 +105,7 @@ def _write(target: Path, listed: IO[str]) -> None:
     try:
         target.touch(mode=0o600, exist_ok=False)
     except FileExistsError:
-        raise taken(target) from None
+        raise output.taken(target) from None
     listed.seek(0)
     with target.open("w") as file:
         shutil.copyfileobj(listed, file)

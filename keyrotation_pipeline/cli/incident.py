@@ -34,7 +34,6 @@ from keyrotation_pipeline.cli.incident_details import (
     summary,
 )
 from keyrotation_pipeline.cli.options import Config, IncidentId, Json, actor
-from keyrotation_pipeline.cli.report import require_new, write_new
 from keyrotation_pipeline.cli.signing import propose
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.access import AccessAudit, bars
@@ -239,7 +238,7 @@ def report(
     It has the source procedure's form. Its content is stored in the audit under a number; any change gives the next
     number.
     """
-    require_new(file)
+    output.require_new(file)
     declared = settings.load(config)
     with open_backups(declared, actor=actor()) as site:
         pipeline, behind = site.pipeline, list[Section]()
@@ -250,7 +249,7 @@ def report(
     text = written.html if html else written.markdown
     text += "".join(each.html() if html else each.markdown() for each in behind)
     if file is not None:
-        write_new(file, text.encode())
+        output.write_new(file, text.encode())
     if as_json:
         where = None if file is None else str(file)
         about = {"incident": written.incident, "number": written.number, "written": where}

@@ -1,5 +1,7 @@
 """Prints the results of commands: text that starts with the database, or one JSON object; progress on stderr.
 
+Writes a result that is to go to a file, which must not exist yet.
+
 Whatever is printed may come from outside: hidden characters are printed as escapes. In text an id of a request is
 printed by its first digits, which commands take for it; JSON, and what `request` prints on stdout, has all of them.
 """
@@ -11,9 +13,10 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keyrotation_pipeline.errors import ApprovalError
+from keyrotation_pipeline.errors import ApprovalError, KeyRotationError
 from keyrotation_pipeline.model.requests import with_short_ids
 from keyrotation_pipeline.model.visible_text import is_hidden, visible
 
@@ -144,6 +147,34 @@ def show_list(head: Mapping[str, Any], name: str, listed: Iterable[str]) -> None
         sys.stdout.write(f"{before}    {each.rstrip()}")
         before = ",\n"
     sys.stdout.write("\n  ]\n}\n")
+
+
+def require_new(target: Path | None) -> None:
+    """Refuse a file name that exists, before any work is done.
+
+    Raises:
+        KeyRotationError: the file exists.
+    """
+    if target is not None and (target.exists() or target.is_symlink()):
+        raise taken(target)
+
+
+def write_new(target: Path, content: bytes) -> None:
+    """Write a file that only its owner may read.
+
+    Raises:
+        KeyRotationError: the file exists by now.
+    """
+    try:
+        target.touch(mode=0o600, exist_ok=False)
+    except FileExistsError:
+        raise taken(target) from None
+    target.write_bytes(content)
+
+
+def taken(target: Path) -> KeyRotationError:
+    """The error for a file that exists."""
+    return KeyRotationError(f"{target} already exists; name another one with --output, or remove it first")
 
 
 def show_to_sign(text: bytes) -> None:

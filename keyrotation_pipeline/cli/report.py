@@ -98,34 +98,6 @@ def unambiguous_time(option: str, text: str, zone: ZoneInfo) -> datetime:
     return at
 
 
-def require_new(target: Path | None) -> None:
-    """Refuse a file name that exists, before any work is done.
-
-    Raises:
-        KeyRotationError: the file exists.
-    """
-    if target is not None and (target.exists() or target.is_symlink()):
-        raise taken(target)
-
-
-def write_new(target: Path, content: bytes) -> None:
-    """Write a file that only its owner may read.
-
-    Raises:
-        KeyRotationError: the file exists by now.
-    """
-    try:
-        target.touch(mode=0o600, exist_ok=False)
-    except FileExistsError:
-        raise taken(target) from None
-    target.write_bytes(content)
-
-
-def taken(target: Path) -> KeyRotationError:
-    """The error for a file that exists."""
-    return KeyRotationError(f"{target} already exists; name another one with --output, or remove it first")
-
-
 class ReportFormat(StrEnum):
     """Output formats of a report."""
 
@@ -199,7 +171,7 @@ def report(
         _write_pack(target, config, count=count)
         return
     printer = _printer(target) if form is ReportFormat.PDF else None
-    require_new(target)
+    output.require_new(target)
     if form is ReportFormat.CERTIFICATE:
         _write(_certificate(rotation, config), target, "the certificate")
         return
@@ -259,7 +231,7 @@ def _write(content: bytes, target: Path | None, what: str) -> None:
     if target is None:
         output.content(content.decode())
         return
-    write_new(target, content)
+    output.write_new(target, content)
     output.note(f"{target}: {what}")
 
 
@@ -267,7 +239,7 @@ def _write_pack(target: Path | None, config: Path | None, *, count: bool) -> Non
     if target is None:
         raise typer.BadParameter("name the directory of the pack with --output", param_hint="--output")
     if not is_free(target):
-        raise taken(target)
+        raise output.taken(target)
     declared = settings.load(config)
     with open_backups(declared, actor=actor()) as site:
         uncounted = None
@@ -283,7 +255,7 @@ def _write_pack(target: Path | None, config: Path | None, *, count: bool) -> Non
         content = pack(found, site.places, signatures.certificates(), site.trust.signed, judged, dead)
         record(site.pipeline.ledger, ReportFormat.PACK, {name: content[name] for name in (MANIFEST, REPORT, PAGE)})
     if not write_directory(target, content):
-        raise taken(target)
+        raise output.taken(target)
     for each in dead:
         if isinstance(each, RefusedCertificate):
             output.note(f"rotation {each.rotation} has no certificate in it: {each.reason}")

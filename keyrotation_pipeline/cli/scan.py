@@ -82,8 +82,7 @@ def scan(
     """
     if fail_on and compare is None:
         raise typer.BadParameter("name the earlier scan with --compare", param_hint="--fail-on")
-    if target is not None and target.exists():
-        raise ConfigurationError(f"{target} already exists; name another one with --output, or remove it first")
+    output.require_new(target)
     earlier = None if compare is None else _earlier(compare)
     from_option = context.get_parameter_source("url") is ParameterSource.COMMANDLINE
     with named_database(url, config, from_option=from_option) as (there, setting), _progress(quiet=as_json) as report:
@@ -92,7 +91,8 @@ def scan(
     document = {**found.as_json(), **(changes.as_json() if changes else {})}
     output.show(found.database, document, [*_lines(found), *(_changes(changes) if changes else ())], as_json=as_json)
     if target is not None:
-        _write(target, page_of(found, system_time(), changes))
+        output.write_new(target, page_of(found, system_time(), changes).encode())
+        output.note(f"{target}: the same as a page")
     if fail_on and changes is not None and changes.fails:
         raise typer.Exit(NEW_EXIT_CODE)
 
@@ -107,15 +107,6 @@ def _earlier(file: Path) -> Earlier:
         raise ConfigurationError(
             f"{file} is no output of `keyrotation scan --json`: {error}; correct --compare"
         ) from None
-
-
-def _write(target: Path, page: str) -> None:
-    try:
-        with target.open("x", encoding="utf-8") as file:
-            file.write(page)
-    except OSError as error:
-        raise ConfigurationError(f"{target} cannot be written: {error.strerror}; correct --output") from None
-    output.note(f"{target}: the same as a page")
 
 
 def _changes(found: Comparison) -> Iterator[output.Line]:
