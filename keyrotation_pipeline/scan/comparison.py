@@ -65,9 +65,9 @@ def earlier_scan(text: str) -> Earlier:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
-        raise NotAScanError("it is no JSON") from None
+        raise NotAScanError("it is not JSON") from None
     if not isinstance(document, dict) or document.get("schema") != _SCHEMA:
-        raise NotAScanError("it has no schema 1")
+        raise NotAScanError("its schema is not 1")
     database, places = document.get("database"), document.get("places")
     if not isinstance(database, str) or not isinstance(places, list):
         raise NotAScanError("it has no database or no places")
@@ -88,7 +88,7 @@ def _known(place: object) -> Known:
         raise NotAScanError("one of its places has no table, column or format")
     path = place.get("path")
     if path is not None and not (isinstance(path, list) and all(isinstance(key, str) for key in path)):
-        raise NotAScanError("one of its places has a path that is none")
+        raise NotAScanError("the path of one of its places is not a list of texts")
     steps: Sequence[str] | None = path
     return _of(place["table"], place["column"], steps, bool(place.get("elements")), place["format"])
 
@@ -99,11 +99,8 @@ def _key_of(finding: Finding) -> Known:
 
 
 def _of(table: str, column: str, path: Sequence[str] | None, elements: bool, name: str) -> Known:  # noqa: FBT001
-    return table, column, None if path is None else tuple(path), elements, _UNMARKED if _is_unmarked(name) else name
-
-
-def _is_unmarked(name: str) -> bool:
-    return name.startswith(_UNMARKED)
+    kind = _UNMARKED if name.startswith(_UNMARKED) else name
+    return table, column, None if path is None else tuple(path), elements, kind
 
 
 def _shown(known: Known) -> str:
