@@ -505,7 +505,7 @@ static PyObject *rewrite_held(Codec *codec, PyObject *rows, Py_ssize_t first, Py
     Py_ssize_t count = PyTuple_Size(rows), passing = PyTuple_Size(passed), changed = 0;
     if (passing < 0 || !knows_columns(codec, columns)) return NULL;
     for (int at = 0; at < codec->index_count; at++)
-        if (codec->indexes[at].column >= columns) return PyErr_Format(PyExc_ValueError, "an index is of a column");
+        if (codec->indexes[at].column >= columns) return PyErr_Format(PyExc_ValueError, "an index is of a column that the batch does not have");
     PyObject *arrays = PyTuple_New(passing + columns), *nonces = NULL, *written = NULL, *answer = NULL;
     Cell *cells = PyMem_Malloc((size_t)(count * columns + 1) * sizeof *cells);
     size_t *values = PyMem_Malloc((size_t)(columns + 1) * sizeof *values);

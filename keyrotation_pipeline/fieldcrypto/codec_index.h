@@ -53,7 +53,7 @@ static int index_text(const Codec *codec, const Index *index, IndexText *to) {
 /* The indexes of a column's value that was rewritten. `row`: the first of its row's. */
 static int index_value(Codec *codec, Py_ssize_t column, IndexText *row) {
     for (int at = 0; at < codec->index_count; at++) {
-        /* Two indexes of one column: the second would normalise what the first has. `set_indexes` refuses that. */
+        /* Two indexes of one column: the second would normalise what the first has. `set_index` refuses that. */
         if (codec->indexes[at].column != column) continue;
         int outcome = index_text(codec, &codec->indexes[at], &row[at]);
         if (outcome != GOOD) return outcome;
