@@ -97,8 +97,8 @@ def attest(
         reload: read the key ring again before each report, if it can (`EnvironmentKeyRing`, `MountedKeyRing`), so that
             new keys need no restart. If that fails, the previous ring stays in use.
         schema: as `[database] schema` of the home has it, where that is not the default.
-        encrypts_from: of columns that hold plaintext and that this process never uses, or not by `EncryptedType`, the
-            `encrypted_from`, by ``table.column``.
+        encrypts_from: the `encrypted_from` of columns that hold plaintext so far and that this process does not use
+            through `EncryptedType`, by ``table.column``.
 
     Raises:
         ValueError: it cannot be a schema of a home.

@@ -266,7 +266,7 @@ def _place(request: Request) -> str | None:
 
 
 def _distinct(requests: Sequence[Request]) -> str:
-    """As many digits of each id as tell them apart, and at least as many as are shown elsewhere."""
+    """Returns the first digits of each id: as many as tell them apart, at least as many as are shown elsewhere."""
     lengths = range(SHOWN_ID_DIGITS, ID_DIGITS)
     enough = (length for length in lengths if len({each.id[:length] for each in requests}) == len(requests))
     length = next(enough, ID_DIGITS)
