@@ -183,8 +183,13 @@ class RolloutTarget:
         if self.kind is TargetKind.NAMES:
             return f"writes {versions} until the program says otherwise, also when it gets a newer key"
         verb = {TargetKind.READS: "reads", TargetKind.WRITES: "writes", TargetKind.WITHOUT: "is without"}[self.kind]
-        begun = f", and plaintext in {', '.join(self.begun)} until {versions} is the primary" if self.begun else ""
-        return f"{verb} {versions}{begun}"
+        return f"{verb} {versions}{self._plaintext}"
+
+    @property
+    def _plaintext(self) -> str:
+        if not self.begun:
+            return ""
+        return f", and plaintext in {', '.join(self.begun)} until {', '.join(map(str, self.versions))} is the primary"
 
     @property
     def first_statement(self) -> str:
@@ -199,8 +204,7 @@ class RolloutTarget:
         if self.kind is TargetKind.NAMES:
             return "name its primary"
         verb = {TargetKind.READS: "read", TargetKind.WRITES: "write", TargetKind.WITHOUT: "be without"}[self.kind]
-        begun = f", and plaintext in {', '.join(self.begun)} until {versions} is the primary" if self.begun else ""
-        return f"{verb} {versions}{begun}"
+        return f"{verb} {versions}{self._plaintext}"
 
 
 @dataclass(frozen=True, slots=True)
