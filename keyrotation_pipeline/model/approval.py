@@ -13,8 +13,9 @@ from keyrotation_pipeline.model.earlier_summaries import FIRST_APPROVAL, SECOND_
 from keyrotation_pipeline.model.signed_summary import APPROVAL, summary
 from keyrotation_pipeline.model.visible_text import is_hidden, plain_name, signed_name
 
-# The present header first; texts with an earlier one stay as they are.
-HEADERS = (HEADER := APPROVAL, SECOND_APPROVAL, FIRST_APPROVAL)
+HEADER = APPROVAL
+# The present one first; texts with an earlier one stay as they are.
+HEADERS = (HEADER, SECOND_APPROVAL, FIRST_APPROVAL)
 HOSTS = "Hosts"
 SECRETS = "Secrets"
 SIGNER = "Backups signed by"
