@@ -59,8 +59,7 @@ class SearchIndexes:
                 is_rewritten = rewritten[number][row] is not None
                 if judge.is_wanted(value, before, is_rewritten=is_rewritten) and (not before or judge.is_index(before)):
                     known = plaintexts[number][row] if plaintexts else None
-                    text = self._plaintext(value, label) if known is None else known
-                    new[row] = None if text is None else judge.under(self._target, text).encode()
+                    new[row] = self._under_target(value, label, judge, known)
             found.append(new)
         return found
 
@@ -93,12 +92,16 @@ class SearchIndexes:
             indexes: of each index its texts; the number of a row stands for one to be computed here.
         """
         return [
-            [self._of(rows[each][first + number], label, judge) if isinstance(each, int) else each for each in texts]
+            [
+                self._under_target(rows[each][first + number], label, judge) if isinstance(each, int) else each
+                for each in texts
+            ]
             for (number, label, judge), texts in zip(self._indexes, indexes, strict=True)
         ]
 
-    def _of(self, value: Value, label: str | None, judge: "Judge") -> Value:
-        text = self._plaintext(value, label)
+    def _under_target(self, value: Value, label: str | None, judge: "Judge", known: Value = None) -> Value:
+        """Returns the index of a value, None if it does not decrypt; `known`: its plaintext."""
+        text = self._plaintext(value, label) if known is None else known
         return None if text is None else judge.under(self._target, text).encode()
 
     def missed(self, columns: Sequence[Sequence[Value]], texts: IndexTexts) -> Iterator[tuple[int, int, bool]]:
