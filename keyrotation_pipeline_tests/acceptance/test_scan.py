@@ -184,7 +184,7 @@ def test_a_page_and_what_is_new_since_an_earlier_scan(scanned: Scanned, tmp_path
     folder.run(*typed, "--fail-on", "new", expect=2)
     (tmp_path / "earlier.json").write_text("{}")
     folder.run(*compare, expect=1)
-    assert "earlier.json is no output of `keyrotation scan --json`: it has no schema 1" in folder.printed[-1]
+    assert "earlier.json is no output of `keyrotation scan --json`: its schema is not 1" in folder.printed[-1]
 
 
 def test_the_url_comes_from_the_option_the_variable_or_the_file(scanned: Scanned, tmp_path: Path) -> None:
