@@ -26,12 +26,12 @@ from keyrotation_pipeline.fieldcrypto.formats.aes_gcm import AES_GCM
 from keyrotation_pipeline.fieldcrypto.formats.cloak_47ng import CLOAK_47NG
 from keyrotation_pipeline.fieldcrypto.formats.cloak_47ng.codec import CloakEnvelope
 from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.formats.rails_ar_encryption import RAILS
 from keyrotation_pipeline.fieldcrypto.formats.rails_ar_encryption.codec import RailsEnvelope
 from keyrotation_pipeline.fieldcrypto.formats.registry import FORMATS
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial

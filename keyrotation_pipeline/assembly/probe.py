@@ -8,7 +8,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import CORRECT_T
 from keyrotation_pipeline.adapters.postgres.inventory.samples import any_values
 from keyrotation_pipeline.adapters.postgres.server.connection import connect, display_name
 from keyrotation_pipeline.errors import PreflightError
-from keyrotation_pipeline.fieldcrypto.codecs.probe import Fit, fits
+from keyrotation_pipeline.fieldcrypto.probe import Fit, fits
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
 
 VALUES = 200

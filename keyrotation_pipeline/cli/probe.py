@@ -13,8 +13,8 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json
 from keyrotation_pipeline.cli.scan import URL_VARIABLE, named_database
 from keyrotation_pipeline.errors import ConfigurationError, WrongKeyError
-from keyrotation_pipeline.fieldcrypto.codecs.probe import Fit
 from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
+from keyrotation_pipeline.fieldcrypto.probe import Fit
 from keyrotation_pipeline.model.tables import Place, TableName
 
 

@@ -16,7 +16,7 @@ from keyrotation_pipeline.cli.progress import Overall, reporting
 from keyrotation_pipeline.cli.signing import duties
 from keyrotation_pipeline.errors import AtWorkError, BackupError, BlockedError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.compiled import codec_in_use, is_native
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord, Walk

@@ -13,8 +13,8 @@ from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState, histor
 from keyrotation_pipeline.audit.retirements import Retirement, retirement_of
 from keyrotation_pipeline.backups.catalog import BackupContext, kept_sets
 from keyrotation_pipeline.errors import BlockedError, KeyStoreError, PreflightError, RequestError
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 from keyrotation_pipeline.model.audit import EventKind, envelope, instant, payload_of, to_sign, utc_minute
 from keyrotation_pipeline.model.data_events import CountSkipped
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus

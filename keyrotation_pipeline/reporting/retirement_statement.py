@@ -8,7 +8,7 @@ from typing import Any
 
 from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState
 from keyrotation_pipeline.audit.retirements import Retirement, retirement_of
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 from keyrotation_pipeline.model.audit import STATEMENT_TYPE, instant
 from keyrotation_pipeline.model.data_events import Counted, CountedTable, CountSkipped
 from keyrotation_pipeline.model.key_events import KeyRetired, ReplicasAccounted

@@ -6,11 +6,11 @@ and a few others; no sentence names a command that does not exist.
 
 from dataclasses import KW_ONLY, dataclass, replace
 
-from keyrotation_pipeline.fieldcrypto.formats import advice as formats
+from keyrotation_pipeline.fieldcrypto import format_advice
+from keyrotation_pipeline.fieldcrypto.format_spec import COLUMNS, FormatSpec
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import GCM_IV_BYTES
 from keyrotation_pipeline.fieldcrypto.formats.recognition import known_advice
 from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
-from keyrotation_pipeline.fieldcrypto.formats.spec import COLUMNS, FormatSpec
 from keyrotation_pipeline.scan.companions import Companions
 from keyrotation_pipeline.scan.report import IdentifiedBy, Place
 
@@ -62,7 +62,7 @@ _DECLARED = "Inside a column: `keyrotation docs prepare-database` says how it is
 _ROTATED = "keyrotation rotates it in place, without downtime"
 
 
-def _elsewhere(said: formats.Advice) -> Advice:
+def _elsewhere(said: format_advice.Advice) -> Advice:
     """Returns what can be done where values are not rotated in place."""
     if said.elsewhere:
         sentence = said.elsewhere
@@ -76,7 +76,7 @@ def _elsewhere(said: formats.Advice) -> Advice:
     return Advice(said.identified_by.value, sentence, reads_two_keys=not said.one_key)
 
 
-def _in_place(spec: FormatSpec, said: formats.Advice, declaration: str) -> Advice:
+def _in_place(spec: FormatSpec, said: format_advice.Advice, declaration: str) -> Advice:
     """Returns by which declaration values are rotated in place."""
     if spec.names_versions:
         sentence = f"Once declared in `keyrotation.toml`, {_ROTATED}."

@@ -13,9 +13,9 @@ from keyrotation_pipeline.errors import ConfigurationError, InvalidBindingError
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import require_column
 from keyrotation_pipeline.fieldcrypto.codecs.format import notation_of
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyNotation
+from keyrotation_pipeline.fieldcrypto.format_spec import ELEMENTS
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
-from keyrotation_pipeline.fieldcrypto.formats.spec import ELEMENTS
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact
 from keyrotation_pipeline.model.progress import AllowedHours

@@ -12,9 +12,9 @@ from keyrotation_pipeline.fieldcrypto.binding import AssociatedData
 from keyrotation_pipeline.fieldcrypto.codecs.format import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.format_spec import FormatSpec, Option
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.formats.registry import DERIVATIONS, SPECS
-from keyrotation_pipeline.fieldcrypto.formats.spec import FormatSpec, Option
 from keyrotation_pipeline.fieldcrypto.formats.vault_transit.server import server_at
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.settings.values import Section, Text, repeated

@@ -34,7 +34,7 @@ def test_its_values_are_recognised_opened_and_sealed(installed: dict[str, str]) 
     (old, new), text = [toy_rotation.TOY.generate() for _ in range(2)], "Ana Pérez"
     stored = toy_rotation.TOY.alone(old).encrypt(text.encode()).decode()
     asked = f"""
-from keyrotation_pipeline.fieldcrypto.codecs.probe import fits
+from keyrotation_pipeline.fieldcrypto.probe import fits
 from keyrotation_pipeline.fieldcrypto.formats.recognition import recognise_text
 from keyrotation_pipeline.fieldcrypto.formats.registry import FORMATS, origins
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, notation_of
@@ -56,7 +56,7 @@ print(format_of(declared).rewriter(ring, KeyVersion(2)).rewrite([[stored]]).colu
 
 WRONG = """
 from dataclasses import replace
-from keyrotation_pipeline.fieldcrypto.formats.spec import Derivation, Option
+from keyrotation_pipeline.fieldcrypto.format_spec import Derivation, Option
 from keyrotation_toy import SPEC
 VERSIONED = replace(SPEC, name="wrong", names_versions=True)
 DERIVED = replace(SPEC, name="wrong", derivations=(Derivation("sha256", "wrong:derived"),))
@@ -68,7 +68,7 @@ UNMARKED = replace(SPEC, name="wrong", markers=False)
 CONDITIONAL = replace(SPEC, name="wrong", conditional=True)
 """
 OF_ANOTHER_RELEASE = """
-from keyrotation_pipeline.fieldcrypto.formats.spec import FormatSpec
+from keyrotation_pipeline.fieldcrypto.format_spec import FormatSpec
 SPEC = FormatSpec(name="wrong", package=__name__, what_there_was_once=True)
 """
 

@@ -13,10 +13,10 @@ from psycopg import sql
 
 from keyrotation_pipeline.assembly.scan import scan_database
 from keyrotation_pipeline.demo.officers import DemoOfficer
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.format_spec import BYTEA, ELEMENTS, PATH, TEXT
 from keyrotation_pipeline.fieldcrypto.formats.recognition import recognise_text
 from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
-from keyrotation_pipeline.fieldcrypto.formats.spec import BYTEA, ELEMENTS, PATH, TEXT
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 from keyrotation_pipeline.scan.report import Finding
 from keyrotation_pipeline_tests.acceptance.test_fernet import CONFIRM, Commands
 from keyrotation_pipeline_tests.vectors.format_vectors import VECTORS, FormatVector

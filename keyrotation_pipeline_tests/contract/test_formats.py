@@ -4,10 +4,10 @@ import pytest
 
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.probe import KNOWN, fits
 from keyrotation_pipeline.fieldcrypto.formats.recognition import recognise_bytes, recognise_text
 from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.probe import KNOWN, fits
 from keyrotation_pipeline.fieldcrypto.reads import Defect
 from keyrotation_pipeline_tests.vectors.format_vectors import VECTORS, FormatVector
 

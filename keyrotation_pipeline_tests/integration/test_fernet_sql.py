@@ -18,12 +18,12 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import ConfigurationError, ProofError
+from keyrotation_pipeline.fieldcrypto.format_spec import Derivation
 from keyrotation_pipeline.fieldcrypto.formats.derivations import SHA256
 from keyrotation_pipeline.fieldcrypto.formats.fernet import DJANGO_FERNET_ENCRYPTED_FIELDS, DJANGO_FERNET_FIELDS, FERNET
 from keyrotation_pipeline.fieldcrypto.formats.fernet.codec import parsed
 from keyrotation_pipeline.fieldcrypto.formats.marking import mac_of
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
-from keyrotation_pipeline.fieldcrypto.formats.spec import Derivation
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import Passphrase
 from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of

@@ -1,8 +1,8 @@
 """What is known of the toy format, with the standard library alone; see `keyrotation docs own-format`."""
 
-from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
-from keyrotation_pipeline.fieldcrypto.formats.spec import OUTSIDE_ARRAYS, FormatSpec
+from keyrotation_pipeline.fieldcrypto.format_advice import Advice
+from keyrotation_pipeline.fieldcrypto.format_spec import OUTSIDE_ARRAYS, FormatSpec
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 
 SPEC = FormatSpec(
     name="toy",

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from keyrotation_pipeline.errors import InvalidBindingError, InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.batch import Labels
-from keyrotation_pipeline.fieldcrypto.formats.spec import Derivation
+from keyrotation_pipeline.fieldcrypto.format_spec import Derivation
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, Passphrase

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import PAIR_SEPARATOR
-from keyrotation_pipeline.fieldcrypto.formats.spec import Derivation
+from keyrotation_pipeline.fieldcrypto.format_spec import Derivation
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import (
     AES_KEY_BYTES,

@@ -23,7 +23,7 @@ from keyrotation_pipeline.fieldcrypto.batch import (
 from keyrotation_pipeline.fieldcrypto.binding import data_and_value
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import column_rings, derived_ring
 from keyrotation_pipeline.fieldcrypto.codecs.layout import AeadCipher, Layout, Sealed
-from keyrotation_pipeline.fieldcrypto.formats.spec import Derivation
+from keyrotation_pipeline.fieldcrypto.format_spec import Derivation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

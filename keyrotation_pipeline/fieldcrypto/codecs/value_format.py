@@ -1,4 +1,4 @@
-"""Declares the format of a table's values: what is known of it (`formats.spec`), and what the configuration says.
+"""Declares the format of a table's values: what is known of it (`format_spec`), and what the configuration says.
 
 `codecs.format` has the code that reads and writes each format; the inventory's `format_sql` has its SQL.
 """
@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from keyrotation_pipeline.fieldcrypto.binding import is_bound_to_row
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
-from keyrotation_pipeline.fieldcrypto.formats.spec import Derivation, FormatSpec
+from keyrotation_pipeline.fieldcrypto.format_spec import Derivation, FormatSpec
 from keyrotation_pipeline.fieldcrypto.grammar import FIRST, GENERATIONS, SECOND, KeyVersion
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 
 # In a layout: between that of a value's column and that of its nonce's column; and between their texts.
 BETWEEN = ";"

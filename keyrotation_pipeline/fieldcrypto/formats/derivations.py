@@ -2,7 +2,7 @@
 
 import hashlib
 
-from keyrotation_pipeline.fieldcrypto.formats.spec import Derivation
+from keyrotation_pipeline.fieldcrypto.format_spec import Derivation
 
 
 def sha256(text: bytes) -> bytes:

@@ -7,7 +7,7 @@ parameters. Standard library only.
 from dataclasses import dataclass
 from importlib import import_module
 
-from keyrotation_pipeline.fieldcrypto.formats.spec import FormatSpec
+from keyrotation_pipeline.fieldcrypto.format_spec import FormatSpec
 
 # PostgreSQL needs four bytes per character to match a value, and can allocate at most 1 GB at once.
 LONGEST_JUDGED_BYTES = 128 * 1024 * 1024

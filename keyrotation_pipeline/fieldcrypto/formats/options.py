@@ -1,6 +1,6 @@
 """The settings of `[format]` that several formats take. Standard library only."""
 
-from keyrotation_pipeline.fieldcrypto.formats.spec import Option
+from keyrotation_pipeline.fieldcrypto.format_spec import Option
 
 AAD = Option(
     name="aad",

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
+from keyrotation_pipeline.fieldcrypto.format_advice import Advice
 
 GCM_IV_BYTES, TAG_BYTES, BLOCK_BYTES = 12, 16, 16
 SHORTEST_GCM_BYTES = GCM_IV_BYTES + TAG_BYTES

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
+from keyrotation_pipeline.fieldcrypto.format_advice import Advice
 
 # Importing a recogniser enters it. Those of most structure come first: of bytes that begin as Tink's do, and of texts
 # with a colon in them.

@@ -19,8 +19,8 @@ from types import MappingProxyType
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.fieldcrypto import formats
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
-from keyrotation_pipeline.fieldcrypto.formats.spec import Derivation, FormatSpec, Option
+from keyrotation_pipeline.fieldcrypto.format_spec import Derivation, FormatSpec, Option
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 
 GROUP = "keyrotation.formats"
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,59}")

@@ -10,7 +10,7 @@ from keyrotation_pipeline.adapters.postgres.evidence.evidence import Evidence, F
 from keyrotation_pipeline.adapters.postgres.evidence.mac import ByMac
 from keyrotation_pipeline.adapters.postgres.evidence.marker import ByMarker
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 from keyrotation_pipeline.model.tables import EncryptedTable
 
 _WAYS: Mapping[IdentifiedBy, type[Evidence]] = MappingProxyType(

@@ -13,9 +13,9 @@ from keyrotation_pipeline.adapters.postgres.inventory.prefix_sql import PrefixSq
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.codecs.format import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.formats.marking import Prefix, mac_of, marking_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 
 
 class FormatSql(Protocol):

@@ -3,15 +3,15 @@
 from typing import Literal
 
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
-from keyrotation_pipeline.fieldcrypto.formats.advice import Guess
+from keyrotation_pipeline.fieldcrypto.format_advice import Guess
+from keyrotation_pipeline.fieldcrypto.format_spec import ANYWHERE, TEXT, Derivation, FormatSpec, Option
 from keyrotation_pipeline.fieldcrypto.formats.derivations import SHA256
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.formats.options import AAD, LOGINS, derivation
-from keyrotation_pipeline.fieldcrypto.formats.spec import ANYWHERE, TEXT, Derivation, FormatSpec, Option
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 
 # Of Lockbox for Ruby, whose values are of this format; see `formats.lockbox`.
 FOR_EACH_COLUMN = Derivation(
-    "lockbox", "keyrotation_pipeline.fieldcrypto.formats.lockbox.derived:of_column", for_each_column=True
+    "lockbox", "keyrotation_pipeline.fieldcrypto.formats.aes_gcm.derived:of_column", for_each_column=True
 )
 _NEXT = (
     "Find out in the application how it encrypts. Where that is AES-256-GCM with a list of keys, declare the place in "

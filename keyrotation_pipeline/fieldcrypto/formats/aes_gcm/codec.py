@@ -4,7 +4,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.format import Codec, layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding, KeyNotation, by_commas, listed_derived
 from keyrotation_pipeline.fieldcrypto.codecs.unmarked import UnmarkedFormat
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
-from keyrotation_pipeline.fieldcrypto.formats.lockbox.derived import NOTATION
+from keyrotation_pipeline.fieldcrypto.formats.aes_gcm.derived import NOTATION
 
 
 class _Codec(Codec):

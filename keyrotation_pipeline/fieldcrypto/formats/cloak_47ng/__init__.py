@@ -1,9 +1,9 @@
 """@47ng/cloak, which prisma-field-encryption writes (guides/prisma.md); a value names its key's fingerprint."""
 
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
-from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
-from keyrotation_pipeline.fieldcrypto.formats.spec import OUTSIDE_ARRAYS, FormatSpec
+from keyrotation_pipeline.fieldcrypto.format_advice import Advice
+from keyrotation_pipeline.fieldcrypto.format_spec import OUTSIDE_ARRAYS, FormatSpec
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 
 SPEC = FormatSpec(
     name="cloak-47ng",

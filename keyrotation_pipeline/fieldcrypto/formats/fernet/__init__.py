@@ -1,11 +1,11 @@
 """Fernet tokens (guides/fernet.md), of which the MAC tells the key."""
 
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
-from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
+from keyrotation_pipeline.fieldcrypto.format_advice import Advice
+from keyrotation_pipeline.fieldcrypto.format_spec import ANYWHERE, Derivation, FormatSpec, Option
 from keyrotation_pipeline.fieldcrypto.formats.derivations import SHA256
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.formats.options import derivation
-from keyrotation_pipeline.fieldcrypto.formats.spec import ANYWHERE, Derivation, FormatSpec, Option
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 
 DJANGO_FERNET_FIELDS = Derivation("django-fernet-fields", f"{__name__}.derived:of_fernet_fields")
 DJANGO_FERNET_ENCRYPTED_FIELDS = Derivation("django-fernet-encrypted-fields", f"{__name__}.derived:of_pair", pairs=True)

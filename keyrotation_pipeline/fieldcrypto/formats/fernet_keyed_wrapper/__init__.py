@@ -1,9 +1,9 @@
 """A Fernet token wrapped with the id of its key, as Sentry stores it (guides/sentry.md)."""
 
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
-from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
-from keyrotation_pipeline.fieldcrypto.formats.spec import OUTSIDE_ARRAYS, FormatSpec
+from keyrotation_pipeline.fieldcrypto.format_advice import Advice
+from keyrotation_pipeline.fieldcrypto.format_spec import OUTSIDE_ARRAYS, FormatSpec
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 
 SPEC = FormatSpec(
     name="fernet-keyed-wrapper",

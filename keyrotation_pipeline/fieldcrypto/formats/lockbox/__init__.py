@@ -1,9 +1,9 @@
 """Lockbox for Ruby (guides/lockbox.md): AES-GCM in text, under a key for each column; nothing of a value names it."""
 
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.format_spec import COLUMNS, FormatSpec, Option
 from keyrotation_pipeline.fieldcrypto.formats import aes_gcm
 from keyrotation_pipeline.fieldcrypto.formats.options import AAD, LOGINS
-from keyrotation_pipeline.fieldcrypto.formats.spec import COLUMNS, FormatSpec, Option
 
 _LAYOUT = "b64(nonce12 ct tag16)"
 _NOTE = (

@@ -1,9 +1,9 @@
 """n8n with key rotation on (guides/n8n.md); the id of its key, a UUID, stands before each value."""
 
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
-from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
-from keyrotation_pipeline.fieldcrypto.formats.spec import OUTSIDE_ARRAYS, FormatSpec
+from keyrotation_pipeline.fieldcrypto.format_advice import Advice
+from keyrotation_pipeline.fieldcrypto.format_spec import OUTSIDE_ARRAYS, FormatSpec
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 
 SPEC = FormatSpec(
     name="n8n-keyid",

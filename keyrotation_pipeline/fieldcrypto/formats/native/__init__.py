@@ -3,9 +3,9 @@
 from typing import Literal
 
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
-from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
-from keyrotation_pipeline.fieldcrypto.formats.spec import ANYWHERE, FormatSpec, Option
+from keyrotation_pipeline.fieldcrypto.format_advice import Advice
+from keyrotation_pipeline.fieldcrypto.format_spec import ANYWHERE, FormatSpec, Option
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 
 SPEC = FormatSpec(
     name="native",

@@ -1,10 +1,10 @@
 """Active Record Encryption (guides/rails.md) with `store_key_references`, by which values name their key."""
 
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
-from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.format_advice import Advice
+from keyrotation_pipeline.fieldcrypto.format_spec import OUTSIDE_ARRAYS, Derivation, FormatSpec, Option
 from keyrotation_pipeline.fieldcrypto.formats.options import derivation
-from keyrotation_pipeline.fieldcrypto.formats.spec import OUTSIDE_ARRAYS, Derivation, FormatSpec, Option
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 
 # With 2^16 rounds, and a salt that is declared.
 PBKDF2_SHA1, PBKDF2_SHA256 = (Derivation(f"pbkdf2-{digest}", salted=True) for digest in ("sha1", "sha256"))

@@ -4,9 +4,9 @@ Source: the SDK's message format reference: version [‖ type 0x80], algorithm, 
 data keys (provider, key information, wrapped key), content type, frame length.
 """
 
-from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.format_advice import Advice
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, in_bytes, key_id
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 
 _SUITES_V1 = frozenset(
     (0x0014, 0x0046, 0x0078, 0x0114, 0x0146, 0x0178, 0x0214, 0x0346, 0x0378)

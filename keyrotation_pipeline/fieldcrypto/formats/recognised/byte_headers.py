@@ -3,9 +3,9 @@
 import re
 from uuid import UUID
 
-from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.format_advice import Advice
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64, in_bytes, in_text
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 
 _DECRYPT, _MARKER = IdentifiedBy.DECRYPT, IdentifiedBy.MARKER
 _DATA_PROTECTION = b"\x09\xf0\xc9\xf0"

@@ -2,10 +2,10 @@
 
 import re
 
-from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
+from keyrotation_pipeline.fieldcrypto.format_advice import Advice
 from keyrotation_pipeline.fieldcrypto.formats.fernet.recognise import VERSION, is_fernet
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64, in_bytes, key_id
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 
 
 @in_bytes(

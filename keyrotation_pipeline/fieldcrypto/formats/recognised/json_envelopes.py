@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.format_advice import Advice
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64, in_text, json_object, key_id
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 
 # Of one field; searching in longer JSON takes time.
 _LONGEST_CHARS = 100_000

@@ -1,8 +1,8 @@
 """Recognises ciphertext of cloud key services, which no key leaves: AWS KMS and Google Cloud KMS."""
 
-from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.format_advice import Advice
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, in_bytes
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 
 # PKCS #7 encryptedData, and AES-256-GCM, inside it.
 _ENCRYPTED_DATA, _AES_GCM = bytes.fromhex("06092a864886f70d010706"), bytes.fromhex("060960864801650304012e")

@@ -5,9 +5,9 @@ Source: RFC 4880 sections 4.2, 5.1, 5.3, 5.7, 5.13.
 
 from collections.abc import Iterator
 
-from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.format_advice import Advice
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64, in_bytes, in_text
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 
 _ADVICE = Advice(
     identified_by=IdentifiedBy.DECRYPT,

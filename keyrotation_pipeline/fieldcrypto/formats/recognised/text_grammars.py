@@ -8,9 +8,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
-from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
+from keyrotation_pipeline.fieldcrypto.format_advice import Advice
 from keyrotation_pipeline.fieldcrypto.formats.fernet.recognise import fernet
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import (
     BLOCK_BYTES,
     Recognised,
@@ -20,6 +19,7 @@ from keyrotation_pipeline.fieldcrypto.formats.recogniser import (
     in_text,
     key_id,
 )
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 
 _DECRYPT, _MARKER = IdentifiedBy.DECRYPT, IdentifiedBy.MARKER
 # A salt or iv, and a block.

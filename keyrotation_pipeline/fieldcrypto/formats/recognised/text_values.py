@@ -2,8 +2,7 @@
 
 import re
 
-from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.format_advice import Advice
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import (
     ADVICE,
     BLOCK_BYTES,
@@ -18,6 +17,7 @@ from keyrotation_pipeline.fieldcrypto.formats.recogniser import (
     json_object,
     key_id,
 )
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 
 _DECRYPT, _MARKER = IdentifiedBy.DECRYPT, IdentifiedBy.MARKER
 

@@ -1,10 +1,10 @@
 """Google Tink's AES-GCM with the TINK prefix (guides/tink.md); the prefix holds the id of the key."""
 
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
-from keyrotation_pipeline.fieldcrypto.formats.advice import Advice
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.format_advice import Advice
+from keyrotation_pipeline.fieldcrypto.format_spec import BYTEA, FormatSpec
 from keyrotation_pipeline.fieldcrypto.formats.options import AAD
-from keyrotation_pipeline.fieldcrypto.formats.spec import BYTEA, FormatSpec
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 
 _LAYOUT = "raw(nonce12 ct tag16)"
 SPEC = FormatSpec(

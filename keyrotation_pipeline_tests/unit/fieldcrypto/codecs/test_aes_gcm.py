@@ -25,17 +25,17 @@ from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import derived_ring, p
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, new_key, notation_of
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding, as_list
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout, Sealed
-from keyrotation_pipeline.fieldcrypto.codecs.probe import KNOWN, KNOWN_PAIRS, Fit, fits, fitting, fitting_derivation
 from keyrotation_pipeline.fieldcrypto.codecs.unmarked import UnmarkedFormat, UnmarkedRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.format_spec import Derivation
 from keyrotation_pipeline.fieldcrypto.formats.aes_gcm import AES_GCM, FOR_EACH_COLUMN
 from keyrotation_pipeline.fieldcrypto.formats.derivations import SHA256
 from keyrotation_pipeline.fieldcrypto.formats.lockbox import LOCKBOX
-from keyrotation_pipeline.fieldcrypto.formats.spec import Derivation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.probe import KNOWN, KNOWN_PAIRS, Fit, fits, fitting, fitting_derivation
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, Defect, DefectKind
 from keyrotation_pipeline_tests.vectors.foreign_values import FOREIGN
 from keyrotation_pipeline_tests.vectors.two_keys import opened_by_both

@@ -16,7 +16,6 @@ from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import derived_ring
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, new_key, notation_of
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import as_list
-from keyrotation_pipeline.fieldcrypto.codecs.probe import fitting_derivation
 from keyrotation_pipeline.fieldcrypto.formats.fernet import DJANGO_FERNET_ENCRYPTED_FIELDS, FERNET
 from keyrotation_pipeline.fieldcrypto.formats.fernet import codec as fernet
 from keyrotation_pipeline.fieldcrypto.formats.fernet.codec import FernetFormat, FernetRewriter, parsed
@@ -25,6 +24,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, Passphrase
+from keyrotation_pipeline.fieldcrypto.probe import fitting_derivation
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, Defect, DefectKind
 
 V1, V2 = KeyVersion(1), KeyVersion(2)

@@ -11,13 +11,13 @@ import pytest
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.batch import Failure
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, new_key, notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.probe import fits, fitting
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.formats.laravel_crypt import LARAVEL
 from keyrotation_pipeline.fieldcrypto.formats.laravel_crypt.codec import CIPHERS, LaravelPayload
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.probe import fits, fitting
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, Defect, DefectKind
 from keyrotation_pipeline_tests import laravel
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,8 @@ from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, layout_of,
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding, KeyNotation, as_list, by_commas, key_in
 from keyrotation_pipeline.fieldcrypto.codecs.unmarked import UnmarkedRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.format_spec import Derivation, FormatSpec
 from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
-from keyrotation_pipeline.fieldcrypto.formats.spec import Derivation, FormatSpec
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

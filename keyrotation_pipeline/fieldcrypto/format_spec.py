@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keyrotation_pipeline.fieldcrypto.formats.advice import Advice, Guess
-from keyrotation_pipeline.fieldcrypto.formats.identified_by import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.format_advice import Advice, Guess
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 
 
 @dataclass(frozen=True, slots=True)
