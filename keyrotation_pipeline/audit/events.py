@@ -14,6 +14,7 @@ from keyrotation_pipeline.model import (
     data_events,
     incident_events,
     key_events,
+    plaintext_outside_rows,
     progress,
     request_events,
 )
@@ -34,6 +35,7 @@ RECORDS: Mapping[str, type[Fact]] = {
         progress,
         request_events,
         data_events,
+        plaintext_outside_rows,
     )
     for record in vars(module).values()
     if isinstance(record, type) and issubclass(record, Fact) and record is not Fact

@@ -46,7 +46,7 @@ def inventory(*, config: Config = None, as_json: Json = False) -> None:
         unindexed = _unindexed_rows(pipeline)
         note_newcomer(pipeline.ledger.replayed())
     elsewhere = chain(_without_index(unindexed), _other_formats(others, declared.format.name))
-    lines = chain(_taken(taken, [each.version for each in keys]), elsewhere, _blind_spots(taken))
+    lines = chain(_taken(taken, [each.version for each in keys]), elsewhere, _plaintext(taken), _blind_spots(taken))
     document = {
         **_inventory_document(database, taken),
         "unindexed_rows": unindexed,
@@ -156,6 +156,9 @@ def _inventory_document(database: str, taken: Inventory) -> dict[str, Any]:
         ],
         "not_searched": [{"what": each.what, "names": list(each.names)} for each in taken.blind_spots.unsearched],
         "not_seen": list(taken.blind_spots.unseen),
+        "plaintext_outside_rows": [
+            {"where": where, "known": known, "until": until} for where, known, until in _plaintext_places(taken)
+        ],
         "replicas_declared_gone": list(taken.blind_spots.gone),
     }
 
@@ -201,6 +204,16 @@ def _taken(taken: Inventory, registered: Sequence[KeyVersion]) -> Iterator[outpu
         yield ""
         rejected = [(str(each.table), each.key, each.column, each.reason) for each in taken.quarantine]
         yield output.Table(("Quarantined in", "Primary key", "Column", "Why"), rejected)
+
+
+def _plaintext_places(taken: Inventory) -> Sequence[tuple[str, str, str]]:
+    return () if taken.plaintext is None else tuple(taken.plaintext.lines())
+
+
+def _plaintext(taken: Inventory) -> Iterator[output.Line]:
+    if places := _plaintext_places(taken):
+        yield ""
+        yield output.Table(("Plaintext outside the live rows", "What is known", "Until"), places)
 
 
 def _other_formats(others: Sequence[Finding], rotated: str) -> Iterator[output.Line]:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from keyrotation_pipeline.errors import ApprovalError
 from keyrotation_pipeline.model.earlier_summaries import FIRST_APPROVAL, SECOND_APPROVAL
+from keyrotation_pipeline.model.signed_lines import ENCRYPTED, PLAINTEXT_STAYS, STAYS
 from keyrotation_pipeline.model.signed_summary import APPROVAL, summary
 from keyrotation_pipeline.model.visible_text import is_hidden, plain_name, signed_name
 
@@ -275,6 +276,7 @@ class ApprovalText:
             ("Columns", ", ".join(one_of_several(each, self.header) for each in self.columns)),
             *([] if self.value_format is None else [("Format", self.value_format)]),
             *([] if self.plaintext is None else [("Plaintext", self.plaintext)]),
+            *([(PLAINTEXT_STAYS, STAYS)] if (self.plaintext or "").startswith(ENCRYPTED) else []),
             *rollout,
             *self.not_looked_at,
             ("Officers", self.roster.signed_officers),

@@ -149,6 +149,7 @@ class EventKind(StrEnum):
     COUNT_SKIPPED = "count_skipped"
     VALUES_DECRYPTED = "values_decrypted"
     UNDECLARED_COLUMNS_SEARCHED = "undeclared_columns_searched"
+    PLAINTEXT_OUTSIDE_ROWS = "plaintext_outside_rows"
     BACKUP_KEY_PINNED = "backup_key_pinned"
     BACKUP_SEALED = "backup_sealed"
     UNSIGNED_BACKUP_TRUSTED = "unsigned_backup_trusted"

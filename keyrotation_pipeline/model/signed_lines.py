@@ -24,6 +24,11 @@ ROW = re.compile(
 
 
 # Of the line Plaintext, before the columns.
+PLAINTEXT_STAYS = "Plaintext stays"
+STAYS = (
+    "outside the live rows, until when is not known: in planner statistics until ANALYZE, in files until VACUUM FULL, "
+    "in the WAL and its archive, and in backups and copies of before"
+)
 ENCRYPTED, LEFT = "encrypted, and refused afterwards, in", "stays in"
 
 

@@ -166,8 +166,7 @@ def _limits(fields: Fields) -> Iterator[str]:
     if (plaintext := fields.get("Plaintext", "")).startswith(ENCRYPTED):
         yield (
             f"What is not encrypted yet in{plaintext.removeprefix(ENCRYPTED)} is encrypted, and plain text refused "
-            "there. Nobody can search or sort by it any more. Older backups, the database's log and copies still "
-            "hold the plain text."
+            "there. Nobody can search or sort by it any more. Plain text stays where the line Plaintext stays says."
         )
     elif plaintext:
         yield f"What is not encrypted yet {plaintext}, and applications write plain text there again."

@@ -44,6 +44,7 @@ from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.approvals import authority
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.requests.control import pace_of
+from keyrotation_pipeline.requests.plaintext_outside_rows import last_known
 from keyrotation_pipeline.requests.policy import changed_hosts
 from keyrotation_pipeline.requests.roster import require_roster, roster_of
 from keyrotation_pipeline.requests.situation import Situation
@@ -223,6 +224,7 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside
             *protected.warnings,
             *fenced.warnings(),
             *unread(pipeline.ledger),
+            *_plaintext(pipeline.ledger),
         ),
         empty_versions=empty,
         not_counted_since=not_counted_since,
@@ -420,6 +422,13 @@ def _promoted_after(at: datetime, version: KeyVersion, primary: KeyVersion | Non
             if record.finished_at > at if record is not None else version == primary and not walk.is_over:
                 return True
     return False
+
+
+def _plaintext(ledger: Ledger) -> Iterator[str]:
+    """What people can do about plaintext in files of the server."""
+    known = last_known(ledger)
+    if known is not None and known.to_do is not None:
+        yield known.to_do
 
 
 def unread(ledger: Ledger) -> Iterator[str]:

@@ -22,6 +22,7 @@ from keyrotation_pipeline.model.environment import (
 )
 from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceProbe
 from keyrotation_pipeline.model.page_reading import PageSpan
+from keyrotation_pipeline.model.plaintext_outside_rows import ServerFiles
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import DecryptedCount, Searched, SnapshotPosition, ZeroOldRows
 from keyrotation_pipeline.model.tables import (
@@ -279,6 +280,15 @@ class RetirementEvidence(Protocol):
 
         Raises:
             ProofError, BlockedError: a piece is missing; names table, column and count, or the holder.
+        """
+
+    def plaintext_outside_rows(self, tables: Sequence[EncryptedTable], known: Collection[int]) -> ServerFiles:
+        """Looks where the server may still keep plaintext that these tables have no more, in columns that are begun.
+
+        Where planner statistics hold some, it runs ANALYZE first.
+
+        Args:
+            known: oids of further relations whose files are looked at.
         """
 
 

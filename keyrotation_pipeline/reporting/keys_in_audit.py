@@ -23,6 +23,7 @@ from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.request_events import RequestOpened, StepFinished
 from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.reporting.plaintext import plaintext_known
 from keyrotation_pipeline.reporting.sections import (
     AgeDeclared,
     DataRead,
@@ -129,7 +130,9 @@ def data_read(entries: Entries) -> DataRead:
                 every_value = EveryValueRead(entry.at, by, tuple(proof.swept_rows), proof.values_decrypted, 0)
             case UndeclaredColumnsSearched(findings=findings, not_searched=not_searched):
                 undeclared = UndeclaredSearched(entry.at, tuple(map(_finding, findings)), not_searched)
-    return DataRead(tuple(map(_counted, counted.tables)), counted.not_counted, every_value, undeclared)
+    return DataRead(
+        tuple(map(_counted, counted.tables)), counted.not_counted, every_value, undeclared, plaintext_known(entries)
+    )
 
 
 def _counted(table: CountedTable) -> TableCounted:

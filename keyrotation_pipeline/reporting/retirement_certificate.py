@@ -16,12 +16,15 @@ from keyrotation_pipeline.errors import BlockedError, KeyStoreError, PreflightEr
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 from keyrotation_pipeline.model.audit import EventKind, envelope, instant, payload_of, to_sign, utc_minute
+from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy
 from keyrotation_pipeline.model.data_events import CountSkipped
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
+from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.reporting.gathering import verified_events
 from keyrotation_pipeline.reporting.key_in_use import require_not_in_use
+from keyrotation_pipeline.reporting.plaintext import encrypted_by
 from keyrotation_pipeline.reporting.retirement_statement import SIGNED_BY, dead_keys, statement_of
 from keyrotation_pipeline.requests.inventory import count_again
 
@@ -143,7 +146,8 @@ def _certificate(
     site: BackupContext, entries: Sequence[HistoryEntry], state: LedgerState, retired: Retirement
 ) -> RetirementCertificate:
     needed = list(_backups(site, retired.fact.taken_from_applications))
-    statement = statement_of(entries, state, retired, needed)
+    plaintext = list(_with_plaintext(site, encrypted_by(entries)))
+    statement = statement_of(entries, state, retired, needed, plaintext)
     payload = payload_of(statement)
     public, signature = site.trust.signed(to_sign(payload))
     return RetirementCertificate(retired.entry.request or "", statement, envelope(payload, public, signature))
@@ -175,6 +179,7 @@ def in_words(statement: Mapping[str, Any]) -> str:
     lines.append(f"- standbys: {len(said['replicas']['accounted'])} accounted; not seen: {'; '.join(said['not_seen'])}")
     needed = [f"{each['dump']} in {each['place']} ({each['until']})" for each in said["backups_that_need_it"]]
     lines.append(f"- backups that still need it: {'; '.join(needed) or 'none is kept'}")
+    lines += _plaintext_in_words(said.get("plaintext"))
     lines += [f"- not claimed: {each}" for each in said["not_claimed"]]
     return "\n".join(lines)
 
@@ -193,17 +198,37 @@ def _counted_in_words(again: Mapping[str, Any]) -> str:
     )
 
 
+def _plaintext_in_words(said: Mapping[str, Any] | None) -> Iterator[str]:
+    if said is None:
+        return
+    columns = ", ".join(said["encrypted_in_the_live_rows"])
+    yield f"- encrypted in the live rows: {columns}; plaintext is known, as of {said['looked_at']}, in:"
+    yield from (f"  - {each['where']}: {each['known']}; {each['until']}" for each in said["known_outside"])
+    yield from (f"  - {each['dump']} in {each['place']}: {each['until']}" for each in said["backups_kept"])
+
+
+def _with_plaintext(site: BackupContext, encrypted_by: int) -> Iterator[dict[str, Any]]:
+    """Every kept dump of before an event, and until when it is sure to be kept."""
+    for place in site.places if encrypted_by else ():
+        for made, dump in kept_sets(place, site.trust).dumps:
+            if (made.anchor.seq if made.made_from is None else made.made_from.seq) < encrypted_by:
+                yield {**_kept(place, made, dump), "tables": [str(each.table.name) for each in dump.tables]}
+
+
+def _kept(place: BackupPlace, made: BackupSet, dump: DatabaseCopy) -> dict[str, Any]:
+    locked = place.locked_until(dump.file.name)
+    until = "not locked; until somebody, or a rule of the place, removes it"
+    return {
+        "dump": dump.file.name,
+        "manifest": made.name,
+        "place": place.description,
+        "until": until if locked is None else f"locked until {instant(locked)}",
+    }
+
+
 def _backups(site: BackupContext, versions: Sequence[KeyVersion]) -> Iterator[dict[str, Any]]:
     """Every kept dump that cannot be read whole without one of the keys, and until when it is sure to be kept."""
     for place in site.places:
         for made, dump in kept_sets(place, site.trust).dumps:
             if needed := [str(version) for version in versions if version in dump.versions]:
-                locked = place.locked_until(dump.file.name)
-                until = "not locked; until somebody, or a rule of the place, removes it"
-                yield {
-                    "dump": dump.file.name,
-                    "manifest": made.name,
-                    "needs": needed,
-                    "place": place.description,
-                    "until": until if locked is None else f"locked until {instant(locked)}",
-                }
+                yield {**_kept(place, made, dump), "needs": needed}

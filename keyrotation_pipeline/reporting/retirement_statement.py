@@ -14,6 +14,7 @@ from keyrotation_pipeline.model.data_events import Counted, CountedTable, CountS
 from keyrotation_pipeline.model.key_events import KeyRetired, ReplicasAccounted
 from keyrotation_pipeline.model.request_events import StepFinished
 from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.reporting.plaintext import in_statement
 
 PREDICATE_TYPE = "urn:keyrotation-pipeline:key-death:v1"
 SIGNED_BY = (
@@ -36,12 +37,17 @@ def dead_keys(entries: Sequence[HistoryEntry]) -> Iterator[Retirement]:
 
 
 def statement_of(
-    entries: Sequence[HistoryEntry], state: LedgerState, dead: Retirement, backups: Sequence[Mapping[str, Any]]
+    entries: Sequence[HistoryEntry],
+    state: LedgerState,
+    dead: Retirement,
+    backups: Sequence[Mapping[str, Any]],
+    plaintext: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The statement about the keys of one retirement, as of the newest event.
 
     Args:
         backups: the kept dumps that cannot be read whole without one of them.
+        plaintext: those that may hold plaintext of columns that were encrypted later.
     """
     event, retired, newest = dead.entry, dead.fact, entries[-1]
     keys = [state.keys[version] for version in retired.taken_from_applications]
@@ -86,6 +92,7 @@ def statement_of(
             },
             "archive": list(_step_facts(archived).get("archived", ())) if archived else None,
             "backups_that_need_it": list(backups),
+            **in_statement(entries, plaintext),
             "signed_by": SIGNED_BY,
             "not_claimed": list(NOT_CLAIMED),
             "evidence": [_named(each) for each in (replicas, event, archived) if each is not None],

@@ -237,18 +237,35 @@ class UndeclaredSearched:
 
 
 @dataclass(frozen=True, slots=True)
+class PlaintextKnown:
+    """Where plaintext of columns that are encrypted by now is known outside the live rows.
+
+    Args:
+        at: of the newest look that found something else than the one before.
+        columns: each with since when no live row holds plaintext.
+        places: where, what is known of it, and until when.
+    """
+
+    at: datetime
+    columns: tuple[str, ...]
+    places: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DataRead:
     """What was last read of the encrypted data, and when; None: never.
 
     Args:
         tables: the declared ones that were counted, as of the newest count of any.
         not_counted: the declared ones that never were.
+        plaintext: None: no column was encrypted from plaintext.
     """
 
     tables: tuple[TableCounted, ...]
     not_counted: tuple[str, ...]
     every_value: EveryValueRead | None
     undeclared: UndeclaredSearched | None
+    plaintext: PlaintextKnown | None = None
 
 
 @dataclass(frozen=True, slots=True)

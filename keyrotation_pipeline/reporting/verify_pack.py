@@ -345,8 +345,9 @@ def _check_certificates(files: Mapping[str, bytes], judged: Judged, openssl: Off
             continue
         with found.readable(name):
             payload, signed = _opened(files[name])
-            backups = json.loads(payload)["predicate"]["backups_that_need_it"]
-            same = payload == payload_of(statement_of(judged.entries, judged.state, expected[name], backups))
+            said = json.loads(payload)["predicate"]
+            kept = said["backups_that_need_it"], said.get("plaintext", {}).get("backups_kept", [])
+            same = payload == payload_of(statement_of(judged.entries, judged.state, expected[name], *kept))
             found.check("certificates of key death, by the audit", f"{name} says what the audit does not", holds=same)
             good = any(openssl.verifies(keys[by], to_sign(payload), each) for by, each in signed if by in keys)
             sentence = f"{name} is not signed by the pipeline's key"

@@ -9,8 +9,10 @@ from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.data_events import UndeclaredColumnsSearched
 from keyrotation_pipeline.model.environment import BlindSpots, Problem
+from keyrotation_pipeline.model.plaintext_outside_rows import PlaintextOutsideRows
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, QuarantinedValue, TableCount
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.plaintext_outside_rows import look_again
 
 # Counted within seconds.
 COUNTED_BYTES = 256 * 2**20
@@ -18,12 +20,17 @@ COUNTED_BYTES = 256 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """The declared tables as counted now, undeclared columns with our values, unreadable values, and blind spots."""
+    """The declared tables as counted now, undeclared columns with our values, unreadable values, and blind spots.
+
+    Args:
+        plaintext: where it is known outside the live rows; None: no column was encrypted from plaintext.
+    """
 
     counts: tuple[TableCount, ...]
     findings: tuple[FoundColumn, ...]
     quarantine: tuple[QuarantinedValue, ...]
     blind_spots: BlindSpots
+    plaintext: PlaintextOutsideRows | None = None
 
 
 def take_inventory(pipeline: Pipeline) -> Inventory:
@@ -41,7 +48,7 @@ def take_inventory(pipeline: Pipeline) -> Inventory:
     findings = pipeline.inventory.discover(pipeline.tables)
     blind_spots = pipeline.environment.blind_spots()
     pipeline.ledger.append(UndeclaredColumnsSearched.of(began_at, findings, tuple(map(str, blind_spots.unsearched))))
-    return Inventory(counts, findings, quarantine, blind_spots)
+    return Inventory(counts, findings, quarantine, blind_spots, look_again(pipeline))
 
 
 def count_if_small(pipeline: Pipeline) -> tuple[TableCount, ...]:
@@ -77,6 +84,7 @@ def renew_counts(pipeline: Pipeline, most_bytes: int) -> tuple[TableCount, ...]:
     Raises:
         As `take_inventory`.
     """
+    look_again(pipeline)
     sizes = Counter[str]()
     for span in pipeline.inventory.page_spans(pipeline.tables):
         sizes[span.table] += span.size_bytes

@@ -23,6 +23,7 @@ from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import require_authorised, signed_as_gone
+from keyrotation_pipeline.requests.plaintext_outside_rows import look_after
 from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation.keys import described_archived, record_of, require_stored_and_backed_up
 from keyrotation_pipeline.rotation.prove import prove_zero_old_rows, retired_versions
@@ -48,7 +49,9 @@ def retire_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyRetired
     _wait_for_horizon(pipeline, rotation, proof, report)
     leaving = _versions_to_take(pipeline, rotation)
     pipeline.ledger.append(RetirementIntended(leaving, rotation.target), rotation.id)
-    return _retire_or_prove_again(pipeline, rotation, proof, leaving, report)
+    done = _retire_or_prove_again(pipeline, rotation, proof, leaving, report)
+    look_after(pipeline, rotation, done.proven_at)
+    return done
 
 
 def _retire_or_prove_again(

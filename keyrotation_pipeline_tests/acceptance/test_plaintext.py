@@ -1,6 +1,7 @@
 """A column of plaintext is encrypted by a rotation, beside two releases of an application, and back."""
 
 import base64
+import json
 import os
 import threading
 from contextlib import ExitStack
@@ -150,15 +151,25 @@ def rotate(home: Home, request: str) -> str:
     return "" if result.exit_code == 0 else str(result.exception)
 
 
+def plaintext_places(home: Home) -> dict[str, str]:
+    """Until when each place outside the live rows holds plaintext, as `inventory` says."""
+    return {each["where"]: each["until"] for each in home.shown("inventory")["plaintext_outside_rows"]}
+
+
 def test_plaintext_is_encrypted_beside_two_releases_and_then_refused(home: Home) -> None:
     assert home.table()["unencrypted"] == ROWS
+    assert plaintext_places(home) == {}
+    home.typed("backup")
     old, new = home.release(None), home.release(2)
     with ExitStack() as running:
         old_at_work = running.enter_context(ExitStack())
         old_at_work.enter_context(beside(old.work))
         request = home.typed("request", "--reason", "encrypt the notes").splitlines()[-1]
         text = home.typed("approve", request, "--text")
-        assert "\nPlaintext: encrypted, and refused afterwards, in cases.note\n" in text
+        assert (
+            "\nPlaintext: encrypted, and refused afterwards, in cases.note\nPlaintext stays: outside the live rows, "
+            in text
+        )
         home.sign(request)
         old_attests = old.attest()
         running.enter_context(beside(new.work))
@@ -181,6 +192,20 @@ def test_plaintext_is_encrypted_beside_two_releases_and_then_refused(home: Home)
         connection.execute("UPDATE public.cases SET note = 'plain' WHERE id = 1")
     home.file.write_text(home.file.read_text().replace('{ column = "note", from = "plaintext" }', '"note"'))
     assert home.table()["fenced_against"] == ["v1"]
+    pages = "pages of public.cases, its TOAST and its indexes"
+    assert "`VACUUM FULL public.cases`" in plaintext_places(home)[pages]
+    (said,) = (each for each in home.shown("status")["warnings"] if "encrypted in the live rows since" in each)
+    statement = json.loads(base64.b64decode(json.loads(home.typed("report", "--format", "certificate"))["payload"]))
+    plaintext = statement["predicate"]["plaintext"]
+    assert [each["until"] for each in plaintext["known_outside"] if each["where"] == pages] == [
+        plaintext_places(home)[pages]
+    ]
+    assert [each["dump"].partition("-")[0] for each in plaintext["backups_kept"]] == ["database"]
+    with psycopg.connect(home.url, autocommit=True) as connection:
+        for command in said.partition("; run ")[2].partition(" when ")[0].split(", "):
+            connection.execute(command.encode())
+    assert pages not in plaintext_places(home)
+    assert not [each for each in home.shown("status")["warnings"] if "encrypted in the live rows since" in each]
 
 
 @pytest.mark.extended

@@ -1,12 +1,13 @@
 """Fences, and the evidence of a retirement, over lists of rows."""
 
 # ruff: noqa: ARG002 - a fake has the whole signature of its port.
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from keyrotation_pipeline.errors import BlockedError, FenceError, KeyRotationError, ProofError
 from keyrotation_pipeline.fieldcrypto.formats.native import SEARCH_INDEX
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.plaintext_outside_rows import ServerFiles, UnchangedFiles
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.proof import AccountedReplica, Searched, SnapshotPosition, ZeroOldRows
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows
@@ -156,6 +157,11 @@ class FakeEvidence:
         values = sum(sum(count.values_by_version.values()) for count in FakeInventory(self.database).count(tables))
         names = tuple(str(table.name) for table in tables)
         return ZeroOldRows(version, names, 0, values, moment.lsn, START, self._accounted(), self.database.too_large)
+
+    def plaintext_outside_rows(self, tables: Sequence[EncryptedTable], known: Collection[int]) -> ServerFiles:
+        files = tuple(UnchangedFiles(str(table.name), {str(n): f"0/{n}"}, 8192) for n, table in enumerate(tables, 1))
+        nodes = {oid: node for each in files for oid, node in each.files.items()}
+        return ServerFiles((), (), files, (), nodes, _position(self.database.xid), "0/0", {}, is_archived=False)
 
     def _accounted(self) -> tuple[AccountedReplica, ...]:
         standbys = (

@@ -1,6 +1,6 @@
 """The two ports of a retirement on PostgreSQL: fences, and the evidence that nothing old is left behind them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -9,11 +9,12 @@ from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import Curre
 from keyrotation_pipeline.adapters.postgres.evidence import all_fences, evidence_of
 from keyrotation_pipeline.adapters.postgres.evidence.evidence import Evidence
 from keyrotation_pipeline.adapters.postgres.inventory.scans import unless_locked
-from keyrotation_pipeline.adapters.postgres.retirement import proof, search, snapshot_horizon
+from keyrotation_pipeline.adapters.postgres.retirement import plaintext_outside_rows, proof, search, snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.plaintext_outside_rows import ServerFiles
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.proof import Searched, SnapshotPosition, ZeroOldRows
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows
@@ -116,3 +117,7 @@ class PostgresEvidence:
         return proof.zero_old_rows(
             self.connection, tables, version, retired, position, self.replicas, searched, self.keys
         )
+
+    def plaintext_outside_rows(self, tables: Sequence[EncryptedTable], known: Collection[int]) -> ServerFiles:
+        """See `RetirementEvidence.plaintext_outside_rows`."""
+        return plaintext_outside_rows.look(self.connection, tables, known)

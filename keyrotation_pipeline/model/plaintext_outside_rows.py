@@ -1,0 +1,225 @@
+"""Where plaintext of columns that a rotation has encrypted is outside the live rows, as far as that is known."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import ClassVar, Self
+
+from keyrotation_pipeline.model.audit import EventKind, Fact, utc_minute
+from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
+
+NOT_KNOWN = "not known"
+# Nothing looks there, or can.
+NOT_SEEN = "subscribers, logs, exports, caches, and copies in other columns and places"
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptedColumn:
+    """A column that held plaintext.
+
+    Args:
+        since: when it was proven that no live row holds any.
+    """
+
+    table: str
+    column: str
+    since: datetime
+
+    @property
+    def name(self) -> str:
+        """``cases.note``."""
+        return f"{self.table}.{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnchangedFiles:
+    """Files of one relation, of its TOAST table and its indexes, that have not been rewritten since they held it.
+
+    Args:
+        relation: as it is typed in a statement.
+        files: by oid the tablespace and the file node, ``0/16384``.
+        size_bytes: of all its files, when they were first seen.
+    """
+
+    relation: str
+    files: Mapping[str, str]
+    size_bytes: int
+
+    @property
+    def command(self) -> str:
+        """What a person types to rewrite them."""
+        return f"VACUUM FULL {self.relation}"
+
+    def left(self, now: Mapping[str, str]) -> Self | None:
+        """Those of the files that are still there; None: there are none.
+
+        A file with another node in the same tablespace was rewritten; one in another tablespace was copied as it was.
+        Two such moves between two looks look like a rewriting.
+        """
+        kept = {oid: now[oid] for oid, then in self.files.items() if oid in now and not _is_rewritten(then, now[oid])}
+        return replace(self, files=kept) if kept else None
+
+
+def _is_rewritten(then: str, now: str) -> bool:
+    return then != now and then.partition("/")[0] == now.partition("/")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFiles:
+    """What one look at the server found.
+
+    Args:
+        statistics: columns of which planner statistics hold plaintext, although ANALYZE has run.
+        not_judged: statistics that cannot be judged, as they are of expressions or hidden.
+        files: of the tables.
+        catalogs: those that the server keeps statistics in.
+        nodes: tablespace and file node of these files, and of those that were asked for, by oid.
+        position: of the WAL.
+        checkpoint: where the last checkpoint began.
+        slots: by name, the position from which a replication slot keeps the WAL.
+        is_archived: whether the server archives its WAL.
+    """
+
+    statistics: tuple[str, ...]
+    not_judged: tuple[str, ...]
+    files: tuple[UnchangedFiles, ...]
+    catalogs: tuple[UnchangedFiles, ...]
+    nodes: Mapping[str, str]
+    position: str
+    checkpoint: str
+    slots: Mapping[str, str]
+    is_archived: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PlaintextOutsideRows(Fact):
+    """Where plaintext of encrypted columns is known outside the live rows; recorded when that changes.
+
+    Args:
+        columns: without any, nothing is known: a rollback has applications write plaintext again.
+        statistics, not_judged: see `ServerFiles`.
+        files: not rewritten yet.
+        rewritten_at: from this position on the WAL has none of these files; None: they are not rewritten yet.
+        checkpoint: where the first checkpoint after that began; None: there was none yet.
+        slots: replication slots that keep earlier WAL.
+        is_archived: whether the server archives its WAL.
+    """
+
+    kind: ClassVar = EventKind.PLAINTEXT_OUTSIDE_ROWS
+    columns: tuple[EncryptedColumn, ...]
+    statistics: tuple[str, ...] = ()
+    not_judged: tuple[str, ...] = ()
+    files: tuple[UnchangedFiles, ...] = ()
+    rewritten_at: str | None = None
+    checkpoint: str | None = None
+    slots: tuple[str, ...] = ()
+    is_archived: bool = False
+
+    @property
+    def names(self) -> str:
+        """The columns."""
+        return ", ".join(each.name for each in self.columns)
+
+    @property
+    def tables(self) -> tuple[EncryptedTable, ...]:
+        """The columns as places."""
+        found: dict[str, list[Place]] = {}
+        for each in self.columns:
+            found.setdefault(each.table, []).append(Place(each.column, source="plaintext"))
+        return tuple(EncryptedTable.of(TableName.parse(table), places) for table, places in found.items())
+
+    @property
+    def oids(self) -> tuple[int, ...]:
+        """The relations whose files are looked at again."""
+        return tuple(int(oid) for each in self.files for oid in each.files)
+
+    def without(self, tables: Sequence[EncryptedTable]) -> Self:
+        """The same without columns of these tables that applications write plaintext into."""
+        begun = {(str(table.name), column) for table in tables for column in table.begun}
+        columns = tuple(each for each in self.columns if (each.table, each.column) not in begun)
+        return replace(self, columns=columns) if columns else type(self)(())
+
+    def seen(self, now: ServerFiles, new: Sequence[EncryptedColumn] = ()) -> Self:
+        """What is known after a further look.
+
+        Args:
+            new: columns that a rotation has just encrypted, so that all files of their tables count from now on.
+        """
+        files = {each.relation: left for each in self.files if (left := each.left(now.nodes)) is not None}
+        # What was taken out of the statistics stays in pages of the catalogue.
+        catalogs = now.catalogs if new or self.statistics or now.statistics else ()
+        for each in (*(now.files if new else ()), *catalogs):
+            known = files.get(each.relation)
+            files[each.relation] = each if known is None else replace(known, files={**known.files, **each.files})
+        return self._with(now, (*self.columns, *new), tuple(files.values()))
+
+    def _with(self, now: ServerFiles, columns: tuple[EncryptedColumn, ...], files: tuple[UnchangedFiles, ...]) -> Self:
+        rewritten_at = None if files or now.statistics else self.rewritten_at or now.position
+        checkpoint = self.checkpoint if rewritten_at == self.rewritten_at else None
+        if rewritten_at is not None and checkpoint is None and _at(now.checkpoint) >= _at(rewritten_at):
+            checkpoint = now.checkpoint
+        needed = _at(checkpoint or rewritten_at) if rewritten_at is not None else None
+        slots = sorted(name for name, kept_from in now.slots.items() if needed is None or _at(kept_from) < needed)
+        return replace(
+            self,
+            columns=columns,
+            statistics=now.statistics,
+            not_judged=now.not_judged,
+            files=files,
+            rewritten_at=rewritten_at,
+            checkpoint=checkpoint,
+            slots=tuple(slots),
+            is_archived=now.is_archived,
+        )
+
+    def lines(self) -> Iterator[tuple[str, str, str]]:
+        """A row for each place: where, what is known of it, and until when it holds plaintext."""
+        if not self.columns:
+            return
+        yield self._of_statistics()
+        for each in self.files:
+            yield (
+                f"pages of {each.relation}, its TOAST and its indexes",
+                "not rewritten since: rows that were replaced stay in the file, also after VACUUM",
+                f"until `{each.command}`, which locks everybody out meanwhile and takes {each.size_bytes:,} bytes",
+            )
+        if not self.files:
+            yield "pages of the tables", "rewritten since", "none known; a disk's free blocks are not seen"
+        yield self._of_wal()
+        archive = "the server archives its WAL; " if self.is_archived else ""
+        yield "archives of the WAL, base backups, standbys", f"{archive}those of before hold it", NOT_KNOWN
+        yield NOT_SEEN, "not seen", NOT_KNOWN
+
+    def _of_statistics(self) -> tuple[str, str, str]:
+        found = f"ANALYZE left it in those of {', '.join(self.statistics)}" if self.statistics else "none after ANALYZE"
+        until = "until ANALYZE with a statistics target above 0" if self.statistics else "none known"
+        unjudged = f"; not judged: {', '.join(self.not_judged)}" if self.not_judged else ""
+        return "planner statistics", f"{found}{unjudged}", until
+
+    def _of_wal(self) -> tuple[str, str, str]:
+        if self.rewritten_at is None:
+            return "the WAL", "a change of a page can write what was replaced in it again", "until the files above are"
+        kept = f", and kept for the slot(s) {', '.join(self.slots)}" if self.slots else ""
+        before = f"before {self.checkpoint or self.rewritten_at}"
+        first = "" if self.checkpoint else "a checkpoint, and "
+        return "the WAL", f"{before}{kept}", f"until {first}its files are overwritten"
+
+    @property
+    def to_do(self) -> str | None:
+        """What people can do on the server, as a sentence; None: nothing."""
+        commands = [each.command for each in self.files]
+        if self.statistics:
+            commands.insert(0, f"ANALYZE for the statistics of {', '.join(self.statistics)}")
+        if not commands:
+            return None
+        since = max(each.since for each in self.columns)
+        return (
+            f"{self.names}: encrypted in the live rows since {utc_minute(since)}; files of the server still hold "
+            f"plaintext; run {', '.join(commands)} when the tables may be locked, then `keyrotation inventory`"
+        )
+
+
+def _at(position: str | None) -> int:
+    """A position of the WAL as a number."""
+    high, _, low = (position or "0/0").partition("/")
+    return (int(high, 16) << 32) + int(low, 16)
