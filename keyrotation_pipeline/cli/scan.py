@@ -153,7 +153,7 @@ def named_database(url: str | None, config: Path | None, *, from_option: bool) -
 
 def _lines(found: ScanReport) -> Iterator[output.Line]:
     if found.findings:
-        columns = ("Place", "Format", "Values", "Keys", "Key told by", "Two keys")
+        columns = ("Place", "Format", "Values", "Keys", "Key known by", "Two keys")
         yield output.Table(columns, [_row(finding) for finding in found.findings])
         yield ""
         yield from _what_next(found.findings)

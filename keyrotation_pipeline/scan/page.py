@@ -30,7 +30,7 @@ _TIERS = (
     ("likely", "its bytes and lengths fit encryption alone"),
     ("possible", "they fit other data as well"),
 )
-_TOLD_BY = {"marker": "the value names it", "mac": "by its MAC", "decrypt": "only by decrypting"}
+_KNOWN_BY = {"marker": "the value names it", "mac": "by its MAC", "decrypt": "only by decrypting"}
 
 
 def page_of(report: ScanReport, at: datetime, comparison: Comparison | None = None) -> str:
@@ -81,7 +81,7 @@ def _places(findings: Sequence[Finding]) -> Iterator[str]:
     yield "<h2>Places</h2>" if findings else "<p>No encrypted values were found.</p>"
     for table, there in by_table.items():
         yield f"<h3>{_text(table)}</h3>"
-        heads = ("Place", "Format", "Tier", "Values", "Keys", "How a key is told")
+        heads = ("Place", "Format", "Tier", "Values", "Keys", "How its key is known")
         yield f"<table>\n<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>"
         yield from map(_row, there)
         yield "</table>"
@@ -90,7 +90,7 @@ def _places(findings: Sequence[Finding]) -> Iterator[str]:
 def _row(finding: Finding) -> str:
     cells = (
         name_of(finding.place).removeprefix(f"{finding.place.table}."), finding.format, finding.tier, share_of(finding),
-        ", ".join(finding.key_ids) or "-", _TOLD_BY[finding.identified_by],
+        ", ".join(finding.key_ids) or "-", _KNOWN_BY[finding.identified_by],
     )  # fmt: skip
     return f'<tr class="{finding.tier}">{"".join(f"<td>{_text(cell)}</td>" for cell in cells)}</tr>'
 
