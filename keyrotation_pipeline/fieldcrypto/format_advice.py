@@ -12,7 +12,7 @@ class Advice:
     Args:
         identified_by: how the key of a value is told, unless values name keys though they need not.
         steps: by which an application that reads two keys moves values to another one, without this program.
-        one_key: what reads one key only; empty: the library reads two.
+        one_key: what reads one key only; empty, too, where `elsewhere` says on what it depends.
         where: for which applications and keys values are rotated in place; empty: for all, or for none.
         also: what is declared besides the place.
         elsewhere: the whole sentence about places that cannot be declared; empty: it is made of the steps.

@@ -64,6 +64,7 @@ _ROTATED = "keyrotation rotates it in place, without downtime"
 
 def _elsewhere(said: format_advice.Advice) -> Advice:
     """Returns what can be done where values are not rotated in place."""
+    reads_two_keys = False if said.one_key else True if said.steps else None
     if said.elsewhere:
         sentence = said.elsewhere
     elif said.one_key:
@@ -73,7 +74,7 @@ def _elsewhere(said: format_advice.Advice) -> Advice:
         )
     else:
         sentence = f"{_NOT_YET}; its library reads two keys, so no downtime is needed: {said.steps}."
-    return Advice(said.identified_by.value, sentence, reads_two_keys=not said.one_key)
+    return Advice(said.identified_by.value, sentence, reads_two_keys=reads_two_keys)
 
 
 def _in_place(spec: FormatSpec, said: format_advice.Advice, declaration: str) -> Advice:

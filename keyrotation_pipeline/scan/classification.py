@@ -9,7 +9,7 @@ from binascii import b2a_base64
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from keyrotation_pipeline.fieldcrypto.formats.recognised.text_grammars import WRITER_OF_PREFIX
+from keyrotation_pipeline.fieldcrypto.formats.recognised.text_prefixes import writer_of
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import GCM_IV_BYTES, Recognised
 from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
 from keyrotation_pipeline.scan import statistics, unmarked
@@ -119,7 +119,7 @@ def _classify(place: Place, values: Values, table: Table) -> list[Finding]:
     notes = (*_rest_notes(plain, unknown, len(values)), *companions.notes)
     found = [_of_marked(place, *marked, len(values), notes) for marked in marked]
     if guess is not None:
-        writer = WRITER_OF_PREFIX.get(guess.readings[0].prefix, guess.format)
+        writer = writer_of(guess.readings[0].prefix) or guess.format
         name = ATTR_ENCRYPTED if companions.attr_encrypted else writer
         notes = (guess.note, *notes, *_conventions(place))
         advice = advice_for_unmarked(name, place, companions, has_one_layout=guess.has_one_layout)

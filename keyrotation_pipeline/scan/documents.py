@@ -21,10 +21,12 @@ _FEW_KEYS = 12
 _REPEATED = 2.0
 # A key that is data rather than a name: long, with a run of digits, an address, hexadecimal.
 _DATA = re.compile(r"[0-9]{4}|.@|[\x00-\x1f]|^[0-9a-fA-F-]{12,}$|^.{41,}$|^[0-9]+$", re.DOTALL)
-# The keys of an object that is one encrypted value: of Active Record Encryption, of CipherStash, of ZITADEL. It stays
+# The keys of an object that is one encrypted value: of Active Record Encryption, of ZITADEL, of CipherStash. It stays
 # whole, as compact JSON of these in this order, as the library writes them; jsonb sorts them.
-_ONE_VALUE = (("p", "h"), ("k", "c", "i", "v"), ("CryptoType", "Algorithm", "KeyID", "Crypted"))
-_OPEN_ENDED = _ONE_VALUE[1]
+_ONE_VALUE = (("p", "h"), ("CryptoType", "Algorithm", "KeyID", "Crypted"))
+_OF_EQL = ("v", "k", "i", "c", "sv")
+# Terms by which EQL 3 searches; its scalars have no `k`.
+_SCALAR_OF_EQL_3 = {"v", "i", "c", "hm", "op", "ob", "bf"}
 
 # Numbers do not matter, and may be too long to be converted.
 _DECODER = json.JSONDecoder(parse_int=bool, parse_float=bool, parse_constant=bool)
@@ -132,7 +134,14 @@ def _children(nodes: Sequence[tuple[Any, int]]) -> Iterator[tuple[str, tuple[Any
 
 def _keys_of_value(node: Mapping[str, Any]) -> Path:
     """Returns the keys of an object that is one encrypted value; none: it is not."""
-    for keys in _ONE_VALUE:
-        if node.keys() == set(keys) or (keys is _OPEN_ENDED and node.get("k") == "ct" and node.keys() >= set(keys)):
-            return keys
-    return ()
+    found = next((keys for keys in _ONE_VALUE if node.keys() == set(keys)), ())
+    return tuple(key for key in _OF_EQL if key in node) if not found and _is_of_eql(node) else found
+
+
+def _is_of_eql(node: Mapping[str, Any]) -> bool:
+    place = node.get("i")
+    if not (isinstance(place, dict) and {"t", "c"} <= place.keys() and "v" in node):
+        return False
+    if node.get("k") == "sv":
+        return isinstance(node.get("sv"), list)
+    return "c" in node and (node.get("k") == "ct" or node.keys() <= _SCALAR_OF_EQL_3)

@@ -7,6 +7,7 @@ bytes that are ASCII are read as text.
 import re
 from collections.abc import Sequence
 from itertools import islice
+from operator import itemgetter
 from typing import NamedTuple
 
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import (
@@ -24,7 +25,8 @@ SHORTEST_BYTES = 16
 SHORTEST_CHARS = 22
 _HEAD_CHARS = 200
 # Formats with spaces: JSON and armor, also behind a prefix.
-_WITH_SPACES = re.compile(r'(?:.{0,120}[:$|!#~})(\]/>=;_-])?(?:\{\s*"|-----BEGIN)')
+_ARMOR = "-----BEGIN"
+_WITH_SPACES = re.compile(rf'(?:.{{0,120}}[:$|!#~}})(\]/>=;_-])?(?:\{{\s*"|{_ARMOR})')
 # Encodings around encodings that are followed: bytea of ASCII of base64 of a token.
 _DEEPEST = 3
 
@@ -45,11 +47,14 @@ _CLOSING_OF = {"(": ")", "{": "}", "[": "]", "|": "|"}
 _CLOSING = "]})>\"';!"
 _CHARACTER = "[A-Za-z0-9+/_=-]"
 _SEPARATORS = ":.|$,;*"
+_SEPARATING = frozenset(_SEPARATORS)
 _PARTS = re.compile(rf"({_CHARACTER}{{16,48}}+)(::|[{_SEPARATORS}])({_CHARACTER}{{2,}}+)(?:\2({_CHARACTER}{{2,}}+))?\Z")
 # An iv of 16 bytes at the end, in base64 and hex; the separator stands before so many characters.
 _IV_LAST = re.compile(rf"({_CHARACTER}{{2,}}+)(::|[{_SEPARATORS}])({_CHARACTER}{{22,32}}+)()\Z")
-_IV_LAST_AT = (-25, -33, -23)
+_IV_LAST_AT = itemgetter(-25, -33, -23)
 _IV_BYTES, _TAG_BYTES = (12, 16, 24), 16
+# In base64, with padding or without, and in hex.
+_IV_CHARS = frozenset((16, 22, 24, 32, 48))
 _PREFIX_IN_BYTES = re.compile(rb"(?:%b){1,%d}" % (_PREFIX.pattern.encode("ascii"), _MOST_PREFIXES))
 # Prefixes of what is no ciphertext: passwords' hashes name their algorithm, and tokens their version.
 _HASHED = re.compile(
@@ -101,7 +106,7 @@ def read(value: str | bytes) -> Reading:
 def _read_text(text: str, depth: int) -> Reading:
     if len(text) < SHORTEST_CHARS:
         return PLAIN
-    if " " in text and not _WITH_SPACES.match(text):
+    if " " in text and not (("{" in text or _ARMOR in text) and _WITH_SPACES.match(text)):
         return PLAIN
     hit = recognise_text(text)
     if hit is not None and not hit.weak:
@@ -172,11 +177,14 @@ def _read_encoded(encoding: str, raw: bytes, characters: str, depth: int) -> Rea
 def _read_parts(text: str) -> Reading | None:
     """Reads ``iv:ciphertext`` and ``iv:tag:ciphertext`` (in any order of these), in hex or base64, by any separator."""
     match = _PARTS.match(text)
-    if match is None and len(text) > _LONGEST_PREFIX and any(text[at] in _SEPARATORS for at in _IV_LAST_AT):
+    if match is None and len(text) > _LONGEST_PREFIX and not _SEPARATING.isdisjoint(_IV_LAST_AT(text)):
         match = _IV_LAST.match(text)
     if match is None:
         return None
-    parts = [part for part in (match[1], match[3], match[4]) if part]
+    first, second, third = match[1], match[3], match[4]
+    if len(first) not in _IV_CHARS and (third or len(second) not in _IV_CHARS):
+        return None
+    parts = [part for part in (first, second, third) if part]
     encoding = "hex" if all(from_hex(part) for part in parts) else "base64"
     raws = [_part_bytes(part, encoding) for part in parts]
     if not all(raws) or not _have_sizes_of_parts([len(raw) for raw in raws]):

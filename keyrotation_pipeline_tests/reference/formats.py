@@ -16,7 +16,7 @@ other data look the same. In brackets: what tells the key of a value, and how ma
 scan` says what to do about each; [these are rotated in place](../guides/own-library.md#formats).
 """
 # Modules of formats that are only recognised, whose grammar stands in the code.
-_BRIEFLY = (".text_grammars", ".byte_headers", ".json_envelopes", ".key_services")
+_BRIEFLY = (".text_grammars", ".text_prefixes", ".byte_headers", ".json_envelopes", ".key_services")
 _TOLD = {"marker": "the value", "mac": "its MAC", "decrypt": "decrypting"}
 _TWO_KEYS = {True: "two keys", False: "one key", None: "not known"}
 _COLUMN = Place("public.table", "column", None, elements=False, type="text")

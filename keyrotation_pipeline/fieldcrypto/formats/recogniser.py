@@ -44,16 +44,18 @@ class Recognised:
 
 OfText = Callable[[str], Recognised | None]
 OfBytes = Callable[[bytes], Recognised | None]
+# How texts begin, the least number of characters of one that is recognised, and by what.
+OfBeginning = tuple[str, int, OfText]
 
 # Every recogniser by the names of its formats; and by the first character, or the first two, in the order in which they
 # are tried.
 RECOGNISERS: Final[dict[str, OfText | OfBytes]] = {}
-OF_TEXT: Final[dict[str, list[tuple[str, OfText]]]] = {}
+OF_TEXT: Final[dict[str, list[OfBeginning]]] = {}
 OF_BYTES: Final[dict[bytes, list[tuple[bytes, OfBytes]]]] = {}
-# They begin with any character.
-OF_TEXT_CONTAINING: Final[dict[str, list[OfText]]] = {}
-# They end so.
-OF_BYTES_ENDING: Final[list[tuple[bytes, OfBytes]]] = []
+# They begin with any character; those that end so, by the last one.
+OF_TEXT_CONTAINING: Final[list[tuple[int, str, OfText]]] = []
+OF_TEXT_ENDING: Final[dict[str, list[tuple[str, OfText]]]] = {}
+OF_BYTES_ENDING: Final[dict[bytes, list[tuple[bytes, OfBytes]]]] = {}
 ADVICE: Final[dict[str, Advice]] = {}
 # Patterns of beginnings that no other text has where a word could begin: values are found behind any prefix by them;
 # and those that are of base64, which is decoded first.
@@ -62,16 +64,28 @@ BEGINNINGS_OF_BASE64: Final[set[str]] = set()
 
 
 def in_text(
-    *names: str, starts: tuple[str, ...] = (), contains: str = "", behind: str = "", advice: Advice | None = None
+    *names: str,
+    starts: tuple[str, ...] = (),
+    ends: tuple[str, ...] = (),
+    contains: str = "",
+    behind: str = "",
+    least: int = 0,
+    advice: Advice | None = None,
 ) -> Callable[[OfText], OfText]:
-    """Enters a recogniser that is tried on texts that begin in one of these ways, or contain something."""
+    """Enters a recogniser that is tried on texts that begin or end in one of these ways, or contain something.
+
+    Args:
+        least: characters of the shortest one, which spares the others a call.
+    """
 
     def enter(recognise: OfText) -> OfText:
         _enter(names, recognise, advice, behind)
         for start in starts:
-            OF_TEXT.setdefault(start[:2], []).append((start, recognise))
+            OF_TEXT.setdefault(start[:2], []).append((start, least, recognise))
+        for end in ends:
+            OF_TEXT_ENDING.setdefault(end[-1], []).append((end, recognise))
         if contains:
-            OF_TEXT_CONTAINING.setdefault(contains, []).append(recognise)
+            OF_TEXT_CONTAINING.append((least, contains, recognise))
         return recognise
 
     return enter
@@ -88,7 +102,7 @@ def in_bytes(
         for start in starts:
             OF_BYTES.setdefault(start[:1], []).append((start, recognise))
         if ends:
-            OF_BYTES_ENDING.append((ends, recognise))
+            OF_BYTES_ENDING.setdefault(ends[-1:], []).append((ends, recognise))
         return recognise
 
     return enter

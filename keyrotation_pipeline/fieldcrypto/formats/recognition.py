@@ -1,5 +1,6 @@
 """Tries the recognisers of all formats on one value: those whose first characters fit, and those that need no start."""
 
+from functools import lru_cache
 from importlib import import_module
 
 from keyrotation_pipeline.fieldcrypto.format_advice import Advice
@@ -14,6 +15,7 @@ from keyrotation_pipeline.fieldcrypto.formats.recognised import (  # noqa: F401
     key_services,
     openpgp,
     text_grammars,
+    text_prefixes,
     text_values,
 )
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import (
@@ -22,6 +24,8 @@ from keyrotation_pipeline.fieldcrypto.formats.recogniser import (
     OF_BYTES_ENDING,
     OF_TEXT,
     OF_TEXT_CONTAINING,
+    OF_TEXT_ENDING,
+    OfBeginning,
     Recognised,
 )
 from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
@@ -37,19 +41,24 @@ def known_advice(name: str) -> Advice | None:
     return ADVICE.get(name)
 
 
+@lru_cache(4096)
+def _beginning(two: str) -> tuple[OfBeginning, ...]:
+    """Returns the recognisers of texts that begin with these characters; those of one character are tried last."""
+    return (*OF_TEXT.get(two, ()), *(OF_TEXT.get(two[:1], ()) if len(two) > 1 else ()))
+
+
 def recognise_text(text: str) -> Recognised | None:
     """Returns the format of a text without white space around it."""
-    for start, recognise in OF_TEXT.get(text[:2]) or ():
-        if text.startswith(start) and (found := recognise(text)) is not None:
+    length = len(text)
+    for start, least, recognise in _beginning(text[:2]):
+        if length >= least and text.startswith(start) and (found := recognise(text)) is not None:
             return found
-    for start, recognise in OF_TEXT.get(text[:1]) or ():
-        if text.startswith(start) and (found := recognise(text)) is not None:
+    for end, recognise in OF_TEXT_ENDING.get(text[-1:], ()):
+        if text.endswith(end) and (found := recognise(text)) is not None:
             return found
-    for inside, recognisers in OF_TEXT_CONTAINING.items():
-        if inside in text:
-            for recognise in recognisers:
-                if (found := recognise(text)) is not None:
-                    return found
+    for least, inside, recognise in OF_TEXT_CONTAINING:
+        if length >= least and inside in text and (found := recognise(text)) is not None:
+            return found
     return None
 
 
@@ -58,7 +67,7 @@ def recognise_bytes(raw: bytes) -> Recognised | None:
     for start, recognise in OF_BYTES.get(raw[:1], ()):
         if raw.startswith(start) and (found := recognise(raw)) is not None:
             return found
-    for end, recognise in OF_BYTES_ENDING:
+    for end, recognise in OF_BYTES_ENDING.get(raw[-1:], ()):
         if raw.endswith(end) and (found := recognise(raw)) is not None:
             return found
     return None

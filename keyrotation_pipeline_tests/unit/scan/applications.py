@@ -138,6 +138,20 @@ def cipherstash(rng: random.Random) -> str:
     return json.dumps({key: payload[key] for key in ("k", "c", "i", "v")})
 
 
+def cipherstash_3(rng: random.Random) -> str:
+    sealed_text = base64.b85encode(rng.randbytes(80)).decode()
+    return json.dumps({"v": 3, "i": {"t": "users", "c": "email"}, "c": sealed_text, "hm": rng.randbytes(32).hex()})
+
+
+def cipherstash_document(rng: random.Random) -> str:
+    entries = [
+        {"s": rng.randbytes(16).hex(), "c": base64.b85encode(rng.randbytes(40)).decode(), "op": rng.randbytes(65).hex()}
+        for _ in range(3)
+    ]
+    header = base64.b85encode(rng.randbytes(60)).decode()
+    return json.dumps({"v": 3, "k": "sv", "i": {"t": "users", "c": "profile"}, "h": header, "sv": entries})
+
+
 def themis(rng: random.Random) -> bytes:
     text = token(rng)
     return struct.pack("<IIII", 0x40010100, 12, 16, len(text)) + rng.randbytes(28 + len(text))
@@ -157,6 +171,11 @@ def standard_notes(rng: random.Random) -> str:
     return (
         f"004:{rng.randbytes(24).hex()}:{b64(sealed(rng))}:{b64(json.dumps({'u': str(KEY_ID), 'v': '004'}).encode())}"
     )
+
+
+def standard_notes_3(rng: random.Random) -> str:
+    iv, ciphertext = iv_and_blocks(rng, token(rng))
+    return f"003:{rng.randbytes(32).hex()}:{uuid.UUID(bytes=rng.randbytes(16))}:{iv.hex()}:{b64(ciphertext)}"
 
 
 def evervault(rng: random.Random) -> str:
@@ -232,8 +251,16 @@ PLACES = (
     Application("Phoenix: user_tokens.payload", TEXT, ("plug-crypto",), plug_crypto),
     Application("symmetric-encryption: people.encrypted_email", TEXT, ("symmetric-encryption",), symmetric_encryption),
     Application("CipherStash: users.email", JSONB, ("cipherstash-eql",), cipherstash),
+    Application("CipherStash, EQL 3: users.email", JSONB, ("cipherstash-eql",), cipherstash_3),
+    Application("CipherStash, EQL 3: users.profile", JSONB, ("cipherstash-eql",), cipherstash_document),
     Application("Evervault: cards.number", TEXT, ("evervault",), evervault),
     Application("Jasypt: datasource.password", TEXT, ("jasypt",), lambda rng: f"ENC({jasypt(rng)})"),
+    Application(
+        "Jasypt with AES: datasource.password",
+        TEXT,
+        ("jasypt",),
+        lambda rng: f"ENC({b64(rng.randbytes(16) + blocks(rng))})",
+    ),
     Application("Jasypt in JPA: customer.iban", TEXT, STREAM, jasypt),
     Application("Spring's Encryptors.text: app_user.ssn", TEXT, CBC, lambda rng: blocks(rng).hex()),
     Application(
@@ -241,6 +268,19 @@ PLACES = (
     ),
     Application(
         "Spring Cloud Config: properties.value", TEXT, ("spring-cipher",), lambda rng: f"{{cipher}}{blocks(rng).hex()}"
+    ),
+    Application(
+        "Spring Cloud Config, keys of a keystore: properties.value",
+        TEXT,
+        ("spring-cipher",),
+        lambda rng: f"{{cipher}}{{key:k{rng.randrange(1, 3)}}}{b64(bytes((1, 0)) + rng.randbytes(256) + blocks(rng))}",
+    ),
+    Application("WebLogic: jdbc.password_encrypted", TEXT, ("weblogic",), lambda rng: "{AES256}" + b64(blocks(rng))),
+    Application(
+        "WebLogic, AES-128: jdbc.password_encrypted", TEXT, ("weblogic",), lambda rng: "{AES}" + b64(blocks(rng))
+    ),
+    Application(
+        "SonarQube before 8.7: properties.text_value", TEXT, ("sonarqube",), lambda rng: "{aes}" + b64(blocks(rng)[16:])
     ),
     Application("Hibernate converter: patient.diagnosis", TEXT, AEAD, lambda rng: b64(sealed(rng))),
     Application("Hibernate converter with a length: patient.phone", TEXT, AEAD, java_length_prefixed),
@@ -255,6 +295,7 @@ PLACES = (
     Application("Gitea: secret.data", TEXT, STREAM, lambda rng: "v2:" + stream(rng, b64(token(rng).encode())).hex()),
     Application("Forgejo: two_factor.secret", TEXT, STREAM, lambda rng: b64(stream(rng, b64(token(rng).encode())))),
     Application("ZITADEL: idp_configs.client_secret", JSONB, ("zitadel",), zitadel),
+    Application("Standard Notes, protocol 003: items.content", TEXT, ("standard-notes",), standard_notes_3),
     Application("Standard Notes: items.content", TEXT, ("standard-notes",), standard_notes),
     Application(
         "Moodle: config_plugins.value", TEXT, ("moodle",), lambda rng: f"sodium:{b64(rng.randbytes(40) + noise(rng))}"

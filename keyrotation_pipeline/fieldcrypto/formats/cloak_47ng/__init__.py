@@ -17,7 +17,7 @@ SPEC = FormatSpec(
     advice=Advice(
         identified_by=IdentifiedBy.MARKER,
         steps="put the old key among the decryption keys, then run the generated migration",
-        source="47ng/cloak src/message.ts",
+        source="47ng/cloak src/message.ts (b4eefb7f70ec)",
     ),
 )
 CLOAK_47NG = ValueFormat.of(SPEC)

@@ -29,7 +29,7 @@ SPEC = FormatSpec(
     advice=Advice(
         identified_by=IdentifiedBy.MARKER,
         steps="add the new cipher first in the list, then run `mix cloak.migrate.ecto`",
-        source="danielberkompas/cloak lib/cloak/ciphers; danielberkompas/cloak_ecto",
+        source="danielberkompas/cloak lib/cloak/ciphers (9a3d10c351f4)",
     ),
 )
 CLOAK_ECTO = ValueFormat.of(SPEC)

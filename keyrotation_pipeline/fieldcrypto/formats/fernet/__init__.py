@@ -42,7 +42,7 @@ keys = { env = "FERNET_KEYS" }    # the variable of the application's list of ke
         steps="give the library a list with the new key first (MultiFernet; FernetEngine of sqlalchemy-utils has "
         "none), then read and save every value",
         where="the application reads a list of keys",
-        source="the Fernet specification; MultiFernet of pyca/cryptography src/cryptography/fernet.py",
+        source="the Fernet specification; MultiFernet of pyca/cryptography src/cryptography/fernet.py (383ed975f05d)",
     ),
 )
 FERNET = ValueFormat.of(SPEC)

@@ -18,7 +18,7 @@ SPEC = FormatSpec(
     advice=Advice(
         identified_by=IdentifiedBy.MARKER,
         steps="add the new key to its key store, then read and save every value",
-        source="getsentry/sentry src/sentry/db/models/fields/encryption.py",
+        source="getsentry/sentry src/sentry/db/models/fields/encryption/_base.py (4a016ef1a880)",
     ),
 )
 KEYED_WRAPPER = ValueFormat.of(SPEC)

@@ -31,7 +31,7 @@ SPEC = FormatSpec(
         identified_by=IdentifiedBy.DECRYPT,
         steps="from Laravel 11, name the old key in APP_PREVIOUS_KEYS, then save every value again",
         where="the application runs Laravel 11 or later",
-        source="laravel/framework src/Illuminate/Encryption/Encrypter.php, and its pull request 49962",
+        source="laravel/framework src/Illuminate/Encryption/Encrypter.php (bd71b45fbb7e)",
     ),
 )
 LARAVEL = ValueFormat.of(SPEC)

@@ -7,7 +7,7 @@ from keyrotation_pipeline.fieldcrypto.formats.recogniser import SHORTEST_GCM_BYT
 _UUID = re.compile(r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}):")
 
 
-@in_text("n8n-keyid", contains=":")
+@in_text("n8n-keyid", contains=":", least=36 + 1 + 40)
 def n8n_keyid(text: str) -> Recognised | None:
     """Recognises n8n's values with key rotation on: ``<key id, a UUID>:<base64>``.
 

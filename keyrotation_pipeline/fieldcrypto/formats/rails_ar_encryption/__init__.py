@@ -38,7 +38,7 @@ SPEC = FormatSpec(
         steps="add the new key last to `primary_key` (of deterministic attributes, the old scheme to `previous:`), "
         "then call `record.encrypt` for every record",
         also=" (deterministic attributes in one of their own) and the application stores key references",
-        source="rails/rails activerecord/lib/active_record/encryption",
+        source="rails/rails activerecord/lib/active_record/encryption (2a2db1e8d6d1)",
     ),
 )
 RAILS = ValueFormat.of(SPEC)

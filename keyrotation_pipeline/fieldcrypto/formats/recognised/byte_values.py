@@ -36,7 +36,7 @@ _SALTED_HEAD_BYTES = _AES_BLOCK_BYTES = 16
     advice=Advice(
         identified_by=IdentifiedBy.DECRYPT,
         one_key="crypto-js",
-        source="brix/crypto-js src/cipher-core.js",
+        source="brix/crypto-js src/cipher-core.js (ac34a5a58433)",
     ),
 )
 def cryptojs_openssl(raw: bytes) -> Recognised | None:
@@ -58,7 +58,7 @@ _KEY_AT = 18
     advice=Advice(
         identified_by=IdentifiedBy.DECRYPT,
         steps="Acra keeps historical keys; `acra-rotate` moves the values",
-        source="cossacklabs/acra acrastruct, acrablock, crypto/registry_handler.go",
+        source="cossacklabs/acra acrastruct, acrablock, crypto/registry_handler.go (47f5b026f5e8)",
     ),
 )
 def acra(raw: bytes) -> Recognised | None:
@@ -92,7 +92,7 @@ _GRAFANA = re.compile(rb"(?:#([A-Za-z0-9+/]{4,180})#)?\*YWVzL(?:WNmYg|Wdjb[Q])\*
     advice=Advice(
         identified_by=IdentifiedBy.MARKER,
         steps="rotate its data keys, then run `grafana cli admin secrets-migration re-encrypt`",
-        source="grafana/grafana pkg/services/secrets/manager, pkg/services/encryption",
+        source="grafana/grafana pkg/services/secrets/manager/manager.go (c17e1b26adca)",
     ),
 )
 def grafana(raw: bytes) -> Recognised | None:

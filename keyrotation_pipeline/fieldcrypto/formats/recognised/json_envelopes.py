@@ -1,5 +1,6 @@
 """Recognises values that are JSON objects, of formats that are not re-encrypted here."""
 
+import re
 from typing import Any
 
 from keyrotation_pipeline.fieldcrypto.format_advice import Advice
@@ -21,16 +22,30 @@ def _payload(text: str, mark: str) -> dict[str, Any] | None:
     advice=Advice(
         identified_by=IdentifiedBy.MARKER,
         steps="CipherStash rotates its keys itself, since ZeroKMS makes one for each value",
-        source="cipherstash/encrypt-query-language, examples of EQL 1 and 2; payloads of EQL 3 have no `k`",
+        source="cipherstash/encrypt-query-language crates/eql-bindings/src/v3, docs/reference/schema (f99b28c7395b)",
     ),
 )
 def cipherstash_eql(text: str) -> Recognised | None:
-    """Recognises CipherStash's payloads of EQL 1 and 2: ``{"v", "k": "ct", "c": ciphertext, "i": {"t", "c"}, …}``."""
-    payload = _payload(text, '"ct"')
-    if payload is None or payload.get("k") != "ct" or not isinstance(payload.get("c"), str):
+    """Recognises CipherStash's payloads: ``{"v", "i": {"t", "c"}, "c": ciphertext in base85, …}``, with ``"k": "ct"`` before EQL 3.
+
+    A searchable document has ``"k": "sv"``, and ciphertexts in its entries ``sv``.
+    """  # noqa: E501  the first line stands in the reference of formats
+    payload = _payload(text, '"i"')
+    place = payload and payload.get("i")
+    if payload is None or not isinstance(place, dict) or not {"t", "c"} <= set(place) or "v" not in payload:
         return None
-    place = payload.get("i")
-    return Recognised("cipherstash-eql") if isinstance(place, dict) and {"t", "c"} <= set(place) else None
+    if payload.get("k") == "sv" and isinstance(payload.get("sv"), list):
+        entries = [each.get("c") if isinstance(each, dict) else None for each in payload["sv"]]
+        return Recognised("cipherstash-eql") if entries and all(map(_is_base85, entries)) else None
+    return Recognised("cipherstash-eql") if payload.get("k", "ct") == "ct" and _is_base85(payload.get("c")) else None
+
+
+# As in RFC 1924; an IV and a tag, at least.
+_BASE85 = re.compile(r"[0-9A-Za-z!#$%&()*+;<=>?@^_`{|}~-]{20,}+\Z")
+
+
+def _is_base85(value: object) -> bool:
+    return isinstance(value, str) and _BASE85.match(value) is not None
 
 
 @in_text(

@@ -60,7 +60,9 @@ class Grammar(NamedTuple):
         pattern: of a whole value.
         parts: of its groups, in their order; a group that did not match is left out.
         advice: about its values.
-        contains: what every value contains, where they have no common beginning.
+        ends: how values end, where they have no common beginning.
+        contains: what every value contains, where they have neither.
+        least: characters of the shortest one.
         by_size: whether nothing but sizes marks them, so that several values of different lengths are needed.
     """
 
@@ -70,7 +72,9 @@ class Grammar(NamedTuple):
     pattern: str
     parts: tuple[Part, ...]
     advice: Advice
+    ends: tuple[str, ...] = ()
     contains: str = ""
+    least: int = 0
     by_size: bool = False
 
 
@@ -89,6 +93,12 @@ def _token(text: str) -> bytes | None:
 
 def _lines(text: str) -> bytes | None:
     return from_hex("".join(text.split()))
+
+
+def _readable(text: str) -> bytes | None:
+    """Decodes base64url of 16 characters of base64url."""
+    raw = from_base64url(text)
+    return raw if raw is not None and from_base64url(raw.decode("latin-1")) is not None else None
 
 
 KEY = Part(None)
@@ -126,7 +136,7 @@ GRAMMARS = (
     Grammar(
         "nextcloud", "Nextcloud's ICrypto: ``<ciphertext>|<iv16>|<HMAC-SHA-512>|3`` in hex.",
         (), rf"{_HEX}\|{_HEX}\|{_HEX}\|[23]", (_HEX_BLOCKS, Part(from_hex, (16,)), Part(from_hex, (64,))),
-        _one("Nextcloud", "nextcloud/server lib/private/Security/Crypto.php (007be83a968e)"), contains="|",
+        _one("Nextcloud", "nextcloud/server lib/private/Security/Crypto.php (007be83a968e)"), ends=("|2", "|3"),
     ),
     Grammar(
         "bitwarden", "Bitwarden and Vaultwarden: ``2.<iv16>|<ciphertext>|<HMAC-SHA-256>``, AES-CBC.",
@@ -202,13 +212,19 @@ GRAMMARS = (
         (Part(from_hex, least=84), Part(_base64, least=32), Part(_base64, least=16)),
         _one("DoctrineEncryptBundle",
              "absolute-quantum/DoctrineEncryptBundle src/Subscribers/DoctrineEncryptSubscriber.php (70c9594ba315)"),
-        contains="<ENC>",
+        ends=("<ENC>",),
     ),
     Grammar(
-        "standard-notes", "Standard Notes: ``004:<nonce24 in hex>:<base64>:<base64 of authenticated data>``.",
-        ("003:", "004:"), rf"00[34]:([0-9a-f]{{32,64}}):{_B64}:{_B64}",
-        (Part(from_hex, (16, 24, 32)), Part(_base64, least=17), _ANY),
-        _one("Standard Notes", "standardnotes/app specification.md (0e40469e2fe8); protocol 003, not read"),
+        "standard-notes",
+        "Standard Notes: ``004:<nonce24 in hex>:<base64>:<base64 of authenticated data>``, earlier ``003:<HMAC-SHA-256 "
+        "in hex>:<uuid>:<iv16 in hex>:<base64>``.",
+        ("002:", "003:", "004:"),
+        rf"(?:004:([0-9a-f]{{48}}):{_B64}:{_B64}|"
+        rf"00[23]:([0-9a-f]{{64}}):[0-9a-f-]{{36}}:([0-9a-f]{{32}}):{_B64}(?::{_B64})?)",
+        (Part(from_hex, (24,)), Part(_base64, least=17), _ANY,
+         Part(from_hex, (32,)), Part(from_hex, (16,)), _BLOCKS, _ANY),
+        _one("Standard Notes",
+             "standardnotes/app specification.md (0e40469e2fe8), packages/encryption Operator002.ts (2a305020f37b)"),
     ),
     Grammar(
         "dolibarr", "Dolibarr: ``dolcrypt:<cipher>:<iv>:<base64>``.",
@@ -236,33 +252,18 @@ GRAMMARS = (
         _one("Novu", "novuhq/novu libs/application-generic/src/encryption/cipher.ts (742206f3aed6)"),
     ),
     Grammar(
+        "adonisjs", "AdonisJS: ``<AES-CBC>.<iv16>.<HMAC-SHA-256>`` in base64url; the iv is 16 characters of it.",
+        (), rf"{_B64U}\.([A-Za-z0-9_-]{{22}})\.([A-Za-z0-9_-]{{43}})",
+        (_BLOCKS, Part(_readable, (16,)), _MAC),
+        _one("AdonisJS", "adonisjs/encryption src/encryption.ts (491efaad645e)"),
+        contains=".", least=22 + 1 + 22 + 1 + 43,
+    ),
+    Grammar(
         "librechat", "LibreChat: ``v3:<iv16>:<ciphertext>`` in hex, AES-CTR.",
         ("v3:",), rf"v3:([0-9a-f]{{32}}):{_HEX}", (Part(from_hex, (16,)), Part(from_hex)),
         _one("LibreChat", "danny-avila/LibreChat api/server/utils/crypto.js (03713385049e)"), by_size=True,
     ),
 )  # fmt: skip
-# What may stand around any value, so that it is looked into first: a prefix, the name of who writes it, and its form.
-_JASYPT = _one("Jasypt", "jasypt/jasypt PropertyValueEncryptionUtils.java; StandardPBEByteEncryptor.java, not read")
-_SPRING = _one(
-    "Spring's TextEncryptor",
-    "spring-projects/spring-security AesBytesEncryptor.java (11a61dc8cc6f); spring-cloud-config, not read",
-)
-_SONARQUBE = _one("SonarQube", "SonarSource/sonarqube org/sonar/api/config/internal/Encryption.java (021cfd39356f)")
-_WEBLOGIC = _one("WebLogic", "its page on encrypted passwords, not read")
-_WRAPPED = (
-    ("ENC(", "jasypt", "Jasypt: ``ENC(<base64 of salt, [iv,] blocks>)``.", _JASYPT),
-    ("{cipher}", "spring-cipher", "Spring Cloud Config: ``{cipher}<hex or base64>``.", _SPRING),
-    ("{aes-gcm}", "sonarqube", "SonarQube's settings: ``{aes-gcm}<base64>``, earlier ``{aes}``.", _SONARQUBE),
-    ("{aes}", "sonarqube", "SonarQube's settings: ``{aes-gcm}<base64>``, earlier ``{aes}``.", _SONARQUBE),
-    ("{AES}", "weblogic", "WebLogic: ``{AES}<base64>`` or ``{AES256}<base64>``.", _WEBLOGIC),
-    ("{AES256}", "weblogic", "WebLogic: ``{AES}<base64>`` or ``{AES256}<base64>``.", _WEBLOGIC),
-    ("enc{", "nifi", "Apache NiFi: ``enc{<hex>}``.", _one("NiFi", "apache/nifi FlowSerializer.java")),
-    (
-        "<enc-v1>", "harbor", "Harbor: ``<enc-v1><base64 of iv16 ‖ ciphertext>``, AES-CFB.",
-        _one("Harbor", "goharbor/harbor src/common/utils/encrypt.go (18455ef092de)"),
-    ),
-)  # fmt: skip
-WRITER_OF_PREFIX = {prefix: name for prefix, name, _, _ in _WRAPPED}
 
 
 @cache
@@ -291,18 +292,8 @@ for _grammar in GRAMMARS:
     in_text(
         _grammar.name,
         starts=_grammar.starts,
+        ends=_grammar.ends,
         contains=_grammar.contains,
+        least=_grammar.least,
         advice=_grammar.advice,
     )(_recogniser(_grammar))
-
-
-def _unmarked(says: str) -> Callable[[str], None]:
-    def recognise(_: str) -> None:
-        """Nothing in a value tells it from others."""
-
-    recognise.__doc__ = f"Recognises {says}"
-    return recognise
-
-
-for _, _name, _says, _advice in _WRAPPED:
-    in_text(_name, advice=_advice)(_unmarked(_says))

@@ -47,8 +47,8 @@ def iron(text: str) -> Recognised | None:
     return Recognised("iron", whole[1] or None) if whole and body is not None and len(body) % BLOCK_BYTES == 0 else None
 
 
-# nonce24 and tag16 · nonce24 and tag16 · HMAC-SHA-384, HKDF salt and nonce
-_CIPHERSWEET_BYTES = {"brng": 24 + 16, "nacl": 24 + 16, "fips": 48 + 32 + 16}
+# nonce24 and a MAC of BLAKE2b · nonce24 and tag16 · HMAC-SHA-384, HKDF salt and nonce
+_CIPHERSWEET_BYTES = {"brng": 24 + 32, "nacl": 24 + 16, "fips": 48 + 32 + 16}
 
 
 @in_text(
@@ -60,7 +60,7 @@ _CIPHERSWEET_BYTES = {"brng": 24 + 16, "nacl": 24 + 16, "fips": 48 + 32 + 16}
     advice=Advice(
         identified_by=_DECRYPT,
         one_key="CipherSweet",
-        source="paragonie/ciphersweet src/Backend",
+        source="paragonie/ciphersweet src/Backend (06cbd57f5d0a)",
     ),
 )
 def ciphersweet(text: str) -> Recognised | None:
@@ -122,7 +122,7 @@ _MAGENTO = re.compile(r"(0|[1-9][0-9]?):(?:(3):|2:[!-9;-~]{32}:)")
     advice=Advice(
         identified_by=_MARKER,
         steps="Magento reads older keys by their number, so save every value again under the new one",
-        source="magento/magento2 lib/internal/Magento/Framework/Encryption/Encryptor.php",
+        source="magento/magento2 lib/internal/Magento/Framework/Encryption/Encryptor.php (4dbca70e7295)",
     ),
 )
 def magento(text: str) -> Recognised | None:
@@ -145,6 +145,7 @@ _HANDMADE = re.compile(r"([0-9a-f]{24}|[0-9a-f]{32}):(?:([0-9a-f]{32}):([0-9a-f]
 @in_text(
     HANDMADE_HEX_COLON,
     contains=":",
+    least=2 * GCM_IV_BYTES + 1 + 2 * TAG_BYTES + 1 + 2,
     advice=Advice(
         identified_by=_DECRYPT,
         one_key="hand-written code as a rule",
@@ -170,10 +171,11 @@ _DIGEST_BYTES = (20, 32, 64)
 @in_text(
     "rails-message-encryptor",
     contains="--",
+    least=2 + 2 + 16 + 2 + 22,
     advice=Advice(
         identified_by=_DECRYPT,
         steps="`rotate` the old key in the encryptor, then save every value again",
-        source="rails/rails activesupport/lib/active_support/message_encryptor.rb",
+        source="rails/rails activesupport/lib/active_support/message_encryptor.rb (2a2db1e8d6d1)",
     ),
 )
 def rails_message_encryptor(text: str) -> Recognised | None:
@@ -210,9 +212,37 @@ def _decoded(part: str) -> bytes:
     return from_base64(part) or from_base64url(part) or b""
 
 
+_LAMINAS_HEX_CHARS = 64
+# The MAC, an iv and a block.
+_SHORTEST_LAMINAS_CHARS = _LAMINAS_HEX_CHARS + 44
+
+
+@in_text(
+    "laminas-block-cipher",
+    starts=tuple("0123456789abcdef"),
+    least=_SHORTEST_LAMINAS_CHARS,
+    advice=Advice(
+        identified_by=_DECRYPT,
+        one_key="Laminas' BlockCipher",
+        source="laminas/laminas-crypt src/BlockCipher.php (6f291fe90c84)",
+    ),
+)
+def laminas_block_cipher(text: str) -> Recognised | None:
+    """Recognises Laminas' BlockCipher: ``<HMAC-SHA-256 in hex><base64 of iv16 ‖ AES-CBC>``.
+
+    Nothing else marks it, so it takes several values whose ciphertexts vary in length.
+    """
+    if text.islower() or text.isupper() or len(text) % 4:  # all of it may be hex
+        return None
+    mac, body = from_hex(text[:_LAMINAS_HEX_CHARS]), from_base64(text[_LAMINAS_HEX_CHARS:])
+    if mac is None or body is None or len(body) % BLOCK_BYTES:
+        return None
+    return Recognised("laminas-block-cipher", weak=True, by_size=True, body=mac + body)
+
+
 # Of what nothing marks but the names of its columns.
 ADVICE["attr_encrypted"] = Advice(
     identified_by=_DECRYPT,
     one_key="attr_encrypted",
-    source="attr-encrypted/attr_encrypted lib/attr_encrypted.rb",
+    source="attr-encrypted/attr_encrypted lib/attr_encrypted.rb (6d8928b68453)",
 )

@@ -22,7 +22,7 @@ SPEC = FormatSpec(
         identified_by=IdentifiedBy.MARKER,
         steps="add a key to the keyset and promote it, then decrypt and encrypt every value",
         where="the keyset has AES-GCM keys and associated data are the same in all rows",
-        source="Tink's wire format",
+        source="tink-crypto/tink-py tink/core/_crypto_format.py (8efb8eac3a85)",
     ),
 )
 TINK = ValueFormat.of(SPEC)

@@ -25,7 +25,7 @@ SPEC = FormatSpec(
         identified_by=IdentifiedBy.MARKER,
         steps="rotate the key in Vault, which reads every version, then rewrap every value",
         where="the key is of AES-GCM or ChaCha20-Poly1305 and values have no context and no associated data",
-        source="hashicorp/vault sdk/helper/keysutil/policy.go",
+        source="hashicorp/vault sdk/helper/keysutil/policy.go (dbc32821b1b0)",
     ),
 )
 VAULT_TRANSIT = ValueFormat.of(SPEC)
