@@ -10,6 +10,9 @@ _BURST_SECONDS = 0.1
 # How long to work before a rest. After each sleep a core and its caches are cold: resting after each statement of
 # 0.2 ms cost 1.6 times as much CPU per row. Others get the core between two statements all the same.
 _WORK_SECONDS = 0.002
+# How much of what came before a rest counts as work. What took longer waited for something else than a processor, or
+# this process was suspended; slow commits have a slowdown of their own.
+_MOST_WORK_SECONDS = 0.1
 # Rows in the first batch, before any write has been timed.
 _ROWS, _GENTLE_ROWS = 128, 16
 # Pages to read at once. Few fit into the buffers of a socket, so that the server finishes and holds no snapshot while
@@ -21,7 +24,7 @@ READING_PAGES, GENTLE_READING_PAGES = 64, 16
 _BATCHES_PER_PASS = 16
 # Timing costs a tenth of a small write: each of the first writes is timed, then one in so many.
 _FIRST_TIMED, _WRITES_PER_TIMED = 32, 8
-# Where nobody rests, the quickest of so many writes counts. On a busy machine most of the others have waited for a
+# The quickest of so many writes counts. On a busy machine most of the others have waited for a
 # processor, and to write fewer rows for that costs more CPU and harms others no less.
 _RECENT = 8
 # Pages in the first stretch, before the number of rows per page is known.
@@ -88,8 +91,7 @@ class BatchSize:
         """Learns from one write how many rows to write at once; ignores a write of no rows."""
         if rows:
             self._recent.append(max(seconds, 1e-6) / rows)
-            each = self._recent[-1] if _gently(self.limits) else min(self._recent)
-            fitting = self.limits.statement_seconds / each
+            fitting = self.limits.statement_seconds / min(self._recent)
             # Damped: one write delayed by others says little about the next.
             self._fitting = max(1.0, self._fitting * min(2.0, max(0.5, (fitting / self._fitting) ** 0.3)))
             self.rows = self._within_cap(round(self._fitting))
@@ -104,7 +106,7 @@ class BatchSize:
         self._worked += now - self._resumed
         wait = 0.0
         if self._worked >= _WORK_SECONDS:
-            wait = self._worked * (self.slowdown / self.limits.duty_cycle - 1)
+            wait = min(self._worked, _MOST_WORK_SECONDS) * (self.slowdown / self.limits.duty_cycle - 1)
             self._worked = 0.0
         if cap := self.limits.max_rows_per_second:
             self._due = max(self._due, now - _BURST_SECONDS) + rows / cap

@@ -22,16 +22,9 @@ def test_a_statement_comes_to_take_the_time_that_it_may(microseconds: int) -> No
     assert rows * microseconds / 1e6 == pytest.approx(0.001, rel=0.1)
 
 
-def test_one_statement_that_was_held_up_halves_the_next_at_most_and_is_soon_forgotten() -> None:
-    size = BatchSize(Limits(statement_seconds=0.001))
-    rows = settled(size, 10e-6)
-    size.wrote(rows, 5.0)
-    assert rows // 2 <= size.rows < rows
-    assert settled(size, 10e-6, statements=12) == pytest.approx(rows, rel=0.1)
-
-
-def test_where_nobody_rests_the_quickest_statements_decide_until_all_take_longer() -> None:
-    size = BatchSize(Limits().in_an_emergency())
+@pytest.mark.parametrize("limits", [Limits(statement_seconds=0.001), Limits().in_an_emergency()])
+def test_the_quickest_statements_decide_until_all_take_longer(limits: Limits) -> None:
+    size = BatchSize(limits)
     rows = settled(size, 10e-6)
     for number in range(80):
         size.wrote(size.rows, size.rows * (10e-6 if number % 8 == 0 else 80e-6))
@@ -78,7 +71,17 @@ def test_a_resting_rewrite_works_for_two_milliseconds_and_then_rests_for_all_of_
         size.resume()
     assert rests == pytest.approx([0, 0, 0.0072, 0, 0, 0.0072])
 
-    now += 0.1  # one long statement
+    now += 0.05  # one long statement
+    assert size.seconds_to_wait(10) == pytest.approx(0.15)
+
+
+def test_a_rewrite_that_was_suspended_rests_no_longer_than_after_a_tenth_of_a_second_of_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(batch_size, "monotonic", lambda: now)
+    size = BatchSize(Limits(duty_cycle=0.25))
+    now += 3600.0
     assert size.seconds_to_wait(10) == pytest.approx(0.3)
 
 
