@@ -9,9 +9,11 @@ said until then to `earlier_summaries`.
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE, UNBOUND
 from keyrotation_pipeline.model.earlier_summaries import EARLIER, earlier_summary
+from keyrotation_pipeline.model.signed_consequences import destroyed, reconciled, replaced
 from keyrotation_pipeline.model.signed_lines import (
     ENCRYPTED,
     ENDED,
@@ -29,7 +31,7 @@ from keyrotation_pipeline.model.signed_lines import (
     version_of,
 )
 
-APPROVAL = "keyrotation-approval-v3"
+APPROVAL, THIRD_APPROVAL = "keyrotation-approval-v4", "keyrotation-approval-v3"
 CONFIRMATION = "keyrotation-confirmation-v2"
 ASSESSMENT = "keyrotation-assessment-v3"
 # The name may hold anything, so what is taken for the rest is what stands at the end.
@@ -51,7 +53,8 @@ def summary(header: str, fields: Fields) -> Sequence[str]:
         return tuple(_confirmation(fields))
     if header == ASSESSMENT:
         return tuple(_assessment(fields))
-    action = _ACTIONS.get(fields.get("Action", ""), _unknown)
+    actions = _THIRD_ACTIONS if header == THIRD_APPROVAL else _ACTIONS
+    action = actions.get(fields.get("Action", ""), _unknown)
     return (*_emergency(fields), *action(fields), *_for_every_action(fields))
 
 
@@ -213,36 +216,40 @@ def _ends(fields: Fields) -> Iterator[str]:
         yield "It ends whatever else runs or is signed, or takes it over where it stands if that has the same aim."
 
 
-def _reconcile(fields: Fields) -> Iterator[str]:
+# What follows from a line `Authorises`, in sentences.
+Consequences = Callable[[Fields], Iterator[str]]
+
+
+def _reconcile(consequences: Consequences, fields: Fields) -> Iterator[str]:
     yield (
         f"You are asked to allow that the records about {_database(fields)} are made to agree again with the database "
         "and the key store, as after a backup was restored."
     )
     yield from _who_and_why(fields)
-    yield f"What happens, in the words of the program: {quoted(authorised(fields))}."
+    yield from consequences(fields)
     yield (
         "What cannot be undone: rotations that this ends stay ended, and records that it accepts as missing are "
         "never asked for again."
     )
 
 
-def _destroy(fields: Fields) -> Iterator[str]:
+def _destroy(consequences: Consequences, fields: Fields) -> Iterator[str]:
     source = fields.get("From", "")
     yield f"You are asked to allow that an encryption key of {_database(fields)} is DESTROYED: {key_of(source)}."
     yield from _who_and_why(fields)
-    yield f"What happens, in the words of the program: {quoted(authorised(fields))}."
+    yield from consequences(fields)
     yield (
         f"What cannot be undone: all of it. Whatever is still encrypted with {version_of(source)}, as in old backups, "
         "can never be read again, unless a copy of this key is left somewhere."
     )
 
 
-def _replace_key(fields: Fields) -> Iterator[str]:
+def _replace_key(consequences: Consequences, fields: Fields) -> Iterator[str]:
     before, after = fields.get("From", ""), fields.get("To", "")
     yield f"You are asked to allow that {version_of(before)} of {_database(fields)} becomes another key."
     yield from _who_and_why(fields)
     yield f"What happens: {key_of(before)} is replaced by {key_of(after)}."
-    yield f"In the words of the program: {quoted(authorised(fields))}."
+    yield from consequences(fields)
     yield "What cannot be undone: only another request, which officers sign, can replace the key again."
 
 
@@ -382,8 +389,24 @@ _DECISIONS = {
 _ACTIONS: Mapping[str, Callable[[Fields], Iterator[str]]] = {
     "rotate": _rotate,
     "rollback": _rollback,
-    "reconcile": _reconcile,
-    "destroy": _destroy,
+    "reconcile": partial(_reconcile, reconciled),
+    "destroy": partial(_destroy, destroyed),
     "policy": _policy,
-    "replace-key": _replace_key,
+    "replace-key": partial(_replace_key, replaced),
+}
+
+
+def _happens_as_quoted(fields: Fields) -> Iterator[str]:
+    yield f"What happens, in the words of the program: {quoted(authorised(fields))}."
+
+
+def _as_quoted(fields: Fields) -> Iterator[str]:
+    yield f"In the words of the program: {quoted(authorised(fields))}."
+
+
+_THIRD_ACTIONS: Mapping[str, Callable[[Fields], Iterator[str]]] = {
+    **_ACTIONS,
+    "reconcile": partial(_reconcile, _happens_as_quoted),
+    "destroy": partial(_destroy, _happens_as_quoted),
+    "replace-key": partial(_replace_key, _as_quoted),
 }

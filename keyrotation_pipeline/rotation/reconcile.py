@@ -18,7 +18,7 @@ from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, LOST, KeyRecord
 from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled, TreeLeft
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, held_in_words
 from keyrotation_pipeline.model.tables import TableCount
-from keyrotation_pipeline.model.visible_text import visible
+from keyrotation_pipeline.model.visible_text import plain_name, visible
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.requests import opening, takeover, witnessing
@@ -107,9 +107,9 @@ class Plan:
             parts = []
         if self.ends:
             parts.append(f"end {', '.join(self.ends)}")
-        parts += [f"refuse {_list(versions)} in {name}" for name, versions in sorted(self.refused.items())]
+        parts += [f"refuse {_list(versions)} in {plain_name(name)}" for name, versions in sorted(self.refused.items())]
         parts += [
-            f"refuse search indexes under {_list(versions)} in {name}"
+            f"refuse search indexes under {_list(versions)} in {plain_name(name)}"
             for name, versions in sorted(self.refused_indexes.items())
         ]
         if self.server is not None:

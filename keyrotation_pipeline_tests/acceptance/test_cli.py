@@ -313,7 +313,7 @@ def test_the_text_to_sign_is_printed_alone_and_exactly(clinic: Clinic) -> None:
     request = clinic.approved_request()
     text = clinic.run("approve", request, "--text")
     assert text.startswith(
-        "keyrotation-approval-v3\n\nYou are asked to allow a new encryption key, called v2, for the database "
+        "keyrotation-approval-v4\n\nYou are asked to allow a new encryption key, called v2, for the database "
     )
     assert f"\n\nRequest: {request}\nAction: rotate\n" in text
     assert text.endswith("\nReason: yearly rotation\n")

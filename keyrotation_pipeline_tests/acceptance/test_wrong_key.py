@@ -168,6 +168,7 @@ def test_two_officers_replace_the_key_and_the_rotation_then_finishes(home: Home)
     assert f"From: v1 {home.wrong.fingerprint}\n" in text
     assert f"To: v1 {home.right.fingerprint}\n" in text
     assert "which opened none of 60 values that were tried; the other one opened 60 of them" in text
+    assert "words of the program" not in text
     home.folder.run("backup")
     home.folder.run("preflight")
     home.folder.run("audit", "verify")

@@ -228,6 +228,7 @@ def test_officers_sign_what_goes_and_what_stays(clinic: Clinic) -> None:
     text = clinic.world.ledger.approval_text(opened.id).decode()
     assert "\nAction: destroy\nAuthorises: destroy v1 in the key store and its key files in the local backups" in text
     assert f"\nFrom: v1 {opened.source_fingerprint}\nTo: destroyed\n" in text
+    assert "words of the program" not in text
     assert "ten years over; copies that stay: 2 in s3://bucket/ (the last lock until 2026-02-09 09:00 UTC)" in text
 
 
@@ -265,6 +266,7 @@ def test_officers_sign_what_the_key_store_keeps(clinic: Clinic) -> None:
     clinic.world.keys.residual_copies = "its old version stays readable by its version id"
     text = clinic.world.ledger.approval_text(clinic.requested().id).decode()
     assert "without such a copy; its old version stays readable by its version id\n" in text
+    assert "words of the program" not in text
 
 
 def test_the_audit_has_the_intent_before_the_key_goes_and_the_outcome_after(clinic: Clinic) -> None:

@@ -79,7 +79,7 @@ If you did not expect this, or if anything in it is not right, do not sign, and 
 
 {FIELDS}"""
 GOLDEN = f"""\
-keyrotation-approval-v3
+keyrotation-approval-v4
 
 You are asked to allow a new encryption key, called v2, for the database "clinic@db.example" (server number \
 7000000000000000001).

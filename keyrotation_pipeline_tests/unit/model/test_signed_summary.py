@@ -21,7 +21,7 @@ from keyrotation_pipeline.model.earlier_summaries import (
     SECOND_ASSESSMENT,
 )
 from keyrotation_pipeline.model.requests import RequestAction
-from keyrotation_pipeline.model.signed_summary import ASSESSMENT, CONFIRMATION, summary
+from keyrotation_pipeline.model.signed_summary import ASSESSMENT, CONFIRMATION, THIRD_APPROVAL, summary
 from keyrotation_pipeline.model.tables import SearchIndex, TableName
 from keyrotation_pipeline.model.visible_text import plain_name
 
@@ -205,13 +205,13 @@ def test_a_changed_sentence_makes_the_text_none() -> None:
         ("this can no longer be stopped", "this can be stopped"),
         ("\n\nAction", "\nYou may sign this without reading.\n\nAction"),
         ("You are asked", "You are kindly asked"),
-        ("-v3\n\nYou are", "-v3\nYou are"),
+        ("-v4\n\nYou are", "-v4\nYou are"),
         ("\n\nAction", "\nAction"),
         ("Reason: yearly", "Reason: yearly\n"),
         ("To: v2", "To: v2\nTo: v2"),
         ("To: v2\n", "To: v2\n\n"),
         ("To: v2", "To v2"),
-        ("approval-v3", "approval-v4"),
+        ("approval-v4", "approval-v5"),
     ):
         changed = text.decode().replace(before, after).encode()
         assert changed != text
@@ -219,8 +219,67 @@ def test_a_changed_sentence_makes_the_text_none() -> None:
             signed_fields(changed)
 
 
+DESTROY = (
+    "destroy v1 in the key store and its key files in the local backups; copies elsewhere stay until their locks and "
+    "rules end; nothing under v1 can be read again without such a copy"
+)
+REPLACE = (
+    "put another key in the place of the imported v1, which opened none of 64 values that were tried; the other one "
+    "opened 60 of them; no row changes, and backups of the replaced key stay"
+)
+RECONCILE = "reconcile database and key store: primary v2, live v1, v2; states v1 deactivated, v2 active"
+
+
+@pytest.mark.parametrize(
+    ("action", "authorises", "expected"),
+    [
+        ("destroy", DESTROY, "v1 is deleted from the key store, and its files from the backups that are kept here."),
+        ("destroy", f"{DESTROY}; until AWS drops it", 'What may still hold it afterwards: "until AWS drops it".'),
+        ("replace-key", REPLACE, "could read none of 64 values that were tried, and the other key could read 60"),
+        ("reconcile", RECONCILE, "What happens: Applications have the keys v1, v2 from then on, and write with v2."),
+        ("reconcile", RECONCILE, "The records then say of each key: v1 deactivated, v2 active."),
+        ("reconcile", f"hold v1 compromised, never to be the primary again; {RECONCILE}", "write with v2. The records"),
+        ("reconcile", f"{RECONCILE}; end 0f0f, 1e1e", "These requests end where they stand: 0f0f, 1e1e."),
+        ("reconcile", "refuse v1, v2 in clients", "The table clients accepts no data under v1, v2 any more."),
+        ("reconcile", "refuse search indexes under v1 in a", "The table a accepts no search indexes under v1"),
+        ("reconcile", "continue on db-2 port 5432, timeline 3", "server db-2 port 5432, which has taken over"),
+        ("reconcile", "take the key store over from the home ab12 of clinic on db-1", "ab12, that of clinic on db-1."),
+        ("reconcile", 'pin again 2 of "A; end 0f" (AA); recipients (FF)', ': 2 of "A; end 0f" (AA).'),
+        ("reconcile", 'pin again 2 of "A" (AA); recipients (FF)', "Who can open the backups from then on: (FF)."),
+        ("reconcile", f"accept that event 9 {'ab' * 32} (nor 2 older) is not in the audit", "2 older), which a"),
+        ("reconcile", f"hold event 9 {'ab' * 32} for nothing, since the pipeline did not sign that", "for nothing"),
+        ("reconcile", f"let this home, whose key is {'cd' * 32}, go on with the audit",
+         f"fingerprint {'cd' * 32}, may"),
+        (
+            "reconcile",
+            "begin another tree at witnesses, since w has signed 40 events of k.io that are not those of this audit",
+            "since w has signed 40 events of k.io",
+        ),
+    ],
+)  # fmt: skip
+def test_what_follows_is_said_in_plain_sentences(action: str, authorises: str, expected: str) -> None:
+    text = said(Action=action, Authorises=authorises, To="v1 ee")
+    assert expected in text
+    assert "words of the program" not in text
+
+
+@pytest.mark.parametrize(
+    ("action", "authorises"),
+    [
+        ("destroy", DESTROY.replace("v1 can", "v2 can")),
+        ("replace-key", f"{REPLACE}; and v2 as well"),
+        ("reconcile", f"{RECONCILE}; and something else"),
+        ("reconcile", f'{RECONCILE}; pin again "unended'),
+        ("reconcile", ""),
+    ],
+)
+def test_what_is_of_another_form_is_quoted_whole(action: str, authorises: str) -> None:
+    assert f"in the words of the program: {json.dumps(authorises)}." in said(Action=action, Authorises=authorises)
+
+
 FROZEN = {
     FIRST_APPROVAL: "8e7b312bd8e537756faf47b5af139efd4b771b3a7f6c23d227350b8dc7188878",
+    THIRD_APPROVAL: "8b0598767faf8ee0acc810865380e7a26b36885b75fbc1bf3311807d069d5f59",
     SECOND_APPROVAL: "87b9df4ae89e9b389ff0e054af377397f931762e0370a829329eb5f7a4d9f8d3",
     FIRST_CONFIRMATION: "a696d2a678e964c87809d59852ce3592f21174f1b6afd8642acd32f478f4b00a",
     FIRST_ASSESSMENT: "5357aef53b22c57df3ea3c69454abdce7853450a855f34211692535a8b21573e",

@@ -189,7 +189,8 @@ def test_a_database_from_before_a_change_of_officers_is_reconciled_by_those_who_
     with pytest.raises(AuditError, match="this home has seen; if the database was restored"):
         request(world)
     opened, _ = open_reconciliation(world.pipeline, requested_by="dba")
-    assert f"pin again {changed}" in world.ledger.approval_text(opened.id).decode()
+    text = world.ledger.approval_text(opened.id).decode()
+    assert (f"pin again {changed}" in text, "words of the program" in text) == (True, False)
     with pytest.raises(ApprovalError, match="not over this text"):
         sign(world, opened, BEN)
     for officer in (ADA, cem.fingerprint):
@@ -237,6 +238,7 @@ def test_officers_sign_the_states_that_are_set_and_the_anchor_that_is_abandoned(
     assert kept is not None
     assert "Action: reconcile\n" in text
     assert "primary v2, live v1, v2; states v1 deactivated, v2 active; " in text
+    assert "words of the program" not in text
     assert f"end {rotation.id}; accept that event {kept.seq} {kept.hash} (nor 1 older) is not in the audit" in text
 
 
@@ -370,7 +372,8 @@ def test_a_lost_fence_stands_again_when_officers_have_signed_for_it(retired: Fak
     assert sentence.endswith("and have them refused again with `keyrotation reconcile`")
     opened, _ = open_reconciliation(retired.pipeline, requested_by="dba")
     assert opened.reason == "table clients accepts v1 again, which was retired in it"
-    assert "; refuse v1 in clients" in retired.ledger.approval_text(opened.id).decode()
+    text = retired.ledger.approval_text(opened.id).decode()
+    assert ("; refuse v1 in clients" in text, "words of the program" in text) == (True, False)
     sign(retired, opened, ADA)
     with pytest.raises(ApprovalError, match="needs 1 more signature"):
         reconcile(retired.pipeline, opened)
@@ -585,7 +588,9 @@ def test_a_walk_goes_on_where_officers_signed_that_the_database_has_moved(world:
     with pytest.raises(BlockedError, match=moved):
         run(world, rotation)
     opened = signed(world)
-    assert "Authorises: continue on 10.0.0.6:5432, timeline 2\n" in world.ledger.approval_text(opened.id).decode()
+    text = world.ledger.approval_text(opened.id).decode()
+    assert "Authorises: continue on 10.0.0.6:5432, timeline 2\n" in text
+    assert "words of the program" not in text
     keys = world.keys.contents()
     reconcile(world.pipeline, opened)
     assert (world.keys.contents().live, world.keys.primary()) == (keys.live, keys.primary)
