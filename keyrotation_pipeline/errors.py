@@ -99,6 +99,10 @@ class InvalidKeyError(KeyRotationError):
     """Key material, a version name or a key ring is invalid."""
 
 
+class BrokenSealError(InvalidKeyError):
+    """A sealed key can never be opened as what it is stored as; the message goes on from the name of its place."""
+
+
 class InvalidLayoutError(KeyRotationError):
     """A declared layout of values is not one, or is ambiguous."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.fieldcrypto.seal import UNSEALED, Seal
 from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline_tests import aws_secrets
 from keyrotation_pipeline_tests.aws_secrets import TestSecret, watched
@@ -29,7 +30,7 @@ class TestArchivedInAws(TestKeySecrets):
     def index(self) -> str:
         return f"{self.aws.prefix}index"
 
-    def open(self, clock: Clock | None = None) -> "KubernetesKeyStore":
+    def open(self, clock: Clock | None = None, seal: Seal = UNSEALED) -> "KubernetesKeyStore":
         from keyrotation_pipeline.adapters.cluster import Access  # noqa: PLC0415
         from keyrotation_pipeline.adapters.keystores.kubernetes import KeySecrets, KubernetesKeyStore  # noqa: PLC0415
         from keyrotation_pipeline.adapters.keystores.kubernetes_archives import InAws  # noqa: PLC0415
@@ -37,7 +38,7 @@ class TestArchivedInAws(TestKeySecrets):
 
         live = SecretName(self.cluster.namespace, self.name)
         archived = InAws(self.aws.prefix, SystemClock(), self.aws.region, self.aws.url)
-        secrets = KeySecrets(live, archived, Access(self.kubeconfig), self.key_list(live))
+        secrets = KeySecrets(live, archived, Access(self.kubeconfig), self.key_list(live), seal)
         return KubernetesKeyStore(secrets, clock or SystemClock())
 
     def archives(self) -> list[str]:

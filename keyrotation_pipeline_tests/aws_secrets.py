@@ -14,6 +14,7 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.keystores.key_list import KeyList
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import BARE_KEYS, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.seal import Seal
 from keyrotation_pipeline_tests.buckets import CREDENTIALS, REGION
 from keyrotation_pipeline_tests.fakes import ProcessKilled
 
@@ -55,6 +56,12 @@ class TestSecret:
         listed = None if name is None else KeyList(name, f"entry {name} of secret {self.name}", self.notation)
         secret = AwsSecret(self.name, self.prefix, REGION, self.url, listed)
         return AwsKeyStore(secret, SystemClock())
+
+    def sealed(self, seal: Seal) -> "AwsKeyStore":
+        """The adapter, with keys under a seal."""
+        from keyrotation_pipeline.adapters.keystores.aws import AwsKeyStore, AwsSecret  # noqa: PLC0415
+
+        return AwsKeyStore(AwsSecret(self.name, self.prefix, REGION, self.url, seal=seal), SystemClock())
 
     def listed(self) -> str | None:
         """The application's own list."""

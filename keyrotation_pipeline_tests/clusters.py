@@ -24,6 +24,7 @@ from keyrotation_pipeline.adapters.keystores.key_list import KeyList
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import BARE_KEYS, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, variable_of
+from keyrotation_pipeline.fieldcrypto.seal import UNSEALED, Seal
 from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline_tests.fakes import ProcessKilled
 
@@ -92,13 +93,17 @@ class TestKeySecrets:
     def archive(self) -> str:
         return f"{self.name}-archive"
 
-    def open(self, clock: Clock | None = None) -> "KubernetesKeyStore":
+    def sealed(self, seal: Seal) -> "KubernetesKeyStore":
+        """The store, with keys under a seal."""
+        return self.open(seal=seal)
+
+    def open(self, clock: Clock | None = None, seal: Seal = UNSEALED) -> "KubernetesKeyStore":
         from keyrotation_pipeline.adapters.cluster import Access  # noqa: PLC0415
         from keyrotation_pipeline.adapters.keystores.kubernetes import KeySecrets, KubernetesKeyStore  # noqa: PLC0415
         from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import SecretName  # noqa: PLC0415
 
         live, archive = (SecretName(self.cluster.namespace, name) for name in (self.name, self.archive))
-        secrets = KeySecrets(live, archive, Access(self.kubeconfig), self.key_list(live))
+        secrets = KeySecrets(live, archive, Access(self.kubeconfig), self.key_list(live), seal)
         return KubernetesKeyStore(secrets, clock or SystemClock())
 
     def key_list(self, live: "SecretName") -> KeyList | None:

@@ -33,6 +33,7 @@ from keyrotation_pipeline_tests.officers import (  # noqa: F401
 from keyrotation_pipeline_tests.protocol.traces_check import audits_follow_the_protocol  # noqa: F401
 from keyrotation_pipeline_tests.servers import DIRECTORY, Server, copy_of, discard, start_server
 from keyrotation_pipeline_tests.stale_secrets import new_stale_secret  # noqa: F401
+from keyrotation_pipeline_tests.wrapping_keys import kms, kms_stub  # noqa: F401
 
 _BASE = pytest.StashKey[Path]()
 # Functions and files of tests: those of the normal run, and all that were collected.
@@ -98,6 +99,7 @@ EXTENDED = (
     "acceptance/test_rollback.py::test_a_rollback_under_load_loses_no_write_and_leaves_no_value_behind[writes have",
     "acceptance/test_rollback.py::test_half_walked",
     "acceptance/test_rollout.py",
+    "acceptance/test_sealed_keys.py",
     "acceptance/test_second_generation.py",
     "acceptance/test_up.py::test_up_without",
     "acceptance/test_vault.py::test_a_rotation_that_dies",

@@ -1,6 +1,6 @@
 """Opens the key store and the places of backups from settings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,8 @@ from keyrotation_pipeline.fieldcrypto.formats.vault_transit.server import server
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, KeyRing, primary_in
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.seal import UNSEALED, Seal
+from keyrotation_pipeline.fieldcrypto.wrapping_keys.aws_kms import AwsKmsKey
 from keyrotation_pipeline.model.key_trial import GivenKeys
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.ports.backup_places import BackupPlace
@@ -33,18 +35,23 @@ from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.backups import S3Settings
-from keyrotation_pipeline.settings.key_stores import AwsStoreSettings, KubernetesStoreSettings
+from keyrotation_pipeline.settings.key_stores import AwsStoreSettings, KubernetesStoreSettings, SealSettings
 
 if TYPE_CHECKING:
     from keyrotation_pipeline.adapters.keystores.aws import AwsKeyStore
     from keyrotation_pipeline.adapters.keystores.kubernetes import KubernetesKeyStore
 
 
-def open_key_store(settings: Settings) -> KeyStore:
-    """Returns the key store of `[keys]`; connects to nothing yet."""
-    if (remote := _remote(settings)) is not None:
+def open_key_store(settings: Settings, home: Callable[[], str | None] | None = None) -> KeyStore:
+    """Returns the key store of `[keys]`; connects to nothing yet.
+
+    Args:
+        home: returns the id of the home, for which keys are sealed; None: no key will be.
+    """
+    seal = _seal(settings.keys.seal, home)
+    if (remote := _remote(settings, seal)) is not None:
         return remote
-    files = FileKeyStore(settings.keys_directory, settings.key_variable, settings.key_notation)
+    files = FileKeyStore(settings.keys_directory, settings.key_variable, settings.key_notation, seal)
     return files if settings.format.held_at is None else TransitKeyStore(files, settings.format.held_at)
 
 
@@ -89,7 +96,7 @@ def keys_in_store(settings: Settings, environment: Mapping[str, str]) -> GivenKe
     places: Mapping[KeyVersion, str] = {}
     keys, primary = {version: stored.material(version) for version in stored.live}, stored.primary
     if in_aws and settings.keys.aws is not None:
-        found = _aws(settings.keys.aws).manual_secrets()
+        found = _aws(settings.keys.aws, seal=_seal(settings.keys.seal)).manual_secrets()
         # Once the live secret names its primary, it holds all that applications use: ignore other secrets.
         if found.plain or primary is None:
             keys, places = {**found.keys, **keys}, found.places
@@ -206,16 +213,25 @@ def convert_key_store(settings: Settings, ring: KeyRing) -> None:
     """
     if settings.keys.aws is None or settings.keys.store != "aws-secrets-manager":
         raise ConfigurationError('--convert is for [keys] store = "aws-secrets-manager" only; leave it out')
-    _aws(settings.keys.aws).convert(ring)
+    _aws(settings.keys.aws, seal=_seal(settings.keys.seal)).convert(ring)
 
 
-def _remote(settings: Settings) -> "AwsKeyStore | KubernetesKeyStore | None":
+def _seal(declared: SealSettings | None, home: Callable[[], str | None] | None = None) -> Seal:
+    """Returns the seal of `[keys.seal]`; connects to nothing yet."""
+    if declared is None:
+        return UNSEALED
+    named = (declared.key_id, *declared.earlier)
+    present, *earlier = (AwsKmsKey(each, declared.region_name, declared.endpoint_url) for each in named)
+    return Seal(present, tuple(earlier), home)
+
+
+def _remote(settings: Settings, seal: Seal | None = None) -> "AwsKeyStore | KubernetesKeyStore | None":
     """Returns the store that is a service; None: the keys are in files."""
-    keys = settings.keys
+    keys, seal = settings.keys, seal or _seal(settings.keys.seal)
     if keys.store == "aws-secrets-manager" and keys.aws is not None:
-        return _aws(keys.aws, _key_list(settings, f"secret {keys.aws.secret_id}"))
+        return _aws(keys.aws, _key_list(settings, f"secret {keys.aws.secret_id}"), seal)
     if keys.store == "kubernetes-secret" and keys.kubernetes is not None:
-        return _kubernetes(keys.kubernetes, settings)
+        return _kubernetes(keys.kubernetes, settings, seal)
     return None
 
 
@@ -226,15 +242,15 @@ def _key_list(settings: Settings, place: str) -> KeyList | None:
     return KeyList(name, f"entry {name} of {place}", settings.key_notation)
 
 
-def _aws(declared: AwsStoreSettings, key_list: KeyList | None = None) -> "AwsKeyStore":
+def _aws(declared: AwsStoreSettings, key_list: KeyList | None = None, seal: Seal = UNSEALED) -> "AwsKeyStore":
     from keyrotation_pipeline.adapters.keystores.aws import AwsKeyStore, AwsSecret  # noqa: PLC0415  boto3 takes a second to import
 
     prefix = declared.archive_prefix or f"{declared.secret_id}-"
-    secret = AwsSecret(declared.secret_id, prefix, declared.region_name, declared.endpoint_url, key_list)
+    secret = AwsSecret(declared.secret_id, prefix, declared.region_name, declared.endpoint_url, key_list, seal)
     return AwsKeyStore(secret, SystemClock())
 
 
-def _kubernetes(declared: KubernetesStoreSettings, settings: Settings) -> "KubernetesKeyStore":
+def _kubernetes(declared: KubernetesStoreSettings, settings: Settings, seal: Seal) -> "KubernetesKeyStore":
     from keyrotation_pipeline.adapters.cluster import Access  # noqa: PLC0415  the client takes a second to import
     from keyrotation_pipeline.adapters.keystores.kubernetes import KeySecrets, KubernetesKeyStore  # noqa: PLC0415
     from keyrotation_pipeline.adapters.keystores.kubernetes_archives import InAws  # noqa: PLC0415
@@ -247,7 +263,7 @@ def _kubernetes(declared: KubernetesStoreSettings, settings: Settings) -> "Kuber
         else InAws(archive.prefix, SystemClock(), archive.region_name, archive.endpoint_url)
     )
     access = Access(declared.kubeconfig, declared.context)
-    secrets = KeySecrets(live, place, access, _key_list(settings, str(live)))
+    secrets = KeySecrets(live, place, access, _key_list(settings, str(live)), seal)
     return KubernetesKeyStore(secrets, SystemClock())
 
 

@@ -365,9 +365,11 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         duty_cycle=speed.duty_cycle,
         hours=settings.allowed_hours,
     )
-    store = open_key_store(settings)
+    ledger: PostgresLedger
+    store = open_key_store(settings, lambda: ledger.replayed().home)
     # Workers read the keys themselves; a kubeconfig may call `aws` for its token.
-    remote, held = settings.keys.store != "file", settings.format.held_at is not None
+    remote = settings.keys.store != "file" or settings.keys.seal is not None
+    held = settings.format.held_at is not None
     variables = bare_environment(settings.path, aws=remote, vault=held)
     workers = WorkerSettings(store, variables)
     current = CurrentKeys(partial(connect, url), partial(every_key, store), limits)

@@ -9,6 +9,8 @@ file, a directory); or from AWS Secrets Manager, for applications that fetch the
     class Client(Base):
         first_name: Mapped[str | None] = mapped_column(EncryptedType(keys))
 
+Each opens keys that are sealed (`fieldcrypto.seal`) where the process may, each text once, and keeps them in memory.
+
 `attest(engine, keys)` reloads each before a report, so a rotation needs no restart. The client of AWS is the
 application's own, so this package does not need boto3.
 """
@@ -33,6 +35,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import (
     keys_in,
     variable_of,
 )
+from keyrotation_pipeline.fieldcrypto.seal import is_sealed
 from keyrotation_pipeline.regular_files import read_text
 
 
@@ -241,7 +244,7 @@ class SecretsManagerKeyRing(_Reloaded):
 
     def _variables(self, text: str) -> dict[str, str]:
         """Converts the secret to the variables in which other applications get their keys."""
-        if _is_key(text):
+        if _is_key(text) and not is_sealed(text):
             return {FIRST_KEY_VARIABLE: text}
         try:
             entries = json.loads(text)
@@ -269,6 +272,8 @@ class SecretsManagerKeyRing(_Reloaded):
 
 
 def _is_key(text: object) -> bool:
+    if is_sealed(str(text)):
+        return True
     try:
         keys_in({FIRST_KEY_VARIABLE: str(text)})
     except InvalidKeyError:

@@ -4,9 +4,14 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Self
 
-from keyrotation_pipeline.errors import InvalidKeyError, UnknownKeyVersionError
+from keyrotation_pipeline.errors import (
+    BrokenSealError,
+    InvalidKeyError,
+    KeyStoreUnavailableError,
+    UnknownKeyVersionError,
+)
 from keyrotation_pipeline.fieldcrypto.grammar import FIRST, MAX_VERSION_NUMBER, SECOND, KeyVersion
-from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64, raw_of
+from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import AesKey, KeyMaterial, Passphrase, TransitKey
 
 if TYPE_CHECKING:
@@ -62,13 +67,14 @@ def keys_in(environment: Mapping[str, str]) -> dict[KeyVersion, KeyMaterial]:
     """Reads every key that is set.
 
     Raises:
-        InvalidKeyError: none is set, one is not a key, or a variable is misnamed (``…_V1``, ``…_V02``); names it.
+        InvalidKeyError: none is set, one is not a key, or is sealed and cannot be opened, or a variable is misnamed
+            (``…_V1``, ``…_V02``); names it.
     """
     keys = {}
     for name in sorted(environment):
         version = version_in(name) if environment[name].strip() else None
         if version is not None:
-            keys[version] = _material(name, environment[name])
+            keys[version] = _material(name, version, environment[name])
     if not keys:
         raise InvalidKeyError(f"no key is set; set {FIRST_KEY_VARIABLE} to the base64 of 32 bytes")
     return keys
@@ -133,11 +139,19 @@ def _named_primary(name: str, keys: Mapping[KeyVersion, KeyMaterial]) -> KeyVers
     return primary
 
 
-def _material(name: str, text: str) -> KeyMaterial:
+def _material(name: str, version: KeyVersion, text: str) -> KeyMaterial:
+    # Not above, as in `_cipher`.
+    from keyrotation_pipeline.fieldcrypto.seal import open_key  # noqa: PLC0415
+
     try:
-        return key_from_base64(text)
+        return open_key(version, text)
+    except BrokenSealError as error:
+        failure = f"{name} {error}"
+    except KeyStoreUnavailableError as error:
+        failure = f"{name} is sealed: {error}"
     except InvalidKeyError:
-        raise InvalidKeyError(f"{name} does not hold a key; set it to the base64 of 32 bytes") from None
+        failure = f"{name} does not hold a key; set it to the base64 of 32 bytes"
+    raise InvalidKeyError(failure) from None
 
 
 def in_both_generations(keys: Mapping[KeyVersion, object]) -> tuple[KeyVersion, ...]:

@@ -142,6 +142,7 @@ class StoredKeys:
         left_behind: archived versions whose key an earlier state of the store still gives; a sentence each.
         undelivered: why the application's own list is not that of the live keys; None: it is, or there is none.
         foreign: that this list also holds keys which are not in the store; None: it holds none.
+        unsealed: versions that are not stored under the wrapping key of the configuration, if it names one.
         unversioned: it is one plain key, to which nothing is added, an owner neither, before it is converted.
     """
 
@@ -157,6 +158,7 @@ class StoredKeys:
     foreign: str | None = None
     owner: StoreOwner | None = None
     unversioned: bool = False
+    unsealed: tuple[KeyVersion, ...] = ()
 
     @classmethod
     def of(

@@ -104,6 +104,21 @@ class File(Section):
         return self
 
     @model_validator(mode="after")
+    def _keys_can_be_sealed(self) -> Self:
+        if self.keys.seal is None:
+            return self
+        if self.format.value_format.is_held_by_server:
+            raise ConfigurationError(
+                f'[format] name = "{self.format.name}" has keys that never leave their server; leave out [keys.seal]'
+            )
+        if self.format.keys is not None:
+            raise ConfigurationError(
+                f"[format] keys delivers {self.format.keys.env} to a library that cannot open sealed keys; leave out "
+                "[keys.seal]"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _keys_stay_at_their_server(self) -> Self:
         held, mode = self.format.value_format.is_held_by_server, self.rollout.mode
         if held and self.keys.store != "file":

@@ -133,6 +133,10 @@ def _keys(keys: KeysSettings) -> Iterator[str]:
         yield f"{KEYS} Kubernetes at {_api_server(secret)}"
         if (archive := secret.aws_archive) is not None:
             yield f"{KEYS} {_aws(archive.endpoint_url, archive.region_name)}"
+    if (seal := keys.seal) is not None:
+        for name in (seal.key_id, *seal.earlier):
+            earlier = "" if name == seal.key_id else " earlier"
+            yield f"{KEYS}{earlier} sealed by {seal.kind} {name} at {_aws(seal.endpoint_url, seal.region_name)}"
 
 
 def _transit(settings: Settings) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from keyrotation_pipeline.errors import ConfigurationError
+from keyrotation_pipeline.fieldcrypto.wrapping_keys.aws_kms import ARN
 from keyrotation_pipeline.settings.values import Endpoint, Section, SettingPath, Text
 
 _KUBERNETES_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
@@ -100,6 +101,35 @@ class KubernetesStoreSettings(Section):
         return self.archive_namespace or self.namespace, self.archive_name or f"{self.name}-archive"
 
 
+def _arn(text: str) -> str:
+    if ARN.fullmatch(text) is None:
+        raise ConfigurationError(
+            "[keys.seal] names a key by something else than its ARN; write arn:aws:kms:REGION:ACCOUNT:key/ID (an alias "
+            "can be moved to another key)"
+        )
+    return text
+
+
+KeyArn = Annotated[Text, AfterValidator(_arn)]
+
+
+class SealSettings(Section):
+    """`[keys.seal]`: the key of a KMS under which keys lie in the store, and applications hold them.
+
+    Args:
+        kind: of the key.
+        key_id: its ARN.
+        earlier: ARNs of keys that sealed keys which are still stored, until `keyrotation reseal`.
+        region_name, endpoint_url: as boto3 takes them; default: the ARN's region.
+    """
+
+    kind: Literal["aws-kms"]
+    key_id: KeyArn
+    earlier: tuple[KeyArn, ...] = ()
+    region_name: Text | None = None
+    endpoint_url: Endpoint | None = None
+
+
 class KeysSettings(Section):
     """`[keys]`: the key store of the applications.
 
@@ -113,6 +143,7 @@ class KeysSettings(Section):
     file: FileStoreSettings = FileStoreSettings()
     aws: AwsStoreSettings | None = Field(default=None, alias="aws-secrets-manager")
     kubernetes: KubernetesStoreSettings | None = Field(default=None, alias="kubernetes-secret")
+    seal: SealSettings | None = None
 
     @model_validator(mode="after")
     def _available(self) -> Self:

@@ -29,6 +29,7 @@ from keyrotation_pipeline.adapters.keystores.aws_archive import Archives, AwsArc
 from keyrotation_pipeline.adapters.keystores.key_list import KeyList
 from keyrotation_pipeline.adapters.keystores.live_secret import COMPROMISED, OWNER, PRIMARY, LiveSecret, live_problems
 from keyrotation_pipeline.adapters.keystores.named_versions import text_of_owner
+from keyrotation_pipeline.adapters.keystores.seal_checks import seal_problems
 from keyrotation_pipeline.adapters.keystores.secrets_manager import (
     CURRENT,
     MOST_BYTES,
@@ -44,9 +45,9 @@ from keyrotation_pipeline.adapters.keystores.secrets_manager import (
 )
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError, KeyStoreError, KeyStoreUnavailableError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing, versions_as_text
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.seal import UNSEALED, Seal
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import KeyEntry, StoredKeys, StoreOwner
 from keyrotation_pipeline.ports.clock import Clock, attempts
@@ -68,6 +69,7 @@ class AwsSecret:
     region_name: str | None = None
     endpoint_url: str | None = None
     key_list: KeyList | None = None
+    seal: Seal = UNSEALED
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class AwsKeyStore:
         self._clock = clock
         self._list = secret.key_list
         self._aws = SecretsManager(clock, secret.region_name, secret.endpoint_url)
-        self._archive = AwsArchive(self._aws, secret.secret_id, secret.archive_prefix, clock)
+        self._archive = AwsArchive(self._aws, secret.secret_id, secret.archive_prefix, clock, secret.seal)
 
     def __reduce__(self) -> tuple[type["AwsKeyStore"], tuple[AwsSecret, Clock]]:
         return type(self), (self._secret, self._clock)
@@ -113,7 +115,9 @@ class AwsKeyStore:
         """Converts one plain key to versioned JSON with these keys and their primary; returns False if already done."""
         live = self._live()
         if live.plain:
-            keys = {str(version): base64_of(ring.material(version)) for version in ring.versions}
+            keys = {
+                str(version): self._secret.seal.text_of(version, ring.material(version)) for version in ring.versions
+            }
             self._put(live, {**keys, PRIMARY: str(ring.primary)})
         return live.plain
 
@@ -129,7 +133,8 @@ class AwsKeyStore:
     def description(self) -> str:
         """The secret, where it is, and where archived keys go."""
         region = f" in {self._secret.region_name}" if self._secret.region_name else ""
-        return f"AWS Secrets Manager {self._id}{region}, archive {self._secret.archive_prefix}*"
+        archive = f"archive {self._secret.archive_prefix}*{self._secret.seal.description}"
+        return f"AWS Secrets Manager {self._id}{region}, {archive}"
 
     @property
     def residual_copies(self) -> str:
@@ -143,7 +148,8 @@ class AwsKeyStore:
     def preflight(self) -> tuple[Problem, ...]:
         """See `KeyStore.preflight`; with the live secret itself, its replicas and its quota."""
         listed = () if self._list is None else self._list.problems(self.read())
-        return (*listed, *live_problems(self._aws, self._id, self._clock), *self._archive.problems())
+        sealed = seal_problems(self._secret.seal, self.read().unsealed) if self._secret.seal.wrapping else ()
+        return (*listed, *sealed, *live_problems(self._aws, self._id, self._clock), *self._archive.problems())
 
     def read(self) -> StoredKeys:
         """Reads the live secret and every archived one; retries if the live one changed meanwhile."""
@@ -160,14 +166,14 @@ class AwsKeyStore:
             if archived:
                 self._archive.keep(version, material, seen.archives.get(version, ()))
             else:
-                self._replace(seen, {str(version): base64_of(material)})
+                self._replace(seen, {str(version): self._secret.seal.text_of(version, material)})
         return self.read()
 
     def replace(self, version: KeyVersion, material: KeyMaterial, revision: str) -> StoredKeys:
         """Replaces a live key by another."""
         seen = self._read_snapshot()
         if changes.needs_replacing(seen.stored, version, material, revision):
-            current = self._replace(seen, {str(version): base64_of(material)})
+            current = self._replace(seen, {str(version): self._secret.seal.text_of(version, material)})
             self._unlabel(seen.live, current)
         return self.read()
 
@@ -198,7 +204,7 @@ class AwsKeyStore:
         """Gives an archived key to the applications again; its archive stays for when it is archived again."""
         seen = self._read_snapshot()
         if changes.needs_restoring(seen.stored, version, revision):
-            self._replace(seen, {str(version): base64_of(seen.stored.material(version))})
+            self._replace(seen, {str(version): self._secret.seal.text_of(version, seen.stored.material(version))})
         return self.read()
 
     def destroy(self, version: KeyVersion, revision: str) -> StoredKeys:
@@ -254,7 +260,7 @@ class AwsKeyStore:
         return self._parsed(self._aws.read(self._id))
 
     def _parsed(self, found: SecretVersion) -> LiveSecret:
-        return LiveSecret.of(self._id, found, None if self._list is None else self._list.name)
+        return LiveSecret.of(self._id, found, None if self._list is None else self._list.name, self._secret.seal)
 
     def _stored(self, live: LiveSecret, facts: SecretFacts, archived: dict[KeyVersion, KeyEntry]) -> StoredKeys:
         pending: dict[KeyVersion, KeyMaterial] = {}
@@ -279,7 +285,8 @@ class AwsKeyStore:
         stored = StoredKeys.of(
             known, archived, live.primary(), revision, pending, roster, compromised, left, live.owner()
         )
-        stored = replace(stored, unversioned=live.plain)
+        unsealed = (*live.unsealed(), *sorted(self._archive.unsealed)) if self._secret.seal.wrapping else ()
+        stored = replace(stored, unversioned=live.plain, unsealed=unsealed)
         if self._list is None:
             return stored
         return self._list.judged(live.list_text(self._list.name), stored)

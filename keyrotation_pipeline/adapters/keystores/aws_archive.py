@@ -15,8 +15,8 @@ from keyrotation_pipeline.adapters.keystores.secrets_manager import (
 )
 from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreError, KeyStoreUnavailableError
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
-from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.seal import UNSEALED, Seal
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry
 from keyrotation_pipeline.ports.clock import Clock
@@ -36,13 +36,19 @@ class AwsArchive:
     Args:
         index: name of the secret whose tags name the archives.
         prefix: prefix of the names of archives.
+        seal: of the keys in them.
+
+    Attributes:
+        unsealed: versions that were stored otherwise when they were read last.
     """
 
-    def __init__(self, aws: SecretsManager, index: str, prefix: str, clock: Clock) -> None:
+    def __init__(self, aws: SecretsManager, index: str, prefix: str, clock: Clock, seal: Seal = UNSEALED) -> None:
         self._aws = aws
         self._index = index
         self._prefix = prefix
         self._clock = clock
+        self._seal = seal
+        self.unsealed: set[KeyVersion] = set()
 
     @property
     def residual_copies(self) -> str:
@@ -140,7 +146,8 @@ class AwsArchive:
         else:
             index, text = self._aws.describe(self._index), description or f"Archived key {version} ({day.isoformat()})"
             token = request_token(name, material.fingerprint)
-            self._aws.create(name, base64_of(material), token, self._tags(index.tags), text, index.kms_key)
+            sealed = self._seal.text_of(version, material)
+            self._aws.create(name, sealed, token, self._tags(index.tags), text, index.kms_key)
         if self._entry(version, name) != material:
             raise KeyStoreDamagedError(
                 f"secret {name} does not hold the key to be archived there; find out what it holds"
@@ -170,7 +177,8 @@ class AwsArchive:
             return None
         except KeyStoreDamagedError as error:
             return DamagedKey(str(error))
-        return None if text == DESTROYED else entry(f"secret {name}", str(version), text)
+        (self.unsealed.discard if text == DESTROYED or self._seal.is_under(text) else self.unsealed.add)(version)
+        return None if text == DESTROYED else entry(f"secret {name}", version, text, self._seal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +211,7 @@ def manual_secrets(aws: SecretsManager, live: LiveSecret) -> ManualSecrets:
         if (match := pattern.fullmatch(name)) is None:
             continue
         version = KeyVersion.parse(match[1])
-        found = entry(f"secret {name}", match[1], aws.read(name).text)
+        found = entry(f"secret {name}", version, aws.read(name).text, live.seal)
         if isinstance(found, DamagedKey):
             raise KeyStoreDamagedError(f"secret {name} is not the base64 of 32 bytes; correct it, or delete it")
         if (other := held.get(version) or keys.get(version)) is not None and other != found:

@@ -1,7 +1,7 @@
 """Stores keys in files: the key store of the embedded default and of single machines.
 
     keys/            mode 0700
-      v2.key         base64 of 32 bytes, mode 0600
+      v2.key         base64 of 32 bytes, or a sealed key, mode 0600
       primary        "v2"
       compromised    "v1", only after a compromise: versions that nothing is encrypted under again
       owner          whose the keys are: home, databases, pinned roster, and the audit at the last change (JSON)
@@ -15,7 +15,7 @@ step completes it.
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -28,12 +28,13 @@ from keyrotation_pipeline.adapters.keystores.named_versions import (
     primary_named,
     text_of_owner,
 )
-from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError, KeyStoreError
+from keyrotation_pipeline.adapters.keystores.seal_checks import seal_problems
+from keyrotation_pipeline.errors import BrokenSealError, InvalidKeyError, KeyStoreDamagedError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import BARE_KEYS, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
-from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
 from keyrotation_pipeline.fieldcrypto.keyring import versions_as_text
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.seal import UNSEALED, Seal
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys, StoreOwner
 
@@ -55,11 +56,18 @@ class FileKeyStore:
         directory: as `create` made it. It may itself be a symbolic link; the files in it may not.
         variable: the name under which an application with a library of its own reads its list of keys.
         notation: of that list.
+        seal: of the key files.
     """
 
-    def __init__(self, directory: Path, variable: str | None = None, notation: KeyNotation = BARE_KEYS) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        variable: str | None = None,
+        notation: KeyNotation = BARE_KEYS,
+        seal: Seal = UNSEALED,
+    ) -> None:
         self._live = directory.absolute()
-        self._variable, self._notation = variable, notation
+        self._variable, self._notation, self._seal = variable, notation, seal
         self._archive = self._live / "archive"
         self._primary_file = self._live / "primary"
         self._owner_file = self._live / "owner"
@@ -74,8 +82,8 @@ class FileKeyStore:
 
     @property
     def description(self) -> str:
-        """``file <absolute directory>``."""
-        return f"file {self._live}"
+        """``file <absolute directory>``, and its seal."""
+        return f"file {self._live}{self._seal.description}"
 
     @property
     def residual_copies(self) -> None:
@@ -88,7 +96,7 @@ class FileKeyStore:
 
     def preflight(self) -> tuple[Problem, ...]:
         """See `KeyStore.preflight`."""
-        return ()
+        return tuple(seal_problems(self._seal, self.read().unsealed)) if self._seal.wrapping else ()
 
     def read(self) -> StoredKeys:
         """Reads everything in the directory, under one lock. A key file that holds no key does not hide the others."""
@@ -218,7 +226,7 @@ class FileKeyStore:
         return f"{self._variable}={self._notation.text_of(keys)}"
 
     def _stored(self) -> StoredKeys:
-        return StoredKeys.of(
+        stored = StoredKeys.of(
             self._entries(self._live),
             self._entries(self._archive),
             primary_named(owner_only.read(self._primary_file), str(self._primary_file)),
@@ -226,6 +234,14 @@ class FileKeyStore:
             compromised=compromised_named(owner_only.read(self._compromised_file), str(self._compromised_file)),
             owner=owner_named(owner_only.read(self._owner_file, _MOST_OWNER_BYTES), str(self._owner_file)),
         )
+        return replace(stored, unsealed=tuple(self._unsealed())) if self._seal.wrapping else stored
+
+    def _unsealed(self) -> Iterator[KeyVersion]:
+        for place in (self._live, self._archive):
+            for version in _versions_in(place):
+                with suppress(KeyStoreDamagedError):  # which the entry itself says
+                    if not self._seal.is_under(owner_only.read(_file(place, version)) or ""):
+                        yield version
 
     def _entries(self, place: Path) -> dict[KeyVersion, KeyEntry]:
         return {version: self._entry(place, version) for version in _versions_in(place)}
@@ -250,7 +266,7 @@ class FileKeyStore:
         owner_only.remove(_file(source, version))
 
     def _put(self, place: Path, version: KeyVersion, material: KeyMaterial) -> None:
-        owner_only.write(_file(place, version), base64_of(material))
+        owner_only.write(_file(place, version), self._seal.text_of(version, material))
         if self._key(place, version) != material:
             raise KeyStoreDamagedError(f"{_file(place, version)} does not read back as written; check the disk")
 
@@ -266,7 +282,9 @@ class FileKeyStore:
         path = _file(place, version)
         text = owner_only.read(path)
         try:
-            return None if text is None else key_from_base64(text)
+            return None if text is None else self._seal.key_of(version, text)
+        except BrokenSealError as error:
+            raise KeyStoreDamagedError(f"{path} {error}") from None
         except InvalidKeyError:
             raise KeyStoreDamagedError(
                 f"{path} does not hold the base64 of 32 bytes; move it away, "

@@ -13,7 +13,7 @@ is in the archive, read back, before it leaves the live Secret, and stays in the
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keyrotation_pipeline.adapters.cluster import Access
 from keyrotation_pipeline.adapters.keystores import changes
@@ -27,9 +27,9 @@ from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import (
     require_mutable,
 )
 from keyrotation_pipeline.adapters.keystores.named_versions import owner_named, primary_named, text_of_owner
+from keyrotation_pipeline.adapters.keystores.seal_checks import seal_problems
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import (
     COMPROMISED_VARIABLE,
     PRIMARY_VARIABLE,
@@ -39,6 +39,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import (
     versions_as_text,
 )
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.seal import UNSEALED, Seal
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import KeyEntry, StoredKeys, StoreOwner
 from keyrotation_pipeline.ports.clock import Clock
@@ -55,12 +56,14 @@ class KeySecrets:
 
     Args:
         key_list: the application's own list, an entry of the live Secret; None: it reads the versions.
+        seal: of the keys in both.
     """
 
     live: SecretName
     archive: SecretName | InAws
     access: Access
     key_list: KeyList | None = None
+    seal: Seal = UNSEALED
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class KubernetesKeyStore:
         self._clock = clock
         self._list = secrets.key_list
         self._api = Secrets(secrets.access, clock, has_answered=has_answered)
-        self._archive = open_archive(secrets.archive, self._api)
+        self._archive = open_archive(secrets.archive, self._api, secrets.seal)
 
     def __reduce__(self) -> tuple[type["KubernetesKeyStore"], tuple[KeySecrets, Clock, bool]]:
         return type(self), (self._secrets, self._clock, self._api.has_answered)
@@ -110,8 +113,8 @@ class KubernetesKeyStore:
     @property
     def description(self) -> str:
         """The Secret, and where archived keys go."""
-        live = self._secrets.live
-        return f"Kubernetes Secret {live.namespace}/{live.name}, archive {self._archive.description}"
+        live, seal = self._secrets.live, self._secrets.seal.description
+        return f"Kubernetes Secret {live.namespace}/{live.name}, archive {self._archive.description}{seal}"
 
     @property
     def residual_copies(self) -> str:
@@ -126,7 +129,8 @@ class KubernetesKeyStore:
     def preflight(self) -> tuple[Problem, ...]:
         """See `KeyStore.preflight`."""
         listed = () if self._list is None else self._list.problems(self.read())
-        return (*listed, *self._archive.problems())
+        sealed = seal_problems(self._secrets.seal, self.read().unsealed) if self._secrets.seal.wrapping else ()
+        return (*listed, *sealed, *self._archive.problems())
 
     def read(self) -> StoredKeys:
         """Reads the Secret and its archive; retries if the Secret changed meanwhile."""
@@ -146,14 +150,14 @@ class KubernetesKeyStore:
             if archived:
                 seen.archive.keep(version, material)
             else:
-                self._change(seen, {variable_of(version): base64_of(material)})
+                self._change(seen, {variable_of(version): self._secrets.seal.text_of(version, material)})
         return self.read()
 
     def replace(self, version: KeyVersion, material: KeyMaterial, revision: str) -> StoredKeys:
         """Replaces a live key by another."""
         seen = self._read_snapshot()
         if changes.needs_replacing(seen.stored, version, material, revision):
-            self._change(seen, {variable_of(version): base64_of(material)})
+            self._change(seen, {variable_of(version): self._secrets.seal.text_of(version, material)})
         return self.read()
 
     def set_primary(self, version: KeyVersion, revision: str, description: str = "") -> StoredKeys:
@@ -184,7 +188,9 @@ class KubernetesKeyStore:
         """Gives an archived key to the applications again; its copy in the archive stays."""
         seen = self._read_snapshot()
         if changes.needs_restoring(seen.stored, version, revision):
-            self._change(seen, {variable_of(version): base64_of(seen.stored.material(version))})
+            self._change(
+                seen, {variable_of(version): self._secrets.seal.text_of(version, seen.stored.material(version))}
+            )
         return self.read()
 
     def destroy(self, version: KeyVersion, revision: str) -> StoredKeys:
@@ -216,7 +222,7 @@ class KubernetesKeyStore:
             if self._api.read(self._secrets.live).revision == live.revision:
                 revision, roster = f"{live.revision} {archive.revision}", live.annotations.get(ROSTER)
                 stored = StoredKeys.of(
-                    _live(live),
+                    _live(live, self._secrets.seal),
                     archive.entries,
                     _primary(live),
                     revision,
@@ -224,6 +230,9 @@ class KubernetesKeyStore:
                     compromised=_compromised(live),
                     owner=owner_named(live.annotations.get(OWNER), f"annotation {OWNER} of {live.name}"),
                 )
+                if (seal := self._secrets.seal).wrapping is not None:
+                    outside = [each for each in _live(live, seal) if not seal.is_under(live.text(variable_of(each)))]
+                    stored = replace(stored, unsealed=(*outside, *archive.unsealed))
                 if self._list is not None:
                     stored = self._list.judged(self._list_in(live), stored)
                 return _Snapshot(live, archive, stored)
@@ -251,11 +260,13 @@ class KubernetesKeyStore:
         if self._list is None:
             return {}
         then = seen.live.changed(entries)
-        text = self._list.renewed(self._list_in(seen.live), _live(then), _primary(then), seen.stored)
+        text = self._list.renewed(
+            self._list_in(seen.live), _live(then, self._secrets.seal), _primary(then), seen.stored
+        )
         return {} if text is None else {self._list.name: text}
 
 
-def _live(secret: Secret) -> dict[KeyVersion, KeyEntry]:
+def _live(secret: Secret, seal: Seal) -> dict[KeyVersion, KeyEntry]:
     entries: dict[KeyVersion, KeyEntry] = {}
     for name in secret.data:
         try:
@@ -263,7 +274,7 @@ def _live(secret: Secret) -> dict[KeyVersion, KeyEntry]:
         except InvalidKeyError as error:
             raise KeyStoreDamagedError(f"{secret.name}: {error}") from None
         if version is not None:
-            entries[version] = secret.key(name, version)
+            entries[version] = secret.key(name, version, seal)
     return entries
 
 

@@ -14,8 +14,8 @@ from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import (
 from keyrotation_pipeline.adapters.keystores.secrets_manager import SecretsManager, request_token
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.seal import UNSEALED, Seal
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import KeyEntry
 from keyrotation_pipeline.ports.clock import Clock
@@ -37,10 +37,12 @@ class InAws:
 class SecretArchived:
     """A Secret as it was read, and the changes that are decided from that."""
 
-    def __init__(self, secret: Secret, secrets: Secrets) -> None:
+    def __init__(self, secret: Secret, secrets: Secrets, seal: Seal) -> None:
         self._secret = secret
         self._secrets = secrets
-        self.entries = _entries(secret)
+        self._seal = seal
+        self.entries = _entries(secret, seal)
+        self.unsealed = tuple(each for each in self.entries if not seal.is_under(secret.text(str(each))))
 
     @property
     def revision(self) -> str:
@@ -57,8 +59,8 @@ class SecretArchived:
         if version not in self.entries:
             self.require_mutable()
             about = {f"{_ABOUT}{version}": description} if description else {}
-            self._secrets.patch(self._secret, {str(version): base64_of(material)}, about)
-        if _entries(self._secrets.read(name)).get(version) != material:
+            self._secrets.patch(self._secret, {str(version): self._seal.text_of(version, material)}, about)
+        if _entries(self._secrets.read(name), self._seal).get(version) != material:
             raise KeyStoreDamagedError(
                 f"{name} holds something else as {version} than the key to be archived; find out which one "
                 f"encrypted the values under {version}, and remove the other"
@@ -76,9 +78,10 @@ class SecretArchive:
 
     residual_copies = None  # no more than in Kubernetes itself
 
-    def __init__(self, name: SecretName, secrets: Secrets) -> None:
+    def __init__(self, name: SecretName, secrets: Secrets, seal: Seal) -> None:
         self._name = name
         self._secrets = secrets
+        self._seal = seal
 
     @property
     def description(self) -> str:
@@ -98,7 +101,7 @@ class SecretArchive:
 
     def read(self) -> SecretArchived:
         """Reads the archive as it is now."""
-        return SecretArchived(self._secrets.read(self._name), self._secrets)
+        return SecretArchived(self._secrets.read(self._name), self._secrets, self._seal)
 
 
 class AwsArchived:
@@ -108,6 +111,7 @@ class AwsArchived:
         self._archive = archive
         self._archives = archives
         self.entries = archive.read(archives)
+        self.unsealed = tuple(archive.unsealed)
 
     @property
     def revision(self) -> str:
@@ -132,11 +136,11 @@ class AwsArchivePlace:
     Since there is no live secret here, a secret ``<prefix>index``, which holds no key, has the tags that name them.
     """
 
-    def __init__(self, place: InAws) -> None:
+    def __init__(self, place: InAws, seal: Seal = UNSEALED) -> None:
         self._place = place
         self._index = f"{place.prefix}index"
         self._aws = SecretsManager(place.clock, place.region_name, place.endpoint_url)
-        self._archive = AwsArchive(self._aws, self._index, place.prefix, place.clock)
+        self._archive = AwsArchive(self._aws, self._index, place.prefix, place.clock, seal)
 
     @property
     def description(self) -> str:
@@ -168,17 +172,17 @@ Archived = SecretArchived | AwsArchived
 """The archive as it was read, and the changes that are decided from that state."""
 
 
-def open_archive(place: SecretName | InAws, secrets: Secrets) -> ArchivePlace:
+def open_archive(place: SecretName | InAws, secrets: Secrets, seal: Seal) -> ArchivePlace:
     """Returns the archive of a place; connects to nothing yet."""
-    return SecretArchive(place, secrets) if isinstance(place, SecretName) else AwsArchivePlace(place)
+    return SecretArchive(place, secrets, seal) if isinstance(place, SecretName) else AwsArchivePlace(place, seal)
 
 
-def _entries(secret: Secret) -> dict[KeyVersion, KeyEntry]:
+def _entries(secret: Secret, seal: Seal) -> dict[KeyVersion, KeyEntry]:
     entries: dict[KeyVersion, KeyEntry] = {}
     for name in secret.data:
         try:
             version = KeyVersion.parse(name)
         except InvalidKeyError:
             continue
-        entries[version] = secret.key(name, version)
+        entries[version] = secret.key(name, version, seal)
     return entries

@@ -13,7 +13,7 @@ from keyrotation_pipeline.adapters.cluster import SECRET, Access, Cluster, Json,
 from keyrotation_pipeline.adapters.keystores import changes
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError, KeyStoreError, KeyStoreUnavailableError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
+from keyrotation_pipeline.fieldcrypto.seal import Seal, problem
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry
 from keyrotation_pipeline.ports.clock import Clock
 
@@ -71,15 +71,16 @@ class Secret:
         left = {name: text for name, text in self.data.items() if name not in entries}
         return replace(self, data={**left, **coded})
 
-    def key(self, entry: str, version: KeyVersion) -> KeyEntry:
-        """Returns the key that an entry holds, or the error that it holds none."""
+    def key(self, entry: str, version: KeyVersion, seal: Seal) -> KeyEntry:
+        """Returns the key that an entry holds, or the error that it holds none.
+
+        Raises:
+            KeyStoreUnavailableError: it is sealed, and cannot be opened now.
+        """
         try:
-            return key_from_base64(self.text(entry))
-        except InvalidKeyError:
-            return DamagedKey(
-                f"entry {entry} of {self.name} does not hold the base64 of 32 bytes; remove it, then run "
-                f"`keyrotation restore-key {version}`"
-            )
+            return seal.key_of(version, self.text(entry))
+        except InvalidKeyError as error:
+            return DamagedKey(problem(f"entry {entry} of {self.name}", version, error))
 
     def last_applied(self, entry: str) -> bool:
         """Returns whether kubectl's copy of the text holds an entry, or cannot be read."""

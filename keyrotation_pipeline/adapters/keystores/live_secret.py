@@ -14,8 +14,8 @@ from keyrotation_pipeline.adapters.keystores.named_versions import compromised_n
 from keyrotation_pipeline.adapters.keystores.secrets_manager import SecretsManager, SecretVersion
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
-from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.seal import UNSEALED, Seal, problem
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoreOwner
 from keyrotation_pipeline.ports.clock import Clock
@@ -37,15 +37,17 @@ class LiveSecret:
         name: of the secret, for messages.
         version: its id in AWS.
         plain: the source procedure's form, one key without a version.
+        seal: of the entries with keys.
     """
 
     name: str
     version: str
     entries: dict[str, Any] = field(repr=False)
     plain: bool
+    seal: Seal = UNSEALED
 
     @classmethod
-    def of(cls, name: str, current: SecretVersion, variable: str | None = None) -> "LiveSecret":
+    def of(cls, name: str, current: SecretVersion, variable: str | None = None, seal: Seal = UNSEALED) -> "LiveSecret":
         """Parses a version's text in either form.
 
         Args:
@@ -54,7 +56,7 @@ class LiveSecret:
         Raises:
             KeyStoreDamagedError: it has neither form.
         """
-        if variable is None and not isinstance(entry(name, "v1", current.text), DamagedKey):
+        if variable is None and not isinstance(entry(name, KeyVersion(1), current.text), DamagedKey):
             return cls(name, current.id, {"v1": current.text.strip(), PRIMARY: "v1"}, plain=True)
         try:
             entries = json.loads(current.text)
@@ -64,7 +66,7 @@ class LiveSecret:
             form = '{"v1": "<base64>", "primary": "v1"}' if variable is None else f'{{"{variable}": "<keys>"}}'
             then = "correct it" if variable is None else "write its text so, and have the application read that entry"
             raise KeyStoreDamagedError(f"secret {name} is not JSON of the form {form}; {then}")
-        return cls(name, current.id, entries, plain=False)
+        return cls(name, current.id, entries, plain=False, seal=seal)
 
     @property
     def materials(self) -> Mapping[KeyVersion, KeyMaterial]:
@@ -74,10 +76,17 @@ class LiveSecret:
     def keys(self) -> dict[KeyVersion, KeyEntry]:
         """Returns the key of each version, or the error that its entry is not a key."""
         return {
-            KeyVersion.parse(name): entry(f"entry {name} of secret {self.name}", name, text)
+            version: entry(f"entry {name} of secret {self.name}", version, text, self.seal)
             for name, text in self.entries.items()
             if _VERSION.fullmatch(name)
+            for version in [KeyVersion.parse(name)]
         }
+
+    def unsealed(self) -> Iterator[KeyVersion]:
+        """Yields the versions that are not under the seal."""
+        for name, text in self.entries.items():
+            if _VERSION.fullmatch(name) and not self.seal.is_under(str(text)):
+                yield KeyVersion.parse(name)
 
     def list_text(self, variable: str) -> str | None:
         """Returns the application's own list of keys as it is; None: there is none.
@@ -108,14 +117,16 @@ class LiveSecret:
         return owner_named(None if named is None else str(named), f"entry {OWNER} of secret {self.name}")
 
 
-def entry(place: str, version: str, text: object) -> KeyEntry:
-    """Returns the key that a text holds, or an error that names the place."""
+def entry(place: str, version: KeyVersion, text: object, seal: Seal = UNSEALED) -> KeyEntry:
+    """Returns the key that a text holds, or an error that names the place.
+
+    Raises:
+        KeyStoreUnavailableError: it is sealed, and cannot be opened now.
+    """
     try:
-        return key_from_base64(str(text))
-    except InvalidKeyError:
-        return DamagedKey(
-            f"{place} is not the base64 of 32 bytes; remove it, then run `keyrotation restore-key {version}`"
-        )
+        return seal.key_of(version, str(text))
+    except InvalidKeyError as error:
+        return DamagedKey(problem(place, version, error))
 
 
 # AWS keeps about so many versions of a secret, and drops none on its first day; a rotation puts fewer than so many.

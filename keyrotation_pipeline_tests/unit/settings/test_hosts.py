@@ -20,6 +20,7 @@ clusters:
 """
 SECRET = '[keys]\nstore = "kubernetes-secret"\n[keys.kubernetes-secret]\nnamespace = "n"\nname = "s"\n'
 AWS = '[keys]\nstore = "aws-secrets-manager"\n[keys.aws-secrets-manager]\nsecret_id = "x"\n'
+ARN = "arn:aws:kms:eu-central-1:111122223333:key/8f0a1c9e-0000-4000-8000-00000000000"
 SMTP = '[alerts.smtp]\nsender = "a@b.example"\nhost = '
 
 
@@ -71,6 +72,11 @@ SMTP = '[alerts.smtp]\nsender = "a@b.example"\nhost = '
     pytest.param(
         f'{SECRET}[keys.kubernetes-secret.aws-archive]\nprefix = "a"\nregion_name = "us-east-1"\n',
         ("keys AWS us-east-1", "keys Kubernetes at its own cluster"), id="an archive in AWS",
+    ),
+    pytest.param(
+        f'[keys.seal]\nkind = "aws-kms"\nkey_id = "{ARN}1"\nearlier = ["{ARN}0"]\nregion_name = "eu-west-1"\n',
+        (f"keys earlier sealed by aws-kms {ARN}0 at AWS eu-west-1", f"keys sealed by aws-kms {ARN}1 at AWS eu-west-1"),
+        id="a seal",
     ),
     pytest.param(
         '[incidents]\nalarms = [{ name = "x", type = "insider" }]\nendpoint_url = "https://watch.example"\n',

@@ -148,9 +148,32 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
         read(TABLE, tmp_path).reencryption.shards = 5
 
 
+SEAL = """
+[keys.seal]
+kind = "aws-kms"
+key_id = "arn:aws:kms:eu-central-1:111122223333:key/8f0a1c9e-0000-4000-8000-000000000000"
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
+        pytest.param(
+            TABLE + '[keys.seal]\nkind = "aws-kms"\nkey_id = "alias/pazpaz"',
+            "names a key by something else than its ARN",
+            id="a seal under an alias",
+        ),
+        pytest.param(
+            f'{TABLE}[format]\nname = "fernet"\nkeys = {{ env = "FERNET_KEYS" }}\n{SEAL}',
+            "delivers FERNET_KEYS to a library that cannot open sealed keys; leave out [keys.seal]",
+            id="a list under a seal",
+        ),
+        pytest.param(
+            f'{TABLE}[format]\nname = "vault-transit"\ntransit = "https://v.example/transit/app"\n'
+            f'[rollout]\nmode = "server"\n{SEAL}',
+            "has keys that never leave their server; leave out [keys.seal]",
+            id="a server's keys under a seal",
+        ),
         pytest.param("x = = 1", "not valid TOML: invalid value (at line 1, column 5)", id="bad TOML names the line"),
         pytest.param("", "names no table; add [[tables]]", id="no tables"),
         pytest.param(TABLE + TABLE, "table clients is listed in two [[tables]]", id="a table twice"),

@@ -1,0 +1,27 @@
+"""What stands against sealing the keys of a store, as its pre-flight says it."""
+
+from collections.abc import Iterable, Iterator
+
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import versions_as_text
+from keyrotation_pipeline.fieldcrypto.seal import Seal
+from keyrotation_pipeline.model.environment import Problem
+
+_USABLE, _SEALED = "wrapping_key_is_usable", "stored_keys_are_sealed"
+
+
+def seal_problems(seal: Seal, unsealed: Iterable[KeyVersion]) -> Iterator[Problem]:
+    """Yields what is wrong with the wrapping key, and which keys are not under it.
+
+    Args:
+        unsealed: versions that are stored otherwise.
+    """
+    for message in seal.problems():
+        yield Problem(message, fatal=True, check=_USABLE)
+    if seal.wrapping is not None and (versions := versions_as_text(unsealed)):
+        yield Problem(
+            f"{versions} in the key store is not under {seal.wrapping.kind} {seal.wrapping.name}; leave out "
+            "[keys.seal], since this version seals keys from `keyrotation init` on",
+            fatal=True,
+            check=_SEALED,
+        )

@@ -1,0 +1,268 @@
+"""Seals keys at rest: what key stores, and the applications that read them, hold instead of a key.
+
+    sealed:aws-kms:<home>:<fingerprint>:<base64>:arn:aws:kms:eu-central-1:111122223333:key/…
+
+That is the kind of wrapping key, the home (32 hex digits), the fingerprint of the sealed key (64), what the wrapping
+key made of it, and the wrapping key's own name. Home, version and fingerprint are authenticated with it, so a text
+opens neither under another version nor for another home. The wrapping key is a *key-storage key* in the words of NIST
+SP 800-57 part 1.
+
+A process opens each text once, and holds the key in memory alone.
+"""
+
+import base64
+import binascii
+import hashlib
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+from keyrotation_pipeline.errors import BrokenSealError, InvalidKeyError, KeyStoreError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import AWS_KMS, Context, WrappingKey
+
+BEGINS = "sealed:"
+_TEXT = re.compile(
+    r"sealed:([a-z0-9-]{1,20}):([0-9a-f]{32}):([0-9a-f]{64}):([A-Za-z0-9+/]{16,4096}={0,2}):([!-~]{1,500})", re.ASCII
+)
+_TRIAL = b"keyrotation-seal-trial-v1"
+
+
+@dataclass(frozen=True, slots=True)
+class SealedText:
+    """A key as it is stored under a seal.
+
+    Args:
+        kind, wrapping_key: what opens it.
+        home: id of the home that sealed it.
+        fingerprint: of the key in it.
+    """
+
+    kind: str
+    home: str
+    fingerprint: str
+    ciphertext: bytes = field(repr=False)
+    wrapping_key: str
+
+    @classmethod
+    def parse(cls, text: str) -> "SealedText":
+        """Parses a text that begins with ``sealed:``, ignoring white space around it.
+
+        Raises:
+            BrokenSealError: any other shape.
+        """
+        match = _TEXT.fullmatch(text.strip())
+        try:
+            if match is not None:
+                kind, home, fingerprint, ciphertext, name = match.groups()
+                return cls(kind, home, fingerprint, base64.b64decode(ciphertext, validate=True), name)
+        except binascii.Error:
+            pass
+        raise BrokenSealError("begins like a sealed key and is none")
+
+    @property
+    def opener(self) -> tuple[str, str]:
+        """The kind and name of what opens it."""
+        return self.kind, self.wrapping_key
+
+    def __str__(self) -> str:
+        encoded = base64.b64encode(self.ciphertext).decode()
+        return f"{BEGINS}{self.kind}:{self.home}:{self.fingerprint}:{encoded}:{self.wrapping_key}"
+
+    def context(self, name: str) -> Context:
+        """Returns what is authenticated with the key; `name` is its version."""
+        return {"home": self.home, "version": name, "fingerprint": self.fingerprint}
+
+
+def is_sealed(text: str) -> bool:
+    """Returns whether a text is, or should be, a sealed key."""
+    return text.lstrip().startswith(BEGINS)
+
+
+class _Opened:
+    """What texts hold that this process has opened, by a hash of text and version, and the texts of each key."""
+
+    def __init__(self) -> None:
+        self._keys: dict[bytes, KeyMaterial | BrokenSealError] = {}
+        self._texts: dict[tuple[str, ...], str] = {}
+        self._lock = threading.Lock()
+
+    def key(self, name: str, text: str, opened: Callable[[], KeyMaterial]) -> KeyMaterial:
+        """Returns the key of a text, or raises that it is broken; only the first call opens it."""
+        digest = hashlib.sha256(f"{name}\n{text}".encode()).digest()
+        with self._lock:
+            if digest not in self._keys:
+                try:
+                    self._keys[digest] = opened()
+                except BrokenSealError as error:
+                    self._keys[digest] = error
+            found = self._keys[digest]
+        if isinstance(found, BrokenSealError):
+            raise BrokenSealError(str(found))
+        return found
+
+    def remember(self, name: str, sealed: SealedText) -> None:
+        """Remembers the text of a key, which serves again when the key is moved."""
+        self._texts[_place(name, sealed)] = str(sealed)
+
+    def text(self, name: str, wanted: SealedText) -> str | None:
+        """Returns the text under which this process knows a key of the same place and wrapping key."""
+        return self._texts.get(_place(name, wanted))
+
+
+def _place(name: str, sealed: SealedText) -> tuple[str, ...]:
+    return name, sealed.kind, sealed.home, sealed.fingerprint, sealed.wrapping_key
+
+
+_OPENED = _Opened()
+
+
+def open_key(version: KeyVersion, text: str, wrapping: Sequence[WrappingKey] = ()) -> KeyMaterial:
+    """Returns the key that a text holds, sealed or not.
+
+    Args:
+        version: under which the text was read.
+        wrapping: one of them opens it; none: whatever the text names, as an application does.
+
+    Raises:
+        InvalidKeyError: the text is no key; `BrokenSealError`: it is a sealed one that can never be opened as this.
+        KeyStoreUnavailableError: see `WrappingKey`.
+    """
+    if not is_sealed(text):
+        return key_from_base64(text)
+    sealed, name = SealedText.parse(text), str(version)
+    named = (each for each in wrapping or [wrapping_key_of(sealed)] if (each.kind, each.name) == sealed.opener)
+    if (opener := next(named, None)) is None:
+        raise BrokenSealError(f"is sealed by {' '.join(sealed.opener)}; name that in [keys.seal] earlier")
+    key = _OPENED.key(name, str(sealed), lambda: _opened(sealed, name, opener))
+    _OPENED.remember(name, sealed)
+    return key
+
+
+def _opened(sealed: SealedText, name: str, opener: WrappingKey) -> KeyMaterial:
+    try:
+        key = key_from_base64(opener.decrypt(sealed.ciphertext, sealed.context(name)).decode("ascii"))
+    except UnicodeDecodeError:
+        raise BrokenSealError("opens to something else than a key") from None
+    if key.fingerprint != sealed.fingerprint:
+        raise BrokenSealError("opens to another key than it names")
+    return key
+
+
+def wrapping_key_of(sealed: SealedText) -> WrappingKey:
+    """Returns what opens a text in a process that has no configuration: an application.
+
+    Raises:
+        BrokenSealError: this version knows no such kind.
+    """
+    if sealed.kind == AWS_KMS:
+        from keyrotation_pipeline.fieldcrypto.wrapping_keys.aws_kms import AwsKmsKey  # noqa: PLC0415  needs boto3
+
+        return AwsKmsKey.of(sealed.wrapping_key)
+    raise BrokenSealError(f"is sealed by {sealed.kind}, which this version does not know")
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """How a key store turns keys into texts and back; see `UNSEALED`.
+
+    It can be pickled, and then opens keys and seals none.
+
+    Args:
+        wrapping: None: keys are stored as they are.
+        earlier: open what they sealed, and seal nothing more.
+        home: returns the id of the home; None: it has none yet.
+    """
+
+    wrapping: WrappingKey | None = None
+    earlier: tuple[WrappingKey, ...] = ()
+    home: Callable[[], str | None] | None = field(default=None, compare=False, repr=False)
+
+    def __reduce__(self) -> "tuple[type[Seal], tuple[WrappingKey | None, tuple[WrappingKey, ...]]]":
+        return type(self), (self.wrapping, self.earlier)
+
+    @property
+    def description(self) -> str:
+        """Returns what is added to the description of a key store."""
+        return "" if self.wrapping is None else f", sealed by {self.wrapping.kind} {self.wrapping.name}"
+
+    def text_of(self, version: KeyVersion, material: KeyMaterial) -> str:
+        """Returns what a store holds as this version, and has seen it open to the same key.
+
+        Raises:
+            KeyStoreError: the home has no id yet.
+            KeyStoreUnavailableError: see `WrappingKey`.
+        """
+        if self.wrapping is None:
+            return base64_of(material)
+        if self.home is None or (home := self.home()) is None:
+            raise KeyStoreError("this home has no id to seal keys for; run `keyrotation init`")
+        name = str(version)
+        empty = SealedText(self.wrapping.kind, home, material.fingerprint, b"", self.wrapping.name)
+        if (known := _OPENED.text(name, empty)) is not None:
+            return known
+        ciphertext = self.wrapping.encrypt(base64_of(material).encode(), empty.context(name))
+        text = str(SealedText(empty.kind, home, empty.fingerprint, ciphertext, empty.wrapping_key))
+        if open_key(version, text, [self.wrapping]) != material:
+            raise KeyStoreError(f"{empty.kind} {empty.wrapping_key} does not open what it sealed; find out why")
+        return text
+
+    def is_under(self, text: str) -> bool:
+        """Returns whether a text is stored as `text_of` does: under this wrapping key, or plain without one."""
+        if self.wrapping is None or not is_sealed(text):
+            return self.wrapping is None
+        try:
+            sealed = SealedText.parse(text)
+        except BrokenSealError:
+            return False
+        return sealed.opener == (self.wrapping.kind, self.wrapping.name)
+
+    def problems(self) -> Iterator[str]:
+        """Yields what stands against sealing another key, a sentence each; once a process it seals and opens one."""
+        if self.wrapping is None:
+            return
+        try:
+            found = tuple(self.wrapping.problems())
+            yield from found
+            if not found:
+                _tried(self.wrapping)
+        except KeyStoreError as error:
+            yield str(error)
+        except BrokenSealError as error:
+            yield f"what {self.wrapping.kind} {self.wrapping.name} seals {error}"
+
+    def key_of(self, version: KeyVersion, text: str) -> KeyMaterial:
+        """Returns the key in a text of a store; one that is not sealed opens, too.
+
+        Raises:
+            As `open_key`.
+        """
+        if self.wrapping is None:
+            if is_sealed(text):
+                sealed = SealedText.parse(text)
+                raise BrokenSealError(f"is sealed by {' '.join(sealed.opener)}; name that in [keys.seal]")
+            return key_from_base64(text)
+        return open_key(version, text, [self.wrapping, *self.earlier])
+
+
+@cache
+def _tried(wrapping: WrappingKey) -> None:
+    """Seals and opens a few bytes that are no key."""
+    context = {"home": "none", "version": "none", "fingerprint": "none"}
+    if wrapping.decrypt(wrapping.encrypt(_TRIAL, context), context) != _TRIAL:
+        raise BrokenSealError("opens to something else")
+
+
+UNSEALED = Seal()
+"""Stores keys as they are, and refuses a sealed text by saying what is missing."""
+
+
+def problem(place: str, version: KeyVersion | str, error: InvalidKeyError) -> str:
+    """Returns what to do about a text of a store that holds no key, as a sentence."""
+    if isinstance(error, BrokenSealError):
+        return f"{place} {error}"
+    return f"{place} does not hold the base64 of 32 bytes; remove it, then run `keyrotation restore-key {version}`"

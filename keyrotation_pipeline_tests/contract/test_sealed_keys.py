@@ -1,0 +1,198 @@
+"""Keys sealed by AWS KMS in each kind of store: against moto over HTTP, and a stub that refuses as AWS does."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyrotation_pipeline.adapters.keystores import owner_only
+from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
+from keyrotation_pipeline.encrypted_type import EnvironmentKeyRing, MountedKeyRing, SecretsManagerKeyRing
+from keyrotation_pipeline.errors import BrokenSealError, InvalidKeyError, KeyStoreDamagedError, KeyStoreUnavailableError
+from keyrotation_pipeline.fieldcrypto import seal as sealing
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import variable_of
+from keyrotation_pipeline.fieldcrypto.seal import Seal
+from keyrotation_pipeline.fieldcrypto.wrapping_keys.aws_kms import AwsKmsKey
+from keyrotation_pipeline.ports.keys import KeyStore
+from keyrotation_pipeline_tests.aws_secrets import TestSecret
+from keyrotation_pipeline_tests.clusters import TestKeySecrets
+from keyrotation_pipeline_tests.contract.key_store import V1, V2, V3, add, archive, key, restore, set_primary
+from keyrotation_pipeline_tests.wrapping_keys import Kms
+
+HOME = "0123456789abcdef" * 2
+SEALED = re.compile(rf"sealed:aws-kms:{HOME}:[0-9a-f]{{64}}:[A-Za-z0-9+/]+=*:arn:aws:kms:us-east-1:[0-9]{{12}}:key/.*")
+
+
+def new_process() -> None:
+    """Forget what this process has opened."""
+    sealing._OPENED = sealing._Opened()  # noqa: SLF001  as another process begins
+
+
+@pytest.fixture(autouse=True)
+def _own_memory() -> Iterator[None]:
+    new_process()
+    yield
+    new_process()
+
+
+@dataclass(frozen=True)
+class SealedPlace:
+    """A store under a seal, and what lies there.
+
+    Args:
+        open: opens it with a seal.
+        texts: of live keys, by version.
+        put: overwrites the text of a live key.
+    """
+
+    open: Callable[[Seal], KeyStore]
+    texts: Callable[[], dict[str, str]]
+    put: Callable[[str, str], Any]
+
+
+@pytest.fixture(params=["file", "aws-secrets-manager", "kubernetes-secret"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> SealedPlace:
+    if request.param == "file":
+        directory = tmp_path / "keys"
+        FileKeyStore.create(directory)
+        return SealedPlace(
+            lambda seal: FileKeyStore(directory, seal=seal),
+            lambda: {each.stem: each.read_text().strip() for each in directory.glob("*.key")},
+            lambda version, text: owner_only.write(directory / f"{version}.key", text),
+        )
+    if request.param == "aws-secrets-manager":
+        secret: TestSecret = request.getfixturevalue("new_secret")()
+        return SealedPlace(
+            secret.sealed,
+            lambda: {name: text for name, text in json.loads(secret.text()).items() if re.fullmatch("v[0-9]+", name)},
+            lambda version, text: secret.overwrite(json.dumps({**json.loads(secret.text()), version: text})),
+        )
+    secrets: TestKeySecrets = request.getfixturevalue("new_key_secrets")()
+    names = {variable_of(version): str(version) for version in (V1, V2, V3)}
+    return SealedPlace(
+        secrets.sealed,
+        lambda: {names[name]: text for name, text in secrets.entries().items() if name in names},
+        lambda version, text: secrets.overwrite({variable_of(KeyVersion.parse(version)): text}),
+    )
+
+
+@pytest.fixture
+def seal(kms: Kms) -> Seal:
+    return Seal(AwsKmsKey(kms.key(), endpoint_url=kms.url), home=lambda: HOME)
+
+
+def test_a_store_holds_sealed_keys_alone_and_another_process_opens_each_once(
+    place: SealedPlace, seal: Seal, kms: Kms
+) -> None:
+    store = place.open(seal)
+    for version, number in ((V1, 1), (V2, 2), (V3, 3)):
+        add(store, version, key(number))
+    set_primary(store, V2)
+    archive(store, V3)
+    restore(store, V3)
+    archive(store, V1)
+    assert all(SEALED.fullmatch(text) for text in place.texts().values())
+    assert place.texts().keys() == {"v2", "v3"}
+    # Sealing, and seeing that it opens: moving a key takes no call.
+    assert sum(kms.calls.values()) == 6
+    new_process()
+    kms.calls.clear()
+    stored = place.open(replace(seal, home=None)).read()
+    assert place.open(replace(seal, home=None)).read() == stored
+    assert dict(stored.live) == {V2: key(2), V3: key(3)}
+    assert dict(stored.archived) == {V1: key(1)}
+    assert sum(kms.calls.values()) == 3
+    assert "sealed by aws-kms arn:aws:kms:us-east-1" in store.description
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param(lambda texts: texts["v1"], id="the text of another version"),
+        pytest.param(lambda texts: texts["v2"].replace(HOME, "f" * 32), id="another home"),
+        # moto takes what comes before for the name of a key.
+        pytest.param(lambda texts: re.sub(r"[A-Za-z0-9+/]{8}(?==*:arn)", "AAAAAAAA", texts["v2"]), id="edited"),
+        pytest.param(lambda texts: texts["v2"][:90], id="cut off"),
+    ],
+)
+def test_a_text_that_is_not_of_its_place_is_no_key(seal: Seal, changed: Callable[[dict[str, str]], str]) -> None:
+    texts = {str(version): seal.text_of(version, key(version.number)) for version in (V1, V2)}
+    new_process()
+    with pytest.raises(BrokenSealError):
+        seal.key_of(V2, changed(texts))
+    assert seal.key_of(V1, texts["v1"]) == key(1)
+
+
+def test_a_swapped_key_hides_no_other_and_an_outage_of_the_kms_is_no_damage(
+    place: SealedPlace, seal: Seal, kms: Kms
+) -> None:
+    store = place.open(seal)
+    add(store, V1, key(1))
+    place.put("v3", place.texts()["v1"])
+    new_process()
+    stored = store.read()
+    assert stored.live[V1] == key(1)
+    with pytest.raises(KeyStoreDamagedError, match=r"(v3|V3).* does not open under arn"):
+        stored.material(V3)
+    revision, before = store.read().revision, place.texts()
+    kms.refuses["Encrypt"] = "DisabledException"
+    with pytest.raises(KeyStoreUnavailableError, match=r"refuses Encrypt with arn.* \(DisabledException\); enable"):
+        store.add(V2, key(2), revision)
+    new_process()
+    kms.refuses["Decrypt"] = "AccessDeniedException"
+    with pytest.raises(KeyStoreUnavailableError, match=r"refuses Decrypt with arn.* \(AccessDeniedException\); give"):
+        store.read()
+    assert place.texts() == before
+    with pytest.raises(KeyStoreDamagedError, match=r"is sealed by aws-kms arn:.*; name that in \[keys.seal\]"):
+        place.open(Seal()).read().material(V1)
+
+
+# --- applications ---------------------------------------------------------------------------------------------------
+
+
+def test_each_key_ring_of_an_application_opens_sealed_keys(seal: Seal, kms: Kms, tmp_path: Path) -> None:
+    store = FileKeyStore.create(tmp_path / "keys")
+    store = FileKeyStore(tmp_path / "keys", seal=seal)
+    add(store, V1, key(1))
+    add(store, V2, key(2))
+    set_primary(store, V2)
+    texts = {version: (tmp_path / "keys" / f"{version}.key").read_text() for version in (V1, V2)}
+    new_process()
+    kms.calls.clear()
+
+    class Client:
+        def get_secret_value(self, **_: str) -> dict[str, str]:
+            return {"SecretString": json.dumps({"v1": texts[V1], "v2": texts[V2], "primary": "v2"})}
+
+    variables = {variable_of(version): text for version, text in texts.items()}
+    for keys in (
+        MountedKeyRing(tmp_path / "keys"),
+        EnvironmentKeyRing({**variables, "ENCRYPTION_PRIMARY_VERSION": "v2"}),
+        SecretsManagerKeyRing(Client(), "pazpaz"),
+    ):
+        ring = keys.reload()
+        assert (ring.material(V1), ring.material(V2), ring.primary) == (key(1), key(2), V2)
+    assert sum(kms.calls.values()) == 2
+
+
+def test_an_instance_works_on_through_an_outage_and_says_why_it_does_not_start_in_one(
+    seal: Seal, kms: Kms, tmp_path: Path
+) -> None:
+    FileKeyStore.create(tmp_path / "keys")
+    store = FileKeyStore(tmp_path / "keys", seal=seal)
+    add(store, V1, key(1))
+    set_primary(store, V1)
+    keys = MountedKeyRing(tmp_path / "keys")
+    keys.reload()
+    kms.refuses["Decrypt"] = "KMSInvalidStateException"
+    assert keys.reload().material(V1) == key(1)
+    new_process()
+    with pytest.raises(InvalidKeyError, match=r"ENCRYPTION_MASTER_KEY is sealed: AWS KMS refuses Decrypt .*KMSInvalid"):
+        MountedKeyRing(tmp_path / "keys")()
+    kms.refuses.clear()
+    assert MountedKeyRing(tmp_path / "keys")().material(V1) == key(1)
