@@ -44,6 +44,16 @@ class DeterministicValueError(KeyRotationError):
         )
 
 
+class NothingEncryptedYetError(KeyRotationError):
+    """A column encrypts at once, and the primary is still plaintext."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the primary is plaintext, under which nothing is encrypted; give the column encrypted_from=1 until its "
+            "rotation is over"
+        )
+
+
 class UnknownKeyVersionError(KeyRotationError):
     """A ciphertext names a key version that the ring does not hold."""
 

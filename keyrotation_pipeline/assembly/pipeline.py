@@ -52,9 +52,11 @@ from keyrotation_pipeline.backups.destruction import DESTROY
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import AuditError, HomeError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.formats.vault_transit.server import server_at
+from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceOf
+from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.page_reading import Verification
 from keyrotation_pipeline.model.requests import RequestAction
 from keyrotation_pipeline.model.witnesses import Witness
@@ -216,7 +218,11 @@ def initialise(
             require_not_of_others(stored := pipeline.keys.read(), pipeline.ledger.replayed())
             trial = None
             if ring is None:
-                claim_store(pipeline, stored, tried=not stored.versions)
+                stored = claim_store(pipeline, stored, tried=not stored.versions)
+                if _begins_without_key(pipeline, stored):
+                    require_signed_key_store(pipeline)
+                    pipeline.keys.set_primary(PLAINTEXT, stored.revision)
+                    pin_hosts(pipeline)
             else:
                 require_signed_key_store(pipeline)
                 trial = _tried(pipeline, ring, place_of or pipeline.keys.place_of)
@@ -229,6 +235,13 @@ def initialise(
             if settings.activated_at is not None:
                 keys.declare_activation(pipeline, settings.activated_at)
     return trial
+
+
+def _begins_without_key(pipeline: Pipeline, stored: StoredKeys) -> bool:
+    """Returns whether there has never been a key, and every declared column holds plaintext."""
+    begun = all(set(table.columns) == set(table.begun) for table in pipeline.tables)
+    known = stored.versions or pipeline.ledger.keys()
+    return begun and bool(pipeline.tables) and not known and stored.primary in {None, PLAINTEXT}
 
 
 def upgrade_restored(settings: Settings, *, actor: str) -> None:

@@ -96,7 +96,7 @@ def _opened(state: AuditState, entry: AuditEntry, fact: RequestOpened) -> None:
 
 def _signed_facts(state: AuditState, request: str, fact: RequestOpened) -> Mapping[str, str | None]:
     """What the text to sign must say, for the facts of a request."""
-    source, known = f"{fact.source} {fact.fingerprint}", fact.action is not RequestAction.POLICY
+    source, known = f"{fact.source} {fact.fingerprint}".rstrip(), fact.action is not RequestAction.POLICY
     target = {
         RequestAction.ROTATE: str(fact.target),
         RequestAction.RECONCILE: str(fact.target),

@@ -19,6 +19,7 @@ from keyrotation_pipeline.backups.catalog import (
 )
 from keyrotation_pipeline.backups.completeness import is_covered, last_finished
 from keyrotation_pipeline.errors import AuditError, BackupError, KeyRotationError, KeyStoreError
+from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.audit import EventKind, Note
@@ -181,12 +182,12 @@ def _keys(site: BackupContext, stamp: str) -> tuple[tuple[KeyCopy, ...], list[st
     """A file of every key that is not destroyed: rows, snapshots and stored dumps may need each of them."""
     registered = site.pipeline.ledger.keys()
     records = [record for record in registered if record.state is not KeyState.DESTROYED]
-    if not records:
-        return (), ["there is no key to back up; run `keyrotation init`"]
     try:
         stored = site.pipeline.keys.read()
     except KeyStoreError as error:
         return (), [str(error)]
+    if not records and stored.primary != PLAINTEXT:
+        return (), ["there is no key to back up; run `keyrotation init`"]
     copies, failures = [], []
     for record in records:
         try:

@@ -18,6 +18,7 @@ from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.template import configuration
 from keyrotation_pipeline.errors import ConfigurationError
+from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT
 from keyrotation_pipeline.fieldcrypto.keyring import FIRST_KEY_VARIABLE, KeyRing, variable_of
 from keyrotation_pipeline.model.audit import instant
 from keyrotation_pipeline.model.key_trial import GivenKeys, KeyTrial
@@ -123,12 +124,12 @@ def _key_setting(declared: Settings) -> str:
 def _summary(pipeline: Pipeline, path: Path, wanted: str) -> dict[str, Any]:
     roster = pipeline.ledger.pinned_roster()
     keys = pipeline.ledger.keys()
-    if not keys:
+    primary = pipeline.keys.read().primary
+    if not keys and primary != PLAINTEXT:
         raise ConfigurationError(
             f"the schema is ready and the roster pinned, but there is no key; set {wanted}, then run "
             "`keyrotation init` again"
         )
-    primary = pipeline.keys.read().primary
     return {
         "configuration": str(path),
         "written": False,
@@ -152,7 +153,7 @@ def _summary(pipeline: Pipeline, path: Path, wanted: str) -> dict[str, Any]:
 def _lines(
     summary: dict[str, Any], trial: KeyTrial | None, lost: Sequence[str], newcomer: str | None
 ) -> Iterator[output.Line]:
-    versions = ", ".join(f"{key['version']} ({key['state']})" for key in summary["key_versions"])
+    versions = ", ".join(f"{key['version']} ({key['state']})" for key in summary["key_versions"]) or "none yet"
     yield f"keys      {versions}; primary {summary['primary']}"
     if trial is not None:
         yield from _tried(trial)

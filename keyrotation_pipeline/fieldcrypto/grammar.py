@@ -18,6 +18,8 @@ from typing import Self
 from keyrotation_pipeline.errors import InvalidKeyError, MalformedCiphertextError
 
 TAG_BYTES = 16
+_NO_KEY = "plaintext"
+_CODE_OF_NO_KEY = -4  # which no value has
 MAX_VERSION_NUMBER = 999_999
 
 
@@ -115,15 +117,25 @@ class KeyVersion:
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Parses ``v2`` or ``v2x``.
+        """Parses ``v2`` or ``v2x``, or the word for no key, ``plaintext``.
 
         Raises:
             InvalidKeyError: anything else, also ``v02``, ``V2``, ``v2X`` and `` v2``.
         """
+        if name == _NO_KEY:
+            return cls.without_key()
         if not _VERSION.match(name):
             raise InvalidKeyError("a key version is named v1, v2, … without leading zeros")
         second = name.endswith(SECOND.marker)
         return cls(int(name[1:].rstrip(SECOND.marker)), SECOND.number if second else FIRST.number)
+
+    @classmethod
+    def without_key(cls) -> Self:
+        """Returns what stands for plaintext: it comes before every version, and never has a key or a state."""
+        made = object.__new__(cls)
+        object.__setattr__(made, "number", 0)
+        object.__setattr__(made, "generation_number", FIRST.number)
+        return made
 
     @classmethod
     def of_code(cls, code: int) -> Self:
@@ -133,7 +145,9 @@ class KeyVersion:
 
     @property
     def code(self) -> int:
-        """Returns one number for the version, as SQL counts by it: 2 for v2, 1000002 for v2x."""
+        """Returns one number for the version, by which SQL counts: 2 for v2, 1000002 for v2x."""
+        if not self.number:
+            return _CODE_OF_NO_KEY
         return (self.generation_number - 1) * (MAX_VERSION_NUMBER + 1) + self.number
 
     @property
@@ -156,7 +170,11 @@ class KeyVersion:
         return type(self)(self.number + 1, (generation or self.generation).number)
 
     def __str__(self) -> str:
-        return f"v{self.number}{self.generation.marker}"
+        return f"v{self.number}{self.generation.marker}" if self.number else _NO_KEY
+
+
+# The primary of a home without a key, and what its first rotation starts from.
+PLAINTEXT = KeyVersion.without_key()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ from keyrotation_pipeline.errors import (
     BrokenSealError,
     InvalidKeyError,
     KeyStoreUnavailableError,
+    NothingEncryptedYetError,
     UnknownKeyVersionError,
 )
-from keyrotation_pipeline.fieldcrypto.grammar import FIRST, MAX_VERSION_NUMBER, SECOND, KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import FIRST, MAX_VERSION_NUMBER, PLAINTEXT, SECOND, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import AesKey, KeyMaterial, Passphrase, TransitKey
 
@@ -64,7 +65,7 @@ def version_in(name: str) -> KeyVersion | None:
 
 
 def keys_in(environment: Mapping[str, str]) -> dict[KeyVersion, KeyMaterial]:
-    """Reads every key that is set.
+    """Reads every key that is set, which may be none where plaintext is named as the primary.
 
     Raises:
         InvalidKeyError: none is set, one is not a key, or is sealed and cannot be opened, or a variable is misnamed
@@ -75,7 +76,7 @@ def keys_in(environment: Mapping[str, str]) -> dict[KeyVersion, KeyMaterial]:
         version = version_in(name) if environment[name].strip() else None
         if version is not None:
             keys[version] = _material(name, version, environment[name])
-    if not keys:
+    if not keys and environment.get(PRIMARY_VARIABLE, "").strip() != str(PLAINTEXT):
         raise InvalidKeyError(f"no key is set; set {FIRST_KEY_VARIABLE} to the base64 of 32 bytes")
     return keys
 
@@ -132,7 +133,7 @@ def _named_primary(name: str, keys: Mapping[KeyVersion, KeyMaterial]) -> KeyVers
     except InvalidKeyError:
         # Does not print the value: somebody may have put a key there.
         raise InvalidKeyError(f"{PRIMARY_VARIABLE} does not name a key version; write it as v1, v2, …") from None
-    if primary not in keys:
+    if primary not in keys and primary != PLAINTEXT:
         raise InvalidKeyError(
             f"{PRIMARY_VARIABLE} is {primary}, but {variable_of(primary)} is not set; set it, or name another primary"
         )
@@ -182,8 +183,9 @@ class KeyRing:
     """Holds immutable key versions with a named primary; safe to share between threads.
 
     Args:
-        keys: at least one.
-        primary: the version that `encrypt` uses; named, never inferred from the numbers.
+        keys: at least one, unless the primary is plaintext.
+        primary: the version that `encrypt` uses; named, never inferred from the numbers. `PLAINTEXT`: nothing is
+            encrypted yet.
         compromised: versions that may be read but never used for encryption again.
 
     Raises:
@@ -198,7 +200,7 @@ class KeyRing:
         primary: KeyVersion,
         compromised: Collection[KeyVersion] = (),
     ) -> None:
-        if primary not in keys:
+        if primary not in keys and primary != PLAINTEXT:
             raise InvalidKeyError(
                 f"the primary {primary} is not in the key ring; store its key, or name another primary"
             )
@@ -268,8 +270,11 @@ class KeyRing:
         """Returns the cipher of one version: always the same object, made once, safe between threads.
 
         Raises:
+            NothingEncryptedYetError: it is that of plaintext.
             UnknownKeyVersionError: the ring does not hold it, or only what no cipher of our own format takes.
         """
+        if version == PLAINTEXT:
+            raise NothingEncryptedYetError
         try:
             return self._ciphers[version]
         except KeyError:

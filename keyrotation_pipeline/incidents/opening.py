@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import IncidentError, KeyRotationError, RequestError
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.incidents.report import kept_report
 from keyrotation_pipeline.model.audit_state import Incidents
 from keyrotation_pipeline.model.incident_events import EmergencyPrepared, FlagRepeated, FlagSetAside, IncidentOpened
@@ -160,6 +160,8 @@ def _suspected(pipeline: Pipeline, reported: Reported) -> tuple[KeyVersion, ...]
     if reported.type.reaches_every_key and live:
         return live
     active = active_version(registered)
+    if active is None and pipeline.keys.read().primary == PLAINTEXT:
+        raise IncidentError("nothing is encrypted yet, so no key is at risk; name the versions if one was made")
     if walk is not None and not reported.type.reaches_every_key and active in {None, walk.source, walk.target}:
         return (walk.source,)
     in_use = active or pipeline.keys.read().primary

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Self
 
 from keyrotation_pipeline.errors import KeyStoreDamagedError
-from keyrotation_pipeline.fieldcrypto.grammar import FIRST, SECOND, KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import FIRST, PLAINTEXT, SECOND, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing, in_both_generations
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import AuditHead
@@ -243,7 +243,7 @@ class StoredKeys:
                 "the key store names no primary; if its key was lost, put it back with `keyrotation restore-key`, "
                 "else run `keyrotation init`"
             )
-        if self.primary not in self.live:
+        if self.primary not in self.live and self.primary != PLAINTEXT:
             raise KeyStoreDamagedError(
                 f"the key store's primary is {self.primary}, whose key is not live there; "
                 f"put it back with `keyrotation restore-key {self.primary}`"

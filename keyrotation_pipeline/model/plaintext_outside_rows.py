@@ -93,7 +93,7 @@ class ServerFiles:
 
 @dataclass(frozen=True, slots=True)
 class PlaintextOutsideRows(Fact):
-    """Where plaintext of encrypted columns is known outside the live rows; recorded when that changes.
+    """Where plaintext of encrypted columns is known outside the live rows.
 
     Args:
         columns: without any, nothing is known: a rollback has applications write plaintext again.

@@ -113,6 +113,18 @@ def _rotate(fields: Fields) -> Iterator[str]:
             f"leads back to {old}. No key is destroyed: the server keeps {old}, and can be told to read it again."
         )
         return
+    if old == "plaintext":
+        yield (
+            f"What happens: applications get their first key, {target}, and write with it from then on. All data in "
+            "the columns listed below are encrypted with it."
+        )
+        yield from _limits(fields)
+        yield from _ends(fields)
+        yield (
+            f"What cannot be undone: once applications may write with {target}, this can no longer be stopped, and "
+            f"nothing leads back to plain text. Without {target} nobody can read these data any more."
+        )
+        return
     yield (
         f"What happens: applications get the key {target} and write with it from then on. All data in the columns "
         f"listed below are encrypted again with {target}. At the end {old}{older} is taken from the applications, "

@@ -18,7 +18,7 @@ from keyrotation_pipeline.backups.rehearsal import last_rehearsal
 from keyrotation_pipeline.errors import KeyRotationError, SigningRecoveryKeyError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.codecs.format import notation_of
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.backups import BACKUP_STALE_AFTER
 from keyrotation_pipeline.model.fleet import (
@@ -229,6 +229,9 @@ def _keys(pipeline: Pipeline, trial: KeyTrial | None) -> Iterator[Check]:
         backup = require_backed_up(pipeline.vault, present_key(pipeline))
         return f"{backup.name} of {utc_minute(backup.made_at)} is there with its hash, in every place"
 
+    if pipeline.keys.read().primary == PLAINTEXT:
+        yield green("current_key_is_intact", "there is no key yet: the primary is plaintext")
+        return
     yield _refused("current_key_is_intact", intact)
     yield _refused("current_key_is_backed_up", backed_up)
 

@@ -118,7 +118,7 @@ def _dead(pipeline: Pipeline, rotation: str) -> tuple[Sequence[HistoryEntry], Le
     verifiers = pipeline.signatures.verify_as_of, pipeline.ledger.verify_event
     entries, state = whole_history(verified_events(pipeline), *verifiers)
     retired = retirement_of(entries, rotation)
-    if retired is None:
+    if retired is None or not retired.fact.taken_from_applications:
         raise RequestError(f"rotation {rotation} has retired no key; `keyrotation history` shows those that have")
     require_dead(retired)
     require_not_in_use(pipeline, retired)

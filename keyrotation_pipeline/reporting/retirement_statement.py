@@ -32,7 +32,9 @@ def dead_keys(entries: Sequence[HistoryEntry]) -> Iterator[Retirement]:
     """The retirements whose keys are still dead, and that nothing contradicts; oldest first."""
     for rotation in dict.fromkeys(each.request for each in entries if isinstance(each.fact, KeyRetired)):
         retired = retirement_of(entries, rotation or "")
-        if retired is not None and not retired.revived and not retired.contradicted_by:
+        if retired is None or not retired.fact.taken_from_applications:
+            continue
+        if not retired.revived and not retired.contradicted_by:
             yield retired
 
 

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from keyrotation_pipeline.errors import ApprovalError, RequestError
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE, UNBOUND
-from keyrotation_pipeline.fieldcrypto.grammar import FIRST, SECOND, KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import FIRST, PLAINTEXT, SECOND, KeyVersion
 from keyrotation_pipeline.model.approval import (
     HEADER,
     ApprovalText,
@@ -178,7 +178,9 @@ def signed_as_gone(ledger: Ledger, request: Request, gone: tuple[str, ...]) -> t
 
 
 def stored_source(_pipeline: Pipeline, request: Request, stored: StoredKeys) -> str:
-    """The source version and the fingerprint of its key in the key store."""
+    """The source version and the fingerprint of its key in the key store, which plaintext has none of."""
+    if request.source == PLAINTEXT:
+        return str(request.source)
     return f"{request.source} {stored.material(request.source).fingerprint}"
 
 

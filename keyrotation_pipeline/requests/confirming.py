@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from keyrotation_pipeline.audit.events import entry_of, recorded
 from keyrotation_pipeline.errors import ApprovalError, RequestError
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.model.approval import header_of
 from keyrotation_pipeline.model.audit import AuditEvent, EventKind
 from keyrotation_pipeline.model.fleet import Confirmation, Gone, RolloutMode, RolloutTarget, TargetKind
@@ -41,8 +41,12 @@ def is_to_make_key(ledger: Ledger, walk: Walk) -> bool:
 
 
 def awaits_named_primary(pipeline: Pipeline, walk: Walk) -> bool:
-    """Whether the walk's key may be made only once applications are seen to name their primary."""
-    return pipeline.rollout.mode is RolloutMode.ATTEST and is_to_make_key(pipeline.ledger, walk)
+    """Whether the walk's key may be made only once applications are seen to name their primary.
+
+    Without a key nothing proves their reports yet, and the key store names the primary with the first one.
+    """
+    is_to_make = walk.source != PLAINTEXT and is_to_make_key(pipeline.ledger, walk)
+    return pipeline.rollout.mode is RolloutMode.ATTEST and is_to_make
 
 
 def target_at(pipeline: Pipeline, walk: Walk) -> RolloutTarget:

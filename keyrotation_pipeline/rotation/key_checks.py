@@ -10,7 +10,7 @@ from datetime import timedelta
 from keyrotation_pipeline.errors import RequestError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.blind_index import takes_turns
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial, PlaceProbe
 from keyrotation_pipeline.model.keys import KeyUsage, StoredKeys
@@ -94,9 +94,11 @@ def _opens_nothing(trial: KeyTrial, primary: KeyVersion | None) -> bool:
 
 def undetermined_turns(tables: Sequence[EncryptedTable], ring: KeyRing) -> tuple[str, ...]:
     """Why an application could not tell which of its keys search indexes in a column are under; (): it can."""
+    if not has_blind_indexes(tables):
+        return ()
     keys = {version: ring.material(version) for version in ring.versions}
     first, *others = keys
-    if not has_blind_indexes(tables) or takes_turns(first, keys[first], {each: keys[each] for each in others}):
+    if takes_turns(first, keys[first], {each: keys[each] for each in others}):
         return ()
     message = (
         f"the last digits of the master keys {', '.join(map(str, keys))} do not alternate between odd and even, so the "
@@ -196,7 +198,7 @@ _DIVIDE = (
 def usage_of_primary(pipeline: Pipeline) -> KeyUsage | None:
     """The upper bound for the primary: all writes that the server counted, and the rotation to it."""
     primary = pipeline.keys.read().primary
-    if primary is None:
+    if primary is None or primary == PLAINTEXT:
         return None
     columns = {str(table.name): len(table.columns) for table in pipeline.tables}
     written = pipeline.inventory.written_rows(pipeline.tables)
@@ -225,7 +227,7 @@ def require_room(pipeline: Pipeline, target: KeyVersion, counts: Sequence[TableC
     declared = pipeline.tables[0].format
     if not declared.encrypts_by_gcm:
         return
-    values = sum(sum(count.values_by_version.values()) for count in counts)
+    values = sum(sum(count.values_by_version.values()) + count.plaintext for count in counts)
     used = usage_of_primary(pipeline)
     writes = 0 if used is None else max(0, used.by_applications - used.by_rotations)
     expected = KeyUsage(target, writes, values)

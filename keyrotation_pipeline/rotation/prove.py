@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from keyrotation_pipeline.errors import BlockedError, ProofError, StaleWriterError
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE
 from keyrotation_pipeline.model.progress import Progress, Report
@@ -61,8 +61,12 @@ def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> P
 
 
 def retired_versions(ledger: Ledger, rotation: Walk) -> tuple[KeyVersion, ...]:
-    """Every version ever registered but the target: what must have no values, and what the fences refuse."""
-    return tuple(record.version for record in ledger.keys() if record.version != rotation.target)
+    """Every version ever registered but the target: what must have no values, and what the fences refuse.
+
+    And plaintext, where it is what the rotation starts from.
+    """
+    versions = tuple(record.version for record in ledger.keys() if record.version != rotation.target)
+    return (PLAINTEXT, *versions) if rotation.source == PLAINTEXT else versions
 
 
 def _fence(pipeline: Pipeline, rotation: Walk, retired: tuple[KeyVersion, ...], report: Report) -> None:

@@ -10,7 +10,7 @@ from keyrotation_pipeline.errors import (
     ProofError,
     StaleWriterError,
 )
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.fleet import RolloutTarget, TargetKind
 from keyrotation_pipeline.model.key_events import KeyRetired, ProvenAgain, ReplicasAccounted, RetirementIntended
@@ -178,7 +178,8 @@ def _versions_to_take(pipeline: Pipeline, rotation: Walk) -> tuple[KeyVersion, .
     stored, state = pipeline.keys.read(), pipeline.ledger.replayed()
     unseen = {record.version for record in pipeline.ledger.keys() if state.may_be_held(record)}
     concerned = {rotation.source, *stored.live, *unseen.intersection(stored.archived)}
-    return tuple(each for each in retired_versions(pipeline.ledger, rotation) if each in concerned)
+    retired = retired_versions(pipeline.ledger, rotation)
+    return tuple(each for each in retired if each in concerned and each != PLAINTEXT)
 
 
 def _require_writers(pipeline: Pipeline, rotation: Walk) -> None:

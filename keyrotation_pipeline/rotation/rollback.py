@@ -12,7 +12,7 @@ from typing import Any
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import BlockedError, KeyStoreDamagedError, RequestError
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended, PrimaryChangeIntended
 from keyrotation_pipeline.model.keys import LOST, KeyMade, KeyRecord, KeyState, StoredKeys, active_version
@@ -189,6 +189,11 @@ def _require_undoable(pipeline: Pipeline, rotation: Walk, primary: KeyVersion | 
         raise RequestError(
             f"the server that holds the keys encrypts with its newest version, so rotation {rotation.id} cannot be "
             f"rolled back; finish it with `keyrotation rotate {rotation.id}`, or run `keyrotation request`"
+        )
+    if rotation.source == PLAINTEXT:
+        raise RequestError(
+            f"rotation {rotation.id} is the first one, and nothing leads back to plaintext; cancel it before "
+            f"{rotation.target} is the primary, else finish it with `keyrotation rotate {rotation.id}`"
         )
     if rotation.done(Step.KEY_VERSION) is None:
         raise RequestError(f"rotation {rotation.id} has made no key yet; cancel it with `keyrotation cancel`")

@@ -7,7 +7,7 @@ from math import inf
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import BackupError, PreflightError, RequestError
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.fieldcrypto.search_index import is_odd
 from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.incident_events import EmergencyPrepared
@@ -105,7 +105,8 @@ def open_request(
     continued = former if former is not None and _leads_on(pipeline, former, known) else None
     source, target, counts = _ends(pipeline, continued)
     if continued is None and incident is None:
-        require_backed_up(pipeline.vault, source)
+        if source.version != PLAINTEXT:
+            require_backed_up(pipeline.vault, source)
         # Not an emergency: a key that somebody else knows is worse than one that has encrypted too much.
         require_room(pipeline, target, counts)
         _require_no_other_key(pipeline)
@@ -180,7 +181,8 @@ def require_backed_up(vault: BackupVault, record: KeyRecord) -> KeyBackup:
 def _ends(pipeline: Pipeline, continued: Walk | None) -> tuple[KeyRecord, KeyVersion, tuple[TableCount, ...]]:
     """The source key, the target version, and the counts from which a new version was chosen."""
     if continued is not None:
-        source = next(each for each in pipeline.ledger.keys() if each.version == continued.source)
+        records = (*pipeline.ledger.keys(), _no_key(pipeline))
+        source = next(each for each in records if each.version == continued.source)
         return source, continued.target, ()
     return present_key(pipeline), *_target(pipeline)
 
@@ -214,6 +216,8 @@ def _authorises(pipeline: Pipeline, request: Request) -> str:
     beginning = (
         f"{held_in_words(held_compromised(pipeline.ledger, request))}{taking_over(pipeline.ledger, request) or ended}"
     )
+    if request.source == PLAINTEXT:
+        return f"{beginning}create {request.target}, distribute, promote, encrypt plaintext, fence{older}"
     return (
         f"{beginning}create {request.target}, distribute, promote, re-encrypt, fence, retire, "
         f"archive {request.source}{older}"
@@ -303,10 +307,17 @@ def _is_stuck(pipeline: Pipeline, rotation: Walk) -> bool:
 def present_key(pipeline: Pipeline) -> KeyRecord:
     """The primary, as registered, if the key store holds exactly that key."""
     stored = pipeline.keys.read()
+    if stored.primary == PLAINTEXT:
+        return _no_key(pipeline)
     if stored.primary is None or (record := keys.record_of(pipeline.ledger, stored.primary)) is None:
         raise RequestError("the key store has no registered primary; run `keyrotation init`")
     stored.registered(record)
     return record
+
+
+def _no_key(pipeline: Pipeline) -> KeyRecord:
+    """What a home without a key starts from; it is no record of the ledger."""
+    return KeyRecord(PLAINTEXT, KeyState.ACTIVE, "", pipeline.clock.now())
 
 
 def _target(pipeline: Pipeline) -> tuple[KeyVersion, tuple[TableCount, ...]]:
@@ -330,7 +341,7 @@ def next_version(pipeline: Pipeline, counts: Sequence[TableCount]) -> KeyVersion
     seen.update(stored.versions)
     seen.update(version for count in counts for version in count.values_by_version)
     value_format = pipeline.tables[0].format  # all tables have one format
-    following = value_format.next_of(max(seen))
+    following = value_format.next_of(max(seen, default=PLAINTEXT))
     indexed = any(table.indexes for table in pipeline.tables)
     shared = indexed and any(is_odd(following) == is_odd(oldest) for oldest in list(stored.live)[:1])  # in order
     return value_format.next_of(following) if shared else following

@@ -145,7 +145,7 @@ def home(
     return made
 
 
-def rotate(home: Home, request: str) -> str:
+def rotate(home: Commands, request: str) -> str:
     """What `rotate` says where it stops; "": it is over."""
     result = CliRunner().invoke(app, ["rotate", request, "--config", str(home.file)])
     return "" if result.exit_code == 0 else str(result.exception)

@@ -17,7 +17,7 @@ from keyrotation_pipeline.errors import (
     KeyStoreError,
     KeyStoreUnavailableError,
 )
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import StoredKeys
@@ -212,6 +212,18 @@ class KeyStoreContract:
     def test_the_primary_may_go_back(self, store: KeyStore) -> None:
         set_primary(store, V1)
         assert set_primary(store, V1).ring().primary == V1
+
+    def test_plaintext_is_the_primary_of_a_store_until_a_key_is(self, place: Place) -> None:
+        store = place.open()
+        assert shape(set_primary(store, PLAINTEXT)) == ((), (), PLAINTEXT)
+        assert place.open().read().ring().versions == ()
+        add(store, V1, key(1))
+        ring = place.open().read().ring()
+        assert (ring.versions, ring.primary) == ((V1,), PLAINTEXT)
+        assert set_primary(store, V1).primary == V1
+        with pytest.raises(KeyStoreError, match="nothing leads back to plaintext"):
+            set_primary(store, PLAINTEXT)
+        assert shape(place.open().read()) == ((V1,), (), V1)
 
     def test_an_archived_key_leaves_the_ring_and_is_kept(self, store: KeyStore, place: Place) -> None:
         archive(store, V1)

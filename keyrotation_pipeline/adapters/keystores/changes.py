@@ -5,7 +5,7 @@ whether the store is already as requested, and only then whether it was changed 
 """
 
 from keyrotation_pipeline.errors import KeyStoreConflictError, KeyStoreError
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import StoredKeys, StoreOwner
 
@@ -40,11 +40,13 @@ def needs_promoting(stored: StoredKeys, version: KeyVersion, revision: str) -> b
     """Returns whether the primary must be named.
 
     Raises:
-        KeyStoreError: the version is not live, or compromised.
+        KeyStoreError: the version is not live, or compromised; or it is plaintext, and a key is the primary.
     """
     if version in stored.compromised:
         raise KeyStoreError(f"{version} is compromised and never becomes the primary again; name another version")
-    if version not in stored.live:
+    if version == PLAINTEXT and stored.primary not in {None, PLAINTEXT}:
+        raise KeyStoreError(f"{stored.primary} is the primary, and nothing leads back to plaintext; leave it")
+    if version not in stored.live and version != PLAINTEXT:
         raise KeyStoreError(f"{version} is not live in the key store and cannot be the primary; add its key first")
     return stored.primary != version and _unless_changed(stored, revision)
 

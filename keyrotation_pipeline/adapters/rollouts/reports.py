@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, from_json
 
 from keyrotation_pipeline.errors import InvalidKeyError
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.possession import proof_of_possession
 from keyrotation_pipeline.fieldcrypto.reads import NO_VERSION
@@ -129,7 +129,7 @@ class _Content:
 
     nonce: Annotated[str, Field(max_length=100)]
     at: _UtcTime
-    reads: Annotated[tuple[_Version, ...], Field(min_length=1)]
+    reads: tuple[_Version, ...]  # empty only while the primary is plaintext
     writes: _Version
     names_primary: bool = False
     sign_off: Annotated[bool, Field(alias="farewell")] = False
@@ -140,7 +140,7 @@ class _Content:
 
     @property
     def versions(self) -> tuple[KeyVersion, ...]:
-        return tuple(sorted({*self.reads, self.writes}))
+        return tuple(sorted({*self.reads, self.writes} - {PLAINTEXT}))
 
 
 @cache
@@ -227,7 +227,7 @@ def _instance(name: str, last: _Judged, judged: Sequence[_Judged]) -> Instance:
     return Instance(
         name=name,
         reads=tuple(sorted(set(content.reads).intersection(last.proven))),
-        writes=content.writes if content.writes in last.proven else None,
+        writes=content.writes if content.writes in {PLAINTEXT, *last.proven} else None,
         reported_at=last.row.reported_at,
         silent=last.row.silent,
         decrypted=tuple(_decrypted(content)),

@@ -5,8 +5,9 @@ import traceback
 
 import pytest
 
-from keyrotation_pipeline.errors import InvalidKeyError, UnknownKeyVersionError
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.errors import InvalidKeyError, NothingEncryptedYetError, UnknownKeyVersionError
+from keyrotation_pipeline.fieldcrypto.cipher import encrypt
+from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64, raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing, variable_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -198,3 +199,14 @@ def test_nothing_is_encrypted_under_a_compromised_version(primary: str, compromi
     with pytest.raises(InvalidKeyError, match=refusal) as refused:
         KeyRing.from_environment(environment)
     assert KEY not in str(refused.value)
+
+
+def test_without_a_key_the_primary_is_plaintext_under_which_nothing_is_encrypted() -> None:
+    named = {"ENCRYPTION_PRIMARY_VERSION": "plaintext"}
+    ring = KeyRing.from_environment(named)
+    assert (ring.versions, ring.primary, str(ring.primary)) == ((), PLAINTEXT, "plaintext")
+    assert KeyVersion.parse("plaintext") == PLAINTEXT < KeyVersion(1) == PLAINTEXT.next()
+    with_key = KeyRing.from_environment({**named, "ENCRYPTION_MASTER_KEY": base64_of(KeyMaterial(bytes(32)))})
+    assert (with_key.versions, with_key.primary) == ((KeyVersion(1),), PLAINTEXT)
+    with pytest.raises(NothingEncryptedYetError, match="encrypted_from=1"):
+        encrypt(with_key, "Anna")

@@ -17,6 +17,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import (
     LONGEST_PREFIX_CHARS,
     MAX_VERSION_NUMBER,
     NEAR_MISS_PATTERN,
+    PLAINTEXT,
     PREFIX_PATTERN,
     SECOND,
     SHORTEST_UNPADDED_CHARS,
@@ -347,7 +348,8 @@ def refusal(
     version = f"""split_part(("left"({text}, {_FENCE_CHARS}) COLLATE "C"), ':'::text, 1)"""
     # It must depend on the row: a constant would be cast, and fail, during planning.
     failing = f"""((('keyrotation: key version '::text || {version}) || ' is retired'::text))::boolean"""
-    refused = [wanted, [version.other_generation for version in wanted]] if other_generation else [wanted]
+    others = [version.other_generation for version in wanted if version != PLAINTEXT] if other_generation else []
+    refused = [wanted, others] if others else [wanted]
     begins = _has_head if plaintext is False else _begins_with
     cases = "".join(f"\n    WHEN {begins(text, each)} THEN {failing}" for each in refused)
     if plaintext:
@@ -392,9 +394,8 @@ def versions_refused(constraint: str) -> tuple[KeyVersion, ...]:
     """Returns the retired versions in a constraint that `refusal` made, in order, without their twins."""
     # Of a CASE the first condition; of one over an array all, each of which has one version.
     conditions = "".join(re.findall(r"\n(?:CASE\n    WHEN |    WHEN (?=\(strpos\())([^\n]*)", constraint))
-    return tuple(
-        sorted({KeyVersion.parse(name) for name in re.findall(rf"'({VERSION_PATTERN}):(?:_+:%)?'", conditions)})
-    )
+    names = re.findall(rf"'({VERSION_PATTERN}|{PLAINTEXT}):(?:_+:%)?'", conditions)
+    return tuple(sorted(map(KeyVersion.parse, set(names))))
 
 
 def knows(versions: Iterable[KeyVersion]) -> bool:  # noqa: ARG001
