@@ -3,8 +3,11 @@
 import base64
 import json
 import os
+import subprocess
+import sys
 import threading
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -21,6 +24,7 @@ from keyrotation_pipeline.encrypted_type import Attestation, EncryptedType, Moun
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
 from keyrotation_pipeline_tests.applications import beside
+from keyrotation_pipeline_tests.waiting import eventually
 
 ROWS = 300
 STRANGE = ["v2: final version", "v1:", "100 %", f"v2:{'A' * 16}:-", "Zürich 😀", "x" * 5000]
@@ -104,6 +108,11 @@ class Home(Commands):
     def versions(self) -> dict[str, int]:
         (table,) = self.shown("status", "--count")["tables"]
         return dict(table["values_by_version"])
+
+    def events(self) -> int:
+        with psycopg.connect(self.url) as connection:
+            ((number,),) = connection.execute("SELECT count(*) FROM keyrotation.audit_events").fetchall()
+        return int(number)
 
     def table(self) -> dict[str, object]:
         (table,) = self.shown("status", "--count")["tables"]
@@ -230,3 +239,71 @@ def test_a_rollback_brings_values_back_and_the_next_rotation_encrypts_what_was_w
     assert application.read() == home.expected
     assert {note[:3] for note in home.stored()} == {"v3:"}
     assert home.table()["unencrypted"] == 0
+
+
+@dataclass
+class StaleWriter:
+    """An instance of the old release that does not report itself, and writes plaintext at any moment.
+
+    Args:
+        refused, written: how many of its writes the table refused, and how many it took.
+    """
+
+    home: Home
+    wrong: list[str] = field(default_factory=list)
+    refused: int = 0
+    written: int = 0
+
+    def work(self, stop: threading.Event) -> None:
+        chance = Random(7)
+        with psycopg.connect(self.home.url) as connection:
+            while not stop.wait(chance.uniform(0, 1.5)):
+                row, text = chance.randrange(ROWS), f"v2: stale {self.written}"
+                connection.execute("SELECT FROM public.cases WHERE id = %s FOR UPDATE", (row,))
+                try:
+                    connection.execute("UPDATE public.cases SET note = %s WHERE id = %s", (text, row))
+                except psycopg.errors.InvalidTextRepresentation as error:
+                    self.refused += "plaintext is refused" in str(error)
+                    connection.rollback()
+                    continue
+                self.home.expected[row] = (self.home.expected[row][0], text)  # while the row is locked
+                connection.commit()
+                self.written += 1
+
+
+@pytest.mark.extended
+def test_kills_at_every_step_and_a_stale_writer_lose_nothing(home: Home) -> None:
+    new, stale, chance = home.release(2), StaleWriter(home), Random(20261202)
+    command = [str(Path(sys.executable).with_name("keyrotation")), "rotate", "", "--config", str(home.file)]
+    kills, phases = 0, set[str]()
+    with ExitStack() as running:
+        running.callback(new.attest().stop)
+        running.enter_context(beside(new.work))
+        running.enter_context(beside(stale.work))
+        command[2] = home.typed("request", "--reason", "encrypt the notes").splitlines()[-1]
+        home.sign(command[2])
+        for _ in range(120):
+            wanted = home.events() + chance.randint(1, 3)
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while process.poll() is None and home.events() < wanted:
+                time.sleep(0.005)
+            with suppress(subprocess.TimeoutExpired):
+                if process.wait(chance.uniform(0, 0.3)) == 0:
+                    break
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+                kills += 1
+            if (rotation := home.shown("status")["rotation"]) is None:
+                break
+            phases.add(str(rotation["phase"]))
+        else:
+            pytest.fail(f"not finished after {kills} kills")
+        eventually(lambda: stale.refused > 0)
+    assert (new.wrong, stale.wrong) == ([], [])
+    assert (kills > 6, stale.written > 3, len(phases) > 5) == (True, True, True), (kills, stale.written, phases)
+    assert new.read() == home.expected
+    assert {note[:3] for note in home.stored()} == {"v2:"}
+    table = home.table()
+    assert (table["unencrypted"], table["unreadable"], table["values_by_version"]) == (0, 0, {"v1": 0, "v2": 2 * ROWS})
+    assert home.typed("audit", "verify")
