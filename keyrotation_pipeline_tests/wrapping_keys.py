@@ -29,17 +29,26 @@ class Kms:
 
     Args:
         refuses: the code with which calls of an operation are refused, by its name.
+        replicated: each key has a replica in another region; moto does not decrypt under multi-Region keys.
         calls: how often each operation was called by each process.
     """
 
     url: str
     client: Any
     refuses: dict[str, str] = field(default_factory=dict)
+    replicated: bool = False
     calls: Counter[tuple[int, str]] = field(default_factory=Counter)
 
-    def key(self, **options: Any) -> str:  # noqa: ANN401 - boto3's
+    def key(self) -> str:
         """The ARN of a new key."""
-        return str(self.client.create_key(**options)["KeyMetadata"]["Arn"])
+        return str(self.client.create_key()["KeyMetadata"]["Arn"])
+
+    def described(self, answer: bytes) -> bytes:
+        """What DescribeKey answers."""
+        content = json.loads(answer)
+        if self.replicated and "KeyMetadata" in content:
+            content["KeyMetadata"]["MultiRegionConfiguration"] = {"ReplicaKeys": [{"Region": "eu-west-1"}]}
+        return json.dumps(content).encode()
 
     def calls_by_process(self) -> Counter[int]:
         """How often each process called."""
@@ -59,6 +68,11 @@ class Kms:
         return _REFUSED.get(state)
 
 
+def id_of(arn: str) -> str:
+    """What most of moto's operations take in place of an ARN."""
+    return arn.rpartition("/")[2]
+
+
 @contextmanager
 def kms_in_front_of(url: str, client: Any) -> Iterator[Kms]:  # noqa: ANN401 - boto3's
     """A stub that hands on to moto whatever AWS would not refuse."""
@@ -75,7 +89,9 @@ def kms_in_front_of(url: str, client: Any) -> Iterator[Kms]:  # noqa: ANN401 - b
                 return
             headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
             found = requests.post(f"{url}{self.path}", headers=headers, data=sent, timeout=60)
-            self.answer(found.status_code, found.content)
+            self.answer(
+                found.status_code, made.described(found.content) if operation == "DescribeKey" else found.content
+            )
 
         def answer(self, status: int, body: bytes) -> None:
             self.send_response(status)
@@ -129,4 +145,5 @@ def kms(kms_stub: Kms, monkeypatch: pytest.MonkeyPatch) -> Kms:
         monkeypatch.setenv(name, value)
     kms_stub.refuses.clear()
     kms_stub.calls.clear()
+    kms_stub.replicated = False
     return kms_stub

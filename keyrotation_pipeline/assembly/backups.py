@@ -27,7 +27,15 @@ from keyrotation_pipeline.adapters.postgres.server.restored_copy import RestoreT
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
 from keyrotation_pipeline.adapters.secret_directories import has_memory, secret_home
 from keyrotation_pipeline.assembly.home import database_url
-from keyrotation_pipeline.assembly.keystores import every_key, offsite, opened_bucket, recipients, scratch, signing_key
+from keyrotation_pipeline.assembly.keystores import (
+    backup_seal,
+    every_key,
+    offsite,
+    opened_bucket,
+    recipients,
+    scratch,
+    signing_key,
+)
 from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.backups.catalog import BackupContext, Objectives
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
@@ -81,7 +89,7 @@ def backup_site(settings: Settings, url: str, pipeline: Pipeline, vouching: Sequ
     return BackupContext(
         pipeline=pipeline,
         local=local,
-        key_files=EncryptedKeys(local, readers),
+        key_files=EncryptedKeys(local, readers, partial(backup_seal, settings, pipeline.ledger)),
         trust=ManifestTrust(signing_key(settings), pipeline.ledger, pipeline.signatures, pipeline.clock, vouching),
         offsite=offsite(settings, pipeline.clock),
         dumps=EncryptedDumps(local, source, readers),

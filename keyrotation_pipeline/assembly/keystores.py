@@ -1,6 +1,7 @@
 """Opens the key store and the places of backups from settings."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from keyrotation_pipeline.fieldcrypto.formats.vault_transit.server import server
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, KeyRing, primary_in
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.fieldcrypto.seal import UNSEALED, Seal
+from keyrotation_pipeline.fieldcrypto.seal import UNSEALED, Seal, reach
 from keyrotation_pipeline.fieldcrypto.wrapping_keys.aws_kms import AwsKmsKey
 from keyrotation_pipeline.model.key_trial import GivenKeys
 from keyrotation_pipeline.model.keys import StoredKeys
@@ -35,6 +36,7 @@ from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.backups import S3Settings
+from keyrotation_pipeline.settings.hosts import recovers_sealed
 from keyrotation_pipeline.settings.key_stores import AwsStoreSettings, KubernetesStoreSettings, SealSettings
 
 if TYPE_CHECKING:
@@ -221,8 +223,33 @@ def _seal(declared: SealSettings | None, home: Callable[[], str | None] | None =
     if declared is None:
         return UNSEALED
     named = (declared.key_id, *declared.earlier)
-    present, *earlier = (AwsKmsKey(each, declared.region_name, declared.endpoint_url) for each in named)
-    return Seal(present, tuple(earlier), home)
+    present, *earlier = (reach(AwsKmsKey(each, declared.region_name, declared.endpoint_url)) for each in named)
+    return Seal(present, tuple(earlier), declared.recovery == "sealed", home)
+
+
+def sealing_problem(settings: Settings) -> str | None:
+    """Returns why keys from backups cannot be sealed again, where they open without the seal; None: they can be."""
+    declared = settings.keys.seal
+    if declared is None or declared.recovery == "sealed":
+        return None
+    return next(_seal(declared).problems(), None)
+
+
+def backup_seal(settings: Settings, ledger: Ledger) -> Seal:
+    """Returns the seal of keys in backups, as officers signed it last.
+
+    Raises:
+        ConfigurationError: they signed that there is one, and the configuration names none.
+    """
+    state = ledger.replayed()
+    if not recovers_sealed(settings, state.hosts):
+        return UNSEALED
+    if settings.keys.seal is None:
+        raise ConfigurationError(
+            "officers signed that backups hold sealed keys only, and keyrotation.toml names no wrapping key; put "
+            "[keys.seal] back there"
+        )
+    return _seal(settings.keys.seal, lambda: state.home)
 
 
 def _remote(settings: Settings, seal: Seal | None = None) -> "AwsKeyStore | KubernetesKeyStore | None":
@@ -280,7 +307,7 @@ def backup_vault(settings: Settings, ledger: Ledger, database: str, clock: Clock
         database: name and system identifier.
     """
     local = BackupDirectory(settings.backup_directory)
-    key_files = EncryptedKeys(local, recipients(settings, ledger, clock))
+    key_files = EncryptedKeys(local, recipients(settings, ledger, clock), partial(backup_seal, settings, ledger))
     return KeyVault(database, local, offsite(settings, clock), key_files, clock, trust, ledger.pinned_roster)
 
 

@@ -65,6 +65,7 @@ from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.ports.rollout import Rollout
 from keyrotation_pipeline.ports.witnesses import CheckpointWitness
+from keyrotation_pipeline.requests.canary import offer_canary
 from keyrotation_pipeline.requests.inventory import count_if_small
 from keyrotation_pipeline.requests.policy import POLICY, pin_hosts, require_signed_key_store, signed_hosts
 from keyrotation_pipeline.requests.roster import (
@@ -232,6 +233,7 @@ def initialise(
                 keys.import_keys(pipeline, ring)
                 # Not before: what a failing `init` would pin takes two signatures to correct.
                 pin_hosts(pipeline)
+            offer_canary(pipeline, pipeline.keys.read())
             if settings.activated_at is not None:
                 keys.declare_activation(pipeline, settings.activated_at)
     return trial

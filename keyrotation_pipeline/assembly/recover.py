@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from keyrotation_pipeline.adapters.process import harden_process
 from keyrotation_pipeline.adapters.secret_directories import held, wipe_abandoned
 from keyrotation_pipeline.assembly.backups import S3_SCHEME
 from keyrotation_pipeline.assembly.home import SIGNING_KEY, create_home
-from keyrotation_pipeline.assembly.keystores import create_key_store, opened_bucket, signing_key
+from keyrotation_pipeline.assembly.keystores import create_key_store, opened_bucket, sealing_problem, signing_key
 from keyrotation_pipeline.assembly.pipeline import open_pipeline, upgrade_restored
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust, signed_manifest
 from keyrotation_pipeline.backups.recover import RecoverySource
@@ -72,6 +72,7 @@ from keyrotation_pipeline.settings.recovered import (
     schema_named,
     to_provide,
     where_url_goes,
+    without_seal,
 )
 
 
@@ -221,6 +222,7 @@ class HomeHere:
         self._note = self._home / _NOTE
         self._configuration = BackedUpConfiguration("", {})
         self._text = ""
+        self._unsealed: str | None = None
         noted = self._noted()
         self.is_new = noted.new_home if noted else not (self._home / SIGNING_KEY).exists()
 
@@ -310,13 +312,20 @@ class HomeHere:
             self._text = read_text(self._path)
         self._text = self._text or self._configuration.text
         try:
-            self._settings()
+            if (problem := sealing_problem(self._settings())) is not None:
+                self._do_without_seal(problem)
         except ConfigurationError as error:
             raise ConfigurationError(
                 f"{error}; or move {self._path} away, so that the backup's configuration is used"
                 if self._path.exists()
                 else f"in the backup's configuration, {error}; name an older backup with --set"
             ) from None
+
+    def _do_without_seal(self, problem: str) -> None:
+        """Leaves the seal out where its key is not usable, since the set's keys open without it."""
+        self._text = without_seal(self._text)
+        self._configuration = replace(self._configuration, text=without_seal(self._configuration.text))
+        self._unsealed = f"keys lie unsealed here ({problem}); put [keys.seal] back and run `keyrotation reseal`"
 
     @property
     def restored(self) -> RestoredSet | None:
@@ -377,7 +386,8 @@ class HomeHere:
             elif read_bytes(target) != content:
                 write_new(other := target.with_name(f"{target.name}{_OF_BACKUP}"), content)
                 kept.append(f"{name} was here and stays; the backup's is {other.name}")
-        return WrittenFiles(tuple(written), tuple(kept), to_provide(self._text, self._path.parent))
+        missing = to_provide(self._text, self._path.parent)
+        return WrittenFiles(tuple(written), tuple(kept), (*missing, *([self._unsealed] if self._unsealed else [])))
 
     @contextmanager
     def opened(self, anchor: AuditHead) -> Iterator[Pipeline]:

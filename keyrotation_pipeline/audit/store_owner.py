@@ -141,6 +141,23 @@ class OwnedKeyStore:
         """See `KeyStore.publish_compromised`."""
         return self._store.publish_compromised(versions, self._stamped(revision))
 
+    @property
+    def sealed_by(self) -> str:
+        """See `KeyStore.sealed_by`."""
+        return self._store.sealed_by
+
+    def seal_problems(self) -> tuple[str, ...]:
+        """See `KeyStore.seal_problems`."""
+        return self._store.seal_problems()
+
+    def offer_canary(self, canary: KeyMaterial, revision: str) -> StoredKeys:
+        """See `KeyStore.offer_canary`."""
+        return self._store.offer_canary(canary, self._stamped(revision))
+
+    def reseal(self, revision: str) -> StoredKeys:
+        """See `KeyStore.reseal`."""
+        return self._store.reseal(self._stamped(revision))
+
     def name_owner(self, owner: StoreOwner, revision: str) -> StoredKeys:
         """See `KeyStore.name_owner`; whoever calls has found out that this home may."""
         return self._store.name_owner(owner, revision)

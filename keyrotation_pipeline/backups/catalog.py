@@ -13,6 +13,7 @@ from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.backups.versions import first_verified
 from keyrotation_pipeline.errors import (
     BackupError,
+    BrokenSealError,
     DamagedBackupError,
     FingerprintMismatchError,
     InvalidKeyError,
@@ -23,8 +24,8 @@ from keyrotation_pipeline.errors import (
     VersionRightError,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.seal import open_key
 from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.backup_events import BackupRekeyIntended
 from keyrotation_pipeline.model.backups import (
@@ -255,7 +256,7 @@ def read_key(place: BackupPlace, copy: KeyCopy, key: RecoveryKey) -> KeyMaterial
         return message
 
     message = first_verified(place, copy.file.name, read, copy.file.size_bytes)
-    material = key_in(copy.file.name, message, key)
+    material = key_in(copy.file.name, copy.version, message, key)
     if material.fingerprint != copy.fingerprint:
         raise FingerprintMismatchError(
             f"{copy.file.name} holds the key {material.fingerprint[:16]}, but its manifest says "
@@ -272,14 +273,17 @@ def missing_from_store(dump: DatabaseCopy, version: KeyVersion) -> MissingVersio
     )
 
 
-def key_in(name: str, message: bytes, key: RecoveryKey) -> KeyMaterial:
-    """The key that an encrypted file holds, as ``gpg --decrypt`` would print it.
+def key_in(name: str, version: KeyVersion, message: bytes, key: RecoveryKey) -> KeyMaterial:
+    """The key that an encrypted file holds, as ``gpg --decrypt`` would print it; opened, if it is sealed.
 
     Raises:
         DamagedBackupError, WrongRecipientError: it cannot be decrypted, or the content is not a key of 32 bytes.
+        KeyStoreUnavailableError: it is sealed, and what opens it refuses or does not answer.
     """
     try:
-        return key_from_base64(key.decrypt(name, message).decode("ascii"))
+        return open_key(version, key.decrypt(name, message).decode("ascii"))
+    except BrokenSealError as error:
+        raise DamagedBackupError(f"{name} {error}; {_USE_ANOTHER}") from None
     except (InvalidKeyError, UnicodeDecodeError):
         pass
     raise DamagedBackupError(f"{name} decrypts, but not to the base64 of 32 bytes, so it holds no key; {_USE_ANOTHER}")

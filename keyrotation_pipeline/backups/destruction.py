@@ -89,7 +89,7 @@ def open_destruction(
         record, kept = _require_destroyable(site, stored, version)
         if reason is None:  # checked last: a destroyed version needs no reason
             raise RequestError(f"say why with `keyrotation destroy {version} --reason TEXT`, which officers then sign")
-        found = _found(site, record)
+        found = _found(site, record, kept)
         copies = f"{described_copies(version, found.held)}{described_replaced(replaced_dumps(kept, version))}"
         opened = _request(pipeline, record, f"{reason}; {copies}", requested_by)
         pipeline.ledger.open(opened, approval_text(pipeline, opened))
@@ -115,10 +115,10 @@ def destroy(site: BackupContext, rotation: Request) -> Destruction:
         require_consistent(pipeline, stored, afresh=True)
         require_authorised(pipeline, rotation, stored)
         stored = claim_store(pipeline, stored)
-        record, _ = _require_destroyable(site, stored, version, begun=rotation.status is RequestStatus.RUNNING)
+        record, kept = _require_destroyable(site, stored, version, begun=rotation.status is RequestStatus.RUNNING)
         if record.fingerprint != rotation.source_fingerprint:
             raise ApprovalError(f"{version} is registered as another key than the one signed for; cancel {rotation.id}")
-        found = _found(site, record)
+        found = _found(site, record, kept)
         with pipeline.ledger.transaction():
             pipeline.ledger.append(found.as_fact(KeyDestructionIntended), rotation.id)
             # Once more, now that the audit is locked: the search takes long, and others act meanwhile.
@@ -228,9 +228,11 @@ def _require_no_values(pipeline: Pipeline, version: KeyVersion) -> None:
             )
 
 
-def _found(site: BackupContext, record: KeyRecord) -> Destruction:
+def _found(site: BackupContext, record: KeyRecord, kept: Sequence[KeptSets]) -> Destruction:
+    copies = (copy for sets in kept for made in sets.sets for copy in made.keys)
+    sealed = {copy.file.name: copy.sealed_by for copy in copies}
     held = tuple(
-        HeldCopy(each.name, place.description, each.locked_until, each.superseded)
+        HeldCopy(each.name, place.description, each.locked_until, each.superseded, sealed.get(each.name, ""))
         for place in site.offsite
         for each in place.versions(_prefix(record.version))
         if not each.name.endswith(".json")

@@ -35,6 +35,7 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.seal import forget_opened
 from keyrotation_pipeline.model.audit import EventKind, Fact, Note
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, stamp_of
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
@@ -255,6 +256,7 @@ def _tested(site: BackupContext, place: BackupPlace, key: RecoveryKey, report: R
     clock, registered, place = site.pipeline.clock, site.pipeline.ledger.keys(), place.with_versions()
     with site.restorer.workspace() as workspace:
         begun = clock.now()
+        forget_opened()  # else sealed keys would open without their KMS
         kept = kept_sets(place, site.trust)
         made, dump = newest_dump(kept, site.trust)
         keys = recovered_keys(place, made, key, registered)
@@ -271,7 +273,7 @@ def _tested(site: BackupContext, place: BackupPlace, key: RecoveryKey, report: R
             rekeyed = _restored(site, place, rekeyed_set, rekeyed_set.dump, its_keys, key, workspace, report)
     return RecoveryReport(
         place=place.description,
-        recovery_key=key.label,
+        recovery_key=" and ".join([key.label, *dict.fromkeys(copy.sealed_by for copy in made.keys if copy.sealed_by)]),
         made=made,
         newest=newest,
         older=older,

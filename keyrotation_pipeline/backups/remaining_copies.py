@@ -36,16 +36,19 @@ class HeldCopy:
     Args:
         locked_until: None: not locked.
         superseded: id of its version, where it is not the current one of its name.
+        sealed_by: kind and name of the wrapping key that opens it for a recipient; empty: none is needed, or known.
     """
 
     name: str
     place: str
     locked_until: datetime | None
     superseded: str | None = None
+    sealed_by: str = ""
 
     def __str__(self) -> str:
         version = "" if self.superseded is None else f" (non-current version {self.superseded})"
-        return f"{self.name}{version} in {self.place}, {self.lock}"
+        sealed = f", sealed by {self.sealed_by}" if self.sealed_by else ""
+        return f"{self.name}{version} in {self.place}, {self.lock}{sealed}"
 
     @property
     def lock(self) -> str:
@@ -69,7 +72,10 @@ def described_copies(version: KeyVersion, held: tuple[HeldCopy, ...]) -> str:
                 f"{len(old)} non-current version(s) there, which anybody who may read versions can read "
                 f"({_last_lock(old)}): {named}{more}"
             )
-    return f"copies that stay: {', '.join(parts)}"
+    sealed = [copy.sealed_by for copy in held if copy.sealed_by]
+    keys = " or ".join(dict.fromkeys(sealed))
+    opened = f"; {len(sealed)} open for a recipient who may use {keys}, the others for any recipient" if sealed else ""
+    return f"copies that stay: {', '.join(parts)}{opened}"
 
 
 def described_replaced(pairs: Sequence[tuple[str, str]]) -> str:

@@ -156,7 +156,7 @@ def _restore(
         material, where = newest_key(site, version, key)
     else:
         name, message = read_backup(declared, source, site.pipeline.clock)
-        material, where = key_in(name, message, key), source
+        material, where = key_in(name, version, message, key), source
     return restore_key(site.pipeline, version, material, where)
 
 

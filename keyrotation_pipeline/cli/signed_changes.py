@@ -1,4 +1,4 @@
-"""`policy`, `destroy`, `replace-key` and `reconcile`: changes that officers sign before they are carried out."""
+"""`policy`, `destroy`, `replace-key`, `reconcile` and `reseal`: changes that officers sign before they are made."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -25,6 +25,7 @@ from keyrotation_pipeline.requests.policy import change_policy, changed_host_nam
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation.reconcile import Plan, open_reconciliation, pending_reconciliation, reconcile
 from keyrotation_pipeline.rotation.replace_key import open_replacement, pending_replacement, replace_key
+from keyrotation_pipeline.rotation.sealing import reseal
 
 
 def policy_command(reason: Reason = None, *, config: Config = None, as_json: Json = False) -> None:
@@ -196,6 +197,19 @@ def reconcile_command(*, config: Config = None, as_json: Json = False) -> None:
     then = "; next: `keyrotation request`, which re-encrypts every value under one new version" if several else ""
     value = _reconcile_document(database, request, done, reconciled=True)
     output.show(database, value, [*_lines(done), f"done{then}"], as_json=as_json)
+
+
+def reseal_command(*, config: Config = None, as_json: Json = False) -> None:
+    """Seal stored keys under the configured wrapping key.
+
+    The keys stay the same. It begins when every instance that reports has opened a canary under that key.
+    """
+    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
+        done, database = reseal(pipeline), pipeline.environment.identity().name
+    sealed = ", ".join(names(done.versions))
+    lines = [f"{sealed or 'every key'} {'is' if sealed else 'was already'} sealed by {done.wrapping_key}"]
+    value = {"database": database, "wrapping_key": done.wrapping_key, "sealed": names(done.versions)}
+    output.show(database, value, lines, as_json=as_json)
 
 
 def _lines(decided: Plan) -> list[str]:

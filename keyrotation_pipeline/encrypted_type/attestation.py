@@ -30,8 +30,11 @@ from keyrotation_pipeline.encrypted_type import process_end
 from keyrotation_pipeline.encrypted_type.column import encrypted_from_of, failed_reads_of, old_reads_of
 from keyrotation_pipeline.encrypted_type.environment import pod_of_process
 from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.possession import proof_of_possession
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import CANARY
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine  # needs greenlet, which an application without it does not have
@@ -133,7 +136,7 @@ class Attestation:
         self._every_seconds = every_seconds
         self._reload: Callable[[], KeyRing] | None = getattr(key_ring, "reload", None) if reload else None
         self._ring: KeyRing | None = None  # of the last report
-        self._failing = ""
+        self._failing = self._unopened = ""
         self.instance = ""
 
     def start(self) -> None:
@@ -172,6 +175,9 @@ class Attestation:
     def _report(self, nonce: str, at: str, *, sign_off: bool) -> Mapping[str, str]:
         # After the nonce was asked for, so that the report says nothing from before what the nonce names.
         ring = self._ring = self._current_ring() if not sign_off or self._ring is None else self._ring
+        if ring.canary_problem and ring.canary_problem != self._unopened:
+            LOG.warning("keys that are sealed later could not be opened here: %s", ring.canary_problem)
+        self._unopened = ring.canary_problem
         reads = {
             str(each.version): {"values": each.values, "last_at": _instant(each.last_at)}
             for each in old_reads_of(self._key_ring).by_version()
@@ -197,11 +203,12 @@ class Attestation:
             "encrypts_from": {**self._encrypts_from, **encrypted_from_of(self._key_ring)},
         }
         report = json.dumps(content)
-        proofs = (
-            f"{version}={proof_of_possession(ring.material(version), version, self.instance, report)}"
-            for version in ring.versions
-        )
-        return {"instance": self.instance, "report": report, "proofs": " ".join(proofs)}
+        proofs = (f"{version}={self._proof(ring.material(version), version, report)}" for version in ring.versions)
+        canary = () if ring.canary is None else (f"{CANARY}={self._proof(ring.canary, CANARY, report)}",)
+        return {"instance": self.instance, "report": report, "proofs": " ".join((*proofs, *canary))}
+
+    def _proof(self, key: KeyMaterial, name: KeyVersion | str, report: str) -> str:
+        return proof_of_possession(key, name, self.instance, report)
 
     def _current_ring(self) -> KeyRing:
         if isinstance(self._key_ring, KeyRing):

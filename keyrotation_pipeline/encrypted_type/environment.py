@@ -28,6 +28,7 @@ from typing import Any, Protocol
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import (
+    CANARY_VARIABLE,
     COMPROMISED_VARIABLE,
     FIRST_KEY_VARIABLE,
     PRIMARY_VARIABLE,
@@ -93,7 +94,7 @@ class EnvironmentKeyRing(_Reloaded):
 
 # Kubernetes swaps this link in a mounted Secret or ConfigMap: the files behind it all belong to one update.
 KUBERNETES_LINK = "..data"
-_NAMED = {"primary": PRIMARY_VARIABLE, "compromised": COMPROMISED_VARIABLE}
+_NAMED = {"primary": PRIMARY_VARIABLE, "compromised": COMPROMISED_VARIABLE, "canary": CANARY_VARIABLE}
 _KEY_FILE = re.compile(rf"({VERSION_PATTERN})\.key", re.ASCII)
 
 
@@ -146,7 +147,7 @@ def _variable(name: str) -> str | None:
         return variable_of(KeyVersion.parse(key_file[1]))
     if name in _NAMED:
         return _NAMED[name]
-    return name if name.upper().startswith((FIRST_KEY_VARIABLE, PRIMARY_VARIABLE, COMPROMISED_VARIABLE)) else None
+    return name if name.upper().startswith((FIRST_KEY_VARIABLE, *_NAMED.values())) else None
 
 
 def _content(file: Path) -> str | None:
@@ -175,6 +176,7 @@ EVERY_SECONDS = 300.0
 FIRST_PAUSE_SECONDS = 5.0
 PRIMARY = "primary"
 COMPROMISED = "compromised"
+CANARY_ENTRY = "keyrotation_canary"
 
 
 class _Client(Protocol):
@@ -257,6 +259,7 @@ class SecretsManagerKeyRing(_Reloaded):
         variables = {
             PRIMARY_VARIABLE: str(entries.get(PRIMARY, "")),
             COMPROMISED_VARIABLE: str(entries.get(COMPROMISED, "")),
+            CANARY_VARIABLE: str(entries.get(CANARY_ENTRY, "")),
         }
         for name, key in entries.items():
             try:

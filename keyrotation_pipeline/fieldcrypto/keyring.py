@@ -14,6 +14,7 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.fieldcrypto.grammar import FIRST, MAX_VERSION_NUMBER, PLAINTEXT, SECOND, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import AesKey, KeyMaterial, Passphrase, TransitKey
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import CANARY
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 FIRST_KEY_VARIABLE = "ENCRYPTION_MASTER_KEY"
 PRIMARY_VARIABLE = "ENCRYPTION_PRIMARY_VERSION"
 COMPROMISED_VARIABLE = "ENCRYPTION_COMPROMISED_VERSIONS"
+# A sealed key that encrypts nothing: whoever opens it can open sealed keys.
+CANARY_VARIABLE = "ENCRYPTION_CANARY"
 
 # Also matches near misses of such a name, so that a key is never ignored because of a typing error.
 _NUMBERED = re.compile(rf"{FIRST_KEY_VARIABLE}_?V?_?0*([0-9]+)(_?{SECOND.marker})?", re.ASCII | re.IGNORECASE)
@@ -140,7 +143,7 @@ def _named_primary(name: str, keys: Mapping[KeyVersion, KeyMaterial]) -> KeyVers
     return primary
 
 
-def _material(name: str, version: KeyVersion, text: str) -> KeyMaterial:
+def _material(name: str, version: KeyVersion | str, text: str) -> KeyMaterial:
     # Not above, as in `_cipher`.
     from keyrotation_pipeline.fieldcrypto.seal import open_key  # noqa: PLC0415
 
@@ -192,7 +195,7 @@ class KeyRing:
         InvalidKeyError: the primary is not among the keys, or is compromised; or a key is there for both generations.
     """
 
-    __slots__ = ("_ciphers", "_keys", "_names_primary", "_primary")
+    __slots__ = ("_canary", "_canary_problem", "_ciphers", "_keys", "_names_primary", "_primary")
 
     def __init__(
         self,
@@ -222,6 +225,8 @@ class KeyRing:
         }
         self._primary = primary
         self._names_primary = True
+        self._canary: KeyMaterial | None = None
+        self._canary_problem = ""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
@@ -238,7 +243,22 @@ class KeyRing:
         keys = keys_in(environment)
         ring = cls(keys, primary_in(environment, keys), compromised_in(environment))
         ring._names_primary = is_primary_named(environment)
+        if text := environment.get(CANARY_VARIABLE, "").strip():
+            try:
+                ring._canary = _material(CANARY_VARIABLE, CANARY, text)
+            except InvalidKeyError as error:  # the keys themselves are not sealed yet
+                ring._canary_problem = str(error)
         return ring
+
+    @property
+    def canary(self) -> KeyMaterial | None:
+        """Returns the key that shows that this process can open sealed ones; None: there is none, or it cannot."""
+        return self._canary
+
+    @property
+    def canary_problem(self) -> str:
+        """Returns why the canary cannot be opened; empty: it can, or there is none."""
+        return self._canary_problem
 
     @property
     def primary(self) -> KeyVersion:

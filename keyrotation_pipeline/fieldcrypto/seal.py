@@ -15,6 +15,7 @@ import binascii
 import hashlib
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,12 +24,13 @@ from keyrotation_pipeline.errors import BrokenSealError, InvalidKeyError, KeySto
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.fieldcrypto.wrapping_keys import AWS_KMS, Context, WrappingKey
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import AWS_KMS, CANARY, Context, WrappingKey
 
 BEGINS = "sealed:"
 _TEXT = re.compile(
     r"sealed:([a-z0-9-]{1,20}):([0-9a-f]{32}):([0-9a-f]{64}):([A-Za-z0-9+/]{16,4096}={0,2}):([!-~]{1,500})", re.ASCII
 )
+_CHECKED_SECONDS = 60.0
 _TRIAL = b"keyrotation-seal-trial-v1"
 
 
@@ -105,6 +107,12 @@ class _Opened:
             raise BrokenSealError(str(found))
         return found
 
+    def clear(self) -> None:
+        """Forgets everything."""
+        with self._lock:
+            self._keys.clear()
+            self._texts.clear()
+
     def remember(self, name: str, sealed: SealedText) -> None:
         """Remembers the text of a key, which serves again when the key is moved."""
         self._texts[_place(name, sealed)] = str(sealed)
@@ -119,14 +127,25 @@ def _place(name: str, sealed: SealedText) -> tuple[str, ...]:
 
 
 _OPENED = _Opened()
+_REACHABLE: dict[tuple[str, str], WrappingKey] = {}
 
 
-def open_key(version: KeyVersion, text: str, wrapping: Sequence[WrappingKey] = ()) -> KeyMaterial:
+def forget_opened() -> None:
+    """Forgets the keys that this process has opened, so that the next text of each asks its KMS again."""
+    _OPENED.clear()
+
+
+def reach(wrapping: WrappingKey) -> WrappingKey:
+    """Has whatever is sealed by a key opened in the way that a configuration says."""
+    return _REACHABLE.setdefault((wrapping.kind, wrapping.name), wrapping)
+
+
+def open_key(version: KeyVersion | str, text: str, wrapping: Sequence[WrappingKey] = ()) -> KeyMaterial:
     """Returns the key that a text holds, sealed or not.
 
     Args:
-        version: under which the text was read.
-        wrapping: one of them opens it; none: whatever the text names, as an application does.
+        version: under which the text was read; or `CANARY`.
+        wrapping: one of them opens it; none: whatever the text names.
 
     Raises:
         InvalidKeyError: the text is no key; `BrokenSealError`: it is a sealed one that can never be opened as this.
@@ -154,11 +173,13 @@ def _opened(sealed: SealedText, name: str, opener: WrappingKey) -> KeyMaterial:
 
 
 def wrapping_key_of(sealed: SealedText) -> WrappingKey:
-    """Returns what opens a text in a process that has no configuration: an application.
+    """Returns what opens a text: as a configuration says, or as the environment of an application does.
 
     Raises:
         BrokenSealError: this version knows no such kind.
     """
+    if (known := _REACHABLE.get(sealed.opener)) is not None:
+        return known
     if sealed.kind == AWS_KMS:
         from keyrotation_pipeline.fieldcrypto.wrapping_keys.aws_kms import AwsKmsKey  # noqa: PLC0415  needs boto3
 
@@ -175,22 +196,29 @@ class Seal:
     Args:
         wrapping: None: keys are stored as they are.
         earlier: open what they sealed, and seal nothing more.
+        alone: backups hold sealed keys only, so a second place must have the wrapping key.
         home: returns the id of the home; None: it has none yet.
     """
 
     wrapping: WrappingKey | None = None
     earlier: tuple[WrappingKey, ...] = ()
+    alone: bool = False
     home: Callable[[], str | None] | None = field(default=None, compare=False, repr=False)
 
     def __reduce__(self) -> "tuple[type[Seal], tuple[WrappingKey | None, tuple[WrappingKey, ...]]]":
         return type(self), (self.wrapping, self.earlier)
 
     @property
+    def name(self) -> str:
+        """Returns kind and name of the wrapping key; empty: there is none."""
+        return "" if self.wrapping is None else f"{self.wrapping.kind} {self.wrapping.name}"
+
+    @property
     def description(self) -> str:
         """Returns what is added to the description of a key store."""
-        return "" if self.wrapping is None else f", sealed by {self.wrapping.kind} {self.wrapping.name}"
+        return self.name and f", sealed by {self.name}"
 
-    def text_of(self, version: KeyVersion, material: KeyMaterial) -> str:
+    def text_of(self, version: KeyVersion | str, material: KeyMaterial) -> str:
         """Returns what a store holds as this version, and has seen it open to the same key.
 
         Raises:
@@ -226,14 +254,40 @@ class Seal:
         if self.wrapping is None:
             return
         try:
-            found = tuple(self.wrapping.problems())
+            found = tuple(self.wrapping.problems(alone=self.alone))
             yield from found
             if not found:
                 _tried(self.wrapping)
         except KeyStoreError as error:
             yield str(error)
         except BrokenSealError as error:
-            yield f"what {self.wrapping.kind} {self.wrapping.name} seals {error}"
+            yield f"what {self.name} seals {error}"
+
+    def state_problems(self) -> tuple[str, ...]:
+        """Returns what is wrong with the wrapping key, as it was asked for within the last minute."""
+        if self.wrapping is None:
+            return ()
+        at, found = _CHECKED.get(self.wrapping, (-_CHECKED_SECONDS, ()))
+        if (now := time.monotonic()) - at >= _CHECKED_SECONDS:
+            try:
+                found = tuple(self.wrapping.problems(alone=self.alone))
+            except KeyStoreError as error:
+                found = (str(error),)
+            _CHECKED[self.wrapping] = now, found
+        return found
+
+    def canary_of(self, text: str | None) -> KeyMaterial | None:
+        """Returns the canary in a text of a store; None: there is none under this wrapping key.
+
+        Raises:
+            KeyStoreUnavailableError: see `WrappingKey`.
+        """
+        if text is None or self.wrapping is None or not self.is_under(text):
+            return None
+        try:
+            return open_key(CANARY, text, [self.wrapping])
+        except InvalidKeyError:
+            return None
 
     def key_of(self, version: KeyVersion, text: str) -> KeyMaterial:
         """Returns the key in a text of a store; one that is not sealed opens, too.
@@ -247,6 +301,9 @@ class Seal:
                 raise BrokenSealError(f"is sealed by {' '.join(sealed.opener)}; name that in [keys.seal]")
             return key_from_base64(text)
         return open_key(version, text, [self.wrapping, *self.earlier])
+
+
+_CHECKED: dict[WrappingKey, tuple[float, tuple[str, ...]]] = {}
 
 
 @cache

@@ -132,6 +132,8 @@ class EventKind(StrEnum):
     KEY_REPLACED = "key_replaced"
     KEY_ACTIVATION_DECLARED = "key_activation_declared"
     KEY_LIST_DELIVERY_INTENDED = "key_list_delivery_intended"
+    KEYS_RESEAL_INTENDED = "keys_reseal_intended"
+    KEYS_RESEALED = "keys_resealed"
     KEY_STATE_CHANGED = "key_state_changed"
     PRIMARY_CHANGE_INTENDED = "primary_change_intended"
     PRIMARY_CHANGED = "primary_changed"

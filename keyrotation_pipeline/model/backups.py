@@ -96,11 +96,16 @@ class StoredVersion:
 
 @dataclass(frozen=True, slots=True)
 class KeyCopy:
-    """One key version in a file of its own; `fingerprint` is that of the key inside."""
+    """One key version in a file of its own; `fingerprint` is that of the key inside.
+
+    Args:
+        sealed_by: kind and name of the wrapping key that opens it, once it is decrypted; empty: none is needed.
+    """
 
     version: KeyVersion
     fingerprint: str
     file: StoredFile
+    sealed_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

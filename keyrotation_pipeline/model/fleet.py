@@ -59,6 +59,7 @@ class Instance:
         problem: why a report of it does not count, or not for each of its versions, with the number of the row.
         encrypts_from: of columns that held plaintext, by label: the number of the first primary under which it encrypts
             them; until then it writes plaintext, and it reads both.
+        opens_sealed: it has proven that it opens keys under the present wrapping key.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Instance:
     pod: Pod | None = None
     problem: str | None = None
     encrypts_from: Mapping[str, int] = field(default_factory=dict)
+    opens_sealed: bool = False
 
 
 # What applications have to do, as shown to whoever requests a rotation.

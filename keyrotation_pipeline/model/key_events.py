@@ -107,6 +107,24 @@ class KeyReplaced(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class KeysResealIntended(Fact):
+    """Stored keys are about to be sealed under the wrapping key of the configuration; the keys stay."""
+
+    kind: ClassVar = EventKind.KEYS_RESEAL_INTENDED
+    wrapping_key: str
+    versions: tuple[KeyVersion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeysResealed(Fact):
+    """Stored keys were sealed under another wrapping key, and read back."""
+
+    kind: ClassVar = EventKind.KEYS_RESEALED
+    wrapping_key: str
+    versions: tuple[KeyVersion, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PrimaryChangeIntended(Fact):
     """The key store is about to name another primary."""
 

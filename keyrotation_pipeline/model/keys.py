@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
@@ -142,7 +142,9 @@ class StoredKeys:
         left_behind: archived versions whose key an earlier state of the store still gives; a sentence each.
         undelivered: why the application's own list is not that of the live keys; None: it is, or there is none.
         foreign: that this list also holds keys which are not in the store; None: it holds none.
-        unsealed: versions that are not stored under the wrapping key of the configuration, if it names one.
+        sealed_by: kind and name of the wrapping key that the configuration names; empty: it names none.
+        unsealed: versions that are not stored under that, in order.
+        canary: a key that encrypts nothing, under that, which applications open before theirs are sealed.
         unversioned: it is one plain key, to which nothing is added, an owner neither, before it is converted.
     """
 
@@ -158,7 +160,13 @@ class StoredKeys:
     foreign: str | None = None
     owner: StoreOwner | None = None
     unversioned: bool = False
+    sealed_by: str = ""
     unsealed: tuple[KeyVersion, ...] = ()
+    canary: KeyMaterial | None = None
+
+    def under(self, sealed_by: str, unsealed: Iterable[KeyVersion], canary: KeyMaterial | None) -> Self:
+        """The same with what is sealed."""
+        return replace(self, sealed_by=sealed_by, unsealed=tuple(sorted(set(unsealed))), canary=canary)
 
     @classmethod
     def of(

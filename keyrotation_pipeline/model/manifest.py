@@ -55,7 +55,12 @@ def render(made: BackupSet, signed_by: str) -> bytes:
         made_at=made.made_at.isoformat(),
         database=made.database,
         keys=tuple(
-            documents.Key(version=str(key.version), fingerprint=key.fingerprint, **_file_fields(key.file))
+            documents.Key(
+                version=str(key.version),
+                fingerprint=key.fingerprint,
+                sealed_by=key.sealed_by,
+                **_file_fields(key.file),
+            )
             for key in made.keys
         ),
         dump=None if made.dump is None else _dump_document(made.dump),
@@ -129,7 +134,9 @@ def _refusal(name: str, error: ValidationError) -> ManifestError:
 
 
 def _set_of(stamp: str, content: documents.Manifest) -> BackupSet:
-    keys = tuple(KeyCopy(KeyVersion.parse(key.version), key.fingerprint, _stored(key)) for key in content.keys)
+    keys = tuple(
+        KeyCopy(KeyVersion.parse(key.version), key.fingerprint, _stored(key), key.sealed_by) for key in content.keys
+    )
     dump = None
     if content.dump is not None:
         dump = DatabaseCopy(

@@ -56,8 +56,10 @@ class File(Document):
 class Key(File):
     """The file of one key."""
 
+    left_out_if_empty: ClassVar = frozenset({"sealed_by"})
     version: Version
     fingerprint: Sha256
+    sealed_by: Annotated[str, Field(max_length=600, pattern=r"^[ -~]*$")] = ""
 
 
 def _known_format(text: str) -> str:

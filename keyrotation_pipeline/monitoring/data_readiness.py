@@ -13,6 +13,7 @@ from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.status import Check, amber, green, in_two, of_problem, red
 from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.canary import unopened
 from keyrotation_pipeline.requests.inventory import Inventory
 from keyrotation_pipeline.rotation.fences import fences as look_at_fences
 from keyrotation_pipeline.rotation.key_checks import misdeclared, usage_of_primary
@@ -30,6 +31,7 @@ def database(pipeline: Pipeline, target: KeyVersion) -> Iterator[Check]:
         yield red("rollout_can_be_made", *in_two(str(error)))
     try:
         yield from map(of_problem, pipeline.keys.preflight())
+        yield from map(of_problem, unopened(pipeline))
     except KeyRotationError as error:
         yield red("keys_can_be_archived", *in_two(str(error)))
     problems = pipeline.environment.preflight(pipeline.tables, target)

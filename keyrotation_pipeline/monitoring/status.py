@@ -189,6 +189,7 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside
     attention += unstamped(pipeline, now)
     attention += unwitnessed(pipeline.ledger, now)
     attention += changed_hosts(pipeline)
+    attention += pipeline.keys.seal_problems()
     attention += rolling.overdue(pipeline, now)
     attention += protected.attention
     open_incidents, urgent = incidents_now(pipeline, now)

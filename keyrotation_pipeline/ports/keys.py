@@ -106,6 +106,22 @@ class KeyStore(Protocol):
             KeyStoreError: one of them is the primary: applications would stop.
         """
 
+    @property
+    def sealed_by(self) -> str:
+        """Kind and name of the wrapping key that the configuration names; empty: it names none."""
+
+    def seal_problems(self) -> tuple[str, ...]:
+        """Says what is wrong with the wrapping key, such as that it is to be deleted; a minute old at most."""
+
+    def offer_canary(self, canary: KeyMaterial, revision: str) -> StoredKeys:
+        """Stores a key that encrypts nothing, sealed, for applications to open."""
+
+    def reseal(self, revision: str) -> StoredKeys:
+        """Seals each key that is not under the configured wrapping key; it stays live or archived, and the same.
+
+        One after another: a process that dies leaves some under the earlier one, and repeating it completes it.
+        """
+
     def name_owner(self, owner: StoreOwner, revision: str) -> StoredKeys:
         """Stores whose the keys are, replacing what was there; one plain key in AWS has no room for it.
 

@@ -12,6 +12,7 @@ from keyrotation_pipeline.model.environment import BlindSpots, Problem
 from keyrotation_pipeline.model.plaintext_outside_rows import PlaintextOutsideRows
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, QuarantinedValue, TableCount
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.canary import unopened
 from keyrotation_pipeline.requests.plaintext_outside_rows import look_again
 
 # Counted within seconds.
@@ -120,6 +121,7 @@ def require_preflight(pipeline: Pipeline, target: KeyVersion) -> tuple[Problem, 
         *pipeline.rollout.preflight(target),
         *pipeline.environment.preflight(pipeline.tables, target),
         *pipeline.keys.preflight(),
+        *unopened(pipeline),
     )
     messages = [problem.message for problem in problems if problem.fatal]
     if messages:

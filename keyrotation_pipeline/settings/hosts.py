@@ -26,6 +26,7 @@ KEYS = "keys"
 # Their secrets are sent to nobody: the first says which database is ours, the second is a variable of the application.
 UNSENT = ("[database", "[format", "[recovery")
 _LOGIN = "[alerts.smtp] password"
+_RECOVERY = " with recovery "
 
 
 def hosts_of(settings: Settings) -> tuple[str, ...]:
@@ -88,6 +89,17 @@ def transit_line(address: str) -> str:
     return f"{KEYS} {_address(address)}"
 
 
+def recovers_sealed(settings: Settings, signed: Collection[str] | None) -> bool:
+    """Returns whether backups hold sealed keys only: as officers signed it last, whatever the configuration says now.
+
+    Args:
+        signed: the hosts; None: nothing is pinned yet.
+    """
+    if signed is None:
+        return settings.keys.seal is not None and settings.keys.seal.recovery == "sealed"
+    return any(each.startswith(f"{KEYS} sealed by ") and each.endswith(f"{_RECOVERY}sealed") for each in signed)
+
+
 def _alerts(settings: Settings) -> Iterator[str]:
     alerts, incidents, audit = settings.alerts, settings.incidents, settings.audit
     if alerts.webhook_url is not None:
@@ -135,8 +147,9 @@ def _keys(keys: KeysSettings) -> Iterator[str]:
             yield f"{KEYS} {_aws(archive.endpoint_url, archive.region_name)}"
     if (seal := keys.seal) is not None:
         for name in (seal.key_id, *seal.earlier):
-            earlier = "" if name == seal.key_id else " earlier"
-            yield f"{KEYS}{earlier} sealed by {seal.kind} {name} at {_aws(seal.endpoint_url, seal.region_name)}"
+            at, earlier = _aws(seal.endpoint_url, seal.region_name), name != seal.key_id
+            then = "" if earlier else f"{_RECOVERY}{seal.recovery}"
+            yield f"{KEYS}{' earlier' if earlier else ''} sealed by {seal.kind} {name} at {at}{then}"
 
 
 def _transit(settings: Settings) -> Iterator[str]:

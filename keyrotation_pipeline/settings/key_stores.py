@@ -120,12 +120,15 @@ class SealSettings(Section):
         kind: of the key.
         key_id: its ARN.
         earlier: ARNs of keys that sealed keys which are still stored, until `keyrotation reseal`.
+        recovery: ``officers``: backups hold keys that the officers' certificates open, so that recovery works without
+            the KMS, and its key's end destroys nothing; ``sealed``: backups hold sealed keys only. Officers sign it.
         region_name, endpoint_url: as boto3 takes them; default: the ARN's region.
     """
 
     kind: Literal["aws-kms"]
     key_id: KeyArn
     earlier: tuple[KeyArn, ...] = ()
+    recovery: Literal["officers", "sealed"] = "officers"
     region_name: Text | None = None
     endpoint_url: Endpoint | None = None
 

@@ -133,6 +133,21 @@ def over_database(text: str, path: Path, url: str) -> Settings:
     return Settings.model_construct(**sections, path=path, home=home_of(path))
 
 
+_SEAL = re.compile(r"(?m)^\[keys\.seal\][^\n]*\n(?:(?!\[)[^\n]*(?:\n|\Z))*")
+
+
+def without_seal(text: str) -> str:
+    """Returns a configuration in which `[keys.seal]` is a comment.
+
+    Raises:
+        ConfigurationError: it is not a section of its own there.
+    """
+    edited = _SEAL.sub(lambda found: "".join(f"# {line}\n" for line in found[0].splitlines()), text)
+    if "seal" in tomllib.loads(edited).get("keys", {}):
+        raise ConfigurationError(f"[keys.seal] cannot be taken out of {FILE_NAME}; remove it by hand, then recover")
+    return edited
+
+
 def schema_named(text: str) -> str:
     """Returns the schema of the home that a configuration names.
 

@@ -62,6 +62,7 @@ FIELDS = {
     "rehearse": "database request source target dump made_at server dump_rows rows_now seconds findings "
     "predicted_seconds predicted_total_seconds not_rehearsed",
     "replace-key": "database id version fingerprint done",
+    "reseal": "database wrapping_key sealed",
     "request": "database id from to rollout warnings",
     "requests": "id action type from to reason incident signed_by missing required status not_before manual "
     "start_by finish_by",

@@ -1,16 +1,31 @@
 """Whole rotations of the demo, beside its application, with keys that AWS KMS seals."""
 
 import base64
-from collections.abc import Iterator
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
+from keyrotation_pipeline.assembly.backups import open_backups, recovery_key
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
+from keyrotation_pipeline.backups.catalog import read_key
+from keyrotation_pipeline.backups.recovery_test import recovery_test
 from keyrotation_pipeline.demo.home import prepare
-from keyrotation_pipeline.demo.run import run_demo
+from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.demo.run import DemoOutcome, approve, run_demo, working_application
+from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreUnavailableError, PreflightError
 from keyrotation_pipeline.fieldcrypto import seal
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.requests.policy import change_policy, open_policy
+from keyrotation_pipeline.rotation.rotate import open_request
+from keyrotation_pipeline.rotation.sealing import reseal
+from keyrotation_pipeline.settings import Settings, load
+from keyrotation_pipeline_tests.servers import Server
+from keyrotation_pipeline_tests.waiting import eventually
 from keyrotation_pipeline_tests.wrapping_keys import Kms
 
 CLIENTS = 300
@@ -26,14 +41,29 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def sealed_demo(folder: Path, kms: Kms) -> Path:
-    """The configuration of a demo under a seal."""
-    prepare(None)
+def new_process() -> None:
+    """Forget what this process has opened."""
+    seal.forget_opened()
+
+
+def sealed(folder: Path, kms: Kms, recovery: str = "officers") -> Settings:
+    """The demo's settings under a seal from now on, with a key that has a replica."""
     path = folder / "keyrotation.toml"
-    path.write_text(
-        f'{path.read_text()}\n[keys.seal]\nkind = "aws-kms"\nkey_id = "{kms.key()}"\nendpoint_url = "{kms.url}"\n'
-    )
-    return path
+    kms.replicated = True
+    declared = f'kind = "aws-kms"\nkey_id = "{kms.key()}"\nrecovery = "{recovery}"\nendpoint_url = "{kms.url}"\n'
+    path.write_text(f"{path.read_text()}\n[keys.seal]\n{declared}")
+    return load(path)
+
+
+def rotated() -> DemoOutcome:
+    return run_demo(None, CLIENTS, lambda *_: None, lambda _: None, lambda *_: None)
+
+
+def signed_policy(settings: Settings, officers: Sequence[DemoOfficer]) -> None:
+    with open_pipeline(settings, actor="test") as pipeline:
+        request = open_policy(pipeline, reason="keys at rest under a KMS", requested_by="test")
+        approve(pipeline, request, officers, lambda _: None)
+        change_policy(pipeline, request)
 
 
 def files_with(keys: list[KeyMaterial], folder: Path) -> Iterator[Path]:
@@ -51,15 +81,90 @@ def files_with(keys: list[KeyMaterial], folder: Path) -> Iterator[Path]:
 
 
 def test_a_rotation_leaves_no_key_in_any_file_and_calls_the_kms_a_few_times(folder: Path, kms: Kms) -> None:
-    sealed_demo(folder, kms)
-    outcome = run_demo(None, CLIENTS, lambda *_: None, lambda _: None, lambda *_: None)
+    prepare(None)
+    sealed(folder, kms, "sealed")
+    outcome = rotated()
 
     assert outcome.holds
     assert max(kms.calls_by_process().values()) <= 10
     opened = seal._OPENED._keys.values()  # noqa: SLF001  what this process holds in memory
     made = [each for each in opened if isinstance(each, KeyMaterial)]
-    assert {each.fingerprint for each in made} == {each.fingerprint for each in outcome.keys}
+    assert {each.fingerprint for each in made} >= {each.fingerprint for each in outcome.keys}
     assert not list(files_with(made, folder))
     planted = folder / "temporary" / "planted"
     planted.write_bytes(b"x" + raw_of(made[0]))
     assert list(files_with(made, folder)) == [planted]
+
+
+def test_a_home_is_sealed_once_its_application_has_opened_the_canary(folder: Path, kms: Kms) -> None:
+    _, officers = prepare(None)
+    assert rotated().holds
+    settings = sealed(folder, kms)
+    with open_pipeline(settings, actor="test") as pipeline, pytest.raises(ApprovalError, match="have not signed"):
+        reseal(pipeline)
+    signed_policy(settings, officers)
+    with open_pipeline(settings, actor="test") as pipeline:
+        with pytest.raises(PreflightError, match=r"v1,v2 in the key store is not under aws-kms .*reseal"):
+            open_request(pipeline, reason="too early", requested_by="test")
+        with pytest.raises(BlockedError, match="no instance has opened the canary"):
+            reseal(pipeline)
+        with working_application(settings) as application:
+            assert eventually(lambda: any(each.opens_sealed for each in pipeline.rollout.instances()))
+            done = reseal(pipeline)
+            assert list(map(str, done.versions)) == ["v1", "v2"]
+            assert application.stop()["errors"] == 0
+        assert not reseal(pipeline).versions
+    texts = [each.read_text() for each in (settings.home / "keys").rglob("*.key")]
+    assert [text.startswith("sealed:aws-kms:") for text in texts] == [True, True]
+    new_process()
+    assert rotated().holds
+
+
+@pytest.mark.parametrize("recovery", ["officers", "sealed"])
+def test_what_backups_hold_opens_without_the_kms_as_officers_signed_it(folder: Path, kms: Kms, recovery: str) -> None:
+    _, officers = prepare(None)
+    settings = sealed(folder, kms, recovery)
+    assert rotated().holds
+    secret = folder / "recovery.asc"
+    secret.write_bytes(officers[0].gpg("--armor", "--export-secret-keys"))
+    with open_backups(settings, actor="test") as site, recovery_key(settings, secret) as key:
+        report = recovery_test(site, key, lambda *_: None)
+        assert ("aws-kms" in report.recovery_key) is (recovery == "sealed")
+        kms.refuses["Decrypt"] = "NotFoundException"
+        kept = site.kept()
+        copies = [(sets.place, copy) for sets in kept for made in sets.sets for copy in made.keys]
+        assert {str(copy.version) for _, copy in copies} == {"v1", "v2"}
+        new_process()
+        for place, copy in copies:
+            if recovery == "officers":
+                assert read_key(place, copy, key).fingerprint == copy.fingerprint
+            else:
+                with pytest.raises(KeyStoreUnavailableError, match=r"refuses Decrypt with arn.*NotFoundException"):
+                    read_key(place, copy, key)
+        new_process()
+        with pytest.raises(KeyStoreUnavailableError):
+            site.pipeline.keys.read()
+
+
+def test_recovery_goes_on_without_the_kms_where_officers_open_the_backups(
+    folder: Path, kms: Kms, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, officers = prepare(None)
+    settings = sealed(folder, kms)
+    assert rotated().holds
+    secret = folder / "recovery.asc"
+    secret.write_bytes(officers[0].gpg("--armor", "--export-secret-keys"))
+    with open_pipeline(settings, actor="test") as pipeline:
+        signer = pipeline.backup_signer
+    (empty := folder / "empty").mkdir()
+    monkeypatch.chdir(empty)
+    kms.refuses.update(dict.fromkeys(("Encrypt", "Decrypt", "DescribeKey"), "NotFoundException"))
+    command = ["keyrotation", "recover", "--from", str(settings.backup_directory), "--key", str(secret), "--json"]
+    command += ["--signer", str(signer), "--server", server.url("postgres"), "--into", f"recovered_{os.getpid()}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "keys lie unsealed here (AWS KMS refuses DescribeKey" in done.stdout
+    assert '# kind = "aws-kms"' in (empty / "keyrotation.toml").read_text()
+    stored = FileKeyStore(empty / ".keyrotation" / "keys").read()
+    assert {str(version) for version in stored.versions} == {"v1", "v2"}
+    assert stored.materials

@@ -17,12 +17,13 @@ from keyrotation_pipeline.fieldcrypto import seal as sealing
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import variable_of
 from keyrotation_pipeline.fieldcrypto.seal import Seal
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import aws_kms
 from keyrotation_pipeline.fieldcrypto.wrapping_keys.aws_kms import AwsKmsKey
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline_tests.aws_secrets import TestSecret
 from keyrotation_pipeline_tests.clusters import TestKeySecrets
 from keyrotation_pipeline_tests.contract.key_store import V1, V2, V3, add, archive, key, restore, set_primary
-from keyrotation_pipeline_tests.wrapping_keys import Kms
+from keyrotation_pipeline_tests.wrapping_keys import Kms, id_of
 
 HOME = "0123456789abcdef" * 2
 SEALED = re.compile(rf"sealed:aws-kms:{HOME}:[0-9a-f]{{64}}:[A-Za-z0-9+/]+=*:arn:aws:kms:us-east-1:[0-9]{{12}}:key/.*")
@@ -150,6 +151,81 @@ def test_a_swapped_key_hides_no_other_and_an_outage_of_the_kms_is_no_damage(
     assert place.texts() == before
     with pytest.raises(KeyStoreDamagedError, match=r"is sealed by aws-kms arn:.*; name that in \[keys.seal\]"):
         place.open(Seal()).read().material(V1)
+
+
+def test_stored_keys_are_sealed_later_and_again_under_another_wrapping_key(
+    place: SealedPlace, seal: Seal, kms: Kms
+) -> None:
+    plain = place.open(Seal())
+    for version, number in ((V1, 1), (V2, 2)):
+        add(plain, version, key(number))
+    set_primary(plain, V2)
+    before = archive(plain, V1)
+    later = Seal(
+        AwsKmsKey(kms.key(), endpoint_url=kms.url), (seal.wrapping,) if seal.wrapping else (), home=lambda: HOME
+    )
+    for each in (seal, later):
+        store = place.open(each)
+        stored = store.read()
+        assert (stored.unsealed, stored.canary) == ((V1, V2), None)
+        assert [each.message for each in store.preflight() if "reseal" in each.message]
+        store.offer_canary(key(9), stored.revision)
+        after = store.reseal(store.read().revision)
+        assert (after.live, after.archived, after.unsealed) == (before.live, before.archived, ())
+        assert after.canary == key(9)
+    new_process()
+    stored = place.open(replace(later, earlier=())).read()
+    assert (stored.live, stored.archived, stored.canary) == (before.live, before.archived, key(9))
+    assert place.texts()["v2"].endswith(later.name.removeprefix("aws-kms "))
+
+
+@pytest.mark.parametrize(
+    ("state", "sentence"),
+    [
+        pytest.param(
+            "deleted", r"is deleted on 20\d\d-\d\d-\d\d, and every key sealed by it; run `aws kms cancel", id="d"
+        ),
+        pytest.param("disabled", r"is in the state Disabled; have it enabled: `aws kms enable-key`", id="disabled"),
+        pytest.param(
+            "DescribeKey", r"refuses DescribeKey with arn:.* \(AccessDeniedException\); give this", id="denied"
+        ),
+        pytest.param("Encrypt", r"refuses Encrypt with arn:.* \(ThrottlingException\); wait a minute", id="throttled"),
+        pytest.param("region", r"refuses DescribeKey with arn:.*eu-west-1.* \(NotFoundException\); that", id="region"),
+        pytest.param("alone", r'has no replica, and recovery = "sealed" needs one', id="no second region"),
+    ],
+)
+def test_what_is_wrong_with_the_wrapping_key_is_one_sentence(state: str, sentence: str, kms: Kms) -> None:
+    arn = kms.key()
+    region, alone = ("eu-west-1" if state == "region" else None), state == "alone"
+    match state:
+        case "deleted":
+            kms.client.schedule_key_deletion(KeyId=id_of(arn), PendingWindowInDays=7)
+        case "disabled":
+            kms.client.disable_key(KeyId=id_of(arn))
+        case "DescribeKey" | "Encrypt":
+            kms.refuses[state] = "AccessDeniedException" if state == "DescribeKey" else "ThrottlingException"
+    (found,) = Seal(AwsKmsKey(arn, region, kms.url), alone=alone).problems()
+    assert re.search(sentence, found)
+    assert len(found) <= 200
+
+
+def test_a_key_with_a_replica_may_stand_alone(kms: Kms) -> None:
+    kms.replicated = True
+    assert not list(Seal(AwsKmsKey(kms.key(), endpoint_url=kms.url), alone=True).problems())
+
+
+@pytest.mark.parametrize(
+    ("key_id", "own", "asked"),
+    [
+        pytest.param("mrk-8f0a1c9e00004000800000000000000a", "eu-west-1", "eu-west-1", id="a multi-Region key in ours"),
+        pytest.param("mrk-8f0a1c9e00004000800000000000000a", None, "eu-central-1", id="where its ARN says"),
+        pytest.param("8f0a1c9e-0000-4000-8000-000000000000", "eu-west-1", "eu-central-1", id="another key"),
+    ],
+)
+def test_which_region_is_asked(monkeypatch: pytest.MonkeyPatch, key_id: str, own: str | None, asked: str) -> None:
+    monkeypatch.setattr(aws_kms, "_own_region", lambda: own)
+    key = AwsKmsKey.of(f"arn:aws:kms:eu-central-1:111122223333:key/{key_id}")
+    assert key.asked == f"arn:aws:kms:{asked}:111122223333:key/{key_id}"
 
 
 # --- applications ---------------------------------------------------------------------------------------------------

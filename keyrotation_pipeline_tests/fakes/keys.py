@@ -49,6 +49,7 @@ class FakeKeyStore:
     owner: StoreOwner | None = None
     compromised: frozenset[KeyVersion] = frozenset()
     undelivered: str | None = None
+    sealed_by: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def place_of(self, version: KeyVersion) -> str:
@@ -59,6 +60,15 @@ class FakeKeyStore:
 
     def made(self, version: KeyVersion) -> None:  # noqa: ARG002
         return
+
+    def seal_problems(self) -> tuple[str, ...]:
+        return ()
+
+    def offer_canary(self, canary: KeyMaterial, revision: str) -> StoredKeys:
+        raise NotImplementedError
+
+    def reseal(self, revision: str) -> StoredKeys:
+        raise NotImplementedError
 
     def read(self) -> StoredKeys:
         self.reads += 1

@@ -9,8 +9,8 @@ from typing import IO
 
 from keyrotation_pipeline.errors import BackupError, DamagedBackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.seal import UNSEALED, Seal
 from keyrotation_pipeline.model.backups import DatabaseCopy, KeyCopy, StoredFile, configuration_name, key_file_name
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.model.visible_text import is_hidden
@@ -25,17 +25,22 @@ _HEAD_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class EncryptedKeys:
-    """`KeyFiles`: each holds the base64 of a key and a newline, for ``gpg --decrypt``."""
+    """`KeyFiles`: each holds the base64 of a key, or a sealed key, and a newline, for ``gpg --decrypt``.
+
+    Args:
+        seal: returns that of keys in backups.
+    """
 
     place: LocalPlace
     encryptor: Encryptor
+    seal: Callable[[], Seal] = lambda: UNSEALED
 
     def make(self, version: KeyVersion, material: KeyMaterial, stamp: str) -> KeyCopy:
         """See `KeyFiles.make`."""
-        content = f"{base64_of(material)}\n".encode()
-        return KeyCopy(
-            version, material.fingerprint, _small(self.place, self.encryptor, key_file_name(version, stamp), content)
-        )
+        seal = self.seal()
+        content = f"{seal.text_of(version, material)}\n".encode()
+        file = _small(self.place, self.encryptor, key_file_name(version, stamp), content)
+        return KeyCopy(version, material.fingerprint, file, seal.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,14 @@ from uuid import uuid4
 from keyrotation_pipeline.adapters.keystores import changes
 from keyrotation_pipeline.adapters.keystores.aws_archive import Archives, AwsArchive, ManualSecrets, manual_secrets
 from keyrotation_pipeline.adapters.keystores.key_list import KeyList
-from keyrotation_pipeline.adapters.keystores.live_secret import COMPROMISED, OWNER, PRIMARY, LiveSecret, live_problems
+from keyrotation_pipeline.adapters.keystores.live_secret import (
+    CANARY_ENTRY,
+    COMPROMISED,
+    OWNER,
+    PRIMARY,
+    LiveSecret,
+    live_problems,
+)
 from keyrotation_pipeline.adapters.keystores.named_versions import text_of_owner
 from keyrotation_pipeline.adapters.keystores.seal_checks import seal_problems
 from keyrotation_pipeline.adapters.keystores.secrets_manager import (
@@ -48,6 +55,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing, versions_as_text
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.seal import UNSEALED, Seal
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import CANARY
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import KeyEntry, StoredKeys, StoreOwner
 from keyrotation_pipeline.ports.clock import Clock, attempts
@@ -228,6 +236,34 @@ class AwsKeyStore:
             self._replace(seen, {COMPROMISED: versions_as_text(seen.stored.compromised | versions)})
         return self.read()
 
+    @property
+    def sealed_by(self) -> str:
+        """See `KeyStore.sealed_by`."""
+        return self._secret.seal.name
+
+    def seal_problems(self) -> tuple[str, ...]:
+        """See `KeyStore.seal_problems`."""
+        return self._secret.seal.state_problems()
+
+    def offer_canary(self, canary: KeyMaterial, revision: str) -> StoredKeys:
+        """See `KeyStore.offer_canary`."""
+        seen = self._read_snapshot()
+        if changes.needs_canary(seen.stored, canary, revision):
+            self._replace(seen, {CANARY_ENTRY: self._secret.seal.text_of(CANARY, canary)})
+        return self.read()
+
+    def reseal(self, revision: str) -> StoredKeys:
+        """See `KeyStore.reseal`; versions of a secret without a label keep the earlier text until AWS drops them."""
+        seen = self._read_snapshot()
+        if changes.needs_resealing(seen.stored, revision):
+            live = {version: seen.stored.material(version) for version in seen.live.unsealed()}
+            for version in sorted(self._archive.unsealed):
+                self._archive.reseal(version, seen.archives.get(version, ()))
+            if live:
+                texts = {str(version): self._secret.seal.text_of(version, key) for version, key in live.items()}
+                self._unlabel(seen.live, self._replace(seen, texts))
+        return self.read()
+
     def name_owner(self, owner: StoreOwner, revision: str) -> StoredKeys:
         """Stores whose the keys are, in an entry of the live secret; a plain key has none, since its text is not ours.
 
@@ -285,8 +321,10 @@ class AwsKeyStore:
         stored = StoredKeys.of(
             known, archived, live.primary(), revision, pending, roster, compromised, left, live.owner()
         )
-        unsealed = (*live.unsealed(), *sorted(self._archive.unsealed)) if self._secret.seal.wrapping else ()
-        stored = replace(stored, unversioned=live.plain, unsealed=unsealed)
+        stored = replace(stored, unversioned=live.plain)
+        if (seal := self._secret.seal).wrapping is not None:
+            canary = seal.canary_of(live.entries.get(CANARY_ENTRY))
+            stored = stored.under(seal.name, (*live.unsealed(), *self._archive.unsealed), canary)
         if self._list is None:
             return stored
         return self._list.judged(live.list_text(self._list.name), stored)

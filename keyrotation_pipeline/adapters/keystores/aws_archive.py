@@ -169,6 +169,17 @@ class AwsArchive:
             self._aws.unlabel_previous(name, current)
         self._aws.untag(self._index, f"{_INDEX}{version}")
 
+    def reseal(self, version: KeyVersion, known: tuple[str, ...]) -> None:
+        """Seals an archived key in each of its archives that has it otherwise."""
+        for name in known:
+            held = self._aws.read(name)
+            found = self._entry(version, name)
+            if isinstance(found, KeyMaterial) and not self._seal.is_under(held.text):
+                current = str(uuid4())
+                self._aws.put(name, self._seal.text_of(version, found), current, CURRENT)
+                self._aws.take_off(name, PREVIOUS, held.id)
+                self._aws.unlabel_previous(name, current)
+
     def _entry(self, version: KeyVersion, name: str) -> KeyEntry | None:
         """Returns the key in an archive; None if we destroyed it or somebody deleted the secret."""
         try:

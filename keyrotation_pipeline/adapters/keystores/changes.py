@@ -100,6 +100,22 @@ def needs_naming(stored: StoredKeys, owner: StoreOwner, revision: str) -> bool:
     return stored.owner != owner and _unless_changed(stored, revision)
 
 
+def needs_resealing(stored: StoredKeys, revision: str) -> bool:
+    """Returns whether a key is not under the configured wrapping key.
+
+    Raises:
+        KeyStoreDamagedError: one of these is damaged, so that nothing can seal it.
+    """
+    for version in stored.unsealed:
+        stored.material(version)
+    return bool(stored.unsealed) and _unless_changed(stored, revision)
+
+
+def needs_canary(stored: StoredKeys, canary: KeyMaterial, revision: str) -> bool:
+    """Returns whether the canary must be stored."""
+    return stored.canary != canary and _unless_changed(stored, revision)
+
+
 def different(version: KeyVersion) -> KeyStoreError:
     """Returns the refusal to overwrite a key."""
     return KeyStoreError(

@@ -4,6 +4,7 @@
       v2.key         base64 of 32 bytes, or a sealed key, mode 0600
       primary        "v2"
       compromised    "v1", only after a compromise: versions that nothing is encrypted under again
+      canary         under a seal: a key that encrypts nothing, which each instance opens before its own are sealed
       owner          whose the keys are: home, databases, pinned roster, and the audit at the last change (JSON)
       application.env   only for an application with a library of its own: the live keys in that library's notation
       archive/       keys that applications no longer get
@@ -35,6 +36,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import versions_as_text
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.seal import UNSEALED, Seal
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import CANARY
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys, StoreOwner
 
@@ -73,6 +75,7 @@ class FileKeyStore:
         self._owner_file = self._live / "owner"
         self._roster_file = self._live / "roster"  # of earlier versions
         self._compromised_file = self._live / "compromised"
+        self._canary_file = self._live / CANARY
 
     @classmethod
     def create(cls, directory: Path, variable: str | None = None, notation: KeyNotation = BARE_KEYS) -> Self:
@@ -190,6 +193,32 @@ class FileKeyStore:
                 owner_only.write(self._compromised_file, versions_as_text(stored.compromised | versions))
             return self._stored()
 
+    @property
+    def sealed_by(self) -> str:
+        """See `KeyStore.sealed_by`."""
+        return self._seal.name
+
+    def seal_problems(self) -> tuple[str, ...]:
+        """See `KeyStore.seal_problems`."""
+        return self._seal.state_problems()
+
+    def offer_canary(self, canary: KeyMaterial, revision: str) -> StoredKeys:
+        """See `KeyStore.offer_canary`."""
+        with self._changing() as stored:
+            if changes.needs_canary(stored, canary, revision):
+                owner_only.write(self._canary_file, self._seal.text_of(CANARY, canary))
+            return self._stored()
+
+    def reseal(self, revision: str) -> StoredKeys:
+        """See `KeyStore.reseal`."""
+        with self._changing() as stored:
+            if changes.needs_resealing(stored, revision):
+                for version in stored.unsealed:
+                    for place in (self._live, self._archive):
+                        if (material := self._key(place, version)) is not None:
+                            self._put(place, version, material)
+            return self._stored()
+
     def name_owner(self, owner: StoreOwner, revision: str) -> StoredKeys:
         """Stores whose the keys are."""
         with self._changing() as stored:
@@ -234,7 +263,9 @@ class FileKeyStore:
             compromised=compromised_named(owner_only.read(self._compromised_file), str(self._compromised_file)),
             owner=owner_named(owner_only.read(self._owner_file, _MOST_OWNER_BYTES), str(self._owner_file)),
         )
-        return replace(stored, unsealed=tuple(self._unsealed())) if self._seal.wrapping else stored
+        if self._seal.wrapping is None:
+            return stored
+        return stored.under(self._seal.name, self._unsealed(), self._seal.canary_of(owner_only.read(self._canary_file)))
 
     def _unsealed(self) -> Iterator[KeyVersion]:
         for place in (self._live, self._archive):

@@ -13,13 +13,14 @@ is in the archive, read back, before it leaves the live Secret, and stays in the
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from keyrotation_pipeline.adapters.cluster import Access
 from keyrotation_pipeline.adapters.keystores import changes
 from keyrotation_pipeline.adapters.keystores.key_list import KeyList
 from keyrotation_pipeline.adapters.keystores.kubernetes_archives import Archived, InAws, open_archive
 from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import (
+    LAST_APPLIED,
     MissingSecretError,
     Secret,
     SecretName,
@@ -31,6 +32,7 @@ from keyrotation_pipeline.adapters.keystores.seal_checks import seal_problems
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import (
+    CANARY_VARIABLE,
     COMPROMISED_VARIABLE,
     PRIMARY_VARIABLE,
     compromised_in,
@@ -40,6 +42,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import (
 )
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.seal import UNSEALED, Seal
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import CANARY
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import KeyEntry, StoredKeys, StoreOwner
 from keyrotation_pipeline.ports.clock import Clock
@@ -208,6 +211,34 @@ class KubernetesKeyStore:
             self._change(seen, {COMPROMISED_VARIABLE: published})
         return self.read()
 
+    @property
+    def sealed_by(self) -> str:
+        """See `KeyStore.sealed_by`."""
+        return self._secrets.seal.name
+
+    def seal_problems(self) -> tuple[str, ...]:
+        """See `KeyStore.seal_problems`."""
+        return self._secrets.seal.state_problems()
+
+    def offer_canary(self, canary: KeyMaterial, revision: str) -> StoredKeys:
+        """See `KeyStore.offer_canary`."""
+        seen = self._read_snapshot()
+        if changes.needs_canary(seen.stored, canary, revision):
+            self._change(seen, {CANARY_VARIABLE: self._secrets.seal.text_of(CANARY, canary)})
+        return self.read()
+
+    def reseal(self, revision: str) -> StoredKeys:
+        """See `KeyStore.reseal`; with each key goes kubectl's copy of it."""
+        wanted = changes.needs_resealing(stored := self.read(), revision)
+        for version in stored.unsealed if wanted else ():
+            seen = self._read_snapshot()
+            key, entry = seen.stored.material(version), variable_of(version)
+            seen.archive.reseal(version)
+            if version in seen.stored.live:
+                copied = {LAST_APPLIED: None} if seen.live.last_applied(entry) else {}
+                self._change(seen, {entry: self._secrets.seal.text_of(version, key)}, copied)
+        return self.read()
+
     def name_owner(self, owner: StoreOwner, revision: str) -> StoredKeys:
         """Stores whose the keys are in an annotation of the live Secret."""
         seen = self._read_snapshot()
@@ -232,7 +263,8 @@ class KubernetesKeyStore:
                 )
                 if (seal := self._secrets.seal).wrapping is not None:
                     outside = [each for each in _live(live, seal) if not seal.is_under(live.text(variable_of(each)))]
-                    stored = replace(stored, unsealed=(*outside, *archive.unsealed))
+                    canary = live.text(CANARY_VARIABLE) if CANARY_VARIABLE in live.data else None
+                    stored = stored.under(seal.name, (*outside, *archive.unsealed), seal.canary_of(canary))
                 if self._list is not None:
                     stored = self._list.judged(self._list_in(live), stored)
                 return _Snapshot(live, archive, stored)

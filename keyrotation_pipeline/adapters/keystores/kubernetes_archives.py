@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from keyrotation_pipeline.adapters.keystores.aws_archive import Archives, AwsArchive
 from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import (
+    LAST_APPLIED,
     MissingSecretError,
     Secret,
     SecretName,
@@ -66,6 +67,14 @@ class SecretArchived:
                 f"encrypted the values under {version}, and remove the other"
             )
 
+    def reseal(self, version: KeyVersion) -> None:
+        """Seals a key that is in the archive otherwise."""
+        entry = self.entries.get(version)
+        if version in self.unsealed and isinstance(entry, KeyMaterial):
+            self.require_mutable()
+            copied = {LAST_APPLIED: None} if self._secret.last_applied(str(version)) else {}
+            self._secrets.patch(self._secret, {str(version): self._seal.text_of(version, entry)}, copied)
+
     def destroy(self, version: KeyVersion) -> None:
         """Removes a key; repeating it changes nothing."""
         if version in self.entries or self._secret.last_applied(str(version)):
@@ -124,6 +133,10 @@ class AwsArchived:
     def keep(self, version: KeyVersion, material: KeyMaterial, description: str = "") -> None:
         """Ensures that a key is in the archive and reads back from there; `description` is for people."""
         self._archive.keep(version, material, self._archives.get(version, ()), description)
+
+    def reseal(self, version: KeyVersion) -> None:
+        """Seals a key that is in the archive otherwise."""
+        self._archive.reseal(version, self._archives.get(version, ()))
 
     def destroy(self, version: KeyVersion) -> None:
         """Removes a key; repeating it changes nothing."""

@@ -24,6 +24,7 @@ PRIMARY = "primary"
 COMPROMISED = "compromised"
 # Longer than the others: the secret may have entries of the application, too.
 OWNER = "keyrotation_owner"
+CANARY_ENTRY = "keyrotation_canary"
 # Replaces a destroyed key in an archive.
 DESTROYED = "destroyed"
 _VERSION = re.compile(VERSION_PATTERN)

@@ -20,8 +20,7 @@ def seal_problems(seal: Seal, unsealed: Iterable[KeyVersion]) -> Iterator[Proble
         yield Problem(message, fatal=True, check=_USABLE)
     if seal.wrapping is not None and (versions := versions_as_text(unsealed)):
         yield Problem(
-            f"{versions} in the key store is not under {seal.wrapping.kind} {seal.wrapping.name}; leave out "
-            "[keys.seal], since this version seals keys from `keyrotation init` on",
+            f"{versions} in the key store is not under {seal.name}; run `keyrotation reseal`",
             fatal=True,
             check=_SEALED,
         )

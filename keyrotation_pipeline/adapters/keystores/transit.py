@@ -150,6 +150,23 @@ class TransitKeyStore:
         """See `KeyStore.publish_compromised`."""
         return self._compared(self._files.publish_compromised(versions, revision))
 
+    @property
+    def sealed_by(self) -> str:
+        """See `KeyStore.sealed_by`."""
+        return ""
+
+    def seal_problems(self) -> tuple[str, ...]:
+        """See `KeyStore.seal_problems`: keys that never leave their server have no seal."""
+        return ()
+
+    def offer_canary(self, canary: KeyMaterial, revision: str) -> StoredKeys:  # noqa: ARG002
+        """See `KeyStore.offer_canary`."""
+        raise KeyStoreError(f"{self._address} holds the keys itself, so none is sealed; leave out [keys.seal]")
+
+    def reseal(self, revision: str) -> StoredKeys:  # noqa: ARG002
+        """See `KeyStore.reseal`."""
+        raise KeyStoreError(f"{self._address} holds the keys itself, so none is sealed; leave out [keys.seal]")
+
     def name_owner(self, owner: StoreOwner, revision: str) -> StoredKeys:
         """See `KeyStore.name_owner`."""
         return self._compared(self._files.name_owner(owner, revision))

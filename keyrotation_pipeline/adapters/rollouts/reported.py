@@ -80,6 +80,7 @@ class ReportedInstances:
         self._patience_seconds = 0.0 if mode is RolloutMode.CONFIRM else timeout_seconds
         self._clock = clock
         self._known: Mapping[KeyVersion, KeyMaterial] = {}
+        self._canary: KeyMaterial | None = None
         self._read_keys_at: float | None = None
         self._last: Reported | None = None
 
@@ -146,9 +147,10 @@ class ReportedInstances:
 
     def _reported(self) -> Reported:
         rows = self._rows()
-        reported = read_reports(rows, self._known)
-        if reported.disproved and self._refresh_keys():
-            reported = read_reports(rows, self._known)
+        reported = read_reports(rows, self._known, self._canary)
+        unopened = any(not each.opens_sealed for each in reported.instances)
+        if (reported.disproved or unopened) and self._refresh_keys():
+            reported = read_reports(rows, self._known, self._canary)
         self._last = reported
         return reported
 
@@ -174,7 +176,7 @@ class ReportedInstances:
         stored = self._keys.read()
         entries = {**stored.archived, **stored.live}
         self._known = {version: key for version, key in entries.items() if isinstance(key, KeyMaterial)}
-        self._read_keys_at = now
+        self._canary, self._read_keys_at = stored.canary, now
         return True
 
 

@@ -3,7 +3,7 @@
 import hmac
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import groupby
@@ -26,6 +26,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.possession import proof_of_possession
 from keyrotation_pipeline.fieldcrypto.reads import NO_VERSION
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import CANARY
 from keyrotation_pipeline.model.fleet import Decrypted, Failed, Instance, Pod
 
 TABLE = "instance_reports"
@@ -70,12 +71,15 @@ class Reported:
     disproved: bool
 
 
-def read_reports(rows: Iterable[ReportRow], keys: Mapping[KeyVersion, KeyMaterial]) -> Reported:
+def read_reports(
+    rows: Iterable[ReportRow], keys: Mapping[KeyVersion, KeyMaterial], canary: KeyMaterial | None = None
+) -> Reported:
     """Reads every report; a wrong one is a problem of the instance that it names, and of no other.
 
     Args:
         rows: those of one instance together.
         keys: every key of the key store, live or archived.
+        canary: what shows that an instance opens sealed keys; None: there is none.
     """
     instances, departed, disproved = [], dict[str, int](), False
     for name, found in groupby(rows, key=lambda each: each.instance):
@@ -85,7 +89,9 @@ def read_reports(rows: Iterable[ReportRow], keys: Mapping[KeyVersion, KeyMateria
         if last is not None and last.content is not None and last.content.sign_off:
             departed[name] = max(each.row.id for each in judged)
         else:
-            instances.append(_instance(name, last or judged[-1], judged))
+            instance = _instance(name, last or judged[-1], judged)
+            opens = last is not None and canary is not None and _opens(last.row, canary)
+            instances.append(replace(instance, opens_sealed=opens))
     return Reported(tuple(instances), departed, disproved)
 
 
@@ -210,6 +216,12 @@ def _is_proven(
         for name in (str(version), key.fingerprint)
         if name in proofs
     )
+
+
+def _opens(row: ReportRow, canary: KeyMaterial) -> bool:
+    proofs = dict(each.partition("=")[::2] for each in row.proofs.split())
+    proof = proof_of_possession(canary, CANARY, row.instance, row.report)
+    return hmac.compare_digest(proofs.get(CANARY, "").encode(), proof.encode())
 
 
 def _about(row: ReportRow, why: str) -> str:

@@ -4,6 +4,8 @@ from collections.abc import Hashable, Iterator, Mapping
 from typing import Protocol
 
 AWS_KMS = "aws-kms"
+# In place of a version: a key that encrypts nothing, which shows that an application can open others.
+CANARY = "canary"
 Context = Mapping[str, str]
 """What is authenticated with a sealed key."""
 
@@ -33,5 +35,9 @@ class WrappingKey(Hashable, Protocol):
             BrokenSealError: it was changed, or made with another context or key.
         """
 
-    def problems(self) -> Iterator[str]:
-        """Yields what stands against sealing keys with it, a sentence each."""
+    def problems(self, *, alone: bool) -> Iterator[str]:
+        """Yields what stands against sealing keys with it, a sentence each.
+
+        Args:
+            alone: nothing else opens backups, so a second region or token must have it, too.
+        """

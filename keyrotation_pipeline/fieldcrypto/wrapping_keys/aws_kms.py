@@ -79,7 +79,7 @@ class AwsKmsKey:
         """See `WrappingKey.decrypt`."""
         return bytes(self._call("Decrypt", CiphertextBlob=ciphertext, EncryptionContext=dict(context))["Plaintext"])
 
-    def problems(self) -> Iterator[str]:
+    def problems(self, *, alone: bool) -> Iterator[str]:
         """See `WrappingKey.problems`."""
         about = self._call("DescribeKey")["KeyMetadata"]
         state, subject = about.get("KeyState"), f"AWS KMS key {self.asked}"
@@ -91,6 +91,8 @@ class AwsKmsKey:
             yield f"{subject} is in the state {state}; have it enabled: `aws kms enable-key`"
         if about.get("KeySpec", about.get("CustomerMasterKeySpec")) != "SYMMETRIC_DEFAULT":
             yield f"{subject} is not symmetric; name one of the kind SYMMETRIC_DEFAULT"
+        if alone and not (about.get("MultiRegionConfiguration") or {}).get("ReplicaKeys"):
+            yield f'{subject} has no replica, and recovery = "sealed" needs one: `aws kms replicate-key`'
 
     def _call(self, operation: str, **request: Any) -> Mapping[str, Any]:  # noqa: ANN401
         """Drops the text of AWS's errors and their causes: they may repeat what was sent."""

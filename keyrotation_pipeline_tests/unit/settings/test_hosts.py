@@ -75,7 +75,8 @@ SMTP = '[alerts.smtp]\nsender = "a@b.example"\nhost = '
     ),
     pytest.param(
         f'[keys.seal]\nkind = "aws-kms"\nkey_id = "{ARN}1"\nearlier = ["{ARN}0"]\nregion_name = "eu-west-1"\n',
-        (f"keys earlier sealed by aws-kms {ARN}0 at AWS eu-west-1", f"keys sealed by aws-kms {ARN}1 at AWS eu-west-1"),
+        (f"keys earlier sealed by aws-kms {ARN}0 at AWS eu-west-1",
+         f"keys sealed by aws-kms {ARN}1 at AWS eu-west-1 with recovery officers"),
         id="a seal",
     ),
     pytest.param(
