@@ -20,7 +20,11 @@ from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreUna
 from keyrotation_pipeline.fieldcrypto import seal
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.requests import Step, Walk
+from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.policy import change_policy, open_policy
+from keyrotation_pipeline.rotation import runner
+from keyrotation_pipeline.rotation.rollback import open_rollback
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline.rotation.sealing import reseal
 from keyrotation_pipeline.settings import Settings, load
@@ -168,3 +172,28 @@ def test_recovery_goes_on_without_the_kms_where_officers_open_the_backups(
     stored = FileKeyStore(empty / ".keyrotation" / "keys").read()
     assert {str(version) for version in stored.versions} == {"v1", "v2"}
     assert stored.materials
+
+
+def walked(pipeline: Pipeline, request: Walk, officers: Sequence[DemoOfficer], through: Step | None = None) -> None:
+    approve(pipeline, request, officers, lambda _: None)
+    for _ in runner.run(pipeline, request.id, lambda *_: None, through=through):
+        pass
+
+
+def test_an_emergency_and_a_rollback_under_a_seal(folder: Path, kms: Kms) -> None:
+    _, officers = prepare(None)
+    settings = sealed(folder, kms)
+    assert rotated().holds
+    with open_pipeline(settings, actor="test") as pipeline, working_application(settings) as application:
+        assert eventually(lambda: any(each.opens_sealed for each in pipeline.rollout.instances()))
+        emergency = open_request(pipeline, reason="a leak", requested_by="test", incident="INC-1")
+        walked(pipeline, emergency, officers)
+        further = open_request(pipeline, reason="and once more", requested_by="test")
+        walked(pipeline, further, officers, Step.PRIMARY_KEY_ROLLOUT)
+        undone = open_rollback(pipeline, pipeline.ledger.walk(further.id), reason="not yet", requested_by="test")
+        walked(pipeline, undone, officers)
+        stored = pipeline.keys.read()
+        tally = application.stop()
+    assert (str(stored.primary), tally["errors"], tally["lost_writes"]) == ("v3", 0, 0)
+    texts = [each.read_text() for each in (settings.home / "keys").rglob("*.key")]
+    assert [text for text in texts if not text.startswith("sealed:aws-kms:")] == []
