@@ -131,6 +131,16 @@ class UnencryptedValueError(KeyRotationError):
         )
 
 
+class LegacyValueError(KeyRotationError):
+    """A column that comes from another library holds what neither a key of ours nor the former one opens."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a value is neither encrypted under a key version nor opened by the LegacyKey of its column, or a text "
+            "could not be read again under that; compare format, key and options with the former library's"
+        )
+
+
 # --- shown to operators ---------------------------------------------------------------------------------------------
 
 
@@ -172,6 +182,16 @@ class OutOfOrderError(KeyRotationError):
 
 class KeyStoreError(KeyRotationError):
     """The key store rejects a change; the subclasses are other failures of it."""
+
+
+class MissingSourceKeyError(KeyStoreError):
+    """A column comes from another library, whose key was not imported."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"the key store holds no key that was imported from {name}; set {name} and run `keyrotation init`, or, "
+            "once no value of that library is left, remove `from` of its columns"
+        )
 
 
 class KeyStoreUnavailableError(KeyStoreError):

@@ -226,7 +226,8 @@ class RestoredStages:
             officers = ThrowAwayOfficers(memory, home)
             declared = _for_rehearsal(self.settings, url, home, officers)
             _forget_requests(url)
-            initialise(declared, ring, actor=_REHEARSAL)
+            sources = {name: key for name, (_, key) in ring.sources.items()}
+            initialise(declared, ring, actor=_REHEARSAL, sources=sources)
             with open_pipeline(declared, actor=_REHEARSAL) as pipeline:
                 yield RehearsalStage(pipeline, officers.sign)
 

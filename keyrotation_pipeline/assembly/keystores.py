@@ -24,7 +24,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyNotation
 from keyrotation_pipeline.fieldcrypto.formats.vault_transit.server import server_at
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, KeyRing, primary_in
-from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, SourceKey
 from keyrotation_pipeline.fieldcrypto.seal import UNSEALED, Seal, reach
 from keyrotation_pipeline.fieldcrypto.wrapping_keys.aws_kms import AwsKmsKey
 from keyrotation_pipeline.model.key_trial import GivenKeys
@@ -154,6 +154,16 @@ def listed_keys(settings: Settings, environment: Mapping[str, str]) -> GivenKeys
     if (code := marked_format_of(settings.format.value_format)) is not None:
         code.markers(ring)  # raises where values name two keys alike
     return GivenKeys(ring, places.__getitem__)
+
+
+def source_keys(settings: Settings, environment: Mapping[str, str]) -> Mapping[str, SourceKey]:
+    """Returns the one key of each library that columns come from, by the name of its variable, if that is set.
+
+    Raises:
+        InvalidKeyError: it is longer than any key.
+    """
+    names = dict.fromkeys(p.source_key for table in settings.encrypted_tables for p in table.places if p.source_key)
+    return {name: SourceKey(environment[name].encode(), name) for name in names if environment.get(name)}
 
 
 def transit_keys(settings: Settings) -> GivenKeys:

@@ -50,11 +50,11 @@ from keyrotation_pipeline.audit.store_owner import OwnedKeyStore, require_not_of
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.backups.destruction import DESTROY
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
-from keyrotation_pipeline.errors import AuditError, HomeError, WrongKeyError
+from keyrotation_pipeline.errors import AuditError, HomeError, KeyStoreError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.formats.vault_transit.server import server_at
 from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, SourceKey
 from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceOf
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.page_reading import Verification
@@ -84,6 +84,7 @@ from keyrotation_pipeline.rotation.key_checks import (
     refusal,
     try_keys,
     undetermined_turns,
+    with_sources,
 )
 from keyrotation_pipeline.rotation.reconcile import RECONCILE
 from keyrotation_pipeline.rotation.replace_key import REPLACE_KEY
@@ -167,7 +168,13 @@ def withhold_token(settings: Settings, *, actor: str) -> None:
 
 
 def initialise(
-    settings: Settings, ring: KeyRing | None, *, actor: str, place_of: PlaceOf | None = None, convert: bool = False
+    settings: Settings,
+    ring: KeyRing | None,
+    *,
+    actor: str,
+    place_of: PlaceOf | None = None,
+    convert: bool = False,
+    sources: Mapping[str, SourceKey] | None = None,
 ) -> KeyTrial | None:
     """Creates what a home and a database need before the first rotation; repeating it changes nothing.
 
@@ -180,6 +187,7 @@ def initialise(
         ring: the keys in use today; None imports none.
         place_of: names the place where the key of a version was given; None: the key store.
         convert: convert one plain key in AWS to the versioned form.
+        sources: the one key of each library that columns come from, by the name of its variable.
 
     Returns:
         The result of trying the keys; None where there are none.
@@ -220,17 +228,23 @@ def initialise(
             trial = None
             if ring is None:
                 stored = claim_store(pipeline, stored, tried=not stored.versions)
+                if sources and stored.primary == PLAINTEXT:
+                    raise KeyStoreError(
+                        "this home has no key yet, and no column comes from another library before it has one; rotate "
+                        f"without {', '.join(sources)} first, then run `keyrotation init` again"
+                    )
                 if _begins_without_key(pipeline, stored):
                     require_signed_key_store(pipeline)
                     pipeline.keys.set_primary(PLAINTEXT, stored.revision)
                     pin_hosts(pipeline)
             else:
                 require_signed_key_store(pipeline)
-                trial = _tried(pipeline, ring, place_of or pipeline.keys.place_of)
+                trial = _tried(pipeline, ring, sources or {}, place_of or pipeline.keys.place_of)
                 if convert:
                     convert_key_store(settings, ring)
                 claim_store(pipeline, pipeline.keys.read(), tried=True)
                 keys.import_keys(pipeline, ring)
+                keys.import_sources(pipeline, sources or {})
                 # Not before: what a failing `init` would pin takes two signatures to correct.
                 pin_hosts(pipeline)
             offer_canary(pipeline, pipeline.keys.read())
@@ -241,7 +255,7 @@ def initialise(
 
 def _begins_without_key(pipeline: Pipeline, stored: StoredKeys) -> bool:
     """Returns whether there has never been a key, and every declared column holds plaintext."""
-    begun = all(set(table.columns) == set(table.begun) for table in pipeline.tables)
+    begun = all(set(table.columns) == set(table.held_plaintext) for table in pipeline.tables)
     known = stored.versions or pipeline.ledger.keys()
     return begun and bool(pipeline.tables) and not known and stored.primary in {None, PLAINTEXT}
 
@@ -310,7 +324,7 @@ def _require_declared(settings: Settings, connection: Connection) -> None:
         require_declared(connection, settings.encrypted_tables)
 
 
-def _tried(pipeline: Pipeline, ring: KeyRing, place_of: PlaceOf) -> KeyTrial:
+def _tried(pipeline: Pipeline, ring: KeyRing, sources: Mapping[str, SourceKey], place_of: PlaceOf) -> KeyTrial:
     """Tries the given keys, and those that the store holds in addition, on the values.
 
     Raises:
@@ -321,7 +335,8 @@ def _tried(pipeline: Pipeline, ring: KeyRing, place_of: PlaceOf) -> KeyTrial:
     live = {each: key for each, key in stored.live.items() if isinstance(key, KeyMaterial)}
     others = {version: key for version, key in live.items() if version not in ring.versions}
     known = others | {version: ring.material(version) for version in ring.versions}
-    probes = probed(pipeline, KeyRing(known, ring.primary), derived=True)
+    known |= dict(stored.sources.values())
+    probes = probed(pipeline, with_sources(KeyRing(known, ring.primary), sources), derived=True)
     misfits = [each.refusal for each in probes if each.refusal]
     if misfits := [*misfits, *undetermined_turns(pipeline.tables, KeyRing(known, ring.primary))]:
         raise WrongKeyError(

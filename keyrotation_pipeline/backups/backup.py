@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keyrotation_pipeline.audit.divergence import about_newcomer
@@ -206,7 +206,11 @@ def _configuration(site: BackupContext, stamp: str) -> tuple[StoredFile | None, 
 
 def _dump(site: BackupContext, stamp: str) -> tuple[DatabaseCopy | None, list[str]]:
     try:
-        return site.dumps.make(dump_name(stamp), site.pipeline.tables), []
+        copy = site.dumps.make(dump_name(stamp), site.pipeline.tables)
+        if not (names := copy.names_of_sources):
+            return copy, []
+        stored = site.pipeline.keys.read()
+        return replace(copy, source_keys=tuple(sorted(stored.source(name)[0] for name in names))), []
     except KeyRotationError as error:
         return None, [str(error)]
 

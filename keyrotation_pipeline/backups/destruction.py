@@ -214,12 +214,20 @@ def _require_not_live(stored: StoredKeys, version: KeyVersion) -> None:
 
 
 def _require_no_values(pipeline: Pipeline, version: KeyVersion) -> None:
+    stored = pipeline.keys.read()
+    name = next((name for name, (number, _) in stored.sources.items() if number == version), None)
     for count in pipeline.inventory.count(pipeline.tables):
         if values := count.values_by_version.get(version, 0):
             raise BlockedError(
                 f"table {count.table.name} holds {values} value(s) under {version}; re-encrypt them first with "
                 "`keyrotation request`"
             )
+        for place in count.table.places:
+            if place.source_key == name and (values := count.unencrypted_by_column.get(place.name, 0)):
+                raise BlockedError(
+                    f"{count.table.name}.{place.name} holds {values} value(s) of another library, and {version} is its "
+                    "key; encrypt them first with `keyrotation request`"
+                )
     for finding in pipeline.inventory.discover(pipeline.tables):
         if version in finding.versions:
             raise BlockedError(

@@ -21,7 +21,7 @@ from keyrotation_pipeline.errors import (
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, SourceKey
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backups import KeyCopy
 from keyrotation_pipeline.model.key_events import KeyDestructionIntended, KeyRestoreIntended, KeyStateChanged
@@ -155,10 +155,11 @@ def restore_key(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, 
 def _restored(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, source: str) -> KeyRestored:
     record, stored = _require_registered(pipeline.ledger, version, material), pipeline.keys.read()
     _require_no_other(stored, version, material)
-    ring = KeyRing({version: material}, version)
-    decrypted = sum(sampled_under(pipeline.inventory, table, version, ring) for table in pipeline.tables)
+    is_source = isinstance(material, SourceKey)  # no value names it, and it is never live
+    ring = None if is_source else KeyRing({version: material}, version)
+    decrypted = sum(sampled_under(pipeline.inventory, table, version, ring) for table in pipeline.tables if ring)
     is_primary = version == audited_primary(pipeline.ledger) or record.state is KeyState.ACTIVE
-    archived = _belongs_in_archive(pipeline.ledger, stored, record, needed=is_primary or bool(decrypted))
+    archived = is_source or _belongs_in_archive(pipeline.ledger, stored, record, needed=is_primary or bool(decrypted))
     restored = KeyRestored(version, material.fingerprint, source, "archive" if archived else "live", decrypted)
     intent = KeyRestoreIntended(version, material.fingerprint, source, restored.place, decrypted)
     pipeline.ledger.append(intent)

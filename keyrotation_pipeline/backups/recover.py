@@ -232,7 +232,7 @@ def _restored(
     name = found.dump.file.name
     try:
         with databases.restored(into, found.dump, local.path(name), key) as restored:
-            read = decrypt_all(restored, found.dump, KeyRing(keys, max(keys)), report)
+            read = decrypt_all(restored, found.dump, KeyRing.for_reading(keys), report)
             failures = restored.failures
 
             def as_set(done: HandedOver) -> RestoredSet:

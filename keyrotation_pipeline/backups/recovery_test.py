@@ -313,8 +313,7 @@ def newest_dump(kept: KeptSets, trust: ManifestTrust) -> tuple[BackupSet, Databa
 
 def _ring(keys: Mapping[KeyVersion, KeyMaterial]) -> KeyRing:
     """The keys of a set; before the first one was registered, one that decrypts nothing."""
-    held = keys or {KeyVersion(1): KeyMaterial.generate()}
-    return KeyRing(held, max(held))
+    return KeyRing.for_reading(keys)
 
 
 def _withheld(site: BackupContext) -> frozenset[KeyVersion]:

@@ -11,7 +11,7 @@ from keyrotation_pipeline.backups.restore_checks import require_all_there, requi
 from keyrotation_pipeline.errors import KeyRotationError, MissingVersionError, RehearsalError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, SourceKey
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
@@ -106,7 +106,11 @@ def _used(
 ) -> Mapping[KeyVersion, KeyMaterial]:
     """Returns the keys without earlier ones that neither applications have nor the dump needs."""
     gone = {each.version for each in registered if each.state in _OUT_OF_USE and each.version < source}
-    return {version: key for version, key in keys.items() if version not in gone or version in dump.versions}
+    return {
+        version: key
+        for version, key in keys.items()
+        if version not in gone or version in dump.versions or isinstance(key, SourceKey)
+    }
 
 
 @dataclass(slots=True)

@@ -149,6 +149,11 @@ def _keys(
     ledger: Ledger, stored: StoredKeys, old: BackupSet, dump: DatabaseCopy, target: KeyVersion
 ) -> Mapping[KeyVersion, KeyMaterial]:
     """Every key that the old dump needs, and the new one; each as registered."""
+    if dump.source_keys:
+        raise RequestError(
+            f"{old.name} holds values of another library, which are not made again under {target}; keep it and "
+            f"{dump.source_keys[0]} until it expires"
+        )
     if set(dump.versions) <= {target}:
         raise RequestError(f"{old.name} needs no key but {target} already; `keyrotation backup --list` shows others")
     records = ledger.keys()

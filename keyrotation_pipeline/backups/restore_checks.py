@@ -109,6 +109,7 @@ def require_all_there(restored: RestoredDump, dump: DatabaseCopy) -> None:
             (count,) = restored.inventory.count([content.table])
         _require_rows(content, count.rows, dump)
         _require_values(content, count.by_column, dump)
+        _require_old_forms(content, count.unencrypted_by_column, dump)
     _require_relations(dump.content, restored, dump)
 
 
@@ -217,6 +218,15 @@ def _require_rows(content: TableContent, rows: int, dump: DatabaseCopy) -> None:
             f"table {name} has {rows:,} rows in what {dump.file.name} restores, but had {content.rows:,}; "
             "use an older backup"
         )
+
+
+def _require_old_forms(content: TableContent, counted: Mapping[str, int], dump: DatabaseCopy) -> None:
+    for column, number in content.old_forms.items():
+        if (found := counted.get(column, 0)) != number:
+            raise LostRowsError(
+                f"column {content.table.name}.{column} has {found:,} values of another library in what "
+                f"{dump.file.name} restores, but had {number:,}; use an older backup"
+            )
 
 
 def _require_values(content: TableContent, counted: Mapping[str, Mapping[KeyVersion, int]], dump: DatabaseCopy) -> None:

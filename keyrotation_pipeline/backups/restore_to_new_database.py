@@ -155,4 +155,4 @@ def _ring(pipeline: Pipeline, dump: DatabaseCopy) -> KeyRing:
             raise missing_from_store(dump, version)
     held = registered.intersection(dump.versions) or stored.versions[:1]
     needed = {version: stored.material(version) for version in held}
-    return KeyRing(needed, max(needed))
+    return KeyRing.for_reading(needed)

@@ -9,7 +9,7 @@ import typer
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.home import create_home, search_database
-from keyrotation_pipeline.assembly.keystores import keys_in_store, listed_keys, transit_keys
+from keyrotation_pipeline.assembly.keystores import keys_in_store, listed_keys, source_keys, transit_keys
 from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline, withhold_token
 from keyrotation_pipeline.audit.divergence import about_newcomer
 from keyrotation_pipeline.backups.key_loss import lost_keys
@@ -73,7 +73,8 @@ def init(
     withhold_token(declared, actor=actor())
     given = _keys_in_use(declared)
     ring, place_of = (given.ring, given.place_of) if given is not None else (None, None)
-    trial = initialise(declared, ring, actor=actor(), place_of=place_of, convert=convert)
+    sources = source_keys(declared, settings.process_environment())
+    trial = initialise(declared, ring, actor=actor(), place_of=place_of, convert=convert, sources=sources)
     with open_pipeline(declared, actor=actor()) as pipeline:
         newcomer = about_newcomer(pipeline.ledger.replayed())
         lost = lost_keys(pipeline.ledger, pipeline.keys.read(), pipeline.ledger.keys())

@@ -94,8 +94,8 @@ def verify(*, config: Config = None, as_json: Json = False) -> None:
         ("Table", "Rows", "Values", "Do not decrypt"), [tuple(each[name] for name in columns) for each in tables]
     )
     yet = [
-        f"{each['plaintext']:,} further values of {each['table']} are in plaintext; a rotation encrypts them"
-        for each in tables
+        f"{each['plaintext']:,} further values of {each['table']} are in {table.old_form}; a rotation encrypts them"
+        for table, each in zip(pipeline.tables, tables, strict=True)
         if each.get("plaintext")
     ]
     output.show(database, document, [shown, *yet, *_missed(missed)], as_json=as_json)

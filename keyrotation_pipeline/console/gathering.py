@@ -27,6 +27,7 @@ _OF_KEYS = (
     EventKind.KEY_STATE_CHANGED,
     EventKind.KEY_CREATION_INTENDED,
     EventKind.KEY_ACTIVATION_DECLARED,
+    EventKind.SOURCE_KEY_IMPORTED,
 )
 
 

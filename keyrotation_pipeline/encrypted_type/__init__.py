@@ -31,12 +31,14 @@ from keyrotation_pipeline.encrypted_type.search_index import SearchIndex, matche
 from keyrotation_pipeline.encrypted_type.statements import check as _check_every_statement  # noqa: F401
 from keyrotation_pipeline.fieldcrypto.grammar import ciphertext_length
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.source_keys import LegacyKey
 
 __all__ = [
     "Attestation",
     "EncryptedType",
     "EnvironmentKeyRing",
     "KeyRing",
+    "LegacyKey",
     "MountedKeyRing",
     "SearchIndex",
     "SecretsManagerKeyRing",

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine, TextClause, text
 
 from keyrotation_pipeline.encrypted_type import process_end
-from keyrotation_pipeline.encrypted_type.column import encrypted_from_of, failed_reads_of, old_reads_of
+from keyrotation_pipeline.encrypted_type.column import encrypted_from_of, failed_reads_of, old_forms_of, old_reads_of
 from keyrotation_pipeline.encrypted_type.environment import pod_of_process
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -201,6 +201,7 @@ class Attestation:
             "decrypted": reads,
             "failed": failures,
             "encrypts_from": {**self._encrypts_from, **encrypted_from_of(self._key_ring)},
+            "old_forms": old_forms_of(self._key_ring),
         }
         report = json.dumps(content)
         proofs = (f"{version}={self._proof(ring.material(version), version, report)}" for version in ring.versions)

@@ -1,6 +1,6 @@
 """Defines the SQLAlchemy column type."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NoReturn
 
 from sqlalchemy import Column, Table, event, type_coerce
@@ -19,12 +19,15 @@ from keyrotation_pipeline.errors import (
     InvalidKeyError,
     KeyRingUnavailableError,
     KeyRotationError,
+    LegacyValueError,
     MalformedCiphertextError,
     PlaintextTypeError,
     UnencryptedValueError,
 )
 from keyrotation_pipeline.fieldcrypto.binding import Row, checked_label, default_label, is_bound_to_row
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt, utf8_of
+from keyrotation_pipeline.fieldcrypto.codecs.source import ClosedError
+from keyrotation_pipeline.fieldcrypto.formats.sources import NEVER_ENCRYPTED
 from keyrotation_pipeline.fieldcrypto.grammar import (
     MAX_VERSION_NUMBER,
     SECOND,
@@ -34,10 +37,11 @@ from keyrotation_pipeline.fieldcrypto.grammar import (
 )
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import FailedReads, OldReads
+from keyrotation_pipeline.fieldcrypto.source_keys import LegacyKey
 
 _old_reads: dict[KeyRing | Callable[[], KeyRing], OldReads] = {}
 _failed_reads: dict[KeyRing | Callable[[], KeyRing], FailedReads] = {}
-_encrypted_from: dict[KeyRing | Callable[[], KeyRing], dict[str, int]] = {}
+_encrypted_from: dict[KeyRing | Callable[[], KeyRing], dict[str, tuple[int, str]]] = {}
 
 
 def old_reads_of(key_ring: KeyRing | Callable[[], KeyRing]) -> OldReads:
@@ -55,7 +59,12 @@ def encrypted_from_of(key_ring: KeyRing | Callable[[], KeyRing]) -> Mapping[str,
 
     Known once the column's table is defined.
     """
-    return _encrypted_from.get(key_ring, {})
+    return {label: number for label, (number, _) in _encrypted_from.get(key_ring, {}).items()}
+
+
+def old_forms_of(key_ring: KeyRing | Callable[[], KeyRing]) -> Mapping[str, str]:
+    """Returns what these columns hold until then: ``plaintext``, or a format with the fingerprint of its key."""
+    return {label: form for label, (_, form) in _encrypted_from.get(key_ring, {}).items()}
 
 
 def current_ring(key_ring: KeyRing | Callable[[], KeyRing]) -> KeyRing:
@@ -139,7 +148,8 @@ class EncryptedType(TypeDecorator[str]):
     Args:
         key_ring: a ring, or a function that returns the current one (called for every value, so a reload takes effect).
         legacy: ``"passthrough"`` returns values that were never encrypted unchanged, during a first migration. A
-            damaged value of ours still raises, as long as it has the version and the nonce of one.
+            damaged value of ours still raises, as long as it has the version and the nonce of one. Or, with
+            `encrypted_from`, a list of one `LegacyKey`: of the library that encrypted the column so far.
         length: width of a ``varchar`` (see `ciphertext_length`); absent: ``text``.
         binding: the label, where it is not the column's name: after a renaming, or where the type is no column's own,
             as inside another `TypeDecorator`. A variant for one database (`with_variant`) is its column's.
@@ -147,14 +157,16 @@ class EncryptedType(TypeDecorator[str]):
             UUID or a text that is known before the INSERT and never changes.
         row_from: the number of the first version of the second generation whose values are bound to their row: 3 for
             v3x. The same in keyrotation.toml, in every instance before the key is made.
-        encrypted_from: for a column that holds plaintext so far: the number of the first primary under which texts are
-            encrypted. Until then they are stored as they are, and both are read: in every instance before that key is
-            made, so that none meets what it cannot read. Only what has the whole form of a value is taken for one.
+        encrypted_from: for a column that holds plaintext, or values of another library (`legacy`), so far: the number
+            of the first primary under which texts are encrypted. Until then they are stored as before, and both are
+            read: in every instance before that key is made, so that none meets what it cannot read. Only what has the
+            whole form of a value is taken for one.
 
     Raises (in statements and results):
         PlaintextTypeError: neither a string nor None.
         AlreadyEncryptedError: the text to store is itself an encrypted value, or has the form of one.
         UnencryptedValueError, MalformedCiphertextError: the stored text is not a value of ours.
+        LegacyValueError: nor one that the `LegacyKey` opens; or a text that the former library would not give back.
         UnknownKeyVersionError, DecryptionError: it is under a key that the ring does not hold, or damaged.
         KeyRingUnavailableError: `key_ring` raised an error of its own.
         InvalidBindingError: a value of the second generation, and no label; or one that is bound to its row, and a
@@ -169,7 +181,7 @@ class EncryptedType(TypeDecorator[str]):
     def __init__(
         self,
         key_ring: KeyRing | Callable[[], KeyRing],
-        legacy: Literal["passthrough"] | None = None,
+        legacy: Literal["passthrough"] | Sequence[LegacyKey] | None = None,
         length: int | None = None,
         binding: str | None = None,
         row: str | None = None,
@@ -177,13 +189,13 @@ class EncryptedType(TypeDecorator[str]):
         encrypted_from: int | None = None,
     ) -> None:
         checked_provider(key_ring, "EncryptedType")
-        if legacy not in {None, "passthrough"}:
-            raise InvalidKeyError("EncryptedType(legacy=…) is None or 'passthrough'; correct it")
+        self._former = None if legacy is None or legacy == "passthrough" else _former(legacy, encrypted_from)
+        # It identifies the type in SQLAlchemy's cache, where a list could not.
+        self.legacy = "passthrough" if legacy == "passthrough" else self._former
         super().__init__()
         if length is not None:
             self.impl = String(length)
         self.key_ring = key_ring
-        self.legacy = legacy
         self.length = length
         self.binding = None if binding is None else checked_label(binding)
         self._declares_binding = binding is not None
@@ -212,7 +224,8 @@ class EncryptedType(TypeDecorator[str]):
             except InvalidBindingError:  # said when a value of the second generation is met
                 bound.binding = None
         if self.encrypted_from is not None and bound.binding is not None:
-            _encrypted_from.setdefault(self.key_ring, {})[bound.binding] = self.encrypted_from
+            form = NEVER_ENCRYPTED if self._former is None else self._former.description
+            _encrypted_from.setdefault(self.key_ring, {})[bound.binding] = self.encrypted_from, form
         return bound
 
     def holds_second_generation(self) -> bool:
@@ -265,7 +278,7 @@ class EncryptedType(TypeDecorator[str]):
         try:
             ring, text = self._current_ring(), _string(value, "encrypts")
             if ring.primary.number < (self.encrypted_from or 0):
-                return _readable_as_plaintext(text)
+                return _as_before(text, self._former)
             if self.row is not None and is_bound_to_row(ring.primary, self.row_from or 0):
                 return Waiting(ring, text, self.binding, self.row, self.row_from or 0)
             return encrypt(ring, text, self.binding)
@@ -297,6 +310,8 @@ class EncryptedType(TypeDecorator[str]):
         try:
             plaintext = decrypt(ring, stored, self.binding, row)
         except MalformedCiphertextError:
+            if self._former is not None:
+                return _opened(stored, self._former)
             if self.encrypted_from is not None:
                 return None
             if looks_damaged(stored):
@@ -340,13 +355,40 @@ def _string(value: object, verb: str) -> str:
     return value
 
 
-def _readable_as_plaintext(text: str) -> str:
-    """Returns a text that is stored as it is.
+def _former(legacy: object, encrypted_from: int | None) -> LegacyKey:
+    """Returns the one former key.
+
+    Raises:
+        InvalidKeyError: says what to pass.
+    """
+    keys = list(legacy) if isinstance(legacy, list | tuple) else []
+    if len(keys) != 1 or not isinstance(keys[0], LegacyKey) or encrypted_from is None:
+        raise InvalidKeyError(
+            "EncryptedType(legacy=…) is None, 'passthrough', or with encrypted_from a list of one LegacyKey; correct it"
+        )
+    return keys[0]
+
+
+def _as_before(text: str, former: LegacyKey | None) -> str:
+    """Returns what is stored of a text until it is encrypted: the text itself, or a value of the former library.
 
     Raises:
         AlreadyEncryptedError: whoever reads it would take it for an encrypted value.
+        LegacyValueError: the former library would read another text.
         PlaintextEncodingError: it holds a lone surrogate.
     """
     if any_value_in([utf8_of(text)]):
         raise AlreadyEncryptedError
-    return text
+    if former is None:
+        return text
+    try:
+        return former.source.sealed(utf8_of(text)).decode("ascii")
+    except ClosedError:
+        raise LegacyValueError from None
+
+
+def _opened(stored: str, former: LegacyKey) -> str:
+    try:
+        return former.source.opened(utf8_of(stored)).decode()
+    except ClosedError:
+        raise LegacyValueError from None

@@ -7,11 +7,12 @@ import base64
 import binascii
 
 from keyrotation_pipeline.errors import InvalidKeyError
-from keyrotation_pipeline.fieldcrypto.material import AesKey, KeyMaterial, Passphrase, TransitKey
+from keyrotation_pipeline.fieldcrypto.material import AesKey, KeyMaterial, Passphrase, SourceKey, TransitKey
 
 # Before the base64 of a passphrase, so that no cipher of ours takes one of 32 characters for a key; and of a key of an
-# application's own library, between them its name, which may be empty; and of what names a key that Vault holds.
-_PASSPHRASE, _AES, _TRANSIT = "passphrase:", "aes:", "transit:"
+# application's own library, between them its name, which may be empty; of the one key of another library, likewise; and
+# of what names a key that Vault holds.
+_PASSPHRASE, _AES, _TRANSIT, _SOURCE = "passphrase:", "aes:", "transit:", "source:"
 
 
 def raw_of(material: KeyMaterial) -> bytes:
@@ -24,6 +25,8 @@ def base64_of(material: KeyMaterial) -> str:
     text = base64.b64encode(raw_of(material)).decode()
     if isinstance(material, AesKey):
         return f"{_AES}{material.name}:{text}"
+    if isinstance(material, SourceKey):
+        return f"{_SOURCE}{material.name}:{text}"
     if isinstance(material, TransitKey):
         return f"{_TRANSIT}{text}"
     return f"{_PASSPHRASE}{text}" if isinstance(material, Passphrase) else text
@@ -37,16 +40,18 @@ def key_from_base64(text: str) -> KeyMaterial:
     """
     stripped = text.strip()
     is_aes, is_passphrase = stripped.startswith(_AES), stripped.startswith(_PASSPHRASE)
-    is_transit = stripped.startswith(_TRANSIT)
+    is_transit, is_source = stripped.startswith(_TRANSIT), stripped.startswith(_SOURCE)
     name, encoded = "", stripped.removeprefix(_PASSPHRASE).removeprefix(_TRANSIT)
-    if is_aes:
-        name, _, encoded = stripped.removeprefix(_AES).rpartition(":")
+    if is_aes or is_source:
+        name, _, encoded = stripped.removeprefix(_AES).removeprefix(_SOURCE).rpartition(":")
     try:
         raw = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
         raise InvalidKeyError("a key is not valid base64; give the base64 of 32 bytes") from None
     if is_aes:
         return AesKey(raw, name)
+    if is_source:
+        return SourceKey(raw, name)
     if is_transit:
         return TransitKey(raw)
     return Passphrase(raw) if is_passphrase else KeyMaterial(raw)

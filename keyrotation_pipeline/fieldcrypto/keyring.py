@@ -13,7 +13,7 @@ from keyrotation_pipeline.errors import (
 )
 from keyrotation_pipeline.fieldcrypto.grammar import FIRST, MAX_VERSION_NUMBER, PLAINTEXT, SECOND, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
-from keyrotation_pipeline.fieldcrypto.material import AesKey, KeyMaterial, Passphrase, TransitKey
+from keyrotation_pipeline.fieldcrypto.material import AesKey, KeyMaterial, Passphrase, SourceKey, TransitKey
 from keyrotation_pipeline.fieldcrypto.wrapping_keys import CANARY
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class KeyRing:
     """Holds immutable key versions with a named primary; safe to share between threads.
 
     Args:
-        keys: at least one, unless the primary is plaintext.
+        keys: at least one, unless the primary is plaintext. The one key of another library is no version of the ring.
         primary: the version that `encrypt` uses; named, never inferred from the numbers. `PLAINTEXT`: nothing is
             encrypted yet.
         compromised: versions that may be read but never used for encryption again.
@@ -195,7 +195,7 @@ class KeyRing:
         InvalidKeyError: the primary is not among the keys, or is compromised; or a key is there for both generations.
     """
 
-    __slots__ = ("_canary", "_canary_problem", "_ciphers", "_keys", "_names_primary", "_primary")
+    __slots__ = ("_canary", "_canary_problem", "_ciphers", "_keys", "_names_primary", "_primary", "_sources")
 
     def __init__(
         self,
@@ -203,6 +203,8 @@ class KeyRing:
         primary: KeyVersion,
         compromised: Collection[KeyVersion] = (),
     ) -> None:
+        self._sources = {each.name: (version, each) for version, each in keys.items() if isinstance(each, SourceKey)}
+        keys = {version: each for version, each in keys.items() if not isinstance(each, SourceKey)}
         if primary not in keys and primary != PLAINTEXT:
             raise InvalidKeyError(
                 f"the primary {primary} is not in the key ring; store its key, or name another primary"
@@ -217,7 +219,7 @@ class KeyRing:
                 f"{' and '.join(map(str, misused))} are one number or one key in both generations of the format, which "
                 "one key may never serve; leave out the one that no value was written under"
             )
-        self._keys = dict(keys)
+        self._keys = keys
         self._ciphers = {
             version: _cipher(version, material)
             for version, material in keys.items()
@@ -250,6 +252,16 @@ class KeyRing:
                 ring._canary_problem = str(error)
         return ring
 
+    @classmethod
+    def for_reading(cls, keys: Mapping[KeyVersion, KeyMaterial]) -> Self:
+        """Returns a ring of some keys, such as those of a backup, under which nothing is encrypted.
+
+        Without a version among them it decrypts nothing but values of other libraries.
+        """
+        versions = [version for version, each in keys.items() if not isinstance(each, SourceKey)]
+        primary = max(versions, default=KeyVersion(MAX_VERSION_NUMBER))
+        return cls(keys if versions else {**keys, primary: KeyMaterial.generate()}, primary)
+
     @property
     def canary(self) -> KeyMaterial | None:
         """Returns the key that shows that this process can open sealed ones; None: there is none, or it cannot."""
@@ -274,6 +286,11 @@ class KeyRing:
     def versions(self) -> tuple[KeyVersion, ...]:
         """Returns the versions that this ring reads, in order."""
         return tuple(sorted(self._keys))
+
+    @property
+    def sources(self) -> Mapping[str, tuple[KeyVersion, SourceKey]]:
+        """Returns the keys of other libraries by name, each with the number under which it is stored and backed up."""
+        return self._sources
 
     def material(self, version: KeyVersion) -> KeyMaterial:
         """Returns the key of one version.

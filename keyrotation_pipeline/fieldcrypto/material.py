@@ -1,6 +1,6 @@
-"""Key material: 32 bytes, another AES key, a passphrase, or what names a key that a server holds; never printed.
+"""Key material: 32 bytes, another AES key, a passphrase, another library's key, or what names one that a server holds.
 
-Only `key_bytes` reads the bytes.
+It is never printed. Only `key_bytes` reads the bytes.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import string
+from functools import lru_cache
 from typing import NoReturn, Self
 
 from keyrotation_pipeline.errors import InvalidKeyError
@@ -21,6 +22,9 @@ FINGERPRINT_LABEL = b"keyrotation-key-fingerprint-v1"
 LONGEST_NAME = 100
 _NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{LONGEST_NAME}}}")
 LONGEST_TRANSIT_BYTES = 300
+LONGEST_SOURCE_KEY = 1024
+# Of a key that somebody may have thought up: a fingerprint must not make guessing it cheap.
+_STRETCHED = 200_000
 _TRANSIT = re.compile(rb"vault:(v[1-9][0-9]{0,5}):[A-Za-z0-9+/]{38,}={0,2}:[0-9a-f]{64}")
 
 
@@ -129,6 +133,45 @@ class Passphrase(KeyMaterial):
         letters = string.ascii_letters
         rest = (secrets.choice(letters + string.digits) for _ in range(KEY_BYTES - 1))
         return cls((secrets.choice(letters) + "".join(rest)).encode())
+
+
+class SourceKey(KeyMaterial):
+    """The one key of a library whose values a rotation encrypts under keys of our own, as the library reads it.
+
+    It opens values, and is in no application's key ring. It may be a text that somebody thought up, so that its
+    fingerprint is that of what PBKDF2 derives from it.
+
+    Args:
+        raw: 1 to 1024 bytes.
+        name: of the environment variable that `init` imported it from.
+
+    Raises:
+        InvalidKeyError: anything else.
+    """
+
+    __slots__ = ("_name",)
+
+    def __init__(self, raw: bytes, name: str) -> None:
+        if not 1 <= len(raw) <= LONGEST_SOURCE_KEY or _NAME.fullmatch(name) is None:
+            raise InvalidKeyError(
+                f"the key of another library has 1 to {LONGEST_SOURCE_KEY} bytes and the name of a variable"
+            )
+        self._raw, self._name = bytes(raw), name
+
+    @property
+    def fingerprint(self) -> str:
+        """See `KeyMaterial.fingerprint`."""
+        return _fingerprint_of_stretched(self._raw)
+
+    @property
+    def name(self) -> str:
+        """See `KeyMaterial.name`: no value has it, but the declarations of the places do."""
+        return self._name
+
+
+@lru_cache(maxsize=64)
+def _fingerprint_of_stretched(raw: bytes) -> str:
+    return fingerprint_of(hashlib.pbkdf2_hmac("sha256", raw, FINGERPRINT_LABEL, _STRETCHED))
 
 
 class TransitKey(KeyMaterial):

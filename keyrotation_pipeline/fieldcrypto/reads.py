@@ -112,6 +112,7 @@ class DefectKind(StrEnum):
     UNKNOWN_KEY = "unknown-key"
     ENCRYPTED_TWICE = "encrypted-twice"
     SEVERAL_KEYS = "several-keys"
+    CLOSED = "closed"
 
 
 _MESSAGES = {
@@ -126,6 +127,10 @@ _MESSAGES = {
     DefectKind.SEVERAL_KEYS: (
         "opened by more than one key, which nobody stores by chance: it does not say which of its plaintexts is meant; "
         "find out who wrote it"
+    ),
+    DefectKind.CLOSED: (
+        "neither encrypted under a key version nor opened by the key of the library that wrote it: damaged, under "
+        "another key, or encrypted twice"
     ),
 }
 
@@ -146,4 +151,5 @@ class Defect:
 
 
 NOT_A_VALUE = Defect(DefectKind.NOT_A_VALUE)
+CLOSED = Defect(DefectKind.CLOSED)
 UNDER_NO_KEY = Defect(DefectKind.UNKNOWN_KEY)

@@ -299,7 +299,7 @@ def _ring(pipeline: Pipeline, base: Baseline) -> KeyRing:
     for record in pipeline.ledger.keys():
         if record.version not in keys and record.version in stored:
             keys[record.version] = stored.registered(record)
-    return KeyRing(keys, max(keys))
+    return KeyRing.for_reading(keys)
 
 
 def _without_key(dump: DatabaseCopy, ring: KeyRing) -> Iterator[str]:

@@ -225,6 +225,8 @@ class ApprovalText:
         signer: fingerprint of the pipeline's own key; None, and no line: there is none.
         value_format: the format of the values in these columns, in words; None, and no line: our own.
         plaintext: what becomes of columns that held plaintext; None, and no line: there are none.
+        migrated: the same of columns with values of other libraries, with format and key.
+        unauthenticated: those of them in which only padding and UTF-8 show that a value was opened rightly.
         header: `HEADER`, or of a stored text the one that it has.
     """
 
@@ -253,6 +255,8 @@ class ApprovalText:
     signer: str | None = None
     value_format: str | None = None
     plaintext: str | None = None
+    migrated: str | None = None
+    unauthenticated: str | None = None
     header: str = HEADER
 
     def render(self) -> bytes:
@@ -277,6 +281,8 @@ class ApprovalText:
             *([] if self.value_format is None else [("Format", self.value_format)]),
             *([] if self.plaintext is None else [("Plaintext", self.plaintext)]),
             *([(PLAINTEXT_STAYS, STAYS)] if (self.plaintext or "").startswith(ENCRYPTED) else []),
+            *([] if self.migrated is None else [("Other libraries", self.migrated)]),
+            *([] if self.unauthenticated is None else [("Not authenticated", self.unauthenticated)]),
             *rollout,
             *self.not_looked_at,
             ("Officers", self.roster.signed_officers),

@@ -131,6 +131,7 @@ class EventKind(StrEnum):
     KEY_REPLACEMENT_PROPOSED = "key_replacement_proposed"
     KEY_REPLACED = "key_replaced"
     KEY_ACTIVATION_DECLARED = "key_activation_declared"
+    SOURCE_KEY_IMPORTED = "source_key_imported"
     KEY_LIST_DELIVERY_INTENDED = "key_list_delivery_intended"
     KEYS_RESEAL_INTENDED = "keys_reseal_intended"
     KEYS_RESEALED = "keys_resealed"

@@ -110,11 +110,17 @@ class KeyCopy:
 
 @dataclass(frozen=True, slots=True)
 class TableContent:
-    """What one declared table held in the snapshot that was dumped: `values` per column and key version."""
+    """What one declared table held in the snapshot that was dumped.
+
+    Args:
+        values: by column and key version.
+        old_forms: by column that comes from another library, if there are any: values that are not ours yet.
+    """
 
     table: EncryptedTable
     rows: int
     values: Mapping[str, Mapping[KeyVersion, int]]
+    old_forms: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def versions(self) -> frozenset[KeyVersion]:
@@ -163,6 +169,7 @@ class DatabaseCopy:
         content: everything.
         definition: how the database was created, and which roles it names.
         undumped: what belongs to the database beside it; None: it was not recorded, by an earlier version.
+        source_keys: the numbers of the keys of other libraries under which it has values.
     """
 
     file: StoredFile
@@ -171,11 +178,22 @@ class DatabaseCopy:
     content: DatabaseContent
     definition: DatabaseDefinition
     undumped: Undumped | None = None
+    source_keys: tuple[KeyVersion, ...] = ()
 
     @property
     def versions(self) -> tuple[KeyVersion, ...]:
         """The key versions that are needed to read all of it."""
-        return tuple(sorted(frozenset().union(*(content.versions for content in self.tables))))
+        return tuple(sorted(frozenset(self.source_keys).union(*(content.versions for content in self.tables))))
+
+    @property
+    def names_of_sources(self) -> frozenset[str]:
+        """The names of the keys of other libraries under which it has values."""
+        return frozenset(
+            content.table.place(column).source_key
+            for content in self.tables
+            for column, number in content.old_forms.items()
+            if number
+        )
 
     @property
     def undumped_of_server(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
+from keyrotation_pipeline.fieldcrypto.formats.sources import NEVER_ENCRYPTED
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import utc_minute
 
@@ -57,8 +58,9 @@ class Instance:
         nonce: what the database asked the report to name: the hash of the newest event that opened a request or
             followed a change of the key store; None: it does not report.
         problem: why a report of it does not count, or not for each of its versions, with the number of the row.
-        encrypts_from: of columns that held plaintext, by label: the number of the first primary under which it encrypts
-            them; until then it writes plaintext, and it reads both.
+        encrypts_from: of columns that held plaintext, or values of another library, by label: the number of the first
+            primary under which it encrypts them; until then it writes as before, and it reads both.
+        old_forms: how it does so before, as `RolloutTarget.old_forms`; nothing of columns that it does not use.
         opens_sealed: it has proven that it opens keys under the present wrapping key.
     """
 
@@ -76,6 +78,7 @@ class Instance:
     problem: str | None = None
     encrypts_from: Mapping[str, int] = field(default_factory=dict)
     opens_sealed: bool = False
+    old_forms: Mapping[str, str] = field(default_factory=dict)
 
 
 # What applications have to do, as shown to whoever requests a rotation.
@@ -155,12 +158,14 @@ class RolloutTarget:
 
     Args:
         versions: the one that is read, or written; or those that are withdrawn; or the primary before the new key.
-        begun: of what is read, the columns, by label, whose plaintext is read, too, and encrypted under that version.
+        begun: of what is read, the columns, by label, whose old form is read, too, and encrypted under that version.
+        old_forms: of these, those of another library, each with its format and the fingerprint of the key.
     """
 
     kind: TargetKind
     versions: tuple[KeyVersion, ...]
     begun: tuple[str, ...] = ()
+    old_forms: tuple[tuple[str, str], ...] = ()
 
     def met_by(self, instance: Instance) -> bool:
         """Whether an instance had reached the target when it last reported itself; one that never reported had not."""
@@ -172,7 +177,8 @@ class RolloutTarget:
             case TargetKind.READS:
                 (version,) = self.versions
                 return version in instance.reads and all(
-                    0 < instance.encrypts_from.get(label, 0) <= version.number for label in self.begun
+                    0 < instance.encrypts_from.get(label, 0) <= version.number and not self.differs(instance, label)
+                    for label in self.begun
                 )
             case TargetKind.WRITES:
                 return instance.writes in self.versions
@@ -187,11 +193,19 @@ class RolloutTarget:
         verb = {TargetKind.READS: "reads", TargetKind.WRITES: "writes", TargetKind.WITHOUT: "is without"}[self.kind]
         return f"{verb} {versions}{self._plaintext}"
 
+    def differs(self, instance: Instance, label: str) -> bool:
+        """Whether an instance reads another old form of a column than the declared one, or under another key."""
+        wanted = dict(self.old_forms).get(label, NEVER_ENCRYPTED)
+        return instance.old_forms.get(label, wanted) != wanted
+
     @property
     def _plaintext(self) -> str:
         if not self.begun:
             return ""
-        return f", and plaintext in {', '.join(self.begun)} until {', '.join(map(str, self.versions))} is the primary"
+        plain = [each for each in self.begun if each not in dict(self.old_forms)]
+        old = [f"plaintext in {', '.join(plain)}"] if plain else []
+        old += [f"{form.rpartition(': ')[0]} in {label}" for label, form in self.old_forms]
+        return f", and {', '.join(old)} until {', '.join(map(str, self.versions))} is the primary"
 
     @property
     def first_statement(self) -> str:

@@ -69,6 +69,20 @@ class KeyActivationDeclared(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class SourceKeyImported(Fact):
+    """The one key of another library was imported, whose values a rotation is to encrypt; no application gets it.
+
+    Args:
+        name: of the variable that it was imported from, by which the columns name it.
+    """
+
+    kind: ClassVar = EventKind.SOURCE_KEY_IMPORTED
+    version: KeyVersion
+    fingerprint: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class KeyStateChanged(Fact):
     """The state of a version changed."""
 

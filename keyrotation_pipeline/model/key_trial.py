@@ -75,6 +75,8 @@ class PlaceProbe:
         derived: how else keys are derived by which some of them open, as `[format]` has it.
         name: by which the key of the place is derived, if it is.
         option: of `[format]`, which says the layout.
+        key_name: of values of another library: the variable that their key is imported from.
+        is_imported: whether it was.
         index_of: of the columns of a search index, the column of the texts; `opened` are indexes of these.
     """
 
@@ -88,10 +90,14 @@ class PlaceProbe:
     name: str = ""
     option: str = "layout"
     index_of: str = ""
+    key_name: str = ""
+    is_imported: bool = True
 
     @property
     def refusal(self) -> str | None:
         """Why this place cannot be rotated, and what to do; None: its values open, or there are none."""
+        if self.key_name:
+            return self._of_source
         if self.index_of and 0 < self.opened < self.tried:
             return (
                 f"{self.table}.{self.index_of}: {self.tried - self.opened:,} of {self.tried:,} search indexes in "
@@ -123,6 +129,27 @@ class PlaceProbe:
         return (
             f"{self.table}.{self.column}: none of {self.tried:,} values opens with the present keys as "
             f'"{self.layout}"; {then}'
+        )
+
+    @property
+    def _of_source(self) -> str | None:
+        if not self.is_imported:
+            return (
+                f"{self.table}.{self.column} comes from {self.layout}, whose key is not imported; set {self.key_name} "
+                "to the key of that library, then run `keyrotation init`; or, once none of its values is left, remove "
+                "`from`"
+            )
+        failed = self.tried - self.opened
+        if not failed or (self.opened and failed <= max(1, _DAMAGED_AT_MOST * self.tried)):
+            return None
+        then = (
+            "correct format, keys and options there"
+            if self.fits is None
+            else f"they open as {self.fits}: write that there"
+        )
+        return (
+            f"{self.table}.{self.column}: {self.opened:,} of {self.tried:,} values tried open with the key imported "
+            f"from {self.key_name} as {self.layout}, which `from` declares; {then}, then run `keyrotation init`"
         )
 
 

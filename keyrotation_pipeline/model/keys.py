@@ -8,10 +8,10 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Self
 
-from keyrotation_pipeline.errors import KeyStoreDamagedError
+from keyrotation_pipeline.errors import KeyStoreDamagedError, MissingSourceKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import FIRST, PLAINTEXT, SECOND, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing, in_both_generations
-from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, SourceKey
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.requests import Request, RequestAction, Step, Walk
 
@@ -220,6 +220,21 @@ class StoredKeys:
         return tuple(entry for entry in entries if isinstance(entry, KeyMaterial))
 
     @property
+    def sources(self) -> Mapping[str, tuple[KeyVersion, SourceKey]]:
+        """The keys of other libraries, by the name that they were imported from; they are in the archive alone."""
+        return {key.name: (version, key) for version, key in self.archived.items() if isinstance(key, SourceKey)}
+
+    def source(self, name: str) -> tuple[KeyVersion, SourceKey]:
+        """The key of another library that was imported from a variable, and its number.
+
+        Raises:
+            MissingSourceKeyError: there is none.
+        """
+        if (found := self.sources.get(name)) is None:
+            raise MissingSourceKeyError(name)
+        return found
+
+    @property
     def present(self) -> KeyMaterial | None:
         """The primary's key; None: there is none, or it is damaged."""
         entry = None if self.primary is None else self.live.get(self.primary)
@@ -241,7 +256,7 @@ class StoredKeys:
         return entry
 
     def ring(self) -> KeyRing:
-        """Every live key and the primary.
+        """Every live key and the primary, and what opens values of other libraries.
 
         Raises:
             KeyStoreDamagedError: there is no primary, it is not live, or one of the live entries is not a key.
@@ -261,7 +276,8 @@ class StoredKeys:
                 f"the key store names {self.primary} as the primary, which it also calls compromised; name the version "
                 "that replaced it there again"
             )
-        return KeyRing({version: self.material(version) for version in self.live}, self.primary, self.compromised)
+        live = {version: self.material(version) for version in self.live}
+        return KeyRing({**live, **dict(self.sources.values())}, self.primary, self.compromised)
 
     def registered(self, record: KeyRecord) -> KeyMaterial:
         """The key of a record, live or archived, if it is the registered one by its whole fingerprint.

@@ -146,6 +146,7 @@ def _set_of(stamp: str, content: documents.Manifest) -> BackupSet:
             _database_content(content.dump.content),
             DatabaseDefinition(**content.dump.definition.model_dump()),
             None if content.dump.undumped is None else _undumped(content.dump.undumped),
+            tuple(map(KeyVersion.parse, content.dump.source_keys)),
         )
     anchor = AuditHead(content.audit.seq, content.audit.head)
     configuration = None if content.configuration is None else _stored(content.configuration)
@@ -218,7 +219,8 @@ def _dump_document(dump: DatabaseCopy) -> documents.Dump:
                     elements=each.elements,
                     when=each.when,
                     iv=each.iv,
-                    source="plaintext" if each.source else "",
+                    source=each.source,
+                    source_key=each.source_key,
                 )
                 for each in content.table.places
             ),
@@ -230,6 +232,7 @@ def _dump_document(dump: DatabaseCopy) -> documents.Dump:
                 column: {str(version): number for version, number in sorted(values.items())}
                 for column, values in content.values.items()
             },
+            old_forms=dict(content.old_forms),
         )
         for content in dump.tables
     )
@@ -240,6 +243,7 @@ def _dump_document(dump: DatabaseCopy) -> documents.Dump:
         tables=tables,
         content=_content_document(dump.content),
         undumped=None if dump.undumped is None else documents.Undumped.model_validate(asdict(dump.undumped)),
+        source_keys=tuple(map(str, dump.source_keys)),
         **_file_fields(dump.file),
     )
 
@@ -311,7 +315,8 @@ def _table_content(document: documents.Table) -> TableContent:
         for column, counted in document.values.items()
     }
     places = tuple(
-        Place(each.column, each.path, each.elements, each.when, each.iv, each.source) for each in document.places
+        Place(each.column, each.path, each.elements, each.when, each.iv, each.source, each.source_key)
+        for each in document.places
     )
     value_format = _value_format(document.format)
     if document.row is not None:
@@ -323,4 +328,4 @@ def _table_content(document: documents.Table) -> TableContent:
         places,
         tuple(sorted(document.bindings.items())),
     )
-    return TableContent(table, document.rows, values)
+    return TableContent(table, document.rows, values, document.old_forms)

@@ -11,8 +11,10 @@ from keyrotation_pipeline.fieldcrypto.binding import parsed_template
 from keyrotation_pipeline.fieldcrypto.codecs.format import layout_of
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.formats.registry import DERIVATIONS, FORMATS
+from keyrotation_pipeline.fieldcrypto.formats.sources import NEVER_ENCRYPTED, parsed
 from keyrotation_pipeline.fieldcrypto.formats.vault_transit.server import server_at
 from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER, VERSION_PATTERN
+from keyrotation_pipeline.fieldcrypto.material import LONGEST_NAME
 from keyrotation_pipeline.model.backups import RelationKind
 from keyrotation_pipeline.model.undumped import RoleAttribute
 
@@ -90,16 +92,26 @@ def _known_template(text: str) -> str:
 KnownFormat = Annotated[str, AfterValidator(_known_format)]
 
 
+def _known_source(text: str) -> str:
+    if text and text != NEVER_ENCRYPTED:
+        try:
+            parsed(text)
+        except ConfigurationError:
+            raise ValueError("a format that no value is taken from") from None
+    return text
+
+
 class Place(Document):
     """Where values are in a column."""
 
-    left_out_if_empty: ClassVar = frozenset({"when", "iv", "source"})
+    left_out_if_empty: ClassVar = frozenset({"when", "iv", "source", "source_key"})
     column: Identifier
     path: tuple[PathKey, ...]
     elements: bool
     when: Identifier | Literal[""] = ""
     iv: Identifier | Literal[""] = ""
-    source: Literal["plaintext", ""] = ""
+    source: Annotated[str, AfterValidator(_known_source)] = ""
+    source_key: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=LONGEST_NAME)] | Literal[""] = ""
 
 
 class DerivedFormat(Document):
@@ -148,7 +160,7 @@ FormatDocument = KnownFormat | DerivedFormat | BoundFormat | HeldFormat
 class Table(Document):
     """A declared table: how its values are read, and how many there were under each version."""
 
-    left_out_if_empty: ClassVar = frozenset({"bindings", "row"})
+    left_out_if_empty: ClassVar = frozenset({"bindings", "row", "old_forms"})
     in_schema: Identifier = Field(alias="schema")
     table: Identifier
     columns: tuple[PlaceName, ...]
@@ -158,6 +170,7 @@ class Table(Document):
     row: Row | None = None
     rows: Number
     values: dict[PlaceName, dict[Version, Number]]
+    old_forms: dict[PlaceName, Number] = Field(default_factory=dict)
 
 
 class Relation(Document):
@@ -229,13 +242,14 @@ class Undumped(Document):
 class Dump(File):
     """The file of the dump."""
 
-    left_out_if_empty: ClassVar = frozenset({"undumped"})
+    left_out_if_empty: ClassVar = frozenset({"undumped", "source_keys"})
     server_major: Annotated[int, Field(ge=1, lt=1000)]
     definition: Definition
     versions: tuple[Version, ...]
     tables: tuple[Table, ...]
     content: Content
     undumped: Undumped | None = None
+    source_keys: tuple[Version, ...] = ()
 
 
 class Audit(Document):

@@ -210,6 +210,13 @@ def _remedy(target: RolloutTarget) -> str:
 _BEGINNINGS = {TargetKind.WRITES: "the primary was changed", TargetKind.WITHOUT: "the key was withdrawn"}
 
 
+def _lacking(instance: Instance, target: RolloutTarget) -> str:
+    """What an instance that reads the target lacks of reading the old form, too."""
+    if others := ", ".join(each for each in target.begun if target.differs(instance, each)):
+        return f"another legacy of {others} than is declared, or another key"
+    return f"no encrypted_from for {', '.join(target.begun)}"
+
+
 def _reported(instance: Instance, target: RolloutTarget) -> str:
     if instance.writes is None or instance.unproven:
         return instance.problem or "not known what it reads"
@@ -220,5 +227,5 @@ def _reported(instance: Instance, target: RolloutTarget) -> str:
     if target.kind is TargetKind.WRITES:
         return f"writes {instance.writes}"
     if target.begun and set(target.versions) <= set(instance.reads):
-        return f"reports no encrypted_from for {', '.join(target.begun)}"
+        return f"reports {_lacking(instance, target)}"
     return f"reads {', '.join(map(str, instance.reads))}"

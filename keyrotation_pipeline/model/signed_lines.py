@@ -23,12 +23,12 @@ ROW = re.compile(
 )
 
 
-# Of the line Plaintext, before the columns.
 PLAINTEXT_STAYS = "Plaintext stays"
 STAYS = (
     "outside the live rows, until when is not known: in planner statistics until ANALYZE, in files until VACUUM FULL, "
     "in the WAL and its archive, and in backups and copies of before"
 )
+# Of the lines Plaintext and Other libraries, before the columns.
 ENCRYPTED, LEFT = "encrypted, and refused afterwards, in", "stays in"
 
 

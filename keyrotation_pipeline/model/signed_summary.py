@@ -185,6 +185,19 @@ def _limits(fields: Fields) -> Iterator[str]:
         )
     elif plaintext:
         yield f"What is not encrypted yet {plaintext}, and applications write plain text there again."
+    if (migrated := fields.get("Other libraries", "")).startswith(ENCRYPTED):
+        yield (
+            f"What is still in the form of another library is encrypted under the new key, and refused afterwards, in"
+            f"{migrated.removeprefix(ENCRYPTED)}. Older backups are still in that form, and need that key."
+        )
+    elif migrated:
+        yield f"What is still in the form of another library {migrated}, and applications write that form there again."
+    if "Not authenticated" in fields:
+        yield (
+            f"NOTHING PROVES that a value was not changed before, or was under another key, in "
+            f"{fields['Not authenticated']}: that format has no authentication. A value counts as read rightly if its "
+            "padding and characters are right."
+        )
     if "Not searched" in fields:
         yield "Copies of data in places that nobody searches are not found. The line Not searched names these places."
 

@@ -11,6 +11,7 @@ from keyrotation_pipeline.fieldcrypto.binding import default_label, parsed_templ
 from keyrotation_pipeline.fieldcrypto.blind_index import BlindIndexForm
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE, SEARCH_INDEX
+from keyrotation_pipeline.fieldcrypto.formats.sources import NEVER_ENCRYPTED, SourceForm, parsed
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.reads import Defect
 from keyrotation_pipeline.fieldcrypto.search_index import IndexForm
@@ -48,8 +49,9 @@ class Place:
         elements: each element of the column's arrays is a value.
         when: a boolean column of the same row; where it is not true, other text is no value, and stays as it is.
         iv: the column of the value's nonce, where it has one of its own; "": it has none.
-        source: the form that values had before the application encrypted them, ``plaintext``; a rotation encrypts what
+        source: the form that values had before: ``plaintext``, or what a `SourceForm` says; a rotation encrypts what
             still has it. "": they have no form but the table's format.
+        source_key: under which name the key of such a source was imported; "": plaintext has none.
     """
 
     column: str
@@ -58,6 +60,12 @@ class Place:
     when: str = ""
     iv: str = ""
     source: str = ""
+    source_key: str = ""
+
+    @property
+    def form(self) -> SourceForm | None:
+        """Of which other library the old values are; None: there are none, or they are plaintext."""
+        return parsed(self.source) if self.source_key else None
 
     @property
     def is_column(self) -> bool:
@@ -78,7 +86,8 @@ class Place:
     def declaration(self) -> str:
         """The name, with what decides which texts in the column are values, or what they were before."""
         if self.source:
-            return f"{self.name} from {self.source}"
+            key = f" under {self.source_key}" if self.source_key else ""
+            return f"{self.name} from {self.source}{key}"
         return f"{self.name} when {plain_name(self.when)}" if self.when else self.name
 
     @property
@@ -169,8 +178,21 @@ class EncryptedTable:
 
     @property
     def begun(self) -> tuple[str, ...]:
-        """The places whose values are encrypted for the first time."""
+        """The places whose values are encrypted for the first time, or come from another library."""
         return tuple(each.name for each in self.places if each.source)
+
+    @property
+    def held_plaintext(self) -> tuple[str, ...]:
+        """Those of them that were never encrypted."""
+        return tuple(each.name for each in self.places if each.source and each.form is None)
+
+    @property
+    def old_form(self) -> str:
+        """What the values in these places are so far, as a sentence has it after "in"."""
+        forms = dict.fromkeys(
+            NEVER_ENCRYPTED if p.form is None else f"the form of {p.form.name}" for p in self.places if p.source
+        )
+        return " or ".join(forms)
 
     @property
     def read_columns(self) -> tuple[str, ...]:

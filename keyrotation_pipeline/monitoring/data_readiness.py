@@ -191,7 +191,7 @@ def estimated(pipeline: Pipeline, target: KeyVersion, counts: Iterable[TableCoun
     if declared.is_held_by_server:
         return green("duration_is_known", "not measured: the server makes the new key only when the rotation begins")
     taken = pipeline.inventory.key_markers(pipeline.tables)
-    keys = {version: stored.material(version) for version in stored.live}
+    keys = {version: stored.material(version) for version in stored.live} | dict(stored.sources.values())
     ring = KeyRing({**keys, target: new_key(declared, taken.values(), stored.present, stored.materials)}, target)
     speeds = {each.table: each for each in pipeline.rewriting.speed(pipeline.tables, ring, target)}
     rows = {str(count.table.name): count.rows for count in counts}

@@ -367,8 +367,8 @@ def count_problems(
         )
     if count.plaintext:
         messages.append(
-            f"table {table.name} holds {count.plaintext} value(s) in plaintext in {', '.join(table.begun)}, which a "
-            "rotation encrypts; run `keyrotation request` if none is open"
+            f"table {table.name} holds {count.plaintext} value(s) in {table.old_form} in {', '.join(table.begun)}, "
+            "which a rotation encrypts; run `keyrotation request` if none is open"
         )
     for number, what in ((count.unencrypted - count.plaintext, "unencrypted"), (count.unreadable, "unreadable")):
         if number:

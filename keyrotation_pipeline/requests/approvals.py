@@ -4,12 +4,13 @@
 with the bytes that were signed, and verifies every signature again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from keyrotation_pipeline.errors import ApprovalError, RequestError
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE, UNBOUND
+from keyrotation_pipeline.fieldcrypto.formats.sources import SourceForm
 from keyrotation_pipeline.fieldcrypto.grammar import FIRST, PLAINTEXT, SECOND, KeyVersion
 from keyrotation_pipeline.model.approval import (
     HEADER,
@@ -29,7 +30,7 @@ from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.pending import PendingCode, PendingReason
 from keyrotation_pipeline.model.requests import Request, Walk
 from keyrotation_pipeline.model.signed_lines import ENCRYPTED, LEFT
-from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.model.tables import EncryptedTable, Place
 from keyrotation_pipeline.model.visible_text import plain_name
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -214,6 +215,8 @@ def _text(
         signer=_signer(pipeline, request),
         value_format=_value_format(pipeline.tables, request, header),
         plaintext=_plaintext(pipeline.tables, request, header),
+        migrated=_migrated(pipeline.tables, request, stored, header),
+        unauthenticated=_unauthenticated(pipeline.tables, request, header),
         header=header,
     )
 
@@ -243,10 +246,42 @@ def _value_format(tables: Sequence[EncryptedTable], request: Request, header: st
 
 def _plaintext(tables: Sequence[EncryptedTable], request: Request, header: str) -> str | None:
     """The columns whose plaintext is encrypted, or is left by a rollback."""
-    begun = [one_of_several(f"{table.name}.{name}", header) for table in tables for name in table.begun]
+    begun = [one_of_several(f"{table.name}.{name}", header) for table in tables for name in table.held_plaintext]
     if not begun or not isinstance(request, Walk):
         return None
     return f"{ENCRYPTED if request.encrypts_plaintext else LEFT} {', '.join(begun)}"
+
+
+def _migrated(tables: Sequence[EncryptedTable], request: Request, stored: StoredKeys, header: str) -> str | None:
+    """The columns that come from another library, each with its format and its key."""
+    if not isinstance(request, Walk):
+        return None
+    places = []
+    for table, place, form in _from_libraries(tables):
+        name = one_of_several(f"{table.name}.{place.name}", header)
+        if request.encrypts_plaintext or place.source_key in stored.sources:
+            version, key = stored.source(place.source_key)
+            places.append(f"{name} ({form}, under {version} {key.fingerprint})")
+        else:  # destroyed since, so that there is none to leave
+            places.append(f"{name} ({form})")
+    return f"{ENCRYPTED if request.encrypts_plaintext else LEFT} {', '.join(places)}" if places else None
+
+
+def _unauthenticated(tables: Sequence[EncryptedTable], request: Request, header: str) -> str | None:
+    """Those of these columns where a value opens under a wrong key by chance, and nothing shows that it was changed."""
+    places = [
+        one_of_several(f"{table.name}.{place.name}", header)
+        for table, place, form in _from_libraries(tables)
+        if not form.spec.authenticated
+    ]
+    return ", ".join(places) if places and isinstance(request, Walk) and request.encrypts_plaintext else None
+
+
+def _from_libraries(tables: Sequence[EncryptedTable]) -> Iterator[tuple[EncryptedTable, Place, SourceForm]]:
+    for table in tables:
+        for place in table.places:
+            if (form := place.form) is not None:
+                yield table, place, form
 
 
 def _bound_to_rows(table: EncryptedTable, request: Request) -> str | None:

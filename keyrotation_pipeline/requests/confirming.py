@@ -4,7 +4,7 @@ As with approvals, "confirmed" is stored nowhere: the audit holds what was signe
 text from the present facts and verifies the signature again.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 from keyrotation_pipeline.audit.events import entry_of, recorded
 from keyrotation_pipeline.errors import ApprovalError, RequestError
@@ -14,7 +14,6 @@ from keyrotation_pipeline.model.audit import AuditEvent, EventKind
 from keyrotation_pipeline.model.fleet import Confirmation, Gone, RolloutMode, RolloutTarget, TargetKind
 from keyrotation_pipeline.model.request_events import RolloutConfirmed
 from keyrotation_pipeline.model.requests import CONFIRMATION_HEADERS, ConfirmationText, RequestAction, Step, Walk
-from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import verified_signature
@@ -57,14 +56,24 @@ def target_at(pipeline: Pipeline, walk: Walk) -> RolloutTarget:
         taken = retired.facts["taken_from_applications"]
         return RolloutTarget(TargetKind.WITHOUT, tuple(KeyVersion.parse(version) for version in taken))
     if walk.done(Step.DUAL_KEY_ROLLOUT) is None or pipeline.keys.read().primary != walk.target:
-        return reading_target(pipeline.tables, walk)
+        return reading_target(pipeline, walk)
     return RolloutTarget(TargetKind.WRITES, (walk.target,))
 
 
-def reading_target(tables: Sequence[EncryptedTable], walk: Walk) -> RolloutTarget:
-    """The rollout before the promotion: the target is read, and so is plaintext that the walk encrypts."""
-    begun = [table.label(place) or place for table in tables for place in table.begun]
-    return RolloutTarget(TargetKind.READS, (walk.target,), tuple(begun) if walk.encrypts_plaintext else ())
+def reading_target(pipeline: Pipeline, walk: Walk) -> RolloutTarget:
+    """The rollout before the promotion: the target is read, and so is the old form of what the walk encrypts."""
+    if not walk.encrypts_plaintext:
+        return RolloutTarget(TargetKind.READS, (walk.target,))
+    places = {
+        table.label(each.name) or each.name: each for table in pipeline.tables for each in table.places if each.source
+    }
+    stored = pipeline.keys.read() if any(each.form for each in places.values()) else None
+    forms = tuple(
+        (label, f"{each.form}: {stored.source(each.source_key)[1].fingerprint}")
+        for label, each in places.items()
+        if stored is not None and each.form is not None
+    )
+    return RolloutTarget(TargetKind.READS, (walk.target,), tuple(places), forms)
 
 
 def confirmation_text(pipeline: Pipeline, walk: Walk) -> bytes:

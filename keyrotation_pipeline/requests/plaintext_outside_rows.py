@@ -22,11 +22,13 @@ def look_after(pipeline: Pipeline, walk: Walk, proven_at: datetime) -> None:
 
     After a rollback nothing is claimed of columns that applications write plaintext into again.
     """
-    begun = [table for table in pipeline.tables if table.begun]
+    begun = [table for table in pipeline.tables if table.held_plaintext]
     before = last_known(pipeline.ledger) or PlaintextOutsideRows(())
     if walk.encrypts_plaintext:
         known = {each.name for each in before.columns}
-        columns = (EncryptedColumn(str(table.name), name, proven_at) for table in begun for name in table.begun)
+        columns = (
+            EncryptedColumn(str(table.name), name, proven_at) for table in begun for name in table.held_plaintext
+        )
         _look(pipeline, before, tuple(each for each in columns if each.name not in known), walk.id)
     elif (after := before.without(begun)) != before:
         pipeline.ledger.append(after, walk.id)

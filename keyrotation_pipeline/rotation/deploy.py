@@ -73,7 +73,7 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
 
 def bring_to_read(pipeline: Pipeline, rotation: Walk, report: Report, step: Step) -> tuple[Instance, ...]:
     """Waits until every instance reads the target; see `await_instances`."""
-    return await_instances(pipeline, rotation, reading_target(pipeline.tables, rotation), step, report)
+    return await_instances(pipeline, rotation, reading_target(pipeline, rotation), step, report)
 
 
 def bring_to_write(pipeline: Pipeline, rotation: Walk, report: Report) -> tuple[Instance, ...]:

@@ -10,8 +10,9 @@ from datetime import timedelta
 from keyrotation_pipeline.errors import RequestError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.blind_index import takes_turns
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
-from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER, PLAINTEXT, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import SourceKey
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial, PlaceProbe
 from keyrotation_pipeline.model.keys import KeyUsage, StoredKeys
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableCount
@@ -92,6 +93,14 @@ def _opens_nothing(trial: KeyTrial, primary: KeyVersion | None) -> bool:
     return any(tried and not opened for tried, opened in map(trial.of_version, versions))
 
 
+def with_sources(ring: KeyRing, sources: Mapping[str, SourceKey]) -> KeyRing:
+    """The same ring with keys of other libraries, which have no number yet."""
+    keys = {version: ring.material(version) for version in ring.versions} | dict(ring.sources.values())
+    # Under numbers that no key gets.
+    more = {KeyVersion(MAX_VERSION_NUMBER - place): key for place, key in enumerate(sources.values())}
+    return KeyRing(keys | more, ring.primary)
+
+
 def undetermined_turns(tables: Sequence[EncryptedTable], ring: KeyRing) -> tuple[str, ...]:
     """Why an application could not tell which of its keys search indexes in a column are under; (): it can."""
     if not has_blind_indexes(tables):
@@ -120,7 +129,9 @@ def probed(pipeline: Pipeline, ring: KeyRing, *, derived: bool = False) -> tuple
     tables = (
         table
         for table in pipeline.tables
-        if not table.format.identified_by.is_searchable or (derived and table.format.spec.other_derivations)
+        if not table.format.identified_by.is_searchable
+        or (derived and table.format.spec.other_derivations)
+        or any(place.form for place in table.places)
     )
     return tuple(each for table in tables for each in pipeline.inventory.probe(table, ring, SAMPLE_VALUES))
 
@@ -143,7 +154,8 @@ def misdeclared(pipeline: Pipeline, counts: Sequence[TableCount], trial: KeyTria
         (table, name)
         for table in pipeline.tables
         for name in table.columns
-        if (
+        if not table.place(name).source
+        and (
             count.unencrypted_by_column.get(name) and not count.by_column.get(name)
             if (count := counted.get(table)) is not None
             else tried is not None and (str(table.name), name) not in tried

@@ -13,10 +13,15 @@ from keyrotation_pipeline.fieldcrypto.blind_index import takes_turns
 from keyrotation_pipeline.fieldcrypto.codecs.format import new_key
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, SourceKey
 from keyrotation_pipeline.model.audit import EventKind, Note, utc_minute
 from keyrotation_pipeline.model.backups import KeyBackup
-from keyrotation_pipeline.model.key_events import KeyActivationDeclared, KeyCreationIntended, KeyImportIntended
+from keyrotation_pipeline.model.key_events import (
+    KeyActivationDeclared,
+    KeyCreationIntended,
+    KeyImportIntended,
+    SourceKeyImported,
+)
 from keyrotation_pipeline.model.keys import KeyMade, KeyRecord, KeyState, StoredKeys, promoted_at
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import Step, Walk
@@ -86,6 +91,64 @@ def import_keys(pipeline: Pipeline, ring: KeyRing) -> tuple[KeyRecord, ...]:
         fingerprint = ring.material(version).fingerprint
         pipeline.ledger.add_key(KeyRecord(version, state, fingerprint, pipeline.clock.now()), None)
     return pipeline.ledger.keys()
+
+
+def import_sources(pipeline: Pipeline, given: Mapping[str, SourceKey]) -> tuple[KeyVersion, ...]:
+    """Imports the one key of each library that columns come from; repeating changes nothing.
+
+    Each gets a number of its own, by which it is backed up, restored and destroyed. No value names it, and it goes
+    into the archive alone: applications have it from where they always had it.
+
+    Args:
+        given: by the name of its variable.
+
+    Returns:
+        The numbers of those that are new.
+
+    Raises:
+        KeyStoreError: another key was imported from that variable; or a rotation is under way.
+        WrongKeyError: it does not open the values.
+    """
+    stored, new = pipeline.keys.read(), []
+    for name, key in given.items():
+        version, known = stored.sources.get(name, (None, None))
+        record = None if version is None else record_of(pipeline.ledger, version)
+        if known is not None and known != key:
+            raise KeyStoreError(
+                f"another key ({known.fingerprint[:16]}) was imported from {name} as {version}; give that one, or name "
+                "another variable in `from` of the column"
+            )
+        if version is None or known is None:
+            version = _free_number(pipeline, stored)
+        if record is None:
+            stored = _import_source(pipeline, stored, version, key)
+            new.append(version)
+    return tuple(new)
+
+
+def _free_number(pipeline: Pipeline, stored: StoredKeys) -> KeyVersion:
+    if (walk := pipeline.ledger.current()) is not None:
+        raise KeyStoreError(
+            f"{walk.action} {walk.id} is under way, whose key has the next number; finish or cancel it, then run "
+            "`keyrotation init` again"
+        )
+    counts = pipeline.ledger.counts(pipeline.tables)
+    seen = {*(record.version for record in pipeline.ledger.keys()), *stored.versions}
+    seen.update(version for count in counts for version, number in count.values_by_version.items() if number)
+    return pipeline.tables[0].format.next_of(max(seen))
+
+
+def _import_source(pipeline: Pipeline, stored: StoredKeys, version: KeyVersion, key: SourceKey) -> StoredKeys:
+    pipeline.ledger.append(KeyImportIntended(version, key.fingerprint))
+    after = pipeline.keys.add(version, key, stored.revision, archived=True)
+    if after.archived.get(version) != key:
+        raise KeyStoreDamagedError(f"{version} does not read back from the key store as it was stored; check the store")
+    backed_up(pipeline, version, key, None)
+    with pipeline.ledger.transaction():
+        record = KeyRecord(version, KeyState.ARCHIVED, key.fingerprint, pipeline.clock.now())
+        pipeline.ledger.add_key(record, None)
+        pipeline.ledger.append(SourceKeyImported(version, key.fingerprint, key.name))
+    return after
 
 
 def require_as_registered(ledger: Ledger, ring: KeyRing) -> Mapping[KeyVersion, KeyRecord]:

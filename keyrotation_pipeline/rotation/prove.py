@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from keyrotation_pipeline.errors import BlockedError, ProofError, StaleWriterError
 from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE
+from keyrotation_pipeline.fieldcrypto.reads import CLOSED, NOT_A_VALUE
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import NAMED_AT_MOST, DecryptedCount, Proven, SnapshotPosition, not_encrypted
 from keyrotation_pipeline.model.requests import Step, Walk
@@ -137,8 +137,8 @@ def _refusal(pipeline: Pipeline, rotation: Walk, table: EncryptedTable, remainin
     _require_empty_quarantine(pipeline)
     if remaining.plaintext and not remaining.rows:
         return StaleWriterError(
-            f"table {table.name}: {remaining.plaintext} row(s) hold plaintext that is written again and again, or held "
-            f"locked; {_stale_writers(pipeline, rotation, table)}"
+            f"table {table.name}: {remaining.plaintext} row(s) hold values in {table.old_form} that are written again "
+            f"and again, or held locked; {_stale_writers(pipeline, rotation, table)}"
         )
     if not remaining.rows:
         return StaleWriterError(
@@ -187,7 +187,8 @@ def _decrypt(
         raise ProofError(f"{decrypted.wrong_indexes}, then run this step again")
     for column, number in decrypted.unencrypted.items() if rotation.encrypts_plaintext else ():
         raise StaleWriterError(
-            f"table {table.name}, column {column}: {number} value(s) were written in plaintext meanwhile; "
+            f"table {table.name}, column {column}: {number} value(s) were written in {table.old_form} "
+            "meanwhile; "
             f"{_stale_writers(pipeline, rotation, table)}"
         )
     return decrypted
@@ -213,7 +214,9 @@ def _require_encrypted(pipeline: Pipeline) -> None:
     for count in counts:
         for column, number in count.unencrypted_by_column.items():
             if number:
-                held = [each for each in entries if (each.table, each.defect) == (count.table.name, NOT_A_VALUE)]
+                held = [
+                    each for each in entries if each.table == count.table.name and each.defect in {NOT_A_VALUE, CLOSED}
+                ]
                 rows = [each.key for each in held if each.column == column or _is_element(each.column, column)]
                 raise ProofError(
                     f"{not_encrypted(str(count.table.name), column, number, rows)}; encrypt or remove them "

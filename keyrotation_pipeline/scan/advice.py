@@ -7,10 +7,11 @@ and a few others; no sentence names a command that does not exist.
 from dataclasses import KW_ONLY, dataclass, replace
 
 from keyrotation_pipeline.fieldcrypto import format_advice
-from keyrotation_pipeline.fieldcrypto.format_spec import COLUMNS, FormatSpec
+from keyrotation_pipeline.fieldcrypto.format_spec import COLUMNS, TEXT, FormatSpec
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import GCM_IV_BYTES
 from keyrotation_pipeline.fieldcrypto.formats.recognition import known_advice
 from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
+from keyrotation_pipeline.fieldcrypto.formats.sources import SOURCES
 from keyrotation_pipeline.scan.companions import Companions
 from keyrotation_pipeline.scan.report import IdentifiedBy, Place
 
@@ -121,9 +122,22 @@ def advice_for_unmarked(format_name: str, place: Place, companions: Companions, 
     if format_name == ATTR_ENCRYPTED and (companions.salt or companions.iv_bytes != GCM_IV_BYTES):
         return _SALTED
     if companions.iv is None and not has_one_layout and known_advice(format_name) is None:
-        return UNKNOWN
+        return _with_sources(UNKNOWN, format_name, place)
     # A nonce of its own column is declared for columns alone.
-    return advice_for(format_name, place, wrapped=companions.iv is not None and not is_column(place), names_keys=False)
+    wrapped = companions.iv is not None and not is_column(place)
+    advice = advice_for(format_name, place, wrapped=wrapped, names_keys=False)
+    return advice if companions.iv is not None else _with_sources(advice, format_name, place)
+
+
+def _with_sources(advice: Advice, format_name: str, place: Place) -> Advice:
+    """Adds which libraries may have written such values whose columns are brought into our own format."""
+    found = [each for each in SOURCES.values() if each.seen_as == format_name and _declaration_of(place) == TEXT]
+    notes = [
+        f'If {each.library} wrote it, a rotation migrates it into our own format: `from = {{ format = "{each.name}", '
+        "… }` (`keyrotation docs plaintext`)."
+        for each in found
+    ]
+    return replace(advice, note=" ".join(filter(None, [advice.note, *notes])))
 
 
 def _advice(format_name: str, declaration: str) -> Advice:

@@ -24,7 +24,7 @@ from keyrotation_pipeline.settings.values import absolute, secret_places
 
 KEYS = "keys"
 # Their secrets are sent to nobody: the first says which database is ours, the second is a variable of the application.
-UNSENT = ("[database", "[format", "[recovery")
+UNSENT = ("[database", "[format", "[recovery", "[tables")
 _LOGIN = "[alerts.smtp] password"
 _RECOVERY = " with recovery "
 

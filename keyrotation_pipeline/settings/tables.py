@@ -2,18 +2,21 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, StrictBool, model_validator
 
 from keyrotation_pipeline.errors import ConfigurationError, InvalidBindingError
 from keyrotation_pipeline.fieldcrypto.binding import checked_label
 from keyrotation_pipeline.fieldcrypto.blind_index import Algorithm, BlindIndexForm
+from keyrotation_pipeline.fieldcrypto.formats.sources import NEVER_ENCRYPTED
 from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER
 from keyrotation_pipeline.fieldcrypto.search_index import FULL_BYTES, SHORTEST_BYTES, IndexForm, Normalisation
 from keyrotation_pipeline.model.tables import Place, SearchIndex
 from keyrotation_pipeline.model.visible_text import is_hidden
+from keyrotation_pipeline.settings.sources import SourceSettings, as_source
 from keyrotation_pipeline.settings.values import Section, Text, repeated
 
 
@@ -27,8 +30,10 @@ class PlaceSettings(Section):
         iv: the column of the value's nonce, where `[format] layout` has it in a column of its own.
         when: of a column that also holds text that is not encrypted: a boolean column of the same row, true where the
             value is encrypted. Not every format takes it.
-        source: of a column that held plaintext, ``from = "plaintext"``: a rotation encrypts what is left of it beside
-            an application that reads both (`EncryptedType(encrypted_from=…)`), and then the table refuses plaintext.
+        source: of a column that held plaintext, ``from = "plaintext"``, or values of a library that reads one key,
+            ``from = { format = "sqlalchemy-utils-aesgcm", keys = { env = "OLD_KEY" } }``: a rotation encrypts what is
+            left of it beside an application that reads both (`EncryptedType(encrypted_from=…)`), and then the table
+            refuses it.
     """
 
     column: Text
@@ -36,7 +41,7 @@ class PlaceSettings(Section):
     elements: StrictBool = False
     iv: Text | None = None
     when: Text | None = None
-    source: Annotated[Literal["plaintext"] | None, Field(alias="from")] = None
+    source: Annotated[SourceSettings | None, BeforeValidator(as_source), Field(alias="from")] = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -75,7 +80,10 @@ class PlaceSettings(Section):
     @property
     def place(self) -> Place:
         """The same as a value of the procedure."""
-        return Place(self.column, self.path, self.elements, self.when or "", self.iv or "", self.source or "")
+        place = Place(self.column, self.path, self.elements, self.when or "", self.iv or "")
+        if self.source is None:
+            return place
+        return replace(place, source=str(self.source.form or NEVER_ENCRYPTED), source_key=self.source.key)
 
 
 def _as_place(entry: object) -> object:

@@ -38,6 +38,7 @@ LEFT_OUT: Mapping[EventKind, str] = {
     EventKind.BACKUP_KEY_PINNED: _INIT,
     EventKind.KEY_IMPORT_INTENDED: _INIT,
     EventKind.KEY_ACTIVATION_DECLARED: _INIT,
+    EventKind.SOURCE_KEY_IMPORTED: _INIT,
     EventKind.ROSTER_KEEPING_INTENDED: "it comes before any step of any request, when the store names another owner",
     EventKind.KEY_LIST_DELIVERY_INTENDED: "somebody changed the application's list of keys; in the model nobody does",
     EventKind.KEYS_RESEAL_INTENDED: "the same keys under another wrapping key; the model has none",

@@ -143,6 +143,7 @@ class _Content:
     decrypted: Mapping[_Version, _Count] = field(default_factory=dict)
     failed: Mapping[Annotated[str, AfterValidator(_version_or_none)], _Count] = field(default_factory=dict)
     encrypts_from: Mapping[str, _Number] = field(default_factory=dict)
+    old_forms: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def versions(self) -> tuple[KeyVersion, ...]:
@@ -250,6 +251,7 @@ def _instance(name: str, last: _Judged, judged: Sequence[_Judged]) -> Instance:
         pod=content.pod,
         problem=problem,
         encrypts_from=content.encrypts_from,
+        old_forms=content.old_forms,
     )
 
 

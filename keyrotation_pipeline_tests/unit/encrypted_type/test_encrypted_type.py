@@ -33,9 +33,16 @@ from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session
 from sqlalchemy.schema import CreateTable
 from sqlalchemy.types import TypeDecorator
+from sqlalchemy_utils.types.encrypted.encrypted_type import AesEngine  # type: ignore[import-untyped]
 
-from keyrotation_pipeline.encrypted_type import EncryptedType, EnvironmentKeyRing, KeyRing, ciphertext_length
-from keyrotation_pipeline.encrypted_type.column import encrypted_from_of
+from keyrotation_pipeline.encrypted_type import (
+    EncryptedType,
+    EnvironmentKeyRing,
+    KeyRing,
+    LegacyKey,
+    ciphertext_length,
+)
+from keyrotation_pipeline.encrypted_type.column import encrypted_from_of, old_forms_of
 from keyrotation_pipeline.errors import (
     AlreadyEncryptedError,
     DecryptionError,
@@ -43,6 +50,7 @@ from keyrotation_pipeline.errors import (
     InvalidKeyError,
     KeyRingUnavailableError,
     KeyRotationError,
+    LegacyValueError,
     MalformedCiphertextError,
     PlaintextEncodingError,
     PlaintextTypeError,
@@ -51,7 +59,7 @@ from keyrotation_pipeline.errors import (
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
-from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, SourceKey
 
 V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
 KEYS = {V1: KeyMaterial.generate(), V2: KeyMaterial.generate()}
@@ -544,3 +552,60 @@ def test_the_columns_of_a_key_ring_that_begin_to_be_encrypted_are_known_by_their
     Table("cases", MetaData(schema="billing"), Column("note", EncryptedType(ring, encrypted_from=3)))
     clients_with(EncryptedType(ring))
     assert encrypted_from_of(ring) == {"clients.first_name": 2, "billing.cases.note": 3}
+
+
+def former(key: str = "secret", padding: str = "naive") -> LegacyKey:
+    return LegacyKey("sqlalchemy-utils-aes", key, padding=padding)
+
+
+def test_a_column_of_another_library_is_written_as_before_until_the_named_key_is_the_primary(
+    database: Connection,
+) -> None:
+    engine = AesEngine()
+    engine._update_key("secret")  # noqa: SLF001
+    engine._set_padding_mechanism()  # noqa: SLF001
+    before, after = (
+        clients_with(EncryptedType(KeyRing(KEYS, primary), encrypted_from=2, legacy=[former()]))
+        for primary in (V1, KeyVersion(2))
+    )
+    for table, name in ((before, "Anna"), (after, "Bert")):
+        database.execute(insert(table).values(first_name=name))
+    store(database, engine.encrypt("Carl"))
+    first, second, _ = database.execute(STORED).scalars().all()
+    assert (engine.decrypt(first), second[:3]) == ("Anna", "v2:")
+    for table in (before, after):
+        assert database.execute(select(table.c.first_name)).scalars().all() == ["Anna", "Bert", "Carl"]
+
+
+@pytest.mark.parametrize("stored", ["Anna", "tx/xz0B5+j3uK0v+GcYpyw=="])
+def test_what_the_former_key_does_not_open_is_neither_read_nor_passed_on(database: Connection, stored: str) -> None:
+    store(database, stored)
+    table = clients_with(EncryptedType(RING, encrypted_from=2, legacy=[former()]))
+    with pytest.raises(LegacyValueError) as refused:
+        database.execute(select(table.c.first_name)).all()
+    assert stored not in str(refused.value)
+
+
+def test_a_text_that_the_former_library_would_change_is_refused(database: Connection) -> None:
+    table = clients_with(EncryptedType(KeyRing(KEYS, V1), encrypted_from=2, legacy=[former()]))
+    with pytest.raises(LegacyValueError):
+        database.execute(insert(table).values(first_name="Anna*"))
+
+
+@pytest.mark.parametrize(
+    ("legacy", "encrypted_from"),
+    [([former()], None), ([], 2), ([former(), former("other")], 2), (["secret"], 2), ("pass", 2)],
+)
+def test_legacy_is_one_key_of_a_column_that_is_yet_to_be_encrypted(legacy: Any, encrypted_from: int | None) -> None:  # noqa: ANN401
+    with pytest.raises(InvalidKeyError, match="a list of one LegacyKey"):
+        EncryptedType(RING, legacy=legacy, encrypted_from=encrypted_from)
+
+
+def test_the_former_library_and_the_fingerprint_of_its_key_are_reported() -> None:
+    ring = KeyRing(KEYS, V1)
+    clients_with(EncryptedType(ring, encrypted_from=2, legacy=[former()]))
+    Table("cases", MetaData(), Column("note", EncryptedType(ring, encrypted_from=2)))
+    fingerprint = SourceKey(b"secret", "OLD_KEY").fingerprint
+    assert old_forms_of(ring) == {
+        "clients.first_name": f"sqlalchemy-utils-aes, padding naive: {fingerprint}", "cases.note": "plaintext",
+    }  # fmt: skip

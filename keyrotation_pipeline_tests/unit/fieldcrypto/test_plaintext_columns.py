@@ -27,7 +27,8 @@ def rewrite(
     ring: KeyRing, target: KeyVersion, values: list[str | None], begun: tuple[int, ...] = (0,)
 ) -> RewrittenBatch:
     stored = [None if value is None else value.encode() for value in values]
-    return PlaintextRewriter(ring, target, ("t.note", "t.name"), begun).rewrite([stored, [None] * len(values)])
+    rewriter = PlaintextRewriter(ring, target, ("t.note", "t.name"), dict.fromkeys(begun))
+    return rewriter.rewrite([stored, [None] * len(values)])
 
 
 def texts(ring: KeyRing, batch: RewrittenBatch) -> list[tuple[str, str] | None]:
@@ -73,7 +74,7 @@ def test_other_columns_of_the_table_still_refuse_plaintext(ring: KeyRing) -> Non
 
 
 def test_checking_tells_plaintext_of_such_columns_from_what_is_damaged(ring: KeyRing) -> None:
-    rewriter = PlaintextRewriter(ring, V2, ("t.note", "t.name"), (0,))
+    rewriter = PlaintextRewriter(ring, V2, ("t.note", "t.name"), {0: None})
     damaged = f"v2:{'A' * 16}:{'A' * 24}".encode()
     held, failed = rewriter.check([[b"Ada", sealed(ring, 1, "old").encode(), damaged], [b"Ada", None, None]])
     assert held[0] == {V1: 1}

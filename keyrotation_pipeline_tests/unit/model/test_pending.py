@@ -103,3 +103,23 @@ def test_whoever_does_not_report_that_it_reads_plaintext_and_values_is_waited_fo
     found = pending_rollout(target, RolloutMode.ATTEST, alive, UNCONFIRMED, "0" * 32)
     assert (found is None) is (why is None)
     assert found is None or found.why.startswith(str(why))
+
+
+@pytest.mark.parametrize(
+    ("reported", "why"),
+    [
+        pytest.param({"cases.note": "aes: 12"}, None, id="the declared form and key"),
+        pytest.param({}, None, id="it never uses the column"),
+        pytest.param({"cases.note": "aes: 34"}, "web-0 (reports another legacy of cases.note", id="another key"),
+        pytest.param({"cases.note": "plaintext"}, "web-0 (reports another legacy of cases.note", id="no legacy"),
+    ],
+)
+def test_whoever_reads_another_librarys_values_otherwise_than_is_declared_is_waited_for(
+    reported: dict[str, str], why: str | None
+) -> None:
+    target = RolloutTarget(TargetKind.READS, (V2,), ("cases.note",), (("cases.note", "aes: 12"),))
+    alive = [Instance("web-0", (V1, V2), V1, AT, encrypts_from={"cases.note": 2}, old_forms=reported)]
+    found = pending_rollout(target, RolloutMode.ATTEST, alive, UNCONFIRMED, "0" * 32)
+    assert (found is None) is (why is None)
+    assert found is None or found.why.startswith(str(why))
+    assert target.statement() == "reads v2, and aes in cases.note until v2 is the primary"

@@ -193,7 +193,7 @@ def test_ciphertext_is_found_next_to_more_of_other_values() -> None:
     digests = [random.Random(at).randbytes(16).hex() for at in range(90)]
     (found,) = scan([*encrypted("lockbox", "address", 40), *digests, "Ana"])
     assert (found.tier, round(found.share, 1)) == ("likely", 0.3)
-    assert found.notes[1:] == (
+    assert found.notes[1:3] == (
         "1 of 131 values look like plaintext.", "90 of 131 values are encoded in another way and were not judged."
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline_tests.unit.settings.test_loading import read
 
 TABLE = '[[tables]]\nname = "cases"\ncolumns = ["name", {}]\n'
+FROM = '{{ column = "note", from = {{ {} }} }}'
 NOTE = '{ column = "note", from = "plaintext" }'
 
 
@@ -17,10 +18,36 @@ def test_a_column_of_plaintext_is_declared(tmp_path: Path) -> None:
     assert table.label("note") == "cases.note"
 
 
+def test_a_column_of_another_library_is_declared_with_its_form_and_the_name_of_its_key(tmp_path: Path) -> None:
+    declared = FROM.format('format = "sqlalchemy-utils-aes", keys = { env = "OLD_KEY" }, padding = "pkcs5"')
+    (table,) = read(TABLE.format(declared), tmp_path).encrypted_tables
+    assert (table.begun, table.held_plaintext, table.old_form) == (("note",), (), "the form of sqlalchemy-utils-aes")
+    place = table.place("note")
+    assert (str(place.form), place.source_key) == ("sqlalchemy-utils-aes, padding pkcs5", "OLD_KEY")
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
         pytest.param(TABLE.format('{ column = "note", from = "text" }'), "plaintext", id="another source"),
+        pytest.param(
+            TABLE.format(FROM.format('format = "fernet", keys = { env = "K" }')),
+            '"fernet" is no format that values can be taken from; write plaintext or ',
+            id="a format with two keys",
+        ),
+        pytest.param(
+            TABLE.format(FROM.format('format = "sqlalchemy-utils-aes", keys = { env = "K" }')),
+            'needs padding, one of "naive", "pkcs5", "oneandzeroes", "zeroes"; the library takes "naive"',
+            id="no padding",
+        ),
+        pytest.param(
+            TABLE.format(FROM.format('format = "sqlalchemy-utils-aesgcm", keys = { env = "K" }, padding = "naive"')),
+            "has no padding; leave it out",
+            id="an option of another source",
+        ),
+        pytest.param(
+            TABLE.format(FROM.format('format = "sqlalchemy-utils-aesgcm", keys = "secret"')), "keys", id="a bare key"
+        ),
         pytest.param(
             TABLE.format('{ column = "note", from = "plaintext", elements = true }'), "leave one out", id="elements"
         ),

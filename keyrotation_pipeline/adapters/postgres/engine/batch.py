@@ -34,11 +34,13 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.arrays import check_elements, rewrite_elements
 from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, Value, ValueRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.format import column_rewriters, format_of
+from keyrotation_pipeline.fieldcrypto.codecs.source import Source
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.native import Packed
 from keyrotation_pipeline.fieldcrypto.plaintext_columns import PlaintextRewriter
-from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.fieldcrypto.source_keys import source_in
+from keyrotation_pipeline.model.tables import EncryptedTable, Place
 
 # The indexes of position (four bytes for the page, two for the line pointer), version and first value in a row as read.
 _POSITION, _VERSION, _FIRST = 2, 3, 4
@@ -119,6 +121,14 @@ class NewValues:
     whole: bool
 
 
+def _begun(table: EncryptedTable) -> list[tuple[int, str]]:
+    return [(number, name) for number, name in enumerate(table.columns) if name in table.begun]
+
+
+def _source(place: Place, ring: KeyRing) -> Source | None:
+    return None if place.form is None else source_in(ring, place.form, place.source_key)
+
+
 class Codec:
     """Re-encrypts and checks batches: natively if all values are good, else in Python.
 
@@ -130,7 +140,7 @@ class Codec:
 
     def __init__(self, table: EncryptedTable, ring: KeyRing, target: KeyVersion, *, native: bool = True) -> None:
         code = format_of(table.format)
-        begun = [number for number, name in enumerate(table.columns) if name in table.begun]
+        begun = {number: _source(table.place(name), ring) for number, name in _begun(table)}
         self._python: ValueRewriter = (
             PlaintextRewriter(ring, target, table.labels, begun) if begun else code.rewriter(ring, target, table.labels)
         )

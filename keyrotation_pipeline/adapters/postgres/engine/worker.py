@@ -60,7 +60,8 @@ class Job:
 
 def fingerprints(ring: KeyRing) -> dict[str, str]:
     """Returns the fingerprints of all keys, by version."""
-    return {str(version): ring.material(version).fingerprint for version in ring.versions}
+    keys = {version: ring.material(version) for version in ring.versions} | dict(ring.sources.values())
+    return {str(version): key.fingerprint for version, key in keys.items()}
 
 
 # Lower than processes that serve users on the same machine.

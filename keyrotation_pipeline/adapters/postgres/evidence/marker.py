@@ -43,7 +43,10 @@ class ByMarker(Evidence):
         if count is None:
             return super().content(ring)
         return TableContent(
-            self.table, count.rows, {column: dict(count.by_column[column]) for column in self.table.columns}
+            self.table,
+            count.rows,
+            {column: dict(count.by_column[column]) for column in self.table.columns},
+            {p.name: count.unencrypted_by_column.get(p.name, 0) for p in self.table.places if p.source_key},
         )
 
     def publish(self, ring: KeyRing, target: KeyVersion) -> None:  # noqa: ARG002

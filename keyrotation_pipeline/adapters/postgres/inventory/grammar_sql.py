@@ -11,6 +11,7 @@ from itertools import groupby
 from psycopg import sql
 
 from keyrotation_pipeline.fieldcrypto.formats.marking import LONGEST_JUDGED_BYTES
+from keyrotation_pipeline.fieldcrypto.formats.sources import NEVER_ENCRYPTED, SourceForm
 from keyrotation_pipeline.fieldcrypto.grammar import (
     BASE64_OF_GOOD_LENGTH_PATTERN,
     FIRST,
@@ -275,19 +276,28 @@ def under_another(value: sql.Composable, version: KeyVersion) -> sql.Composed:
 
 
 # The base64 of as many bytes as the text has and a value adds.
-_ENCRYPTED_BODY = "4 * ((octet_length({value}) + {overhead} + 2) / 3)"
+_ENCRYPTED_BODY = "4 * (({text} + {overhead} + 2) / 3)"
 
 
-def plaintext_under(value: sql.Composable, version: KeyVersion) -> sql.Composed:
-    """Returns a text that constraints judge like what a plaintext is encrypted to: of its head and length."""
-    size = sql.SQL(_ENCRYPTED_BODY).format(value=value, overhead=sql.Literal(version.generation.overhead_bytes))
+def _encrypted_body(value: sql.Composable, version: KeyVersion, form: SourceForm | None) -> sql.Composed:
+    text = sql.SQL(form.spec.text_bytes if form else "{size}").format(size=sql.SQL("octet_length({})").format(value))
+    return sql.SQL(_ENCRYPTED_BODY).format(text=text, overhead=sql.Literal(version.generation.overhead_bytes))
+
+
+def plaintext_under(value: sql.Composable, version: KeyVersion, form: SourceForm | None = None) -> sql.Composed:
+    """Returns a text that constraints judge like what a value of the old form becomes: with its head, as long at most.
+
+    Args:
+        form: of the value; None: it is plaintext, whose length is known.
+    """
+    size = _encrypted_body(value, version, form)
     head = f"{version.prefix}{'A' * version.generation.nonce_chars}:"
     return sql.SQL("({} || repeat('A', {}))").format(sql.Literal(head), size)
 
 
-def longest_plaintext_under(value: sql.Composable, version: KeyVersion) -> sql.Composed:
-    """Aggregates the length in characters of what the longest plaintext is encrypted to; NULL without any."""
-    size = sql.SQL(_ENCRYPTED_BODY).format(value=value, overhead=sql.Literal(version.generation.overhead_bytes))
+def longest_plaintext_under(value: sql.Composable, version: KeyVersion, form: SourceForm | None = None) -> sql.Composed:
+    """Aggregates the length in characters of what the longest value of the old form becomes; NULL without any."""
+    size = _encrypted_body(value, version, form)
     head = len(version.prefix) + version.generation.nonce_chars + 1
     return sql.SQL("max({} + {}) FILTER (WHERE {})").format(sql.Literal(head), size, unencrypted(value))
 
@@ -329,8 +339,17 @@ def pieces(whole: sql.Composable, size: sql.Composable, piece: sql.Composable) -
     )
 
 
+# What a fence calls a text that is none of our values, in its message.
+FOREIGN = "a value of another library"
+
+
 def refusal(
-    text: str, versions: Iterable[KeyVersion], *, other_generation: bool = False, plaintext: bool | None = None
+    text: str,
+    versions: Iterable[KeyVersion],
+    *,
+    other_generation: bool = False,
+    plaintext: bool | None = None,
+    refused: str = NEVER_ENCRYPTED,
 ) -> str:
     """Returns a boolean expression that is true, or fails with SQLSTATE 22P02 and names only the retired version.
 
@@ -340,6 +359,7 @@ def refusal(
         other_generation: whether the same numbers are refused in the other generation, too, which never had a key.
         plaintext: of a column that held plaintext: whether a text without the head of a value, version and nonce, is
             refused, too, unless it is empty. If not, a plaintext may begin with the prefix of a retired version.
+        refused: what such a text is called.
 
     Returns:
         Exactly the text that ``pg_get_constraintdef`` of PostgreSQL 14 to 18 prints.
@@ -349,12 +369,12 @@ def refusal(
     # It must depend on the row: a constant would be cast, and fail, during planning.
     failing = f"""((('keyrotation: key version '::text || {version}) || ' is retired'::text))::boolean"""
     others = [version.other_generation for version in wanted if version != PLAINTEXT] if other_generation else []
-    refused = [wanted, others] if others else [wanted]
+    numbers = [wanted, others] if others else [wanted]
     begins = _has_head if plaintext is False else _begins_with
-    cases = "".join(f"\n    WHEN {begins(text, each)} THEN {failing}" for each in refused)
+    cases = "".join(f"\n    WHEN {begins(text, each)} THEN {failing}" for each in numbers)
     if plaintext:
         tests = [f"({text} <> ''::text)", *(f"""(({text} COLLATE "C") !~~ '{head}'::text)""" for head in _HEADS)]
-        none = f"""('keyrotation: plaintext is refused'::text || "left"({text}, 0))"""
+        none = f"""('keyrotation: {refused} is refused'::text || "left"({text}, 0))"""
         cases += f"\n    WHEN ({' AND '.join(tests)}) THEN ({none})::boolean"
     return f"\nCASE{cases}\n    ELSE true\nEND"
 

@@ -12,22 +12,34 @@ _THERE = own("SELECT to_regclass('keyrotation.key_versions') IS NOT NULL")
 _REGISTERED = own("""
 SELECT DISTINCT keyrotation.facts(body) ->> 'version' FROM keyrotation.audit_events WHERE event = 'key_registered'
 """)
+_SOURCES = own("""
+SELECT DISTINCT keyrotation.facts(body) ->> 'version' FROM keyrotation.audit_events WHERE event = 'source_key_imported'
+""")
 _NAME = re.compile(VERSION_PATTERN, re.ASCII)
 # Far more than a ledger can be behind its data.
 MOST_UNREGISTERED = 20
 
 
+def _is_there(connection: Connection) -> bool:
+    ((there,),) = connection.execute(_THERE).fetchall()
+    return bool(there)
+
+
 def registered(connection: Connection) -> tuple[KeyVersion, ...]:
     """Returns the versions that events have registered: a hint at what most values are under, not a trusted fact."""
-    ((there,),) = connection.execute(_THERE).fetchall()
-    rows = connection.execute(_REGISTERED).fetchall() if there else []
+    rows = connection.execute(_REGISTERED).fetchall() if _is_there(connection) else []
     names = (str(name) for (name,) in rows)
     return tuple(sorted(KeyVersion.parse(name) for name in names if _NAME.fullmatch(name)))
 
 
 def leaves_plaintext(connection: Connection, retired: Collection[KeyVersion]) -> bool:
-    """Returns whether the newest version is a retired one, as after a rollback: applications write plaintext again."""
-    return bool(known := registered(connection)) and known[-1] in retired
+    """Returns whether the newest version is a retired one, as after a rollback: applications write plaintext again.
+
+    The keys of other libraries do not count: whenever they were imported, nothing is encrypted under them.
+    """
+    sources = {str(name) for (name,) in connection.execute(_SOURCES).fetchall()} if _is_there(connection) else set()
+    known = [version for version in registered(connection) if str(version) not in sources]
+    return bool(known) and known[-1] in retired
 
 
 def listed_versions(found: Collection[KeyVersion], known: Collection[KeyVersion]) -> tuple[KeyVersion, ...]:

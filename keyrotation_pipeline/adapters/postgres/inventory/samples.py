@@ -7,6 +7,8 @@ is searched for to the table's end.
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import cast
 
 from psycopg import sql
@@ -19,12 +21,16 @@ from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, he
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.blind_index import BlindIndexer, BlindIndexForm
 from keyrotation_pipeline.fieldcrypto.codecs.format import Format, format_of
+from keyrotation_pipeline.fieldcrypto.codecs.source import ClosedError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.formats.sources import SourceForm
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion, any_value_in
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import SourceKey
 from keyrotation_pipeline.fieldcrypto.probe import fitting, fitting_derivation
 from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
 from keyrotation_pipeline.fieldcrypto.search_index import is_odd
+from keyrotation_pipeline.fieldcrypto.source_keys import source_of
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial, PlaceProbe
 from keyrotation_pipeline.model.tables import EncryptedTable, SearchIndex
 from keyrotation_pipeline.model.visible_text import plain_name
@@ -114,7 +120,14 @@ def probe(connection: Connection, table: EncryptedTable, ring: KeyRing, values: 
         PreflightError, BlockedError: as a count does.
     """
     code = format_of(table.format)
-    places = [_probed(table, name, code, ring, some) for name, some in any_values(connection, table, values).items()]
+    found = any_values(connection, table, values)
+    places = [
+        _probed(table, name, code, ring, some)
+        if (form := table.place(name).form) is None
+        else _from_source(table, name, form, ring, some)
+        for name, some in found.items()
+        if not table.format.names_versions or table.place(name).form is not None
+    ]
     return (*places, *_indexes_probed(connection, table, code, ring))
 
 
@@ -150,6 +163,29 @@ def _probed(table: EncryptedTable, name: str, code: Format, ring: KeyRing, value
     key_name = label or "" if table.format.has_keys_of_columns else ""
     option = table.format.spec.layout_option
     return PlaceProbe(str(table.name), name, table.format.layout, len(values), opened, fits, derived, key_name, option)
+
+
+def _from_source(
+    table: EncryptedTable, name: str, form: SourceForm, ring: KeyRing, values: Sequence[bytes]
+) -> PlaceProbe:
+    """Opens those of some values that are none of ours with the key of the library that wrote them."""
+    place = table.place(name)
+    old = [each for each in values if not any_value_in([each])]
+    probe = PlaceProbe(str(table.name), name, str(form), len(old), 0, key_name=place.source_key)
+    if (found := ring.sources.get(place.source_key)) is None:
+        return replace(probe, is_imported=False)
+    opened = _number_opened(form, found[1], old)
+    others = () if opened else (each for each in form.others if _number_opened(each, found[1], old[:_FITTED]))
+    return replace(probe, opened=opened, fits=next((str(each) for each in others), None))
+
+
+def _number_opened(form: SourceForm, key: SourceKey, values: Sequence[bytes]) -> int:
+    source, number = source_of(form, key), 0
+    for value in values:
+        with suppress(ClosedError):
+            source.opened(value)
+            number += 1
+    return number
 
 
 def _indexes_probed(connection: Connection, table: EncryptedTable, code: Format, ring: KeyRing) -> Iterator[PlaceProbe]:

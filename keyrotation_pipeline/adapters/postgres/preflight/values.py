@@ -195,7 +195,7 @@ def _under_target(subject: Subject, in_column: list[Column]) -> sql.Composed:
     text = places.text(column)
     new = values.under_another(text, subject.target)
     if column.place.source:
-        encrypted = grammar_sql.plaintext_under(text, subject.target)
+        encrypted = grammar_sql.plaintext_under(text, subject.target, column.place.form)
         return sql.SQL("CASE WHEN {} THEN {}::{} WHEN {} <> '' THEN {}::{} ELSE {} END").format(
             places.is_plaintext(column), encrypted, type_sql, text, new, type_sql, stored
         )
@@ -212,7 +212,8 @@ def _longest(subject: Subject, relation: Relation, column: Column) -> int:
     text = sql.SQL("each.text") if elements else places.text(column)
     longest = values.longest_under(text, subject.target)
     if column.place.source:
-        longest = sql.SQL("greatest({}, {})").format(longest, grammar_sql.longest_plaintext_under(text, subject.target))
+        encrypted = grammar_sql.longest_plaintext_under(text, subject.target, column.place.form)
+        longest = sql.SQL("greatest({}, {})").format(longest, encrypted)
     query = sql.SQL("SELECT {} FROM ONLY {}{}").format(
         longest,
         relation.identifier,

@@ -21,6 +21,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.errors import BlockedError, PreflightError, ProofError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE, SEARCH_INDEX
+from keyrotation_pipeline.fieldcrypto.formats.sources import NEVER_ENCRYPTED
 from keyrotation_pipeline.fieldcrypto.grammar import SECOND, KeyVersion
 from keyrotation_pipeline.model.tables import EncryptedTable
 
@@ -101,8 +102,9 @@ def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) 
     named = {each for definition in existing.values() for each in versions_refused(definition)}
     if version not in named:
         return
-    # Of search indexes that are no longer declared, nothing says which columns the rest was about.
-    rest = tuple(sorted(named - {version})) if table.columns else ()
+    # Of search indexes that are no longer declared, nothing says which columns the rest was about. And what goes back
+    # to an earlier version accepts again what its columns held before; the fence of that walk's end refuses the rest.
+    rest = tuple(sorted(named - {version})) if table.columns and not table.begun else ()
     try:
         _put(connection, table, tree, rest)
     except psycopg.errors.InvalidTextRepresentation:
@@ -254,13 +256,19 @@ def _refusal(
     # Of bytes that are no text, the first ones are looked at.
     value = places.printed(column, name) if column.of_bytes else places.printed_text(column, name)
     if column.place.source:  # of our own format alone
-        return grammar_sql.refusal(value, versions, other_generation=other_generation, plaintext=plaintext)
+        refused = grammar_sql.FOREIGN if column.place.source_key else NEVER_ENCRYPTED
+        return grammar_sql.refusal(
+            value, versions, other_generation=other_generation, plaintext=plaintext, refused=refused
+        )
     usual = refusals.refusal(value, versions, other_generation=other_generation)
     if refusals is not grammar_sql:
         return usual
-    # A fence made while `from` was declared refuses plaintext until it is made again.
-    strict = grammar_sql.refusal(value, versions, other_generation=other_generation, plaintext=True)
-    return strict if strict in existing else usual
+    # A fence made while `from` was declared refuses the old form until it is made again.
+    strict = [
+        grammar_sql.refusal(value, versions, other_generation=other_generation, plaintext=True, refused=refused)
+        for refused in (NEVER_ENCRYPTED, grammar_sql.FOREIGN)
+    ]
+    return next((each for each in strict if each in existing), usual)
 
 
 def _put(
@@ -342,7 +350,9 @@ def old_values_left(
 ) -> ProofError:
     """Returns the refusal of a fence where old values are left, by column and version; or plaintext, by column."""
     named = [f"column {column}: {number} under {version}" for (column, version), number in left.items()]
-    places = ", ".join([*named, *(f"column {column}: {number} in plaintext" for column, number in plaintext.items())])
+    places = ", ".join(
+        [*named, *(f"column {column}: {number} in {table.old_form}" for column, number in plaintext.items())]
+    )
     return ProofError(
         f"table {table.name} still holds old values ({places or 'written meanwhile'}); find what writes them, "
         "then run this step again"

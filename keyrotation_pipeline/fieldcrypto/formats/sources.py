@@ -1,0 +1,92 @@
+"""Finds every format that values are taken from, by its name. Imports their specs, and no code of theirs."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import product
+from pkgutil import iter_modules
+from types import MappingProxyType
+
+from keyrotation_pipeline.errors import ConfigurationError
+from keyrotation_pipeline.fieldcrypto import formats
+from keyrotation_pipeline.fieldcrypto.source_spec import SourceSpec
+
+# What a column is taken from that was never encrypted: it has no key, and no spec.
+NEVER_ENCRYPTED = "plaintext"
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class SourceForm:
+    """A source as an application uses it.
+
+    Args:
+        name: of the `SourceSpec`.
+        options: what it says of each option, in the order of these.
+    """
+
+    name: str
+    options: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, name: str, options: Mapping[str, object]) -> "SourceForm":
+        """Returns the form that a declaration means.
+
+        Raises:
+            ConfigurationError: no such source, an option that it does not have, or one that is missing.
+        """
+        if (spec := SOURCES.get(name)) is None:
+            raise ConfigurationError(
+                f'"{name[:60]}" is no format that values can be taken from; write {NEVER_ENCRYPTED} or '
+                f"{', '.join(SOURCES)}"
+            )
+        if other := sorted(set(options).difference(each.name for each in spec.options)):
+            raise ConfigurationError(f'format = "{name}" has no {other[0]}; leave it out')
+        for each in spec.options:
+            if options.get(each.name) not in each.choices:
+                listed = ", ".join(f'"{choice}"' for choice in each.choices)
+                raise ConfigurationError(
+                    f'format = "{name}" needs {each.name}, one of {listed}; the library takes "{each.choices[0]}" '
+                    "where the application says nothing"
+                )
+        return cls(name, tuple((each.name, str(options[each.name])) for each in spec.options))
+
+    @property
+    def spec(self) -> SourceSpec:
+        """What is known of it."""
+        return SOURCES[self.name]
+
+    @property
+    def others(self) -> "Iterator[SourceForm]":
+        """Every other form of the same source."""
+        for said in product(*(each.choices for each in self.spec.options)):
+            other = SourceForm(self.name, tuple(zip((each.name for each in self.spec.options), said, strict=True)))
+            if other != self:
+                yield other
+
+    def __str__(self) -> str:
+        return ", ".join([self.name, *(f"{name} {said}" for name, said in self.options)])
+
+
+_FORM = re.compile(r"([a-z][a-z0-9-]{0,59})((?:, [a-z_]{1,30} [A-Za-z0-9._-]{1,60})*)", re.ASCII)
+
+
+def parsed(text: str) -> SourceForm:
+    """Returns the form whose `str` this is.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if (match := _FORM.fullmatch(text)) is None:
+        raise ConfigurationError("this is no format that values can be taken from")
+    said = (each.split(" ") for each in match[2].split(", ")[1:])
+    return SourceForm.of(match[1], dict(said))
+
+
+def _own() -> Iterator[SourceSpec]:
+    for module in iter_modules(formats.__path__, f"{formats.__name__}."):
+        if module.ispkg:
+            yield from getattr(import_module(module.name), "SOURCES", ())
+
+
+SOURCES: Mapping[str, SourceSpec] = MappingProxyType({each.name: each for each in _own()})

@@ -1,0 +1,98 @@
+"""Opens and seals the values of a library that reads one key, so that they can be brought into our own format."""
+
+from importlib import import_module
+from typing import cast
+
+from keyrotation_pipeline.errors import ConfigurationError, InvalidKeyError
+from keyrotation_pipeline.fieldcrypto.codecs.source import ClosedError, Source
+from keyrotation_pipeline.fieldcrypto.formats.sources import SourceForm
+from keyrotation_pipeline.fieldcrypto.grammar import any_value_in
+from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import SourceKey
+
+
+class CheckedSource:
+    """A source of texts, of which each value is looked at twice."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def opened(self, stored: bytes) -> bytes:
+        """Decrypts a value to a text in UTF-8 that is itself neither a value of the source nor one of ours.
+
+        Raises:
+            ClosedError: it is not one, under another key, or encrypted twice.
+        """
+        text = self._source.opened(stored)
+        try:
+            text.decode()
+        except UnicodeDecodeError:
+            raise ClosedError from None
+        if any_value_in([text]) or self._opens(text):
+            raise ClosedError
+        return text
+
+    def sealed(self, text: bytes) -> bytes:
+        """Encrypts a text; what the source then reads otherwise is refused.
+
+        Raises:
+            ClosedError: nobody could read it as it was.
+        """
+        stored = self._source.sealed(text)
+        if self.opened(stored) != text:
+            raise ClosedError
+        return stored
+
+    def _opens(self, text: bytes) -> bool:
+        try:
+            self._source.opened(text).decode()
+        except ValueError:
+            return False
+        return True
+
+
+def source_of(form: SourceForm, key: SourceKey) -> CheckedSource:
+    """Returns a source under one key."""
+    code = import_module(f"{form.spec.package}.codec")
+    return CheckedSource(cast("Source", code.source(form.name, raw_of(key), dict(form.options))))
+
+
+def source_in(ring: KeyRing, form: SourceForm, name: str) -> Source:
+    """Returns a source under the key of this name in a ring; without it, as in a backup from later, nothing opens."""
+    found = ring.sources.get(name)
+    return _NoKey() if found is None else source_of(form, found[1])
+
+
+class _NoKey:
+    def opened(self, stored: bytes) -> bytes:  # noqa: ARG002
+        raise ClosedError
+
+    def sealed(self, text: bytes) -> bytes:  # noqa: ARG002
+        raise ClosedError
+
+
+class LegacyKey:
+    """The one key with which an application's former library encrypted a column; for `EncryptedType(legacy=[…])`.
+
+    Args:
+        format: such as ``"sqlalchemy-utils-aes"``, as `from` in keyrotation.toml has it.
+        key: as the library takes it.
+        options: what the library does not say in its values, such as ``padding="naive"``, as in keyrotation.toml.
+
+    Raises:
+        InvalidKeyError: no such format, an option of another one, or no key.
+    """
+
+    def __init__(self, format: str, key: str | bytes, **options: str) -> None:  # noqa: A002
+        try:
+            form = SourceForm.of(format, options)
+        except ConfigurationError as error:
+            raise InvalidKeyError(f"LegacyKey: {error}") from None
+        material = SourceKey(key.encode() if isinstance(key, str) else key, "legacy")
+        self.form = form
+        self.description = f"{form}: {material.fingerprint}"
+        self.source = source_of(form, material)
+
+    def __repr__(self) -> str:
+        return f"LegacyKey({self.description[:-48]})"

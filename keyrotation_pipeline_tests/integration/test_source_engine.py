@@ -1,0 +1,123 @@
+"""A column of another library at 200 000 rows, beside a writer in that library: nothing lost, nothing wrong."""
+
+import threading
+import time
+from random import Random
+
+import pytest
+from sqlalchemy_utils.types.encrypted.encrypted_type import AesEngine, AesGcmEngine  # type: ignore[import-untyped]
+
+from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.inventory import quarantine
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, SourceKey
+from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
+from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, insert, read_back, ring_of, running, sealed
+
+AES, GCM = "sqlalchemy-utils-aes, padding naive", "sqlalchemy-utils-aesgcm"
+NOTES = EncryptedTable.of(
+    TableName("public", "notes"),
+    [Place("token", source=AES, source_key="OLD_KEY"), Place("note", source=GCM, source_key="OLD_KEY")],
+)
+SECRET = "the application's secret"
+STRANGE = ["v2: final version", "", "100 %", "Zürich 😀", "x" * 20_000, "a" * 16]
+aes, gcm = AesEngine(), AesGcmEngine()
+for each in (aes, gcm):
+    each._update_key(SECRET)  # noqa: SLF001
+aes._set_padding_mechanism()  # noqa: SLF001
+
+
+@pytest.fixture
+def ring() -> KeyRing:
+    first = ring_of(1, 2)
+    keys: dict[KeyVersion, KeyMaterial] = {version: first.material(version) for version in first.versions}
+    return KeyRing({**keys, KeyVersion(3): SourceKey(SECRET.encode(), "OLD_KEY")}, first.primary)
+
+
+Texts = dict[int, tuple[str, str]]
+
+
+def filled(connection: Connection, rows: int) -> Texts:
+    """A table of the library's values; returns the texts by id."""
+    connection.execute("CREATE TABLE public.notes (id int PRIMARY KEY, token text, note varchar)")
+    made = {n: (f"token {n}", STRANGE[n] if n < len(STRANGE) else f"note {n}") for n in range(rows)}
+    stored = [(n, aes.encrypt(token), gcm.encrypt(note)) for n, (token, note) in made.items()]
+    insert(connection, "public.notes (id, token, note)", stored)
+    running(connection, "routine")
+    return made
+
+
+def under(version: str, texts: Texts) -> dict[object, tuple[object, ...]]:
+    return {n: tuple((version, text) for text in row) for n, row in texts.items()}
+
+
+@pytest.mark.parametrize("rows", [2000, pytest.param(200_000, marks=pytest.mark.extended)])
+def test_what_the_library_writes_meanwhile_is_kept_and_swept(
+    migrated: Connection, database_url: str, ring: KeyRing, rows: int
+) -> None:
+    written = filled(migrated, rows)
+    insert(migrated, "public.notes (id, token, note)", [(-1, "", ""), (-2, None, None)])
+    stopped, changes = threading.Event(), 0
+
+    def write() -> None:
+        nonlocal changes
+        chance = Random(7)
+        with connect(database_url) as application:
+            while not stopped.is_set():
+                row, changes = chance.randrange(rows), changes + 1
+                texts = f"written {changes}", f"v2: written {changes}"
+                stored = (aes.encrypt(texts[0]), gcm.encrypt(texts[1]))
+                if changes % 2:
+                    stored = (sealed(ring, 2, texts[0]), sealed(ring, 2, texts[1]))
+                application.execute("UPDATE public.notes SET token = %s, note = %s WHERE id = %s", (*stored, row))
+                written[row] = texts
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    began = time.perf_counter()
+    try:
+        engine = Engine(database_url, ring)
+        engine.shard(NOTES)
+    finally:
+        seconds = time.perf_counter() - began
+        stopped.set()
+        writer.join()
+    while engine.sweep(NOTES, wait=True).rows:
+        pass
+    expected = {**under("v2", written), -1: (("", ""), ("", "")), -2: (None, None)}
+    assert read_back(migrated, ring, NOTES, "id") == expected
+    assert quarantine.load(migrated, [NOTES]) == ()
+    print(f"{rows:,} rows, {changes:,} writes meanwhile, {rows / seconds:,.0f} rows/s")  # noqa: T201
+
+
+def test_what_stays_closed_is_left_as_it_is_and_quarantined(
+    migrated: Connection, database_url: str, ring: KeyRing
+) -> None:
+    texts = filled(migrated, 100)
+    other = AesGcmEngine()
+    other._update_key("another secret")  # noqa: SLF001
+    strange = {9: "plain", 10: other.encrypt("Ada"), 11: gcm.encrypt(gcm.encrypt("Ada")), 12: texts[12][1]}
+    for row, stored in strange.items():
+        migrated.execute("UPDATE public.notes SET note = %s WHERE id = %s", (stored, row))
+    before = decrypt_all(lambda: connect(database_url), NOTES, ring, lambda _: None, Limits())
+    assert (before.failures, before.plaintext, dict(before.unencrypted)) == (4, 196, {"token": 100, "note": 96})
+    engine = Engine(database_url, ring)
+    engine.shard(NOTES)
+    found = quarantine.load(migrated, [NOTES])
+    assert {(each.key, each.column) for each in found} == {(f'["{row}"]', "note") for row in strange}
+    assert {each.reason[:34] for each in found} == {"neither encrypted under a key vers"}
+    for row, stored in strange.items():
+        held = migrated.execute("SELECT note FROM public.notes WHERE id = %s", (row,)).fetchall()
+        assert held == [(stored,)]
+
+
+def test_a_rollback_leaves_what_the_library_wrote(migrated: Connection, database_url: str, ring: KeyRing) -> None:
+    filled(migrated, 50)
+    before = migrated.execute("SELECT id, token FROM public.notes WHERE id <> 9 ORDER BY id").fetchall()
+    migrated.execute("UPDATE public.notes SET note = %s WHERE id = 9", (sealed(ring, 2, "new"),))
+    engine = Engine(database_url, ring, target=KeyVersion(1))
+    assert engine.shard(NOTES).rows == 1
+    assert migrated.execute("SELECT id, token FROM public.notes WHERE id <> 9 ORDER BY id").fetchall() == before

@@ -1,0 +1,198 @@
+"""Values of libraries that read one key: opened and sealed as these do, and nothing else is taken for one."""
+
+import base64
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+from sqlalchemy_utils.types.encrypted.encrypted_type import AesEngine, AesGcmEngine  # type: ignore[import-untyped]
+
+from keyrotation_pipeline.errors import ConfigurationError, InvalidKeyError
+from keyrotation_pipeline.fieldcrypto.batch import Failure
+from keyrotation_pipeline.fieldcrypto.codecs.source import ClosedError
+from keyrotation_pipeline.fieldcrypto.formats.sources import SOURCES, SourceForm, parsed
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, SourceKey
+from keyrotation_pipeline.fieldcrypto.plaintext_columns import PlaintextRewriter, is_plaintext
+from keyrotation_pipeline.fieldcrypto.reads import CLOSED
+from keyrotation_pipeline.fieldcrypto.source_keys import LegacyKey, source_in, source_of
+from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of, sealed
+
+TEXTS = [
+    "",
+    "a",
+    "x" * 15,
+    "x" * 16,
+    "x" * 5000,
+    "Zürich 😀",
+    "À",
+    "v2: final version",
+    "two\nlines",
+    "a*b",
+    "\x00\x01",
+]
+KEY = "a secret"
+
+
+class Library:
+    """The real one under a key."""
+
+    def __init__(self, name: str, options: dict[str, str], key: str = KEY) -> None:
+        self.form, self.key = SourceForm.of(name, options), SourceKey(key.encode(), "OLD_KEY")
+        self._engine = AesEngine() if "padding" in options else AesGcmEngine()
+        self._engine._update_key(key)  # noqa: SLF001
+        if "padding" in options:
+            self._engine._set_padding_mechanism(options["padding"])  # noqa: SLF001
+
+    def __str__(self) -> str:
+        return str(self.form)
+
+    def encrypt(self, text: str) -> bytes:
+        return bytes(self._engine.encrypt(text).encode())
+
+    def decrypt(self, stored: bytes) -> str:
+        return str(self._engine.decrypt(stored.decode()))
+
+
+def libraries() -> Iterator[Library]:
+    for padding in ("naive", "pkcs5", "oneandzeroes", "zeroes"):
+        yield Library("sqlalchemy-utils-aes", {"padding": padding})
+    yield Library("sqlalchemy-utils-aesgcm", {})
+
+
+LIBRARIES = list(libraries())
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=str)
+@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
+def test_the_library_and_we_read_each_other(library: Library, text: str) -> None:
+    source = source_of(library.form, library.key)
+    assert source.opened(library.encrypt(text)) == text.encode()
+    if library.form.options == (("padding", "oneandzeroes"),) and text.encode().endswith(b"\x80"):
+        with pytest.raises(ClosedError):  # it cannot read itself what it has written
+            source.sealed(text.encode())
+    else:
+        assert library.decrypt(source.sealed(text.encode())) == text
+
+
+def changed(stored: bytes) -> Iterator[tuple[str, bytes]]:
+    yield "of a part", stored[:-4]
+    yield "without padding", stored.rstrip(b"=")[:-1]
+    yield "with white space", stored + b"\n"
+    yield "in base64url", b"-_" + stored[2:]
+    yield "empty", b""
+    yield "a text", b"plain text"
+    yield "ours", sealed(ring_of(1, 2), 1, "Ada").encode()
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=str)
+@pytest.mark.parametrize("change", [name for name, _ in changed(b"x" * 24)])
+def test_nothing_else_is_taken_for_a_value(library: Library, change: str) -> None:
+    stored = dict(changed(library.encrypt("a text of more than one block")))[change]
+    with pytest.raises(ClosedError):
+        source_of(library.form, library.key).opened(stored)
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=str)
+def test_a_value_of_another_key_or_padding_or_one_encrypted_twice_stays_closed(library: Library) -> None:
+    source = source_of(library.form, library.key)
+    others = [Library(library.form.name, dict(form.options)) for form in library.form.others]
+    strangers = [each.encrypt("a" * 13) for each in others]
+    strangers += [Library(library.form.name, dict(library.form.options), f"key {n}").encrypt("Ada") for n in range(200)]
+    twice = [library.encrypt(library.encrypt("Ada").decode()), library.encrypt(sealed(ring_of(1, 2), 1, "Ada"))]
+    for stored in [*strangers, *twice]:
+        with pytest.raises(ClosedError):
+            source.opened(stored)
+
+
+def test_an_asterisk_that_the_library_takes_away_is_refused_on_the_way_in() -> None:
+    naive = LIBRARIES[0]
+    source = source_of(naive.form, naive.key)
+    assert source.opened(naive.encrypt("a**")).decode() == naive.decrypt(naive.encrypt("a**")) == "a"
+    with pytest.raises(ClosedError):
+        source.sealed(b"a**")
+
+
+def test_a_wrong_key_opens_hardly_any_value_without_authentication() -> None:
+    counts = {}
+    for library in LIBRARIES[:4]:
+        source, found = source_of(library.form, SourceKey(b"another", "OLD_KEY")), 0
+        for _ in range(3000):
+            try:
+                source.opened(base64.b64encode(os.urandom(16)))
+                found += 1
+            except ClosedError:
+                pass
+        counts[str(library)] = found
+    assert max(counts.values()) <= 1, counts
+
+
+def ring(*numbers: int) -> KeyRing:
+    first = ring_of(*numbers)
+    keys: dict[KeyVersion, KeyMaterial] = {version: first.material(version) for version in first.versions}
+    return KeyRing({**keys, KeyVersion(9): SourceKey(KEY.encode(), "OLD_KEY")}, first.primary)
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=str)
+def test_a_batch_comes_to_the_target_and_what_stays_closed_is_a_failure(library: Library) -> None:
+    keys = ring(1, 2)
+    rewriter = PlaintextRewriter(keys, KeyVersion(2), ("t.note",), {0: source_in(keys, library.form, "OLD_KEY")})
+    values = [library.encrypt(text) for text in TEXTS]
+    batch = [*values, b"plain", b"", None, sealed(keys, 1, "old").encode(), sealed(keys, 2, "new").encode()]
+    closed = len(values)
+    done = rewriter.rewrite([batch])
+    assert done.failures == [Failure(closed, 0, CLOSED)]
+    texts = [opened(keys, None if value is None else value.decode()) for value in done.columns[0]]
+    assert texts == [*(("v2", text) for text in TEXTS), None, None, None, ("v2", "old"), None]
+    held, failures = rewriter.check([batch])
+    assert held[0] == {None: 1, KeyVersion(1): 1, KeyVersion(2): 1}
+    assert [each.row for each in failures if is_plaintext(each, {0})] == list(range(closed))
+    assert [each.row for each in failures if not is_plaintext(each, {0})] == [closed]
+    assert PlaintextRewriter(keys, KeyVersion(1), ("t.note",), {0: source_in(keys, library.form, "OLD_KEY")}).rewrite(
+        [values]
+    ).columns == [[None] * len(values)]  # a rollback
+
+
+def test_without_the_key_nothing_opens() -> None:
+    keys = ring_of(1, 2)
+    source = source_in(keys, LIBRARIES[0].form, "OLD_KEY")
+    batch = PlaintextRewriter(keys, KeyVersion(2), ("t.note",), {0: source}).rewrite([[LIBRARIES[0].encrypt("Ada")]])
+    assert (batch.columns, batch.failures) == ([[None]], [Failure(0, 0, CLOSED)])
+
+
+def test_the_key_is_no_version_of_a_ring_and_reads_back_as_stored() -> None:
+    key, keys = SourceKey(KEY.encode(), "OLD_KEY"), ring(1, 2)
+    assert key_from_base64(base64_of(key)) == key
+    assert (keys.versions, keys.sources["OLD_KEY"]) == ((KeyVersion(1), KeyVersion(2)), (KeyVersion(9), key))
+    assert KEY not in repr(key)
+    assert key.fingerprint != SourceKey(b"another", "OLD_KEY").fingerprint
+    assert key != SourceKey(KEY.encode(), "OTHER")
+    only = KeyRing.for_reading({KeyVersion(2): key})
+    assert only.sources["OLD_KEY"] == (KeyVersion(2), key)
+
+
+@pytest.mark.parametrize("make", [lambda: SourceKey(b"", "A"), lambda: SourceKey(b"x" * 1025, "A"),
+                                  lambda: SourceKey(b"x", "A B"), lambda: LegacyKey("fernet", "x"),
+                                  lambda: LegacyKey("sqlalchemy-utils-aes", "x"),
+                                  lambda: LegacyKey("sqlalchemy-utils-aesgcm", "x", padding="naive")])  # fmt: skip
+def test_what_is_no_key_or_form_is_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(InvalidKeyError):
+        make()
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=str)
+def test_a_form_reads_back_from_its_words(library: Library) -> None:
+    assert parsed(str(library.form)) == library.form
+
+
+@pytest.mark.parametrize("text", ["", "plaintext", "sqlalchemy-utils-aes", "sqlalchemy-utils-aes, padding x",
+                                  "sqlalchemy-utils-aes, padding naive, padding naive\n"])  # fmt: skip
+def test_other_words_are_no_form(text: str) -> None:
+    with pytest.raises(ConfigurationError):
+        parsed(text)
+
+
+def test_each_source_says_where_it_was_read() -> None:
+    assert all(each.source and each.library for each in SOURCES.values())
