@@ -451,5 +451,7 @@ def _indexes(
     return found
 
 
-if __name__ == "__main__":
-    sys.stdout.write("{} {}\n".format(*fuzz(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
+if __name__ == "__main__":  # how many values, a seed, and what is fuzzed
+    for _name in sys.argv[3:]:
+        sys.stdout.write("{} {} {}\n".format(*fuzz(_name, int(sys.argv[1]), int(sys.argv[2])), _name))
+        sys.stdout.flush()

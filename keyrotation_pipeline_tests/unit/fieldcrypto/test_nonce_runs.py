@@ -2,7 +2,7 @@
 
 import os
 import random
-from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -16,7 +16,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.xaes import RUN_VALUES, drawn_nonces
 from keyrotation_pipeline_tests.unit.fieldcrypto.codec_fuzz import bound
-from keyrotation_pipeline_tests.unit.fieldcrypto.test_native import built
+from keyrotation_pipeline_tests.unit.fieldcrypto.test_native import DAMAGE, built, chosen
 
 V1, V2, V3X, V4X = KeyVersion(1), KeyVersion(2), KeyVersion(3, 2), KeyVersion(4, 2)
 RING = KeyRing({version: KeyMaterial.generate() for version in (V1, V2, V3X, V4X)}, V4X)
@@ -98,28 +98,35 @@ def test_values_of_many_runs_in_any_order_open_as_in_python_and_a_changed_one_do
         assert codec.check([*rows[:3], (bytes(good), None)], 0, 2) is None
 
 
+# Of a value after the first of a run, or of what encrypts: only what verifies derives the key independently.
+DAMAGES = {
+    "the first half of its nonce": "seen ? (element)[10] ^= 1 : 0",
+    "the second half of its nonce": "seen ? (element)[30] ^= 1 : 0",
+    "its body": "seen ? (element)[42] ^= 1 : 0",
+    "its commitment": "seen ? (element)[(bytes) - 9] ^= 1 : 0",
+    "the commitments' remembered state": "codec->sealing.derived[0].chained[20] ^= 1",
+    "the remembered key schedule": (
+        "EVP_CipherInit_ex(codec->sealing.derived[0].context, NULL, NULL, (uint8_t[32]){1}, NULL, 1)"
+    ),
+    "the subkey": "codec->sealing.subkey[3] ^= seen == 1, codec->sealing.derived[0].is_known = 0",
+}
+
+
+@pytest.fixture(scope="module")
+def damaging(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """A codec that damages what follows the first value since the damage was chosen."""
+    since = f'static int seen, last; int now = atoi(getenv("{DAMAGE}")); if (now != last) {{ last = now; seen = 0; }}'
+    statement = f"({{ {since} {chosen(DAMAGES.values())} seen++; }})"
+    return built(tmp_path_factory.mktemp("damaging"), f"-DAFTER_PACKING(element,bytes)={statement}")
+
+
 @native
-@pytest.mark.parametrize(
-    "damage",
-    [
-        pytest.param("seen ? (element)[10] ^= 1 : 0", id="the first half of its nonce"),
-        pytest.param("seen ? (element)[30] ^= 1 : 0", id="the second half of its nonce"),
-        pytest.param("seen ? (element)[42] ^= 1 : 0", id="its body"),
-        pytest.param("seen ? (element)[(bytes) - 9] ^= 1 : 0", id="its commitment"),
-        pytest.param("codec->sealing.derived[0].chained[20] ^= 1", id="the commitments' remembered state"),
-        pytest.param(
-            "EVP_CipherInit_ex(codec->sealing.derived[0].context, NULL, NULL, (uint8_t[32]){1}, NULL, 1)",
-            id="the remembered key schedule",
-        ),
-        pytest.param("codec->sealing.subkey[3] ^= seen == 1, codec->sealing.derived[0].is_known = 0", id="the subkey"),
-    ],
-)
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_fault_after_the_first_value_of_a_run_is_noticed(
-    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    damage: str, damaging: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Of the value itself, or of what encrypts: only what verifies derives the key independently.
-    statement = f"({{static int seen; {damage}; seen++;}})"
-    monkeypatch.setattr(compiled, "MODULE", built(tmp_path, f"-DAFTER_PACKING(element,bytes)={statement}"))
+    monkeypatch.setattr(compiled, "MODULE", damaging)
+    monkeypatch.setenv(DAMAGE, str(list(DAMAGES).index(damage)))
     rows = [(bound(RING, 1, "a text of 17 char"),)]
     codec = format_of(NATIVE).native_codec(RING, V4X, LABELS[:1])
     assert codec is not None
