@@ -1,5 +1,9 @@
-"""What is generated for docs/protocol.md: the state diagram, the models, the guards; and their counterexamples."""
+"""What is generated for docs/protocol.md: the state diagram, the models, the guards; and their counterexamples.
 
+uv run python -m keyrotation_pipeline_tests.protocol.gallery      (a minute or two: each guard's model is explored)
+"""
+
+import json
 import re
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -10,14 +14,16 @@ from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline_tests.pictures import IMAGES, walk_states
 from keyrotation_pipeline_tests.protocol.actors import Transition
 from keyrotation_pipeline_tests.protocol.guards import GUARDS, Guard, counterexample
+from keyrotation_pipeline_tests.protocol.invariants import Broken
 from keyrotation_pipeline_tests.protocol.machine import Machine, request_id
 from keyrotation_pipeline_tests.protocol.models import MODELS, ROLLBACK, ROUTINE, Model
-from keyrotation_pipeline_tests.protocol.search import Exploration, explore_with
+from keyrotation_pipeline_tests.protocol.search import explore_with, follow
 from keyrotation_pipeline_tests.protocol.state import State
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
 DIAGRAM = IMAGES / "walk-states.svg"
 TRACES = Path(__file__).with_name("counterexamples.md")
+FOUND = Path(__file__).with_name("counterexamples.json")
 _DIAGRAM = Model("diagram", "", (ROUTINE, ROLLBACK), 2, instances=1, rows=1, controls=frozenset({"cancel"}), dies=False)
 _ID = re.compile(r"0{20,}(\d+)")
 _READS = " reads the key store"
@@ -76,24 +82,31 @@ def traces() -> str:
 
 
 def _shown(guard: Guard) -> str:
-    steps = "; ".join(map(_short, _merged(found_without(guard).counterexample)))
+    steps = "; ".join(map(_short, _merged(recorded()[guard.name])))
     return f"## {guard.name}\n\nWhere: {guard.places}. Without it:\n\n{steps}.\n\n**{_broken(guard)}.**\n"
 
 
 def _broken(guard: Guard) -> str:
-    found = found_without(guard)
-    assert found.broken is not None
-    return _ID.sub(r"\1", str(found.broken))
-
-
-def found_without(guard: Guard) -> Exploration:
-    """What the explorer finds without a guard; it searches once."""
-    return _found_by_name(guard.name)
+    return _ID.sub(r"\1", str(broken_without(guard)))
 
 
 @cache
-def _found_by_name(name: str) -> Exploration:
-    return counterexample(next(guard for guard in GUARDS if guard.name == name))
+def recorded() -> dict[str, list[str]]:
+    """The labels of the shortest way to the damage, of each guard by its name."""
+    found: dict[str, list[str]] = json.loads(FOUND.read_text())
+    return found
+
+
+def broken_without(guard: Guard) -> Broken | None:
+    """Which invariant breaks at the end of the recorded way while a guard is off."""
+    return _broken_by_name(guard.name)
+
+
+@cache
+def _broken_by_name(name: str) -> Broken | None:
+    guard = next(guard for guard in GUARDS if guard.name == name)
+    with guard.off():
+        return follow(guard.model, recorded()[name])
 
 
 def _short(line: str) -> str:
@@ -127,6 +140,8 @@ def models() -> str:
 
 
 if __name__ == "__main__":
+    ways = {guard.name: counterexample(guard).counterexample for guard in GUARDS}
+    FOUND.write_text(json.dumps(ways, indent=1, ensure_ascii=False) + "\n")
     PAGE.write_text(page())
     DIAGRAM.write_text(diagram())
     TRACES.write_text(traces())

@@ -91,11 +91,13 @@ MODELS = {
 }  # fmt: skip
 # Of these only so many states are visited, breadth first.
 MOST_STATES = {"silence": 10_000}
-# In the normal run these have smaller bounds; the extended one explores them whole.
+# In the normal run these have smaller bounds or visit so many states; the extended one explores them whole.
+NORMALLY = {"silence": 3_000, "quorum": 2_000, "expiry": 1_500, "restore": 1_200, "copies": 2_000}
 SMALLER = {
-    "walk": replace(MODELS["walk"], views=1),
+    "walk": replace(MODELS["walk"], instances=1, rows=1, views=1),
     "emergency": replace(MODELS["emergency"], requests=2),
     "expiry": replace(MODELS["expiry"], controls=_set("expire")),
+    "meanwhile": replace(MODELS["meanwhile"], asks=(ROUTINE,), requests=1),
 }
 # The same questions with wider bounds: some are not explored to the end in the time that they get.
 LARGER = {

@@ -96,9 +96,10 @@ def follow(model: Model, labels: Sequence[str]) -> Broken | None:
         state = first_state(machine, model)
         for label in labels:
             dies = ", dies before" in label
-            steps = (each for each in actors.transitions(state) if each.died is dies and each.label.startswith(label))
-            if (step := next(steps, None)) is None:
+            steps = [each for each in actors.transitions(state) if each.died is dies and each.label.startswith(label)]
+            if not steps:
                 continue
+            step = next((each for each in steps if each.label == label), steps[0])
             if (broken := invariants.broken_by(state, step) or invariants.broken(step.after)) is not None:
                 return broken
             state = step.after

@@ -7,14 +7,25 @@ import pytest
 
 from keyrotation_pipeline_tests.protocol.actors import Actors
 from keyrotation_pipeline_tests.protocol.determinism import determined
-from keyrotation_pipeline_tests.protocol.gallery import DIAGRAM, PAGE, TRACES, diagram, found_without, page, traces
-from keyrotation_pipeline_tests.protocol.guards import GUARDS
+from keyrotation_pipeline_tests.protocol.gallery import (
+    DIAGRAM,
+    PAGE,
+    TRACES,
+    broken_without,
+    diagram,
+    page,
+    recorded,
+    traces,
+)
+from keyrotation_pipeline_tests.protocol.guards import GUARDS, Guard, counterexample
 from keyrotation_pipeline_tests.protocol.invariants import Invariants
 from keyrotation_pipeline_tests.protocol.liveness import stuck
 from keyrotation_pipeline_tests.protocol.machine import Machine, Outcome
-from keyrotation_pipeline_tests.protocol.models import LARGER, MODELS, MOST_STATES, SMALLER, Model
+from keyrotation_pipeline_tests.protocol.models import LARGER, MODELS, MOST_STATES, NORMALLY, SMALLER, Model
 from keyrotation_pipeline_tests.protocol.search import Exploration, explore, first_state
 from keyrotation_pipeline_tests.protocol.traces import relation
+
+NO_LIMIT = 10**9
 
 
 def _require_sound(model: Model, *, most: int, seconds: float) -> Exploration:
@@ -27,12 +38,15 @@ def _require_sound(model: Model, *, most: int, seconds: float) -> Exploration:
     return found
 
 
-@pytest.mark.parametrize("model", [
-    *(pytest.param(SMALLER.get(name, model), id=name) for name, model in MODELS.items()),
-    *(pytest.param(MODELS[name], id=f"{name} whole", marks=pytest.mark.extended) for name in SMALLER),
+@pytest.mark.parametrize(("model", "most"), [
+    *(pytest.param(SMALLER.get(name, model), NORMALLY.get(name, NO_LIMIT), id=name) for name, model in MODELS.items()),
+    pytest.param(replace(MODELS["walk"], dies=False), NO_LIMIT, id="walk without deaths"),
+    *(
+        pytest.param(MODELS[name], MOST_STATES.get(name, NO_LIMIT), id=f"{name} whole", marks=pytest.mark.extended)
+        for name in dict.fromkeys((*SMALLER, *NORMALLY))
+    ),
 ])  # fmt: skip
-def test_every_state_keeps_every_invariant_and_every_walk_can_still_end(model: Model) -> None:
-    most = MOST_STATES.get(model.name, 10**9)
+def test_every_state_keeps_every_invariant_and_every_walk_can_still_end(model: Model, most: int) -> None:
     found = _require_sound(model, most=most, seconds=1e9)
     assert found.is_whole or len(found.states) >= most
     assert model != MODELS["walk"] or len(found.states) > 100_000
@@ -43,19 +57,31 @@ def test_every_state_keeps_every_invariant_and_every_walk_can_still_end(model: M
 @pytest.mark.extended
 @pytest.mark.parametrize("name", LARGER)
 def test_within_larger_bounds_too(name: str) -> None:
-    _require_sound(LARGER[name], most=10**9, seconds=900)
+    _require_sound(LARGER[name], most=NO_LIMIT, seconds=900)
+
+
+_MAKE_AGAIN = "run `uv run python -m keyrotation_pipeline_tests.protocol.gallery`"
 
 
 @pytest.mark.slow
-def test_without_a_guard_the_explorer_finds_what_it_prevents_and_the_page_shows_it() -> None:
+def test_without_a_guard_what_it_prevents_happens_and_the_page_shows_it() -> None:
+    assert set(recorded()) == {guard.name for guard in GUARDS}, _MAKE_AGAIN
     for guard in GUARDS:
-        found = found_without(guard)
-        assert found.broken is not None, f"{guard.name}: {found}"
-        assert found.broken.invariant == guard.breaks, "\n".join([guard.name, str(found.broken), *found.counterexample])
-    run = "run `uv run python -m keyrotation_pipeline_tests.protocol.gallery`"
-    assert PAGE.read_text() == page(), run
-    assert DIAGRAM.read_text() == diagram(), run
-    assert TRACES.read_text() == traces(), run
+        broken = broken_without(guard)
+        assert broken is not None, f"{guard.name}: {_MAKE_AGAIN}"
+        assert broken.invariant == guard.breaks, "\n".join([guard.name, str(broken), *recorded()[guard.name]])
+    assert PAGE.read_text() == page(), _MAKE_AGAIN
+    assert DIAGRAM.read_text() == diagram(), _MAKE_AGAIN
+    assert TRACES.read_text() == traces(), _MAKE_AGAIN
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
+def test_without_a_guard_the_explorer_finds_the_recorded_way(guard: Guard) -> None:
+    found = counterexample(guard)
+    assert found.broken is not None, f"{guard.name}: {found}"
+    assert found.broken.invariant == guard.breaks, "\n".join([guard.name, str(found.broken), *found.counterexample])
+    assert found.counterexample == recorded()[guard.name], _MAKE_AGAIN
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in {"silence", "meanwhile", "rewritten"}])
