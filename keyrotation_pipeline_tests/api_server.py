@@ -2,7 +2,7 @@
 
 It is started from the directory that `KEYROTATION_TEST_API_SERVER` names, by default ``shared/kubernetes`` next to this
 checkout or above it: ``up DIRECTORY`` starts it, ``down DIRECTORY`` ends it. Where there is none its tests are skipped.
-Workers of one run share one server.
+Workers of one run share one server, which ends with the last file that uses it: idle it takes a twentieth of a core.
 """
 
 import fcntl
@@ -52,7 +52,7 @@ def missing() -> str | None:
 needs_api_server = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The kubeconfig of an administrator."""
     base = tmp_path_factory.getbasetemp()

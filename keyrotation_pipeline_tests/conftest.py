@@ -72,6 +72,7 @@ EXTENDED = (
     "acceptance/test_cli.py::test_cancel_withdraws",
     "acceptance/test_cli.py::test_gpg_is_started_for",
     "acceptance/test_cli.py::test_of_two_requests_at_once",
+    "acceptance/test_cli.py::test_values_within_values",
     "acceptance/test_companions.py",
     "acceptance/test_crossings.py::test_a_change_of_officers",
     "acceptance/test_crossings.py::test_a_rollback_is_under_way",
@@ -79,6 +80,7 @@ EXTENDED = (
     "acceptance/test_crossings.py::test_another_incident",
     "acceptance/test_crossings.py::test_the_database_is_restored",
     "acceptance/test_dagster_dev.py::test_a_fresh_clone",
+    "acceptance/test_demo.py::test_a_fernet_demo_proves",
     "acceptance/test_destroy.py",
     "acceptance/test_disaster.py::test_everything_comes_back",
     "acceptance/test_disaster.py::test_everything_is_lost",
@@ -89,6 +91,7 @@ EXTENDED = (
     "acceptance/test_fernet_stores.py",
     "acceptance/test_kill.py",
     "acceptance/test_kubernetes.py",
+    "acceptance/test_next_steps.py::test_the_page_types",
     "acceptance/test_planned.py::test_a_planned_rotation_waits",
     "acceptance/test_policy.py",
     "acceptance/test_reconcile.py",
@@ -101,6 +104,8 @@ EXTENDED = (
     "acceptance/test_rollout.py",
     "acceptance/test_sealed_keys.py",
     "acceptance/test_second_generation.py",
+    "acceptance/test_store_owner.py::test_a_copy_that_is_made_in_the_middle",
+    "acceptance/test_store_owner.py::test_a_store_of_before",
     "acceptance/test_up.py::test_up_without",
     "acceptance/test_vault.py::test_a_rotation_that_dies",
     "acceptance/test_vault.py::test_a_server_that_goes_away",
@@ -158,6 +163,7 @@ EXTENDED = (
     "integration/test_rehearsal.py::test_what",
     "integration/test_rekey.py::test_a_set_of_several_versions",
     "integration/test_row_binding_engine.py::test_kills_at_random",
+    "unit/adapters/test_hardening.py::test_where_locked_memory_is_limited_nothing_is_locked_and_nothing_is_refused[root",
     "unit/cli/test_start.py::test_each_command_can_be",
 )
 
@@ -212,10 +218,10 @@ THINNED = (
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what `EXTENDED` and `THINNED` name, before marks choose, and order the files.
 
-    First come those with a slow test, last those of many short ones: at the end nobody waits for a test of two minutes
-    that had been shuffled there.
+    First come those that share the API server, which then ends, then those with a slow test, last those of many short
+    ones: at the end nobody waits for a test of two minutes that had been shuffled there.
     """
-    variants, slow = Counter[tuple[str, bool]](), set[Path]()
+    variants, slow, served = Counter[tuple[str, bool]](), set[Path](), set[Path]()
     normal, collected = config.stash[NORMAL], config.stash[COLLECTED] = set[str](), set[str]()
     for item in items:
         name = item.nodeid.removeprefix("keyrotation_pipeline_tests/")
@@ -232,7 +238,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             normal |= {file, test}
             if item.get_closest_marker("slow") is not None:
                 slow.add(item.path)
-    items.sort(key=lambda item: (item.path not in slow, "unit" in item.path.parts))
+            if "api_server" in getattr(item, "fixturenames", ()):
+                served.add(item.path)
+    items.sort(key=lambda item: (item.path not in served, item.path not in slow, "unit" in item.path.parts))
 
 
 def _is_on_debian(item: pytest.Item) -> bool:

@@ -20,8 +20,9 @@ from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
-from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder
 from keyrotation_pipeline_tests.acceptance.documents import documented
+from keyrotation_pipeline_tests.acceptance.test_next_steps import next_lines, typed
 from keyrotation_pipeline_tests.pages import block
 from keyrotation_pipeline_tests.servers import EMBEDDED_18
 
@@ -33,12 +34,24 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    folder = Folder(tmp_path_factory.mktemp("demo"), [])
+    """Typed as the README has it, into a folder whose name a shell must have quoted."""
+    folder = Folder(tmp_path_factory.mktemp("demo") / "a clinic's", [])
+    folder.path.mkdir()
     first, second = (shlex.split(line, comments=True) for line in block("demo").splitlines())
     assert second == ["uv", "run", "pytest"]  # which runs this
     assert first[:3] == ["uv", "run", "keyrotation"]
-    folder.run(*first[3:], "--rows", "3000")
+    line = shlex.join([str(KEYROTATION), *first[3:], "--rows", "300", "--config", "a clinic's/keyrotation.toml"])
+    folder.printed.append(typed(line, folder.path.parent))
     return folder
+
+
+def test_status_works_as_printed_where_nothing_is_on_the_path(demo: Folder) -> None:
+    status, up, again = next_lines(demo.printed[0])
+    assert "Every value of these columns is under v2" in demo.printed[0]
+    assert typed(status, demo.path.parent).startswith("clinic@localhost")
+    assert [each.partition(" --config ")[2] for each in (status, up, again)] == [
+        "'a clinic'\"'\"'s/keyrotation.toml'"
+    ] * 3
 
 
 def test_demo_ends_with_nothing_under_v1_and_v1_archived(demo: Folder) -> None:

@@ -79,19 +79,6 @@ def test_uv_is_known_by_what_it_gives_its_child(monkeypatch: pytest.MonkeyPatch)
     assert not settings.started_by_uv()
 
 
-@pytest.mark.slow
-def test_status_works_as_printed_where_nothing_is_on_the_path(tmp_path: Path) -> None:
-    folder = tmp_path / "a clinic's"
-    folder.mkdir()
-    printed = typed(f'{KEYROTATION} demo --rows 50 --config "a clinic\'s/keyrotation.toml"', tmp_path)
-    status, up, again = next_lines(printed)
-    assert "Every value of these columns is under v2" in printed
-    assert typed(status, tmp_path).startswith("clinic@localhost")
-    assert [each.partition(" --config ")[2] for each in (status, up, again)] == [
-        "'a clinic'\"'\"'s/keyrotation.toml'"
-    ] * 3
-
-
 @pytest.mark.extended
 @pytest.mark.skipif(shutil.which("uv") is None, reason="the README's commands are uv's")
 def test_up_serves_metrics_and_leaves_no_token_behind(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ print(died, rotation)
 
 
 KILLED = [
-    pytest.param(8, "native", "text", marks=pytest.mark.slow),
+    pytest.param(4, "native", "text", marks=pytest.mark.slow),
     *(
         pytest.param(60 if (values, stored) == ("native", "text") else 20, values, stored, marks=pytest.mark.extended)
         for values, stored in MATRIX
