@@ -137,6 +137,7 @@ def test_the_first_rotation_makes_the_first_key_beside_a_writer(home: Home) -> N
     assert application.read() == application.expected
     status = home.shown("status", "--count")
     assert status["primary"] == "v1"
+    assert not [each for each in status["attention"] if "fence" in each or "plaintext" in each]
     assert [(key["version"], key["state"]) for key in status["key_versions"]] == [("v1", "active")]
     (table,) = status["tables"]
     assert (table["values_by_version"], table["unencrypted"]) == ({"v1": ROWS}, 0)
@@ -144,6 +145,11 @@ def test_the_first_rotation_makes_the_first_key_beside_a_writer(home: Home) -> N
     with psycopg.connect(home.url) as connection, pytest.raises(psycopg.Error, match="plaintext is refused"):
         connection.execute("UPDATE public.cases SET note = 'plain' WHERE id = 1")
     assert home.typed("audit", "verify")
+    (home.keys / "primary").write_text("plaintext")  # by whoever can write to the key store
+    assert "primary is plaintext, but v1 is active" in "; ".join(home.shown("status")["attention"])
+    application.keys.reload()
+    with Session(application.engine) as session, pytest.raises(sa.exc.DataError, match="plaintext is refused"):
+        session.execute(sa.update(application.case).values(note="plain"))
 
 
 def begun(home: Home) -> Application:

@@ -299,7 +299,7 @@ def test_kills_at_every_step_and_a_stale_writer_lose_nothing(home: Home) -> None
             phases.add(str(rotation["phase"]))
         else:
             pytest.fail(f"not finished after {kills} kills")
-        eventually(lambda: stale.refused > 0)
+        assert eventually(lambda: stale.refused > 0)
     assert (new.wrong, stale.wrong) == ([], [])
     assert (kills > 6, stale.written > 3, len(phases) > 5) == (True, True, True), (kills, stale.written, phases)
     assert new.read() == home.expected
