@@ -17,6 +17,7 @@ import httpx
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.dagster_services import INSTANCE_FILES
 from keyrotation_pipeline.ports.clock import attempts
+from keyrotation_pipeline_tests.waiting import PATIENCE_SECONDS
 
 TOKEN, METRICS_TOKEN = "a-token-of-this-test", "one-for-metrics-alone"
 BEARER = {"authorization": f"Bearer {TOKEN}"}
@@ -91,4 +92,4 @@ def serving(home: Path, *options: str, **variables: str) -> Iterator[Server]:
     finally:
         client.close()
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE_SECONDS)
