@@ -265,8 +265,8 @@ class FutureBackupError(ManifestError):
         self.name = name
         BackupError.__init__(
             self,
-            f"the manifest {name} is dated in the future: this machine's clock says {now}; set the clock, or remove "
-            "the set if it was made while a clock was wrong",
+            f"the manifest {name} is dated in the future: this machine's clock says {now}; set the clock, or remove a "
+            "set made while one was wrong",
         )
 
 
@@ -283,9 +283,8 @@ class UnsignedBackupError(RecoveryError):
 
     def __init__(self, name: str, place: str, reason: str) -> None:
         super().__init__(
-            f"the manifest {name} in {place} {reason}, so the set may be forged and is not touched; find out who wrote "
-            "it, and use another set. In a disaster an officer may vouch for it: `gpg -ab` over the manifest, then "
-            "--trust-unsigned FILE"
+            f"the manifest {name} in {place} {reason}, so the set may be forged and is not touched; use another set, "
+            "or, in a disaster, one that an officer vouches for: `--trust-unsigned FILE`"
         )
 
 
@@ -326,8 +325,8 @@ class RestoreTimeoutError(RecoveryError):
 
     def __init__(self, name: str, seconds: float) -> None:
         super().__init__(
-            f"{name} was not restored in the {seconds:,.0f} s that [recovery] longest_restore_seconds allows, so "
-            "it was stopped; raise that, or find the function, check or view that does not end and use an older backup"
+            f"{name} was not restored in the {seconds:,.0f} s of [recovery] longest_restore_seconds, and was stopped; "
+            "raise that, or use a backup without the function or view that does not end"
         )
 
 
@@ -356,8 +355,8 @@ class RestoredQueryTimeoutError(RecoveryError):
 
     def __init__(self, name: str, seconds: float) -> None:
         super().__init__(
-            f"{name} was restored, but a statement over it did not finish in the {seconds:,.0f} s that [recovery] "
-            "longest_restore_seconds allows; raise that, or find the function in its indexes, checks or triggers"
+            f"{name} was restored, but a statement over it took longer than the {seconds:,.0f} s of [recovery] "
+            "longest_restore_seconds; raise that, or find the function in its indexes or triggers"
         )
 
 

@@ -107,10 +107,9 @@ def require_in_order(before: datetime, at: datetime) -> None:
     """
     if at < before - EVENTS_DIFFER_BY:
         raise BlockedError(
-            f"the newest event of the audit is dated {before:%Y-%m-%d %H:%M:%S} UTC, and the clock of this host is "
-            f"{(before - at).total_seconds():,.0f} seconds behind it; set the clock right, or wait as long. If "
-            "`keyrotation audit log` shows an event that nobody made, keep this database, use the newest backup from "
-            "before it (`keyrotation restore-database`), and run `keyrotation reconcile` there"
+            f"the clock of this host is {(before - at).total_seconds():,.0f} seconds behind the audit's newest event "
+            f"({before:%Y-%m-%d %H:%M:%S} UTC); set the clock, or, if nobody made that event, restore an earlier "
+            "backup: `keyrotation restore-database`"
         )
 
 

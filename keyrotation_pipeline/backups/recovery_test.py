@@ -204,8 +204,8 @@ def require_recipient(site: BackupContext, key: RecoveryKey) -> None:
         return
     if key.fingerprint not in dump.file.recipients:
         raise WrongRecipientError(
-            f"{made.name} is not encrypted to the key {key.label}, and the roster does not name it as a recipient, so "
-            "nothing was tested; give the key of a recipient as --key"
+            f"{made.name} is not encrypted to the key {key.label}, which is no recipient's, so nothing was tested; "
+            "give a recipient's key as --key"
         )
 
 

@@ -153,8 +153,8 @@ def _source(
     fingerprint = re.sub(r"[\s:]", "", signer).lower() if signer is not None else own_signer(path)
     if fingerprint is None:
         raise ConfigurationError(
-            "nothing says which backups are yours; give the fingerprint that was stored with the recovery key as "
-            "--signer, or an officer's signature over the manifest: --trust-unsigned FILE --officer CERTIFICATE"
+            "nothing says which backups are yours; give the fingerprint stored with the recovery key as --signer, or "
+            "an officer's signature over the manifest: `--trust-unsigned FILE --officer CERTIFICATE`"
         )
     if not _FINGERPRINT.fullmatch(fingerprint):
         raise typer.BadParameter("a fingerprint has 64 hex digits", param_hint="--signer")

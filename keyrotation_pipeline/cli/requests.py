@@ -35,6 +35,7 @@ from keyrotation_pipeline.cli.signing import (
     propose,
 )
 from keyrotation_pipeline.model.requests import PendingRequest, Request, Walk
+from keyrotation_pipeline.model.signed_lines import quoted
 from keyrotation_pipeline.monitoring.announcement import announcement_of
 from keyrotation_pipeline.monitoring.status import past_requests, pending_requests
 from keyrotation_pipeline.requests import control
@@ -200,7 +201,7 @@ def _pending(listed: Sequence[PendingRequest]) -> Iterator[str]:
         each = pending.request
         reason = each.reason if each.incident is None else f"{each.incident}: {each.reason}"
         yield f"{each.id}  {each.type} {each.action}, {each.source} to {each.target}, {each.status}"
-        yield f"  reason   {reason}"
+        yield f"  reason   {quoted(reason)}"
         yield f"  signed   {', '.join(pending.signed_by) or 'nobody'} ({pending.required} must)"
         yield f"  missing  {', '.join(pending.missing) or 'nobody'}"
         if each.manual:
@@ -339,7 +340,7 @@ def cancel(request_id: RequestId, *, config: Config = None, as_json: Json = Fals
         "database": database, "id": request.id, "phase": "cancelled", "action": str(request.action),
         "type": str(request.type), "from": source, "to": target, "before": None,
     }  # fmt: skip
-    what = f"{request.type} {request.action} {request.id}, {source} to {target}, {request.reason!r}"
+    what = f"{request.type} {request.action} {request.id}, {source} to {target}, {quoted(request.reason)}"
     if pending is None:
         show(database, value, [what, "was cancelled before"], as_json=as_json)
         return

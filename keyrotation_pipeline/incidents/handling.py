@@ -158,7 +158,7 @@ def _require_out_of_use(pipeline: Pipeline, incident: Incident) -> None:
             f"assessment that says that nothing was breached (`keyrotation incident assess {incident.id}`)"
         )
     raise IncidentError(
-        f"{incident.id} names {', '.join(map(str, used))}, which is still in use; replace it by `keyrotation "
-        f"request --emergency {incident.id} --reason TEXT`, or have officers sign a false alarm with `keyrotation "
-        f"incident assess {incident.id}`"
+        f"{incident.id} names {', '.join(map(str, used))}, which is still in use; replace it (`keyrotation "
+        f"request --emergency {incident.id} --reason TEXT`), or have a false alarm signed (`keyrotation incident "
+        f"assess {incident.id}`)"
     )

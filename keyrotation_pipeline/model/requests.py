@@ -16,15 +16,17 @@ from keyrotation_pipeline.model.fleet import Gone, RolloutTarget
 from keyrotation_pipeline.model.signed_summary import CONFIRMATION
 
 ID_DIGITS, SHOWN_ID_DIGITS = 32, 8
-# Not within a path, a host or a hyphenated name, all of which somebody else has chosen.
+# Not within quotes, a path, a host or a hyphenated name, all of which somebody else has chosen.
 _ID = re.compile(
-    rf"(?<![\w./-])([0-9a-f]{{{SHOWN_ID_DIGITS}}})[0-9a-f]{{{ID_DIGITS - SHOWN_ID_DIGITS}}}(?![\w-]|\.\w)", re.ASCII
+    rf'("(?:[^"\\]|\\.)*")|(?<![\w./-])([0-9a-f]{{{SHOWN_ID_DIGITS}}})[0-9a-f]{{{ID_DIGITS - SHOWN_ID_DIGITS}}}'
+    r"(?![\w-]|\.\w)",
+    re.ASCII,
 )
 
 
 def with_short_ids(text: str) -> str:
     """The same with the first digits of each request's id, which every command takes for it."""
-    return _ID.sub(r"\1", text)
+    return _ID.sub(lambda found: found[1] or found[2], text)
 
 
 class Step(StrEnum):

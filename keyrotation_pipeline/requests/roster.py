@@ -123,7 +123,7 @@ def require_known_to_store(keys: OwnedKeys, roster: Roster) -> None:
     if known not in {None, roster.digest}:
         raise AuditError(
             f"the key store names another roster ({known[:16]}) than keyrotation.toml ({roster.digest[:16]}); restore "
-            "its database, or put that roster back. To start again under others: `keyrotation docs officers`"
+            "its database, or put that roster back (others: `keyrotation docs officers`)"
         )
 
 
@@ -201,7 +201,7 @@ def lost_roster(pipeline: Pipeline) -> Roster | None:
             return each
     raise AuditError(
         f"the key store names a roster ({digest[:16]}) that neither the database, nor this home, nor keyrotation.toml "
-        "has; put the one that was pinned last back there, then run `keyrotation reconcile`"
+        "has; put it back there, then run `keyrotation reconcile`"
     )
 
 
@@ -217,8 +217,8 @@ def changes_lost(pipeline: Pipeline) -> tuple[RosterChange, ...]:
         if signed_fields(changes[index].text.encode()).get("From") == pinned:
             return changes[index:]
     raise AuditError(
-        "the audit has lost the change to the roster that was pinned last, and this home does not have what officers "
-        "signed for it; restore a backup of the database that was made after that change"
+        "the audit has lost the last change to the roster, and this home does not have what officers signed; restore a "
+        "database backup made after it"
     )
 
 
@@ -260,7 +260,6 @@ def _require_in_store(keys: OwnedKeys, digests: Collection[str]) -> None:
 
 def _another(where: str) -> AuditError:
     return AuditError(
-        f"the roster that is pinned in this database is not the one that {where} has seen; if the database was "
-        "restored to an earlier time, run `keyrotation reconcile`, otherwise keep it as it is and run "
-        "`keyrotation audit verify`"
+        f"the roster pinned in this database is not the one that {where} has seen; if the database was restored, run "
+        "`keyrotation reconcile`, otherwise change nothing and run `keyrotation audit verify`"
     )

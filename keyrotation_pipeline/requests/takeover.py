@@ -315,8 +315,8 @@ def mark_compromised(pipeline: Pipeline, request: Request) -> None:
                 pipeline.ledger.set_status(walk.id, RequestStatus.PAUSED, by=request.id)
     except AtWorkError:
         raise AtWorkError(
-            "the primary is being changed at this moment, and no version is marked as compromised before that is done; "
-            f"what officers have signed is stored: run `keyrotation rotate {request.id}`"
+            "the primary is being changed at this moment, and nothing is marked as compromised before that ends; the "
+            f"signatures are stored: run `keyrotation rotate {request.id}`"
         ) from None
     publish_compromised(pipeline, request.id)
 

@@ -76,8 +76,8 @@ def import_keys(pipeline: Pipeline, ring: KeyRing) -> tuple[KeyRecord, ...]:
     _require_same_primary(stored, ring, registered)
     if stored.primary is not None and stored.undelivered is not None and not registered:
         raise KeyStoreError(
-            f"the key store holds keys already, and they are not those of the application ({stored.undelivered}); give "
-            "this application a secret of its own, or correct its list"
+            f"the key store holds other keys than the application has ({stored.undelivered}); give this application a "
+            "secret of its own, or correct its list"
         )
     new = [version for version in ring.versions if version not in registered]
     for version in new:
@@ -162,7 +162,7 @@ def require_as_registered(ledger: Ledger, ring: KeyRing) -> Mapping[KeyVersion, 
         if version in registered and registered[version].fingerprint != ring.material(version).fingerprint:
             raise KeyStoreError(
                 f"the key given for {version} is not the one registered as {registered[version].fingerprint[:16]}; "
-                f"give that one, or leave {version} unset. If the registered one decrypts no value, replace it with "
+                f"give that one, leave {version} unset, or, if the registered one decrypts nothing: "
                 f"`keyrotation replace-key {version} --reason TEXT`"
             )
     return registered

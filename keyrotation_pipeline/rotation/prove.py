@@ -143,7 +143,7 @@ def _refusal(pipeline: Pipeline, rotation: Walk, table: EncryptedTable, remainin
     if not remaining.rows:
         return StaleWriterError(
             f"table {table.name}: {remaining.unindexed} row(s) hold a value without a search index under its key; find "
-            "what writes them without one, or holds them locked, then run this step again"
+            "what writes or locks them, then run this step again"
         )
     if remaining.written_since_promotion:
         return StaleWriterError(
@@ -200,9 +200,8 @@ def _require_all_under(rotation: Walk, decrypted: Sequence[DecryptedCount]) -> N
             if old := {version: number for version, number in held.items() if version != rotation.target}:
                 listed = ", ".join(f"{number} under {version}" for version, number in old.items())
                 raise StaleWriterError(
-                    f"table {table.table}, column {column}: values were written meanwhile, {listed}; an instance that "
-                    f"has the login of {rotation.target} encrypts with an older key: restart it, then run this step "
-                    "again"
+                    f"table {table.table}, column {column}: values were written meanwhile, {listed}; restart the "
+                    f"instance with the login of {rotation.target} and an older key, then run this step again"
                 )
 
 

@@ -146,8 +146,7 @@ def return_primary(pipeline: Pipeline, rotation: Walk, report: Report) -> Mappin
     if stored.primary not in {rotation.source, rotation.target}:
         raise BlockedError(
             f"the key store names {stored.primary} as the primary, but the rollback {rotation.id} is from "
-            f"{rotation.source} to {rotation.target}, so it cannot continue; request a fresh version with "
-            "`keyrotation request`, which ends this rollback"
+            f"{rotation.source} to {rotation.target}; request a fresh version with `keyrotation request`"
         )
     for table in pipeline.tables:
         pipeline.fencing.unfence(table, rotation.target)
@@ -187,8 +186,8 @@ def _require_undoable(pipeline: Pipeline, rotation: Walk, primary: KeyVersion | 
         raise RequestError(f"rotation {rotation.id} was cancelled; there is nothing to roll back")
     if pipeline.tables[0].format.is_held_by_server:
         raise RequestError(
-            f"the server that holds the keys encrypts with its newest version, so rotation {rotation.id} cannot be "
-            f"rolled back; finish it with `keyrotation rotate {rotation.id}`, or run `keyrotation request`"
+            f"the key server encrypts with its newest version, so rotation {rotation.id} cannot be rolled back; finish "
+            f"it with `keyrotation rotate {rotation.id}`, or run `keyrotation request`"
         )
     if rotation.source == PLAINTEXT:
         raise RequestError(

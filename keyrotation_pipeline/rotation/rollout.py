@@ -52,7 +52,10 @@ def await_instances(
     wait = _Wait(pipeline, rotation, target)
 
     def forward(done: int, total: int, note: str) -> None:
-        report(Progress(step, str(target), done, total, "instances", note))
+        # What to do about it is said once, if the wait ends in vain; for an officer nobody waits here.
+        if note and pipeline.rollout.mode is RolloutMode.CONFIRM:
+            return
+        report(Progress(step, str(target), done, total, "instances", note.partition("; ")[0]))
 
     return pipeline.rollout.roll_out(target, wait.pending, forward)
 
@@ -70,9 +73,8 @@ def _deliver_again(pipeline: Pipeline, rotation: Walk) -> None:
         delivered_again(pipeline, stored, stored.primary, rotation.id)
         if pipeline.rollout.mode is RolloutMode.CONFIRM:
             raise BlockedError(
-                "somebody had changed the application's list of keys, and it is delivered again; have every instance "
-                "restarted with the list, and an officer confirm that, whatever was confirmed before: `keyrotation "
-                f"confirm {rotation.id}`"
+                "somebody had changed the application's list of keys, so it was delivered again; restart every "
+                f"instance with it, then let an officer confirm that again: `keyrotation confirm {rotation.id}`"
             )
 
 

@@ -248,7 +248,7 @@ def test_a_host_whose_clock_is_behind_records_nothing_and_says_so(
             pipeline.ledger.append(made)
         assert pipeline.ledger.head() == head
         monkeypatch.setattr(pipeline.ledger, "clock", Behind(24 * 3600))
-        with pytest.raises(BlockedError, match=r"dated \d{4}-.* and run `keyrotation reconcile` there"):
+        with pytest.raises(BlockedError, match=r"newest event \(\d{4}-.*restore an earlier backup"):
             pipeline.ledger.append(made)
         monkeypatch.setattr(pipeline.ledger, "clock", Behind(15))
         pipeline.ledger.append(made)

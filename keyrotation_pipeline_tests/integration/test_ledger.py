@@ -5,6 +5,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -330,6 +331,25 @@ def test_a_connection_lost_in_the_middle_of_a_transaction_is_the_same_sentence(
         lose()
     with connect(database_url) as again:
         assert ledger_on(again).head().seq == 0
+
+
+def test_a_right_that_is_revoked_within_a_look_is_what_the_look_ends_with(ledger: PostgresLedger) -> None:
+    role = f"revoked_in_{ledger.connection.info.dbname}"
+    ledger.connection.execute(f"CREATE ROLE {role}")
+
+    def look() -> None:
+        with ledger.snapshot():
+            ledger.connection.execute(f"SET LOCAL ROLE {role}")
+            with suppress(PreflightError):  # as each part of a status shows its own failure
+                ledger.head()
+            ledger.connection.execute("SELECT 1")
+
+    try:
+        with pytest.raises(PreflightError, match="may not use the schema keyrotation"):
+            look()
+        assert ledger.head().seq == 0
+    finally:
+        ledger.connection.execute(f"DROP ROLE {role}")
 
 
 def test_to_a_role_without_rights_on_the_schema_the_error_names_the_right_one(ledger: PostgresLedger) -> None:

@@ -211,7 +211,7 @@ def test_sql_of_a_dump_that_never_ends_is_ended_in_both_servers(
 ) -> None:
     local_clinic.connection.execute(FOREVER)
     back_up(local_clinic.site)
-    sentence = r"was not restored in the 2 s that \[recovery\] longest_restore_seconds allows, so it was stopped"
+    sentence = r"was not restored in the 2 s of \[recovery\] longest_restore_seconds, and was stopped"
     databases = RestoreToNewDatabase(database_url, None, longest_seconds=2)
     with local_clinic.recovery_key() as key:
         with pytest.raises(RestoreTimeoutError, match=sentence):

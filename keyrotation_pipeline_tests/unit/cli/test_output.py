@@ -53,6 +53,7 @@ def test_a_text_from_outside_is_one_line_without_hidden_characters(
         pytest.param("Pod web-{id}", None, id="at the end of a name"),
         pytest.param("Pod {id}-web", None, id="at the beginning of a name"),
         pytest.param("fingerprint {id}{id}", None, id="in a longer number"),
+        pytest.param('asked for "the invoice {id}"', None, id="in a reason, which is quoted"),
     ],
 )
 def test_an_id_of_a_request_is_short_and_what_others_have_named_is_whole(

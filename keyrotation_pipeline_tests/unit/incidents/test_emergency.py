@@ -378,7 +378,7 @@ def test_no_version_is_marked_between_the_last_look_at_it_and_its_record_as_the_
     monkeypatch.setattr(world.ledger, "append", signed_meanwhile)
     walk(world, request, Step.PRIMARY_KEY_ROLLOUT)
     assert isinstance(refused[0], AtWorkError)
-    assert "what officers have signed is stored: run `keyrotation rotate " in str(refused[0])
+    assert "the signatures are stored: run `keyrotation rotate " in str(refused[0])
     assert (world.keys.primary(), state(world, version)) == (version, KeyState.ACTIVE)
     # What was signed is about another primary: it says so, and leaves room for a request about this one.
     (emergency,) = [each for each in world.ledger.requests() if isinstance(each, Walk) and each.incident is not None]

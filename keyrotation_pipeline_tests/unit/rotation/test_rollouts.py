@@ -439,7 +439,7 @@ def test_a_confirmation_of_one_rollout_is_none_of_the_next(world: FakeWorld, unc
 
 
 def rolls_out(world: FakeWorld, rotation: Walk) -> None:
-    with pytest.raises(BlockedError, match=r"it is delivered again; .*whatever was confirmed before"):
+    with pytest.raises(BlockedError, match=r"so it was delivered again; .*confirm that again"):
         run(world, rotation)
 
 

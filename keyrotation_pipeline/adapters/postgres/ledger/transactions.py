@@ -150,6 +150,7 @@ class LedgerSession:
         self.kept = kept
         self._is_reading = False
         self._is_snapshot = False
+        self._refused: PreflightError | None = None
         self._schema = schema_of(connection)
 
     @contextmanager
@@ -171,9 +172,13 @@ class LedgerSession:
             return
         with self.transaction():
             self.query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            self._is_snapshot = True
+            self._is_snapshot, self._refused = True, None
             try:
                 yield
+            except psycopg.errors.InFailedSqlTransaction:
+                if self._refused is None:
+                    raise
+                raise self._refused from None  # which the look survived, though its transaction did not
             finally:
                 self._is_snapshot = False
 
@@ -243,10 +248,11 @@ class LedgerSession:
         try:
             return self._rows(statement, parameters)
         except psycopg.errors.InsufficientPrivilege:
-            raise PreflightError(
+            self._refused = PreflightError(
                 f"the database role may not use the schema {self._schema} of {self._name()}; "
                 "connect as the role that ran `keyrotation init`"
-            ) from None
+            )
+            raise self._refused from None
         except psycopg.errors.ReadOnlySqlTransaction:
             raise PreflightError(f"{self._name()} {READ_ONLY}") from None
         except psycopg.OperationalError as error:
