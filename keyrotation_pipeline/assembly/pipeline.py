@@ -247,7 +247,7 @@ def initialise(
                 keys.import_sources(pipeline, sources or {})
                 # Not before: what a failing `init` would pin takes two signatures to correct.
                 pin_hosts(pipeline)
-            offer_canary(pipeline, pipeline.keys.read())
+            offer_canary(pipeline.keys, pipeline.keys.read())
             if settings.activated_at is not None:
                 keys.declare_activation(pipeline, settings.activated_at)
     return trial

@@ -6,16 +6,17 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.keys import StoredKeys
+from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 _CHECK = "applications_open_sealed_keys"
 
 
-def offer_canary(pipeline: Pipeline, stored: StoredKeys) -> StoredKeys:
+def offer_canary(keys: KeyStore, stored: StoredKeys) -> StoredKeys:
     """Has the store hold a canary under its wrapping key, if it names one; repeating it changes nothing."""
     if not stored.sealed_by or stored.canary is not None:
         return stored
-    return pipeline.keys.offer_canary(KeyMaterial.generate(), stored.revision)
+    return keys.offer_canary(KeyMaterial.generate(), stored.revision)
 
 
 def unopened(pipeline: Pipeline) -> Iterator[Problem]:

@@ -17,6 +17,7 @@ from keyrotation_pipeline.model.request_events import CancelIntended
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Step, Walk, held_in_words
 from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.ports.backups import BackupVault
+from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline, StepFunction
 from keyrotation_pipeline.requests import opening
@@ -181,7 +182,7 @@ def require_backed_up(vault: BackupVault, record: KeyRecord) -> KeyBackup:
 def _ends(pipeline: Pipeline, continued: Walk | None) -> tuple[KeyRecord, KeyVersion, tuple[TableCount, ...]]:
     """The source key, the target version, and the counts from which a new version was chosen."""
     if continued is not None:
-        records = (*pipeline.ledger.keys(), _no_key(pipeline))
+        records = (*pipeline.ledger.keys(), _no_key(pipeline.clock))
         source = next(each for each in records if each.version == continued.source)
         return source, continued.target, ()
     return present_key(pipeline), *_target(pipeline)
@@ -308,16 +309,16 @@ def present_key(pipeline: Pipeline) -> KeyRecord:
     """The primary, as registered, if the key store holds exactly that key."""
     stored = pipeline.keys.read()
     if stored.primary == PLAINTEXT:
-        return _no_key(pipeline)
+        return _no_key(pipeline.clock)
     if stored.primary is None or (record := keys.record_of(pipeline.ledger, stored.primary)) is None:
         raise RequestError("the key store has no registered primary; run `keyrotation init`")
     stored.registered(record)
     return record
 
 
-def _no_key(pipeline: Pipeline) -> KeyRecord:
+def _no_key(clock: Clock) -> KeyRecord:
     """What a home without a key starts from; it is no record of the ledger."""
-    return KeyRecord(PLAINTEXT, KeyState.ACTIVE, "", pipeline.clock.now())
+    return KeyRecord(PLAINTEXT, KeyState.ACTIVE, "", clock.now())
 
 
 def _target(pipeline: Pipeline) -> tuple[KeyVersion, tuple[TableCount, ...]]:

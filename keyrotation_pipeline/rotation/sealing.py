@@ -10,6 +10,7 @@ from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.key_events import KeysResealed, KeysResealIntended
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.requests import RequestAction
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.canary import lacking, offer_canary, sentence
@@ -35,8 +36,8 @@ def reseal(pipeline: Pipeline) -> KeysResealed:
             raise KeyStoreError("keyrotation.toml names no wrapping key; add [keys.seal] first")
         if not stored.unsealed:
             return KeysResealed(stored.sealed_by, ())
-        _require_at_rest(pipeline)
-        stored = offer_canary(pipeline, stored)
+        _require_at_rest(pipeline.ledger)
+        stored = offer_canary(pipeline.keys, stored)
         _require_opened(pipeline, stored)
         intended = KeysResealIntended(stored.sealed_by, stored.unsealed)
         pipeline.ledger.append(intended)
@@ -54,19 +55,17 @@ def _require_opened(pipeline: Pipeline, stored: StoredKeys) -> None:
     instances = pipeline.rollout.instances()
     if unable := lacking(instances):
         raise BlockedError(f"{sentence(unable, stored)}; then run `keyrotation reseal` again")
-    if not any(each.opens_sealed and not each.silent for each in instances) and not _is_unseen(pipeline):
+    if pipeline.rollout.mode is RolloutMode.NONE:
+        return
+    if not any(each.opens_sealed and not each.silent for each in instances):
         raise BlockedError(
             f"no instance has opened the canary under {stored.sealed_by}; have each report by attest, then run "
             "`keyrotation reseal` again"
         )
 
 
-def _is_unseen(pipeline: Pipeline) -> bool:
-    return pipeline.rollout.mode is RolloutMode.NONE
-
-
-def _require_at_rest(pipeline: Pipeline) -> None:
-    if (walk := pipeline.ledger.current()) is not None:
+def _require_at_rest(ledger: Ledger) -> None:
+    if (walk := ledger.current()) is not None:
         raise BlockedError(f"{walk.action} {walk.id} is not finished; finish it, then run `keyrotation reseal`")
-    if destroying := opening.pending(pipeline.ledger, RequestAction.DESTROY):
+    if destroying := opening.pending(ledger, RequestAction.DESTROY):
         raise BlockedError(f"request {destroying[0].id} is open; finish or cancel it, then run `keyrotation reseal`")

@@ -197,6 +197,8 @@ def _judged(row: ReportRow, keys: Mapping[KeyVersion, KeyMaterial]) -> _Judged:
         # Only the field: its value may be anything.
         where = next(iter(first["loc"]), None)
         return _Judged(row, problem=_about(row, f"its {where} is malformed" if where else "it is no JSON object"))
+    if not content.reads and content.writes != PLAINTEXT:
+        return _Judged(row, problem=_about(row, "its reads is malformed"))
     proofs = dict(each.partition("=")[::2] for each in row.proofs.split())
     if not -CLOCK_STEP <= row.reported_at - content.at <= STORED_WITHIN:
         return _Judged(row, problem=_about(row, "it was made at another time than it was stored"))
