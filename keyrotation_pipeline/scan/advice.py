@@ -107,7 +107,9 @@ def advice_for(format_name: str, place: Place, *, wrapped: bool, names_keys: boo
         names_keys: whether the values name keys, as some do of formats that need not.
     """
     advice = _advice(format_name, "" if wrapped else _declaration_of(place))
-    return replace(advice, identified_by="marker") if names_keys and advice.identified_by == "decrypt" else advice
+    if names_keys and advice.identified_by == "decrypt":
+        advice = replace(advice, identified_by="marker")
+    return advice if wrapped else _with_sources(advice, format_name, place)
 
 
 def advice_for_unmarked(format_name: str, place: Place, companions: Companions, *, has_one_layout: bool) -> Advice:
@@ -124,20 +126,22 @@ def advice_for_unmarked(format_name: str, place: Place, companions: Companions, 
     if companions.iv is None and not has_one_layout and known_advice(format_name) is None:
         return _with_sources(UNKNOWN, format_name, place)
     # A nonce of its own column is declared for columns alone.
-    wrapped = companions.iv is not None and not is_column(place)
-    advice = advice_for(format_name, place, wrapped=wrapped, names_keys=False)
-    return advice if companions.iv is not None else _with_sources(advice, format_name, place)
+    if companions.iv is not None:
+        return _advice(format_name, _declaration_of(place) if is_column(place) else "")
+    return advice_for(format_name, place, wrapped=False, names_keys=False)
 
 
 def _with_sources(advice: Advice, format_name: str, place: Place) -> Advice:
     """Adds which libraries may have written such values whose columns are brought into our own format."""
     found = [each for each in SOURCES.values() if each.seen_as == format_name and _declaration_of(place) == TEXT]
-    notes = [
+    sentences = [
         f'If {each.library} wrote it, a rotation migrates it into our own format: `from = {{ format = "{each.name}", '
         "… }` (`keyrotation docs plaintext`)."
         for each in found
     ]
-    return replace(advice, note=" ".join(filter(None, [advice.note, *notes])))
+    if found and found[0].name == format_name:
+        return replace(advice, next=sentences[0])
+    return replace(advice, note=" ".join(filter(None, [advice.note, *sentences])))
 
 
 def _advice(format_name: str, declaration: str) -> Advice:

@@ -1,7 +1,9 @@
 """A column of another library at 200 000 rows, beside a writer in that library: nothing lost, nothing wrong."""
 
+import json
 import threading
 import time
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -112,6 +114,24 @@ def test_what_stays_closed_is_left_as_it_is_and_quarantined(
     for row, stored in strange.items():
         held = migrated.execute("SELECT note FROM public.notes WHERE id = %s", (row,)).fetchall()
         assert held == [(stored,)]
+
+
+@pytest.mark.parametrize("name", ["cryptojs-openssl", "typeorm-encrypted-cbc", "typeorm-encrypted-gcm"])
+def test_values_that_a_library_for_node_made_come_to_the_target(
+    migrated: Connection, database_url: str, ring: KeyRing, name: str
+) -> None:
+    made = json.loads((Path(__file__).parents[1] / "vectors" / "sources.json").read_text(encoding="utf-8"))[name]
+    texts = {n: text for n, (text, _) in enumerate(made["values"] * 25)}
+    migrated.execute("CREATE TABLE public.notes (id int PRIMARY KEY, note text)")
+    insert(migrated, "public.notes (id, note)", [(n, stored) for n, (_, stored) in enumerate(made["values"] * 25)])
+    running(migrated, "routine")
+    keys = {version: ring.material(version) for version in ring.versions}
+    ring = KeyRing({**keys, KeyVersion(3): SourceKey(made["key"].encode(), "OLD_KEY")}, ring.primary)
+    notes = EncryptedTable.of(TableName("public", "notes"), [Place("note", source=name, source_key="OLD_KEY")])
+    before = decrypt_all(lambda: connect(database_url), notes, ring, lambda _: None, Limits())
+    assert (before.failures, before.plaintext) == (0, len(texts))
+    assert Engine(database_url, ring).shard(notes).rows == len(texts) == 200
+    assert read_back(migrated, ring, notes, "id") == {n: (("v2", text),) for n, text in texts.items()}
 
 
 def test_a_rollback_leaves_what_the_library_wrote(migrated: Connection, database_url: str, ring: KeyRing) -> None:

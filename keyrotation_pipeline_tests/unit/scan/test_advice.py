@@ -87,6 +87,17 @@ BYTES = replace(TEXT, type="bytea")
 ARRAY = replace(TEXT, type="text[]", elements=True)
 
 
+@pytest.mark.parametrize(("place", "migrates"), [(TEXT, True), (LEAF, False), (BYTES, False)])
+def test_a_library_that_is_known_by_its_values_is_named_where_these_can_be_migrated(
+    place: Place, migrates: bool
+) -> None:
+    following = advice_for("cryptojs-openssl", place, wrapped=False, names_keys=False).next
+    assert (
+        'a rotation migrates it into our own format: `from = { format = "cryptojs-openssl"' in following
+    ) is migrates
+    assert ("Not rotated" in following) is not migrates
+
+
 @pytest.mark.parametrize(("name", "guide"), [("cloak-ecto", "elixir"), ("tink", "tink")])
 def test_bytes_that_name_their_key_are_rotated_in_bytea_and_their_guide_is_there(name: str, guide: str) -> None:
     here = advice_for(name, BYTES, wrapped=False, names_keys=True)
