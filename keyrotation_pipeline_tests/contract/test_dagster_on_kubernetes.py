@@ -480,7 +480,7 @@ def test_the_image_keeps_every_service_of_aws_that_is_called() -> None:
         for file in (TOP / "keyrotation_pipeline").rglob("*.py")
         for service in re.findall(r"\bclient\(\s*\"([a-z0-9-]+)\"", file.read_text())
     }
-    assert called == {"cloudwatch", "s3", "secretsmanager", "sns"}
+    assert called == {"cloudwatch", "kms", "s3", "secretsmanager", "sns"}
     assert {*kept.split()} == called | {"sts", "sso", "sso-oidc", "signin"}, "and those that give credentials"
 
 
