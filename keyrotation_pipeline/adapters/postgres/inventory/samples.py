@@ -121,12 +121,14 @@ def probe(connection: Connection, table: EncryptedTable, ring: KeyRing, values: 
     """
     code = format_of(table.format)
     found = any_values(connection, table, values)
+    # Of a table whose own values name their version, those of other libraries alone are in question.
+    only_sources = table.format.names_versions and any(place.form for place in table.places)
     places = [
         _probed(table, name, code, ring, some)
         if (form := table.place(name).form) is None
         else _from_source(table, name, form, ring, some)
         for name, some in found.items()
-        if not table.format.names_versions or table.place(name).form is not None
+        if table.place(name).form or not only_sources
     ]
     return (*places, *_indexes_probed(connection, table, code, ring))
 
