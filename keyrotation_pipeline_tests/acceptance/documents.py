@@ -47,7 +47,7 @@ FIELDS = {
     "init": "configuration written database key_versions primary tables officers approvals_required "
     "values_tried values_opened backup_signer signer_named",
     "inventory": "database tables undeclared quarantine unindexed_rows other_formats not_searched not_seen "
-    "replicas_declared_gone",
+    "plaintext_outside_rows replicas_declared_gone",
     "metrics": "database generated_at metrics",
     "pace": "database id pace",
     "pause": "database id status",

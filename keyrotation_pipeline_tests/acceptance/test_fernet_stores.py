@@ -287,5 +287,5 @@ def test_keys_of_another_home_in_the_secret_are_not_taken_for_those_of_the_list(
     home = written_home(tmp_path, officers, keys, application, CONFIRM + AwsPlace(secret).configuration())
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("DELETE FROM users")
-    assert "give this application a secret of its own, or correct its list" in home.typed("init", exits=1)
+    assert "a secret of its own, or correct its list" in home.typed("init", exits=1)
     assert secret.text() == text

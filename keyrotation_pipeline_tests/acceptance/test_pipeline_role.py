@@ -102,7 +102,7 @@ LINES = (
     Line("backup --rekey --key recovery.asc", exits=1), Line("restore-key --survey --key recovery.asc"),
     Line("restore-database --into clinic_copy --key recovery.asc", needs=16),
     Line("policy --reason none", exits=1), Line("reconcile", exits=1), Line("destroy v1 --reason old", exits=1),
-    Line("replace-key v1 --reason wrong", exits=1),
+    Line("replace-key v1 --reason wrong", exits=1), Line("reseal", exits=1),
     Line("incident open --type insider --description d --discovered-at 2026-01-01", keep="emergency"),
     Line("incident list"), Line("incident show {emergency}"), Line("incident ack {emergency}"),
     Line("incident assess {emergency}"), Line("incident amend {emergency} --scope one"),
