@@ -139,11 +139,17 @@ class PlaintextOutsideRows(Fact):
         columns = tuple(each for each in self.columns if (each.table, each.column) not in begun)
         return replace(self, columns=columns) if columns else type(self)(())
 
+    def columns_with(self, new: Sequence[EncryptedColumn]) -> tuple[EncryptedColumn, ...]:
+        """The columns with some that were encrypted later, perhaps again: each name once."""
+        names = {each.name for each in new}
+        return (*(each for each in self.columns if each.name not in names), *new)
+
     def seen(self, now: ServerFiles, new: Sequence[EncryptedColumn] = ()) -> Self:
         """What is known after a further look.
 
         Args:
-            new: columns that a rotation has just encrypted, so that all files of their tables count from now on.
+            new: columns that a rotation has just encrypted, perhaps again, so that all files of their tables count
+                from now on.
         """
         files = {each.relation: left for each in self.files if (left := each.left(now.nodes)) is not None}
         # What was taken out of the statistics stays in pages of the catalogue.
@@ -151,7 +157,7 @@ class PlaintextOutsideRows(Fact):
         for each in (*(now.files if new else ()), *catalogs):
             known = files.get(each.relation)
             files[each.relation] = each if known is None else replace(known, files={**known.files, **each.files})
-        return self._with(now, (*self.columns, *new), tuple(files.values()))
+        return self._with(now, self.columns_with(new), tuple(files.values()))
 
     def _with(self, now: ServerFiles, columns: tuple[EncryptedColumn, ...], files: tuple[UnchangedFiles, ...]) -> Self:
         rewritten_at = None if files or now.statistics else self.rewritten_at or now.position

@@ -7,7 +7,7 @@ from keyrotation_pipeline.audit.history import HistoryEntry
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import EventKind, Note, instant, utc_minute
 from keyrotation_pipeline.model.backup_events import BackupFacts, BackupIncomplete, BackupRekeyed
-from keyrotation_pipeline.model.plaintext_outside_rows import NOT_KNOWN, PlaintextOutsideRows
+from keyrotation_pipeline.model.plaintext_outside_rows import NOT_KNOWN, EncryptedColumn, PlaintextOutsideRows
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.reporting.sections import PlaintextKnown
 
@@ -31,11 +31,11 @@ def plaintext_known(entries: Sequence[HistoryEntry]) -> PlaintextKnown | None:
 
 def encrypted_by(entries: Sequence[HistoryEntry]) -> int:
     """The event by which the newest of these columns was encrypted: what was backed up before may hold plaintext."""
-    known, seq = frozenset[str](), 0
+    known, seq = frozenset[EncryptedColumn](), 0
     for entry in entries:
         if entry.fault is None and isinstance(found := entry.fact, PlaintextOutsideRows):
-            names = frozenset(each.name for each in found.columns)
-            seq, known = (entry.seq if names - known else seq), names
+            columns = frozenset(found.columns)
+            seq, known = (entry.seq if columns - known else seq), columns
     return seq
 
 

@@ -18,18 +18,18 @@ def last_known(ledger: Ledger) -> PlaintextOutsideRows | None:
 
 
 def look_after(pipeline: Pipeline, walk: Walk, proven_at: datetime) -> None:
-    """Looks for the first time at what a walk has encrypted, once no snapshot can show it any more.
+    """Looks at what a walk has encrypted, once no snapshot can show it any more.
 
-    After a rollback nothing is claimed of columns that applications write plaintext into again.
+    A column that was encrypted before counts from now on again: somebody may have let plaintext in meanwhile. After a
+    rollback nothing is claimed of columns that applications write plaintext into again.
     """
     begun = [table for table in pipeline.tables if table.held_plaintext]
     before = last_known(pipeline.ledger) or PlaintextOutsideRows(())
     if walk.encrypts_plaintext:
-        known = {each.name for each in before.columns}
         columns = (
             EncryptedColumn(str(table.name), name, proven_at) for table in begun for name in table.held_plaintext
         )
-        _look(pipeline, before, tuple(each for each in columns if each.name not in known), walk.id)
+        _look(pipeline, before, tuple(each for each in columns if each not in before.columns), walk.id)
     elif (after := before.without(begun)) != before:
         pipeline.ledger.append(after, walk.id)
 
@@ -43,7 +43,7 @@ def look_again(pipeline: Pipeline) -> PlaintextOutsideRows | None:
 def _look(
     pipeline: Pipeline, before: PlaintextOutsideRows, new: tuple[EncryptedColumn, ...] = (), walk: str | None = None
 ) -> PlaintextOutsideRows:
-    if not (columns := (*before.columns, *new)):
+    if not (columns := before.columns_with(new)):
         return before
     tables = replace(before, columns=columns).tables
     after = before.seen(pipeline.evidence.plaintext_outside_rows(tables, before.oids), new)

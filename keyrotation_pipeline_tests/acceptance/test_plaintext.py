@@ -11,6 +11,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import psycopg
 import pytest
@@ -165,6 +166,12 @@ def plaintext_places(home: Home) -> dict[str, str]:
     return {each["where"]: each["until"] for each in home.shown("inventory")["plaintext_outside_rows"]}
 
 
+def certified_plaintext(home: Home) -> dict[str, Any]:
+    """What a new certificate says of plaintext."""
+    statement = json.loads(base64.b64decode(json.loads(home.typed("report", "--format", "certificate"))["payload"]))
+    return dict(statement["predicate"]["plaintext"])
+
+
 def test_plaintext_is_encrypted_beside_two_releases_and_then_refused(home: Home) -> None:
     assert home.table()["unencrypted"] == ROWS
     assert plaintext_places(home) == {}
@@ -204,8 +211,7 @@ def test_plaintext_is_encrypted_beside_two_releases_and_then_refused(home: Home)
     pages = "pages of public.cases, its TOAST and its indexes"
     assert "`VACUUM FULL public.cases`" in plaintext_places(home)[pages]
     (said,) = (each for each in home.shown("status")["warnings"] if "encrypted in the live rows since" in each)
-    statement = json.loads(base64.b64decode(json.loads(home.typed("report", "--format", "certificate"))["payload"]))
-    plaintext = statement["predicate"]["plaintext"]
+    plaintext = certified_plaintext(home)
     assert [each["until"] for each in plaintext["known_outside"] if each["where"] == pages] == [
         plaintext_places(home)[pages]
     ]
@@ -239,6 +245,30 @@ def test_a_rollback_brings_values_back_and_the_next_rotation_encrypts_what_was_w
     assert application.read() == home.expected
     assert {note[:3] for note in home.stored()} == {"v3:"}
     assert home.table()["unencrypted"] == 0
+
+
+@pytest.mark.extended
+def test_plaintext_that_somebody_let_in_again_is_known_outside_the_rows_again(home: Home) -> None:
+    application = home.release(2)
+    pages = "pages of public.cases, its TOAST and its indexes"
+    with ExitStack() as running:
+        running.callback(application.attest().stop)
+        for text in ("encrypted first", "encrypted later"):
+            request = home.typed("request", "--reason", "encrypt the notes").splitlines()[-1]
+            home.sign(request)
+            with psycopg.connect(home.url, autocommit=True) as connection:  # as the owner of the table may
+                connection.execute(
+                    "ALTER TABLE public.cases DROP CONSTRAINT IF EXISTS keyrotation_retired_key_versions"
+                )
+                connection.execute("UPDATE public.cases SET note = %s WHERE id = 1", (text,))
+            home.typed("backup")
+            dumps = {each.name for each in (home.file.parent / ".keyrotation" / "backups").glob("*.dump.gpg")}
+            assert rotate(home, request) == ""
+            assert pages in plaintext_places(home), text
+            assert {each["dump"] for each in certified_plaintext(home)["backups_kept"]} >= dumps
+            with psycopg.connect(home.url, autocommit=True) as connection:
+                connection.execute("VACUUM FULL public.cases")
+            assert pages not in plaintext_places(home)
 
 
 @dataclass
