@@ -17,6 +17,7 @@ from keyrotation_pipeline.backups.remaining_copies import (
     HeldCopy,
     described_copies,
     described_replaced,
+    dumps_from_before,
     kept_dumps_that_need,
     replaced_dumps,
     unlisted_dumps,
@@ -24,7 +25,7 @@ from keyrotation_pipeline.backups.remaining_copies import (
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind
-from keyrotation_pipeline.model.key_events import HeldFile, KeyDestroyed, KeyDestructionIntended
+from keyrotation_pipeline.model.key_events import HeldFile, KeyDestroyed, KeyDestructionIntended, SourceKeyImported
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
 from keyrotation_pipeline.ports.backup_places import BackupPlace
@@ -167,6 +168,7 @@ def _require_destroyable(
             f"{version} is needed to read {', '.join(dumps)}; destroy it when these database backups are gone, or "
             "replaced by `keyrotation backup --rekey`"
         )
+    _require_no_older_dumps(site.pipeline.ledger, kept, version)
     unlisted = unlisted_dumps(kept, site.trust)
     if lost := [dump for dump, whose in unlisted.items() if whose is None]:
         raise BlockedError(
@@ -234,6 +236,18 @@ def _require_no_values(pipeline: Pipeline, version: KeyVersion) -> None:
                 f"{finding.relation}.{finding.column} is not declared and holds values under {version}; declare it "
                 "under [[tables]] and rotate, or clear it"
             )
+
+
+def _require_no_older_dumps(ledger: Ledger, kept: Sequence[KeptSets], version: KeyVersion) -> None:
+    """Refuses while there are backups from before another library's key was imported: nothing in them names it."""
+    for entry in entries(ledger, EventKind.SOURCE_KEY_IMPORTED):
+        match entry.fact():
+            case SourceKeyImported(version=imported) if imported == version:
+                if dumps := dumps_from_before(kept, entry.seq):
+                    raise BlockedError(
+                        f"{version} may be needed to read {', '.join(dumps)}, made before it was imported; destroy it "
+                        "when these database backups are gone"
+                    )
 
 
 def _found(site: BackupContext, record: KeyRecord, kept: Sequence[KeptSets]) -> Destruction:

@@ -198,6 +198,16 @@ def kept_dumps_that_need(places: Iterable[KeptSets], version: KeyVersion) -> tup
     return tuple(dump for dump in needing if dump not in replaced)
 
 
+def dumps_from_before(places: Iterable[KeptSets], seq: int) -> tuple[str, ...]:
+    """Every stored database backup whose rows are from before an event of the audit."""
+    return tuple(
+        f"{dump.file.name} in {kept.place.description}"
+        for kept in places
+        for made, dump in kept.dumps
+        if (made.anchor.seq if made.made_from is None else made.made_from.seq) < seq
+    )
+
+
 def unlisted_dumps(places: Iterable[KeptSets], trust: ManifestTrust) -> Mapping[str, str | None]:
     """Every stored database backup that no intact manifest of ours names, so that it is unknown which keys it needs.
 

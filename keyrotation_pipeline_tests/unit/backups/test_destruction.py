@@ -36,7 +36,7 @@ from keyrotation_pipeline.model.backups import (
     signature_name,
     stamp_of,
 )
-from keyrotation_pipeline.model.key_events import KeyDestroyed
+from keyrotation_pipeline.model.key_events import KeyDestroyed, SourceKeyImported
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.manifest import render
 from keyrotation_pipeline.model.older_versions import OlderVersions
@@ -471,6 +471,19 @@ def test_it_waits_for_a_backup_that_may_just_copy_the_key(clinic: Clinic) -> Non
     with clinic.world.ledger.lock("backup"), pytest.raises(BlockedError):
         destroy(clinic.site, opened)
     assert clinic.untouched()
+
+
+def test_the_key_of_another_library_stays_while_a_backup_from_before_its_import_is_kept(clinic: Clinic) -> None:
+    keep_dump(clinic.local, V2)  # which names no value of the library, as nobody had declared its column
+    clinic.world.ledger.append(SourceKeyImported(V1, clinic.world.keys.shelf[V1].fingerprint, "OLD_KEY"))
+    with pytest.raises(
+        BlockedError, match=r"v1 may be needed to read database-.* made before it was imported; destroy"
+    ):
+        clinic.requested()
+    for name in clinic.local.names():
+        if name.startswith(("database-", "backup-")):
+            clinic.local.remove(name)
+    clinic.destroyed()
 
 
 # --- dying at any moment --------------------------------------------------------------------------------------------
