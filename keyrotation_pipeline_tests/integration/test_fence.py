@@ -9,12 +9,19 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.inventory import registered_versions
+from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.retirement import fence, locks
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, PreflightError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.key_events import SourceKeyImported
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
+from keyrotation_pipeline_tests.fakes import START
+from keyrotation_pipeline_tests.fakes.chain import good_at_start
+from keyrotation_pipeline_tests.forging import Forger, owner_of
 from keyrotation_pipeline_tests.servers import DEBIAN, EMBEDDED_16, EMBEDDED_18, Server, discard, start_server
 
 V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
@@ -550,6 +557,24 @@ def test_after_a_rollback_plaintext_is_let_in_and_values_of_the_withdrawn_versio
         )
         with pytest.raises(psycopg.errors.InvalidTextRepresentation, match="key version v3 is retired"):
             anywhere.execute("INSERT INTO public.notes VALUES (4, '', %s)", (value(3),))
+
+
+def test_no_forged_event_has_the_newest_key_taken_for_that_of_another_library(
+    migrated: Connection, database_url: str
+) -> None:
+    migrated.execute("CREATE TABLE public.notes (id int, name text, note text)")
+    ledger = PostgresLedger(migrated, SystemClock(), "tester", "clinic@clinic, system identifier 7", good_at_start)
+    states = {V1: KeyState.DEACTIVATED, V2: KeyState.PRE_ACTIVATION, V3: KeyState.ARCHIVED}
+    for version, state in states.items():
+        ledger.add_key(KeyRecord(version, state, str(version.number) * 64, START), None)
+    ledger.append(SourceKeyImported(V3, "3" * 64, "OLD_KEY"))
+    with owner_of(database_url) as owner:
+        Forger(owner).append(SourceKeyImported(V2, "2" * 64, "OLD_KEY"))
+    assert fence.fence(migrated, NOTES, [V1])
+    with pytest.raises(psycopg.errors.InvalidTextRepresentation, match="plaintext is refused"):
+        migrated.execute("INSERT INTO public.notes VALUES (1, '', 'Ada')")
+    assert fence.fence(migrated, NOTES, [V2])  # the end of a rollback
+    migrated.execute("INSERT INTO public.notes VALUES (1, '', 'Ada')")
 
 
 def test_a_fence_that_lets_plaintext_in_is_not_whole(anywhere: Connection) -> None:

@@ -12,8 +12,12 @@ _THERE = own("SELECT to_regclass('keyrotation.key_versions') IS NOT NULL")
 _REGISTERED = own("""
 SELECT DISTINCT keyrotation.facts(body) ->> 'version' FROM keyrotation.audit_events WHERE event = 'key_registered'
 """)
+# Another library's key is registered as archived, and in no other state, so that a forged event turns none into one.
 _SOURCES = own("""
-SELECT DISTINCT keyrotation.facts(body) ->> 'version' FROM keyrotation.audit_events WHERE event = 'source_key_imported'
+SELECT keyrotation.facts(body) ->> 'version' FROM keyrotation.audit_events WHERE event = 'source_key_imported'
+EXCEPT
+SELECT keyrotation.facts(body) ->> 'version' FROM keyrotation.audit_events
+WHERE event = 'key_registered' AND keyrotation.facts(body) ->> 'state' <> 'archived'
 """)
 _NAME = re.compile(VERSION_PATTERN, re.ASCII)
 # Far more than a ledger can be behind its data.
