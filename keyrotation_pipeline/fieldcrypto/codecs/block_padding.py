@@ -1,23 +1,27 @@
-"""PKCS 7 padding of AES blocks, by which a value without a tag shows whether it was opened rightly."""
+"""Pads AES blocks, by which a value without a tag shows whether it was opened rightly."""
+
+from cryptography.hazmat.primitives.padding import ANSIX923, PKCS7
 
 from keyrotation_pipeline.fieldcrypto.codecs.source import ClosedError
 
 BLOCK_BYTES = 16
+BY_PKCS7 = PKCS7(8 * BLOCK_BYTES)
 
 
-def padded(text: bytes) -> bytes:
-    """Returns a text with 1 to 16 bytes behind it, each of which says how many they are."""
-    size = BLOCK_BYTES - len(text) % BLOCK_BYTES
-    return text + bytes([size]) * size
+def padded(text: bytes, padding: PKCS7 | ANSIX923 = BY_PKCS7) -> bytes:
+    """Returns a text with 1 to 16 bytes behind it, of which the last says how many they are."""
+    padder = padding.padder()
+    return padder.update(text) + padder.finalize()
 
 
-def unpadded(text: bytes) -> bytes:
+def unpadded(text: bytes, padding: PKCS7 | ANSIX923 = BY_PKCS7) -> bytes:
     """Returns a text without its padding.
 
     Raises:
         ClosedError: it does not end with exactly such bytes.
     """
-    size = text[-1] if text else 0
-    if not 1 <= size <= BLOCK_BYTES or not text.endswith(bytes([size]) * size):
-        raise ClosedError
-    return text[:-size]
+    unpadder = padding.unpadder()
+    try:
+        return unpadder.update(text) + unpadder.finalize()
+    except ValueError:
+        raise ClosedError from None

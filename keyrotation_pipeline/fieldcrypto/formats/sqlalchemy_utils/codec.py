@@ -12,11 +12,14 @@ from hashlib import sha256
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.padding import ANSIX923, PKCS7
 
+from keyrotation_pipeline.fieldcrypto.codecs.block_padding import BLOCK_BYTES, BY_PKCS7, padded, unpadded
 from keyrotation_pipeline.fieldcrypto.codecs.source import ClosedError, Source, canonical_base64
 from keyrotation_pipeline.fieldcrypto.formats.sqlalchemy_utils import AES
 
-_BLOCK, _NONCE, _TAG = 16, 12, 16
+_NONCE, _TAG = 12, 16
+_PADDINGS: Mapping[str, PKCS7 | ANSIX923] = {"pkcs5": BY_PKCS7, "zeroes": ANSIX923(8 * BLOCK_BYTES)}
 
 
 def source(name: str, key: bytes, options: Mapping[str, str]) -> Source:
@@ -29,45 +32,45 @@ class _Aes:
     """AesEngine. Stricter than it: a value opens only with all of the padding that the engine writes."""
 
     def __init__(self, key: bytes, padding: str) -> None:
-        self._cipher = Cipher(algorithms.AES(key), modes.CBC(key[:_BLOCK]))
+        self._cipher = Cipher(algorithms.AES(key), modes.CBC(key[:BLOCK_BYTES]))
         self._padding = padding
 
     def opened(self, stored: bytes) -> bytes:
         body = canonical_base64(stored)
-        if not body or len(body) % _BLOCK:
+        if not body or len(body) % BLOCK_BYTES:
             raise ClosedError
         decryptor = self._cipher.decryptor()
         return self._unpadded(decryptor.update(body) + decryptor.finalize())
 
     def sealed(self, text: bytes) -> bytes:
-        if self._padding == "oneandzeroes" and text.endswith(b"\x80"):
-            raise ClosedError  # which the engine takes away when it reads
         encryptor = self._cipher.encryptor()
-        size = _BLOCK - len(text) % _BLOCK
-        return b64encode(encryptor.update(text + self._of(size)) + encryptor.finalize())
+        return b64encode(encryptor.update(self._padded(text)) + encryptor.finalize())
 
-    def _unpadded(self, padded: bytes) -> bytes:
-        if self._padding == "naive":
-            # The engine takes away every asterisk, also of a text that ended with some: it reads it without them.
-            text = padded.rstrip(b"*")
-            if text == padded:
-                raise ClosedError
-            return text
-        zeroes = len(padded) - len(padded.rstrip(b"\0"))
-        size = zeroes + 1 if self._padding == "oneandzeroes" else padded[-1]
-        if not 1 <= size <= _BLOCK or not padded.endswith(self._of(size)):
-            raise ClosedError
-        return padded[:-size]
-
-    def _of(self, size: int) -> bytes:
+    def _padded(self, text: bytes) -> bytes:
+        size = BLOCK_BYTES - len(text) % BLOCK_BYTES
         match self._padding:
             case "naive":
-                return b"*" * size
+                return text + b"*" * size
+            case "oneandzeroes" if text.endswith(b"\x80"):
+                raise ClosedError  # which the engine takes away when it reads
             case "oneandzeroes":
-                return b"\x80" + bytes(size - 1)
-            case "zeroes":
-                return bytes(size - 1) + bytes([size])
-        return bytes([size]) * size
+                return text + b"\x80" + bytes(size - 1)
+        return padded(text, _PADDINGS[self._padding])
+
+    def _unpadded(self, text: bytes) -> bytes:
+        match self._padding:
+            case "naive":
+                # The engine takes away every asterisk, also of a text that ended with some: it reads it without them.
+                found = text.rstrip(b"*")
+                if found == text:
+                    raise ClosedError
+                return found
+            case "oneandzeroes":
+                found = text.rstrip(b"\0")
+                if not found.endswith(b"\x80") or len(text) - len(found) >= BLOCK_BYTES:
+                    raise ClosedError
+                return found[:-1]
+        return unpadded(text, _PADDINGS[self._padding])
 
 
 class _AesGcm:
