@@ -204,7 +204,7 @@ def dumps_from_before(places: Iterable[KeptSets], seq: int) -> tuple[str, ...]:
         f"{dump.file.name} in {kept.place.description}"
         for kept in places
         for made, dump in kept.dumps
-        if (made.anchor.seq if made.made_from is None else made.made_from.seq) < seq
+        if made.rows_seq < seq
     )
 
 

@@ -253,6 +253,11 @@ class BackupSet:
         return manifest_name(self.stamp)
 
     @property
+    def rows_seq(self) -> int:
+        """The position in the audit at the moment that its rows are of."""
+        return self.anchor.seq if self.made_from is None else self.made_from.seq
+
+    @property
     def made_at(self) -> datetime:
         """When it was made, to the second."""
         return stamped_at(self.stamp)

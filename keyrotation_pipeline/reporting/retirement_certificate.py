@@ -211,7 +211,7 @@ def _with_plaintext(site: BackupContext, encrypted_by: int) -> Iterator[dict[str
     """Every kept dump of before an event, and until when it is sure to be kept."""
     for place in site.places if encrypted_by else ():
         for made, dump in kept_sets(place, site.trust).dumps:
-            if (made.anchor.seq if made.made_from is None else made.made_from.seq) < encrypted_by:
+            if made.rows_seq < encrypted_by:
                 yield {**_kept(place, made, dump), "tables": [str(each.table.name) for each in dump.tables]}
 
 
