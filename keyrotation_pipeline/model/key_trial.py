@@ -149,7 +149,7 @@ class PlaceProbe:
         )
         return (
             f"{self.table}.{self.column}: {self.opened:,} of {self.tried:,} values tried open with the key imported "
-            f"from {self.key_name} as {self.layout}, which `from` declares; {then}, then run `keyrotation init`"
+            f"from {self.key_name} as `from` says ({self.layout}); {then}"
         )
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial
+from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial, PlaceProbe
 
 V1, V2, V2X = KeyVersion(1), KeyVersion(2), KeyVersion(2, 2)
 
@@ -45,3 +45,20 @@ def test_of_a_column_of_the_second_generation_that_no_key_opens_the_label_is_ask
     columns = (ColumnTrial("t", "mail", version, 4, 4), ColumnTrial("t", "tel", version, 4, 0, others))
     said = KeyTrial((version,), columns).wrong_key(version, lambda version: f"file {version}")
     assert ("if t.tel (or the table) was renamed, or the application declares a binding" in said) is named
+
+
+@pytest.mark.parametrize(
+    ("fits", "then"),
+    [
+        pytest.param(None, "correct format, keys and options there", id="in no known form"),
+        pytest.param("sqlalchemy-utils-aes, padding naive", "padding naive: write that there", id="in another form"),
+    ],
+)
+def test_values_that_another_library_s_key_does_not_open_are_said_in_one_short_sentence(
+    fits: str | None, then: str
+) -> None:
+    form = "sqlalchemy-utils-aes, padding pkcs5"
+    said = str(PlaceProbe("cases", "token", form, 200, 0, fits=fits, key_name="OLD_KEY").refusal)
+    assert f"0 of 200 values tried open with the key imported from OLD_KEY as `from` says ({form}); " in said
+    assert said.endswith(then)
+    assert len(said) <= 200
