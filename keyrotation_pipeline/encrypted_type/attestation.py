@@ -29,7 +29,7 @@ from sqlalchemy import Engine, TextClause, text
 from keyrotation_pipeline.encrypted_type import process_end
 from keyrotation_pipeline.encrypted_type.column import encrypted_from_of, failed_reads_of, old_forms_of, old_reads_of
 from keyrotation_pipeline.encrypted_type.environment import pod_of_process
-from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.errors import InvalidKeyError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -175,9 +175,6 @@ class Attestation:
     def _report(self, nonce: str, at: str, *, sign_off: bool) -> Mapping[str, str]:
         # After the nonce was asked for, so that the report says nothing from before what the nonce names.
         ring = self._ring = self._current_ring() if not sign_off or self._ring is None else self._ring
-        if ring.canary_problem and ring.canary_problem != self._unopened:
-            LOG.warning("keys that are sealed later could not be opened here: %s", ring.canary_problem)
-        self._unopened = ring.canary_problem
         reads = {
             str(each.version): {"values": each.values, "last_at": _instant(each.last_at)}
             for each in old_reads_of(self._key_ring).by_version()
@@ -205,8 +202,20 @@ class Attestation:
         }
         report = json.dumps(content)
         proofs = (f"{version}={self._proof(ring.material(version), version, report)}" for version in ring.versions)
-        canary = () if ring.canary is None else (f"{CANARY}={self._proof(ring.canary, CANARY, report)}",)
+        key = None if sign_off else self._canary_of(ring)
+        canary = () if key is None else (f"{CANARY}={self._proof(key, CANARY, report)}",)
         return {"instance": self.instance, "report": report, "proofs": " ".join((*proofs, *canary))}
+
+    def _canary_of(self, ring: KeyRing) -> KeyMaterial | None:
+        """Returns the canary; None: there is none, or it cannot be opened, which is logged when that changes."""
+        try:
+            canary, failure = ring.canary(), ""
+        except InvalidKeyError as error:  # the keys themselves are not sealed yet
+            canary, failure = None, str(error)
+        if failure and failure != self._unopened:
+            LOG.warning("keys that are sealed later could not be opened here: %s", failure)
+        self._unopened = failure
+        return canary
 
     def _proof(self, key: KeyMaterial, name: KeyVersion | str, report: str) -> str:
         return proof_of_possession(key, name, self.instance, report)

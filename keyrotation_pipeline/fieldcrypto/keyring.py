@@ -195,7 +195,7 @@ class KeyRing:
         InvalidKeyError: the primary is not among the keys, or is compromised; or a key is there for both generations.
     """
 
-    __slots__ = ("_canary", "_canary_problem", "_ciphers", "_keys", "_names_primary", "_primary", "_sources")
+    __slots__ = ("_canary", "_ciphers", "_keys", "_names_primary", "_primary", "_sources")
 
     def __init__(
         self,
@@ -227,8 +227,7 @@ class KeyRing:
         }
         self._primary = primary
         self._names_primary = True
-        self._canary: KeyMaterial | None = None
-        self._canary_problem = ""
+        self._canary = ""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
@@ -245,11 +244,7 @@ class KeyRing:
         keys = keys_in(environment)
         ring = cls(keys, primary_in(environment, keys), compromised_in(environment))
         ring._names_primary = is_primary_named(environment)
-        if text := environment.get(CANARY_VARIABLE, "").strip():
-            try:
-                ring._canary = _material(CANARY_VARIABLE, CANARY, text)
-            except InvalidKeyError as error:  # the keys themselves are not sealed yet
-                ring._canary_problem = str(error)
+        ring._canary = environment.get(CANARY_VARIABLE, "").strip()
         return ring
 
     @classmethod
@@ -262,15 +257,15 @@ class KeyRing:
         primary = max(versions, default=KeyVersion(MAX_VERSION_NUMBER))
         return cls(keys if versions else {**keys, primary: KeyMaterial.generate()}, primary)
 
-    @property
     def canary(self) -> KeyMaterial | None:
-        """Returns the key that shows that this process can open sealed ones; None: there is none, or it cannot."""
-        return self._canary
+        """Opens the key that shows that this process can open sealed ones; None: there is none.
 
-    @property
-    def canary_problem(self) -> str:
-        """Returns why the canary cannot be opened; empty: it can, or there is none."""
-        return self._canary_problem
+        Not before it is asked for: an application that reads the ring would wait for a KMS that it does not need yet.
+
+        Raises:
+            InvalidKeyError: it cannot be opened.
+        """
+        return _material(CANARY_VARIABLE, CANARY, self._canary) if self._canary else None
 
     @property
     def primary(self) -> KeyVersion:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +16,10 @@ from keyrotation_pipeline.encrypted_type import EnvironmentKeyRing, MountedKeyRi
 from keyrotation_pipeline.errors import BrokenSealError, InvalidKeyError, KeyStoreDamagedError, KeyStoreUnavailableError
 from keyrotation_pipeline.fieldcrypto import seal as sealing
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.keyring import variable_of
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing, variable_of
 from keyrotation_pipeline.fieldcrypto.seal import Seal
-from keyrotation_pipeline.fieldcrypto.wrapping_keys import aws_kms
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import CANARY, aws_kms
 from keyrotation_pipeline.fieldcrypto.wrapping_keys.aws_kms import AwsKmsKey
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline_tests.aws_secrets import TestSecret
@@ -254,6 +256,46 @@ def test_each_key_ring_of_an_application_opens_sealed_keys(seal: Seal, kms: Kms,
         ring = keys.reload()
         assert (ring.material(V1), ring.material(V2), ring.primary) == (key(1), key(2), V2)
     assert sum(kms.calls.values()) == 2
+
+
+@pytest.mark.parametrize("key_id", ["8f0a1c9e-0000-4000-8000-000000000000", "mrk-8f0a1c9e00004000800000000000000a"])
+@pytest.mark.parametrize(
+    ("absent", "environment", "why"),
+    [
+        pytest.param(("boto3", "botocore"), {}, r"boto3 is missing; install .*\[kms\]", id="no boto3"),
+        pytest.param((), {"AWS_PROFILE": "none"}, r"cannot be reached .*\(ProfileNotFound\)", id="no such profile"),
+        pytest.param((), {"AWS_ENDPOINT_URL_KMS": "nowhere"}, r"cannot be reached .*\(ValueError\)", id="no address"),
+    ],
+)
+def test_an_application_that_cannot_open_the_canary_starts_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, key_id: str, absent: tuple[str, ...], environment: dict[str, str], why: str
+) -> None:
+    for module in absent:
+        monkeypatch.setitem(sys.modules, module, None)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    aws_kms._client.cache_clear()  # noqa: SLF001  as a process begins
+    aws_kms._own_region.cache_clear()  # noqa: SLF001
+    arn = f"arn:aws:kms:us-east-1:111122223333:key/{key_id}"
+    ring = KeyRing.from_environment(
+        {
+            "ENCRYPTION_MASTER_KEY": base64_of(key(1)),
+            "ENCRYPTION_CANARY": f"sealed:aws-kms:{HOME}:{'a' * 64}:{'A' * 64}:{arn}",
+        }
+    )
+    assert ring.material(V1) == key(1)
+    with pytest.raises(InvalidKeyError, match=rf"ENCRYPTION_CANARY is sealed: .*{why}"):
+        ring.canary()
+
+
+def test_a_canary_is_opened_for_reports_alone(seal: Seal, kms: Kms) -> None:
+    environment = {"ENCRYPTION_MASTER_KEY": base64_of(key(1)), "ENCRYPTION_CANARY": seal.text_of(CANARY, key(9))}
+    new_process()
+    kms.calls.clear()
+    ring = KeyRing.from_environment(environment)
+    assert not kms.calls
+    assert [ring.canary(), ring.canary()] == [key(9), key(9)]
+    assert sum(kms.calls.values()) == 1
 
 
 def test_an_instance_works_on_through_an_outage_and_says_why_it_does_not_start_in_one(

@@ -96,11 +96,12 @@ class AwsKmsKey:
 
     def _call(self, operation: str, **request: Any) -> Mapping[str, Any]:  # noqa: ANN401
         """Drops the text of AWS's errors and their causes: they may repeat what was sent."""
-        from botocore import xform_name  # noqa: PLC0415  see `_client`
+        _require_boto3()
+        from botocore import xform_name  # noqa: PLC0415  see `_require_boto3`
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
-        client = _client(self._region, self.endpoint_url)
         try:
+            client = _client(self._region, self.endpoint_url)
             answer: Mapping[str, Any] = getattr(client, xform_name(operation))(KeyId=self.asked, **request)
             if answer.keys().isdisjoint(_HELD):
                 failure: Exception = self._unreachable(operation, "the answer is not from AWS")
@@ -108,7 +109,8 @@ class AwsKmsKey:
                 return answer
         except ClientError as error:
             failure = self._refusal(operation, str(error.response.get("Error", {}).get("Code", "unknown")))
-        except BotoCoreError as error:
+        # An address that is none, and an answer that is not base64, are a ValueError.
+        except (BotoCoreError, ValueError) as error:
             failure = self._unreachable(operation, type(error).__name__)
         raise failure from None
 
@@ -126,23 +128,32 @@ class AwsKmsKey:
         )
 
 
+def _require_boto3() -> None:
+    try:
+        import boto3  # noqa: F401, PLC0415  takes a second, and only an application with sealed keys has it
+    except ImportError:
+        raise KeyStoreUnavailableError(
+            "the keys are sealed by AWS KMS, and boto3 is missing; install keyrotation-pipeline[kms]"
+        ) from None
+
+
 @cache
 def _own_region() -> str | None:
-    import boto3  # noqa: PLC0415  see `_client`
+    import boto3  # noqa: PLC0415  see `_require_boto3`
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415
 
-    found: str | None = boto3.session.Session().region_name
+    try:
+        found: str | None = boto3.session.Session().region_name
+    except BotoCoreError:  # such as a profile that does not exist, which the call itself meets
+        return None
     return found
 
 
 @cache
 def _client(region_name: str, endpoint_url: str | None) -> Any:  # noqa: ANN401  boto3 makes its methods at run time
-    try:
-        import boto3  # noqa: PLC0415  takes a second, and only an application with sealed keys has it
-        from botocore.config import Config  # noqa: PLC0415
-    except ImportError:
-        raise KeyStoreUnavailableError(
-            "the keys are sealed by AWS KMS, and boto3 is missing; install keyrotation-pipeline[kms]"
-        ) from None
+    import boto3  # noqa: PLC0415  see `_require_boto3`
+    from botocore.config import Config  # noqa: PLC0415
+
     config = Config(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3})
     # A session of its own: they are not thread-safe, and a client is.
     return boto3.session.Session().client("kms", region_name=region_name, endpoint_url=endpoint_url, config=config)
