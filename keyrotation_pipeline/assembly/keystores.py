@@ -36,7 +36,7 @@ from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.backups import S3Settings
-from keyrotation_pipeline.settings.hosts import recovers_sealed
+from keyrotation_pipeline.settings.hosts import backups_sealed_by
 from keyrotation_pipeline.settings.key_stores import AwsStoreSettings, KubernetesStoreSettings, SealSettings
 
 if TYPE_CHECKING:
@@ -249,17 +249,13 @@ def backup_seal(settings: Settings, ledger: Ledger) -> Seal:
     """Returns the seal of keys in backups, as officers signed it last.
 
     Raises:
-        ConfigurationError: they signed that there is one, and the configuration names none.
+        ConfigurationError: as `backups_sealed_by`.
     """
-    state = ledger.replayed()
-    if not recovers_sealed(settings, state.hosts):
+    state, declared = ledger.replayed(), settings.keys.seal
+    name = backups_sealed_by(settings, state.hosts)
+    if declared is None or name is None:
         return UNSEALED
-    if settings.keys.seal is None:
-        raise ConfigurationError(
-            "officers signed that backups hold sealed keys only, and keyrotation.toml names no wrapping key; put "
-            "[keys.seal] back there"
-        )
-    return _seal(settings.keys.seal, lambda: state.home)
+    return _seal(declared.model_copy(update={"key_id": name, "earlier": ()}), lambda: state.home)
 
 
 def _remote(settings: Settings, seal: Seal | None = None) -> "AwsKeyStore | KubernetesKeyStore | None":

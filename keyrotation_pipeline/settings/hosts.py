@@ -13,12 +13,13 @@ from urllib.parse import quote, urlsplit
 
 import yaml
 
+from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.model.checkpoints import VerifierKey
 from keyrotation_pipeline.model.witnesses import Witness
 from keyrotation_pipeline.regular_files import read_text
 from keyrotation_pipeline.settings.backups import S3Settings
 from keyrotation_pipeline.settings.file import Settings
-from keyrotation_pipeline.settings.key_stores import KeysSettings, KubernetesStoreSettings
+from keyrotation_pipeline.settings.key_stores import KeysSettings, KubernetesStoreSettings, SealSettings
 from keyrotation_pipeline.settings.sections import SmtpSettings
 from keyrotation_pipeline.settings.values import absolute, secret_places
 
@@ -27,6 +28,7 @@ KEYS = "keys"
 UNSENT = ("[database", "[format", "[recovery", "[tables")
 _LOGIN = "[alerts.smtp] password"
 _RECOVERY = " with recovery "
+_ALONE = f"{_RECOVERY}sealed"
 
 
 def hosts_of(settings: Settings) -> tuple[str, ...]:
@@ -89,15 +91,29 @@ def transit_line(address: str) -> str:
     return f"{KEYS} {_address(address)}"
 
 
-def recovers_sealed(settings: Settings, signed: Collection[str] | None) -> bool:
-    """Returns whether backups hold sealed keys only: as officers signed it last, whatever the configuration says now.
+def backups_sealed_by(settings: Settings, signed: Collection[str] | None) -> str | None:
+    """Returns the wrapping key under which backups hold keys, as officers signed it last; None: under none.
+
+    A key that the configuration alone names seals none: whoever writes it could make every backup theirs.
 
     Args:
         signed: the hosts; None: nothing is pinned yet.
+
+    Raises:
+        ConfigurationError: the configuration does not name that key, or names another host for it.
     """
+    seal = settings.keys.seal
     if signed is None:
-        return settings.keys.seal is not None and settings.keys.seal.recovery == "sealed"
-    return any(each.startswith(f"{KEYS} sealed by ") and each.endswith(f"{_RECOVERY}sealed") for each in signed)
+        return seal.key_id if seal is not None and seal.recovery == "sealed" else None
+    if not any(each.startswith(f"{KEYS} sealed by ") and each.endswith(_ALONE) for each in signed):
+        return None
+    for name in () if seal is None else (seal.key_id, *seal.earlier):
+        if seal is not None and f"{KEYS} {_sealed_by(seal, name)}{_ALONE}" in signed:
+            return name
+    raise ConfigurationError(
+        "officers signed another key or host for [keys.seal], so no key is backed up under this one; restore it, or "
+        "keep the signed key in earlier until `keyrotation policy` is signed"
+    )
 
 
 def _alerts(settings: Settings) -> Iterator[str]:
@@ -146,10 +162,12 @@ def _keys(keys: KeysSettings) -> Iterator[str]:
         if (archive := secret.aws_archive) is not None:
             yield f"{KEYS} {_aws(archive.endpoint_url, archive.region_name)}"
     if (seal := keys.seal) is not None:
-        for name in (seal.key_id, *seal.earlier):
-            at, earlier = _aws(seal.endpoint_url, seal.region_name), name != seal.key_id
-            then = "" if earlier else f"{_RECOVERY}{seal.recovery}"
-            yield f"{KEYS}{' earlier' if earlier else ''} sealed by {seal.kind} {name} at {at}{then}"
+        yield f"{KEYS} {_sealed_by(seal, seal.key_id)}{_RECOVERY}{seal.recovery}"
+        yield from (f"{KEYS} earlier {_sealed_by(seal, name)}" for name in seal.earlier if name != seal.key_id)
+
+
+def _sealed_by(seal: SealSettings, name: str) -> str:
+    return f"sealed by {seal.kind} {name} at {_aws(seal.endpoint_url, seal.region_name)}"
 
 
 def _transit(settings: Settings) -> Iterator[str]:

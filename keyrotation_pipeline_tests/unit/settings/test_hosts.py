@@ -7,7 +7,7 @@ import pytest
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.model.checkpoints import COSIGNATURE, VerifierKey
 from keyrotation_pipeline.settings import parse
-from keyrotation_pipeline.settings.hosts import hosts_of
+from keyrotation_pipeline.settings.hosts import backups_sealed_by, hosts_of
 
 KEY = str(VerifierKey("w.example/w1", COSIGNATURE, bytes(32)))
 TABLE = '[[tables]]\nname = "clients"\ncolumns = ["email"]\n'
@@ -92,6 +92,43 @@ def test_each_host_is_one_line(tmp_path: Path, text: str, hosts: tuple[str, ...]
     (tmp_path / "config").write_text(KUBECONFIG)
 
     assert hosts_of(parse(TABLE + text, tmp_path / "keyrotation.toml")) == hosts
+
+
+def sealed_by(key_id: str, more: str = "") -> str:
+    return f'{TABLE}[keys.seal]\nkind = "aws-kms"\nkey_id = "{ARN}{key_id}"\n{more}'
+
+
+@pytest.mark.parametrize(("now", "under"), [
+    pytest.param(sealed_by("0", 'recovery = "sealed"'), "0", id="as signed"),
+    pytest.param(sealed_by("0"), "0", id="another recovery"),
+    pytest.param(sealed_by("1", f'earlier = ["{ARN}0"]\nrecovery = "sealed"'), "0", id="another key, not signed yet"),
+    pytest.param(sealed_by("1", 'recovery = "sealed"'), None, id="another key alone"),
+    pytest.param(sealed_by("0", 'recovery = "sealed"\nendpoint_url = "https://x.example"'), None, id="another host"),
+    pytest.param(sealed_by("0", 'recovery = "sealed"\nregion_name = "eu-west-1"'), None, id="another region"),
+    pytest.param(TABLE, None, id="no section any more"),
+])  # fmt: skip
+def test_backups_are_sealed_by_the_key_that_officers_signed_or_not_made(
+    tmp_path: Path, now: str, under: str | None
+) -> None:
+    path = tmp_path / "keyrotation.toml"
+    signed = hosts_of(parse(sealed_by("0", 'recovery = "sealed"'), path))
+    if under is None:
+        with pytest.raises(ConfigurationError, match=r"officers signed another key or host for \[keys\.seal\]"):
+            backups_sealed_by(parse(now, path), signed)
+    else:
+        assert backups_sealed_by(parse(now, path), signed) == f"{ARN}{under}"
+
+
+@pytest.mark.parametrize(("signed", "under"), [
+    pytest.param((), None, id="nothing"),
+    pytest.param(hosts_of(parse(sealed_by("1"), Path("keyrotation.toml"))), None, id="that recipients open them"),
+    pytest.param(None, f"{ARN}0", id="before anything is pinned"),
+])  # fmt: skip
+def test_a_configuration_alone_seals_no_backup(
+    tmp_path: Path, signed: tuple[str, ...] | None, under: str | None
+) -> None:
+    declared = parse(sealed_by("0", 'recovery = "sealed"'), tmp_path / "keyrotation.toml")
+    assert backups_sealed_by(declared, signed) == under
 
 
 @pytest.mark.parametrize("text", [
