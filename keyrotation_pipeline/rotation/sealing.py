@@ -5,7 +5,9 @@ first key is sealed each instance therefore opens a canary, and proves it in its
 """
 
 from keyrotation_pipeline.audit.divergence import require_consistent
+from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.errors import BlockedError, KeyStoreDamagedError, KeyStoreError
+from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.key_events import KeysResealed, KeysResealIntended
 from keyrotation_pipeline.model.keys import StoredKeys
@@ -35,7 +37,7 @@ def reseal(pipeline: Pipeline) -> KeysResealed:
         if not stored.sealed_by:
             raise KeyStoreError("keyrotation.toml names no wrapping key; add [keys.seal] first")
         if not stored.unsealed:
-            return KeysResealed(stored.sealed_by, ())
+            return _recorded(pipeline.ledger, stored.sealed_by)
         _require_at_rest(pipeline.ledger)
         stored = offer_canary(pipeline.keys, stored)
         _require_opened(pipeline, stored)
@@ -47,6 +49,14 @@ def reseal(pipeline: Pipeline) -> KeysResealed:
         done = KeysResealed(stored.sealed_by, intended.versions)
         pipeline.ledger.append(done)
     return done
+
+
+def _recorded(ledger: Ledger, sealed_by: str) -> KeysResealed:
+    """Returns that nothing is left to seal, after recording what a process sealed that died before it could."""
+    *_, last = None, *(each.fact() for each in entries(ledger, EventKind.KEYS_RESEAL_INTENDED, EventKind.KEYS_RESEALED))
+    if isinstance(last, KeysResealIntended) and last.wrapping_key == sealed_by:
+        ledger.append(KeysResealed(sealed_by, last.versions))
+    return KeysResealed(sealed_by, ())
 
 
 def _require_opened(pipeline: Pipeline, stored: StoredKeys) -> None:

@@ -11,6 +11,7 @@ import pytest
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.assembly.backups import open_backups, recovery_key
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
+from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.backups.catalog import read_key
 from keyrotation_pipeline.backups.recovery_test import recovery_test
 from keyrotation_pipeline.demo.home import prepare
@@ -20,10 +21,11 @@ from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreUna
 from keyrotation_pipeline.fieldcrypto import seal
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.key_events import KeysResealed
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.policy import change_policy, open_policy
-from keyrotation_pipeline.rotation import runner
+from keyrotation_pipeline.rotation import runner, sealing
 from keyrotation_pipeline.rotation.rollback import open_rollback
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline.rotation.sealing import reseal
@@ -100,7 +102,14 @@ def test_a_rotation_leaves_no_key_in_any_file_and_calls_the_kms_a_few_times(fold
     assert list(files_with(made, folder)) == [planted]
 
 
-def test_a_home_is_sealed_once_its_application_has_opened_the_canary(folder: Path, kms: Kms) -> None:
+def died(*_: object) -> None:
+    """As a process that is killed once all is sealed, and before that is recorded."""
+    raise KeyboardInterrupt
+
+
+def test_a_home_is_sealed_once_its_application_has_opened_the_canary(
+    folder: Path, kms: Kms, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, officers = prepare(None)
     assert rotated().holds
     settings = sealed(folder, kms)
@@ -114,10 +123,14 @@ def test_a_home_is_sealed_once_its_application_has_opened_the_canary(folder: Pat
             reseal(pipeline)
         with working_application(settings) as application:
             assert eventually(lambda: any(each.opens_sealed for each in pipeline.rollout.instances()))
-            done = reseal(pipeline)
-            assert list(map(str, done.versions)) == ["v1", "v2"]
+            with monkeypatch.context() as dying:
+                dying.setattr(sealing, "KeysResealed", died)
+                with pytest.raises(KeyboardInterrupt):
+                    reseal(pipeline)
             assert application.stop()["errors"] == 0
-        assert not reseal(pipeline).versions
+        for _ in range(2):
+            assert not reseal(pipeline).versions
+        assert [list(map(str, each.versions)) for each in recorded(pipeline.ledger, KeysResealed)] == [["v1", "v2"]]
     texts = [each.read_text() for each in (settings.home / "keys").rglob("*.key")]
     assert [text.startswith("sealed:aws-kms:") for text in texts] == [True, True]
     new_process()
