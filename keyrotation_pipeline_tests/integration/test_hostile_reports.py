@@ -16,13 +16,25 @@ from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.possession import proof_of_possession
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import CANARY
 from keyrotation_pipeline.model.fleet import Instance, Pod, RolloutMode, RolloutTarget, TargetKind, failing_minutes
+from keyrotation_pipeline.requests.canary import lacking
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rollout import NAMED_IN_REPORTS
 from keyrotation_pipeline_tests.fakes import V1, V2
 from keyrotation_pipeline_tests.fakes.world import newest_nonce
 from keyrotation_pipeline_tests.pages import TOP
-from keyrotation_pipeline_tests.reports import INSERT, content, keys_of, proofs, report, report_before, reported_by
+from keyrotation_pipeline_tests.reports import (
+    INSERT,
+    content,
+    keys_of,
+    proofs,
+    report,
+    report_before,
+    reported_by,
+    store_of,
+)
 from keyrotation_pipeline_tests.servers import Server
 from keyrotation_pipeline_tests.unit.rotation.requests import approved, before_any_rotation
 
@@ -84,6 +96,29 @@ def test_with_the_documented_grants_an_application_reads_changes_and_locks_no_re
     with pytest.raises(psycopg.errors.InsufficientPrivilege), application.transaction():
         application.execute(statement.encode())
     assert seen(migrated)["web-1"].reads == (V1,)
+
+
+def test_the_canary_is_proven_by_whoever_opened_it_for_one_report_of_one_instance(
+    migrated: Connection, application: Application
+) -> None:
+    store, canary = store_of(RING), KeyMaterial.generate()
+    store.shown = store.contents().under("aws-kms key", (), canary)
+    text = json.dumps({"names_primary": True, **content(migrated, (V1,), V1)})
+    later = json.dumps({"names_primary": True, **content(migrated, (V1,), V1)})
+    proof = proof_of_possession(canary, CANARY, "web-1", text)
+    for name, report_of_it, given in (
+        ("web-1", text, proof),
+        ("web-2", text, proof),  # of another instance
+        ("web-3", later, proof_of_possession(canary, CANARY, "web-3", text)),  # of another report
+        ("web-4", text, proof_of_possession(RING.material(V1), CANARY, "web-4", text)),  # by another key
+        ("web-5", text, proof_of_possession(canary, V1, "web-5", text)),  # of another name
+        ("web-6", text, ""),
+    ):
+        held = proofs(name, report_of_it, keys_of(RING, (V1,)))
+        application.execute(INSERT, (name, report_of_it, f"{held} {CANARY}={given}"))
+    instances = ReportedInstances(migrated, store, RolloutMode.ATTEST, 60, 0, SystemClock()).instances()
+    assert [each.name for each in instances if each.opens_sealed] == ["web-1"]
+    assert lacking(instances) == ["web-2", "web-3", "web-4", "web-5", "web-6"]
 
 
 def test_a_role_without_the_new_key_cannot_have_it_promoted_for_an_instance_that_does_not_read_it(
