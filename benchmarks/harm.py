@@ -39,6 +39,9 @@ WINDOW_SECONDS = 1.5
 _SETTLING_SECONDS = 0.2
 _RESAMPLED = 400
 _BEGUN_SECONDS = 60.0
+# More than is written from one checkpoint to the next.
+_WAL_GIGABYTES = 4
+_MEGABYTES_OF_WAL = "SELECT pg_logical_emit_message(false, '', repeat('x', 1000000)) FROM generate_series(1, {})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +82,27 @@ def measured(rows: int, windows: int) -> list[dict[str, Any]]:
     """Each mode in so many windows with the engine and about as many without."""
     felt: list[Felt] = []
     with clinic() as place:
+        _fill_the_wal(place)
         for mode in MODES:
             felt.append(_measure(place, mode, rows, windows))
             print(mode, f"{felt[-1].rows_per_second:,.0f} rows/s", file=sys.stderr, flush=True)
     return _summary(felt)
+
+
+def _fill_the_wal(place: Clinic) -> None:
+    """Have the server write over WAL files that are there, as one does that has run for a while.
+
+    To make a new one stops every commit meanwhile, for a quarter of a second each on some machines.
+    """
+    with closing(opened(place.url)) as connection:
+        for statement in (
+            f"ALTER SYSTEM SET min_wal_size = '{_WAL_GIGABYTES}GB'",
+            f"ALTER SYSTEM SET max_wal_size = '{2 * _WAL_GIGABYTES}GB'",
+            "SELECT pg_reload_conf()",
+            _MEGABYTES_OF_WAL.format(1000 * _WAL_GIGABYTES),
+            "CHECKPOINT",
+        ):
+            connection.execute(statement.encode())
 
 
 def _options() -> argparse.Namespace:
@@ -97,14 +117,14 @@ def _measure(place: Clinic, mode: str, rows: int, windows: int) -> Felt:
     """One walk after another, each over a new table, until there are enough windows."""
     found: list[Window] = []
     done = errors = lost = 0
-    while sum(each.runs for each in found) < windows:
+    while (left := windows - sum(each.runs for each in found)) > 0:
         with closing(opened(place.url)) as connection:
             fill(connection, rows)
         with psycopg.connect(place.url) as connection:
             sample = f"SELECT id FROM clients ORDER BY random() LIMIT {KEYS}"
             load = Load(place.url, [row[0] for row in connection.execute(sample.encode())])
         load.start()
-        spans = _walk(place, mode, 2 * windows - len(found))
+        spans = _walk(place, mode, 2 * left)
         if not spans:
             raise SystemExit(f"the engine rewrote {rows} rows in less than a window; take more --rows")
         found += _windows(spans, load.stop())
