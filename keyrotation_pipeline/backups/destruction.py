@@ -28,6 +28,7 @@ from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.key_events import HeldFile, KeyDestroyed, KeyDestructionIntended, SourceKeyImported
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
+from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
@@ -216,20 +217,15 @@ def _require_not_live(stored: StoredKeys, version: KeyVersion) -> None:
 
 
 def _require_no_values(pipeline: Pipeline, version: KeyVersion) -> None:
-    stored = pipeline.keys.read()
-    name = next((name for name, (number, _) in stored.sources.items() if number == version), None)
+    found = _import_of(pipeline.ledger, version)
     for count in pipeline.inventory.count(pipeline.tables):
         if values := count.values_by_version.get(version, 0):
             raise BlockedError(
                 f"table {count.table.name} holds {values} value(s) under {version}; re-encrypt them first with "
                 "`keyrotation request`"
             )
-        for place in count.table.places:
-            if place.source_key == name and (values := count.unencrypted_by_column.get(place.name, 0)):
-                raise BlockedError(
-                    f"{count.table.name}.{place.name} holds {values} value(s) of another library, and {version} is its "
-                    "key; encrypt them first with `keyrotation request`"
-                )
+        if found is not None:
+            _require_no_old_forms(count, version, found[1])
     for finding in pipeline.inventory.discover(pipeline.tables):
         if version in finding.versions:
             raise BlockedError(
@@ -238,16 +234,36 @@ def _require_no_values(pipeline: Pipeline, version: KeyVersion) -> None:
             )
 
 
-def _require_no_older_dumps(ledger: Ledger, kept: Sequence[KeptSets], version: KeyVersion) -> None:
-    """Refuses while there are backups from before another library's key was imported: nothing in them names it."""
+def _require_no_old_forms(count: TableCount, version: KeyVersion, name: str) -> None:
+    """Refuses while a column holds values of another library, or what may be some where `from` is not declared."""
+    for column, values in count.unencrypted_by_column.items():
+        place = count.table.place(column)
+        if not values or (place.source and place.source_key != name):
+            continue
+        what = "of another library" if place.source else "that are not encrypted"
+        its = "is its key" if place.source else "may be their key, as `from` is not declared"
+        raise BlockedError(
+            f"{count.table.name}.{column} holds {values} value(s) {what}, and {version} {its}; encrypt them first "
+            "with `keyrotation request`"
+        )
+
+
+def _import_of(ledger: Ledger, version: KeyVersion) -> tuple[int, str] | None:
+    """The position in the audit at which another library's key was imported, and its name; None: it is no such key."""
     for entry in entries(ledger, EventKind.SOURCE_KEY_IMPORTED):
         match entry.fact():
-            case SourceKeyImported(version=imported) if imported == version:
-                if dumps := dumps_from_before(kept, entry.seq):
-                    raise BlockedError(
-                        f"{version} may be needed to read {', '.join(dumps)}, made before it was imported; destroy it "
-                        "when these database backups are gone"
-                    )
+            case SourceKeyImported(imported, name=name) if imported == version:
+                return entry.seq, name
+    return None
+
+
+def _require_no_older_dumps(ledger: Ledger, kept: Sequence[KeptSets], version: KeyVersion) -> None:
+    """Refuses while there are backups from before another library's key was imported: nothing in them names it."""
+    if (found := _import_of(ledger, version)) is not None and (dumps := dumps_from_before(kept, found[0])):
+        raise BlockedError(
+            f"{version} may be needed to read {', '.join(dumps)}, made before it was imported; destroy it when these "
+            "database backups are gone"
+        )
 
 
 def _found(site: BackupContext, record: KeyRecord, kept: Sequence[KeptSets]) -> Destruction:

@@ -486,6 +486,14 @@ def test_the_key_of_another_library_stays_while_a_backup_from_before_its_import_
     clinic.destroyed()
 
 
+def test_the_key_of_another_library_stays_while_a_column_may_hold_its_values(clinic: Clinic) -> None:
+    clinic.world.ledger.append(SourceKeyImported(V1, clinic.world.keys.shelf[V1].fingerprint, "OLD_KEY"))
+    clinic.world.database.rows["clients"][0]["email"] = "tx/xz0B5+j3uK0v+GcYpyw=="  # `from` was removed too early
+    refusal = r"clients.email holds 1 value\(s\) that are not encrypted, and v1 may be their key"
+    with pytest.raises(BlockedError, match=refusal):
+        clinic.requested()
+
+
 # --- dying at any moment --------------------------------------------------------------------------------------------
 
 
