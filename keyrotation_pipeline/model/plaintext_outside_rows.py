@@ -12,6 +12,8 @@ NOT_KNOWN = "not known"
 # Nothing looks there, or can.
 NOT_SEEN = "subscribers, logs, exports, caches, and copies in other columns and places"
 
+_NOT_SEEN_OF_FILES = "free blocks of a disk, and tables that were moved twice between two looks,"
+
 
 @dataclass(frozen=True, slots=True)
 class EncryptedColumn:
@@ -190,7 +192,7 @@ class PlaintextOutsideRows(Fact):
                 f"until `{each.command}`, which locks everybody out meanwhile and takes {each.size_bytes:,} bytes",
             )
         if not self.files:
-            yield "pages of the tables", "rewritten since", "none known; a disk's free blocks are not seen"
+            yield "pages of the tables", "in other files since", f"none known; {_NOT_SEEN_OF_FILES} are not seen"
         yield self._of_wal()
         archive = "the server archives its WAL; " if self.is_archived else ""
         yield "archives of the WAL, base backups, standbys", f"{archive}those of before hold it", NOT_KNOWN

@@ -1,6 +1,7 @@
 """Where plaintext stays after its columns are encrypted: what we say agrees with the bytes of the server's files."""
 
 import struct
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -132,6 +133,24 @@ def test_a_file_that_was_only_moved_is_not_rewritten(encrypted: Connection, tmp_
         assert moved != known
         encrypted.execute("VACUUM FULL public.notes")
         assert "public.notes" not in {each.relation for each in seen(encrypted, moved).files}
+    finally:
+        encrypted.execute("DROP TABLE public.notes")
+        encrypted.execute("DROP TABLESPACE moved")
+
+
+def test_that_a_table_moved_twice_between_two_looks_is_not_seen_is_said(encrypted: Connection) -> None:
+    known = seen(encrypted, NOTHING, new=True)
+    rewrite(encrypted, replace(known, files=known.files[1:]))
+    encrypted.execute("SET allow_in_place_tablespaces = on")
+    encrypted.execute("CREATE TABLESPACE moved LOCATION ''")
+    try:
+        for place in ("moved", "pg_default"):
+            encrypted.execute(f"ALTER TABLE public.notes SET TABLESPACE {place}".encode())
+            encrypted.execute(f"ALTER INDEX public.notes_note SET TABLESPACE {place}".encode())
+        pages = {where: (what, until) for where, what, until in seen(encrypted, known).lines()}["pages of the tables"]
+        assert files_with_it(encrypted)
+        assert pages[0] == "in other files since"
+        assert "tables that were moved twice between two looks, are not seen" in pages[1]
     finally:
         encrypted.execute("DROP TABLE public.notes")
         encrypted.execute("DROP TABLESPACE moved")
