@@ -10,14 +10,18 @@ from typing import Any
 
 import pytest
 
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64, raw_of
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64, raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.possession import proof_of_possession
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import CANARY
+from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline_tests.pages import report_of
-from keyrotation_pipeline_tests.reports import INSERT, asked, reported_by
+from keyrotation_pipeline_tests.reports import INSERT, asked, reported_by, store_of
 
 HERE = Path(__file__).parent
 VECTOR: dict[str, Any] = json.loads((HERE / "possession.json").read_text())
@@ -117,6 +121,19 @@ def test_what_the_published_function_makes_counts(run: Run, tmp_path: Path, migr
     assert (seen.reads, seen.writes, seen.names_primary, seen.problem) == (tuple(KEYS), KeyVersion(1), True, None)
     migrated.execute(INSERT, (VECTOR["instance"], *run(tmp_path, *asked(migrated), True)))
     assert reported_by(migrated, KeyRing(KEYS, KeyVersion(1))).instances() == ()
+
+
+@LANGUAGES
+def test_a_canary_among_the_keys_shows_that_they_can_be_sealed(
+    run: Run, tmp_path: Path, migrated: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary = KeyMaterial.generate()
+    monkeypatch.setitem(VECTOR["keys"], CANARY, base64_of(canary))
+    store = store_of(KeyRing(KEYS, KeyVersion(1)))
+    store.shown = store.contents().under("aws-kms key", (), canary)
+    migrated.execute(INSERT, (VECTOR["instance"], *run(tmp_path, *asked(migrated), False)))
+    [seen] = ReportedInstances(migrated, store, RolloutMode.ATTEST, 60, 0, SystemClock()).instances()
+    assert (seen.reads, seen.problem, seen.opens_sealed) == (tuple(KEYS), None, True)
 
 
 def sent_by_a_fernet_application(connection: Connection, keys: Sequence[KeyMaterial], **parts: bool) -> None:

@@ -116,6 +116,10 @@ def _version_or_none(name: str, info: ValidationInfo) -> str:
     return name if name == NO_VERSION else str(_version(name, info))
 
 
+def _without_canary(names: object) -> object:
+    return [each for each in names if each != CANARY] if isinstance(names, list) else names
+
+
 _UNKNOWN_KEY: Final = "unknown_key"
 _Version = Annotated[InstanceOf[KeyVersion], BeforeValidator(_version)]
 _UtcTime = Annotated[AwareDatetime, AfterValidator(_utc)]
@@ -135,7 +139,9 @@ class _Content:
 
     nonce: Annotated[str, Field(max_length=100)]
     at: _UtcTime
-    reads: tuple[_Version, ...]  # empty only while the primary is plaintext
+    reads: Annotated[
+        tuple[_Version, ...], BeforeValidator(_without_canary)
+    ]  # empty only while the primary is plaintext
     writes: _Version
     names_primary: bool = False
     sign_off: Annotated[bool, Field(alias="farewell")] = False
