@@ -4,8 +4,8 @@
 
 That is the kind of wrapping key, the home (32 hex digits), the fingerprint of the sealed key (64), what the wrapping
 key made of it, and the wrapping key's own name. Home, version and fingerprint are authenticated with it, so a text
-opens neither under another version nor for another home. The wrapping key is a *key-storage key* in the words of NIST
-SP 800-57 part 1.
+opens under no other version, and a role that may decrypt for one home alone opens no text of another. The wrapping key
+is a *key-storage key* in the words of NIST SP 800-57 part 1.
 
 A process opens each text once, and holds the key in memory alone.
 """
