@@ -13,6 +13,7 @@ A process opens each text once, and holds the key in memory alone.
 import base64
 import binascii
 import hashlib
+import os
 import re
 import threading
 import time
@@ -94,18 +95,22 @@ class _Opened:
         self._lock = threading.Lock()
 
     def key(self, name: str, text: str, opened: Callable[[], KeyMaterial]) -> KeyMaterial:
-        """Returns the key of a text, or raises that it is broken; only the first call opens it."""
+        """Returns the key of a text, or raises that it is broken; only the first call opens it.
+
+        One that is open waits for no other, whose KMS may take long to answer.
+        """
         digest = hashlib.sha256(f"{name}\n{text}".encode()).digest()
-        with self._lock:
-            if digest not in self._keys:
-                try:
-                    self._keys[digest] = opened()
-                except BrokenSealError as error:
-                    self._keys[digest] = error
-            found = self._keys[digest]
+        if (found := self._keys.get(digest)) is None:
+            with self._lock:
+                if (found := self._keys.get(digest)) is None:
+                    found = self._keys[digest] = _key_or_error(opened)
         if isinstance(found, BrokenSealError):
             raise BrokenSealError(str(found))
         return found
+
+    def begin_in_child(self) -> None:
+        """Releases, in the child of a fork, what a thread of the parent held: it is not there to do so."""
+        self._lock = threading.Lock()
 
     def clear(self) -> None:
         """Forgets everything."""
@@ -122,11 +127,19 @@ class _Opened:
         return self._texts.get(_place(name, wanted))
 
 
+def _key_or_error(opened: Callable[[], KeyMaterial]) -> KeyMaterial | BrokenSealError:
+    try:
+        return opened()
+    except BrokenSealError as error:
+        return error
+
+
 def _place(name: str, sealed: SealedText) -> tuple[str, ...]:
     return name, sealed.kind, sealed.home, sealed.fingerprint, sealed.wrapping_key
 
 
 _OPENED = _Opened()
+os.register_at_fork(after_in_child=_OPENED.begin_in_child)
 _REACHABLE: dict[tuple[str, str], WrappingKey] = {}
 
 

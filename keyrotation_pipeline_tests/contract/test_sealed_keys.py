@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -296,6 +297,50 @@ def test_a_canary_is_opened_for_reports_alone(seal: Seal, kms: Kms) -> None:
     assert not kms.calls
     assert [ring.canary(), ring.canary()] == [key(9), key(9)]
     assert sum(kms.calls.values()) == 1
+
+
+_FORKED = """
+import os, signal, threading, time
+from keyrotation_pipeline.fieldcrypto.seal import SealedText, open_key
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import CANARY, aws_kms
+from keyrotation_pipeline_tests.contract.key_store import key
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
+
+asked = threading.Event()
+
+class Slow:
+    kind, name = "aws-kms", "slow"
+
+    def decrypt(self, ciphertext, context):
+        if context["version"] == CANARY:
+            asked.set()
+            time.sleep(60)
+        return ciphertext
+
+def opened(name, number):
+    material = key(number)
+    text = SealedText("aws-kms", "0" * 32, material.fingerprint, base64_of(material).encode(), "slow")
+    return open_key(name, str(text), [Slow()])
+
+os.environ.update(AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b")
+client = aws_kms._client("us-east-1", None)
+opened("v1", 1)
+threading.Thread(target=opened, args=(CANARY, 9), daemon=True).start()
+asked.wait()
+signal.alarm(10)
+opened("v1", 1)
+if os.fork() == 0:
+    signal.alarm(10)
+    opened("v2", 2)
+    os._exit(aws_kms._client("us-east-1", None) is client)
+os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+def test_keys_are_opened_in_a_child_that_was_forked_while_the_kms_did_not_answer() -> None:
+    """As a web server forks while the thread that reports waits; with connections of its own."""
+    done = subprocess.run([sys.executable, "-c", _FORKED], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_instance_works_on_through_an_outage_and_says_why_it_does_not_start_in_one(

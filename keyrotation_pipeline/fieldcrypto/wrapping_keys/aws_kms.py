@@ -3,6 +3,7 @@
 Source: AWS KMS API reference, Encrypt, Decrypt and DescribeKey.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -157,3 +158,7 @@ def _client(region_name: str, endpoint_url: str | None) -> Any:  # noqa: ANN401 
     config = Config(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3})
     # A session of its own: they are not thread-safe, and a client is.
     return boto3.session.Session().client("kms", region_name=region_name, endpoint_url=endpoint_url, config=config)
+
+
+# The child of a fork would share the connections of its parent.
+os.register_at_fork(after_in_child=_client.cache_clear)
