@@ -149,8 +149,9 @@ def forget_opened() -> None:
 
 
 def reach(wrapping: WrappingKey) -> WrappingKey:
-    """Has whatever is sealed by a key opened in the way that a configuration says."""
-    return _REACHABLE.setdefault((wrapping.kind, wrapping.name), wrapping)
+    """Has whatever is sealed by a key opened in the way that the configuration says which was read last."""
+    _REACHABLE[wrapping.kind, wrapping.name] = wrapping
+    return wrapping
 
 
 def open_key(version: KeyVersion | str, text: str, wrapping: Sequence[WrappingKey] = ()) -> KeyMaterial:

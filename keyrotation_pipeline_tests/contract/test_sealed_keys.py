@@ -231,6 +231,15 @@ def test_which_region_is_asked(monkeypatch: pytest.MonkeyPatch, key_id: str, own
     assert key.asked == f"arn:aws:kms:{asked}:111122223333:key/{key_id}"
 
 
+def test_a_host_that_a_configuration_no_longer_names_is_asked_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Officers sign the host that is named now, and a process may have read another before."""
+    monkeypatch.setattr(sealing, "_REACHABLE", {})
+    arn = "arn:aws:kms:eu-central-1:111122223333:key/8f0a1c9e-0000-4000-8000-000000000000"
+    before, now = (AwsKmsKey(arn, endpoint_url=f"https://{host}.example") for host in ("before", "now"))
+    assert [sealing.reach(each) for each in (before, now)] == [before, now]
+    assert sealing.wrapping_key_of(sealing.SealedText("aws-kms", HOME, "a" * 64, b"", arn)) == now
+
+
 # --- applications ---------------------------------------------------------------------------------------------------
 
 
