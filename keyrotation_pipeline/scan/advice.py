@@ -11,7 +11,7 @@ from keyrotation_pipeline.fieldcrypto.format_spec import COLUMNS, TEXT, FormatSp
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import GCM_IV_BYTES
 from keyrotation_pipeline.fieldcrypto.formats.recognition import known_advice
 from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
-from keyrotation_pipeline.fieldcrypto.formats.sources import SOURCES
+from keyrotation_pipeline.fieldcrypto.formats.sources import sources
 from keyrotation_pipeline.scan.companions import Companions
 from keyrotation_pipeline.scan.report import IdentifiedBy, Place
 
@@ -133,7 +133,7 @@ def advice_for_unmarked(format_name: str, place: Place, companions: Companions, 
 
 def _with_sources(advice: Advice, format_name: str, place: Place) -> Advice:
     """Adds which libraries may have written such values whose columns are brought into our own format."""
-    found = [each for each in SOURCES.values() if each.seen_as == format_name and _declaration_of(place) == TEXT]
+    found = [each for each in sources().values() if each.seen_as == format_name and _declaration_of(place) == TEXT]
     sentences = [
         f'If {each.library} wrote it, a rotation migrates it into our own format: `from = {{ format = "{each.name}", '
         "… }` (`keyrotation docs plaintext`)."

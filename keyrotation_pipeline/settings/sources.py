@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, create_model, model_validator
 
 from keyrotation_pipeline.errors import ConfigurationError
-from keyrotation_pipeline.fieldcrypto.formats.sources import NEVER_ENCRYPTED, SOURCES, SourceForm
+from keyrotation_pipeline.fieldcrypto.formats.sources import NEVER_ENCRYPTED, SourceForm, sources
 from keyrotation_pipeline.settings.value_formats import KeyVariable
 from keyrotation_pipeline.settings.values import Section, Text
 
@@ -62,7 +62,7 @@ def as_source(entry: object) -> object:
 
 def _fields() -> dict[str, Any]:
     options: dict[str, tuple[tuple[str, ...], list[str]]] = {}
-    for spec in SOURCES.values():
+    for spec in sources().values():
         for each in spec.options:
             choices, said = options.setdefault(each.name, (each.choices, []))
             options[each.name] = (

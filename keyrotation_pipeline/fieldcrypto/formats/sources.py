@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
-from itertools import product
+from itertools import chain, product
 from pkgutil import iter_modules
 from types import MappingProxyType
 
@@ -35,10 +36,10 @@ class SourceForm:
         Raises:
             ConfigurationError: no such source, an option that it does not have, or one that is missing.
         """
-        if (spec := SOURCES.get(name)) is None:
+        if (spec := sources().get(name)) is None:
             raise ConfigurationError(
                 f'"{name[:60]}" is no format that values can be taken from; write {NEVER_ENCRYPTED} or '
-                f"{', '.join(SOURCES)}"
+                f"{', '.join(sources())}"
             )
         if other := sorted(set(options).difference(each.name for each in spec.options)):
             raise ConfigurationError(f'format = "{name}" has no {other[0]}; leave it out')
@@ -54,7 +55,7 @@ class SourceForm:
     @property
     def spec(self) -> SourceSpec:
         """What is known of it."""
-        return SOURCES[self.name]
+        return sources()[self.name]
 
     @property
     def others(self) -> "Iterator[SourceForm]":
@@ -83,10 +84,10 @@ def parsed(text: str) -> SourceForm:
     return SourceForm.of(match[1], dict(said))
 
 
-def _own() -> Iterator[SourceSpec]:
-    for module in iter_modules(formats.__path__, f"{formats.__name__}."):
-        if module.ispkg:
-            yield from getattr(import_module(module.name), "SOURCES", ())
-
-
-SOURCES: Mapping[str, SourceSpec] = MappingProxyType({each.name: each for each in _own()})
+@cache
+def sources() -> Mapping[str, SourceSpec]:
+    """Returns the spec of every source by its name. The first call imports them, which an application seldom needs."""
+    modules = iter_modules(formats.__path__, f"{formats.__name__}.")
+    packages = (import_module(module.name) for module in modules if module.ispkg)
+    specs: Iterator[SourceSpec] = chain.from_iterable(getattr(each, "SOURCES", ()) for each in packages)
+    return MappingProxyType({each.name: each for each in specs})

@@ -338,12 +338,15 @@ import sys
 import keyrotation_pipeline.encrypted_type
 print(*{".".join(name.split(".")[:2]) for name in sys.modules if name.startswith("keyrotation_pipeline.")})
 print(*{name.split(".")[0] for name in sys.modules})
+from keyrotation_pipeline.fieldcrypto import formats
+print(*{name.split(".")[3] for name in sys.modules if name.startswith(f"{formats.__name__}.")})
 """
 
 
 def test_applications_import_nothing_of_the_pipeline() -> None:
     done = subprocess.run([sys.executable, "-c", IMPORTED], check=True, capture_output=True, text=True)
-    ours, roots = (set(line.split()) for line in done.stdout.splitlines())
+    ours, roots, formats = (set(line.split()) for line in done.stdout.splitlines())
+    assert formats == {"sources"}, "libraries that the application does not use"
     assert {name.partition(".")[2] for name in ours} == {"encrypted_type", "errors", "fieldcrypto", "regular_files"}
     assert "cryptography" in roots
     assert not roots & {

@@ -12,7 +12,7 @@ from sqlalchemy_utils.types.encrypted.encrypted_type import AesEngine, AesGcmEng
 from keyrotation_pipeline.errors import ConfigurationError, InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.batch import Failure
 from keyrotation_pipeline.fieldcrypto.codecs.source import ClosedError
-from keyrotation_pipeline.fieldcrypto.formats.sources import SOURCES, SourceForm, parsed
+from keyrotation_pipeline.fieldcrypto.formats.sources import SourceForm, parsed, sources
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -241,4 +241,4 @@ def test_other_words_are_no_form(text: str) -> None:
 
 
 def test_each_source_says_where_it_was_read() -> None:
-    assert all(each.source and each.library for each in SOURCES.values())
+    assert all(each.source and each.library for each in sources().values())
