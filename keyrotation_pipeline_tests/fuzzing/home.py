@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,11 +79,26 @@ class Home:
     def shown(self, *arguments: str) -> Any:  # noqa: ANN401
         return json.loads(self.typed(*arguments, "--json"))
 
-    def approve(self, request: str) -> None:
-        """Both officers sign."""
-        text = self.typed("approve", request, "--text")
+    def approve(self, request: str, seconds: float) -> None:
+        """Both officers sign, each until that is stored; the answer to the first try may have been lost.
+
+        Raises:
+            RefusedError: a signature is not stored after so many seconds.
+        """
+        deadline = time.monotonic() + seconds
         for officer in self.officers:
+            while not self._signed(request, officer, deadline):
+                time.sleep(0.3)
+
+    def _signed(self, request: str, officer: DemoOfficer, deadline: float) -> bool:
+        try:
+            text = self.typed("approve", request, "--text")
             self.typed("approve", request, "--signature", "-", text=officer.sign(text.encode()).decode())
+        except RefusedError as error:
+            if time.monotonic() > deadline:
+                raise
+            return "has signed this request already" in str(error)
+        return True
 
     def rotate_until_killed(self, request: str, seconds: float) -> bool:
         """Types `rotate` and kills it after so many seconds; says whether it ended before, well.

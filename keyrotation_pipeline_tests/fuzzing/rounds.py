@@ -25,7 +25,7 @@ from keyrotation_pipeline_tests.fuzzing.plans import Plan
 from keyrotation_pipeline_tests.fuzzing.tables import Kind, Table
 from keyrotation_pipeline_tests.servers import Server
 
-WALK_SECONDS = 240.0
+WALK_SECONDS, TRIES = 240.0, 200
 ROLLBACK_SECONDS = 20.0  # of a rotation that may not have begun
 PROCESSES = 3
 DAMAGED, DAMAGED_SECONDS = 9_000_000, 60.0  # the row with a value that no key opens, and how long a walk tries
@@ -203,7 +203,7 @@ class Round:
             request = self.last = self._requested("incident", "open", *exposed)
         else:
             request = self.last = self._requested("request", "--reason", "fuzzed")
-        self._through(lambda: self.home.approve(request))
+        self.home.approve(request, WALK_SECONDS)
         if walk == "half":
             self._rotate_for(request, self.chance.uniform(1.0, 5.0))
             request = self._rolled_back(request)
@@ -218,7 +218,7 @@ class Round:
         except RefusedError:
             self.journal.count("rollbacks refused")
             return request
-        self._through(lambda: self.home.approve(back))
+        self.home.approve(back, WALK_SECONDS)
         return back
 
     def _refuses_damage(self, request: str) -> None:
@@ -279,18 +279,6 @@ class Round:
         except RefusedError:
             return []
 
-    def _through(self, do: Callable[[], None]) -> None:
-        deadline = time.monotonic() + WALK_SECONDS
-        while True:
-            try:
-                return do()
-            except RefusedError as error:
-                if time.monotonic() > deadline:
-                    raise
-                if "signed" in str(error):
-                    return None
-                time.sleep(0.3)
-
     def _rotate_for(self, request: str, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
@@ -302,7 +290,7 @@ class Round:
 
     def _rotate(self, request: str, kills: int) -> None:
         deadline = time.monotonic() + WALK_SECONDS
-        for number in range(200):
+        for number in range(TRIES):
             seconds = self.chance.uniform(0.3, 4.0) if number < kills else WALK_SECONDS
             try:
                 if self.home.rotate_until_killed(request, seconds):
@@ -312,3 +300,4 @@ class Round:
                     self.journal.found(f"the walk is not over after {WALK_SECONDS:.0f} s: {error}")
                     raise
                 time.sleep(self.chance.uniform(0.1, 0.6))
+        raise AssertionError(f"{request} is not over after {TRIES} tries")

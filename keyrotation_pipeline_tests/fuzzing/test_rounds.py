@@ -13,6 +13,7 @@ from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline_tests.fuzzing import formats
 from keyrotation_pipeline_tests.fuzzing.disturbances import SETTINGS
 from keyrotation_pipeline_tests.fuzzing.formats import Format
+from keyrotation_pipeline_tests.fuzzing.home import Home, RefusedError
 from keyrotation_pipeline_tests.fuzzing.plans import Plan
 from keyrotation_pipeline_tests.fuzzing.rounds import Round, Servers
 from keyrotation_pipeline_tests.fuzzing.tables import Kind, Table
@@ -53,6 +54,26 @@ def own_server(binaries: Path) -> Iterator[Server]:
         yield server
     finally:
         discard(server)
+
+
+class LostAnswers(Home):
+    """Stores each signature, and loses the answer."""
+
+    def typed(self, *arguments: str, text: str | None = None, **variables: str) -> str:
+        if text is None:
+            return "what is signed"
+        self.said["signatures"] += 1
+        if self.said["signatures"] % 2:
+            raise RefusedError("the connection was lost")
+        raise RefusedError("an officer has signed this request already; another officer must sign it too")
+
+
+def test_every_officer_signs_although_answers_are_lost(
+    tmp_path: Path, security_officer: DemoOfficer, privacy_officer: DemoOfficer
+) -> None:
+    home = LostAnswers(tmp_path, (security_officer, privacy_officer))
+    home.approve("a request", 10.0)
+    assert home.said == {"signatures": 2 * len(home.officers)}
 
 
 def carried_out(plan: Plan, servers: Servers, folder: Path, officers: tuple[DemoOfficer, ...]) -> Round:
