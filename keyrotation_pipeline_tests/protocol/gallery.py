@@ -71,8 +71,9 @@ def _verb(action: str, number: int) -> str:
 
 
 def guards() -> str:
-    """What is broken without each guard."""
-    return "\n".join(f"- **{guard.name}**: {_broken(guard)}." for guard in GUARDS) + "\n"
+    """Which invariant is broken first without each guard."""
+    broken = ((guard.name, broken_without(guard)) for guard in GUARDS)
+    return "".join(f"- **{name}**: {found.invariant if found else found}.\n" for name, found in broken)
 
 
 def traces() -> str:

@@ -8,9 +8,10 @@ from keyrotation_pipeline.cli.commands import COMMANDS, SECTIONS
 from keyrotation_pipeline_tests.reference.markdown import code, in_markdown, listing, page_of
 
 _INTRODUCTION = """
-`keyrotation COMMAND --help` has the options of each. Every command takes `--config FILE`: else the file that
-`KEYROTATION_CONFIG` names is used, else `keyrotation.toml` in the current directory. `keyrotation
---install-completion` completes commands and ids. [What `--json` prints](json.md), [exit codes](exit-codes.md).
+Each is typed after `keyrotation`; `keyrotation COMMAND --help` has its options. Every command takes `--config
+FILE`: else the file that `KEYROTATION_CONFIG` names is used, else `keyrotation.toml` in the current directory.
+`keyrotation --install-completion` completes commands and ids. [What `--json` prints](json.md), [exit
+codes](exit-codes.md).
 """
 
 
@@ -44,7 +45,7 @@ def _leaves(typed: str, command: click.Command) -> Iterator[tuple[str, click.Com
 def _usage(typed: str, command: click.Command) -> str:
     """The command with its arguments and the options that it needs."""
     needed = [each for each in command.params if isinstance(each, click.Argument) or each.required]
-    return " ".join(("keyrotation", typed, *map(_written, needed)))
+    return " ".join((typed, *map(_written, needed)))
 
 
 def _written(parameter: click.Parameter) -> str:

@@ -40,16 +40,19 @@ def page() -> str:
 def _parts() -> Iterator[str]:
     yield _INTRODUCTION
     briefly = sorted(name for name, each in RECOGNISERS.items() if each.__module__.endswith(_BRIEFLY))
-    rows = [_row(code(name), says, name) for name, says in sorted(_described().items()) if name not in briefly]
-    rows += [_row(shown, says, name) for shown, (says, name) in _UNMARKED.items()]
-    yield listing(rows)
+    alike: dict[str, list[str]] = {}
+    for name, says in sorted(_described().items()):
+        if name not in briefly:
+            alike.setdefault(_meaning(says, name), []).append(code(name))
+    yield listing((", ".join(names), meaning) for meaning, names in alike.items())
+    yield listing((shown, _meaning(says, name)) for shown, (says, name) in _UNMARKED.items())
     yield f"Recognised only: {', '.join(map(code, briefly))}."
 
 
-def _row(shown: str, says: str, name: str) -> tuple[str, str]:
+def _meaning(says: str, name: str) -> str:
     column = replace(_COLUMN, type="bytea") if name in FORMATS and FORMATS[name].is_binary else _COLUMN
     advice = advice_for(name, column, wrapped=False, names_keys=False)
-    return shown, f"{says} ({_TOLD[advice.identified_by]}; {_TWO_KEYS[advice.reads_two_keys]})"
+    return f"{says} ({_TOLD[advice.identified_by]}; {_TWO_KEYS[advice.reads_two_keys]})"
 
 
 def _described() -> dict[str, str]:

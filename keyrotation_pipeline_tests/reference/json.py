@@ -23,8 +23,15 @@ def _parts() -> Iterator[str]:
     yield _INTRODUCTION
     yield "## Fields of each command"
     same: dict[str, list[str]] = {}
-    for name, fields in FIELDS.items():
-        same.setdefault(f"{'a list of ' if name in LISTS else ''}{', '.join(map(code, fields.split()))}", []).append(
-            name
-        )
+    for name in FIELDS:
+        same.setdefault(f"{'a list of ' if name in LISTS else ''}{_fields(name)}", []).append(name)
     yield listing((", ".join(map(code, names)), fields) for fields, names in same.items())
+
+
+def _fields(name: str) -> str:
+    """The fields of a command; of one that has all of another's in their order, those that it adds."""
+    shorter = next(
+        (each for each in FIELDS if len(FIELDS[each]) > 100 and FIELDS[name].startswith(f"{FIELDS[each]} ")), ""
+    )
+    first = [f"those of {code(shorter)}"] if shorter else []
+    return ", ".join(first + list(map(code, FIELDS[name].removeprefix(FIELDS.get(shorter, "")).split())))

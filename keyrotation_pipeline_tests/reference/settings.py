@@ -5,7 +5,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date
 from enum import StrEnum
 from pathlib import Path
@@ -59,7 +59,15 @@ def _parts() -> Iterator[str]:
             yield in_markdown(about)
         own = _own(section).items()
         if own:
-            yield listing((code(each.alias or name) + _limits(each), meanings[name]) for name, each in own)
+            yield listing((", ".join(names), meaning) for meaning, names in _alike(own, meanings).items())
+
+
+def _alike(own: Iterable[tuple[str, FieldInfo]], meanings: dict[str, str]) -> dict[str, list[str]]:
+    """Each setting with its limits, by what it is, of which several may be the same."""
+    alike: dict[str, list[str]] = {}
+    for name, each in own:
+        alike.setdefault(meanings[name], []).append(code(each.alias or name) + _limits(each))
+    return alike
 
 
 def sections() -> Iterator[tuple[str, type[Section]]]:
@@ -106,7 +114,7 @@ def _documented(section: type[Section]) -> tuple[str, dict[str, str]]:
 def _limits(field: FieldInfo) -> str:
     """What the setting takes, unless that is any text, and its default."""
     kind, default = _kind(field), _default(field)
-    said = [] if kind == "text" else [kind]
+    said = [] if kind in {"text", "true, false"} else [kind.removeprefix("number, ")]
     said += [f"default {default}" if default.startswith("`") else default] if default else []
     return f" ({'; '.join(said)})" if said else ""
 

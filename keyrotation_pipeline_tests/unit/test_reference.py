@@ -24,7 +24,7 @@ def test_nothing_else_is_in_the_reference() -> None:
 
 def test_every_command_and_event_is_named() -> None:
     page, events = PAGES["commands"](), PAGES["events"]()
-    assert all(f"`keyrotation {name}" in page for name in COMMANDS)
+    assert all(f"- `{name}" in page for name in COMMANDS)
     assert all(f"`{kind}`" in events for kind in EventKind)
 
 
