@@ -128,10 +128,14 @@ class Wal:
     Args:
         max_bytes: `max_wal_size`, its approximate size by checkpoints.
         kept_by: what retains more of it: failing archiving, unread slots; one phrase each.
+        ready_bytes: what `min_wal_size` keeps, or more where our role may list files and they exist.
+        file_bytes: of one file.
     """
 
     max_bytes: int
     kept_by: tuple[str, ...]
+    ready_bytes: int
+    file_bytes: int = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +172,19 @@ class Environment:
         return int(WAL_PER_BYTE * self.table_bytes)
 
     @property
+    def reused_bytes(self) -> int:
+        """The WAL that checkpoints let go only while more is written: no more files than these are needed."""
+        return min(self.wal_bytes, self.wal.max_bytes)
+
+    @property
+    def new_wal_files(self) -> int:
+        """How many WAL files are created, each of which stops every commit for a while; later WAL reuses them."""
+        return max(0, self.reused_bytes - self.wal.ready_bytes) // self.wal.file_bytes
+
+    @property
     def needed_bytes(self) -> int:
         """Growth, plus the WAL that is retained at a time."""
-        return self.growth_bytes + (self.wal_bytes if self.wal.kept_by else min(self.wal_bytes, self.wal.max_bytes))
+        return self.growth_bytes + (self.wal_bytes if self.wal.kept_by else self.reused_bytes)
 
 
 @dataclass(frozen=True, slots=True)

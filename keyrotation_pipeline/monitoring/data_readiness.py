@@ -1,5 +1,6 @@
 """Readiness checks of the database: the pre-flight, its values, disk and standbys."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from keyrotation_pipeline.errors import KeyRotationError
@@ -20,6 +21,10 @@ from keyrotation_pipeline.rotation.key_checks import misdeclared, usage_of_prima
 from keyrotation_pipeline.scan.report import name_of
 
 LATE_SECONDS = 60
+# Each new WAL file stops every commit for about 0.25 s (benchmarks/README.md); so many are met in a busy hour.
+MANY_WAL_FILES = 16
+# Fills files that min_wal_size then keeps, a mebibyte a row.
+_FILL = "SELECT count(pg_logical_emit_message(false, 'fill', repeat('x', 1048576))) FROM generate_series(1, {})"
 _IN_USE = frozenset({KeyState.PRE_ACTIVATION, KeyState.ACTIVE})
 
 
@@ -134,6 +139,20 @@ def _room(seen: Environment) -> Iterator[Check]:
         yield amber("wal_is_let_go", f"kept by {', '.join(seen.wal.kept_by)}", "fix or drop that, or the disk fills")
     else:
         yield green("wal_is_let_go", f"about {_mebibytes(seen.wal.max_bytes)} are kept at a time")
+    yield _wal_files(seen)
+
+
+def _wal_files(seen: Environment) -> Check:
+    """Whether the WAL of the rotation fits into files that exist."""
+    name, new = "wal_files_exist", seen.new_wal_files
+    if new <= MANY_WAL_FILES:
+        return green(name, f"about {new:,} more are created" if new else "those that are kept are enough")
+    size = math.ceil(seen.reused_bytes / 2**20)
+    return amber(
+        name,
+        f"up to {new:,} more are created, each stopping every commit for some 0.25 s",
+        f"in a quiet hour ALTER SYSTEM SET min_wal_size = '{size}MB'; SELECT pg_reload_conf(); {_FILL.format(size)}",
+    )
 
 
 def _mebibytes(size: int) -> str:

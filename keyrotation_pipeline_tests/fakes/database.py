@@ -26,7 +26,7 @@ from keyrotation_pipeline.scan.report import Finding
 from keyrotation_pipeline_tests.fakes.clock import FakeClock
 from keyrotation_pipeline_tests.fakes.journal import SERVER, Journal
 
-AMPLE = Environment(10 * 2**20, Disk("/data", 2**40), Wal(2**30, ()), (), prints_rows=False)
+AMPLE = Environment(10 * 2**20, Disk("/data", 2**40), Wal(2**30, (), 2**30), (), prints_rows=False)
 
 Cells = Mapping[str, str | None]
 

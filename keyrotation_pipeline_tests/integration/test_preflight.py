@@ -693,6 +693,13 @@ def test_large_values_outside_the_heap_are_in_the_forecast_of_room(
     assert any("GiB of WAL" in each for each in warnings(connection))
 
 
+def test_wal_files_are_counted_where_the_role_may_list_them(connection: Connection, limited: Connection) -> None:
+    ((exist,),) = connection.execute("SELECT count(*) FROM pg_ls_waldir() WHERE length(name) = 24").fetchall()
+    seen, settings = (server.environment(each, ()).wal for each in (connection, limited))
+    assert (seen.ready_bytes, seen.file_bytes) == (max(int(str(exist)) * 2**24, settings.ready_bytes), 2**24)
+    assert (settings.ready_bytes, settings.max_bytes) == (80 * 2**20, 2**30)
+
+
 def test_a_setting_that_logs_ciphertext_is_warned_of(connection: Connection) -> None:
     run(connection, "CREATE TABLE notes (c text)")
     assert not any("log would show ciphertext" in each for each in warnings(connection))

@@ -165,7 +165,7 @@ def arrange_amber(world: FakeWorld) -> None:
     world.database.around = replace(
         AMPLE,
         disk=UnseenDisk("the server is on far"),
-        wal=Wal(1, ("slot old",)),
+        wal=Wal(1, ("slot old",), 0),
         standbys=(Standby("far", 900.0),),
         prints_rows=True,
     )
@@ -195,6 +195,26 @@ def test_amber_says_what_blocks_later_and_what_was_not_seen(clinic: Clinic) -> N
     }  # fmt: skip
     assert expected <= amber.keys()
     assert all(check.do for check in checks.values() if check.light is Light.AMBER)
+
+
+@pytest.mark.parametrize(
+    ("table", "largest", "ready", "new"),
+    [
+        pytest.param(2**30, 2**30, 80 * 2**20, 59, id="an idle server with the default settings"),
+        pytest.param(2**30, 2**30, 2**30, None, id="files that exist are reused"),
+        pytest.param(2**26, 2**30, 80 * 2**20, None, id="a small table"),
+        pytest.param(2**30, 2**33, 2**30, 128, id="checkpoints keep more than exists"),
+    ],
+)
+def test_new_wal_files_are_foreseen(clinic: Clinic, table: int, largest: int, ready: int, new: int | None) -> None:
+    clinic.world.database.around = replace(AMPLE, table_bytes=table, wal=Wal(largest, (), ready))
+    found = clinic.checks()["wal_files_exist"]
+    if new is None:
+        assert found.light is Light.GREEN
+        return
+    assert (found.light, found.value.split(",")[0]) == (Light.AMBER, f"up to {new} more are created")
+    assert f"SET min_wal_size = '{min(3 * table, largest) // 2**20}MB'" in str(found.do)
+    assert len(f"{found.value}; {found.do}") <= 300
 
 
 def test_a_column_in_another_format_is_named_and_green(clinic: Clinic) -> None:

@@ -271,11 +271,14 @@ def revealing_settings(settings: Mapping[str, str]) -> tuple[str, ...]:
 
 
 _WAL = """
-SELECT pg_size_bytes(current_setting('max_wal_size')),
+SELECT pg_size_bytes(current_setting('max_wal_size')), pg_size_bytes(current_setting('min_wal_size')),
+       pg_size_bytes(current_setting('wal_segment_size')), has_function_privilege('pg_ls_waldir()', 'EXECUTE'),
        (SELECT current_setting('archive_mode') <> 'off' AND last_failed_time > coalesce(last_archived_time, '-infinity')
         FROM pg_stat_archiver),
        (SELECT coalesce(array_agg(slot_name::text ORDER BY slot_name), '{}') FROM pg_replication_slots WHERE NOT active)
 """
+
+_WAL_FILES = "SELECT coalesce(sum(size), 0)::bigint FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'"
 
 _STANDBYS = """
 SELECT coalesce(nullif(application_name, ''), 'unnamed'), extract(epoch FROM replay_lag)::float8
@@ -316,10 +319,13 @@ def too_small(connection: Connection, tables: Sequence[EncryptedTable]) -> Itera
 
 
 def _wal(connection: Connection) -> Wal:
-    size, failing, slots = connection.execute(_WAL).fetchone() or (0, False, [])
+    ((size, ready, each, may_list, failing, slots),) = connection.execute(_WAL).fetchall()
+    if may_list:
+        ((exist,),) = connection.execute(_WAL_FILES).fetchall()
+        ready = max(int(str(exist)), int(str(ready)))
     kept_by = ["archiving, whose last attempt failed"] if failing else []
     kept_by += [f"replication slot {slot}, which nobody reads" for slot in cast("list[str]", slots)]
-    return Wal(int(str(size)), tuple(kept_by))
+    return Wal(int(str(size)), tuple(kept_by), int(str(ready)), int(str(each)))
 
 
 def _prints_rows(connection: Connection) -> bool:
