@@ -33,6 +33,7 @@ from keyrotation_pipeline_tests.officers import (  # noqa: F401
 from keyrotation_pipeline_tests.protocol.traces_check import audits_follow_the_protocol  # noqa: F401
 from keyrotation_pipeline_tests.servers import DIRECTORY, Server, copy_of, discard, start_server
 from keyrotation_pipeline_tests.stale_secrets import new_stale_secret  # noqa: F401
+from keyrotation_pipeline_tests.tokens import tokens  # noqa: F401
 from keyrotation_pipeline_tests.wrapping_keys import kms, kms_stub  # noqa: F401
 
 _BASE = pytest.StashKey[Path]()

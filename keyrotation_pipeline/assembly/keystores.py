@@ -26,7 +26,9 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, KeyRing, primary_in
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, SourceKey
 from keyrotation_pipeline.fieldcrypto.seal import UNSEALED, Seal, reach
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import PKCS11, WrappingKey, kind_of
 from keyrotation_pipeline.fieldcrypto.wrapping_keys.aws_kms import AwsKmsKey
+from keyrotation_pipeline.fieldcrypto.wrapping_keys.pkcs11 import Pkcs11Key
 from keyrotation_pipeline.model.key_trial import GivenKeys
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.ports.backup_places import BackupPlace
@@ -232,9 +234,18 @@ def _seal(declared: SealSettings | None, home: Callable[[], str | None] | None =
     """Returns the seal of `[keys.seal]`; connects to nothing yet."""
     if declared is None:
         return UNSEALED
-    named = (declared.key_id, *declared.earlier)
-    present, *earlier = (reach(AwsKmsKey(each, declared.region_name, declared.endpoint_url)) for each in named)
+    present, *earlier = (reach(_wrapping_key(declared, each)) for each in (declared.name, *declared.earlier))
     return Seal(present, tuple(earlier), declared.recovery == "sealed", home)
+
+
+def _wrapping_key(declared: SealSettings, name: str) -> WrappingKey:
+    """Returns the key with this name, reached as `[keys.seal]` says; one of another kind as the environment says."""
+    kind = kind_of(name)
+    if kind == PKCS11:
+        if declared.module is None or declared.pin is None:
+            return Pkcs11Key.of(name)
+        return Pkcs11Key(name, str(declared.module), declared.pin.get_secret_value(), declared.replica_token_label)
+    return AwsKmsKey(name, declared.region_name, declared.endpoint_url)
 
 
 def sealing_problem(settings: Settings) -> str | None:
@@ -255,7 +266,7 @@ def backup_seal(settings: Settings, ledger: Ledger) -> Seal:
     name = backups_sealed_by(settings, state.hosts)
     if declared is None or name is None:
         return UNSEALED
-    return _seal(declared.model_copy(update={"key_id": name, "earlier": ()}), lambda: state.home)
+    return Seal(reach(_wrapping_key(declared, name)), alone=declared.recovery == "sealed", home=lambda: state.home)
 
 
 def _remote(settings: Settings, seal: Seal | None = None) -> "AwsKeyStore | KubernetesKeyStore | None":

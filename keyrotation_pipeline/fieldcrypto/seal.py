@@ -1,6 +1,7 @@
 """Seals keys at rest: what key stores, and the applications that read them, hold instead of a key.
 
     sealed:aws-kms:<home>:<fingerprint>:<base64>:arn:aws:kms:eu-central-1:111122223333:key/…
+    sealed:pkcs11:<home>:<fingerprint>:<base64>:pkcs11:token=clinic;object=field-keys
 
 That is the kind of wrapping key, the home (32 hex digits), the fingerprint of the sealed key (64), what the wrapping
 key made of it, and the wrapping key's own name. Home, version and fingerprint are authenticated with it, so a text
@@ -25,7 +26,7 @@ from keyrotation_pipeline.errors import BrokenSealError, InvalidKeyError, KeySto
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.fieldcrypto.wrapping_keys import AWS_KMS, CANARY, Context, WrappingKey
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import AWS_KMS, CANARY, PKCS11, Context, WrappingKey
 
 BEGINS = "sealed:"
 _TEXT = re.compile(
@@ -191,13 +192,18 @@ def wrapping_key_of(sealed: SealedText) -> WrappingKey:
 
     Raises:
         BrokenSealError: this version knows no such kind.
+        KeyStoreUnavailableError: the environment does not say how.
     """
     if (known := _REACHABLE.get(sealed.opener)) is not None:
         return known
     if sealed.kind == AWS_KMS:
-        from keyrotation_pipeline.fieldcrypto.wrapping_keys.aws_kms import AwsKmsKey  # noqa: PLC0415  needs boto3
+        from keyrotation_pipeline.fieldcrypto.wrapping_keys.aws_kms import AwsKmsKey  # noqa: PLC0415  of this kind alone
 
         return AwsKmsKey.of(sealed.wrapping_key)
+    if sealed.kind == PKCS11:
+        from keyrotation_pipeline.fieldcrypto.wrapping_keys.pkcs11 import Pkcs11Key  # noqa: PLC0415  of this kind alone
+
+        return Pkcs11Key.of(sealed.wrapping_key)
     raise BrokenSealError(f"is sealed by {sealed.kind}, which this version does not know")
 
 

@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 import yaml
 
 from keyrotation_pipeline.errors import ConfigurationError
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import PKCS11, kind_of
 from keyrotation_pipeline.model.checkpoints import VerifierKey
 from keyrotation_pipeline.model.witnesses import Witness
 from keyrotation_pipeline.regular_files import read_text
@@ -104,10 +105,10 @@ def backups_sealed_by(settings: Settings, signed: Collection[str] | None) -> str
     """
     seal = settings.keys.seal
     if signed is None:
-        return seal.key_id if seal is not None and seal.recovery == "sealed" else None
+        return seal.name if seal is not None and seal.recovery == "sealed" else None
     if not any(each.startswith(f"{KEYS} sealed by ") and each.endswith(_ALONE) for each in signed):
         return None
-    for name in () if seal is None else (seal.key_id, *seal.earlier):
+    for name in () if seal is None else (seal.name, *seal.earlier):
         if seal is not None and f"{KEYS} {_sealed_by(seal, name)}{_ALONE}" in signed:
             return name
     raise ConfigurationError(
@@ -162,12 +163,17 @@ def _keys(keys: KeysSettings) -> Iterator[str]:
         if (archive := secret.aws_archive) is not None:
             yield f"{KEYS} {_aws(archive.endpoint_url, archive.region_name)}"
     if (seal := keys.seal) is not None:
-        yield f"{KEYS} {_sealed_by(seal, seal.key_id)}{_RECOVERY}{seal.recovery}"
-        yield from (f"{KEYS} earlier {_sealed_by(seal, name)}" for name in seal.earlier if name != seal.key_id)
+        yield f"{KEYS} {_sealed_by(seal, seal.name)}{_RECOVERY}{seal.recovery}"
+        yield from (f"{KEYS} earlier {_sealed_by(seal, name)}" for name in seal.earlier if name != seal.name)
 
 
 def _sealed_by(seal: SealSettings, name: str) -> str:
-    return f"sealed by {seal.kind} {name} at {_aws(seal.endpoint_url, seal.region_name)}"
+    kind = kind_of(name)
+    if kind == PKCS11:
+        module = seal.module if kind == seal.kind else None
+        return f"sealed by {kind} {name} at {'its own module' if module is None else _plain(str(module))}"
+    endpoint, region = (seal.endpoint_url, seal.region_name) if kind == seal.kind else (None, None)
+    return f"sealed by {kind} {name} at {_aws(endpoint, region)}"
 
 
 def _transit(settings: Settings) -> Iterator[str]:

@@ -4,11 +4,14 @@ import re
 from datetime import date
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from keyrotation_pipeline.errors import ConfigurationError
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import AWS_KMS, PKCS11
 from keyrotation_pipeline.fieldcrypto.wrapping_keys.aws_kms import ARN
-from keyrotation_pipeline.settings.values import Endpoint, Section, SettingPath, Text
+from keyrotation_pipeline.fieldcrypto.wrapping_keys.pkcs11 import URI, uri_of
+from keyrotation_pipeline.model.visible_text import is_hidden
+from keyrotation_pipeline.settings.values import Endpoint, Section, SettingPath, Text, secret_in
 
 _KUBERNETES_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
@@ -110,27 +113,72 @@ def _arn(text: str) -> str:
     return text
 
 
+def _wrapping_key(text: str) -> str:
+    return text if URI.fullmatch(text) else _arn(text)
+
+
+def _label(text: str) -> str:
+    if is_hidden(text) or len(text.encode()) > _LABEL_BYTES:
+        raise ConfigurationError(f"[keys.seal] names a label of over {_LABEL_BYTES} bytes, or a hidden character in it")
+    return text
+
+
 KeyArn = Annotated[Text, AfterValidator(_arn)]
+WrappingKeyName = Annotated[Text, AfterValidator(_wrapping_key)]
+Label = Annotated[Text, AfterValidator(_label)]
+_LABEL_BYTES = 32
+# The settings that each kind needs, and those that it may have.
+_SETTINGS = {
+    AWS_KMS: (("key_id",), ("region_name", "endpoint_url")),
+    PKCS11: (("module", "token_label", "key_label", "pin"), ("replica_token_label",)),
+}
 
 
 class SealSettings(Section):
-    """`[keys.seal]`: the key of a KMS under which keys lie in the store, and applications hold them.
+    """`[keys.seal]`: the key of a KMS or a PKCS#11 token under which keys lie in the store, and applications hold them.
 
     Args:
         kind: of the key.
-        key_id: its ARN.
-        earlier: ARNs of keys that sealed keys which are still stored, until `keyrotation reseal`.
+        key_id: of AWS KMS: its ARN.
+        region_name, endpoint_url: of AWS KMS: as boto3 takes them; default: the ARN's region. A multi-Region key is
+            asked in the process's own region, if it has one.
+        module: of a token: path of the library that reaches it.
+        token_label, key_label: of a token: its label, and that of the AES key in it.
+        pin: of a token: that of its user.
+        replica_token_label: of a token: that of a second one with a copy of the key, which has the same PIN.
+        earlier: names of keys that sealed keys which are still stored, until `keyrotation reseal`: ARNs, and
+            ``pkcs11:token=LABEL;object=LABEL``.
         recovery: ``officers``: backups hold keys that the officers' certificates open, so that recovery works without
-            the KMS, and its key's end destroys nothing; ``sealed``: backups hold sealed keys only. Officers sign it.
-        region_name, endpoint_url: as boto3 takes them; default: the ARN's region.
+            the wrapping key, and its end destroys nothing; ``sealed``: backups hold sealed keys only. Officers sign it.
     """
 
-    kind: Literal["aws-kms"]
-    key_id: KeyArn
-    earlier: tuple[KeyArn, ...] = ()
-    recovery: Literal["officers", "sealed"] = "officers"
+    kind: Literal["aws-kms", "pkcs11"]
+    key_id: KeyArn | None = None
     region_name: Text | None = None
     endpoint_url: Endpoint | None = None
+    module: SettingPath | None = None
+    token_label: Label | None = None
+    key_label: Label | None = None
+    pin: Annotated[SecretStr, secret_in("keys.seal")] | None = None
+    replica_token_label: Label | None = None
+    earlier: tuple[WrappingKeyName, ...] = ()
+    recovery: Literal["officers", "sealed"] = "officers"
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        needed, allowed = _SETTINGS[self.kind]
+        for name in needed:
+            if getattr(self, name) is None:
+                raise ConfigurationError(f'[keys.seal] kind = "{self.kind}" lacks {name!r}; add it')
+        for name in (each for of_kind in _SETTINGS.values() for each in (*of_kind[0], *of_kind[1])):
+            if name not in {*needed, *allowed} and getattr(self, name) is not None:
+                raise ConfigurationError(f'[keys.seal] kind = "{self.kind}" has no setting {name!r}; leave it out')
+        return self
+
+    @property
+    def name(self) -> str:
+        """The wrapping key's name in sealed texts."""
+        return self.key_id or uri_of(self.token_label or "", self.key_label or "")
 
 
 class KeysSettings(Section):

@@ -26,6 +26,7 @@ from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline_tests.aws_secrets import TestSecret
 from keyrotation_pipeline_tests.clusters import TestKeySecrets
 from keyrotation_pipeline_tests.contract.key_store import V1, V2, V3, add, archive, key, restore, set_primary
+from keyrotation_pipeline_tests.tokens import Tokens, needs_softhsm
 from keyrotation_pipeline_tests.wrapping_keys import Kms, id_of
 
 HOME = "0123456789abcdef" * 2
@@ -182,6 +183,27 @@ def test_stored_keys_are_sealed_later_and_again_under_another_wrapping_key(
     assert place.texts()["v2"].endswith(later.name.removeprefix("aws-kms "))
 
 
+@needs_softhsm
+def test_keys_that_a_kms_sealed_are_sealed_in_a_token_and_moved_back(
+    place: SealedPlace, seal: Seal, tokens: Tokens
+) -> None:
+    tokens.add_key()
+    add(place.open(seal), V1, key(1))
+    set_primary(place.open(seal), V1)
+    in_kms, in_token = seal.wrapping, tokens.key()
+    assert in_kms is not None
+    for now, before in ((in_token, in_kms), (in_kms, in_token)):
+        new_process()
+        store = place.open(Seal(now, (before,), home=lambda: HOME))
+        stored = store.read()
+        assert stored.unsealed == (V1,)
+        store.offer_canary(key(9), stored.revision)
+        after = store.reseal(store.read().revision)
+        new_process()
+        assert after.live == place.open(Seal(now)).read().live == {V1: key(1)}
+        assert place.texts()["v1"].endswith(now.name)
+
+
 @pytest.mark.parametrize(
     ("state", "sentence"),
     [
@@ -229,6 +251,9 @@ def test_which_region_is_asked(monkeypatch: pytest.MonkeyPatch, key_id: str, own
     monkeypatch.setattr(aws_kms, "_own_region", lambda: own)
     key = AwsKmsKey.of(f"arn:aws:kms:eu-central-1:111122223333:key/{key_id}")
     assert key.asked == f"arn:aws:kms:{asked}:111122223333:key/{key_id}"
+    # As a recovery sets it, over what the backup's configuration says.
+    configured = replace(key, region_name="us-east-2")
+    assert configured.asked.split(":")[3] == (own if own and key_id.startswith("mrk-") else "us-east-2")
 
 
 def test_a_host_that_a_configuration_no_longer_names_is_asked_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

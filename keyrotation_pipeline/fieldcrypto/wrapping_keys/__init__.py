@@ -4,10 +4,16 @@ from collections.abc import Hashable, Iterator, Mapping
 from typing import Protocol
 
 AWS_KMS = "aws-kms"
+PKCS11 = "pkcs11"
 # In place of a version: a key that encrypts nothing, which shows that an application can open others.
 CANARY = "canary"
 Context = Mapping[str, str]
 """What is authenticated with a sealed key."""
+
+
+def kind_of(name: str) -> str:
+    """Returns the kind of the wrapping key that has this name."""
+    return PKCS11 if name.startswith("pkcs11:") else AWS_KMS
 
 
 class WrappingKey(Hashable, Protocol):

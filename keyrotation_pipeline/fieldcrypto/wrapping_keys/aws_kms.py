@@ -37,7 +37,8 @@ class AwsKmsKey:
 
     Args:
         name: the key's ARN; no alias, which whoever may update it moves to another key.
-        region_name: which is asked; None: of a multi-Region key the process's own (AWS_REGION), else the ARN's.
+        region_name: which is asked, unless the key is a multi-Region one and the process has a region (AWS_REGION);
+            None: the ARN's.
         endpoint_url: as boto3 takes it.
     """
 
@@ -70,7 +71,7 @@ class AwsKmsKey:
     @property
     def _region(self) -> str:
         own = _own_region() if ":key/mrk-" in self.name else None
-        return self.region_name or own or self.name.split(":")[3]
+        return own or self.region_name or self.name.split(":")[3]
 
     def encrypt(self, plaintext: bytes, context: Context) -> bytes:
         """See `WrappingKey.encrypt`."""

@@ -80,6 +80,14 @@ SMTP = '[alerts.smtp]\nsender = "a@b.example"\nhost = '
         id="a seal",
     ),
     pytest.param(
+        '[keys.seal]\nkind = "pkcs11"\nmodule = "/lib/p.so"\ntoken_label = "a b"\nkey_label = "k"\npin = "1"\n'
+        f'earlier = ["{ARN}0", "pkcs11:token=old;object=k"]\n',
+        (f"keys earlier sealed by aws-kms {ARN}0 at AWS",
+         "keys earlier sealed by pkcs11 pkcs11:token=old;object=k at /lib/p.so",
+         "keys sealed by pkcs11 pkcs11:token=a%20b;object=k at /lib/p.so with recovery officers"),
+        id="a token",
+    ),
+    pytest.param(
         '[incidents]\nalarms = [{ name = "x", type = "insider" }]\nendpoint_url = "https://watch.example"\n',
         ("incidents https://watch.example",), id="alarms",
     ),

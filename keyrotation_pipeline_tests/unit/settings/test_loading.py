@@ -164,6 +164,31 @@ key_id = "arn:aws:kms:eu-central-1:111122223333:key/8f0a1c9e-0000-4000-8000-0000
             id="a seal under an alias",
         ),
         pytest.param(
+            f'[keys.seal]\nkind = "aws-kms"\n{TABLE}',
+            "[keys.seal] kind = \"aws-kms\" lacks 'key_id'; add it",
+            id="a seal by no key",
+        ),
+        pytest.param(
+            f'{SEAL}token_label = "clinic"\n{TABLE}',
+            "[keys.seal] kind = \"aws-kms\" has no setting 'token_label'; leave it out",
+            id="a token in a KMS",
+        ),
+        pytest.param(
+            f"{SEAL.replace('aws-kms', 'pkcs11')}{TABLE}",
+            "[keys.seal] kind = \"pkcs11\" lacks 'module'",
+            id="no module",
+        ),
+        pytest.param(
+            f'{SEAL}earlier = ["pkcs11:object=field-keys"]\n{TABLE}',
+            "names a key by something else than",
+            id="no token",
+        ),
+        pytest.param(
+            f'[keys.seal]\nkind = "pkcs11"\npin = "1234 password"\n{TABLE}',
+            "may hold a secret; say only",
+            id="a bare PIN",
+        ),
+        pytest.param(
             f'{TABLE}[format]\nname = "fernet"\nkeys = {{ env = "FERNET_KEYS" }}\n{SEAL}',
             "delivers FERNET_KEYS to a library that cannot open sealed keys; leave out [keys.seal]",
             id="a list under a seal",
