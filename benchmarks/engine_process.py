@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.clinic import CLIENTS, format_named
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
-from keyrotation_pipeline.adapters.postgres.engine.shard import rewrite_shard
+from keyrotation_pipeline.adapters.postgres.engine.shard import reencrypt_shard
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import Shard
@@ -33,7 +33,7 @@ def main() -> None:
     before = os.times()
     processes = WorkerSettings(store)
     started = time.monotonic()
-    done = rewrite_shard(
+    done = reencrypt_shard(
         connecting, uuid.uuid4().hex, Shard(table, 0, 1), ring, target, lambda _: None, limits, processes
     )
     seconds = time.monotonic() - started

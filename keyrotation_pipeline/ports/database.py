@@ -149,7 +149,9 @@ class TableRewriting(Protocol):
             PreflightError, BlockedError: it cannot be measured now.
         """
 
-    def rewrite_shard(self, request: str, shard: Shard, ring: KeyRing, target: KeyVersion, report: Report) -> Rewritten:
+    def reencrypt_shard(
+        self, request: str, shard: Shard, ring: KeyRing, target: KeyVersion, report: Report
+    ) -> Rewritten:
         """Walks one shard by page ranges, from where it was left, and re-encrypts to `target` what is not under it.
 
         Raises:
@@ -163,7 +165,7 @@ class TableRewriting(Protocol):
         """Re-encrypts what was skipped anywhere in a table; `wait`: each row in its own transaction, waiting briefly.
 
         Raises:
-            PreflightError: as `rewrite_shard`.
+            PreflightError: as `reencrypt_shard`.
         """
 
     def clear_indexes(self, request: str, table: EncryptedTable, target: KeyVersion, report: Report) -> int:
@@ -171,7 +173,7 @@ class TableRewriting(Protocol):
 
         Raises:
             BlockedError: rows stay locked by others.
-            PreflightError: as `rewrite_shard`.
+            PreflightError: as `reencrypt_shard`.
         """
 
     def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report, request: str = "") -> DecryptedCount:

@@ -38,11 +38,11 @@ def reencrypt_shard(pipeline: Pipeline, rotation: Walk, shard: Shard, report: Re
         return shard.index == 0 and shard.of > 1 and pipeline.rewriting.is_one_shard(rotation.id, shard.table)
 
     part = Shard(shard.table, 0, 1) if is_whole() else shard
-    facts = _facts(_rewrite(pipeline.rewriting, rotation, part, ring, report))
+    facts = _facts(_reencrypt(pipeline.rewriting, rotation, part, ring, report))
     return {**facts, _WHOLE_TABLE: True} if part != shard and is_whole() else facts
 
 
-def _rewrite(rewriting: TableRewriting, rotation: Walk, part: Shard, ring: KeyRing, report: Report) -> Rewritten:
+def _reencrypt(rewriting: TableRewriting, rotation: Walk, part: Shard, ring: KeyRing, report: Report) -> Rewritten:
     """Re-encrypts a part, and reports its end.
 
     The engine reports pages about once a second. A part may end between two reports, be rewritten as a whole by
@@ -55,7 +55,7 @@ def _rewrite(rewriting: TableRewriting, rotation: Walk, part: Shard, ring: KeyRi
         last = progress
         report(progress)
 
-    done = rewriting.rewrite_shard(rotation.id, part, ring, rotation.target, tell)
+    done = rewriting.reencrypt_shard(rotation.id, part, ring, rotation.target, tell)
     if not last.total or last.done < last.total:
         pages = last.total or 1
         report(replace(last, done=pages, total=pages, note=f"{done.rows:,} rows"))

@@ -192,9 +192,9 @@ class TableRewritingSuite(_Rows):
         rows: list[Row] = [{"first_name": subject.value(1, f"A{n}"), "email": None} for n in range(400)]
         subject.insert(CLIENTS, *rows)
 
-        first = subject.rewriting.rewrite_shard(REQUEST, Shard(CLIENTS, 0, 2), subject.ring, V3, nobody)
+        first = subject.rewriting.reencrypt_shard(REQUEST, Shard(CLIENTS, 0, 2), subject.ring, V3, nobody)
         (between,) = subject.inventory.count([CLIENTS])
-        second = subject.rewriting.rewrite_shard(REQUEST, Shard(CLIENTS, 1, 2), subject.ring, V3, nobody)
+        second = subject.rewriting.reencrypt_shard(REQUEST, Shard(CLIENTS, 1, 2), subject.ring, V3, nobody)
 
         assert 0 < first.values < 400
         assert between.values_by_version == {V1: 400 - first.values, V3: first.values}

@@ -161,14 +161,14 @@ def test_a_shard_that_fails_keeps_no_other_from_its_turn(
     dagster: Dagster, walked: Walked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rotation = walked(Step.PRIMARY_KEY_ROLLOUT)
-    rewrite = FakeRewriting.rewrite_shard
+    rewrite = FakeRewriting.reencrypt_shard
 
     def refused(rewriting: FakeRewriting, request: str, shard: Shard, *others: Any) -> Rewritten:  # noqa: ANN401  passed on
         if str(shard.table.name) == "clients" and shard.index == 0:
             raise BlockedError("table clients stays locked; end session 7")
         return rewrite(rewriting, request, shard, *others)
 
-    monkeypatch.setattr(FakeRewriting, "rewrite_shard", refused)
+    monkeypatch.setattr(FakeRewriting, "reencrypt_shard", refused)
     results = [dagster.run(request) for request in requests(dagster)]
     assert [failure_of(result) for result in results] == ["table clients stays locked; end session 7"] * 2
 

@@ -31,7 +31,9 @@ class FakeRewriting:
     def speed(self, tables: Sequence[EncryptedTable], ring: KeyRing, target: KeyVersion) -> tuple[Speed, ...]:
         return tuple(Speed(str(table.name), 10, 100.0) for table in tables)
 
-    def rewrite_shard(self, request: str, shard: Shard, ring: KeyRing, target: KeyVersion, report: Report) -> Rewritten:
+    def reencrypt_shard(
+        self, request: str, shard: Shard, ring: KeyRing, target: KeyVersion, report: Report
+    ) -> Rewritten:
         name = str(shard.table.name)
         self.database.begun[request, name] = self.database.begun.get((request, name), shard.of == 1) and shard.of == 1
         total = len(self.database.rows[name])

@@ -11,7 +11,7 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
-from keyrotation_pipeline.adapters.postgres.engine.shard import rewrite_shard
+from keyrotation_pipeline.adapters.postgres.engine.shard import reencrypt_shard
 from keyrotation_pipeline.adapters.postgres.engine.traversal import sweep
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
@@ -79,7 +79,7 @@ class Engine:
 
     def shard(self, table: EncryptedTable, index: int = 0, of: int = 1) -> Rewritten:
         shard = Shard(table, index, of)
-        return rewrite_shard(
+        return reencrypt_shard(
             lambda: connect(self.url), REQUEST, shard, self.ring, self.target, self.progress.append, self.limits
         )
 

@@ -36,7 +36,7 @@ class Cases:
         insert(connection, "public.cases (id, a)", [(n, sealed(self.ring, 1, "x")) for n in range(ROWS)])
 
     def shard(self, index: int = 1) -> int:
-        return self.rewriting.rewrite_shard(REQUEST, Shard(CASES, index, 2), self.ring, V2, lambda _: None).rows
+        return self.rewriting.reencrypt_shard(REQUEST, Shard(CASES, index, 2), self.ring, V2, lambda _: None).rows
 
     def sweep(self) -> int:
         return self.rewriting.sweep(REQUEST, CASES, self.ring, V2, wait=False).rows

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec, NewValues
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.engine.shard import rewrite_shard
+from keyrotation_pipeline.adapters.postgres.engine.shard import reencrypt_shard
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -185,7 +185,7 @@ class Rotations(RuleBasedStateMachine):
     def _engine(self, index: int) -> None:
         limits = replace(self._limits(), max_pages=1, duty_cycle=1.0)
         request, shard = f"{self.rotation:032x}", Shard(self.table, index, 2)
-        rewrite_shard(lambda: connect(self.url), request, shard, self.ring, self.target, lambda _: None, limits)
+        reencrypt_shard(lambda: connect(self.url), request, shard, self.ring, self.target, lambda _: None, limits)
 
     def _write(
         self, connection: "psycopg.Connection[Any]", key: int, column: str, text: str | None, version: int

@@ -18,7 +18,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
-from keyrotation_pipeline.adapters.postgres.engine.shard import is_one_shard, rewrite_shard
+from keyrotation_pipeline.adapters.postgres.engine.shard import is_one_shard, reencrypt_shard
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, KeyRotationError, KeyStoreError
@@ -80,7 +80,7 @@ def filled(migrated: Connection, store: FileKeyStore) -> Shard:
 
 
 def rewrite(url: str, store: FileKeyStore, shard: Shard, limits: Limits, report: Report = lambda _: None) -> Rewritten:
-    return rewrite_shard(
+    return reencrypt_shard(
         partial(connect, url), REQUEST, shard, store.read().ring(), V2, report, limits, WorkerSettings(store)
     )
 
@@ -387,7 +387,7 @@ def test_a_worker_that_finds_other_keys_writes_nothing(
         add(other, KeyVersion(number), KeyMaterial.generate())
     set_primary(other, V2)
     with pytest.raises(KeyStoreError, match="keys in the key store have changed"):
-        rewrite_shard(
+        reencrypt_shard(
             partial(connect, database_url),
             REQUEST,
             shard,

@@ -65,7 +65,7 @@ def rotate(url: str, between: Callable[[], None] = lambda: None) -> None:
             cursor.executemany("INSERT INTO public.clients VALUES (%s, %s, %s)", rows)
         ports = PostgresPorts(url, connection)
         between()
-        ports.rewriting.rewrite_shard("0f" * 16, Shard(CLIENTS, 0, 1), ring, V2, lambda _: None)
+        ports.rewriting.reencrypt_shard("0f" * 16, Shard(CLIENTS, 0, 1), ring, V2, lambda _: None)
         (counted,) = ports.inventory.count([CLIENTS])
         assert counted.values_by_version == {V2: 100}
         assert counted.counted_at.utcoffset() is not None

@@ -302,10 +302,10 @@ def test_the_engine_pauses_and_paces_by_no_event_that_the_owner_alone_has_writte
         Forger(owner).append(paused, rotation)
         everything = replace(engine, vouched=None)
         with pytest.raises(BlockedError, match="was paused"):
-            everything.rewrite_shard(rotation, shard, ring, V2, print)
-        assert engine.rewrite_shard(rotation, shard, ring, V2, print).rows > 0
+            everything.reencrypt_shard(rotation, shard, ring, V2, print)
+        assert engine.reencrypt_shard(rotation, shard, ring, V2, print).rows > 0
         pickle.dumps(engine.vouched())
         with office.forger() as forger:
             forger.append(paused, rotation)
         with pytest.raises(BlockedError, match="was paused"):
-            engine.rewrite_shard(rotation, shard, ring, V2, print)
+            engine.reencrypt_shard(rotation, shard, ring, V2, print)

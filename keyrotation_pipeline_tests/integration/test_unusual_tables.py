@@ -36,7 +36,7 @@ def ports(migrated: Connection, database_url: str) -> PostgresPorts:
 def rotate(ports: PostgresPorts, table: EncryptedTable, ring: KeyRing, retired: list[KeyVersion]) -> int:
     """Everything from the pre-flight to the evidence; gives the number of values."""
     assert [each.message for each in ports.environment.preflight([table], V2) if each.fatal] == []
-    ports.rewriting.rewrite_shard(REQUEST, Shard(table, 0, 1), ring, V2, lambda _: None)
+    ports.rewriting.reencrypt_shard(REQUEST, Shard(table, 0, 1), ring, V2, lambda _: None)
     ports.rewriting.sweep(REQUEST, table, ring, V2, wait=True)
     ports.rewriting.decrypt_all(table, ring, lambda _: None)
     ports.fencing.fence(table, retired)
@@ -110,11 +110,11 @@ def test_a_row_that_became_too_large_after_the_preflight_stops_the_walk_with_one
         "a row of cases holds 5 MiB in its encrypted columns, and more than 3 MiB cannot be re-encrypted at once; "
     )
     with pytest.raises(PreflightError, match=reported):
-        small.rewrite_shard(REQUEST, Shard(CASES, 0, 1), ring, V2, lambda _: None)
+        small.reencrypt_shard(REQUEST, Shard(CASES, 0, 1), ring, V2, lambda _: None)
     with pytest.raises(PreflightError, match=reported):
         small.sweep(REQUEST, CASES, ring, V2, wait=True)
     ports.connection.execute("DELETE FROM public.cases WHERE id = 2")
-    small.rewrite_shard(REQUEST, Shard(CASES, 0, 1), ring, V2, lambda _: None)
+    small.reencrypt_shard(REQUEST, Shard(CASES, 0, 1), ring, V2, lambda _: None)
     assert ports.inventory.count([CASES])[0].values_by_version == {V2: 1}
 
 
@@ -147,7 +147,7 @@ def test_a_table_dropped_and_recreated_in_the_middle_is_reported_and_then_rotate
     ports.connection.execute("CREATE TABLE public.cases (id int, a text)")
     insert(ports.connection, "public.cases", [(number, sealed(ring, 1, "x")) for number in range(500)])
     steps: dict[str, Callable[[], object]] = {
-        "shard": lambda: ports.rewriting.rewrite_shard(REQUEST, Shard(CASES, 0, 1), ring, V2, lambda _: None),
+        "shard": lambda: ports.rewriting.reencrypt_shard(REQUEST, Shard(CASES, 0, 1), ring, V2, lambda _: None),
         "sweep": lambda: ports.rewriting.sweep(REQUEST, CASES, ring, V2, wait=False),
     }
     remake = between_read_and_write(lambda batch: application(database_url, *REMADE) if batch == 0 else None)

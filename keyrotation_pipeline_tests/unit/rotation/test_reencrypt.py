@@ -29,7 +29,7 @@ def calls(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> list[object]:
         asked.append((request, shard, target))
         return Rewritten(10, 20, 1, 2, 4.0)
 
-    monkeypatch.setattr(world.pipeline.rewriting, "rewrite_shard", rewrite)
+    monkeypatch.setattr(world.pipeline.rewriting, "reencrypt_shard", rewrite)
     return asked
 
 
@@ -65,7 +65,7 @@ def test_the_last_report_of_a_finished_shard_says_all_of_it(
             report(each)
         return Rewritten(1000)
 
-    monkeypatch.setattr(world.pipeline.rewriting, "rewrite_shard", rewrite)
+    monkeypatch.setattr(world.pipeline.rewriting, "reencrypt_shard", rewrite)
     received: list[Progress] = []
     reencrypt_shard(world.pipeline, rotation_of(world, V1, V2), SHARD, received.append)
     assert received == [*reported, *end]

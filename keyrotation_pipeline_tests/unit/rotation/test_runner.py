@@ -275,7 +275,7 @@ def test_many_failing_shards_are_all_tried_again_by_each_run(world: FakeWorld, m
         raise BlockedError(f"shard {shard.index} is locked; run it again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(world.pipeline.rewriting, "rewrite_shard", locked)
+        patch.setattr(world.pipeline.rewriting, "reencrypt_shard", locked)
         for _ in range(2):
             tried.clear()
             with pytest.raises(BlockedError, match="shard 0 is locked"):

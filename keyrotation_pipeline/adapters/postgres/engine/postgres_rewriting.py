@@ -8,7 +8,7 @@ from keyrotation_pipeline.adapters.postgres.engine import speed
 from keyrotation_pipeline.adapters.postgres.engine.cleared_indexes import clear_indexes
 from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all, decrypt_spans
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
-from keyrotation_pipeline.adapters.postgres.engine.shard import is_one_shard, rewrite_shard
+from keyrotation_pipeline.adapters.postgres.engine.shard import is_one_shard, reencrypt_shard
 from keyrotation_pipeline.adapters.postgres.engine.traversal import sweep
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.audit.event_signatures import VouchedEvents
@@ -42,10 +42,12 @@ class PostgresRewriting:
         """See `TableRewriting.speed`."""
         return speed.measure(self.connect, tables, ring, target, self.limits)
 
-    def rewrite_shard(self, request: str, shard: Shard, ring: KeyRing, target: KeyVersion, report: Report) -> Rewritten:
-        """See `TableRewriting.rewrite_shard`."""
+    def reencrypt_shard(
+        self, request: str, shard: Shard, ring: KeyRing, target: KeyVersion, report: Report
+    ) -> Rewritten:
+        """See `TableRewriting.reencrypt_shard`."""
         preflight.require_unchanged(self.connection, request, shard.table, target)
-        return rewrite_shard(self.connect, request, shard, ring, target, report, self._limits(), self.workers)
+        return reencrypt_shard(self.connect, request, shard, ring, target, report, self._limits(), self.workers)
 
     def is_one_shard(self, request: str, table: EncryptedTable) -> bool:
         """See `TableRewriting.is_one_shard`."""

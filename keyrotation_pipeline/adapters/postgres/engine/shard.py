@@ -40,7 +40,7 @@ _SLICES_PER_WORKER = 4
 
 
 @without_content(ROTATE_AGAIN)
-def rewrite_shard(
+def reencrypt_shard(
     connect: Callable[[], Connection],
     request: str,
     shard: Shard,
