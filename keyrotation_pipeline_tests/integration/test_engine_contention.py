@@ -10,7 +10,7 @@ import pytest
 from keyrotation_pipeline.adapters.postgres.engine import statements, traversal
 from keyrotation_pipeline.adapters.postgres.engine.batch import open_connection
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.engine.pages import PageRewrite, Stop
+from keyrotation_pipeline.adapters.postgres.engine.pages import PageTraversal, Stop
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import StatementPipeline
 from keyrotation_pipeline.adapters.postgres.engine.statements import may_wait
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
@@ -155,13 +155,13 @@ def test_where_many_rows_stay_locked_the_others_are_locked_first(
     migrated: Connection, engine: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stops: list[Stop] = []
-    run = PageRewrite.run
+    run = PageTraversal.run
 
-    def recorded(pages: PageRewrite) -> Stop:
+    def recorded(pages: PageTraversal) -> Stop:
         stops.append(run(pages))
         return stops[-1]
 
-    monkeypatch.setattr(PageRewrite, "run", recorded)
+    monkeypatch.setattr(PageTraversal, "run", recorded)
     with psycopg.connect(database_url) as other:
         other.execute("UPDATE cases SET n = 1 WHERE id % 10 = 0")
         done = engine.shard(CASES)

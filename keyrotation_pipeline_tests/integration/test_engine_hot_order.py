@@ -13,7 +13,7 @@ from keyrotation_pipeline.adapters.postgres.engine.batch_size import GENTLE_READ
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.ranges import Slice
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import Parameter, StatementPipeline
-from keyrotation_pipeline.adapters.postgres.engine.traversal import rewriting
+from keyrotation_pipeline.adapters.postgres.engine.traversal import traversing
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -110,8 +110,8 @@ def test_slices_share_connections_and_the_order_that_was_found_before_the_first_
         return opened[-1]
 
     shard = Shard(CASES, 0, 1)
-    with rewriting(connecting, REQUEST, shard, ring, V2, lambda _: None, Limits(duty_cycle=1.0), Event()) as rewrite:
-        done = [rewrite([Slice(shard, number, 3)]).rows for number in range(3)]
+    with traversing(connecting, REQUEST, shard, ring, V2, lambda _: None, Limits(duty_cycle=1.0), Event()) as walk:
+        done = [walk([Slice(shard, number, 3)]).rows for number in range(3)]
     assert sum(done) == ROWS
     assert len(opened) == 2
     migrated.execute("SELECT pg_stat_clear_snapshot()")

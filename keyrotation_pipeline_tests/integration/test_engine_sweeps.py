@@ -6,7 +6,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.engine.batch import RewriteContext
+from keyrotation_pipeline.adapters.postgres.engine.batch import TraversalContext
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.ranges import SweptPageRanges
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import StatementPipeline
@@ -62,7 +62,7 @@ def pages_read(monkeypatch: pytest.MonkeyPatch) -> set[int]:
         return noted
 
     monkeypatch.setattr(StatementPipeline, "send", noting(StatementPipeline.send))
-    monkeypatch.setattr(RewriteContext, "run", noting(RewriteContext.run))
+    monkeypatch.setattr(TraversalContext, "run", noting(TraversalContext.run))
     return asked
 
 

@@ -17,7 +17,7 @@ import pytest
 from psycopg import errors
 
 from keyrotation_pipeline.adapters.postgres.engine import decrypt
-from keyrotation_pipeline.adapters.postgres.engine.batch import RewriteContext
+from keyrotation_pipeline.adapters.postgres.engine.batch import TraversalContext
 from keyrotation_pipeline.adapters.postgres.engine.decrypt import Decryption, Found, decrypt_all, decrypt_spans
 from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
@@ -171,15 +171,15 @@ def test_a_damaged_value_is_looked_at_again_in_its_own_row(
     cases.execute("UPDATE public.cases SET id = -1 WHERE id = %s", (DAMAGED,))
     cases.execute("CLUSTER public.cases USING cases_pkey")
     decrypted(lambda: connect(database_url), ring)
-    positions = RewriteContext.positions
+    positions = TraversalContext.positions
 
-    def followed_by_a_rewrite(context: RewriteContext, *given: Any) -> list[bytes]:  # noqa: ANN401
+    def followed_by_a_rewrite(context: TraversalContext, *given: Any) -> list[bytes]:  # noqa: ANN401
         found = positions(context, *given)
         application(database_url, "UPDATE cases SET id = 1000 WHERE id = -1", "CLUSTER cases USING cases_pkey")
         application(database_url, "UPDATE cases SET id = -1 WHERE id = 1000")
         return found
 
-    monkeypatch.setattr(RewriteContext, "positions", followed_by_a_rewrite)
+    monkeypatch.setattr(TraversalContext, "positions", followed_by_a_rewrite)
     decrypt_spans(lambda: connect(database_url), CASES, [], ring, nobody, Limits(), lambda: True)
     assert [each.key for each in quarantine.load(cases, [CASES])] == ['["-1"]']
 
@@ -264,7 +264,7 @@ def test_fewer_values_than_a_count_in_the_same_snapshot_sees_are_refused(
 
     def without_a_row(*given: Any) -> Iterator[Any]:  # noqa: ANN401
         for batch in batches(*given):
-            yield RewriteContext.batch(given[0], batch.rows[1:])
+            yield TraversalContext.batch(given[0], batch.rows[1:])
 
     monkeypatch.setattr(decrypt, "_batches", without_a_row)
     with pytest.raises(

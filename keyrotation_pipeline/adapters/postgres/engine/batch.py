@@ -233,7 +233,7 @@ def open_connection(connect: Callable[[], Connection]) -> Connection:
 
 
 @dataclass(frozen=True)
-class RewriteContext:
+class TraversalContext:
     """The relation that is re-encrypted, and everything that this needs.
 
     Args:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import cast
 
-from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec, RewriteContext, open_connection
+from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec, TraversalContext, open_connection
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.rows import by_size, listed
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import AGAIN, without_content
@@ -210,7 +210,7 @@ class Decryption:
         self._report = report
         self._request = request
         self._vouched = vouched
-        self._idle: queue.Queue[RewriteContext] = queue.Queue()
+        self._idle: queue.Queue[TraversalContext] = queue.Queue()
         self._quarantining = threading.Lock()
         self._obeyed = float("-inf")
         self._stopped = threading.Event()
@@ -269,8 +269,10 @@ class Decryption:
                 quarantine.keep_only(self.housekeeping, relation, each, bad)
         context.connection.execute("COMMIT")
 
-    def _context(self, reader: _Reader, relation: Relation, sql: Statements) -> RewriteContext:
-        return RewriteContext(reader.connection, self.housekeeping, self._table, relation, sql, reader.codec, Limits())
+    def _context(self, reader: _Reader, relation: Relation, sql: Statements) -> TraversalContext:
+        return TraversalContext(
+            reader.connection, self.housekeeping, self._table, relation, sql, reader.codec, Limits()
+        )
 
     def _read(self, span: tuple[int, int]) -> Found:
         context = self._idle.get()
@@ -286,7 +288,7 @@ class Decryption:
             self._idle.put(context)
         return found
 
-    def _check(self, context: RewriteContext, batch: Batch, found: Found) -> None:
+    def _check(self, context: TraversalContext, batch: Batch, found: Found) -> None:
         held, opened = context.codec.check(batch)
         failed = [each for each in opened if not is_plaintext(each, self._begun)]
         if failed:
@@ -314,7 +316,7 @@ class Decryption:
             self._obeyed = CLOCK.monotonic()
 
 
-def _require_every_value(context: RewriteContext, span: tuple[int, int], found: Found) -> None:
+def _require_every_value(context: TraversalContext, span: tuple[int, int], found: Found) -> None:
     """Refuses fewer values than the server counts in the same pages and snapshot."""
     pages = {"first": position(span[0]), "end": position(span[1])}
     ((counted,),) = context.run(context.statements.count_values, pages)
@@ -325,7 +327,7 @@ def _require_every_value(context: RewriteContext, span: tuple[int, int], found: 
         )
 
 
-def _batches(context: RewriteContext, first: int, end: int) -> Iterator[Batch]:
+def _batches(context: TraversalContext, first: int, end: int) -> Iterator[Batch]:
     limit = context.limits.batch_bytes
     span = {"first": position(first), "end": position(end), "limit": limit}
     batch = context.batch(context.run(context.statements.read_pages, span))

@@ -23,7 +23,7 @@ from keyrotation_pipeline.adapters.postgres.engine.batch import (
     PASSES,
     Batch,
     NewValues,
-    RewriteContext,
+    TraversalContext,
     page_of,
     passes,
 )
@@ -91,7 +91,7 @@ _NO_PAGES = _Reading(0, 0)
 _MOST_REPEATED = 10
 
 
-class PageRewrite:
+class PageTraversal:
     """One run of the fast path over the rest of a page range.
 
     Args:
@@ -101,7 +101,7 @@ class PageRewrite:
     """
 
     def __init__(
-        self, context: RewriteContext, pages: PageRange, size: BatchSize, confirm: Confirm, *, at_once: bool
+        self, context: TraversalContext, pages: PageRange, size: BatchSize, confirm: Confirm, *, at_once: bool
     ) -> None:
         self._context = context
         self._pages = pages

@@ -6,20 +6,20 @@ from typing import NamedTuple
 
 from psycopg import errors
 
-from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, NewValues, RewriteContext
+from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, NewValues, TraversalContext
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import TextArray, TidArray
 from keyrotation_pipeline.adapters.postgres.engine.statements import position
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.model.progress import Rewritten
 
 
-def rewrite_listed(context: RewriteContext, first: int, end: int) -> Iterator[Rewritten]:
+def write_listed_rows(context: TraversalContext, first: int, end: int) -> Iterator[Rewritten]:
     """Rewrites the pages from `first` to before `end` in batches of limited bytes; yields what each commits."""
     for positions in by_size(listed(context, first, end), context.limits.batch_bytes):
-        yield _rewrite(context, positions)
+        yield _write(context, positions)
 
 
-def rewrite_contended_rows(context: RewriteContext, first: int, end: int) -> Iterator[Rewritten]:
+def write_contended_rows(context: TraversalContext, first: int, end: int) -> Iterator[Rewritten]:
     """Rewrites each row of the pages in its own transaction; waits up to a second for its lock; retries if it changed.
 
     SKIP LOCKED would never get a row that others write all the time. Here we queue for its lock, and write if its
@@ -32,7 +32,7 @@ def rewrite_contended_rows(context: RewriteContext, first: int, end: int) -> Ite
         skipped = 0
         for key in [row.key for row in listed(context, first, end) if row.key not in busy]:
             try:
-                one = _rewrite_waiting(context, key)
+                one = _write_row(context, key)
             except (errors.LockNotAvailable, errors.DeadlockDetected):
                 busy.add(key)
                 continue
@@ -43,7 +43,7 @@ def rewrite_contended_rows(context: RewriteContext, first: int, end: int) -> Ite
     yield Rewritten(skipped=skipped + len(busy))
 
 
-def _rewrite(context: RewriteContext, positions: Sequence[bytes]) -> Rewritten:
+def _write(context: TraversalContext, positions: Sequence[bytes]) -> Rewritten:
     batch = context.batch(context.run(context.statements.read_rows, {"positions": TidArray(positions)}))
     # A row that moved or was deleted since it was listed counts as skipped; the next sweep finds it if it exists.
     gone = len(positions) - len(batch.rows)
@@ -55,7 +55,7 @@ def _rewrite(context: RewriteContext, positions: Sequence[bytes]) -> Rewritten:
     return done + Rewritten(skipped=gone)
 
 
-def _rewrite_waiting(context: RewriteContext, key: bytes) -> Rewritten:
+def _write_row(context: TraversalContext, key: bytes) -> Rewritten:
     read = context.run(context.statements.read_row, {"keys": TextArray([key])})
     if not read:
         return Rewritten(skipped=1)
@@ -66,12 +66,12 @@ def _rewrite_waiting(context: RewriteContext, key: bytes) -> Rewritten:
     return _written(context, context.statements.write_row, new, quarantined)
 
 
-def _encrypted(context: RewriteContext, batch: Batch) -> tuple[NewValues, int]:
+def _encrypted(context: TraversalContext, batch: Batch) -> tuple[NewValues, int]:
     new = context.codec.rewrite(batch)
     return new, context.quarantine(batch, new.failures, context.housekeeping) if new.failures else 0
 
 
-def _written(context: RewriteContext, write: bytes, new: NewValues, quarantined: int) -> Rewritten:
+def _written(context: TraversalContext, write: bytes, new: NewValues, quarantined: int) -> Rewritten:
     rows, values, *_ = context.run(write, new.parameters)[0] if new.rows else (0, 0)
     return Rewritten(rows, values, new.rows - rows, quarantined)
 
@@ -84,7 +84,7 @@ class ListedRow(NamedTuple):
     key: bytes
 
 
-def listed(context: RewriteContext, first: int, end: int) -> list[ListedRow]:
+def listed(context: TraversalContext, first: int, end: int) -> list[ListedRow]:
     """Returns each row to rewrite in the pages from `first` to before `end`.
 
     Raises:

@@ -23,7 +23,7 @@ from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerS
 from keyrotation_pipeline.adapters.postgres.engine.ranges import last_shard, progress_by_relation, slices_of
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import ROTATE_AGAIN, without_content
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import SAVE_SECONDS, TICK_SECONDS, limits_for
-from keyrotation_pipeline.adapters.postgres.engine.traversal import rewrite_slices
+from keyrotation_pipeline.adapters.postgres.engine.traversal import traverse
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import Vacuum, in_hot_order
 from keyrotation_pipeline.adapters.postgres.engine.worker import STOP, Job, at_low_priority, fingerprints
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
@@ -74,7 +74,7 @@ def reencrypt_shard(
     workers = min(workers, len(slices))
     if settings is None or workers <= 1:
         return at_low_priority(
-            lambda send, stop: rewrite_slices(connect, request, slices, ring, target, send, limits, stop),
+            lambda send, stop: traverse(connect, request, slices, ring, target, send, limits, stop),
             report,
         )
     limits = replace(limits, workers=workers)

@@ -8,12 +8,12 @@ from time import monotonic
 
 import psycopg
 
-from keyrotation_pipeline.adapters.postgres.engine.batch import Codec, RewriteContext, open_connection
+from keyrotation_pipeline.adapters.postgres.engine.batch import Codec, TraversalContext, open_connection
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.engine.pages import PageRewrite, Stop
+from keyrotation_pipeline.adapters.postgres.engine.pages import PageTraversal, Stop
 from keyrotation_pipeline.adapters.postgres.engine.ranges import PageRange, Slice, StoredPageRanges, SweptPageRanges
-from keyrotation_pipeline.adapters.postgres.engine.rows import rewrite_contended_rows, rewrite_listed
+from keyrotation_pipeline.adapters.postgres.engine.rows import write_contended_rows, write_listed_rows
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import ROTATE_AGAIN, without_content
 from keyrotation_pipeline.adapters.postgres.engine.statements import may_wait, statements
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import LockRetry, Supervisor, limits_for
@@ -32,7 +32,7 @@ _Source = StoredPageRanges | SweptPageRanges
 
 
 @without_content(ROTATE_AGAIN)
-def rewrite_slices(
+def traverse(
     connect: Callable[[], Connection],
     request: str,
     slices: Sequence[Slice],
@@ -58,12 +58,12 @@ def rewrite_slices(
         DatabaseUnavailableError: the connection was lost; progress is stored.
     """
     shard = slices[0].shard
-    with rewriting(connect, request, shard, ring, target, report, limits, stop_requested) as rewrite:
-        return rewrite(slices)
+    with traversing(connect, request, shard, ring, target, report, limits, stop_requested) as walk:
+        return walk(slices)
 
 
 @contextmanager
-def rewriting(
+def traversing(
     connect: Callable[[], Connection],
     request: str,
     shard: Shard,
@@ -80,7 +80,7 @@ def rewriting(
         in_hot_order: the relations to rewrite in HOT order; None: determined here.
 
     Raises:
-        psycopg.Error, KeyRotationError: as `rewrite_slices`.
+        psycopg.Error, KeyRotationError: as `traverse`.
     """
     with ExitStack() as stack:
         connection = stack.enter_context(closing(open_connection(connect)))
@@ -115,7 +115,7 @@ def sweep(
         What this sweep did. If it rewrote and skipped no rows, only quarantined values are left.
 
     Raises:
-        BlockedError, PreflightError, DatabaseUnavailableError: as `rewrite_slices`.
+        BlockedError, PreflightError, DatabaseUnavailableError: as `traverse`.
     """
     with ExitStack() as stack:
         connection = stack.enter_context(closing(open_connection(connect)))
@@ -144,7 +144,7 @@ class _Traversal:
     supervisor: Supervisor
     in_hot_order: frozenset[int] | None = None
     wait: bool = field(kw_only=True)
-    _contexts: dict[Relation, RewriteContext] = field(default_factory=dict)
+    _contexts: dict[Relation, TraversalContext] = field(default_factory=dict)
 
     def run(self, sources: Sequence[_Source]) -> Rewritten:
         retry = self._retry(str(self.table.name))
@@ -169,19 +169,19 @@ class _Traversal:
             for relation in relations
         ]
 
-    def _context(self, relation: Relation) -> RewriteContext:
+    def _context(self, relation: Relation) -> TraversalContext:
         # It may have grown since the previous slice, but it is the same relation.
         same = replace(relation, pages=0)
         if same not in self._contexts:
             self._contexts[same] = self._new_context(relation)
         return self._contexts[same]
 
-    def _new_context(self, relation: Relation) -> RewriteContext:
+    def _new_context(self, relation: Relation) -> TraversalContext:
         hot = relation.oid in (self.in_hot_order or ())
         key = row_key(self.connection, relation)
         sql = statements(self.connection, relation, key, self.table.format, self.target, hot_order=hot)
         rows, housekeeping, limits = self.connection, self.supervisor.connection, self.supervisor.limits
-        return RewriteContext(rows, housekeeping, self.table, relation, sql, self.codec, limits, hot)
+        return TraversalContext(rows, housekeeping, self.table, relation, sql, self.codec, limits, hot)
 
     def _retry(self, table: str) -> LockRetry:
         return LockRetry(self.connection, table, self.supervisor)
@@ -192,7 +192,7 @@ class _RelationTraversal:
 
     def __init__(
         self,
-        context: RewriteContext,
+        context: TraversalContext,
         supervisor: Supervisor,
         stored: _Source,
         pages: PageRange,
@@ -233,7 +233,7 @@ class _RelationTraversal:
             self._row_by_row()
             return False
         size = self._supervisor.batch_size
-        match PageRewrite(self._context, self._pages, size, self._confirm, at_once=self._at_once).run():
+        match PageTraversal(self._context, self._pages, size, self._confirm, at_once=self._at_once).run():
             case Stop.CONTENDED:
                 self._at_once = False
             case Stop.MOVED:
@@ -248,7 +248,7 @@ class _RelationTraversal:
         first = self._pages.next
         size = self._supervisor.batch_size
         end = min(first + min(size.pages, size.reading_pages), self._pages.end)
-        method = rewrite_contended_rows if self._wait else rewrite_listed
+        method = write_contended_rows if self._wait else write_listed_rows
         rows = 0
         for done in method(self._context, first, end):
             self._pages.done += done  # at once, since the next batch may fail

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.ranges import Slice
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import ROTATE_AGAIN, without_content
-from keyrotation_pipeline.adapters.postgres.engine.traversal import rewriting
+from keyrotation_pipeline.adapters.postgres.engine.traversal import traversing
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.process import harden_process
 from keyrotation_pipeline.errors import KeyRotationError, KeyStoreError
@@ -147,12 +147,12 @@ def _work(job: Job, slices: "queue.Queue[int | None]", stop_requested: threading
         _send(note=progress.note)
 
     shard = job.slices[0].shard
-    with rewriting(
+    with traversing(
         job.connect, job.request, shard, job.ring(), job.target, report, job.limits, stop_requested, job.in_hot_order
-    ) as go:
+    ) as walk:
         while (index := slices.get()) is not None:
             part = job.slices[index]
-            done = go([part])
+            done = walk([part])
             _send(finished=part.index, result=[done.rows, done.values, done.skipped, done.quarantined, done.seconds])
 
 
