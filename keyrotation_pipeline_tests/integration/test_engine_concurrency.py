@@ -96,13 +96,13 @@ class Batches:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.read = 0
-        rewrite = Codec.rewrite
+        encrypt = Codec.encrypt
 
         def counted(codec: Codec, batch: Batch) -> NewValues:
             self.read += 1
-            return rewrite(codec, batch)
+            return encrypt(codec, batch)
 
-        patch.setattr(Codec, "rewrite", counted)
+        patch.setattr(Codec, "encrypt", counted)
 
 
 def rewrite_underneath(url: str, ended: threading.Event, counted: list[str], batches: Batches) -> None:

@@ -75,15 +75,15 @@ EXPECTED = {n: under_v2(f"a{n}", f"b{n}") for n in range(ROWS)}
 @contextmanager
 def between_read_and_write(action: Callable[[int], None]) -> Iterator[None]:
     """Run `action` with the number of the batch each time one has been read and not yet been written."""
-    rewrite = Codec.rewrite
+    encrypt = Codec.encrypt
     numbers = iter(range(1_000_000))
 
     def interrupted(codec: Codec, batch: Batch) -> NewValues:
         action(next(numbers))
-        return rewrite(codec, batch)
+        return encrypt(codec, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Codec, "rewrite", interrupted)
+        patch.setattr(Codec, "encrypt", interrupted)
         yield
 
 

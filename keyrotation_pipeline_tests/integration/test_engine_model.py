@@ -122,15 +122,15 @@ class Rotations(RuleBasedStateMachine):
         self, version: int, batch: int, what: str, column: str, key: int, text: str | None
     ) -> None:
         self.primary_is_switched(version)  # so that there is something to do
-        rewrite, seen = Codec.rewrite, iter(range(10**6))
+        encrypt, seen = Codec.encrypt, iter(range(10**6))
 
         def interrupted(codec: Codec, rows: Batch) -> NewValues:
             if next(seen) == batch:
                 self._happens(what, key, column, text)
-            return rewrite(codec, rows)
+            return encrypt(codec, rows)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Codec, "rewrite", interrupted)
+            patch.setattr(Codec, "encrypt", interrupted)
             with suppress(CrashError):
                 self._engine(0)
                 self._engine(1)

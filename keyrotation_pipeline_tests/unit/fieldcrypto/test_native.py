@@ -329,7 +329,7 @@ def test_both_codecs_write_the_same_search_indexes(ring: KeyRing, normalise: tup
     stored[TEXTS.index("")] = b""
     rows = [(7, 0, b"\0\0\0\1\0\1", b"\0\0\0\1", sealed(ring, 1, "a").encode(), each, b"", before) for each in stored]
     by_native, by_python = (
-        Codec(table, ring, V2, native=native).rewrite(Batch.of(rows, (), 1)) for native in (True, False)
+        Codec(table, ring, V2, native=native).encrypt(Batch.of(rows, (), 1)) for native in (True, False)
     )
     assert by_native.parameters["index_0"].packed == by_python.parameters["index_0"].packed
     assert by_native.parameters["positions"].packed == by_python.parameters["positions"].packed
@@ -352,7 +352,7 @@ def test_the_reference_does_not_decrypt_a_text_again_for_its_index(
         return b"z"
 
     monkeypatch.setattr(SearchIndexes, "_plaintext", recorded)
-    written = Codec(table, ring, V2, native=False).rewrite(Batch.of(rows, (), 1)).parameters["index_0"].packed
+    written = Codec(table, ring, V2, native=False).encrypt(Batch.of(rows, (), 1)).parameters["index_0"].packed
     assert elements(written) == [Indexer(form, ring).under(V2, text.encode()).encode() for text in versions]
     assert opened == [rows[-1][4]], "only a value that stays"
 
@@ -522,11 +522,11 @@ def test_without_the_module_python_does_it_and_the_version_says_how_to_build_it(
     monkeypatch: pytest.MonkeyPatch, ring: KeyRing
 ) -> None:
     rows = [(7, 0, b"\0\0\0\1\0\1", b"\0\0\0\1", sealed(ring, 1, "x").encode())]
-    with_native = Codec(TABLE, ring, V2).rewrite(Batch.of(rows))
+    with_native = Codec(TABLE, ring, V2).encrypt(Batch.of(rows))
     assert "OpenSSL" in compiled.codec_in_use()
     monkeypatch.setattr(compiled, "MODULE", None)
     assert "uv sync" in compiled.codec_in_use()
-    without = Codec(TABLE, ring, V2).rewrite(Batch.of(rows))
+    without = Codec(TABLE, ring, V2).encrypt(Batch.of(rows))
     assert with_native.parameters.keys() == without.parameters.keys()
     assert isinstance(without.parameters["value_0"], TextArray)
     assert with_native.rows == without.rows == 1

@@ -152,7 +152,7 @@ class Codec:
         # Only arrays are rewritten a column at a time, and only in Python.
         self._columns = column_rewriters(code, ring, target, table.labels) if _has_arrays(table) else ()
 
-    def rewrite(self, batch: Batch) -> NewValues:
+    def encrypt(self, batch: Batch) -> NewValues:
         """Re-encrypts a batch; rows without a new value are left out of the parameters."""
         natively = self._native if self._rewrites_natively and batch.rows else None
         if natively and (not self._indexes or self._indexes.may_replace(batch.index_texts)):

@@ -256,7 +256,7 @@ class PageTraversal:
 
     def _encrypt(self, some: _Rows) -> _Writing:
         batch = self._context.batch(some.rows)
-        new = self._context.codec.rewrite(batch)
+        new = self._context.codec.encrypt(batch)
         new.parameters.update(prune_first=position(some.pruned.first), prune_end=position(some.pruned.end))
         quarantined = 0
         if new.failures:

@@ -67,7 +67,7 @@ def _write_row(context: TraversalContext, key: bytes) -> Rewritten:
 
 
 def _encrypted(context: TraversalContext, batch: Batch) -> tuple[NewValues, int]:
-    new = context.codec.rewrite(batch)
+    new = context.codec.encrypt(batch)
     return new, context.quarantine(batch, new.failures, context.housekeeping) if new.failures else 0
 
 

@@ -113,7 +113,7 @@ def _rewritten(connection: Connection, relation: Relation, codec: Codec) -> tupl
     )
     failed = 0
     for first in range(0, len(rows), BATCH_ROWS):
-        rewritten = codec.rewrite(Batch.of(rows[first : first + BATCH_ROWS], relation.columns))
+        rewritten = codec.encrypt(Batch.of(rows[first : first + BATCH_ROWS], relation.columns))
         new, failed = rewritten.parameters, failed + len(rewritten.failures)
         connection.execute(write, [new["positions"], *(new[f"value_{number}"] for number in numbers)])
     return len(rows), failed
