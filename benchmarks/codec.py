@@ -84,7 +84,7 @@ def _timed(chars: int, old: KeyVersion, new: KeyVersion, by_rotation: bool) -> C
     def once() -> float:
         started = time.process_time()
         for _ in range(repeats):
-            packed = codec.rewrite(rows, 0, 1)
+            packed = codec.reencrypt(rows, 0, 1)
         seconds = time.process_time() - started
         if packed is None or packed.changed != count:
             raise SystemExit("the codec did not rewrite every value; its figures mean nothing")
@@ -101,7 +101,7 @@ def _written(version: KeyVersion, text: str) -> bytes:
 
 
 def _rotated(values: list[bytes], version: KeyVersion) -> list[Value]:
-    return format_of(NATIVE).rewriter(RING, version, (LABEL,)).rewrite([values]).columns[0]
+    return format_of(NATIVE).reencryptor(RING, version, (LABEL,)).reencrypt([values]).columns[0]
 
 
 def _options() -> argparse.Namespace:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, RewrittenBatch, Value, ValueRewriter
+from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, ReencryptedBatch, Value, ValueReencryptor
 
 # Dimensions with lower bounds, where they do not begin with 1; then braces, commas, quoted and plain elements.
 _BOUNDS = re.compile(rb"((?:\[-?\d+:-?\d+\])+)=")
@@ -104,31 +104,31 @@ def _quoted(value: bytes) -> bytes:
     return b'"' + _SPECIAL.sub(rb"\\\1", value) + b'"'
 
 
-def rewrite_elements(
-    rewriters: Sequence[ValueRewriter], columns: Sequence[Sequence[Value]], arrays: frozenset[int]
-) -> RewrittenBatch:
-    """Re-encrypts one batch as `ValueRewriter.rewrite`; the columns `arrays` hold texts of arrays of values.
+def reencrypt_elements(
+    reencryptors: Sequence[ValueReencryptor], columns: Sequence[Sequence[Value]], arrays: frozenset[int]
+) -> ReencryptedBatch:
+    """Re-encrypts one batch as `ValueReencryptor.reencrypt`; the columns `arrays` hold texts of arrays of values.
 
     Args:
-        rewriters: one for each column, to which its values may be bound.
+        reencryptors: one for each column, to which its values may be bound.
     """
     new, failures = list[list[Value]](), list[Failure]()
     for number, column in enumerate(columns):
         flat = _Flat(column) if number in arrays else None
-        rewritten = rewriters[number].rewrite([flat.elements if flat else column])
+        rewritten = reencryptors[number].reencrypt([flat.elements if flat else column])
         new.append(flat.joined(rewritten.columns[0]) if flat else rewritten.columns[0])
         failures += _of_column(number, flat, rewritten.failures)
-    return RewrittenBatch(new, failures)
+    return ReencryptedBatch(new, failures)
 
 
 def check_elements(
-    rewriters: Sequence[ValueRewriter], columns: Sequence[Sequence[Value]], arrays: frozenset[int]
+    reencryptors: Sequence[ValueReencryptor], columns: Sequence[Sequence[Value]], arrays: frozenset[int]
 ) -> tuple[list[Held], list[Failure]]:
-    """Decrypts every value as `ValueRewriter.check`; the columns `arrays` hold texts of arrays of values."""
+    """Decrypts every value as `ValueReencryptor.check`; the columns `arrays` hold texts of arrays of values."""
     held, failures = list[Held](), list[Failure]()
     for number, column in enumerate(columns):
         flat = _Flat(column) if number in arrays else None
-        found, failed = rewriters[number].check([flat.elements if flat else column])
+        found, failed = reencryptors[number].check([flat.elements if flat else column])
         held += found
         failures += _of_column(number, flat, failed)
     return held, failures

@@ -58,11 +58,11 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class RewrittenBatch:
+class ReencryptedBatch:
     """New stored values by column, None where the value is unchanged; and the values that could not be rewritten.
 
     Args:
-        texts: of each new value what was encrypted, by column, where the rewriter passes it on: search indexes need it.
+        texts: of each new value what was encrypted, by column, where the reencryptor passes it on, for search indexes.
     """
 
     columns: list[list[Value]]
@@ -70,17 +70,17 @@ class RewrittenBatch:
     texts: Sequence[Sequence[Value]] = field(default=(), repr=False)
 
 
-class ValueRewriter(Protocol):
-    """Re-encrypts and checks batches of stored values; `Rewriter` does it for the native format."""
+class ValueReencryptor(Protocol):
+    """Re-encrypts and checks batches of stored values; `Reencryptor` does it for the native format."""
 
-    def rewrite(self, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
+    def reencrypt(self, columns: Sequence[Sequence[Value]]) -> ReencryptedBatch:
         """Re-encrypts one batch: columns of stored values, all of the same length."""
 
     def check(self, columns: Sequence[Sequence[Value]]) -> tuple[list[Held], list[Failure]]:
         """Decrypts every value: returns what each column holds, and which values do not decrypt."""
 
 
-class Rewriter:
+class Reencryptor:
     """Re-encrypts stored values to one key version, reading each under the key that it names.
 
     Values under the target, empty strings and NULLs are left unchanged. So is a value whose plaintext is itself one:
@@ -105,7 +105,7 @@ class Rewriter:
         self._labels = labels
         self._since = since
 
-    def rewrite(self, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
+    def reencrypt(self, columns: Sequence[Sequence[Value]]) -> ReencryptedBatch:
         """Re-encrypts one batch.
 
         Args:
@@ -116,10 +116,10 @@ class Rewriter:
         nonces = _by_column(columns, self._generation.nonce_bytes, drawn)
         failures: list[Failure] = []
         rewritten = [
-            self._rewrite_column(number, *self._divided(values), each, failures)
+            self._reencrypt_column(number, *self._divided(values), each, failures)
             for number, (values, each) in enumerate(zip(columns, nonces, strict=True))
         ]
-        return RewrittenBatch([new for new, _ in rewritten], failures, [texts for _, texts in rewritten])
+        return ReencryptedBatch([new for new, _ in rewritten], failures, [texts for _, texts in rewritten])
 
     def check(self, columns: Sequence[Sequence[Value]]) -> tuple[list[Held], list[Failure]]:
         """Decrypts every value: returns what each column holds, and which values do not decrypt."""
@@ -146,7 +146,7 @@ class Rewriter:
         held[None] = column.count(b"")
         return +held
 
-    def _rewrite_column(
+    def _reencrypt_column(
         self, number: int, values: Sequence[Value], rows: Rows, nonces: bytes, failures: list[Failure]
     ) -> tuple[list[Value], Sequence[Value]]:
         """Returns the new values of a column, and their plaintexts."""

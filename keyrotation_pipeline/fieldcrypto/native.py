@@ -1,4 +1,4 @@
-"""Wraps the native batch codec (`codec.c`), where it was built. Each format's rewriter in Python is its reference."""
+"""Wraps the native batch codec (`codec.c`), where it was built. The reencryptor of each format is its reference."""
 
 import os
 import time
@@ -103,7 +103,7 @@ class Packed:
 
 
 class NativeCodec:
-    """Rewrites a batch in which every value is good, as the format's rewriter does, in one call, and packs the result.
+    """Re-encrypts a batch in which every value is good, as the reencryptor does, in one call, and packs the result.
 
     Not thread-safe. The interpreter's lock is released during the call.
 
@@ -112,7 +112,7 @@ class NativeCodec:
         values: the format of the values, as `codec.c` knows it.
         bound: for each column of a batch, what its values of the second generation are authenticated with.
         own: for each column of a batch, its keys under the versions of `ring`, where columns have keys of their own.
-        since: of our own values, see `batch.Rewriter`.
+        since: of our own values, see `batch.Reencryptor`.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class NativeCodec:
         )
         return True
 
-    def rewrite(
+    def reencrypt(
         self,
         rows: Sequence[tuple[Any, ...]],
         first: int,

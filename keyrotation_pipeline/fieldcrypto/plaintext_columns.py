@@ -2,15 +2,15 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, Labels, Rewriter, Rows, Value
+from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, Labels, Reencryptor, Rows, Value
 from keyrotation_pipeline.fieldcrypto.codecs.source import ClosedError, Source
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion, any_value_in
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import CLOSED, NOT_A_VALUE
 
 
-class PlaintextRewriter(Rewriter):
-    """`Rewriter` that also encrypts what some columns held before.
+class PlaintextReencryptor(Reencryptor):
+    """`Reencryptor` that also encrypts what some columns held before.
 
     A text that only begins like a value (``v2: final version``) is plaintext. What is a value in full and does not
     open is never encrypted again; it is a failure, as in any column. So is what another library's key does not open.
@@ -26,7 +26,7 @@ class PlaintextRewriter(Rewriter):
         self._takes_in = target == max(ring.versions)
 
     def check(self, columns: Sequence[Sequence[Value]]) -> tuple[list[Held], list[Failure]]:
-        """See `Rewriter.check`; what is of the old form, and opens, is `NOT_A_VALUE`, as `is_plaintext` expects it."""
+        """See `Reencryptor.check`; what is of the old form and opens is `NOT_A_VALUE`, as `is_plaintext` takes it."""
         held, failures = super().check(columns)
         return held, [self._judged(each, columns[each.column][each.row]) for each in failures]
 
@@ -39,15 +39,15 @@ class PlaintextRewriter(Rewriter):
             return Failure(failure.row, failure.column, CLOSED)
         return failure
 
-    def _rewrite_column(
+    def _reencrypt_column(
         self, number: int, values: Sequence[Value], rows: Rows, nonces: bytes, failures: list[Failure]
     ) -> tuple[list[Value], Sequence[Value]]:
         old = _texts_in(values) if number in self._begun else {}
         if not old:
-            return super()._rewrite_column(number, values, rows, nonces, failures)
+            return super()._reencrypt_column(number, values, rows, nonces, failures)
         others = [None if at in old else value for at, value in enumerate(values)]
         # Of as many nonces as values, those of the values are taken from the front, so none is used twice.
-        rewritten, plaintexts = super()._rewrite_column(number, others, rows, nonces, failures)
+        rewritten, plaintexts = super()._reencrypt_column(number, others, rows, nonces, failures)
         texts = self._opened(number, old, failures) if self._takes_in else {}
         if not texts:
             return rewritten, plaintexts

@@ -13,7 +13,7 @@ from keyrotation_pipeline.errors import InvalidBindingError, InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import place_ring
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, layout_of, notation_of
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding, KeyNotation, as_list, by_commas, key_in
-from keyrotation_pipeline.fieldcrypto.codecs.unmarked import UnmarkedRewriter
+from keyrotation_pipeline.fieldcrypto.codecs.unmarked import UnmarkedReencryptor
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.format_spec import Derivation, FormatSpec
 from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
@@ -116,8 +116,8 @@ def _layout(declared: ValueFormat, keys: KeyRing, values: Sequence[bytes]) -> st
         layout = layout_of(replace(declared, layout=text))
         if layout.key_bytes not in {0, size}:
             continue
-        rewriter = UnmarkedRewriter(keys, keys.primary, layout, bound=declared.is_read_with_data)
-        if any(not isinstance(rewriter.opened(value), Defect) for value in values):
+        reencryptor = UnmarkedReencryptor(keys, keys.primary, layout, bound=declared.is_read_with_data)
+        if any(not isinstance(reencryptor.opened(value), Defect) for value in values):
             return text
     return None
 

@@ -66,7 +66,7 @@ def test_elixir_reads_what_was_rewritten_and_is_read() -> None:
     keys = [base64.b64encode(raw_of(ring.material(version))).decode() for version in (V1, V2)]
     code, label = format_of(CLOAK_ECTO), ring.material(V1).name
     values = [_sealed_here(raw_of(ring.material(V1)), label, text) for text in texts]
-    (rewritten,) = code.rewriter(ring, V2).rewrite([values]).columns
+    (rewritten,) = code.reencryptor(ring, V2).reencrypt([values]).columns
     stored = [value.hex() for value in rewritten if value is not None]
     done = subprocess.run(["elixir", "-e", PROGRAM, label, *keys, *stored], capture_output=True, text=True, check=True)
     answers = [[bytes.fromhex(each) for each in line.split(" ")] for line in done.stdout.splitlines()]

@@ -47,7 +47,7 @@ assert recognise_text(stored.decode()).format == "toy"
 assert [each.format for each in fits({old!r}, "TOY_KEYS", [stored])] == ["toy"]
 assert [(each.name, each.package, each.version) for each in origins()] == [("toy", "keyrotation-toy", "1.0")]
 assert declared.signed() == "toy, keys as they are, identified by the marker in each value"
-print(format_of(declared).rewriter(ring, KeyVersion(2)).rewrite([[stored]]).columns[0][0].decode())
+print(format_of(declared).reencryptor(ring, KeyVersion(2)).reencrypt([[stored]]).columns[0][0].decode())
 """
     done = typed(installed, "-c", asked)
     assert done.returncode == 0, done.stderr

@@ -26,7 +26,7 @@ def test_values_are_opened_and_sealed_again_under_another_key(vector: FormatVect
     assert all(told in text for (_, told), text in zip(vector.values, texts, strict=True) if isinstance(text, bytes))
     assert not [text for text in texts if isinstance(text, Defect)]
     code = format_of(vector.declared)
-    rewritten = code.rewriter(ring, target, (vector.label,)).rewrite([[*vector.stored, None, b""]])
+    rewritten = code.reencryptor(ring, target, (vector.label,)).reencrypt([[*vector.stored, None, b""]])
     ((*new, null, empty),) = rewritten.columns
     assert (rewritten.failures, null, empty) == ([], None, None)
     alone = KeyRing({target: ring.material(target)}, target)
@@ -35,7 +35,7 @@ def test_values_are_opened_and_sealed_again_under_another_key(vector: FormatVect
         assert vector.plaintext(alone, value) == text
         assert code.opened_by(ring, value, vector.label) == (target, target)
     assert all(len(value or b"") >= len(stored) for value, stored in zip(new, vector.stored, strict=True))
-    (held,), failures = code.rewriter(ring, target, (vector.label,)).check([[*vector.stored, *new, None, b""]])
+    (held,), failures = code.reencryptor(ring, target, (vector.label,)).check([[*vector.stored, *new, None, b""]])
     assert (failures, held[None], held[target], held.total()) == ([], 1, len(new), 2 * len(new) + 1)
 
 

@@ -264,13 +264,13 @@ def test_values_are_rewrapped_in_batches(store: TransitKeyStore, transit: Transi
     old = [transit.encrypt(text) for text in texts[:40]] * 31
     ring = rotated(store, V2)
     code = format_of(declared(transit))
-    rewritten = code.rewriter(ring, V2).rewrite([old, [None] * len(old)])
+    rewritten = code.reencryptor(ring, V2).reencrypt([old, [None] * len(old)])
     assert (rewritten.failures, rewritten.columns[1]) == ([], [None] * len(old))
     new = [each or b"" for each in rewritten.columns[0]]
     assert {each.split(b":")[1] for each in new} == {b"v2"}
     assert [transit.decrypt(each) for each in new[:40]] == texts[:40]
-    assert code.rewriter(ring, V2).rewrite([new]).columns == [[None] * len(new)]
-    held, failures = code.rewriter(ring, V2).check([[*old, *new, b"", None]])
+    assert code.reencryptor(ring, V2).reencrypt([new]).columns == [[None] * len(new)]
+    held, failures = code.reencryptor(ring, V2).check([[*old, *new, b"", None]])
     assert (held, failures) == ([{V1: len(old), V2: len(new), None: 1}], [])
 
 
@@ -288,7 +288,7 @@ def test_results_that_were_mixed_up_are_not_written(
 
     monkeypatch.setattr(TransitServer, "rewrapped", mixed_up)
     with pytest.raises(KeyRotationError, match="nothing of its batch was written"):
-        format_of(declared(transit)).rewriter(ring, V2).rewrite([old])
+        format_of(declared(transit)).reencryptor(ring, V2).reencrypt([old])
 
 
 def test_a_version_that_is_withdrawn_within_a_batch_is_named(
@@ -305,7 +305,7 @@ def test_a_version_that_is_withdrawn_within_a_batch_is_named(
 
     monkeypatch.setattr(TransitServer, "rewrapped", then_withdrawn)
     with pytest.raises(KeyStoreUnavailableError, match="does not decrypt under v1 any more"):
-        format_of(declared(transit)).rewriter(ring, V2).rewrite([old])
+        format_of(declared(transit)).reencryptor(ring, V2).reencrypt([old])
 
 
 def test_a_batch_that_is_too_large_for_the_server_is_halved(
@@ -328,11 +328,11 @@ def test_what_does_not_open_is_left_as_it_is_and_named(store: TransitKeyStore, t
         NOT_A_VALUE,
         NOT_A_VALUE,
     ]
-    rewritten = code.rewriter(ring, V2).rewrite([values])
+    rewritten = code.reencryptor(ring, V2).reencrypt([values])
     assert [each is None for each in rewritten.columns[0]] == [True] * 5 + [False]
     found = sorted(rewritten.failures, key=lambda each: each.row)
     assert found == [Failure(row, 0, defect) for row, defect in enumerate(defects)]
-    held, failures = code.rewriter(ring, V2).check([values])
+    held, failures = code.reencryptor(ring, V2).check([values])
     assert (held, sorted(failures, key=lambda each: each.row)) == ([{V1: 1}], found)
     assert [code.plaintext(ring, each) for each in values] == [*defects, b"text"]
     assert code.opened_by(ring, good) == (V1, V1)
@@ -346,9 +346,9 @@ def test_a_version_that_the_server_refuses_puts_nothing_into_quarantine(
 ) -> None:
     good = transit.encrypt(b"text")
     ring = rotated(store, V2)
-    rewriter = format_of(declared(transit)).rewriter(ring, V2)
+    reencryptor = format_of(declared(transit)).reencryptor(ring, V2)
     transit.configure(min_decryption_version=2)
-    for work in (lambda: rewriter.rewrite([[good]]), lambda: rewriter.check([[good]])):
+    for work in (lambda: reencryptor.reencrypt([[good]]), lambda: reencryptor.check([[good]])):
         with pytest.raises(KeyStoreUnavailableError, match="does not decrypt under v1 any more"):
             work()
     assert "v1" in str(store.read().live[V1])
@@ -359,7 +359,7 @@ def test_a_rotation_by_somebody_else_stops_the_batch(store: TransitKeyStore, tra
     ring = rotated(store, V2)
     transit.rotate()
     with pytest.raises(KeyStoreError, match="encrypts under another version than v2: somebody has rotated it"):
-        format_of(declared(transit)).rewriter(ring, V2).rewrite([[good]])
+        format_of(declared(transit)).reencryptor(ring, V2).reencrypt([[good]])
 
 
 def test_a_busy_or_sealed_server_is_waited_for_and_then_named(store: TransitKeyStore, transit: Transit) -> None:

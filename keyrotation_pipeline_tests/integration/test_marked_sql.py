@@ -129,7 +129,7 @@ def test_the_longest_value_is_judged_with_the_reference_that_it_gets(database: C
     value = Rails([key], references=False).encrypt(b"x" * 99).decode()
     fill(database, [value])
     key_markers.publish(database, RAILS_HERE, ring)
-    ((new,),) = format_of(RAILS_HERE).rewriter(ring, V2).rewrite([[value.encode()]]).columns
+    ((new,),) = format_of(RAILS_HERE).reencryptor(ring, V2).reencrypt([[value.encode()]]).columns
     assert new is not None
     longest = sql.SQL("SELECT {} FROM public.held").format(sql_of(RAILS_HERE).longest_under(C, V2))
     assert database.execute(longest).fetchone() == (len(new),)
@@ -145,7 +145,7 @@ def test_a_longer_id_of_the_next_key_is_counted_in(database: Connection) -> None
     value = marked_libraries.KEYED_WRAPPER.alone(texts_of(KEYED_WRAPPER, ring)[V1]).encrypt(b"x" * 99)
     fill(database, [value.decode()])
     key_markers.publish(database, KEYED_WRAPPER, ring)
-    ((new,),) = format_of(KEYED_WRAPPER).rewriter(ring, V2).rewrite([[value]]).columns
+    ((new,),) = format_of(KEYED_WRAPPER).reencryptor(ring, V2).reencrypt([[value]]).columns
     longest = sql.SQL("SELECT {} FROM public.held").format(sql_of(KEYED_WRAPPER).longest_under(C, V2))
     assert new is not None
     assert new.startswith(b"enc:fernet:key10:")

@@ -7,7 +7,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Protocol, cast
 
-from keyrotation_pipeline.fieldcrypto.batch import Labels, ValueRewriter
+from keyrotation_pipeline.fieldcrypto.batch import Labels, ValueReencryptor
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import new_passphrase
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding, KeyNotation, by_commas
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
@@ -23,7 +23,7 @@ from keyrotation_pipeline.fieldcrypto.reads import Defect
 class Format(Protocol):
     """The code of one value format."""
 
-    def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> ValueRewriter:
+    def reencryptor(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> ValueReencryptor:
         """Returns what re-encrypts values to a version; the ring holds it and every version to read.
 
         Args:
@@ -125,13 +125,13 @@ def notation_of(declared: ValueFormat, encoding: KeyEncoding = KeyEncoding.B64UR
     return codec_of(declared).notation(declared, encoding)
 
 
-def column_rewriters(code: Format, ring: KeyRing, target: KeyVersion, labels: Labels) -> list[ValueRewriter]:
+def column_reencryptors(code: Format, ring: KeyRing, target: KeyVersion, labels: Labels) -> list[ValueReencryptor]:
     """Returns what re-encrypts each column of a table alone.
 
     Args:
         labels: of every column.
     """
-    return [code.rewriter(ring, target, (label,)) for label in labels]
+    return [code.reencryptor(ring, target, (label,)) for label in labels]
 
 
 def new_key(

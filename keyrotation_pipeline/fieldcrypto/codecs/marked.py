@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.errors import InvalidKeyError, KeyRotationError
-from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, Held, Labels, RewrittenBatch, Value
+from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, Held, Labels, ReencryptedBatch, Value
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
@@ -97,9 +97,9 @@ class MarkedFormat:
     def __init__(self, envelope: Envelope, compiled: CompiledFormat | None = None, *, bound: bool = False) -> None:
         self._envelope, self._compiled, self._bound = envelope, compiled, bound
 
-    def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> "MarkedRewriter":
-        """See `Format.rewriter`."""
-        return MarkedRewriter(self._envelope, ring, target, labels if self._bound else ())
+    def reencryptor(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> "MarkedReencryptor":
+        """See `Format.reencryptor`."""
+        return MarkedReencryptor(self._envelope, ring, target, labels if self._bound else ())
 
     def native_codec(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> NativeCodec | None:  # noqa: ARG002
         """See `Format.native_codec`.
@@ -119,7 +119,7 @@ class MarkedFormat:
         label: str | None = None,
     ) -> tuple[KeyVersion, KeyVersion | None] | None:
         """See `Format.opened_by`."""
-        value = self.rewriter(ring, ring.primary, (label,)).parsed(stored)
+        value = self.reencryptor(ring, ring.primary, (label,)).parsed(stored)
         if value is None:
             return None
         keys = {version: self._envelope.key(ring.material(version)) for version in ring.versions}
@@ -129,7 +129,7 @@ class MarkedFormat:
 
     def plaintext(self, ring: KeyRing, stored: bytes, label: str | None = None) -> bytes | Defect:
         """See `Format.plaintext`."""
-        return self.rewriter(ring, ring.primary, (label,)).plaintext(stored)
+        return self.reencryptor(ring, ring.primary, (label,)).plaintext(stored)
 
     def markers(self, ring: KeyRing) -> dict[KeyVersion, str]:
         """Returns the text by which values name each key of the ring.
@@ -153,8 +153,8 @@ class MarkedFormat:
         return self._envelope.key(material).marker.decode()
 
 
-class MarkedRewriter:
-    """Re-encrypts values to one key version, each under the key that it names; see `batch.Rewriter`.
+class MarkedReencryptor:
+    """Re-encrypts values to one key version, each under the key that it names; see `batch.Reencryptor`.
 
     Values that name the target, empty strings and NULLs are left unchanged. One that names no key is tried under every
     key, and gets the marker of the target, since SQL can tell no other value from it. One whose plaintext is itself a
@@ -177,10 +177,10 @@ class MarkedRewriter:
         self._named = {key.marker: version for version, key in self._keys.items()}
         require_different({version: key.marker.decode() for version, key in self._keys.items()})
 
-    def rewrite(self, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
-        """Re-encrypts one batch; see `ValueRewriter.rewrite`."""
+    def reencrypt(self, columns: Sequence[Sequence[Value]]) -> ReencryptedBatch:
+        """Re-encrypts one batch; see `ValueReencryptor.reencrypt`."""
         failures: list[Failure] = []
-        return RewrittenBatch(
+        return ReencryptedBatch(
             [
                 [self._rewritten(row, column, value, failures) for row, value in enumerate(values)]
                 for column, values in enumerate(columns)
@@ -189,7 +189,7 @@ class MarkedRewriter:
         )
 
     def check(self, columns: Sequence[Sequence[Value]]) -> tuple[list[Held], list[Failure]]:
-        """Decrypts every value; see `ValueRewriter.check`."""
+        """Decrypts every value; see `ValueReencryptor.check`."""
         failures: list[Failure] = []
         return [self._held(number, column, failures) for number, column in enumerate(columns)], failures
 

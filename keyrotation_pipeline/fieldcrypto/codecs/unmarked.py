@@ -16,7 +16,7 @@ from keyrotation_pipeline.fieldcrypto.batch import (
     Failure,
     Held,
     Labels,
-    RewrittenBatch,
+    ReencryptedBatch,
     Value,
     nonces_of,
 )
@@ -43,10 +43,10 @@ class UnmarkedFormat:
     def __init__(self, layout: Layout, *, bound: bool = False, derivation: Derivation | None = None) -> None:
         self._layout, self._bound, self._derivation = layout, bound, derivation
 
-    def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> "UnmarkedRewriter":
-        """See `Format.rewriter`."""
+    def reencryptor(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> "UnmarkedReencryptor":
+        """See `Format.reencryptor`."""
         keys, own = self._keys(ring, labels)
-        return UnmarkedRewriter(keys, target, self._layout, bound=self._bound, own=own)
+        return UnmarkedReencryptor(keys, target, self._layout, bound=self._bound, own=own)
 
     def native_codec(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> NativeCodec | None:
         """See `Format.native_codec`."""
@@ -65,7 +65,7 @@ class UnmarkedFormat:
         self, ring: KeyRing, stored: bytes, label: str | None = None
     ) -> tuple[KeyVersion, KeyVersion | None] | None:
         """See `Format.opened_by`."""
-        opened = self.rewriter(ring, ring.primary, (label,)).opened(stored)
+        opened = self.reencryptor(ring, ring.primary, (label,)).opened(stored)
         match opened:
             case Defect(DefectKind.NOT_A_VALUE):
                 return None
@@ -76,7 +76,7 @@ class UnmarkedFormat:
 
     def plaintext(self, ring: KeyRing, stored: bytes, label: str | None = None) -> bytes | Defect:
         """See `Format.plaintext`."""
-        opened = self.rewriter(ring, ring.primary, (label,)).opened(stored)
+        opened = self.reencryptor(ring, ring.primary, (label,)).opened(stored)
         return opened if isinstance(opened, Defect) else opened[1]
 
 
@@ -91,8 +91,8 @@ class _Opened:
     data: bytes | None
 
 
-class UnmarkedRewriter:
-    """Re-encrypts values to one key version, whichever key of the ring they are under; see `batch.Rewriter`.
+class UnmarkedReencryptor:
+    """Re-encrypts values to one key version, whichever key of the ring they are under; see `batch.Reencryptor`.
 
     Values under the target, empty strings and NULLs are left unchanged. So is a value that no key of the ring opens or
     that more than one does, and one whose plaintext a key opens again: an application that could not decrypt has
@@ -116,11 +116,11 @@ class UnmarkedRewriter:
         self._layout = layout
         self._bound = bound
 
-    def rewrite(self, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
-        """Re-encrypts one batch; see `ValueRewriter.rewrite`."""
+    def reencrypt(self, columns: Sequence[Sequence[Value]]) -> ReencryptedBatch:
+        """Re-encrypts one batch; see `ValueReencryptor.reencrypt`."""
         failures: list[Failure] = []
         size = self._layout.nonce_bytes
-        return RewrittenBatch(
+        return ReencryptedBatch(
             [
                 list(self._rewritten(n, values, _cut(nonces, size), failures))
                 for n, (values, nonces) in enumerate(zip(columns, nonces_of(columns, size), strict=True))
@@ -129,7 +129,7 @@ class UnmarkedRewriter:
         )
 
     def check(self, columns: Sequence[Sequence[Value]]) -> tuple[list[Held], list[Failure]]:
-        """Decrypts every value; see `ValueRewriter.check`."""
+        """Decrypts every value; see `ValueReencryptor.check`."""
         failures: list[Failure] = []
         return [self._held(n, values, failures) for n, values in enumerate(columns)], failures
 

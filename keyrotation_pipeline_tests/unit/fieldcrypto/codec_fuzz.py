@@ -19,7 +19,7 @@ from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import TextArray
-from keyrotation_pipeline.fieldcrypto.arrays import check_elements, rewrite_elements
+from keyrotation_pipeline.fieldcrypto.arrays import check_elements, reencrypt_elements
 from keyrotation_pipeline.fieldcrypto.batch import Value
 from keyrotation_pipeline.fieldcrypto.binding import Row, associated_data, joined
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import column_rings
@@ -382,7 +382,7 @@ def fuzz(name: str, count: int, seed: int) -> tuple[int, int]:
     sources = [arrays_of(chance, each) for each in sources] if of.arrays else sources
     arrays = frozenset({0}) if of.arrays else frozenset[int]()
     codecs = {
-        columns: (code.native_codec(ring, of.target, labels), code.rewriter(ring, of.target, labels))
+        columns: (code.native_codec(ring, of.target, labels), code.reencryptor(ring, of.target, labels))
         for columns in (1, 2)
         for labels in [of.labels[:columns]]
     }
@@ -407,9 +407,9 @@ def fuzz(name: str, count: int, seed: int) -> tuple[int, int]:
             compared += columns * rows
             native, python = codecs[columns]
             assert native is not None
-            packed = native.rewrite(batch, 0, columns, (), arrays)
+            packed = native.reencrypt(batch, 0, columns, (), arrays)
             stored = list(zip(*batch, strict=True))
-            expected = rewrite_elements([python], stored, arrays) if arrays else python.rewrite(stored)
+            expected = reencrypt_elements([python], stored, arrays) if arrays else python.reencrypt(stored)
             left = any(map(re.compile(of.left).search, filter(None, chain.from_iterable(batch))))
             if packed is None:
                 stays = of.indexed and any(

@@ -57,7 +57,7 @@ def test_our_own_format_takes_none() -> None:
     with pytest.raises(UnknownKeyVersionError):
         ring.cipher(V1)
     with pytest.raises(UnknownKeyVersionError):
-        format_of(NATIVE).rewriter(ring, V1)
+        format_of(NATIVE).reencryptor(ring, V1)
 
 
 @pytest.mark.parametrize("size", [16, 24, 32])
@@ -94,7 +94,7 @@ def test_values_move_from_aes_128_to_aes_256() -> None:
     ring = KeyRing({V1: AesKey(RAW), V2: KeyMaterial.generate()}, V2)
     code, nonce = format_of(replace(AES_GCM, layout=layout.text)), os.urandom(12)
     value = nonce + AESGCM(RAW).encrypt(nonce, b"text", None)
-    ((new,),) = code.rewriter(ring, V2).rewrite([[value]]).columns
+    ((new,),) = code.reencryptor(ring, V2).reencrypt([[value]]).columns
     assert new is not None
     assert AESGCM(raw_of(ring.material(V2))).decrypt(new[:12], new[12:], None) == b"text"
     assert code.native_codec(ring, V2) is None

@@ -2,9 +2,9 @@
 
 import pytest
 
-from keyrotation_pipeline.fieldcrypto.arrays import array_text, check_elements, rewrite_elements
+from keyrotation_pipeline.fieldcrypto.arrays import array_text, check_elements, reencrypt_elements
 from keyrotation_pipeline.fieldcrypto.batch import Failure
-from keyrotation_pipeline.fieldcrypto.codecs.format import column_rewriters, format_of
+from keyrotation_pipeline.fieldcrypto.codecs.format import column_reencryptors, format_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
@@ -64,12 +64,12 @@ def test_what_is_no_array_is_refused(text: str) -> None:
 @pytest.mark.parametrize("values", [NATIVE, FERNET], ids=lambda each: each.name)
 def test_elements_are_re_encrypted_in_their_places_and_a_bad_one_is_named(values: ValueFormat) -> None:
     ring, code = ring_of(1, 2), format_of(values)
-    rewriter = column_rewriters(code, ring, V2, (None, None))
+    reencryptor = column_reencryptors(code, ring, V2, (None, None))
     old, new = (seal(values, ring, version, "x") for version in (1, 2))
     arrays = [f'{{"{old}",NULL,""}}', None, "{}", f"{{{new}}}", f"[0:1][3:3]={{{{{old}}},{{{new}}}}}"]
     plain = [new.encode(), None, b"", old.encode(), None]
     stored = [None if each is None else each.encode() for each in arrays]
-    done = rewrite_elements(rewriter, [stored, plain], frozenset({0}))
+    done = reencrypt_elements(reencryptor, [stored, plain], frozenset({0}))
     assert done.failures == []
     first, second = done.columns
     assert [each is not None for each in first] == [True, False, False, False, True]
@@ -77,13 +77,13 @@ def test_elements_are_re_encrypted_in_their_places_and_a_bad_one_is_named(values
     again = [new or before for new, before in zip(first, stored, strict=True)]
     assert (again[0] or b"").endswith(b',NULL,""}')
     assert (again[4] or b"").startswith(b"[0:1][3:3]={{")
-    held, failures = check_elements(rewriter, [again, plain], frozenset({0}))
+    held, failures = check_elements(reencryptor, [again, plain], frozenset({0}))
     assert (dict(held[0]), failures) == ({V2: 4, None: 1}, [])
     bad = [*again[:4], b"[0:1][3:3]={{plain},{" + old.encode() + b"}}"]
-    done = rewrite_elements(rewriter, [plain, bad], frozenset({1}))
+    done = reencrypt_elements(reencryptor, [plain, bad], frozenset({1}))
     assert done.failures == [Failure(4, 1, NOT_A_VALUE, "[0][3]")]
     assert [each is not None for each in done.columns[1]] == [False, False, False, False, True]
-    held, failures = check_elements(rewriter, [bad], frozenset({0}))
+    held, failures = check_elements(reencryptor, [bad], frozenset({0}))
     assert (dict(held[0]), failures) == ({V1: 1, V2: 2, None: 1}, [Failure(4, 0, NOT_A_VALUE, "[0][3]")])
 
 
@@ -93,11 +93,11 @@ def test_a_value_that_is_bound_to_its_column_opens_next_to_an_array() -> None:
     bound = KeyRing({V1: ring.material(V1), X2: ring.material(V2)}, X2)
     labels = ("clients.tags", "clients.email")
     old, array = seal(NATIVE, ring, 1, "x").encode(), b"{NULL}"
-    done = rewrite_elements(column_rewriters(code, bound, X2, labels), [[array], [old]], frozenset({0}))
+    done = reencrypt_elements(column_reencryptors(code, bound, X2, labels), [[array], [old]], frozenset({0}))
     assert done.failures == []
-    held, failures = code.rewriter(bound, X2, labels).check([[None], done.columns[1]])
+    held, failures = code.reencryptor(bound, X2, labels).check([[None], done.columns[1]])
     assert (dict(held[1]), failures) == ({X2: 1}, [])
     held, failures = check_elements(
-        column_rewriters(code, bound, X2, labels), [[array], done.columns[1]], frozenset({0})
+        column_reencryptors(code, bound, X2, labels), [[array], done.columns[1]], frozenset({0})
     )
     assert (dict(held[1]), failures) == ({X2: 1}, [])

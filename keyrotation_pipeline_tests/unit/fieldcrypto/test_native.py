@@ -93,7 +93,7 @@ def test_both_codecs_agree_on_every_mutated_value(name: str, values: int) -> Non
 @pytest.mark.parametrize("stored", [value for value in REFUSED.values() if value])
 def test_what_the_grammar_refuses_is_refused(codec: NativeCodec, ring: KeyRing, stored: str) -> None:
     good = sealed(ring, 1, "good").encode()
-    assert codec.rewrite([(good,), (stored.encode(),)], 0, 1) is None
+    assert codec.reencrypt([(good,), (stored.encode(),)], 0, 1) is None
     assert codec.check([(good,), (stored.encode(),)], 0, 1) is None
 
 
@@ -105,13 +105,13 @@ def test_what_nobody_encrypted_is_refused_though_it_looks_well(codec: NativeCode
 @pytest.mark.parametrize("value", ACCEPTED.values(), ids=ACCEPTED)
 def test_a_value_within_a_value_is_left_to_the_reference(codec: NativeCodec, ring: KeyRing, value: str) -> None:
     rows = [(sealed(ring, 1, "good").encode(),), (sealed(ring, 1, value).encode(),)]
-    assert (codec.rewrite(rows, 0, 1), codec.check(rows, 0, 1)) == (None, None)
-    assert codec.rewrite([(sealed(ring, 2, value).encode(),)], 0, 1) is not None  # it stays: the proof finds it
+    assert (codec.reencrypt(rows, 0, 1), codec.check(rows, 0, 1)) == (None, None)
+    assert codec.reencrypt([(sealed(ring, 2, value).encode(),)], 0, 1) is not None  # it stays: the proof finds it
 
 
 def test_texts_that_only_begin_like_values_are_rewritten(codec: NativeCodec, ring: KeyRing) -> None:
     rows = [(sealed(ring, 1, text).encode(),) for text in LIKE_VALUES]
-    packed = codec.rewrite(rows, 0, 1)
+    packed = codec.reencrypt(rows, 0, 1)
     assert packed is not None
     assert [opened(ring, (value or b"").decode()) for value in elements(packed.arrays[0])] == [
         ("v2", text) for text in LIKE_VALUES
@@ -122,7 +122,7 @@ def test_texts_that_only_begin_like_values_are_rewritten(codec: NativeCodec, rin
 def test_positions_are_packed_next_to_the_values_and_what_stays_is_null(codec: NativeCodec, ring: KeyRing) -> None:
     old, new = sealed(ring, 1, "Zürich 😀").encode(), sealed(ring, 2, "x").encode()
     rows = [(7, b"\0\0\0\1\0\1", old, None), (7, b"\0\0\0\1\0\2", new, sealed(ring, 999_999, "").encode())]
-    packed = codec.rewrite(rows, 2, 2, [(1, TidArray.element_oid)])
+    packed = codec.reencrypt(rows, 2, 2, [(1, TidArray.element_oid)])
     assert packed is not None
     positions, *columns = packed.arrays
     assert positions == TidArray([row[1] for row in rows]).packed
@@ -142,13 +142,13 @@ def test_a_row_whose_values_all_stay_is_left_out_with_its_position(name: str, ri
             [(new, None), (old, same), (b"", same), (None, other), (None, None), (old, other), (new, same)]
         )
     ]
-    packed = codec.rewrite(rows, 1, 2, [(0, TidArray.element_oid)])
+    packed = codec.reencrypt(rows, 1, 2, [(0, TidArray.element_oid)])
     assert packed is not None
     positions, *columns = packed.arrays
     assert positions == TidArray([rows[place][0] for place in (1, 3, 5)]).packed
     present = [[value is not None for value in elements(column)] for column in columns]
     assert (present, packed.rows, packed.changed) == ([[True, False, True], [False, True, True]], 3, 4)
-    assert (nothing := codec.rewrite([rows[0], rows[6]], 1, 2)) is not None
+    assert (nothing := codec.reencrypt([rows[0], rows[6]], 1, 2)) is not None
     assert (nothing.rows, nothing.changed) == (0, 0)
 
 
@@ -165,7 +165,7 @@ def test_the_elements_of_arrays_are_replaced_next_to_columns_of_values(codec: Na
         b"[:0]={%b}" % old,
         b"[0:]={%b}" % old,
     ):
-        assert codec.rewrite([(old, text or b"x")], 0, 2, (), {1}) is None
+        assert codec.reencrypt([(old, text or b"x")], 0, 2, (), {1}) is None
         assert codec.check([(text or b"x",)], 0, 1, {0}) is None
     rows = [
         (old, b'{"%b",NULL,""}' % old),
@@ -175,7 +175,7 @@ def test_the_elements_of_arrays_are_replaced_next_to_columns_of_values(codec: Na
         (old, b"{}"),
         (new, b"{}"),
     ]
-    packed = codec.rewrite(rows, 0, 2, (), {1})
+    packed = codec.reencrypt(rows, 0, 2, (), {1})
     assert packed is not None
     # The second and fifth row have two cells, of which one stays: so not every cell is new, though four elements are.
     assert (packed.rows, packed.changed) == (4, 5)
@@ -198,7 +198,7 @@ def test_the_elements_of_arrays_are_replaced_next_to_columns_of_values(codec: Na
 
 def test_a_large_value_comes_through(codec: NativeCodec, ring: KeyRing) -> None:
     text = "x" * 3_000_001
-    packed = codec.rewrite([(sealed(ring, 1, text).encode(),)], 0, 1)
+    packed = codec.reencrypt([(sealed(ring, 1, text).encode(),)], 0, 1)
     assert packed is not None
     assert [opened(ring, value.decode()) for value in elements(packed.arrays[0]) if value] == [("v2", text)]
 
@@ -252,10 +252,10 @@ def test_packed_bytes_that_were_damaged_are_never_given_out(
     value = FORMATS[name].good(ring, 1, "a text of 17 char")
     codec = format_of(FORMATS[name].values).native_codec(ring, V2)
     assert codec is not None
-    assert codec.rewrite([(value,)], 0, 1) is not None
+    assert codec.reencrypt([(value,)], 0, 1) is not None
     monkeypatch.setenv(DAMAGE, str(list(DAMAGES).index(damage)))
     with pytest.raises(KeyRotationError, match="faulty") as refusal:
-        codec.rewrite([(value,)], 0, 1)
+        codec.reencrypt([(value,)], 0, 1)
     assert refusal.value.__context__ is None
 
 
@@ -268,7 +268,7 @@ def test_tokens_under_both_keys_are_packed_as_short_as_they_are(ring: KeyRing, *
     past = Fernet(base64.urlsafe_b64encode(raw_of(ring.material(KeyVersion(1))))).encrypt_at_time(
         b"then", 1_500_000_000
     )
-    packed = codec.rewrite([(old, None), (new, b""), (past, new)], 0, 2)
+    packed = codec.reencrypt([(old, None), (new, b""), (past, new)], 0, 2)
     assert packed is not None
     first, second = map(elements, packed.arrays)
     assert [value and library.decrypt(value).decode() for value in first] == ["Zürich 😀", "then"]
@@ -361,8 +361,8 @@ def test_a_value_under_the_target_that_lacks_its_index_is_left_to_the_reference(
     codec = NativeCodec(ring, V2)
     assert codec.index([CompiledIndex(0, b"k" * 32, 32, ())])
     old, new = sealed(ring, 1, "x").encode(), sealed(ring, 2, "x").encode()
-    assert codec.rewrite([(old,), (new,)], 0, 1) is None
-    assert codec.rewrite([(old, new)], 0, 2) is not None
+    assert codec.reencrypt([(old,), (new,)], 0, 1) is None
+    assert codec.reencrypt([(old, new)], 0, 2) is not None
     with pytest.raises(TypeError):
         codec.index([CompiledIndex(0, b"k" * 32, 32, ())])
 
@@ -444,7 +444,7 @@ def test_the_interpreter_continues_meanwhile_and_a_second_thread_is_refused(code
             refusals.append(refused)
 
     for _ in range(50):  # a busy machine may let the worker end before this thread has its turn
-        worker = threading.Thread(target=tried, args=(lambda: codec.rewrite(large, 0, 1),))
+        worker = threading.Thread(target=tried, args=(lambda: codec.reencrypt(large, 0, 1),))
         worker.start()
         while worker.is_alive():
             tried(lambda: codec.check([(None,)], 0, 1))
@@ -490,7 +490,7 @@ key = bytearray(of.raw(of.keys(ring, 1).material(V2)))
 halves = key[:16], key[16:]
 before = [copies(half) for half in halves]
 codec = format_of(of.values).native_codec(ring, V2, of.labels)
-assert codec.rewrite(rows, 0, 2)
+assert codec.reencrypt(rows, 0, 2)
 during = [copies(half) for half in halves]
 del codec
 print(*before, *during, *(copies(half) for half in halves))
@@ -507,11 +507,11 @@ def test_freed_key_schedules_leave_no_key_in_memory(name: str) -> None:
 
 def test_a_codec_takes_only_what_it_knows(codec: NativeCodec, ring: KeyRing) -> None:
     with pytest.raises(TypeError):
-        codec.rewrite([("text",)], 0, 1)
+        codec.reencrypt([("text",)], 0, 1)
     with pytest.raises(TypeError):
-        codec.rewrite([[b"no tuple"]], 0, 1)  # type: ignore[list-item]
+        codec.reencrypt([[b"no tuple"]], 0, 1)  # type: ignore[list-item]
     with pytest.raises(IndexError):
-        codec.rewrite([(b"",)], 0, 2)
+        codec.reencrypt([(b"",)], 0, 2)
     with pytest.raises(TypeError, match="pickle"):
         pickle.dumps(codec)
     with pytest.raises(UnknownKeyVersionError):

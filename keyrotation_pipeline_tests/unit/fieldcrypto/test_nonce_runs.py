@@ -34,7 +34,7 @@ def old_rows(number: int) -> list[tuple[bytes, bytes]]:
 
 
 def rotated(rows: list[tuple[bytes, bytes]], target: KeyVersion) -> list[list[bytes | None]]:
-    return format_of(NATIVE).rewriter(RING, target, LABELS).rewrite(list(zip(*rows, strict=True))).columns
+    return format_of(NATIVE).reencryptor(RING, target, LABELS).reencrypt(list(zip(*rows, strict=True))).columns
 
 
 @pytest.mark.parametrize("values", [0, 1, RUN_VALUES, RUN_VALUES + 1, 3 * RUN_VALUES - 1])
@@ -71,7 +71,7 @@ def test_both_codecs_give_a_long_batch_the_same_nonces(start: bytes, monkeypatch
     assert codec is not None
     further = os.urandom(24 * 2 * ROWS)
     monkeypatch.setattr(os, "urandom", lambda size: (start + further)[:size])
-    packed = codec.rewrite(rows, 0, 2)
+    packed = codec.reencrypt(rows, 0, 2)
     assert packed is not None
     expected = rotated(rows, V4X)
     assert [TextArray(values).packed for values in expected] == list(packed.arrays)
@@ -88,7 +88,7 @@ def test_values_of_many_runs_in_any_order_open_as_in_python_and_a_changed_one_do
     chance.shuffle(rows)
     codec = format_of(NATIVE).native_codec(RING, target, LABELS)
     assert codec is not None
-    packed, expected = codec.rewrite(rows, 0, 2), rotated(rows, target)
+    packed, expected = codec.reencrypt(rows, 0, 2), rotated(rows, target)
     assert packed is not None
     assert packed.changed == len(rows) * 2 == sum(map(len, expected))
     for _ in range(300):
@@ -130,8 +130,8 @@ def test_a_fault_after_the_first_value_of_a_run_is_noticed(
     rows = [(bound(RING, 1, "a text of 17 char"),)]
     codec = format_of(NATIVE).native_codec(RING, V4X, LABELS[:1])
     assert codec is not None
-    assert codec.rewrite(rows, 0, 1) is not None
+    assert codec.reencrypt(rows, 0, 1) is not None
     codec = format_of(NATIVE).native_codec(RING, V4X, LABELS[:1])
     assert codec is not None
     with pytest.raises(KeyRotationError, match="faulty"):
-        codec.rewrite(rows * 3, 0, 1)
+        codec.reencrypt(rows * 3, 0, 1)

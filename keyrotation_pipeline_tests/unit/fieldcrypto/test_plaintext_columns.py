@@ -4,10 +4,10 @@ import os
 
 import pytest
 
-from keyrotation_pipeline.fieldcrypto.batch import Failure, RewrittenBatch
+from keyrotation_pipeline.fieldcrypto.batch import Failure, ReencryptedBatch
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.plaintext_columns import PlaintextRewriter, is_plaintext
+from keyrotation_pipeline.fieldcrypto.plaintext_columns import PlaintextReencryptor, is_plaintext
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
 from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of, sealed
 
@@ -25,13 +25,13 @@ def ring() -> KeyRing:
 
 def rewrite(
     ring: KeyRing, target: KeyVersion, values: list[str | None], begun: tuple[int, ...] = (0,)
-) -> RewrittenBatch:
+) -> ReencryptedBatch:
     stored = [None if value is None else value.encode() for value in values]
-    rewriter = PlaintextRewriter(ring, target, ("t.note", "t.name"), dict.fromkeys(begun))
-    return rewriter.rewrite([stored, [None] * len(values)])
+    reencryptor = PlaintextReencryptor(ring, target, ("t.note", "t.name"), dict.fromkeys(begun))
+    return reencryptor.reencrypt([stored, [None] * len(values)])
 
 
-def texts(ring: KeyRing, batch: RewrittenBatch) -> list[tuple[str, str] | None]:
+def texts(ring: KeyRing, batch: ReencryptedBatch) -> list[tuple[str, str] | None]:
     return [opened(ring, None if value is None else value.decode()) for value in batch.columns[0]]
 
 
@@ -74,9 +74,9 @@ def test_other_columns_of_the_table_still_refuse_plaintext(ring: KeyRing) -> Non
 
 
 def test_checking_tells_plaintext_of_such_columns_from_what_is_damaged(ring: KeyRing) -> None:
-    rewriter = PlaintextRewriter(ring, V2, ("t.note", "t.name"), {0: None})
+    reencryptor = PlaintextReencryptor(ring, V2, ("t.note", "t.name"), {0: None})
     damaged = f"v2:{'A' * 16}:{'A' * 24}".encode()
-    held, failed = rewriter.check([[b"Ada", sealed(ring, 1, "old").encode(), damaged], [b"Ada", None, None]])
+    held, failed = reencryptor.check([[b"Ada", sealed(ring, 1, "old").encode(), damaged], [b"Ada", None, None]])
     assert held[0] == {V1: 1}
     assert {(each.row, each.column): is_plaintext(each, {0}) for each in failed} == {
         (0, 0): True,

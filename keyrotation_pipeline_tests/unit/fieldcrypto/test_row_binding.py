@@ -61,16 +61,16 @@ def test_none_of_ten_thousand_exchanged_values_passes_either_codec() -> None:
     ring = KeyRing(KEYS, V3X)
     code = NativeFormat(FROM)
     values = {key: sealed(V3X, f"text {key!r}", key) for key in keys}
-    native, python = code.native_codec(ring, V2X, [LABEL]), code.rewriter(ring, V2X, [LABEL])
+    native, python = code.native_codec(ring, V2X, [LABEL]), code.reencryptor(ring, V2X, [LABEL])
     swapped = [joined(row, values[other]) for row, other in (chance.sample(keys, 2) for _ in range(10_000))]
-    rewritten = python.rewrite([swapped])
+    rewritten = python.reencrypt([swapped])
     assert {each.defect for each in rewritten.failures} == {Defect(DefectKind.NOT_AUTHENTIC, V3X)}
     assert (len(rewritten.failures), set(rewritten.columns[0])) == (10_000, {None})
-    assert not any(native.rewrite([(value,)], 0, 1) for value in swapped) if native else True
+    assert not any(native.reencrypt([(value,)], 0, 1) for value in swapped) if native else True
     assert code.plaintext(ring, swapped[0], LABEL) == Defect(DefectKind.NOT_AUTHENTIC, V3X)
     assert code.opened_by(ring, swapped[0], LABEL) == (V3X, None)
     good = [(joined(key, value),) for key, value in values.items()]
-    assert native is None or native.rewrite(good, 0, 1) is not None
+    assert native is None or native.reencrypt(good, 0, 1) is not None
     assert code.opened_by(ring, good[0][0], LABEL) == (V3X, V3X)
 
 
@@ -78,7 +78,7 @@ def test_none_of_ten_thousand_exchanged_values_passes_either_codec() -> None:
 def test_a_batch_is_bound_and_unbound_without_its_keys_in_the_new_values(before: KeyVersion, after: KeyVersion) -> None:
     ring, keys = KeyRing(KEYS, after), ["1", "ü:", "2b53382d"]
     batch = [joined(key.encode(), sealed(before, f"t{key}", key.encode())) for key in keys]
-    new = NativeFormat(FROM).rewriter(ring, after, [LABEL]).rewrite([[*batch, None, b""]])
+    new = NativeFormat(FROM).reencryptor(ring, after, [LABEL]).reencrypt([[*batch, None, b""]])
     assert new.failures == []
     assert new.columns[0][3:] == [None, None]
     for key, value in zip(keys, new.columns[0], strict=False):
@@ -90,11 +90,11 @@ def test_a_row_without_a_key_is_none_to_bind_to() -> None:
     ring = KeyRing(KEYS, V3X)
     value = joined(None, sealed(V2X, "Ada", b"7"))
     code = NativeFormat(FROM)
-    assert code.rewriter(ring, V3X, [LABEL]).rewrite([[value]]).failures[0].defect == Defect(
+    assert code.reencryptor(ring, V3X, [LABEL]).reencrypt([[value]]).failures[0].defect == Defect(
         DefectKind.NOT_AUTHENTIC, V2X
     )
     native = code.native_codec(ring, V3X, [LABEL])
-    assert native is None or native.rewrite([(value,)], 0, 1) is None
+    assert native is None or native.reencrypt([(value,)], 0, 1) is None
     assert code.plaintext(ring, value, LABEL) == Defect(DefectKind.NOT_AUTHENTIC, V2X)
     assert code.opened_by(ring, value, LABEL) == (V2X, None)
 
@@ -102,4 +102,4 @@ def test_a_row_without_a_key_is_none_to_bind_to() -> None:
 def test_an_element_of_an_array_has_no_row_to_bind_to() -> None:
     native = NativeFormat(FROM).native_codec(KeyRing(KEYS, V3X), V3X, [LABEL])
     array = joined(b"7", b"{" + sealed(V1, "Ada", b"7") + b"}")
-    assert native is None or native.rewrite([(array,)], 0, 1, arrays={0}) is None
+    assert native is None or native.reencrypt([(array,)], 0, 1, arrays={0}) is None

@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.errors import DecryptionError, InvalidBindingError, InvalidKeyError
-from keyrotation_pipeline.fieldcrypto.batch import Rewriter
+from keyrotation_pipeline.fieldcrypto.batch import Reencryptor
 from keyrotation_pipeline.fieldcrypto.binding import associated_data, checked_label, default_label
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt, opened_by, plaintext
 from keyrotation_pipeline.fieldcrypto.grammar import Ciphertext, KeyVersion, parse
@@ -109,7 +109,7 @@ def test_the_environment_names_the_generation() -> None:
 
 @pytest.mark.parametrize("target", [V4, V2X, V3X], ids=str)
 def test_a_batch_of_both_generations_comes_to_the_target(target: KeyVersion) -> None:
-    rewriter = Rewriter(RING, target, LABELS)
+    reencryptor = Reencryptor(RING, target, LABELS)
     texts = ["", "Ada", "Zürich 😀", "x" * 1000]
     columns = [
         [
@@ -119,7 +119,7 @@ def test_a_batch_of_both_generations_comes_to_the_target(target: KeyVersion) -> 
         ]
         for label in LABELS
     ]
-    rewritten = rewriter.rewrite(columns)
+    rewritten = reencryptor.reencrypt(columns)
     assert rewritten.failures == []
     for label, old, new in zip(LABELS, columns, rewritten.columns, strict=True):
         for before, after in zip(old, new, strict=True):
@@ -133,7 +133,7 @@ def test_a_batch_of_both_generations_comes_to_the_target(target: KeyVersion) -> 
 
 def test_a_value_of_another_column_is_named_and_left() -> None:
     moved = encrypt(RING, "Ada", "clients.phone").encode()
-    rewritten = Rewriter(RING, V3X, LABELS).rewrite([[moved], [moved], [None]])
+    rewritten = Reencryptor(RING, V3X, LABELS).reencrypt([[moved], [moved], [None]])
     assert [column[0] is None for column in rewritten.columns] == [True, False, True]
     assert [(each.column, each.defect) for each in rewritten.failures] == [(0, Defect(DefectKind.NOT_AUTHENTIC, V2X))]
 

@@ -17,7 +17,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, SourceKey
-from keyrotation_pipeline.fieldcrypto.plaintext_columns import PlaintextRewriter, is_plaintext
+from keyrotation_pipeline.fieldcrypto.plaintext_columns import PlaintextReencryptor, is_plaintext
 from keyrotation_pipeline.fieldcrypto.reads import CLOSED
 from keyrotation_pipeline.fieldcrypto.source_keys import LegacyKey, source_in, source_of
 from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of, sealed
@@ -184,27 +184,29 @@ def ring(*numbers: int) -> KeyRing:
 @pytest.mark.parametrize("library", LIBRARIES, ids=str)
 def test_a_batch_comes_to_the_target_and_what_stays_closed_is_a_failure(library: Library) -> None:
     keys = ring(1, 2)
-    rewriter = PlaintextRewriter(keys, KeyVersion(2), ("t.note",), {0: source_in(keys, library.form, "OLD_KEY")})
+    reencryptor = PlaintextReencryptor(keys, KeyVersion(2), ("t.note",), {0: source_in(keys, library.form, "OLD_KEY")})
     values = [library.encrypt(text) for text in TEXTS]
     batch = [*values, b"plain", b"", None, sealed(keys, 1, "old").encode(), sealed(keys, 2, "new").encode()]
     closed = len(values)
-    done = rewriter.rewrite([batch])
+    done = reencryptor.reencrypt([batch])
     assert done.failures == [Failure(closed, 0, CLOSED)]
     texts = [opened(keys, None if value is None else value.decode()) for value in done.columns[0]]
     assert texts == [*(("v2", text) for text in TEXTS), None, None, None, ("v2", "old"), None]
-    held, failures = rewriter.check([batch])
+    held, failures = reencryptor.check([batch])
     assert held[0] == {None: 1, KeyVersion(1): 1, KeyVersion(2): 1}
     assert [each.row for each in failures if is_plaintext(each, {0})] == list(range(closed))
     assert [each.row for each in failures if not is_plaintext(each, {0})] == [closed]
-    assert PlaintextRewriter(keys, KeyVersion(1), ("t.note",), {0: source_in(keys, library.form, "OLD_KEY")}).rewrite(
-        [values]
-    ).columns == [[None] * len(values)]  # a rollback
+    assert PlaintextReencryptor(
+        keys, KeyVersion(1), ("t.note",), {0: source_in(keys, library.form, "OLD_KEY")}
+    ).reencrypt([values]).columns == [[None] * len(values)]  # a rollback
 
 
 def test_without_the_key_nothing_opens() -> None:
     keys = ring_of(1, 2)
     source = source_in(keys, LIBRARIES[0].form, "OLD_KEY")
-    batch = PlaintextRewriter(keys, KeyVersion(2), ("t.note",), {0: source}).rewrite([[LIBRARIES[0].encrypt("Ada")]])
+    batch = PlaintextReencryptor(keys, KeyVersion(2), ("t.note",), {0: source}).reencrypt(
+        [[LIBRARIES[0].encrypt("Ada")]]
+    )
     assert (batch.columns, batch.failures) == ([[None]], [Failure(0, 0, CLOSED)])
 
 

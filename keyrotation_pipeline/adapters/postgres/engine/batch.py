@@ -31,14 +31,14 @@ from keyrotation_pipeline.adapters.postgres.inventory import quarantine
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.arrays import check_elements, rewrite_elements
-from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, Value, ValueRewriter
-from keyrotation_pipeline.fieldcrypto.codecs.format import column_rewriters, format_of
+from keyrotation_pipeline.fieldcrypto.arrays import check_elements, reencrypt_elements
+from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, Value, ValueReencryptor
+from keyrotation_pipeline.fieldcrypto.codecs.format import column_reencryptors, format_of
 from keyrotation_pipeline.fieldcrypto.codecs.source import Source
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.native import Packed
-from keyrotation_pipeline.fieldcrypto.plaintext_columns import PlaintextRewriter
+from keyrotation_pipeline.fieldcrypto.plaintext_columns import PlaintextReencryptor
 from keyrotation_pipeline.fieldcrypto.source_keys import source_in
 from keyrotation_pipeline.model.tables import EncryptedTable, Place
 
@@ -141,23 +141,25 @@ class Codec:
     def __init__(self, table: EncryptedTable, ring: KeyRing, target: KeyVersion, *, native: bool = True) -> None:
         code = format_of(table.format)
         begun = {number: _source(table.place(name), ring) for number, name in _begun(table)}
-        self._python: ValueRewriter = (
-            PlaintextRewriter(ring, target, table.labels, begun) if begun else code.rewriter(ring, target, table.labels)
+        self._python: ValueReencryptor = (
+            PlaintextReencryptor(ring, target, table.labels, begun)
+            if begun
+            else code.reencryptor(ring, target, table.labels)
         )
         self._indexes = SearchIndexes(table, code, ring, target) if table.indexes else None
         self._native = code.native_codec(ring, target, table.labels) if native else None
         indexes = self._indexes.compiled if self._indexes else ()
         rewriting = None if begun else self._native  # a text may begin like a value under the target
-        self._rewrites_natively = bool(rewriting and indexes is not None and rewriting.index(indexes))
+        self._encrypts_natively = bool(rewriting and indexes is not None and rewriting.index(indexes))
         # Only arrays are rewritten a column at a time, and only in Python.
-        self._columns = column_rewriters(code, ring, target, table.labels) if _has_arrays(table) else ()
+        self._columns = column_reencryptors(code, ring, target, table.labels) if _has_arrays(table) else ()
 
     def encrypt(self, batch: Batch) -> NewValues:
         """Re-encrypts a batch; rows without a new value are left out of the parameters."""
-        natively = self._native if self._rewrites_natively and batch.rows else None
+        natively = self._native if self._encrypts_natively and batch.rows else None
         if natively and (not self._indexes or self._indexes.may_replace(batch.index_texts)):
             columns = len(batch.rows[0]) - _FIRST - 2 * batch.indexes
-            if packed := natively.rewrite(batch.rows, _FIRST, columns, _PASSED, batch.arrays):
+            if packed := natively.reencrypt(batch.rows, _FIRST, columns, _PASSED, batch.arrays):
                 return self._packed(batch, packed, columns)
         return self._by_python(batch)
 
@@ -190,9 +192,9 @@ class Codec:
 
     def _by_python(self, batch: Batch) -> NewValues:
         if batch.arrays:
-            rewritten = rewrite_elements(self._columns, batch.columns, batch.arrays)
+            rewritten = reencrypt_elements(self._columns, batch.columns, batch.arrays)
         else:
-            rewritten = self._python.rewrite(batch.columns)
+            rewritten = self._python.reencrypt(batch.columns)
         positions, versions, columns = batch.positions, batch.versions, rewritten.columns
         values = len(columns)
         if self._indexes and batch.rows:

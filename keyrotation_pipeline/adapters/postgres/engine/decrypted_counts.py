@@ -21,8 +21,8 @@ from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, he
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.arrays import array_text, check_elements
-from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, ValueRewriter
-from keyrotation_pipeline.fieldcrypto.codecs.format import Format, column_rewriters, format_of
+from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, ValueReencryptor
+from keyrotation_pipeline.fieldcrypto.codecs.format import Format, column_reencryptors, format_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, TableCount
@@ -135,7 +135,7 @@ def held_in_snapshot(connection: Connection, table: EncryptedTable, ring: KeyRin
     rows, held = 0, [Counter[KeyVersion | None]() for _ in table.columns]
     code = format_of(table.format)
     native = code.native_codec(ring, ring.primary, table.labels)
-    columns = column_rewriters(code, ring, ring.primary, table.labels)
+    columns = column_reencryptors(code, ring, ring.primary, table.labels)
     for relation in countable(connection, table):
         arrays = _arrays(relation)
         for some in _read(connection, relation):
@@ -164,7 +164,7 @@ def required(keys: CurrentKeys | None, table: EncryptedTable) -> CurrentKeys:
 
 
 def check_rows(
-    connection: Connection, relation: Relation, columns: Sequence[ValueRewriter], where: sql.Composable
+    connection: Connection, relation: Relation, columns: Sequence[ValueReencryptor], where: sql.Composable
 ) -> Iterator[tuple[list[Held], list[Failure]]]:
     """Decrypts those rows of a relation that a WHERE chooses, some hundred at a time.
 

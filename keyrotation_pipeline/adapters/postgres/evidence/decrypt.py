@@ -26,7 +26,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, fr
 from keyrotation_pipeline.adapters.postgres.retirement import login_fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, DefinitionChangedError, FenceError, ProofError
-from keyrotation_pipeline.fieldcrypto.codecs.format import column_rewriters, format_of
+from keyrotation_pipeline.fieldcrypto.codecs.format import column_reencryptors, format_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
@@ -137,7 +137,7 @@ class ByDecrypting(Evidence):
             FenceError, ProofError: a value does not open with this key alone; counts them.
         """
         values, failed, table = 0, Counter[tuple[str, Defect]](), self.table
-        columns = column_rewriters(format_of(table.format), alone, alone.primary, table.labels)
+        columns = column_reencryptors(format_of(table.format), alone, alone.primary, table.labels)
         for relation in countable(self.connection, table):
             first = first_pages.get(relation.oid)
             if first is not None:

@@ -23,7 +23,7 @@ from keyrotation_pipeline.fieldcrypto.batch import (
     Failure,
     Held,
     Labels,
-    RewrittenBatch,
+    ReencryptedBatch,
     Value,
     nonces_of,
 )
@@ -65,9 +65,9 @@ class FernetFormat:
     def __init__(self, *, keep_time: bool = False, derivation: Derivation | None = None) -> None:
         self._keep_time, self._derivation = keep_time, derivation
 
-    def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> "FernetRewriter":  # noqa: ARG002
-        """See `Format.rewriter`."""
-        return FernetRewriter(derived_ring(self._derivation, ring), target, keep_time=self._keep_time)
+    def reencryptor(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> "FernetReencryptor":  # noqa: ARG002
+        """See `Format.reencryptor`."""
+        return FernetReencryptor(derived_ring(self._derivation, ring), target, keep_time=self._keep_time)
 
     def native_codec(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> NativeCodec | None:  # noqa: ARG002
         """See `Format.native_codec`."""
@@ -90,11 +90,11 @@ class FernetFormat:
 
     def plaintext(self, ring: KeyRing, stored: bytes, label: str | None = None) -> bytes | Defect:  # noqa: ARG002
         """See `Format.plaintext`."""
-        return FernetRewriter(derived_ring(self._derivation, ring), ring.primary).plaintext(stored)
+        return FernetReencryptor(derived_ring(self._derivation, ring), ring.primary).plaintext(stored)
 
 
-class FernetRewriter:
-    """Re-encrypts tokens to one key version, whichever key of the ring they are under; see `batch.Rewriter`.
+class FernetReencryptor:
+    """Re-encrypts tokens to one key version, whichever key of the ring they are under; see `batch.Reencryptor`.
 
     Tokens under the target, empty strings and NULLs are left unchanged. So is a token that no key of the ring
     authenticates, and one whose plaintext is itself a token: an application that could not decrypt has encrypted the
@@ -107,11 +107,11 @@ class FernetRewriter:
         self._target = next(key for key in self._keys if key.version == target)
         self._keep_time = keep_time
 
-    def rewrite(self, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
-        """Re-encrypts one batch; see `ValueRewriter.rewrite`."""
+    def reencrypt(self, columns: Sequence[Sequence[Value]]) -> ReencryptedBatch:
+        """Re-encrypts one batch; see `ValueReencryptor.reencrypt`."""
         failures: list[Failure] = []
         now = int(time.time()).to_bytes(TIME_BYTES, "big")
-        return RewrittenBatch(
+        return ReencryptedBatch(
             [
                 list(self._rewritten(n, values, now, _cut(ivs), failures))
                 for n, (values, ivs) in enumerate(zip(columns, nonces_of(columns, IV_BYTES), strict=True))
@@ -133,7 +133,7 @@ class FernetRewriter:
             yield self._sealed(text, token[1 : 1 + TIME_BYTES] if self._keep_time else now, next(ivs))
 
     def check(self, columns: Sequence[Sequence[Value]]) -> tuple[list[Held], list[Failure]]:
-        """Decrypts every value; see `ValueRewriter.check`."""
+        """Decrypts every value; see `ValueReencryptor.check`."""
         failures: list[Failure] = []
         return [self._held(number, column, failures) for number, column in enumerate(columns)], failures
 

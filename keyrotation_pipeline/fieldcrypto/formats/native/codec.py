@@ -1,7 +1,7 @@
 """Puts our own format together, in both generations: `grammar`, `cipher`, `batch` and `codec.c`."""
 
 from keyrotation_pipeline.fieldcrypto import cipher
-from keyrotation_pipeline.fieldcrypto.batch import Labels, Rewriter
+from keyrotation_pipeline.fieldcrypto.batch import Labels, Reencryptor
 from keyrotation_pipeline.fieldcrypto.binding import Row, associated_data, divided
 from keyrotation_pipeline.fieldcrypto.codecs.format import Codec
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding, KeyNotation, by_commas
@@ -23,9 +23,9 @@ class NativeFormat:
     def __init__(self, since: int = 0) -> None:
         self._since = since
 
-    def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> Rewriter:
-        """See `Format.rewriter`."""
-        return Rewriter(ring, target, labels, self._since)
+    def reencryptor(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> Reencryptor:
+        """See `Format.reencryptor`."""
+        return Reencryptor(ring, target, labels, self._since)
 
     def native_codec(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> NativeCodec | None:
         """See `Format.native_codec`; None also where a column has no label that the second generation needs."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from keyrotation_pipeline.errors import KeyRotationError, KeyStoreError, KeyStoreUnavailableError
-from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, Labels, RewrittenBatch, Value
+from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, Labels, ReencryptedBatch, Value
 from keyrotation_pipeline.fieldcrypto.codecs.format import Codec
 from keyrotation_pipeline.fieldcrypto.codecs.marked import require_different
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
@@ -53,9 +53,9 @@ class TransitFormat:
     def _server(self) -> TransitServer:
         return server_at(self._address)
 
-    def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> "TransitRewriter":  # noqa: ARG002
-        """See `Format.rewriter`."""
-        return TransitRewriter(self._server, ring, target)
+    def reencryptor(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> "TransitReencryptor":  # noqa: ARG002
+        """See `Format.reencryptor`."""
+        return TransitReencryptor(self._server, ring, target)
 
     def native_codec(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> None:  # noqa: ARG002
         """See `Format.native_codec`: the server does it."""
@@ -83,7 +83,7 @@ class TransitFormat:
 
     def plaintext(self, ring: KeyRing, stored: bytes, label: str | None = None) -> bytes | Defect:  # noqa: ARG002
         """See `Format.plaintext`."""
-        return self.rewriter(ring, ring.primary).plaintext(stored)
+        return self.reencryptor(ring, ring.primary).plaintext(stored)
 
     def markers(self, ring: KeyRing) -> dict[KeyVersion, str]:
         """See `MarkedFormat.markers`."""
@@ -100,8 +100,8 @@ class TransitFormat:
         raise KeyStoreError("only the server makes versions of its keys; request a rotation with `keyrotation request`")
 
 
-class TransitRewriter:
-    """Has values rewrapped to one version, and compares what old and new ones decrypt to; see `batch.Rewriter`.
+class TransitReencryptor:
+    """Has values rewrapped to one version, and compares what old and new ones decrypt to; see `batch.Reencryptor`.
 
     Values that name the target, empty strings and NULLs are left unchanged, and so is a value whose plaintext is itself
     one. What the server cannot open goes to the quarantine, if it still opens what else is under that version.
@@ -117,8 +117,8 @@ class TransitRewriter:
         require_different({version: key.name for version, key in self._keys.items()})
         self._named = {key.name.encode(): version for version, key in self._keys.items()}
 
-    def rewrite(self, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
-        """Re-encrypts one batch; see `ValueRewriter.rewrite`."""
+    def reencrypt(self, columns: Sequence[Sequence[Value]]) -> ReencryptedBatch:
+        """Re-encrypts one batch; see `ValueReencryptor.reencrypt`."""
         failures: list[Failure] = []
         places, values = self._known(columns, failures, but=self._target)
         rewrapped = self._server.rewrapped(values)
@@ -144,10 +144,10 @@ class TransitRewriter:
                 failures.append(Failure(row, column, self._twice(values[number])))
             else:
                 columns_of_new[column][row] = sealed
-        return RewrittenBatch(columns_of_new, failures)
+        return ReencryptedBatch(columns_of_new, failures)
 
     def check(self, columns: Sequence[Sequence[Value]]) -> tuple[list[Held], list[Failure]]:
-        """Decrypts every value; see `ValueRewriter.check`."""
+        """Decrypts every value; see `ValueReencryptor.check`."""
         failures: list[Failure] = []
         places, values = self._known(columns, failures)
         texts = self._server.decrypted(values)

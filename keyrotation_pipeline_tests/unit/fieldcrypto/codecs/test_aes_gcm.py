@@ -19,13 +19,13 @@ from keyrotation_pipeline.errors import (
     KeyRotationError,
     UnknownKeyVersionError,
 )
-from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, RewrittenBatch
+from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, ReencryptedBatch
 from keyrotation_pipeline.fieldcrypto.binding import AssociatedData, Piece, joined
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import derived_ring, place_ring
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, new_key, notation_of
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding, as_list
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout, Sealed
-from keyrotation_pipeline.fieldcrypto.codecs.unmarked import UnmarkedFormat, UnmarkedRewriter
+from keyrotation_pipeline.fieldcrypto.codecs.unmarked import UnmarkedFormat, UnmarkedReencryptor
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.format_spec import Derivation
 from keyrotation_pipeline.fieldcrypto.formats.aes_gcm import AES_GCM, FOR_EACH_COLUMN
@@ -91,7 +91,7 @@ def test_real_values_are_opened_and_sealed_again_as_their_library_wrote_them(ent
     for value, told in zip(values, entry["values"], strict=True):
         assert told["plaintext"].encode() in read(layout, old, value)  # Ruby's Marshal stands around it in one library
     assert [layout.put_together(s.nonce, s.body) for s in map(layout.taken_apart, values) if s] == values
-    rewritten = UnmarkedRewriter(KeyRing({V1: old, V2: new}, V1), V2, layout).rewrite([values])
+    rewritten = UnmarkedReencryptor(KeyRing({V1: old, V2: new}, V1), V2, layout).reencrypt([values])
     assert rewritten.failures == []
     for value, after in zip(values, rewritten.columns[0], strict=True):
         assert after is not None
@@ -106,14 +106,14 @@ def test_a_layout_takes_apart_what_it_put_together(text: str, plaintext: bytes, 
     value = stored(layout, ring.material(V1), plaintext)
     assert layout.shortest_bytes <= len(value)
     (new,) = (
-        UnmarkedRewriter(ring, V2, layout)
-        .rewrite([[value, None, b"", stored(layout, ring.material(V2), b"z")]])
+        UnmarkedReencryptor(ring, V2, layout)
+        .reencrypt([[value, None, b"", stored(layout, ring.material(V2), b"z")]])
         .columns
     )
     assert new[1:] == [None, None, None]
     assert new[0] is not None
     assert read(layout, ring.material(V2), new[0]) == plaintext
-    assert UnmarkedRewriter(ring, V2, layout).check([[value, new[0], b"", None]]) == ([{V1: 1, V2: 1, None: 1}], [])
+    assert UnmarkedReencryptor(ring, V2, layout).check([[value, new[0], b"", None]]) == ([{V1: 1, V2: 1, None: 1}], [])
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_padding_and_case_are_kept_as_found(text: str, change: Callable[[bytes],
     layout = Layout(text)
     for size in range(6):
         value = change(stored(layout, ring.material(V1), b"x" * size))
-        ((new,),) = UnmarkedRewriter(ring, V2, layout).rewrite([[value]]).columns
+        ((new,),) = UnmarkedReencryptor(ring, V2, layout).reencrypt([[value]]).columns
         assert new is not None
         assert change(new) == new
         assert len(new) == len(value)
@@ -149,7 +149,7 @@ def test_padding_and_case_are_kept_as_found(text: str, change: Callable[[bytes],
     ],
 )
 def test_what_an_encoder_never_writes_is_not_a_value(value: bytes, ring: KeyRing) -> None:
-    assert UnmarkedRewriter(ring, V2, B64).rewrite([[value]]).failures == [Failure(0, 0, NOT_A_VALUE)]
+    assert UnmarkedReencryptor(ring, V2, B64).reencrypt([[value]]).failures == [Failure(0, 0, NOT_A_VALUE)]
 
 
 def test_digits_in_both_cases_are_not_a_value(ring: KeyRing) -> None:
@@ -158,17 +158,17 @@ def test_digits_in_both_cases_are_not_a_value(ring: KeyRing) -> None:
     nonce, body = lower.split(b":")
     for value in (nonce.upper() + b":" + body, nonce + b":B" + body[1:], lower[:-1], lower + b"0", lower + b":"):
         assert layout.taken_apart(value) is None
-    assert UnmarkedRewriter(ring, V2, layout).rewrite([[lower]]).failures == [Failure(0, 0, UNDER_NO_KEY)]
+    assert UnmarkedReencryptor(ring, V2, layout).reencrypt([[lower]]).failures == [Failure(0, 0, UNDER_NO_KEY)]
 
 
 def test_a_damaged_value_and_one_under_another_key_are_left_alone(ring: KeyRing) -> None:
     good = stored(B64, ring.material(V1), b"text")
     damaged = good[:20] + (b"A" if good[20:21] != b"A" else b"B") + good[21:]
     foreign = stored(B64, KeyMaterial.generate(), b"text")
-    rewritten = UnmarkedRewriter(ring, V2, B64).rewrite([[good, damaged], [foreign, good]])
+    rewritten = UnmarkedReencryptor(ring, V2, B64).reencrypt([[good, damaged], [foreign, good]])
     assert rewritten.failures == [Failure(1, 0, UNDER_NO_KEY), Failure(0, 1, UNDER_NO_KEY)]
     assert [[value is None for value in column] for column in rewritten.columns] == [[False, True], [True, False]]
-    held, failures = UnmarkedRewriter(ring, V2, B64).check([[good, damaged], [foreign, good]])
+    held, failures = UnmarkedReencryptor(ring, V2, B64).check([[good, damaged], [foreign, good]])
     assert (held, failures) == ([{V1: 1}, {V1: 1}], rewritten.failures)
 
 
@@ -177,16 +177,16 @@ def test_a_value_that_two_keys_open_is_left_alone(ring: KeyRing) -> None:
     value = B64.put_together(nonce, body)
     assert read(B64, ring.material(V1), value) != read(B64, ring.material(V2), value)
     both = Failure(0, 0, Defect(DefectKind.SEVERAL_KEYS))
-    assert UnmarkedRewriter(ring, V2, B64).rewrite([[value]]) == RewrittenBatch([[None]], [both])
-    assert UnmarkedRewriter(ring, V2, B64).check([[value]]) == ([{}], [both])
-    assert UnmarkedRewriter(KeyRing({V1: ring.material(V1)}, V1), V1, B64).check([[value]]) == ([{V1: 1}], [])
+    assert UnmarkedReencryptor(ring, V2, B64).reencrypt([[value]]) == ReencryptedBatch([[None]], [both])
+    assert UnmarkedReencryptor(ring, V2, B64).check([[value]]) == ([{}], [both])
+    assert UnmarkedReencryptor(KeyRing({V1: ring.material(V1)}, V1), V1, B64).check([[value]]) == ([{V1: 1}], [])
 
 
 def test_a_value_within_a_value_is_left_alone_but_not_a_text_that_only_looks_like_one(ring: KeyRing) -> None:
     inner = stored(B64, ring.material(V1), b"text")
     twice = stored(B64, ring.material(V2), inner)
     alike = stored(B64, ring.material(V1), stored(B64, KeyMaterial.generate(), b"a token of somebody else"))
-    rewritten = UnmarkedRewriter(ring, V2, B64).rewrite([[twice, alike]])
+    rewritten = UnmarkedReencryptor(ring, V2, B64).reencrypt([[twice, alike]])
     assert rewritten.failures == [Failure(0, 0, Defect(DefectKind.ENCRYPTED_TWICE, V2))]
     assert rewritten.columns[0][1] is not None
 
@@ -200,7 +200,7 @@ def test_associated_data_bind_a_value_to_its_column_and_row(ring: KeyRing) -> No
     twice = bound(V1, bound(V2, b"e9", b"users|email|9"), b"users|email|9")
     data = [b"users|email|7", b"users|email|8", b"users|email|9", b"users|phone|7", None]
     column = [joined(*each) for each in zip(data, [first, second, twice, first, first], strict=True)]
-    rewritten = UnmarkedRewriter(ring, V2, B64, bound=True).rewrite([[*column, None, b""]])
+    rewritten = UnmarkedReencryptor(ring, V2, B64, bound=True).reencrypt([[*column, None, b""]])
     defects = [Defect(DefectKind.ENCRYPTED_TWICE, V1), UNDER_NO_KEY, UNDER_NO_KEY]
     assert rewritten.failures == [Failure(row, 0, defect) for row, defect in enumerate(defects, 2)]
     new, *others = rewritten.columns[0]
@@ -209,7 +209,7 @@ def test_associated_data_bind_a_value_to_its_column_and_row(ring: KeyRing) -> No
     assert sealed is not None
     assert AESGCM(raw_of(ring.material(V2))).decrypt(sealed.nonce, sealed.body, b"users|email|7") == b"e7"
     assert others == [None] * 6
-    held, failures = UnmarkedRewriter(ring, V2, B64, bound=True).check([[*column, None, b""]])
+    held, failures = UnmarkedReencryptor(ring, V2, B64, bound=True).check([[*column, None, b""]])
     assert (held, failures) == ([{V1: 1, V2: 1, None: 1}], rewritten.failures)
     code = UnmarkedFormat(B64, bound=True)
     assert code.opened_by(ring, column[0]) == (V1, V1)
@@ -246,7 +246,7 @@ def test_real_values_with_associated_data_are_opened_and_sealed_again_with_it(
         UnmarkedFormat(Layout(layout), bound=True),
     )
     read = [joined(data, value) for value in entry.values if isinstance(value, bytes)]
-    (new,) = code.rewriter(ring, V2).rewrite([read]).columns
+    (new,) = code.reencryptor(ring, V2).reencrypt([read]).columns
     texts = []
     for value in new:
         sealed = Layout(layout).taken_apart(value or b"")
@@ -284,9 +284,11 @@ def test_a_value_and_its_nonce_are_no_value_without_each_other_or_with_another_s
     assert value.count(b"\n") == 3  # lines of 60 characters
     body, nonce = value.split(b";")
     for bad in (body, body + b";", b";" + nonce, nonce + b";" + body, value + b";", body[:-1] + b";" + nonce):
-        assert UnmarkedRewriter(ring, V2, layout).rewrite([[bad]]).failures == [Failure(0, 0, NOT_A_VALUE)]
+        assert UnmarkedReencryptor(ring, V2, layout).reencrypt([[bad]]).failures == [Failure(0, 0, NOT_A_VALUE)]
     other = stored(layout, ring.material(V1), b"y").split(b";")[1]
-    assert UnmarkedRewriter(ring, V2, layout).rewrite([[body + b";" + other]]).failures == [Failure(0, 0, UNDER_NO_KEY)]
+    assert UnmarkedReencryptor(ring, V2, layout).reencrypt([[body + b";" + other]]).failures == [
+        Failure(0, 0, UNDER_NO_KEY)
+    ]
 
 
 def test_a_new_value_that_does_not_decrypt_stops_everything(ring: KeyRing, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,12 +300,12 @@ def test_a_new_value_that_does_not_decrypt_stops_everything(ring: KeyRing, monke
 
     monkeypatch.setattr(Layout, "put_together", flipped)
     with pytest.raises(KeyRotationError, match=FAULTY_MACHINE[:40]):
-        UnmarkedRewriter(ring, V2, B64).rewrite([[value]])
+        UnmarkedReencryptor(ring, V2, B64).reencrypt([[value]])
 
 
 def test_the_target_must_be_in_the_ring(ring: KeyRing) -> None:
     with pytest.raises(UnknownKeyVersionError):
-        UnmarkedRewriter(ring, V3, B64)
+        UnmarkedReencryptor(ring, V3, B64)
 
 
 @pytest.mark.parametrize(
@@ -365,14 +367,14 @@ def test_real_values_are_opened_by_what_their_keys_are_derived_from() -> None:
     texts = [each["plaintext"].encode() for each in DERIVED["values"]]
     assert [code.plaintext(ring, value) for value in values] == texts
     assert [code.opened_by(ring, value) for value in values] == [(V1, V1)] * 3
-    (after,) = code.rewriter(ring, V2).rewrite([values]).columns
+    (after,) = code.reencryptor(ring, V2).reencrypt([values]).columns
     under = KeyMaterial(hashlib.sha256(raw_of(new)).digest())
     assert [read(Layout(declared.layout), under, value or b"") for value in after] == texts
     compiled = code.native_codec(ring, V2)
     assert compiled is None or compiled.check([(value,) for value in values], 0, 1) == [{V1: 3}]
     assert "aes-gcm, keys derived by sha256, identified by" in declared.signed()
     with pytest.raises(InvalidKeyError, match="does not say how"):
-        format_of(replace(declared, derivation=None)).rewriter(ring, V2)
+        format_of(replace(declared, derivation=None)).reencryptor(ring, V2)
 
 
 (OF_LOCKBOX,) = (each for each in VECTORS if each["library"].startswith("lockbox"))
@@ -389,12 +391,12 @@ def test_real_values_of_lockbox_are_opened_by_its_master_key_each_under_the_key_
     assert [code.opened_by(ring, value, PHONE) for value in values] == [(V2, None)] * 3
     labels = (PHONE, EMAIL)
     others = [stored(B64, place_ring(FOR_EACH_COLUMN, ring, PHONE).material(V1), text) for text in texts]
-    rewritten = code.rewriter(ring, V2, labels).rewrite([others, values])
+    rewritten = code.reencryptor(ring, V2, labels).reencrypt([others, values])
     assert rewritten.failures == []
     for label, column in zip(labels, rewritten.columns, strict=True):
         key = place_ring(FOR_EACH_COLUMN, ring, label).material(V2)
         assert [read(B64, key, value or b"") for value in column] == texts
-    swapped = code.rewriter(ring, V2, labels).rewrite([values, others])
+    swapped = code.reencryptor(ring, V2, labels).reencrypt([values, others])
     assert swapped.failures == [Failure(row, column, UNDER_NO_KEY) for column in (0, 1) for row in range(3)]
     compiled = code.native_codec(ring, V2, labels)
     if compiled is not None:
@@ -409,7 +411,7 @@ def test_what_is_of_lockbox_is_never_opened_without_the_name_of_its_column() -> 
     ring = KeyRing({V1: KeyMaterial(bytes(32))}, V1)
     for labels in ((), (None,), ("email_ciphertext",), ("users.",)):
         with pytest.raises(InvalidBindingError):
-            format_of(LOCKBOX).rewriter(ring, V1, labels)
+            format_of(LOCKBOX).reencryptor(ring, V1, labels)
         with pytest.raises(InvalidBindingError):
             format_of(LOCKBOX).native_codec(ring, V1, labels)
 

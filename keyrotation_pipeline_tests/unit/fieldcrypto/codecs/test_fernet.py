@@ -18,7 +18,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, new_key, n
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import as_list
 from keyrotation_pipeline.fieldcrypto.formats.fernet import DJANGO_FERNET_ENCRYPTED_FIELDS, FERNET
 from keyrotation_pipeline.fieldcrypto.formats.fernet import codec as fernet
-from keyrotation_pipeline.fieldcrypto.formats.fernet.codec import FernetFormat, FernetRewriter, parsed
+from keyrotation_pipeline.fieldcrypto.formats.fernet.codec import FernetFormat, FernetReencryptor, parsed
 from keyrotation_pipeline.fieldcrypto.formats.registry import DERIVATIONS
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
@@ -59,7 +59,7 @@ def at(key: KeyMaterial, text: bytes, seconds: int) -> bytes:
 @pytest.mark.parametrize("plaintext", PLAINTEXTS, ids=len)
 def test_the_library_reads_what_was_rewritten(ring: KeyRing, plaintext: bytes, source: KeyVersion) -> None:
     stored = library(ring.material(source)).encrypt(plaintext)
-    rewritten = FernetRewriter(ring, V1).rewrite([[stored, None, b""]])
+    rewritten = FernetReencryptor(ring, V1).reencrypt([[stored, None, b""]])
     assert rewritten.failures == []
     new, *others = rewritten.columns[0]
     assert others == [None, None]
@@ -74,17 +74,17 @@ def test_values_under_both_keys_in_one_batch_are_told_apart(ring: KeyRing) -> No
     one, two = library(ring.material(V1)), library(ring.material(V2))
     texts = [os.urandom(number) for number in range(40)]
     stored = [(one, two)[number % 3 == 0].encrypt(text) for number, text in enumerate(texts)]
-    (new,) = FernetRewriter(ring, V2).rewrite([stored]).columns
+    (new,) = FernetReencryptor(ring, V2).reencrypt([stored]).columns
     assert [value is None for value in new] == [number % 3 == 0 for number in range(40)]
     assert [two.decrypt(value or old) for value, old in zip(new, stored, strict=True)] == texts
-    held, failures = FernetRewriter(ring, V2).check([stored, [b"", None, b""]])
+    held, failures = FernetReencryptor(ring, V2).check([stored, [b"", None, b""]])
     assert (held, failures) == ([{V1: 26, V2: 14}, {None: 2}], [])
 
 
 @pytest.mark.parametrize("keep_time", [True, False])
 def test_a_token_keeps_its_time_where_that_is_wanted(ring: KeyRing, *, keep_time: bool) -> None:
     stored = at(ring.material(V1), b"x", 1_500_000_000)
-    ((new,),) = FernetFormat(keep_time=keep_time).rewriter(ring, V2).rewrite([[stored]]).columns
+    ((new,),) = FernetFormat(keep_time=keep_time).reencryptor(ring, V2).reencrypt([[stored]]).columns
     assert new is not None
     seconds = library(ring.material(V2)).extract_timestamp(new)
     assert (seconds == 1_500_000_000) == keep_time
@@ -119,10 +119,10 @@ def test_what_cannot_be_rewritten_stays_and_is_named(ring: KeyRing) -> None:
     good = library(ring.material(V1)).encrypt(b"good")
     values = [each for value, _ in bad for each in (value, good)]
     expected = [Failure(2 * row, 1, defect) for row, (_, defect) in enumerate(bad)]
-    rewritten = FernetRewriter(ring, V2).rewrite([[None] * len(values), values])
+    rewritten = FernetReencryptor(ring, V2).reencrypt([[None] * len(values), values])
     assert rewritten.failures == expected
     assert [new is None for new in rewritten.columns[1]] == [row % 2 == 0 for row in range(len(values))]
-    held, failures = FernetRewriter(ring, V2).check([[None] * len(values), values])
+    held, failures = FernetReencryptor(ring, V2).check([[None] * len(values), values])
     assert (held, failures) == ([{}, {V1: len(bad)}], expected)
     assert [FernetFormat().opened_by(ring, bad[row][0]) for row in (0, 9, 12)] == [
         None,
@@ -138,7 +138,7 @@ def test_a_wrong_padding_under_a_right_mac_is_not_authentic(ring: KeyRing) -> No
         token[-33] ^= last
         forged = bytes(token[:-32]) + key._mac(bytes(token[:-32]))  # noqa: SLF001
         if key.opened(forged) is None:
-            held, failures = FernetRewriter(ring, V2).check([[fernet.encoded(forged)]])
+            held, failures = FernetReencryptor(ring, V2).check([[fernet.encoded(forged)]])
             assert (held, failures) == ([{}], [Failure(0, 0, Defect(DefectKind.NOT_AUTHENTIC, V1))])
             return
     pytest.fail("every padding was right")
@@ -148,12 +148,12 @@ def test_a_value_that_does_not_read_back_is_never_returned(ring: KeyRing, monkey
     seal = fernet._Key.sealed  # noqa: SLF001
     monkeypatch.setattr(fernet._Key, "sealed", lambda key, text, *others: seal(key, text[:-1], *others))  # noqa: SLF001
     with pytest.raises(KeyRotationError, match=re.escape(FAULTY_MACHINE)):
-        FernetRewriter(ring, V2).rewrite([[library(ring.material(V1)).encrypt(b"text")]])
+        FernetReencryptor(ring, V2).reencrypt([[library(ring.material(V1)).encrypt(b"text")]])
 
 
 def test_the_target_must_be_in_the_ring(ring: KeyRing) -> None:
     with pytest.raises(UnknownKeyVersionError):
-        FernetRewriter(ring, KeyVersion(3))
+        FernetReencryptor(ring, KeyVersion(3))
 
 
 def test_the_sql_half_of_a_key_signs_and_does_not_decrypt(ring: KeyRing) -> None:
@@ -177,13 +177,13 @@ def test_what_libraries_have_stored_is_read(case: dict[str, Any]) -> None:
     ring = derived_ring(declared.derivation, given)
     assert case.get("derived", []) in ([], [as_list([ring.material(each)]) for each in reversed(ring.versions)])
     stored = [value["stored"].encode() for value in case["values"]]
-    held, failures = format_of(declared).rewriter(given, given.primary).check([stored])
+    held, failures = format_of(declared).reencryptor(given, given.primary).check([stored])
     assert failures == []
     assert sum(held[0].values()) == len(stored)
     target, old = KeyVersion(9), {version: given.material(version) for version in given.versions}
     more = KeyRing({**old, target: new_key(declared, (), given.material(given.primary))}, target)
     fresh = derived_ring(declared.derivation, more)
-    (new,) = format_of(declared).rewriter(more, target).rewrite([stored]).columns
+    (new,) = format_of(declared).reencryptor(more, target).reencrypt([stored]).columns
     reader = library(fresh.material(KeyVersion(9)))
     assert [reader.decrypt(value or b"").decode() for value in new] == [each["plaintext"] for each in case["values"]]
 
@@ -251,7 +251,7 @@ def test_what_is_no_pair_is_refused_by_its_place(text: str, said: str) -> None:
 def test_passphrases_without_a_derivation_are_refused() -> None:
     ring = KeyRing({V1: Passphrase(b"the passphrase")}, V1)
     with pytest.raises(InvalidKeyError, match="write the derivation with which the keys were imported"):
-        format_of(FERNET).rewriter(ring, V1)
+        format_of(FERNET).reencryptor(ring, V1)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the rewriters of all formats have in common."""
+"""What the reencryptors of all formats have in common."""
 
 import base64
 import os
@@ -9,10 +9,10 @@ import pytest
 from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from keyrotation_pipeline.fieldcrypto.batch import Rewriter, Value
+from keyrotation_pipeline.fieldcrypto.batch import Reencryptor, Value
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
-from keyrotation_pipeline.fieldcrypto.codecs.unmarked import UnmarkedRewriter
-from keyrotation_pipeline.fieldcrypto.formats.fernet.codec import FernetRewriter
+from keyrotation_pipeline.fieldcrypto.codecs.unmarked import UnmarkedReencryptor
+from keyrotation_pipeline.fieldcrypto.formats.fernet.codec import FernetReencryptor
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -23,22 +23,22 @@ V1, V2 = KeyVersion(1), KeyVersion(2)
 
 def own(ring: KeyRing, lengths: list[int]) -> list[Value]:
     columns = [[sealed(ring, 1, "x").encode()] * length for length in lengths]
-    new = chain.from_iterable(Rewriter(ring, V2).rewrite(columns).columns)
+    new = chain.from_iterable(Reencryptor(ring, V2).reencrypt(columns).columns)
     return [value and base64.b64decode(value.split(b":")[1]) for value in new]
 
 
 def fernet(ring: KeyRing, lengths: list[int]) -> list[Value]:
     old = Fernet(base64.urlsafe_b64encode(raw_of(ring.material(V1))))
     columns = [[old.encrypt(b"x")] * length for length in lengths]
-    new = chain.from_iterable(FernetRewriter(ring, V2).rewrite(columns).columns)
+    new = chain.from_iterable(FernetReencryptor(ring, V2).reencrypt(columns).columns)
     return [value and base64.urlsafe_b64decode(value)[9:25] for value in new]
 
 
 def aes_gcm(ring: KeyRing, lengths: list[int]) -> list[Value]:
     nonce, old = os.urandom(12), AESGCM(raw_of(ring.material(V1)))
     value = base64.b64encode(nonce + old.encrypt(nonce, b"x", None))
-    rewriter = UnmarkedRewriter(ring, V2, Layout("b64(nonce12 ct tag16)"))
-    new = chain.from_iterable(rewriter.rewrite([[value] * length for length in lengths]).columns)
+    reencryptor = UnmarkedReencryptor(ring, V2, Layout("b64(nonce12 ct tag16)"))
+    new = chain.from_iterable(reencryptor.reencrypt([[value] * length for length in lengths]).columns)
     return [value and base64.b64decode(value)[:12] for value in new]
 
 

@@ -37,7 +37,9 @@ def ring_of(cipher: str, *keys: str) -> KeyRing:
 
 
 def rewritten(cipher: str, ring: KeyRing, *stored: str) -> list[str | None]:
-    ((*new,),) = format_of(with_cipher(cipher)).rewriter(ring, V2).rewrite([[each.encode() for each in stored]]).columns
+    ((*new,),) = (
+        format_of(with_cipher(cipher)).reencryptor(ring, V2).reencrypt([[each.encode() for each in stored]]).columns
+    )
     return [None if each is None else each.decode() for each in new]
 
 
@@ -57,7 +59,9 @@ def test_the_library_reads_what_was_rewritten(cipher: str, text: str) -> None:
     assert laravel.decrypt([new], value) == text
     assert len(value) == len(stored) >= LaravelPayload(cipher).shortest_bytes
     assert rewritten(cipher, ring, value, "") == [None, None]
-    held, failures = format_of(with_cipher(cipher)).rewriter(ring, V2).check([[stored.encode(), value.encode(), None]])
+    held, failures = (
+        format_of(with_cipher(cipher)).reencryptor(ring, V2).check([[stored.encode(), value.encode(), None]])
+    )
     assert (held, failures) == ([{V1: 1, V2: 1}], [])
 
 
@@ -83,8 +87,8 @@ def test_what_no_key_opens_is_left_as_it_is_and_named() -> None:
     stored = [foreign, damaged, twice, serialised, "plain", laravel.encrypt(old, "text", "AES-256-GCM"), good]
     again = Defect(DefectKind.ENCRYPTED_TWICE, V1)
     defects = [UNDER_NO_KEY, UNDER_NO_KEY, again, again, NOT_A_VALUE, NOT_A_VALUE]
-    rewriter = format_of(with_cipher(cipher)).rewriter(ring_of(cipher, old, new), V2)
-    done = rewriter.rewrite([[each.encode() for each in stored]])
+    reencryptor = format_of(with_cipher(cipher)).reencryptor(ring_of(cipher, old, new), V2)
+    done = reencryptor.reencrypt([[each.encode() for each in stored]])
     assert done.failures == [Failure(row, 0, defect) for row, defect in enumerate(defects)]
     assert [each is not None for each in done.columns[0]] == [False] * 6 + [True]
 

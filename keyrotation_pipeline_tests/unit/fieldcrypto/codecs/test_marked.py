@@ -18,7 +18,7 @@ from keyrotation_pipeline.errors import (
 )
 from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, marked_format_of, new_key, notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedRewriter, MarkedValue
+from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedReencryptor, MarkedValue
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.formats.cloak_47ng import CLOAK_47NG
 from keyrotation_pipeline.fieldcrypto.formats.cloak_47ng.codec import CloakKey
@@ -77,12 +77,12 @@ def test_the_library_reads_what_was_rewritten(declared: ValueFormat, library: Li
     ring = made(declared)
     texts = texts_of(declared, ring)
     stored = library.alone(texts[V2]).encrypt(plaintext)
-    rewritten = format_of(declared).rewriter(ring, V1).rewrite([[stored, None, b""]])
+    rewritten = format_of(declared).reencryptor(ring, V1).reencrypt([[stored, None, b""]])
     ((new, null, empty),) = rewritten.columns
     assert (null, empty, rewritten.failures) == (None, None, [])
     assert new is not None
     assert library.alone(texts[V1]).decrypt(new.decode()) == plaintext
-    assert format_of(declared).rewriter(ring, V1).rewrite([[new]]).columns == [[None]]
+    assert format_of(declared).reencryptor(ring, V1).reencrypt([[new]]).columns == [[None]]
 
 
 def damaged(value: bytes) -> bytes:
@@ -103,11 +103,11 @@ def test_what_no_key_opens_is_left_as_it_is_and_named(declared: ValueFormat, lib
     twice = library.alone(texts[V1]).encrypt(good)
     bad = damaged(good)
     defects = [UNDER_NO_KEY, Defect(DefectKind.ENCRYPTED_TWICE, V1), Defect(DefectKind.NOT_AUTHENTIC, V1), NOT_A_VALUE]
-    rewriter = format_of(declared).rewriter(ring, V2)
-    rewritten = rewriter.rewrite([[stranger, twice, bad, b"plain", good]])
+    reencryptor = format_of(declared).reencryptor(ring, V2)
+    rewritten = reencryptor.reencrypt([[stranger, twice, bad, b"plain", good]])
     assert [value is None for value in rewritten.columns[0]] == [True, True, True, True, False]
     assert rewritten.failures == [Failure(row, 0, defect) for row, defect in enumerate(defects)]
-    held, failures = rewriter.check([[stranger, twice, bad, b"plain", good, b"", None]])
+    held, failures = reencryptor.check([[stranger, twice, bad, b"plain", good, b"", None]])
     assert (held, failures) == ([{V1: 1, None: 1}], rewritten.failures)
 
 
@@ -117,7 +117,7 @@ def test_a_value_without_a_reference_is_opened_by_trying_and_gets_one() -> None:
     old = [Rails([texts[version]], references=False).encrypt(b"text") for version in (V1, V2)]
     stranger = Rails(["stranger" * 4], references=False).encrypt(b"text")
     code = format_of(RAILS_HERE)
-    ((new, own, none),) = code.rewriter(ring, V2).rewrite([[*old, stranger]]).columns
+    ((new, own, none),) = code.reencryptor(ring, V2).reencrypt([[*old, stranger]]).columns
     assert none is None
     for value in (new, own):  # the one under the target as well, since SQL cannot tell it from the others
         assert value is not None
@@ -138,7 +138,7 @@ def test_a_value_that_two_keys_open_is_left_alone() -> None:
 
     ring = made(RAILS_HERE)
     unnamed = Rails(["stranger" * 4], references=False).encrypt(b"text")
-    rewritten = MarkedRewriter(Envelope("sha256", SALT), ring, V2).rewrite([[unnamed]])
+    rewritten = MarkedReencryptor(Envelope("sha256", SALT), ring, V2).reencrypt([[unnamed]])
     assert rewritten.failures == [Failure(0, 0, Defect(DefectKind.SEVERAL_KEYS))]
 
 
@@ -153,12 +153,12 @@ def test_a_value_within_a_compressed_value_is_encrypted_twice() -> None:
     twice, json_text = packed(library, library.encrypt(b"x" * 40)), packed(library, b'{"p":"' + b"no value" * 30)
     bomb, broken = packed(library, b'{"p":"' + b"A" * (1 << 27)), library.encrypt(b"{")
     broken = broken.replace(b',"i":', b',"c":true,"i":')
-    rewriter = format_of(RAILS_HERE).rewriter(ring, V2)
-    rewritten = rewriter.rewrite([[twice, bomb, json_text, broken]])
+    reencryptor = format_of(RAILS_HERE).reencryptor(ring, V2)
+    rewritten = reencryptor.reencrypt([[twice, bomb, json_text, broken]])
     again = Defect(DefectKind.ENCRYPTED_TWICE, V1)
     assert rewritten.failures == [Failure(0, 0, again), Failure(1, 0, again)]
     assert [new is not None for new in rewritten.columns[0]] == [False, False, True, True]
-    assert rewriter.check([[twice]])[1] == [Failure(0, 0, again)]
+    assert reencryptor.check([[twice]])[1] == [Failure(0, 0, again)]
 
 
 def test_compression_and_other_headers_are_kept() -> None:
@@ -170,7 +170,7 @@ def test_compression_and_other_headers_are_kept() -> None:
     extra = f'{first},"e":"QVNDSUktOEJJVA==","i":"{last[:-2]},"c":true}}}}'
     bare = f'{first},"e":"QVNDSUktOEJJVA==","c":true}}}}'
     for stored in (extra, bare):
-        ((new,),) = format_of(RAILS_HERE).rewriter(ring, V2).rewrite([[stored.encode()]]).columns
+        ((new,),) = format_of(RAILS_HERE).reencryptor(ring, V2).reencrypt([[stored.encode()]]).columns
         assert new is not None
         headers = json.loads(new)["h"]
         assert [*headers] == ["iv", "at", "e", "i", "c"]
@@ -186,7 +186,7 @@ def test_a_value_with_a_data_key_gets_another_one_and_keeps_its_headers(headers:
     text = zlib.compress(b"text" * 100)
     value = old.encrypt(text).decode()
     value = f"{value[:-2]}{headers}}}}}" if "c" in headers else value.replace(',"k":', f'{headers},"k":')
-    ((rewritten,),) = format_of(RAILS_HERE).rewriter(ring, V2).rewrite([[value.encode()]]).columns
+    ((rewritten,),) = format_of(RAILS_HERE).reencryptor(ring, V2).reencrypt([[value.encode()]]).columns
     assert rewritten is not None
     stored = rewritten.decode()
     assert new.decrypt(stored) == text
@@ -215,7 +215,7 @@ def test_what_stands_in_an_envelope_is_of_its_own_value_and_key() -> None:
     other = json.loads(Rails([texts[V2]], envelope=True).encrypt(b"one"))
     swapped = [one | {"h": one["h"] | {"k": each["h"]["k"]}} for each in (two, other)]
     stored = [json.dumps(each, separators=(",", ":")).encode() for each in swapped]
-    rewritten = format_of(RAILS_HERE).rewriter(ring, V2).rewrite([stored])
+    rewritten = format_of(RAILS_HERE).reencryptor(ring, V2).reencrypt([stored])
     bad = Defect(DefectKind.NOT_AUTHENTIC, V1)
     assert rewritten.failures == [Failure(0, 0, bad), Failure(1, 0, bad)]
 
@@ -336,7 +336,7 @@ def test_two_keys_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(CloakKey, "__init__", alike)
     with pytest.raises(InvalidKeyError, match="values name the keys v1 and v2 by the same text"):
-        format_of(CLOAK_47NG).rewriter(ring, V1)
+        format_of(CLOAK_47NG).reencryptor(ring, V1)
     with pytest.raises(InvalidKeyError, match="values name the keys v1 and v2 by the same text"):
         markers(CLOAK_47NG, ring)
 
@@ -347,7 +347,7 @@ def test_a_faulty_machine_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     seal = CloakKey.sealed
     monkeypatch.setattr(CloakKey, "sealed", lambda self, text, old: seal(self, text + b"!", old))
     with pytest.raises(KeyRotationError, match=FAULTY_MACHINE[:40]):
-        format_of(CLOAK_47NG).rewriter(ring, V2).rewrite([[stored]])
+        format_of(CLOAK_47NG).reencryptor(ring, V2).reencrypt([[stored]])
 
 
 def test_a_passphrase_is_stored_as_one_and_is_no_key_of_ours() -> None:
@@ -429,7 +429,7 @@ def test_deterministic_values_are_those_that_the_library_would_write() -> None:
         expected = Rails([texts[V2]], deterministic=True).encrypt(text)
         olds = [Rails([texts[V1]], references=named, deterministic=True).encrypt(text) for named in (True, False)]
         own = Rails([texts[V2]], references=False, deterministic=True).encrypt(text)
-        ((*new, still),) = code.rewriter(ring, V2).rewrite([[*olds, own, expected]]).columns
+        ((*new, still),) = code.reencryptor(ring, V2).reencrypt([[*olds, own, expected]]).columns
         assert new == [expected] * 3
         assert still is None
     assert "; equal texts have equal values" in declared.signed()
@@ -442,7 +442,7 @@ def test_real_deterministic_values_are_resealed_and_found() -> None:
     ring = ring_of(declared, json.dumps([second, first]))
     for value in vector["values"]:
         assert format_of(declared).plaintext(ring, value["stored"].encode()) == value["plaintext"].encode()
-        ((new,),) = format_of(declared).rewriter(ring, V1).rewrite([[value["stored"].encode()]]).columns
+        ((new,),) = format_of(declared).reencryptor(ring, V1).reencrypt([[value["stored"].encode()]]).columns
         library = Rails([second], digest="sha1", deterministic=True)
         assert new == library.encrypt(value["plaintext"].encode())
         assert new.replace(b',"i":"', b"#").split(b"#")[0] == value["stored"].encode()[:-2]
@@ -452,6 +452,6 @@ def test_deterministic_values_are_refused_where_they_are_not_declared() -> None:
     ring = made(RAILS_HERE)
     value = Rails([texts_of(RAILS_HERE, ring)[V1]], deterministic=True).encrypt(b"ana@example.com")
     with pytest.raises(DeterministicValueError, match="write deterministic = true"):
-        format_of(RAILS_HERE).rewriter(ring, V2).rewrite([[value]])
+        format_of(RAILS_HERE).reencryptor(ring, V2).reencrypt([[value]])
     with pytest.raises(DeterministicValueError):
         format_of(RAILS_HERE).opened_by(ring, value)

@@ -58,7 +58,7 @@ def test_another_length_of_nonces_opens_nothing(present: int, declared: int) -> 
     vector = next(each for each in VECTORS if each.get("iv_length") == present)
     key = AesKey(bytes.fromhex(vector["key"]), vector["label"])
     values = [bytes.fromhex(each["stored"]) for each in vector["values"]]
-    _, failures = format_of(settings(iv_length=declared)).rewriter(KeyRing({V1: key}, V1), V1).check([values])
+    _, failures = format_of(settings(iv_length=declared)).reencryptor(KeyRing({V1: key}, V1), V1).check([values])
     assert failures == [Failure(row, 0, Defect(DefectKind.NOT_AUTHENTIC, V1)) for row in range(len(values))]
 
 
@@ -67,13 +67,13 @@ def test_another_length_of_nonces_opens_nothing(present: int, declared: int) -> 
 def test_the_library_reads_what_was_rewritten(declared: ValueFormat, library: Library, plaintext: bytes) -> None:
     ring = made(declared, 3)
     values = [library.alone(text_of(declared, ring, version)).encrypt(plaintext) for version in (V1, V2, V3)]
-    rewritten = format_of(declared).rewriter(ring, V3).rewrite([[*values, None, b""]])
+    rewritten = format_of(declared).reencryptor(ring, V3).reencrypt([[*values, None, b""]])
     assert rewritten.failures == []
     first, second, *others = rewritten.columns[0]
     assert others == [None, None, None]
     for new in (first, second):
         assert library.alone(text_of(declared, ring, V3)).decrypt(new) == plaintext
-    held = format_of(declared).rewriter(ring, V3).check([[*values, first, None, b""]])
+    held = format_of(declared).reencryptor(ring, V3).check([[*values, first, None, b""]])
     assert held == ([{V1: 1, V2: 1, V3: 2, None: 1}], [])
 
 
@@ -90,8 +90,8 @@ def test_what_no_key_opens_is_left_as_it_is_and_named(declared: ValueFormat, lib
         Failure(2, 0, UNDER_NO_KEY),
         *(Failure(row, 0, NOT_A_VALUE) for row in (3, 4, 5)),
     ]
-    rewriter = format_of(declared).rewriter(ring, V2)
-    assert rewriter.rewrite([values]).failures == rewriter.check([values])[1] == failures
+    reencryptor = format_of(declared).reencryptor(ring, V2)
+    assert reencryptor.reencrypt([values]).failures == reencryptor.check([values])[1] == failures
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_new_label_counts_on_from_the_highest() -> None:
 def test_keys_of_one_label_are_refused() -> None:
     ring = KeyRing({V1: AesKey(bytes(32), "a"), V2: AesKey(bytes(range(32)), "a")}, V2)
     with pytest.raises(InvalidKeyError, match="values name the keys v1 and v2 by the same text"):
-        format_of(CLOAK_ECTO).rewriter(ring, V2)
+        format_of(CLOAK_ECTO).reencryptor(ring, V2)
 
 
 @pytest.mark.parametrize(
