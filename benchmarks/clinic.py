@@ -30,12 +30,13 @@ from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.formats.rails_ar_encryption import RAILS
 from keyrotation_pipeline.fieldcrypto.formats.rails_ar_encryption.codec import RailsEnvelope
 from keyrotation_pipeline.fieldcrypto.formats.registry import FORMATS
+from keyrotation_pipeline.fieldcrypto.formats.sources import NEVER_ENCRYPTED
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
 
 CLIENTS = EncryptedTable(TableName("public", "clients"), ("first_name", "last_name", "email", "phone", "history"))
 V1, V2 = KeyVersion(1), KeyVersion(2)
@@ -77,17 +78,17 @@ def clinic(formats: Sequence[str] = (NATIVE.name,)) -> Iterator[Clinic]:
             place = Clinic(server.url(), home / "keys", store.read().ring(), postmaster_of(server.url()))
             with closing(connect(server.url())) as connection:
                 for name in formats:
-                    make_template(connection, place.ring, format_named(name))
+                    make_template(connection, place.ring, name)
             yield place
 
 
-def make_template(connection: Connection, ring: KeyRing, values: ValueFormat = NATIVE) -> None:
-    """Encrypt, under v1, the rows that `fill` copies."""
+def make_template(connection: Connection, ring: KeyRing, values: str = NATIVE.name) -> None:
+    """Encrypt, under v1, the rows that `fill` copies; of plaintext do not."""
     ring = KeyRing({V1: ring.material(V1)}, V1)
-    seal = _sealer(ring, values)
+    seal = str if values == NEVER_ENCRYPTED else _sealer(ring, format_named(values))
     definitions = ", ".join(f"{column} text" for column in CLIENTS.columns)
-    connection.execute(f"CREATE UNLOGGED TABLE public.{_template_of(values.name)} ({definitions})".encode())
-    into = f"COPY public.{_template_of(values.name)} ({COLUMNS}) FROM STDIN".encode()
+    connection.execute(f"CREATE UNLOGGED TABLE public.{_template_of(values)} ({definitions})".encode())
+    into = f"COPY public.{_template_of(values)} ({COLUMNS}) FROM STDIN".encode()
     with connection.cursor() as cursor, cursor.copy(into) as copy:
         for number in range(DISTINCT_ROWS):
             texts = _client(number)
@@ -119,9 +120,21 @@ def _template_of(name: str) -> str:
 
 
 def format_named(name: str) -> ValueFormat:
-    """Returns a format by its name; AES-GCM values in the commonest layout, keys of Rails with a salt."""
+    """Returns a format by its name; AES-GCM values in the commonest layout, keys of Rails with a salt.
+
+    Plaintext becomes values of our own.
+    """
+    if name == NEVER_ENCRYPTED:
+        return NATIVE
     options = {AES_GCM.name: {"layout": "b64(nonce12 ct tag16)"}, RAILS.name: {"salt": "the salt"}}
     return replace(FORMATS[name], **options.get(name, {}))
+
+
+def table_of(values: str) -> EncryptedTable:
+    """Returns the measured table with values of a format, or plaintext, in its columns."""
+    source = NEVER_ENCRYPTED if values == NEVER_ENCRYPTED else ""
+    places = [Place(column, source=source) for column in CLIENTS.columns]
+    return replace(EncryptedTable.of(CLIENTS.name, places), format=format_named(values))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,10 @@ import resource
 import sys
 import time
 import uuid
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from benchmarks.clinic import CLIENTS, format_named
+from benchmarks.clinic import CLIENTS, table_of
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
 from keyrotation_pipeline.adapters.postgres.engine.shard import reencrypt_shard
@@ -28,7 +27,7 @@ def main() -> None:
     ring, target, limits = store.read().ring(), KeyVersion.parse(job["target"]), Limits(**job["limits"])
     if job.get("emergency"):
         limits = limits.in_an_emergency()
-    table = replace(CLIENTS, format=format_named(job.get("format", CLIENTS.format.name)))
+    table = table_of(job.get("format", CLIENTS.format.name))
     connecting = partial(connect, job["url"])
     before = os.times()
     processes = WorkerSettings(store)

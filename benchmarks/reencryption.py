@@ -24,6 +24,7 @@ from benchmarks.contenders import Run
 from benchmarks.processes import machine
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.formats.registry import FORMATS
+from keyrotation_pipeline.fieldcrypto.formats.sources import NEVER_ENCRYPTED
 
 PLAIN, HOT, ENGINE, SEED = "plain UPDATE", "UPDATE in HOT order", "engine", "seed's ORM loop, mended"
 SEED_ROWS = 5_000
@@ -75,8 +76,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--table", choices=SHAPES, default="clients", help="five columns; with indexes; rows of 1 kB")
     parser.add_argument(
         "--format",
-        choices=[name for name, each in FORMATS.items() if name != NATIVE.name and not each.is_binary],
-        help="values, too",
+        choices=[NEVER_ENCRYPTED]
+        + [name for name, each in FORMATS.items() if name != NATIVE.name and not each.is_binary],
+        help="values, too, or plaintext",
     )
     parser.add_argument("--python-codec", action="store_true", help="as where the native codec was not built")
     parser.add_argument("--rows", type=int, default=300_000, help="rows of the table")

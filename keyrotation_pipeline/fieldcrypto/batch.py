@@ -152,15 +152,22 @@ class Reencryptor:
         """Returns the new values of a column, and their plaintexts."""
         if (texts := self._open_every(number, values, rows)) is not None:  # the usual case
             return self._encrypt_all(number, texts, rows, nonces), texts
+        chosen, texts = self._open_others(number, values, rows, failures)
+        nonces = nonces[: len(chosen) * self._generation.nonce_bytes]
+        new = self._encrypt_all(number, texts, [rows[at] for at in chosen], nonces)
+        return _at(chosen, new, len(values)), _at(chosen, texts, len(values))
+
+    def _open_others(
+        self, number: int, values: Sequence[Value], rows: Rows, failures: list[Failure]
+    ) -> tuple[list[int], list[bytes]]:
+        """Returns the places of the values that do not stay and can be opened, in order, and their plaintexts."""
         chosen = [at for at, value in enumerate(values) if value and not value.startswith(self._prefix)]
         texts = self._open_every(number, [values[at] for at in chosen], [rows[at] for at in chosen])
         if texts is None:
             opened = [self._try_to_open(values[at], rows[at], at, number, failures) for at in chosen]
             chosen = [at for at, plaintext in zip(chosen, opened, strict=True) if plaintext is not None]
             texts = [plaintext for plaintext in opened if plaintext is not None]
-        nonces = nonces[: len(chosen) * self._generation.nonce_bytes]
-        new = self._encrypt_all(number, texts, [rows[at] for at in chosen], nonces)
-        return _at(chosen, new, len(values)), _at(chosen, texts, len(values))
+        return chosen, texts
 
     def _open_every(self, number: int, values: Sequence[Value], rows: Rows) -> list[bytes] | None:
         """Returns all plaintexts of a column; None if some stay unchanged or the fast path cannot open one."""

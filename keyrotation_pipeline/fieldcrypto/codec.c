@@ -100,6 +100,7 @@ typedef struct {
     const uint8_t *row; /* its row's key in hex, where values of our own may be bound to it */
     size_t row_chars;
     int stays; /* NULL, empty, or under the target; some formats know the last only when the value is opened */
+    int is_plaintext; /* of a column that is yet to be encrypted, and no value of ours */
 } Cell;
 
 /* What the values of one column are authenticated with in the second generation: bytes of Python that the codec holds. */
@@ -180,6 +181,7 @@ struct codec {
     uint8_t row[1 + LONGEST_ROW]; /* of the present value: a zero byte and the row's key */
     size_t row_bytes;
     const uint8_t *arrays; /* for each column of the batch, whether its values are elements of arrays; NULL: none are */
+    const uint8_t *plaintext; /* likewise, whether what is no value of ours is encrypted */
     uint8_t stamp[LONGEST_STAMP];
     size_t stamp_bytes; /* of the time of new values; 0: each keeps its own */
     Index *indexes; /* that new values get; NULL: none */
@@ -357,7 +359,12 @@ static int find_cells(
             cells->text = (const uint8_t *)text;
             cells->bytes = (size_t)bytes;
             cells->row = NULL;
+            cells->is_plaintext = 0;
             if (codec->since && bytes && !(bytes = take_row(cells))) return REFUSED;
+            if (bytes && codec->plaintext && codec->plaintext[column]) {
+                cells->is_plaintext = is_no_value(codec, cells);
+                if (cells->is_plaintext < 0) return PyErr_NoMemory(), NO_MEMORY;
+            }
             int within = is_array(codec, column);
             long elements = !within ? 1 : bytes ? count_elements(codec, cells) : 0;
             if (elements < 0) return REFUSED;
@@ -563,12 +570,18 @@ done:
 static PyObject *codec_rewrite(PyObject *self, PyObject *arguments) {
     Codec *codec = (Codec *)self;
     PyObject *sequence, *passed, *draw;
-    Py_ssize_t first, columns, array_count, stamp_bytes;
-    const char *arrays, *stamp;
-    if (!PyArg_ParseTuple(arguments, "Onny#O!Oy#", &sequence, &first, &columns, &arrays, &array_count, &PyTuple_Type, &passed, &draw, &stamp, &stamp_bytes))
+    Py_ssize_t first, columns, array_count, plaintext_count, stamp_bytes;
+    const char *arrays, *plaintext, *stamp;
+    if (!PyArg_ParseTuple(
+            arguments, "Onny#y#O!Oy#", &sequence, &first, &columns, &arrays, &array_count, &plaintext, &plaintext_count,
+            &PyTuple_Type, &passed, &draw, &stamp, &stamp_bytes
+        ))
         return NULL;
     if (columns < 1) return PyErr_Format(PyExc_ValueError, "a row has at least one value");
-    if (array_count && array_count != columns) return PyErr_Format(PyExc_ValueError, "a byte for each column, or none");
+    if ((array_count && array_count != columns) || (plaintext_count && plaintext_count != columns))
+        return PyErr_Format(PyExc_ValueError, "a byte for each column, or none");
+    if (plaintext_count && (array_count || codec->kind != &NATIVE))
+        return PyErr_Format(PyExc_ValueError, "plaintext becomes values of our own, which are columns");
     if (stamp_bytes && stamp_bytes != LONGEST_STAMP) return PyErr_Format(PyExc_ValueError, "a time has 8 bytes, or none");
     PyObject *rows = held(sequence);
     if (!rows) return NULL;
@@ -577,8 +590,10 @@ static PyObject *codec_rewrite(PyObject *self, PyObject *arguments) {
         memcpy(codec->stamp, stamp, (size_t)stamp_bytes);
         codec->stamp_bytes = (size_t)stamp_bytes;
         codec->arrays = array_count ? (const uint8_t *)arrays : NULL;
+        codec->plaintext = plaintext_count ? (const uint8_t *)plaintext : NULL;
         answer = rewrite_held(codec, rows, first, columns, passed, draw);
-        codec->arrays = NULL;
+        leave_scratch(codec); /* of a batch that was refused before its values were */
+        codec->arrays = codec->plaintext = NULL;
         codec->busy = 0;
     }
     Py_DECREF(rows);
@@ -817,7 +832,7 @@ static PyObject *codec_reduce(PyObject *self, PyObject *unused) {
 }
 
 static PyMethodDef codec_methods[] = {
-    {"rewrite", codec_rewrite, METH_VARARGS, "rewrite(rows, first, columns, arrays, ((index, oid), ...), draw, time) -> (arrays of the rows with a new value, such rows, new cells, a list for each index) or None"},
+    {"rewrite", codec_rewrite, METH_VARARGS, "rewrite(rows, first, columns, arrays, plaintext, ((index, oid), ...), draw, time) -> (arrays of the rows with a new value, such rows, new cells, a list for each index) or None"},
     {"index", codec_index, METH_O, "index(((column, key, bytes, 1 strip | 2 lower | 4 NFC), ...)): what is indexed; said once"},
     {"check", codec_check, METH_VARARGS, "check(rows, first, columns, arrays) -> for each column the number of empty strings, then of values under each version; None if one does not decrypt"},
     {"__reduce__", codec_reduce, METH_NOARGS, NULL},

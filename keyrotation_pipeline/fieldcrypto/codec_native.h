@@ -200,7 +200,7 @@ static size_t name_bytes(const uint8_t *text, size_t bytes) {
 }
 
 static int native_stays(const Codec *codec, const Cell *cell) {
-    return cell->bytes >= codec->prefix_bytes && memcmp(cell->text, codec->prefix, codec->prefix_bytes) == 0;
+    return !cell->is_plaintext && cell->bytes >= codec->prefix_bytes && memcmp(cell->text, codec->prefix, codec->prefix_bytes) == 0;
 }
 
 static size_t base64_chars(size_t bytes) {
@@ -208,17 +208,19 @@ static size_t base64_chars(size_t bytes) {
 }
 
 static size_t native_room(const Codec *codec, const Cell *cell) {
+    const Generation *new = codec->sealing.block ? &SECOND : &FIRST;
+    size_t head = codec->prefix_bytes + new->nonce_chars + 1;
+    if (cell->is_plaintext) return head + base64_chars(cell->bytes + new->overhead_bytes);
     size_t name = name_bytes(cell->text, cell->bytes);
     if (!name) return 0;
-    const Generation *old = generation_of(cell->text, name), *new = codec->sealing.block ? &SECOND : &FIRST;
+    const Generation *old = generation_of(cell->text, name);
     size_t before = name + 1 + old->nonce_chars + 1;
     if (cell->bytes < before + 4) return 0;
     size_t chars = cell->bytes - before, bytes = chars / 4 * 3;
     if (cell->text[cell->bytes - 1] == '=') bytes--;
     if (cell->text[cell->bytes - 2] == '=') bytes--;
     if (chars & 3 || bytes < old->overhead_bytes) return 0;
-    size_t body = base64_chars(bytes - old->overhead_bytes + new->overhead_bytes);
-    return codec->prefix_bytes + new->nonce_chars + 1 + body;
+    return head + base64_chars(bytes - old->overhead_bytes + new->overhead_bytes);
 }
 
 /* Take apart what follows "v2:". Returns the bytes of the body, or -1; `body` has room for the whole text. */
@@ -240,6 +242,12 @@ static int holds_a_value(const uint8_t *text, size_t bytes, uint8_t *free) {
     for (size_t at = 1; at <= digits; at++)
         if (text[at] < '0' || text[at] > '9') return 0;
     return parse(generation_of(text, name), text + name + 1, bytes - name - 1, nonce, free) >= 0;
+}
+
+/* Whether a cell's text is none, under whatever key; -1: there is no memory. */
+static int is_no_value(Codec *codec, const Cell *cell) {
+    uint8_t *free = scratch(codec, cell->bytes);
+    return free ? !holds_a_value(cell->text, cell->bytes, free) : -1;
 }
 
 /* Decrypt a stored value into `text`, under the version that it names. Returns the bytes of its text, or -1, also where
@@ -303,7 +311,9 @@ static int native_rewrite(Codec *codec, const Cell *cell, const uint8_t *nonce, 
     if (!take_key(codec, cell)) return REFUSED;
     uint8_t *text = body + room, *other = text + room;
     int under;
-    long size = opened(codec, cell, body, text, &under);
+    long size = (long)cell->bytes;
+    if (cell->is_plaintext) memcpy(text, cell->text, cell->bytes);
+    else size = opened(codec, cell, body, text, &under);
     if (size < 0) return REFUSED;
     if (!native_encrypted(codec, nonce, text, (size_t)size, body)) return UNVERIFIED;
     *bytes = native_room(codec, cell);

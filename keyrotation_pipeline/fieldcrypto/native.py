@@ -160,6 +160,7 @@ class NativeCodec:
         columns: int,
         passed: Sequence[tuple[int, int]] = (),
         arrays: Collection[int] = (),
+        plaintext: Collection[int] = (),
     ) -> Packed | None:
         """Re-encrypts a batch; returns None if any value of it is not good.
 
@@ -172,6 +173,7 @@ class NativeCodec:
             first: position of the first value in a row; the columns are consecutive.
             passed: positions in a row, and type OIDs, of bytes that are packed unchanged.
             arrays: the columns, counted from the first, that hold texts of arrays of values, and get such texts.
+            plaintext: those that were never encrypted: what is no value of ours in full is encrypted, too.
 
         Raises:
             KeyRotationError: a packed value does not decrypt to what was encrypted.
@@ -179,7 +181,14 @@ class NativeCodec:
         stamp = int(time.time()).to_bytes(self._format.stamp_bytes, "big") if self._format.stamp_bytes else b""
         try:
             packed = self._codec.rewrite(
-                rows, first, columns, _marks(columns, arrays), tuple(passed), os.urandom, stamp
+                rows,
+                first,
+                columns,
+                _marks(columns, arrays),
+                _marks(columns, plaintext),
+                tuple(passed),
+                os.urandom,
+                stamp,
             )
         except self._unverified:
             packed = False
@@ -201,8 +210,8 @@ class NativeCodec:
         ]
 
 
-def _marks(columns: int, arrays: Collection[int]) -> bytes:
-    return bytes(number in arrays for number in range(columns)) if arrays else b""
+def _marks(columns: int, marked: Collection[int]) -> bytes:
+    return bytes(number in marked for number in range(columns)) if marked else b""
 
 
 def native_codec(

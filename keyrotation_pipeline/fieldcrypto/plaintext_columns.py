@@ -25,6 +25,11 @@ class PlaintextReencryptor(Reencryptor):
         # A rollback goes to an older version, before which applications wrote the old form and do again.
         self._takes_in = target == max(ring.versions)
 
+    @property
+    def takes_only_plaintext(self) -> bool:
+        """Whether it encrypts plaintext and opens nothing of another library, which the native codec does alike."""
+        return self._takes_in and all(opened is _unchanged for opened in self._begun.values())
+
     def check(self, columns: Sequence[Sequence[Value]]) -> tuple[list[Held], list[Failure]]:
         """See `Reencryptor.check`; what is of the old form and opens is `NOT_A_VALUE`, as `is_plaintext` takes it."""
         held, failures = super().check(columns)
@@ -39,25 +44,16 @@ class PlaintextReencryptor(Reencryptor):
             return Failure(failure.row, failure.column, CLOSED)
         return failure
 
-    def _reencrypt_column(
-        self, number: int, values: Sequence[Value], rows: Rows, nonces: bytes, failures: list[Failure]
-    ) -> tuple[list[Value], Sequence[Value]]:
+    def _open_others(
+        self, number: int, values: Sequence[Value], rows: Rows, failures: list[Failure]
+    ) -> tuple[list[int], list[bytes]]:
         old = _texts_in(values) if number in self._begun else {}
-        if not old:
-            return super()._reencrypt_column(number, values, rows, nonces, failures)
         others = [None if at in old else value for at, value in enumerate(values)]
-        # Of as many nonces as values, those of the values are taken from the front, so none is used twice.
-        rewritten, plaintexts = super()._reencrypt_column(number, others, rows, nonces, failures)
-        texts = self._opened(number, old, failures) if self._takes_in else {}
-        if not texts:
-            return rewritten, plaintexts
-        own = nonces[-len(texts) * self._generation.nonce_bytes :]
-        encrypted = self._encrypt_all(number, list(texts.values()), [rows[at] for at in texts], own)
-        new = dict(zip(texts, encrypted, strict=True))
-        return (
-            [new.get(at, value) for at, value in enumerate(rewritten)],
-            [texts.get(at, value) for at, value in enumerate(plaintexts)],
-        )
+        chosen, texts = super()._open_others(number, others, rows, failures)
+        if not old or not self._takes_in:
+            return chosen, texts
+        opened = dict(zip(chosen, texts, strict=True)) | self._opened(number, old, failures)
+        return sorted(opened), [opened[at] for at in sorted(opened)]
 
     def _opened(self, number: int, old: Mapping[int, bytes], failures: list[Failure]) -> dict[int, bytes]:
         """Returns what values of the old form hold, by position."""

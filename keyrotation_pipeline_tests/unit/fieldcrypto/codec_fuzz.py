@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import TextArray
 from keyrotation_pipeline.fieldcrypto.arrays import check_elements, reencrypt_elements
-from keyrotation_pipeline.fieldcrypto.batch import Value
+from keyrotation_pipeline.fieldcrypto.batch import Value, ValueReencryptor
 from keyrotation_pipeline.fieldcrypto.binding import Row, associated_data, joined
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import column_rings
-from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
+from keyrotation_pipeline.fieldcrypto.codecs.format import Format, format_of
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
 from keyrotation_pipeline.fieldcrypto.codecs.marked import Envelope, MarkedValue
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
@@ -39,6 +39,7 @@ from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.native import CompiledIndex
+from keyrotation_pipeline.fieldcrypto.plaintext_columns import PlaintextReencryptor
 from keyrotation_pipeline.fieldcrypto.reads import Defect
 from keyrotation_pipeline.fieldcrypto.search_index import Indexer, IndexForm, Normalisation
 from keyrotation_pipeline_tests.integration.encrypted_rows import V2, sealed
@@ -60,6 +61,7 @@ class Fuzzed:
         labels: of two columns.
         keys: those of a column, by its number.
         indexed: whether those of the first column get a search index.
+        plaintext: whether the first column was never encrypted, and what is no value in it becomes one.
         left: a pattern of what the compiled codec leaves to the reference, though nothing may be wrong with it.
     """
 
@@ -78,6 +80,7 @@ class Fuzzed:
     is_drawn_singly: bool = False
     indexed: bool = False
     left: bytes = b"(?!)"
+    plaintext: bool = False
     raw: Callable[[KeyMaterial], bytes] = raw_of
 
 
@@ -279,6 +282,10 @@ FUZZED = {
         )
         for name, since in {"into": 2, "out of": 3}.items()
     },
+    **{
+        name: replace(of, plaintext=True, target=of.versions[-1], prefixes=(*of.prefixes, b"Ada", b"v2: "))
+        for name, of in {"plaintext": FORMATS["native"], "plaintext into the second generation": _SECOND}.items()
+    },
     "indexed": replace(FORMATS["native"], indexed=True),
     "indexed rows": replace(
         _SECOND,
@@ -374,15 +381,24 @@ def arrays_of(chance: random.Random, value: Callable[[], Value]) -> Callable[[],
     return array
 
 
+def reference(of: Fuzzed, code: Format, ring: KeyRing, labels: Sequence[str]) -> ValueReencryptor:
+    """What the compiled codec is compared with."""
+    return (
+        PlaintextReencryptor(ring, of.target, labels, {0: None})
+        if of.plaintext
+        else code.reencryptor(ring, of.target, labels)
+    )
+
+
 def fuzz(name: str, count: int, seed: int) -> tuple[int, int]:
     """Compare the codecs on `count` values; returns how many batches both rewrote, and how many both refused."""
     chance, of = random.Random(seed), FUZZED[name]
     ring = KeyRing({version: KeyMaterial.generate() for version in of.versions}, of.target)
     code, sources = format_of(of.values), [values(chance, of.keys(ring, column), of) for column in (0, 1)]
     sources = [arrays_of(chance, each) for each in sources] if of.arrays else sources
-    arrays = frozenset({0}) if of.arrays else frozenset[int]()
+    arrays, plaintext = (frozenset({0}) if said else frozenset[int]() for said in (of.arrays, of.plaintext))
     codecs = {
-        columns: (code.native_codec(ring, of.target, labels), code.reencryptor(ring, of.target, labels))
+        columns: (code.native_codec(ring, of.target, labels), reference(of, code, ring, labels))
         for columns in (1, 2)
         for labels in [of.labels[:columns]]
     }
@@ -407,7 +423,7 @@ def fuzz(name: str, count: int, seed: int) -> tuple[int, int]:
             compared += columns * rows
             native, python = codecs[columns]
             assert native is not None
-            packed = native.reencrypt(batch, 0, columns, (), arrays)
+            packed = native.reencrypt(batch, 0, columns, (), arrays, plaintext)
             stored = list(zip(*batch, strict=True))
             expected = reencrypt_elements([python], stored, arrays) if arrays else python.reencrypt(stored)
             left = any(map(re.compile(of.left).search, filter(None, chain.from_iterable(batch))))

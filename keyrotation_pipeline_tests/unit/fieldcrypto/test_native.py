@@ -29,8 +29,9 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.native import CompiledIndex, NativeCodec
+from keyrotation_pipeline.fieldcrypto.plaintext_columns import PlaintextReencryptor
 from keyrotation_pipeline.fieldcrypto.search_index import Indexer, IndexForm, Normalisation
-from keyrotation_pipeline.model.tables import EncryptedTable, SearchIndex, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, Place, SearchIndex, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import V2, opened, ring_of, sealed
 from keyrotation_pipeline_tests.unit.fieldcrypto.codec_fuzz import FORMATS, FUZZED, fuzz, token
 from keyrotation_pipeline_tests.unit.fieldcrypto.value_cases import ACCEPTED, LIKE_VALUES, REFUSED
@@ -44,7 +45,7 @@ NAMES = [
     )
     for name in FORMATS
 ]
-_LONG = ("back", "arrays ", "out of", "indexed rows")
+_LONG = ("back", "arrays ", "out of", "indexed rows", "plaintext into")
 FUZZED_NAMES = [
     *NAMES,
     *(
@@ -87,7 +88,7 @@ def elements(array: bytes) -> list[bytes | None]:
 def test_both_codecs_agree_on_every_mutated_value(name: str, values: int) -> None:
     rewritten, refused = fuzz(name, values, int.from_bytes(os.urandom(4), "big"))
     assert rewritten > values // 6
-    assert refused > values // 6
+    assert refused > values // (16 if FUZZED[name].plaintext else 6)  # most of what is damaged is plaintext then
 
 
 @pytest.mark.parametrize("stored", [value for value in REFUSED.values() if value])
@@ -117,6 +118,22 @@ def test_texts_that_only_begin_like_values_are_rewritten(codec: NativeCodec, rin
         ("v2", text) for text in LIKE_VALUES
     ]
     assert codec.check(rows, 0, 1) == [{KeyVersion(1): len(LIKE_VALUES)}]
+
+
+def test_plaintext_is_encrypted_natively_beside_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = EncryptedTable.of(TABLE.name, [Place("email"), Place("note", source="plaintext")])
+    ring = ring_of(1, 2)
+    codec = Codec(table, ring, V2)
+    monkeypatch.delattr(PlaintextReencryptor, "reencrypt")
+    old, new = sealed(ring, 1, "x").encode(), sealed(ring, 2, "y").encode()
+    notes = [b"v2: final", b"v2:", new, old, b"", None, b"Z\xc3\xbcrich", new[:-1], new + b"="]
+    done = codec.encrypt(
+        Batch.of([(7, 0, b"\0\0\0\0\0%c" % n, b"\0\0\0\1", old, note) for n, note in enumerate(notes)])
+    )
+    read = [value and opened(ring, value.decode()) for value in elements(done.parameters["value_1"].packed)]
+    expected = [("v2", "x") if note == old else note and note != new and ("v2", note.decode()) for note in notes]
+    assert read == [each or None for each in expected]
+    assert (done.rows, done.whole, done.failures) == (len(notes), False, [])
 
 
 def test_positions_are_packed_next_to_the_values_and_what_stays_is_null(codec: NativeCodec, ring: KeyRing) -> None:

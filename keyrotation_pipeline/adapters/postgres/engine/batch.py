@@ -141,16 +141,18 @@ class Codec:
     def __init__(self, table: EncryptedTable, ring: KeyRing, target: KeyVersion, *, native: bool = True) -> None:
         code = format_of(table.format)
         begun = {number: _source(table.place(name), ring) for number, name in _begun(table)}
-        self._python: ValueReencryptor = (
-            PlaintextReencryptor(ring, target, table.labels, begun)
-            if begun
-            else code.reencryptor(ring, target, table.labels)
-        )
+        self._python: ValueReencryptor
+        if begun:
+            self._python = taking_in = PlaintextReencryptor(ring, target, table.labels, begun)
+            can_be_native = taking_in.takes_only_plaintext
+        else:
+            self._python, can_be_native = code.reencryptor(ring, target, table.labels), True
         self._indexes = SearchIndexes(table, code, ring, target) if table.indexes else None
         self._native = code.native_codec(ring, target, table.labels) if native else None
         indexes = self._indexes.compiled if self._indexes else ()
-        rewriting = None if begun else self._native  # a text may begin like a value under the target
-        self._encrypts_natively = bool(rewriting and indexes is not None and rewriting.index(indexes))
+        natively = self._native if can_be_native else None
+        self._encrypts_natively = bool(natively and indexes is not None and natively.index(indexes))
+        self._plaintext = frozenset(begun)
         # Only arrays are rewritten a column at a time, and only in Python.
         self._columns = column_reencryptors(code, ring, target, table.labels) if _has_arrays(table) else ()
 
@@ -159,7 +161,7 @@ class Codec:
         natively = self._native if self._encrypts_natively and batch.rows else None
         if natively and (not self._indexes or self._indexes.may_replace(batch.index_texts)):
             columns = len(batch.rows[0]) - _FIRST - 2 * batch.indexes
-            if packed := natively.reencrypt(batch.rows, _FIRST, columns, _PASSED, batch.arrays):
+            if packed := natively.reencrypt(batch.rows, _FIRST, columns, _PASSED, batch.arrays, self._plaintext):
                 return self._packed(batch, packed, columns)
         return self._by_python(batch)
 
