@@ -23,13 +23,13 @@ from keyrotation_pipeline.adapters.postgres.engine.search_indexes import SearchI
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import TextArray, TidArray
 from keyrotation_pipeline.errors import KeyRotationError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto import compiled, native
+from keyrotation_pipeline.fieldcrypto.batch import Reencryptor
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
 from keyrotation_pipeline.fieldcrypto.formats.fernet import FERNET
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.native import CompiledIndex, NativeCodec
-from keyrotation_pipeline.fieldcrypto.plaintext_columns import PlaintextReencryptor
 from keyrotation_pipeline.fieldcrypto.search_index import Indexer, IndexForm, Normalisation
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, SearchIndex, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import V2, opened, ring_of, sealed
@@ -124,7 +124,7 @@ def test_plaintext_is_encrypted_natively_beside_values(monkeypatch: pytest.Monke
     table = EncryptedTable.of(TABLE.name, [Place("email"), Place("note", source="plaintext")])
     ring = ring_of(1, 2)
     codec = Codec(table, ring, V2)
-    monkeypatch.delattr(PlaintextReencryptor, "reencrypt")
+    monkeypatch.delattr(Reencryptor, "reencrypt")
     old, new = sealed(ring, 1, "x").encode(), sealed(ring, 2, "y").encode()
     notes = [b"v2: final", b"v2:", new, old, b"", None, b"Z\xc3\xbcrich", new[:-1], new + b"="]
     done = codec.encrypt(
