@@ -1,13 +1,13 @@
 """Defines the SQLAlchemy column type."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeGuard
 
 from sqlalchemy import Column, Table, event, type_coerce
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import ColumnElement, Null
-from sqlalchemy.types import String, Text, TypeDecorator, TypeEngine
+from sqlalchemy.types import LargeBinary, String, Text, TypeDecorator, TypeEngine
 from sqlalchemy.util import immutabledict
 
 from keyrotation_pipeline.encrypted_type.failures import unwrapped
@@ -161,6 +161,7 @@ class EncryptedType(TypeDecorator[str]):
             of the first primary under which texts are encrypted. Until then they are stored as before, and both are
             read: in every instance before that key is made, so that none meets what it cannot read. Only what has the
             whole form of a value is taken for one.
+        bytea: whether the column is bytea, which holds a value as ASCII, and values of a former library as these are.
 
     Raises (in statements and results):
         PlaintextTypeError: neither a string nor None.
@@ -187,14 +188,19 @@ class EncryptedType(TypeDecorator[str]):
         row: str | None = None,
         row_from: int | None = None,
         encrypted_from: int | None = None,
+        bytea: bool = False,  # noqa: FBT001, FBT002  as the others, and SQLAlchemy prints it by its name
     ) -> None:
         checked_provider(key_ring, "EncryptedType")
         self._former = None if legacy is None or legacy == "passthrough" else _former(legacy, encrypted_from)
+        _check_bytes(self._former, bytea=bytea, others=(legacy == "passthrough", length, row, encrypted_from))
         # It identifies the type in SQLAlchemy's cache, where a list could not.
         self.legacy = "passthrough" if legacy == "passthrough" else self._former
         super().__init__()
         if length is not None:
             self.impl = String(length)
+        elif bytea:
+            self.impl = LargeBinary()
+        self.bytea = bytea
         self.key_ring = key_ring
         self.length = length
         self.binding = None if binding is None else checked_label(binding)
@@ -271,26 +277,28 @@ class EncryptedType(TypeDecorator[str]):
 
         return literal
 
-    def process_bind_param(self, value: object, dialect: Dialect) -> str | Waiting | None:  # noqa: ARG002
+    def process_bind_param(self, value: object, dialect: Dialect) -> str | bytes | Waiting | None:  # noqa: ARG002
         """Encrypts one value on its way to the database, or has it wait for the key of its row."""
         if value is None:
             return None
         try:
             ring, text = self._current_ring(), _string(value, "encrypts")
             if ring.primary.number < (self.encrypted_from or 0):
-                return _as_before(text, self._former)
+                before = _as_before(text, self._former)
+                return before if self.bytea else before.decode()
             if self.row is not None and is_bound_to_row(ring.primary, self.row_from or 0):
                 return Waiting(ring, text, self.binding, self.row, self.row_from or 0)
-            return encrypt(ring, text, self.binding)
+            encrypted = encrypt(ring, text, self.binding)
+            return encrypted.encode() if self.bytea else encrypted
         except KeyRotationError as error:
             raise unwrapped(error) from None
 
     def process_result_value(self, value: object, dialect: Dialect) -> str | None:  # noqa: ARG002
         """Decrypts one value on its way from the database."""
-        if value is None or value == "":
-            return value
+        if value is None:
+            return None
         try:
-            text = _string(value, "stores")
+            text = bytes(value).decode("latin-1") if self._is_bytes(value) else _string(value, "stores")
             key, stored = divided(text) if self._reads_keys else (None, text)
             row = None if self.row_from is None else Row(self.row_from, None if key is None else key.encode())
             return self._read(self._current_ring(), stored, row) if stored else stored
@@ -311,7 +319,7 @@ class EncryptedType(TypeDecorator[str]):
             plaintext = decrypt(ring, stored, self.binding, row)
         except MalformedCiphertextError:
             if self._former is not None:
-                return _opened(stored, self._former)
+                return _opened(stored, self._former, "latin-1" if self.bytea else "utf-8")
             if self.encrypted_from is not None:
                 return None
             if looks_damaged(stored):
@@ -323,6 +331,9 @@ class EncryptedType(TypeDecorator[str]):
         if self.legacy is None:
             raise UnencryptedValueError
         return None
+
+    def _is_bytes(self, value: object) -> TypeGuard[bytes | memoryview]:
+        return self.bytea and isinstance(value, bytes | memoryview)
 
     def _current_ring(self) -> KeyRing:
         return current_ring(self.key_ring)
@@ -369,7 +380,25 @@ def _former(legacy: object, encrypted_from: int | None) -> LegacyKey:
     return keys[0]
 
 
-def _as_before(text: str, former: LegacyKey | None) -> str:
+def _check_bytes(former: LegacyKey | None, *, bytea: bool, others: tuple[object, ...]) -> None:
+    """Refuses what a column of bytes cannot hold, or another column.
+
+    Args:
+        others: whether plaintext passes, the length, the key of the row, and the number of the first key.
+
+    Raises:
+        InvalidKeyError: says what to pass.
+    """
+    if former is not None and former.form.spec.binary and not bytea:
+        raise InvalidKeyError(f"values of {former.form.name} are bytes; give EncryptedType(bytea=True)")
+    passes, length, row, begins = others
+    if bytea and (passes or length is not None or row is not None or (begins is not None and former is None)):
+        raise InvalidKeyError(
+            "EncryptedType(bytea=True) takes no length, no row and no plaintext; leave these out, or make it text"
+        )
+
+
+def _as_before(text: str, former: LegacyKey | None) -> bytes:
     """Returns what is stored of a text until it is encrypted: the text itself, or a value of the former library.
 
     Raises:
@@ -377,18 +406,19 @@ def _as_before(text: str, former: LegacyKey | None) -> str:
         LegacyValueError: the former library would read another text.
         PlaintextEncodingError: it holds a lone surrogate.
     """
-    if any_value_in([utf8_of(text)]):
+    encoded = utf8_of(text)
+    if any_value_in([encoded]):
         raise AlreadyEncryptedError
     if former is None:
-        return text
+        return encoded
     try:
-        return former.source.sealed(utf8_of(text)).decode("ascii")
+        return former.source.sealed(encoded)
     except ClosedError:
         raise LegacyValueError from None
 
 
-def _opened(stored: str, former: LegacyKey) -> str:
+def _opened(stored: str, former: LegacyKey, encoding: str) -> str:
     try:
-        return former.source.opened(utf8_of(stored)).decode()
+        return former.source.opened(stored.encode(encoding)).decode()
     except ClosedError:
         raise LegacyValueError from None

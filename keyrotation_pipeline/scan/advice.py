@@ -7,7 +7,7 @@ and a few others; no sentence names a command that does not exist.
 from dataclasses import KW_ONLY, dataclass, replace
 
 from keyrotation_pipeline.fieldcrypto import format_advice
-from keyrotation_pipeline.fieldcrypto.format_spec import COLUMNS, TEXT, FormatSpec
+from keyrotation_pipeline.fieldcrypto.format_spec import BYTEA, COLUMNS, TEXT, FormatSpec
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import GCM_IV_BYTES
 from keyrotation_pipeline.fieldcrypto.formats.recognition import known_advice
 from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
@@ -133,7 +133,12 @@ def advice_for_unmarked(format_name: str, place: Place, companions: Companions, 
 
 def _with_sources(advice: Advice, format_name: str, place: Place) -> Advice:
     """Adds which libraries may have written such values whose columns are brought into our own format."""
-    found = [each for each in sources().values() if each.seen_as == format_name and _declaration_of(place) == TEXT]
+    declared = _declaration_of(place)
+    found = [
+        each
+        for each in sources().values()
+        if each.seen_as == format_name and declared == (BYTEA if each.binary else TEXT)
+    ]
     sentences = [
         f'If {each.library} wrote it, a rotation migrates it into our own format: `from = {{ format = "{each.name}", '
         "… }` (`keyrotation docs plaintext`)."

@@ -317,6 +317,44 @@ def sha256(url: str, folder: Path) -> Project:
     return replace(project, derivation="sha256")
 
 
+_CRYPTOGRAPHY_FIELDS = """
+from django_cryptography.fields import encrypt
+class Client(models.Model):
+    name = encrypt(models.CharField(max_length=100))
+    note = encrypt(models.TextField(null=True))
+"""
+_OUR_FIELDS = """
+class Client(models.Model):
+    name = EncryptedTextField()
+    note = EncryptedTextField(null=True)
+"""
+_ATTESTING = """
+import django
+django.setup()
+import sqlalchemy
+from keyrotation_pipeline.encrypted_type import attest
+from clinic.models import keys
+def keep_reporting(*_):
+    url = os.environ["URL"].replace("postgresql:", "postgresql+psycopg:")
+    attest(sqlalchemy.create_engine(url), keys, every_seconds=0.2,
+           encrypts_from={"clinic_client.name": 3, "clinic_client.note": 3})
+"""
+
+
+def django_cryptography(url: str, folder: Path, delivered: Path, *, reads_both: bool) -> Project:
+    """A release of a project with django-cryptography, or the one after it, as the guide has it."""
+    clinic = folder / "clinic"
+    clinic.mkdir(parents=True)
+    (clinic / "__init__.py").touch()
+    fields = code("django-cryptography") + _OUR_FIELDS if reads_both else _CRYPTOGRAPHY_FIELDS
+    (clinic / "models.py").write_text(f"from django.db import models\n{fields}")
+    (folder / "manage.py").write_text(_MANAGE)
+    (folder / "site_settings.py").write_text(f"{_SETTINGS}ENCRYPTION_KEYS = {str(delivered)!r}\n")
+    reporting = f"import json, os, threading\n{_ATTESTING}" if reads_both else _SILENT
+    (folder / "program.py").write_text(reporting + _DJANGO.replace("KEYS", "KEYS = []") + _LOOP)
+    return Project(folder, url, "UNUSED", {row: f"row {row}" for row in range(1, 41)})
+
+
 # The lines of the guide for the settings of a package, where it reads its keys, and how it derives them.
 _PACKAGES = {
     "encrypted_model_fields": ("fernet-django-model-fields", "FIELD_ENCRYPTION_KEY", None),

@@ -16,14 +16,11 @@ from typing import Any
 import psycopg
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from typer.testing import CliRunner
 
-from keyrotation_pipeline.cli.commands import app
 from keyrotation_pipeline.demo.officers import DemoOfficer
-from keyrotation_pipeline.encrypted_type import Attestation, EncryptedType, MountedKeyRing, attest
-from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
+from keyrotation_pipeline.encrypted_type import EncryptedType, MountedKeyRing
+from keyrotation_pipeline_tests.acceptance import migrations
+from keyrotation_pipeline_tests.acceptance.migrations import Release, home_of
 from keyrotation_pipeline_tests.applications import beside
 from keyrotation_pipeline_tests.waiting import eventually
 
@@ -32,92 +29,23 @@ STRANGE = ["v2: final version", "v1:", "100 %", f"v2:{'A' * 16}:-", "ZÃ¼rich ðŸ˜
 
 
 @dataclass
-class Release:
-    """One release of the application, as it runs in some instances.
-
-    Args:
-        encrypted_from: of the column `note`; None: this release stores it as it is.
-    """
-
-    url: str
-    delivered: Path
-    expected: dict[int, tuple[str, str]]
-    encrypted_from: int | None
-    wrong: list[str] = field(default_factory=list)
-    writes: int = 0
-
-    def __post_init__(self) -> None:
-        self.keys = keys = MountedKeyRing(str(self.delivered))
-        begun = sa.Text() if self.encrypted_from is None else EncryptedType(keys, encrypted_from=self.encrypted_from)
-
-        class Base(DeclarativeBase):
-            pass
-
-        class Case(Base):
-            __tablename__ = "cases"
-            id: Mapped[int] = mapped_column(primary_key=True)
-            name: Mapped[str] = mapped_column(EncryptedType(keys))
-            note: Mapped[str] = mapped_column(begun)
-
-        self.case = Case
-        self.engine = sa.create_engine(
-            self.url.replace("postgresql://", "postgresql+psycopg://"), hide_parameters=True, poolclass=sa.NullPool
-        )
-
-    def attest(self) -> Attestation:
-        return attest(self.engine, self.keys, instance=f"from {self.encrypted_from}", every_seconds=0.2)
-
-    def work(self, stop: threading.Event) -> None:
-        """Reads rows and compares them with what was written, by whatever release; writes others."""
-        chance = Random(self.encrypted_from)
-        while not stop.wait(0.004):
-            try:
-                with Session(self.engine) as session:
-                    self._step(session, chance.randrange(ROWS))
-            except (sa.exc.SQLAlchemyError, KeyRotationError) as error:
-                self.wrong.append(f"{type(error).__name__} {error}")
-
-    def _step(self, session: Session, key: int) -> None:
-        case = session.scalars(sa.select(self.case).where(self.case.id == key).with_for_update()).one()
-        if (case.name, case.note) != self.expected[key]:
-            self.wrong.append(f"{key}: {case.note[:30]!r} instead of {self.expected[key][1][:30]!r}")
-            return
-        self.writes += 1
-        case.note = f"v2: note {self.writes} of {self.encrypted_from}"
-        session.flush()
-        self.expected[key] = (case.name, case.note)  # while the row is locked
-        session.commit()
-
-    def read(self) -> dict[int, tuple[str, str]]:
-        with Session(self.engine) as session:
-            return {each.id: (each.name, each.note) for each in session.scalars(sa.select(self.case))}
-
-
-@dataclass
-class Home(Commands):
-    url: str
-    keys: Path
-    expected: dict[int, tuple[str, str]]
-
+class Home(migrations.Home):
     def release(self, encrypted_from: int | None) -> Release:
-        return Release(self.url, self.keys, self.expected, encrypted_from)
+        """A release that reads both, or stores notes as they are."""
 
-    def stored(self) -> list[str]:
-        with psycopg.connect(self.url) as connection:
-            return [note for (note,) in connection.execute("SELECT note FROM public.cases ORDER BY id").fetchall()]
+        def types(keys: MountedKeyRing) -> dict[str, sa.types.TypeEngine[Any]]:
+            begun = sa.Text() if encrypted_from is None else EncryptedType(keys, encrypted_from=encrypted_from)
+            return {"name": EncryptedType(keys), "note": begun}
+
+        return Release(self.url, self.keys, types, self.expected, ("note",), f"from {encrypted_from}")
 
     def versions(self) -> dict[str, int]:
-        (table,) = self.shown("status", "--count")["tables"]
-        return dict(table["values_by_version"])
+        return dict(self.table()["values_by_version"])
 
     def events(self) -> int:
         with psycopg.connect(self.url) as connection:
             ((number,),) = connection.execute("SELECT count(*) FROM keyrotation.audit_events").fetchall()
         return int(number)
-
-    def table(self) -> dict[str, object]:
-        (table,) = self.shown("status", "--count")["tables"]
-        return dict(table)
 
 
 @pytest.fixture
@@ -130,35 +58,15 @@ def home(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Home:
     monkeypatch.setenv("ENCRYPTION_MASTER_KEY", base64.b64encode(os.urandom(32)).decode())
-    officers = (security_officer, privacy_officer)
-    named = "".join(
-        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-    )
-    file = tmp_path / "keyrotation.toml"
-    file.write_text(
-        f'database.url = "{database_url}"\n[rollout]\nmode = "attest"\ninstance_ttl_seconds = 5\ntimeout_seconds = 2\n'
-        f"[approvals]\nrequired = 2\n{named}[reencryption]\nshards = 1\nduty_cycle = 1.0\n"
-        '[[tables]]\nname = "cases"\ncolumns = ["name", { column = "note", from = "plaintext" }]\n'
-    )
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute("CREATE TABLE public.cases (id int PRIMARY KEY, name text, note text)")
-    Commands(file, officers).typed("init")
+    columns = '["name", { column = "note", from = "plaintext" }]'
+    begun = home_of(tmp_path, database_url, (security_officer, privacy_officer), columns, "name text, note text")
+    made = Home(begun.file, begun.officers, begun.url, begun.keys, begun.expected)
+    made.typed("init")
     monkeypatch.delenv("ENCRYPTION_MASTER_KEY")
-    texts = {n: (f"name {n}", STRANGE[n] if n < len(STRANGE) else f"note {n}") for n in range(ROWS)}
-    made = Home(file, officers, database_url, tmp_path / ".keyrotation" / "keys", texts)
-    first = made.release(None)
-    with Session(first.engine) as session:
-        session.add_all(first.case(id=n, name=name, note=note) for n, (name, note) in texts.items())
-        session.commit()
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute("GRANT ALL ON SCHEMA keyrotation TO PUBLIC")
+    made.expected |= {n: (f"name {n}", STRANGE[n] if n < len(STRANGE) else f"note {n}") for n in range(ROWS)}
+    made.release(None).add(made.expected)
+    made.reported()
     return made
-
-
-def rotate(home: Commands, request: str) -> str:
-    """What `rotate` says where it stops; "": it is over."""
-    result = CliRunner().invoke(app, ["rotate", request, "--config", str(home.file)])
-    return "" if result.exit_code == 0 else str(result.exception)
 
 
 def plaintext_places(home: Home) -> dict[str, str]:
@@ -191,17 +99,17 @@ def test_plaintext_is_encrypted_beside_two_releases_and_then_refused(home: Home)
         running.enter_context(beside(new.work))
         new_attests = new.attest()
         running.callback(new_attests.stop)
-        assert "plaintext in cases.note until v2 is the primary" in rotate(
-            home, request
+        assert "plaintext in cases.note until v2 is the primary" in home.said(
+            "rotate", request
         )  # the old release reports none
-        assert {note[:4] for note in home.stored() if note.startswith("v2:")} <= {"v2: ", f"v2:{'A' * 16}"[:4]}
+        assert {note[:4] for note in home.stored("note") if note.startswith("v2:")} <= {"v2: ", f"v2:{'A' * 16}"[:4]}
         old_at_work.close()
         old_attests.stop()
-        assert rotate(home, request) == ""
+        assert home.said("rotate", request) == ""
     assert (old.wrong, new.wrong) == ([], [])
     assert min(old.writes, new.writes) > 10
     assert new.read() == home.expected
-    assert {note[:3] for note in home.stored()} == {"v2:"}
+    assert {note[:3] for note in home.stored("note")} == {"v2:"}
     table = home.table()
     assert (table["unencrypted"], table["unreadable"], table["values_by_version"]) == (0, 0, {"v1": 0, "v2": 2 * ROWS})
     with psycopg.connect(home.url) as connection, pytest.raises(psycopg.Error, match="plaintext is refused"):
@@ -231,19 +139,19 @@ def test_a_rollback_brings_values_back_and_the_next_rotation_encrypts_what_was_w
         request = home.typed("request", "--reason", "encrypt the notes").splitlines()[-1]
         home.sign(request)
         running.enter_context(beside(application.work))
-        assert rotate(home, request) == ""
+        assert home.said("rotate", request) == ""
         back = home.typed("rollback", request).splitlines()[-1]
         assert "\nPlaintext: stays in cases.note\n" in home.typed("approve", back, "--text")
         home.sign(back)
-        assert rotate(home, back) == ""
+        assert home.said("rotate", back) == ""
         assert {version for version, number in home.versions().items() if number} == {"v1"}
-        assert "v2: note" in {note[:8] for note in home.stored()}  # plaintext, as the application writes it again
+        assert "v2: note" in {note[:8] for note in home.stored("note")}  # plaintext, as the application writes it again
         again = home.typed("request", "--reason", "encrypt the notes").splitlines()[-1]
         home.sign(again)
-        assert rotate(home, again) == ""
+        assert home.said("rotate", again) == ""
     assert application.wrong == []
     assert application.read() == home.expected
-    assert {note[:3] for note in home.stored()} == {"v3:"}
+    assert {note[:3] for note in home.stored("note")} == {"v3:"}
     assert home.table()["unencrypted"] == 0
 
 
@@ -263,7 +171,7 @@ def test_plaintext_that_somebody_let_in_again_is_known_outside_the_rows_again(ho
                 connection.execute("UPDATE public.cases SET note = %s WHERE id = 1", (text,))
             home.typed("backup")
             dumps = {each.name for each in (home.file.parent / ".keyrotation" / "backups").glob("*.dump.gpg")}
-            assert rotate(home, request) == ""
+            assert home.said("rotate", request) == ""
             assert pages in plaintext_places(home), text
             assert {each["dump"] for each in certified_plaintext(home)["backups_kept"]} >= dumps
             with psycopg.connect(home.url, autocommit=True) as connection:
@@ -333,7 +241,7 @@ def test_kills_at_every_step_and_a_stale_writer_lose_nothing(home: Home) -> None
     assert (new.wrong, stale.wrong) == ([], [])
     assert (kills > 6, stale.written > 3, len(phases) > 5) == (True, True, True), (kills, stale.written, phases)
     assert new.read() == home.expected
-    assert {note[:3] for note in home.stored()} == {"v2:"}
+    assert {note[:3] for note in home.stored("note")} == {"v2:"}
     table = home.table()
     assert (table["unencrypted"], table["unreadable"], table["values_by_version"]) == (0, 0, {"v1": 0, "v2": 2 * ROWS})
     assert home.typed("audit", "verify")

@@ -4,125 +4,51 @@ import base64
 import os
 import subprocess
 import sys
-import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from random import Random
+from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy_utils import StringEncryptedType  # type: ignore[import-untyped]
 from sqlalchemy_utils.types.encrypted.encrypted_type import AesEngine, AesGcmEngine  # type: ignore[import-untyped]
-from typer.testing import CliRunner
 
-from keyrotation_pipeline.cli.commands import app
 from keyrotation_pipeline.demo.officers import DemoOfficer
-from keyrotation_pipeline.encrypted_type import Attestation, EncryptedType, LegacyKey, MountedKeyRing, attest
-from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
+from keyrotation_pipeline.encrypted_type import EncryptedType, LegacyKey, MountedKeyRing
+from keyrotation_pipeline_tests.acceptance import migrations
+from keyrotation_pipeline_tests.acceptance.migrations import Release, home_of
 from keyrotation_pipeline_tests.applications import beside
 
 ROWS = 200
 FORMER = "the application's secret"
+AES, GCM = ("sqlalchemy-utils-aes",), ("sqlalchemy-utils-aesgcm",)
 TEXTS = ["Ada", "v2: final version", "", "100 %", "Zürich 😀", "x" * 5000, "a" * 16, "À", "two\nlines"]
 
 
 @dataclass
-class Release:
-    """One release of the application, as it runs in some instances.
-
-    Args:
-        encrypted_from: of the columns that come from the library; None: this release knows nothing but the library.
-    """
-
-    url: str
-    delivered: Path
-    expected: dict[int, tuple[str, str, str]]
-    encrypted_from: int | None
-    former: str = FORMER
-    wrong: list[str] = field(default_factory=list)
-    writes: int = 0
-
-    def __post_init__(self) -> None:
-        self.keys = keys = MountedKeyRing(str(self.delivered))
-
-        def column(format_: str, engine: object, *padding: str) -> sa.types.TypeEngine[str]:
-            if self.encrypted_from is None:
-                return StringEncryptedType(sa.Text, self.former, engine, *padding)  # type: ignore[no-any-return]
-            key = LegacyKey(format_, self.former, **({"padding": padding[0]} if padding else {}))
-            return EncryptedType(keys, encrypted_from=self.encrypted_from, legacy=[key])
-
-        class Base(DeclarativeBase):
-            pass
-
-        class Case(Base):
-            __tablename__ = "cases"
-            id: Mapped[int] = mapped_column(primary_key=True)
-            name: Mapped[str] = mapped_column(EncryptedType(keys))
-            token: Mapped[str] = mapped_column(column("sqlalchemy-utils-aes", AesEngine, "naive"))
-            note: Mapped[str] = mapped_column(column("sqlalchemy-utils-aesgcm", AesGcmEngine))
-
-        self.case = Case
-        self.engine = sa.create_engine(
-            self.url.replace("postgresql://", "postgresql+psycopg://"), hide_parameters=True, poolclass=sa.NullPool
-        )
-
-    def attest(self) -> Attestation:
-        return attest(self.engine, self.keys, instance=f"from {self.encrypted_from}", every_seconds=0.2)
-
-    def work(self, stop: threading.Event) -> None:
-        """Reads rows and compares them with what was written, by whatever release; writes others."""
-        chance = Random(self.encrypted_from)
-        while not stop.wait(0.004):
-            try:
-                with Session(self.engine) as session:
-                    self._step(session, chance.randrange(len(self.expected)))
-            except (sa.exc.SQLAlchemyError, KeyRotationError, ValueError) as error:
-                self.wrong.append(f"{type(error).__name__} {error}")
-
-    def _step(self, session: Session, key: int) -> None:
-        case = session.scalars(sa.select(self.case).where(self.case.id == key).with_for_update()).one()
-        if (found := (case.name, case.token, case.note)) != self.expected[key]:
-            self.wrong.append(f"{key}: {found!r:.80} instead of {self.expected[key]!r:.80}")
-            return
-        self.writes += 1
-        case.token, case.note = f"v2: token {self.writes} of {self.encrypted_from}", f"note {self.writes} of {key}"
-        session.flush()
-        self.expected[key] = (case.name, case.token, case.note)  # while the row is locked
-        session.commit()
-
-    def read(self) -> dict[int, tuple[str, str, str]]:
-        with Session(self.engine) as session:
-            return {each.id: (each.name, each.token, each.note) for each in session.scalars(sa.select(self.case))}
-
-
-@dataclass
-class Home(Commands):
-    url: str
-    keys: Path
-    expected: dict[int, tuple[str, str, str]]
-
+class Home(migrations.Home):
     def release(self, encrypted_from: int | None, former: str = FORMER) -> Release:
-        return Release(self.url, self.keys, self.expected, encrypted_from, former)
+        """A release that reads both, or knows nothing but the library."""
 
-    def stored(self) -> list[str]:
-        with psycopg.connect(self.url) as connection:
-            rows = connection.execute("SELECT token, note FROM public.cases ORDER BY id").fetchall()
-        return [value for row in rows for value in row]
+        def types(keys: MountedKeyRing) -> dict[str, sa.types.TypeEngine[Any]]:
+            if encrypted_from is None:
+                return {
+                    "name": EncryptedType(keys),
+                    "token": StringEncryptedType(sa.Text, former, AesEngine, "naive"),
+                    "note": StringEncryptedType(sa.Text, former, AesGcmEngine),
+                }
+            aes, gcm = LegacyKey(*AES, former, padding="naive"), LegacyKey(*GCM, former)
+            return {
+                "name": EncryptedType(keys),
+                "token": EncryptedType(keys, encrypted_from=encrypted_from, legacy=[aes]),
+                "note": EncryptedType(keys, encrypted_from=encrypted_from, legacy=[gcm]),
+            }
 
-    def table(self) -> dict[str, object]:
-        (table,) = self.shown("status", "--count")["tables"]
-        return dict(table)
-
-    def said(self, *arguments: str) -> str:
-        """What a command says that is refused; "": it is done."""
-        result = CliRunner().invoke(app, [*arguments, "--config", str(self.file)])
-        return "" if result.exit_code == 0 else str(result.exception)
+        return Release(self.url, self.keys, types, self.expected, ("token", "note"), f"from {encrypted_from}")
 
 
 COLUMNS = (
@@ -142,35 +68,21 @@ def home(
 ) -> Home:
     """A home whose first key is v1, and whose values of the library are under a key that is imported as v2."""
     monkeypatch.setenv("ENCRYPTION_MASTER_KEY", base64.b64encode(os.urandom(32)).decode())
-    officers = (security_officer, privacy_officer)
-    named = "".join(
-        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
+    begun = home_of(
+        tmp_path, database_url, (security_officer, privacy_officer), '["name"]', "name text, token text, note text"
     )
-    file = tmp_path / "keyrotation.toml"
-    file.write_text(
-        f'database.url = "{database_url}"\n[rollout]\nmode = "attest"\ninstance_ttl_seconds = 5\ntimeout_seconds = 2\n'
-        f"[approvals]\nrequired = 2\n{named}[reencryption]\nshards = 1\nduty_cycle = 1.0\n"
-        f'[[tables]]\nname = "cases"\ncolumns = ["name"]\n'
-    )
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute("CREATE TABLE public.cases (id int PRIMARY KEY, name text, token text, note text)")
-    Commands(file, officers).typed("init")
+    made = Home(begun.file, begun.officers, begun.url, begun.keys, begun.expected)
+    made.typed("init")
     monkeypatch.delenv("ENCRYPTION_MASTER_KEY")
-    texts = {
-        n: (f"name {n}", TEXTS[n % len(TEXTS)] if n < 20 else f"token {n}", TEXTS[n] if n < len(TEXTS) else f"note {n}")
-        for n in range(ROWS)
-    }
-    made = Home(file, officers, database_url, tmp_path / ".keyrotation" / "keys", texts)
-    first = made.release(None)
-    with Session(first.engine) as session:
-        session.add_all(first.case(id=n, name=a, token=b, note=c) for n, (a, b, c) in texts.items())
-        session.commit()
-    file.write_text(file.read_text().replace('["name"]', COLUMNS))
+    for n in range(ROWS):
+        token, note = TEXTS[n % len(TEXTS)] if n < 20 else f"token {n}", TEXTS[n] if n < len(TEXTS) else f"note {n}"
+        made.expected[n] = f"name {n}", token, note
+    made.release(None).add(made.expected)
+    made.file.write_text(made.file.read_text().replace('["name"]', COLUMNS))
     monkeypatch.setenv("OLD_KEY", FORMER)
     made.typed("init")
     monkeypatch.delenv("OLD_KEY")
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute("GRANT ALL ON SCHEMA keyrotation TO PUBLIC")
+    made.reported()
     return made
 
 
@@ -189,14 +101,14 @@ def test_values_of_the_library_are_encrypted_beside_it_and_then_refused(home: Ho
         running.callback(new.attest().stop)
         said = home.said("rotate", request)
         assert "sqlalchemy-utils-aes, padding naive in cases.token" in said, said
-        assert not {value[:3] for value in home.stored()} & {"v1:", "v2:", "v3:"}
+        assert not {value[:3] for value in home.stored("token", "note")} & {"v1:", "v2:", "v3:"}
         old_at_work.close()
         old_attests.stop()
         assert home.said("rotate", request) == ""
     assert (old.wrong, new.wrong) == ([], [])
     assert min(old.writes, new.writes) > 10
     assert new.read() == home.expected
-    assert {value[:3] for value in home.stored()} == {"v3:"}
+    assert {value[:3] for value in home.stored("token", "note")} == {"v3:"}
     table = home.table()
     assert (table["unencrypted"], table["unreadable"]) == (0, 0)
     assert table["values_by_version"] == {"v1": 0, "v2": 0, "v3": 3 * ROWS}
@@ -275,7 +187,7 @@ def test_a_rollback_brings_back_what_was_encrypted_since_and_leaves_the_library_
         assert home.said("rotate", again) == ""
     assert application.wrong == []
     assert application.read() == home.expected
-    assert {value[:3] for value in home.stored()} == {"v4:"}
+    assert {value[:3] for value in home.stored("token", "note")} == {"v4:"}
 
 
 @pytest.mark.extended

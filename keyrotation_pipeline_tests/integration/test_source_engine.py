@@ -12,12 +12,23 @@ from sqlalchemy_utils.types.encrypted.encrypted_type import AesEngine, AesGcmEng
 from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory import quarantine
+from keyrotation_pipeline.adapters.postgres.preflight import preflight
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.fieldcrypto.formats.sources import parsed
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, SourceKey
+from keyrotation_pipeline.fieldcrypto.source_keys import CheckedSource, source_of
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
-from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, insert, read_back, ring_of, running, sealed
+from keyrotation_pipeline_tests.integration.encrypted_rows import (
+    Engine,
+    insert,
+    opened,
+    read_back,
+    ring_of,
+    running,
+    sealed,
+)
 
 AES, GCM = "sqlalchemy-utils-aes, padding naive", "sqlalchemy-utils-aesgcm"
 NOTES = EncryptedTable.of(
@@ -132,6 +143,44 @@ def test_values_that_a_library_for_node_made_come_to_the_target(
     assert (before.failures, before.plaintext) == (0, len(texts))
     assert Engine(database_url, ring).shard(notes).rows == len(texts) == 200
     assert read_back(migrated, ring, notes, "id") == {n: (("v2", text),) for n, text in texts.items()}
+
+
+BYTES = {"django-cryptography, key_of SECRET_KEY": "bytea", AES: "bytea", GCM: "text"}
+
+
+def of_bytes(ring: KeyRing) -> tuple[EncryptedTable, dict[str, CheckedSource]]:
+    """A table whose places are of several libraries, most of them in bytea, and what writes the values of each."""
+    sources = {name: source_of(parsed(name), ring.sources["OLD_KEY"][1]) for name in BYTES}
+    columns = [Place(f"c{n}", source=name, source_key="OLD_KEY") for n, name in enumerate(BYTES)]
+    return EncryptedTable.of(TableName("public", "notes"), columns), sources
+
+
+def test_bytea_of_libraries_becomes_our_values_as_ascii_and_refuses_all_else(
+    migrated: Connection, database_url: str, ring: KeyRing
+) -> None:
+    notes, sources = of_bytes(ring)
+    declared = ", ".join(f"c{n} {kind}" for n, kind in enumerate(BYTES.values()))
+    migrated.execute(f"CREATE TABLE public.notes (id int PRIMARY KEY, {declared})".encode())
+    texts = {n: STRANGE[n] if n < len(STRANGE) else f"note {n}" for n in range(300)}
+    for n, text in texts.items():
+        stored = [each.sealed(text.encode()) for each in sources.values()]
+        migrated.execute("INSERT INTO public.notes VALUES (%s, %s, %s, %s)", (n, *stored[:2], stored[2].decode()))
+    migrated.execute("INSERT INTO public.notes VALUES (-1, '', '', ''), (-2, NULL, NULL, NULL), (-3, 'x', NULL, NULL)")
+    running(migrated, "routine")
+    assert [each.message for each in preflight(migrated, [notes], KeyVersion(2)) if each.fatal] == []
+    engine = Engine(database_url, ring)
+    engine.shard(notes)
+    rows = migrated.execute("SELECT id, c0, c1, c2 FROM public.notes WHERE id >= 0").fetchall()
+    found = {n: [opened(ring, as_text(value)) for value in each] for n, *each in rows}
+    assert found == {n: [("v2", text)] * 3 for n, text in texts.items()}
+    assert migrated.execute("SELECT c0, c1, c2 FROM public.notes WHERE id < 0 ORDER BY id").fetchall() == [
+        (b"x", None, None), (None, None, None), (b"", b"", ""),
+    ]  # fmt: skip
+    assert [(each.key, each.column) for each in quarantine.load(migrated, [notes])] == [('["-3"]', "c0")]
+
+
+def as_text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def test_a_rollback_leaves_what_the_library_wrote(migrated: Connection, database_url: str, ring: KeyRing) -> None:

@@ -91,7 +91,7 @@ def database(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def store(database: Connection, *stored: str | None) -> None:
+def store(database: Connection, *stored: str | bytes | None) -> None:
     """Put values into the column as they are."""
     for value in stored:
         database.exec_driver_sql("INSERT INTO clients (first_name) VALUES (?)", (value,))
@@ -602,6 +602,44 @@ def test_a_text_that_the_former_library_would_change_is_refused(database: Connec
 def test_legacy_is_one_key_of_a_column_that_is_yet_to_be_encrypted(legacy: Any, encrypted_from: int | None) -> None:  # noqa: ANN401
     with pytest.raises(InvalidKeyError, match="a list of one LegacyKey"):
         EncryptedType(RING, legacy=legacy, encrypted_from=encrypted_from)
+
+
+def test_a_column_of_bytes_holds_values_as_ascii_and_those_of_a_library_as_they_are(database: Connection) -> None:
+    before = LegacyKey("django-cryptography", "secret", key_of="SECRET_KEY")
+    first, second = (
+        clients_with(EncryptedType(KeyRing(KEYS, primary), encrypted_from=2, legacy=[before], bytea=True))
+        for primary in (V1, KeyVersion(2))
+    )
+    after = clients_with(EncryptedType(KeyRing(KEYS, V1), bytea=True))
+    for table, name in ((first, "Anna"), (second, "Bert"), (after, "Carl")):
+        database.execute(insert(table).values(first_name=name))
+    store(database, b"")
+    stored = database.exec_driver_sql("SELECT first_name FROM clients").scalars().all()
+    assert before.source.opened(stored[0]) == b"Anna"
+    assert [value[:3] for value in stored[1:]] == [b"v2:", b"v1:", b""]
+    for table in (first, second):
+        assert database.execute(select(table.c.first_name)).scalars().all() == ["Anna", "Bert", "Carl", ""]
+    with pytest.raises(UnencryptedValueError):
+        database.execute(select(after.c.first_name)).all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        pytest.param({"legacy": "passthrough", "bytea": True}, "takes no length", id="passes"),
+        pytest.param({"encrypted_from": 2, "bytea": True}, "takes no length", id="plaintext"),
+        pytest.param({"length": 20, "bytea": True}, "takes no length", id="length"),
+        pytest.param({"row": "id", "row_from": 3, "bytea": True}, "takes no length", id="row"),
+        pytest.param(
+            {"encrypted_from": 2, "legacy": [LegacyKey("django-cryptography", "secret", key_of="SECRET_KEY")]},
+            r"are bytes; give EncryptedType\(bytea=True\)",
+            id="text",
+        ),
+    ],
+)
+def test_what_a_column_of_bytes_cannot_hold_is_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidKeyError, match=said):
+        EncryptedType(RING, **wrong)
 
 
 def test_the_former_library_and_the_fingerprint_of_its_key_are_reported() -> None:

@@ -4,9 +4,14 @@ import base64
 import json
 import os
 from collections.abc import Callable, Iterator
+from datetime import date
+from hashlib import pbkdf2_hmac
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+from django.conf import settings  # type: ignore[import-untyped]
+from django.db.models import TextField  # type: ignore[import-untyped]
 from sqlalchemy_utils.types.encrypted.encrypted_type import AesEngine, AesGcmEngine  # type: ignore[import-untyped]
 
 from keyrotation_pipeline.errors import ConfigurationError, InvalidKeyError
@@ -62,7 +67,7 @@ class Made:
 
 
 class Library:
-    """The real one under a key."""
+    """sqlalchemy-utils itself under a key."""
 
     def __init__(self, name: str, options: dict[str, str], key: str = KEY) -> None:
         self.form, self.key = SourceForm.of(name, options), SourceKey(key.encode(), "OLD_KEY")
@@ -84,19 +89,55 @@ class Library:
         return Library(self.form.name, dict(self.form.options), f"key {number}")
 
 
+if not settings.configured:
+    settings.configure(SECRET_KEY=KEY)
+from django_cryptography.core.signing import FernetSigner  # noqa: E402  they read the settings
+from django_cryptography.fields import encrypt  # noqa: E402
+from django_cryptography.utils.crypto import FernetBytes  # noqa: E402
+
+
+class Field:
+    """A field of django-cryptography itself, with the settings of this process or a key of its own."""
+
+    def __init__(self, form: SourceForm, key: str) -> None:
+        self.form, self.key = form, SourceKey(key.encode(), "OLD_KEY")
+        self._field: Any = encrypt(TextField())
+        if key != settings.SECRET_KEY:
+            secret, _, own = key.partition(":")
+            derived = pbkdf2_hmac("sha256", (own or secret).encode(), b"django-cryptography", 30_000)
+            self._field._fernet = FernetBytes(derived, FernetSigner(secret))  # noqa: SLF001
+
+    def __str__(self) -> str:
+        return str(self.form)
+
+    def encrypt(self, text: object) -> bytes:
+        return bytes(self._field._dump(text))  # noqa: SLF001
+
+    def decrypt(self, stored: bytes) -> str:
+        return str(self._field._load(stored))  # noqa: SLF001
+
+    def of_another_key(self, number: int) -> "Field":
+        return Field(self.form, f"key{number}:own" if "CRYPTOGRAPHY" in str(self) else f"key {number}")
+
+
 def libraries() -> Iterator[Library]:
     for padding in ("naive", "pkcs5", "oneandzeroes", "zeroes"):
         yield Library("sqlalchemy-utils-aes", {"padding": padding})
     yield Library("sqlalchemy-utils-aesgcm", {})
 
 
-LIBRARIES = list(libraries())
-ALL: list[Library | Made] = [*LIBRARIES, *map(Made, MADE)]
+OF_TEXT = list(libraries())
+FIELDS = [
+    Field(SourceForm.of("django-cryptography", {"key_of": "SECRET_KEY"}), settings.SECRET_KEY),
+    Field(SourceForm.of("django-cryptography", {"key_of": "CRYPTOGRAPHY_KEY"}), "the secret:another one"),
+]
+LIBRARIES: list[Library | Field] = [*OF_TEXT, *FIELDS]
+ALL: list[Library | Field | Made] = [*LIBRARIES, *map(Made, MADE)]
 
 
 @pytest.mark.parametrize("library", LIBRARIES, ids=str)
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
-def test_the_library_and_we_read_each_other(library: Library, text: str) -> None:
+def test_the_library_and_we_read_each_other(library: Library | Field, text: str) -> None:
     source = source_of(library.form, library.key)
     assert source.opened(library.encrypt(text)) == text.encode()
     if library.form.options == (("padding", "oneandzeroes"),) and text.encode().endswith(b"\x80"):
@@ -133,20 +174,24 @@ def test_a_key_that_the_library_would_not_take_is_refused() -> None:
 
 @pytest.mark.parametrize("library", ALL, ids=str)
 @pytest.mark.parametrize("change", [name for name, _ in changed(b"x" * 24)])
-def test_nothing_else_is_taken_for_a_value(library: Library | Made, change: str) -> None:
+def test_nothing_else_is_taken_for_a_value(library: Library | Field | Made, change: str) -> None:
     stored = dict(changed(library.encrypt("a text of more than one block")))[change]
     with pytest.raises(ClosedError):
         source_of(library.form, library.key).opened(stored)
 
 
 @pytest.mark.parametrize("library", ALL, ids=str)
-def test_a_value_of_another_key_or_padding_or_one_encrypted_twice_stays_closed(library: Library | Made) -> None:
+def test_a_value_of_another_key_or_padding_or_one_encrypted_twice_stays_closed(library: Library | Field | Made) -> None:
     source = source_of(library.form, library.key)
-    others = [Library(library.form.name, dict(form.options)) for form in library.form.others]
-    strangers = [each.encrypt("a" * 13) for each in others]
-    strangers += [library.of_another_key(n).encrypt("Ada") for n in range(200)]
+    strangers = []
+    if isinstance(library, Library):
+        others = [Library(library.form.name, dict(form.options)) for form in library.form.others]
+        strangers = [each.encrypt("a" * 13) for each in others]
+    strangers += [library.of_another_key(n).encrypt("Ada") for n in range(10 if isinstance(library, Field) else 200)]
     twice: list[bytes] = []
-    if isinstance(library, Library):  # we refuse to write these
+    if isinstance(library, Field):
+        twice = [library.encrypt(library.encrypt("Ada")), library.encrypt(sealed(ring_of(1, 2), 1, "Ada"))]
+    elif isinstance(library, Library):  # we refuse to write these
         twice = [library.encrypt(library.encrypt("Ada").decode()), library.encrypt(sealed(ring_of(1, 2), 1, "Ada"))]
     for stored in [*strangers, *twice]:
         with pytest.raises(ClosedError):
@@ -154,7 +199,7 @@ def test_a_value_of_another_key_or_padding_or_one_encrypted_twice_stays_closed(l
 
 
 def test_an_asterisk_that_the_library_takes_away_is_refused_on_the_way_in() -> None:
-    naive = LIBRARIES[0]
+    naive = OF_TEXT[0]
     source = source_of(naive.form, naive.key)
     assert source.opened(naive.encrypt("a**")).decode() == naive.decrypt(naive.encrypt("a**")) == "a"
     with pytest.raises(ClosedError):
@@ -163,7 +208,7 @@ def test_an_asterisk_that_the_library_takes_away_is_refused_on_the_way_in() -> N
 
 def test_a_wrong_key_opens_hardly_any_value_without_authentication() -> None:
     counts = {}
-    for library in LIBRARIES[:4]:
+    for library in OF_TEXT[:4]:
         source, found = source_of(library.form, SourceKey(b"another", "OLD_KEY")), 0
         for _ in range(3000):
             try:
@@ -175,15 +220,15 @@ def test_a_wrong_key_opens_hardly_any_value_without_authentication() -> None:
     assert max(counts.values()) <= 1, counts
 
 
-def ring(*numbers: int) -> KeyRing:
+def ring(*numbers: int, key: SourceKey | None = None) -> KeyRing:
     first = ring_of(*numbers)
     keys: dict[KeyVersion, KeyMaterial] = {version: first.material(version) for version in first.versions}
-    return KeyRing({**keys, KeyVersion(9): SourceKey(KEY.encode(), "OLD_KEY")}, first.primary)
+    return KeyRing({**keys, KeyVersion(9): key or SourceKey(KEY.encode(), "OLD_KEY")}, first.primary)
 
 
 @pytest.mark.parametrize("library", LIBRARIES, ids=str)
-def test_a_batch_comes_to_the_target_and_what_stays_closed_is_a_failure(library: Library) -> None:
-    keys = ring(1, 2)
+def test_a_batch_comes_to_the_target_and_what_stays_closed_is_a_failure(library: Library | Field) -> None:
+    keys = ring(1, 2, key=library.key)
     reencryptor = PlaintextReencryptor(keys, KeyVersion(2), ("t.note",), {0: source_in(keys, library.form, "OLD_KEY")})
     values = [library.encrypt(text) for text in TEXTS]
     batch = [*values, b"plain", b"", None, sealed(keys, 1, "old").encode(), sealed(keys, 2, "new").encode()]
@@ -201,12 +246,34 @@ def test_a_batch_comes_to_the_target_and_what_stays_closed_is_a_failure(library:
     ).reencrypt([values]).columns == [[None] * len(values)]  # a rollback
 
 
+class Shown:
+    """Says so when it is made of a pickle."""
+
+    seen: ClassVar[list[str]] = []
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return self.seen.append, ("unpickled",)
+
+
+@pytest.mark.parametrize("held", [Shown(), 7, 1.5, True, None, date(2026, 1, 1), ["Ada"], {"a": "Ada"}, ("Ada", "Ada")])
+def test_nothing_is_unpickled_and_what_is_no_text_stays_closed(held: object) -> None:
+    (field, _), Shown.seen[:] = FIELDS, []
+    with pytest.raises(ClosedError):
+        source_of(field.form, field.key).opened(field.encrypt(held))
+    assert Shown.seen == []
+    assert source_of(field.form, field.key).opened(field.encrypt(b"Ada")) == b"Ada"
+
+
+@pytest.mark.parametrize("key", ["one", "a:b:c", ":b", "a:"])
+def test_two_settings_have_one_colon_between_them(key: str) -> None:
+    with pytest.raises(InvalidKeyError, match="with one colon"):
+        LegacyKey("django-cryptography", key, key_of="CRYPTOGRAPHY_KEY")
+
+
 def test_without_the_key_nothing_opens() -> None:
     keys = ring_of(1, 2)
-    source = source_in(keys, LIBRARIES[0].form, "OLD_KEY")
-    batch = PlaintextReencryptor(keys, KeyVersion(2), ("t.note",), {0: source}).reencrypt(
-        [[LIBRARIES[0].encrypt("Ada")]]
-    )
+    source = source_in(keys, OF_TEXT[0].form, "OLD_KEY")
+    batch = PlaintextReencryptor(keys, KeyVersion(2), ("t.note",), {0: source}).reencrypt([[OF_TEXT[0].encrypt("Ada")]])
     assert (batch.columns, batch.failures) == ([[None]], [Failure(0, 0, CLOSED)])
 
 
@@ -231,7 +298,7 @@ def test_what_is_no_key_or_form_is_refused(make: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("library", ALL, ids=str)
-def test_a_form_reads_back_from_its_words(library: Library | Made) -> None:
+def test_a_form_reads_back_from_its_words(library: Library | Field | Made) -> None:
     assert parsed(str(library.form)) == library.form
 
 

@@ -288,6 +288,7 @@ def plaintext_under(value: sql.Composable, version: KeyVersion, form: SourceForm
     """Returns a text that constraints judge like what a value of the old form becomes: with its head, as long at most.
 
     Args:
+        value: as text, or its bytes as they are.
         form: of the value; None: it is plaintext, whose length is known.
     """
     size = _encrypted_body(value, version, form)

@@ -82,11 +82,20 @@ ORDER BY 1
 
 
 def plaintext_is_text_in_utf8(subject: Subject) -> Iterator[Problem]:
-    """Refuses bytes, and databases without an encoding: an application would get other texts than it stored."""
+    """Refuses bytes where texts are to be, and the reverse, and databases without an encoding.
+
+    An application would get other texts than it stored.
+    """
     encoding = subject.connection.info.parameter_status("server_encoding")
     for relation in subject.relations:
         for column in (each for each in relation.columns if each.place.source):
-            if column.is_binary or column.of_bytes:
+            form = column.place.form
+            if form is not None and form.spec.binary and not column.is_binary:
+                yield fatal(
+                    f"column {relation.label}.{column.name} is declared with values of {form.name}, which are bytes, "
+                    "and is no bytea; correct from in [[tables]]"
+                )
+            elif column.is_binary and form is None:
                 yield fatal(
                     f"column {relation.label}.{column.name} is to be encrypted from plaintext and holds bytes, which "
                     "the application would get back as text; leave it out of [[tables]], or make it text"

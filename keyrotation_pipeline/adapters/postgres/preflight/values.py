@@ -194,16 +194,15 @@ def _under_target(subject: Subject, in_column: list[Column]) -> sql.Composed:
         return sql.SQL("{}").format(stored)
     text = places.text(column)
     new = values.under_another(text, subject.target)
+    as_stored = sql.SQL("decode({}, 'escape')" if column.is_binary else "{}").format
     if column.place.source:
-        encrypted = grammar_sql.plaintext_under(text, subject.target, column.place.form)
+        held = stored if column.is_binary else text
+        encrypted = grammar_sql.plaintext_under(held, subject.target, column.place.form)
         return sql.SQL("CASE WHEN {} THEN {}::{} WHEN {} <> '' THEN {}::{} ELSE {} END").format(
-            places.is_plaintext(column), encrypted, type_sql, text, new, type_sql, stored
+            places.is_plaintext(column), as_stored(encrypted), type_sql, text, as_stored(new), type_sql, stored
         )
     return sql.SQL("CASE WHEN {} THEN {}::{} ELSE {} END").format(
-        values.has_prefix(text),
-        sql.SQL("decode({}, 'escape')").format(new) if column.is_binary else new,
-        type_sql,
-        stored,
+        values.has_prefix(text), as_stored(new), type_sql, stored
     )
 
 
