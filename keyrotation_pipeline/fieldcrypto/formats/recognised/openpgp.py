@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from keyrotation_pipeline.fieldcrypto.format_advice import Advice
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64, in_bytes, in_text
 from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.openpgp_packets import new_length, old_length
 
 _ADVICE = Advice(
     identified_by=IdentifiedBy.DECRYPT,
@@ -77,7 +78,7 @@ def _packets(raw: bytes) -> Iterator[tuple[int, int, int]]:
         if at + 2 > len(raw) or not raw[at] & 0x80:
             return
         tag, (start, size, whole) = (
-            (raw[at] & 0x3F, _new_length(raw, at + 1)) if raw[at] & 0x40 else (raw[at] >> 2 & 0xF, _old_length(raw, at))
+            (raw[at] & 0x3F, new_length(raw, at + 1)) if raw[at] & 0x40 else (raw[at] >> 2 & 0xF, old_length(raw, at))
         )
         if start + size > len(raw) or (not whole and tag not in (_ENCRYPTED, _ENCRYPTED_WITH_MDC)):
             return
@@ -85,22 +86,3 @@ def _packets(raw: bytes) -> Iterator[tuple[int, int, int]]:
             return
         yield tag, start, size
         at = start + size
-
-
-def _new_length(raw: bytes, at: int) -> tuple[int, int, bool]:
-    first = raw[at]
-    if first < 192:  # noqa: PLR2004  one byte
-        return at + 1, first, True
-    if first < 224:  # noqa: PLR2004  two bytes
-        return at + 2, (first - 192 << 8) + int.from_bytes(raw[at + 1 : at + 2], "big") + 192, True
-    if first == 255:  # noqa: PLR2004  four bytes
-        return at + 5, int.from_bytes(raw[at + 1 : at + 5], "big"), True
-    return at + 1, 1 << (first & 0x1F), False
-
-
-def _old_length(raw: bytes, at: int) -> tuple[int, int, bool]:
-    kind = raw[at] & 3
-    if kind == 3:  # noqa: PLR2004  to the end
-        return at + 1, len(raw) - at - 1, True
-    width = 1 << kind
-    return at + 1 + width, int.from_bytes(raw[at + 1 : at + 1 + width], "big"), True
