@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
@@ -192,6 +193,9 @@ THINNED = (
     "contract/test_kubernetes_walk.py",
     "contract/test_remote_key_stores.py::TestAwsLosesAnswers",
     "contract/test_remote_key_stores.py::TestKubernetesLosesAnswers",
+    "contract/test_sealed_keys.py::test_a_swapped_key",
+    "contract/test_sealed_keys.py::test_keys_that_a_kms_sealed",
+    "contract/test_sealed_keys.py::test_stored_keys",
     "defs/test_automation.py",
     "defs/test_daily_round.py",
     "defs/test_outside_reports.py",
@@ -219,6 +223,24 @@ THINNED = (
     "unit/rotation/test_runner.py::test_a_clock_that_jumps",
     "upgrades/test_kept_homes.py",
 )
+
+
+# Files that share one web server of Dagster, whose start takes more than their tests: one worker has them all.
+SERVED = ("defs/test_access.py", "defs/test_launch_configuration.py", "defs/test_ui_permissions.py")
+
+
+class Together(LoadFileScheduling):  # type: ignore[misc]
+    """Gives a worker whole files, and those that share a server as one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return SERVED[0] if file.endswith(SERVED) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Together | None:
+    """Replace the scheduler of `--dist=loadfile`."""
+    return Together(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(tryfirst=True)

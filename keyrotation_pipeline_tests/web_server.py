@@ -10,12 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx
+import pytest
+import uvicorn
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.dagster_services import INSTANCE_FILES
+from keyrotation_pipeline.adapters.web_console import console_app
+from keyrotation_pipeline.assembly.console import private_socket
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline_tests.waiting import PATIENCE_SECONDS
 
@@ -59,6 +64,39 @@ class Server:
         return mark in json.dumps(self.with_token(SHOW))
 
 
+@dataclass
+class Pages:
+    """What the console would show, without a database."""
+
+    text: str | None = "# TYPE a gauge\na 1\n# EOF\n"
+
+    def front(self) -> bytes:
+        return b"<!doctype html><h1>the console</h1>"
+
+    def request(self, request_id: str) -> bytes | None:
+        return f"<h1>request {request_id}</h1>".encode() if request_id == "known" else None
+
+    def incident(self, incident_id: str) -> bytes | None:
+        return None if incident_id else b""
+
+    def metrics(self) -> str | None:
+        return self.text
+
+
+@contextmanager
+def console_at(path: Path, pages: Pages) -> Iterator[None]:
+    """The real application of the console on a Unix socket."""
+    with private_socket(path) as listening:
+        server = uvicorn.Server(uvicorn.Config(console_app(pages), log_level="warning", lifespan="off"))
+        thread = Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
 @contextmanager
 def serving(home: Path, *options: str, **variables: str) -> Iterator[Server]:
     """The server in a Dagster home that is made for it, once it answers."""
@@ -93,3 +131,18 @@ def serving(home: Path, *options: str, **variables: str) -> Iterator[Server]:
         client.close()
         process.terminate()
         process.wait(PATIENCE_SECONDS)
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Pages]]:
+    """The socket of a console, and what it shows."""
+    path, shown = tmp_path_factory.mktemp("console") / "sock", Pages()
+    with console_at(path, shown):
+        yield path, shown
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory, pages: tuple[Path, Pages]) -> Iterator[Server]:
+    """As `keyrotation up`, without a configuration; one worker has the tests of all files that ask for it."""
+    with serving(tmp_path_factory.mktemp("ui") / "home", "--console", str(pages[0])) as server:
+        yield server

@@ -33,6 +33,7 @@ from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.conducting import Conducted
 from keyrotation_pipeline_tests.fakes import V1, V2, FakeFiles, FakeWorld, Making, fake_manifest_trust, fake_pipeline
+from keyrotation_pipeline_tests.web_server import pages, served  # noqa: F401
 
 ROWS: dict[str, list[dict[str, str | None]]] = {
     "clients": [{"first_name": "v1:Ada", "email": "v1:ada@example.org"}, {"first_name": "v1:Ben", "email": None}],

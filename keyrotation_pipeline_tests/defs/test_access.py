@@ -4,82 +4,40 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from playwright.sync_api import Browser, expect
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from keyrotation_pipeline.adapters.web_console import ConsoleInFront, console_app
-from keyrotation_pipeline.assembly.console import private_socket
+from keyrotation_pipeline.adapters.web_console import ConsoleInFront
 from keyrotation_pipeline.defs.webserver import NO_CONSOLE
 from keyrotation_pipeline_tests.acceptance.browsing import browser  # noqa: F401  a fixture
 from keyrotation_pipeline_tests.contract.test_alert_channels import serving as serving_pages
 from keyrotation_pipeline_tests.programs import needs_chromium
 from keyrotation_pipeline_tests.waiting import PATIENCE_SECONDS
-from keyrotation_pipeline_tests.web_server import BEARER, BROWSER, METRICS_TOKEN, TOKEN, Server, serving
+from keyrotation_pipeline_tests.web_server import (
+    BEARER,
+    BROWSER,
+    METRICS_TOKEN,
+    TOKEN,
+    Pages,
+    Server,
+    serving,
+)
 
 pytestmark = pytest.mark.slow
 
 PROXY_NAME = "rotation.clinic.example"
 LOCATION = 'repositoryName: "__repository__", repositoryLocationName: "keyrotation_pipeline"'
 LAUNCH = f"""mutation {{ launchRun(executionParams: {{selector: {{{LOCATION}, pipelineName: "evidence"}},
-    executionMetadata: {{tags: [{{key: "mark", value: "%s"}}]}}}}) {{ __typename }} }}"""
-
-
-@dataclass
-class Pages:
-    """What the console would show, without a database."""
-
-    text: str | None = "# TYPE a gauge\na 1\n# EOF\n"
-
-    def front(self) -> bytes:
-        return b"<!doctype html><h1>the console</h1>"
-
-    def request(self, request_id: str) -> bytes | None:
-        return f"<h1>request {request_id}</h1>".encode() if request_id == "known" else None
-
-    def incident(self, incident_id: str) -> bytes | None:
-        return None if incident_id else b""
-
-    def metrics(self) -> str | None:
-        return self.text
-
-
-@contextmanager
-def console_at(path: Path, pages: Pages) -> Iterator[None]:
-    """The real application of the console on a Unix socket."""
-    with private_socket(path) as listening:
-        server = uvicorn.Server(uvicorn.Config(console_app(pages), log_level="warning", lifespan="off"))
-        thread = Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            yield
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
-@pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Pages]]:
-    path, shown = tmp_path_factory.mktemp("console") / "sock", Pages()
-    with console_at(path, shown):
-        yield path, shown
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, pages: tuple[Path, Pages]) -> Iterator[Server]:
-    """As `keyrotation up`."""
-    with serving(tmp_path_factory.mktemp("ui") / "home", "--console", str(pages[0])) as server:
-        yield server
+    executionMetadata: {{tags: [{{key: "mark", value: "%s"}}]}}}}) {{
+    __typename ... on LaunchRunSuccess {{ run {{ runId }} }} }} }}"""
+END = 'mutation {{ terminateRun(runId: "{}") {{ __typename }} }}'
 
 
 @pytest.fixture(scope="module")
@@ -291,8 +249,10 @@ def test_no_mutation_is_made_but_by_a_post_of_json(
 
 
 def test_a_mutation_by_a_post_of_json_is_made(served: Server) -> None:
-    assert served.with_token(LAUNCH % "mark-4")["data"]["launchRun"]["__typename"] == "LaunchRunSuccess"
+    launched = served.with_token(LAUNCH % "mark-4")["data"]["launchRun"]
+    assert launched["__typename"] == "LaunchRunSuccess"
     assert served.has_launched("mark-4")
+    served.with_token(END.format(launched["run"]["runId"]))
 
 
 FRAMED = [

@@ -15,7 +15,7 @@ from keyrotation_pipeline.defs.instance import UnconfiguredRunCoordinator
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.errors import LaunchError
 from keyrotation_pipeline_tests.defs.conftest import Dagster
-from keyrotation_pipeline_tests.web_server import Server, serving
+from keyrotation_pipeline_tests.web_server import Server
 
 JOBS = ("introduce_key", "reencrypt_rows", "retire_key", "evidence", "backup", "recovery_drill", "__ASSET_JOB")
 LOCATION = {"repositoryName": "__repository__", "repositoryLocationName": "keyrotation_pipeline"}
@@ -100,15 +100,6 @@ def attacker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, s
         database.setblocking(False)
         path.write_text(f'[database]\nurl = "postgresql://x@127.0.0.1:{database.getsockname()[1]}/x"\n')
         yield path, database
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The UI of a clinic with one table."""
-    clinic = tmp_path_factory.mktemp("clinic")
-    (clinic / "keyrotation.toml").write_text('[[tables]]\nname = "clients"\ncolumns = ["first_name"]\n')
-    with serving(clinic / "dagster", KEYROTATION_CONFIG=str(clinic / "keyrotation.toml")) as server:
-        yield server
 
 
 def ask(server: Server, query: str, **variables: Any) -> dict[str, Any]:  # noqa: ANN401

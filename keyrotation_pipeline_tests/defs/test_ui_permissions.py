@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -11,7 +10,7 @@ from dagster_graphql.schema import create_schema
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from keyrotation_pipeline_tests.web_server import BEARER, Server, serving
+from keyrotation_pipeline_tests.web_server import BEARER, Server
 
 pytestmark = pytest.mark.slow
 
@@ -70,12 +69,6 @@ EVALUATIONS = {
     "one tick of a schedule": f"{{ scheduleOrError(scheduleSelector: {SCHEDULE}) {{ ... on Schedule {{ "
     f"futureTick(tickTimestamp: 1767225600) {{ {RESULT} }} }} }} }}",
 }
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("ui") / "home") as server:
-        yield server
 
 
 def test_every_mutation_is_one_that_people_need_or_refused() -> None:
