@@ -61,7 +61,8 @@ class TestSecret:
         """The adapter, with keys under a seal."""
         from keyrotation_pipeline.adapters.keystores.aws import AwsKeyStore, AwsSecret  # noqa: PLC0415
 
-        return AwsKeyStore(AwsSecret(self.name, self.prefix, REGION, self.url, seal=seal), SystemClock())
+        listed = None if self.variable is None else KeyList(self.variable, "its list", self.notation, sealed=True)
+        return AwsKeyStore(AwsSecret(self.name, self.prefix, REGION, self.url, listed, seal=seal), SystemClock())
 
     def listed(self) -> str | None:
         """The application's own list."""

@@ -103,12 +103,12 @@ class TestKeySecrets:
         from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import SecretName  # noqa: PLC0415
 
         live, archive = (SecretName(self.cluster.namespace, name) for name in (self.name, self.archive))
-        secrets = KeySecrets(live, archive, Access(self.kubeconfig), self.key_list(live), seal)
+        secrets = KeySecrets(live, archive, Access(self.kubeconfig), self.key_list(live, sealed=seal != UNSEALED), seal)
         return KubernetesKeyStore(secrets, clock or SystemClock())
 
-    def key_list(self, live: "SecretName") -> KeyList | None:
+    def key_list(self, live: "SecretName", *, sealed: bool = False) -> KeyList | None:
         name = self.variable
-        return None if name is None else KeyList(name, f"entry {name} of {live}", self.notation)
+        return None if name is None else KeyList(name, f"entry {name} of {live}", self.notation, sealed)
 
     def listed(self) -> str | None:
         """The application's own list."""

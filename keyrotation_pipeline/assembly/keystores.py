@@ -283,7 +283,7 @@ def _key_list(settings: Settings, place: str) -> KeyList | None:
     """Returns the application's own list in a store that is a service; None: it has none."""
     if (name := settings.key_variable) is None:
         return None
-    return KeyList(name, f"entry {name} of {place}", settings.key_notation)
+    return KeyList(name, f"entry {name} of {place}", settings.key_notation, settings.keys.seal is not None)
 
 
 def _aws(declared: AwsStoreSettings, key_list: KeyList | None = None, seal: Seal = UNSEALED) -> "AwsKeyStore":

@@ -112,7 +112,7 @@ def open_rollout(settings: Settings, connection: Connection, keys: KeyStore, clo
     from keyrotation_pipeline.adapters.rollouts.kubernetes import KubernetesRollout  # noqa: PLC0415
 
     workloads = tuple(Workload(each.kind, each.name, each.container) for each in declared.workloads)
-    fleet = Fleet(secret.namespace, secret.name, workloads, settings.key_variable)
+    fleet = Fleet(secret.namespace, secret.name, workloads, settings.delivered_variable)
     cluster = Cluster(Access(secret.kubeconfig, secret.context), clock)
     return KubernetesRollout(cluster, fleet, keys, reported, declared.timeout_seconds, clock)
 

@@ -12,7 +12,7 @@ _OBJECTS_BETWEEN_COLLECTIONS = 200_000
 _STOPPED = "stopped here; whatever was committed stays, and the same command continues from there\n"
 MISSING_EXTRA = (
     "this installation has what applications import, and not {name}, which the command needs; install "
-    "'keyrotation-pipeline[pipeline]', or 'keyrotation-pipeline[scan]' for `keyrotation scan` alone\n"
+    "'keyrotation-pipeline[pipeline]', or '…[scan]' for `keyrotation scan` and '…[exec]' for `keyrotation exec` alone\n"
 )
 
 

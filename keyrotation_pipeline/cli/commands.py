@@ -89,6 +89,7 @@ SECTIONS = {
         "reconcile": Command("signed_changes", "reconcile_command", "Reconcile a restored database, or lost fences."),
         "replace-key": Command("signed_changes", "replace_key_command", "Replace an imported key that is wrong."),
         "reseal": Command("signed_changes", "reseal_command", "Seal stored keys under the configured wrapping key."),
+        "exec": Command("exec", "exec_command", "Start a program with opened keys in its environment."),
         "destroy": Command("signed_changes", "destroy_command", "Remove a key that nothing needs any more."),
     },
     "Incident": {

@@ -111,11 +111,6 @@ class File(Section):
             raise ConfigurationError(
                 f'[format] name = "{self.format.name}" has keys that never leave their server; leave out [keys.seal]'
             )
-        if self.format.keys is not None:
-            raise ConfigurationError(
-                f"[format] keys delivers {self.format.keys.env} to a library that cannot open sealed keys; leave out "
-                "[keys.seal]"
-            )
         return self
 
     @model_validator(mode="after")
@@ -380,6 +375,11 @@ class Settings(File):
     def key_variable(self) -> str | None:
         """The name under which an application with a library of its own reads its keys; None: it reads ours."""
         return None if self.format.keys is None else self.format.keys.env
+
+    @property
+    def delivered_variable(self) -> str | None:
+        """The same, where the key store delivers that list; under a seal `keyrotation exec` makes it from the keys."""
+        return self.key_variable if self.keys.seal is None else None
 
     @property
     def allowed_hours(self) -> AllowedHours | None:

@@ -259,8 +259,13 @@ class AwsKeyStore:
             live = {version: seen.stored.material(version) for version in seen.live.unsealed()}
             for version in sorted(self._archive.unsealed):
                 self._archive.reseal(version, seen.archives.get(version, ()))
-            if live:
-                texts = {str(version): self._secret.seal.text_of(version, key) for version, key in live.items()}
+            texts: dict[str, str | None] = {
+                str(version): self._secret.seal.text_of(version, key) for version, key in live.items()
+            }
+            if self._list is not None and self._list.name in seen.live.entries:
+                self._list.require_removable(seen.live.list_text(self._list.name), seen.stored)
+                texts[self._list.name] = None
+            if texts:
                 self._unlabel(seen.live, self._replace(seen, texts))
         return self.read()
 
@@ -322,12 +327,17 @@ class AwsKeyStore:
             known, archived, live.primary(), revision, pending, roster, compromised, left, live.owner()
         )
         stored = replace(stored, unversioned=live.plain)
-        if (seal := self._secret.seal).wrapping is not None:
-            canary = seal.canary_of(live.entries.get(CANARY_ENTRY))
-            stored = stored.under(seal.name, (*live.unsealed(), *self._archive.unsealed), canary)
         if self._list is None:
+            return self._under_seal(live, stored)
+        return self._list.judged(live.list_text(self._list.name), self._under_seal(live, stored))
+
+    def _under_seal(self, live: LiveSecret, stored: StoredKeys) -> StoredKeys:
+        if (seal := self._secret.seal).wrapping is None:
             return stored
-        return self._list.judged(live.list_text(self._list.name), stored)
+        outside = [*live.unsealed(), *self._archive.unsealed]
+        if self._list is not None:
+            outside += self._list.exposed(live.list_text(self._list.name), stored.live)
+        return stored.under(seal.name, outside, seal.canary_of(live.entries.get(CANARY_ENTRY)))
 
     def _labelled(self, version: str, label: str) -> tuple[Mapping[KeyVersion, KeyMaterial], Collection[KeyMaterial]]:
         """Returns the keys in a version that is not current, by version and in the application's list.

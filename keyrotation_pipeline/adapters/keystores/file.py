@@ -217,7 +217,14 @@ class FileKeyStore:
                     for place in (self._live, self._archive):
                         if (material := self._key(place, version)) is not None:
                             self._put(place, version, material)
+                if self._is_exposed:
+                    owner_only.remove(self._live / APPLICATION_FILE)
             return self._stored()
+
+    @property
+    def _is_exposed(self) -> bool:
+        """Whether the application's list from before the seal is there, with all live keys."""
+        return self._variable is not None and (self._live / APPLICATION_FILE).exists()
 
     def name_owner(self, owner: StoreOwner, revision: str) -> StoredKeys:
         """Stores whose the keys are."""
@@ -250,7 +257,9 @@ class FileKeyStore:
 
     def _delivery(self, stored: StoredKeys) -> str:
         """Returns ``NAME=new,old``: the primary where it encrypts, then the others, the newest next to it."""
-        if self._variable is None or (keys := in_order(stored.live, stored.primary)) is None:
+        if self._variable is None or self._seal.wrapping is not None:  # `keyrotation exec` delivers it
+            return ""
+        if (keys := in_order(stored.live, stored.primary)) is None:
             return ""
         return f"{self._variable}={self._notation.text_of(keys)}"
 
@@ -268,6 +277,8 @@ class FileKeyStore:
         return stored.under(self._seal.name, self._unsealed(), self._seal.canary_of(owner_only.read(self._canary_file)))
 
     def _unsealed(self) -> Iterator[KeyVersion]:
+        if self._is_exposed:
+            yield from _versions_in(self._live)
         for place in (self._live, self._archive):
             for version in _versions_in(place):
                 with suppress(KeyStoreDamagedError):  # which the entry itself says

@@ -27,11 +27,14 @@ class KeyList:
         name: under which the application reads it.
         place: where it is, for messages.
         notation: of the application's library.
+        sealed: the store's keys are, so that none is delivered in a list: `keyrotation exec` makes it on the
+            application's host. One from before stays until `keyrotation reseal`.
     """
 
     name: str
     place: str
     notation: KeyNotation = BARE_KEYS
+    sealed: bool = False
 
     def renewed(self, held: str | None, live: Live, primary: KeyVersion | None, before: StoredKeys) -> str | None:
         """Returns the text that the list must have with these live keys; None: whatever it holds stays as it is.
@@ -45,7 +48,7 @@ class KeyList:
         Raises:
             KeyStoreError: what it holds is something else than a list of keys, or a key under the name of one of ours.
         """
-        ours = in_order(live, primary)
+        ours = None if self.sealed else in_order(live, primary)
         if ours is None:
             return None
         try:
@@ -95,6 +98,35 @@ class KeyList:
             f"{self.place} holds {len(others)} key(s) that are not in the key store, and are left there at its end; "
             "values under them stop every rotation: find out whose they are, and remove them when nothing is under them"
         )
+
+    def exposed(self, held: str | None, live: Live) -> Iterator[KeyVersion]:
+        """Yields the versions of a sealed store that are not sealed in the list, all if it cannot be parsed."""
+        if not self.sealed or held is None:
+            return
+        try:
+            listed = {key.fingerprint for key in self.keys(held)}
+        except InvalidKeyError:
+            yield from live
+            return
+        for version, key in live.items():
+            if not isinstance(key, DamagedKey) and key.fingerprint in listed:
+                yield version
+
+    def require_removable(self, held: str | None, stored: StoredKeys) -> None:
+        """Refuses to lose a key that the list alone holds.
+
+        Raises:
+            KeyStoreError: it holds one, or something that is no key.
+        """
+        try:
+            others = self._others(held, stored.materials)
+        except InvalidKeyError as error:
+            raise KeyStoreError(f"{self.place} holds something else than keys ({error}); correct it") from None
+        if others:
+            raise KeyStoreError(
+                f"{self.place} holds {len(others)} key(s) that are not in the key store, and under a seal no list is "
+                "delivered; remove them when nothing is under them, then run `keyrotation reseal`"
+            )
 
     def problems(self, stored: StoredKeys) -> Iterator[Problem]:
         """Yields that the list holds keys which the store does not know."""

@@ -230,6 +230,8 @@ class KubernetesKeyStore:
     def reseal(self, revision: str) -> StoredKeys:
         """See `KeyStore.reseal`; with each key goes kubectl's copy of it."""
         wanted = changes.needs_resealing(stored := self.read(), revision)
+        if wanted and self._list is not None:
+            self._list.require_removable(self._list_in(self._read_snapshot().live), stored)
         for version in stored.unsealed if wanted else ():
             seen = self._read_snapshot()
             key, entry = seen.stored.material(version), variable_of(version)
@@ -237,6 +239,10 @@ class KubernetesKeyStore:
             if version in seen.stored.live:
                 copied = {LAST_APPLIED: None} if seen.live.last_applied(entry) else {}
                 self._change(seen, {entry: self._secrets.seal.text_of(version, key)}, copied)
+        seen = self._read_snapshot()
+        if wanted and self._list is not None and self._list.name in seen.live.data:
+            copied = {LAST_APPLIED: None} if seen.live.last_applied(self._list.name) else {}
+            self._change(seen, {self._list.name: None}, copied)
         return self.read()
 
     def name_owner(self, owner: StoreOwner, revision: str) -> StoredKeys:
@@ -264,6 +270,8 @@ class KubernetesKeyStore:
                 if (seal := self._secrets.seal).wrapping is not None:
                     outside = [each for each in _live(live, seal) if not seal.is_under(live.text(variable_of(each)))]
                     canary = live.text(CANARY_VARIABLE) if CANARY_VARIABLE in live.data else None
+                    if self._list is not None:
+                        outside += self._list.exposed(self._list_in(live), stored.live)
                     stored = stored.under(seal.name, (*outside, *archive.unsealed), seal.canary_of(canary))
                 if self._list is not None:
                     stored = self._list.judged(self._list_in(live), stored)

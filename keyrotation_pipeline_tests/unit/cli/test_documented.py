@@ -25,7 +25,7 @@ def typed_on(page: str) -> list[str]:
 
 def problem_of(line: str) -> str | None:
     """What of a command line does not exist."""
-    words = line.split()
+    words = line.partition(" -- ")[0].split()  # then comes another program
     if words[0].startswith("--"):
         return None if words[0] in COMMON else f"keyrotation {words[0]}"
     if words[0] not in COMMANDS:

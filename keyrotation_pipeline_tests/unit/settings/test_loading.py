@@ -189,11 +189,6 @@ key_id = "arn:aws:kms:eu-central-1:111122223333:key/8f0a1c9e-0000-4000-8000-0000
             id="a bare PIN",
         ),
         pytest.param(
-            f'{TABLE}[format]\nname = "fernet"\nkeys = {{ env = "FERNET_KEYS" }}\n{SEAL}',
-            "delivers FERNET_KEYS to a library that cannot open sealed keys; leave out [keys.seal]",
-            id="a list under a seal",
-        ),
-        pytest.param(
             f'{TABLE}[format]\nname = "vault-transit"\ntransit = "https://v.example/transit/app"\n'
             f'[rollout]\nmode = "server"\n{SEAL}',
             "has keys that never leave their server; leave out [keys.seal]",
