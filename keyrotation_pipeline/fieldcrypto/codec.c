@@ -854,6 +854,7 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_keyrotation_codec",
 PyMODINIT_FUNC PyInit__keyrotation_codec(void) {
     make_tables(&STANDARD);
     make_tables(&URL_SAFE);
+    choose_base64();
     PyObject *made = PyModule_Create(&module);
     PyObject *type = made ? PyType_FromSpec(&codec_spec) : NULL;
     if (!VerificationError) VerificationError = PyErr_NewException("_keyrotation_codec.VerificationError", NULL, NULL);
