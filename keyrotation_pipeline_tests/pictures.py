@@ -71,7 +71,8 @@ class Drawing:
         return "\n".join([*self.parts, "</svg>", ""])
 
 
-_WALK = (
+LANES = ("Officers", "Pipeline", "Applications", "Database")
+DRAWN_STEPS = (
     ("request", 0, ("two officers sign", "what may be done"), "v1 active"),
     ("key_version", 1, ("makes v2, stores it,", "backs it up"), "v2 pre-activation"),
     ("dual_key_rollout", 2, ("each instance is", "seen to read v2"), ""),
@@ -86,24 +87,24 @@ _WALK = (
 
 def walk() -> str:
     """The nine steps of a walk, with who acts when."""
-    lanes, left, wide, step = ("Officers", "Pipeline", "Applications", "Database"), 176, 192, 62
-    bottom = 46 + step * len(_WALK)
-    width = left + wide * len(lanes) + 196
+    left, wide, step = 176, 192, 62
+    bottom = 46 + step * len(DRAWN_STEPS)
+    width = left + wide * len(LANES) + 196
     made = Drawing(width, bottom + 12, "A rotation from v1 to v2: who acts when, and the states of both keys")
-    for number, name in enumerate(lanes):
+    for number, name in enumerate(LANES):
         if not number % 2:
             made.lane(left + number * wide, 0, wide, bottom + 12)
         made.text(left + wide * (number + 0.5), 26, name, "head", "middle")
     made.text(12, 26, "Step", "head")
-    made.text(left + wide * len(lanes) + 14, 26, "Key states", "head")
-    for number, (name, lane, lines, state) in enumerate(_WALK):
+    made.text(left + wide * len(LANES) + 14, 26, "Key states", "head")
+    for number, (name, lane, lines, state) in enumerate(DRAWN_STEPS):
         top = 42 + number * step
         x = left + lane * wide + 6
         made.text(12, top + 29, name, "code")
         made.box(x, top, wide - 12, 46, lines, "who" if lane in {0, 2} else "box")
-        made.text(left + wide * len(lanes) + 14, top + 29, state)
-        if number + 1 < len(_WALK):
-            middle, after = x + (wide - 12) / 2, left + (_WALK[number + 1][1] + 0.5) * wide
+        made.text(left + wide * len(LANES) + 14, top + 29, state)
+        if number + 1 < len(DRAWN_STEPS):
+            middle, after = x + (wide - 12) / 2, left + (DRAWN_STEPS[number + 1][1] + 0.5) * wide
             down = (top + 46, top + 54, top + step)
             made.arrow((middle, down[0]), (middle, down[1]), (after, down[1]), (after, down[2]))
     return made.svg()

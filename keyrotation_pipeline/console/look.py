@@ -14,6 +14,8 @@ from keyrotation_pipeline.monitoring.status import Outside, overview
 from keyrotation_pipeline.ports.backups import Anchors
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
+MOST_LOOKS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -58,12 +60,17 @@ def one_look(pipeline: Pipeline) -> Iterator[Look]:
     """Yields the status; it, and whatever is read of the ledger inside, are of one snapshot.
 
     While the key store, the applications or a place of backups is silent, no snapshot is held, for which a retirement
-    would wait.
+    would wait. If something has happened since they were asked, they are asked again, a few times.
     """
-    before = replace(pipeline, anchors=AnchorsBefore(pipeline.anchors))
-    outside = Outside.of(before)
-    before.ledger.replayed()  # which the process keeps; of what is read in a transaction it keeps nothing
-    with before.ledger.snapshot():
-        status = overview(before, duties=unsettled_in_words(before), outside=outside)
-        unreachable = outside.situation.unreachable
-        yield Look(status, outside.situation.instances if unreachable is None else str(unreachable))
+    for again in range(MOST_LOOKS):
+        seq = pipeline.ledger.head().seq
+        before = replace(pipeline, anchors=AnchorsBefore(pipeline.anchors))
+        outside = Outside.of(before)
+        before.ledger.replayed()  # which the process keeps; of what is read in a transaction it keeps nothing
+        with before.ledger.snapshot():
+            if before.ledger.head().seq != seq and again + 1 < MOST_LOOKS:
+                continue
+            status = overview(before, duties=unsettled_in_words(before), outside=outside)
+            unreachable = outside.situation.unreachable
+            yield Look(status, outside.situation.instances if unreachable is None else str(unreachable))
+            return

@@ -21,17 +21,33 @@ class Mark(StrEnum):
     TO_COME = "to come"
 
 
+# Who acts in a step.
+ACTORS = {
+    Step.KEY_VERSION: "pipeline",
+    Step.DUAL_KEY_ROLLOUT: "applications",
+    Step.PRIMARY_KEY_ROLLOUT: "applications",
+    Step.ROWS: "pipeline",
+    Step.ZERO_OLD_ROWS_PROOF: "database",
+    Step.RETIRED_KEY: "pipeline",
+    Step.ARCHIVED_KEY: "applications",
+    Step.KEY_ROTATION_AUDIT: "pipeline",
+    Step.COMPLIANCE_REPORT: "pipeline",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class StepView:
     """One step.
 
     Args:
         label: a few words for people.
+        actor: who acts in it, or, of officers, is waited for.
         note: when it was done, how far it is, or what it waits for, in a few words; may be empty.
     """
 
     step: Step
     label: str
+    actor: str
     mark: Mark
     note: str
 
@@ -39,7 +55,10 @@ class StepView:
 def steps_of(rotation: RotationStatus) -> tuple[StepView, ...]:
     """Every step of an open walk."""
     present = next((step for step in WALK if rotation.walk.done(step) is None), None)
-    return tuple(StepView(step, label(step, rotation.walk), *_marked(rotation, step, present)) for step in WALK)
+    return tuple(
+        StepView(step, label(step, rotation.walk), _actor(rotation, step, present), *_marked(rotation, step, present))
+        for step in WALK
+    )
 
 
 def finished_steps(walk: Walk) -> tuple[StepView, ...]:
@@ -49,6 +68,7 @@ def finished_steps(walk: Walk) -> tuple[StepView, ...]:
         StepView(
             step,
             label(step, walk),
+            ACTORS[step],
             Mark.DONE if step in done else Mark.SKIPPED,
             utc_minute(done[step].finished_at) if step in done else "",
         )
@@ -70,6 +90,11 @@ def label(step: Step, walk: Walk) -> str:
         Step.KEY_ROTATION_AUDIT: "Audit",
         Step.COMPLIANCE_REPORT: "Report",
     }[step]
+
+
+def _actor(rotation: RotationStatus, step: Step, present: Step | None) -> str:
+    awaited = rotation.pending.who if rotation.pending is not None and step is present else ""
+    return awaited if awaited == "officers" else ACTORS[step]
 
 
 def _marked(rotation: RotationStatus, step: Step, present: Step | None) -> tuple[Mark, str]:

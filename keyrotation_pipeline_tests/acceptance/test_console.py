@@ -58,9 +58,9 @@ def test_each_situation_has_its_sentence_above_the_fold_and_nothing_scrolls_side
         url, keys = stack.enter_context(database_url(settings)), settings.home / "keys"
         for name in ("web-1", "web-2"):
             stack.enter_context(reporting(url, keys, name))
-        folder.run("pace", request, "--rows-per-second", "20", "--reason", "the clinic is open")
+        folder.run("pace", request, "--rows-per-second", "8", "--reason", "the clinic is open")
         with beside(lambda _stop: rotate_until_it_fails(folder, request)):
-            see(page, console, "v1 → v2 re-encrypts rows", "rows")
+            see(page, console, re.compile("v1 → v2 re-encrypts rows: [2-7][0-9]%"), "rows")
             folder.run("pace", request, "--reset")
         see(page, console, "v1 → v2 stopped at ", "failed")
         execute(settings, f"UPDATE clients SET email = '{whole}' WHERE id = '{damaged}' RETURNING id")
@@ -101,13 +101,13 @@ def test_the_page_holds_no_key_value_or_ciphertext_and_refuses_whoever_has_no_to
         assert console.client.get("/", headers={"host": "evil.example"}).status_code == 400
 
 
-def see(page: Page, console: ServedConsole, said: str, name: str) -> None:
+def see(page: Page, console: ServedConsole, said: str | re.Pattern[str], name: str) -> None:
     """The sentence is read without scrolling, at each width; pictures where they are asked for."""
     for size, viewport in SIZES.items():
         page.set_viewport_size(viewport)
         page.goto(f"{console.url}/")
         heading = page.get_by_role("heading", level=1)
-        expect(heading).to_contain_text(said, timeout=30_000)
+        expect(heading).to_contain_text(said, timeout=60_000)
         box = heading.bounding_box()
         assert box is not None
         assert box["y"] + box["height"] < viewport["height"]

@@ -5,7 +5,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from keyrotation_pipeline_tests.pictures import DOCS, IMAGES, PICTURES
+from keyrotation_pipeline.console.walk_view import ACTORS
+from keyrotation_pipeline_tests.pictures import DOCS, DRAWN_STEPS, IMAGES, LANES, PICTURES
 
 PAGES = "".join(page.read_text() for page in (*DOCS.rglob("*.md"), DOCS.parent / "README.md"))
 
@@ -23,3 +24,8 @@ def test_every_image_is_on_a_page_and_has_an_alternative() -> None:
     shown = {name: alternative for alternative, name in re.findall(r"!\[(.*?)\]\(\S*?images/(\S+?)\)", PAGES)}
     assert {file.name for file in IMAGES.iterdir()} == shown.keys()
     assert all(shown.values())
+
+
+def test_the_console_and_the_drawing_have_the_same_actors() -> None:
+    drawn = {name: LANES[lane].lower() for name, lane, *_ in DRAWN_STEPS}
+    assert {step: drawn.get(step, "pipeline") for step in ACTORS} == ACTORS

@@ -95,6 +95,13 @@ def test_steps_are_done_then_one_is_marked_and_the_rest_is_to_come() -> None:
     assert failed[Step.ROWS] is Mark.FAILED
 
 
+def test_officers_act_in_a_step_that_waits_for_them() -> None:
+    awaited = PendingReason(PendingCode.CONFIRMATION, "officers", "no officer has confirmed")
+    actors = [each.actor for each in steps_of(replace(rotation(), pending=awaited))]
+    assert actors[:3] == ["officers", "applications", "applications"]
+    assert steps_of(rotation())[0].actor == "pipeline"
+
+
 def test_a_cancelled_walk_has_skipped_what_it_did_not_reach() -> None:
     done = (StepRecord(Step.KEY_VERSION, None, None, calm().generated_at, {}),)
     views = finished_steps(walk_with(status=RequestStatus.CANCELLED, steps=done))
