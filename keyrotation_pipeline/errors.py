@@ -84,8 +84,8 @@ class AlreadyEncryptedError(KeyRotationError):
 
     def __init__(self) -> None:
         super().__init__(
-            "a text to encrypt is itself an encrypted value, as it stands in a row; read it through the column's type, "
-            "and encrypt what it decrypts to"
+            "a text to encrypt is an encrypted value already; read it through the column's type, and encrypt what it "
+            "decrypts to"
         )
 
 
@@ -189,8 +189,8 @@ class MissingSourceKeyError(KeyStoreError):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"the key store holds no key that was imported from {name}; set {name} and run `keyrotation init`, or, "
-            "once no value of that library is left, remove `from` of its columns"
+            f"the key store holds no key imported from {name}; set {name} and run `keyrotation init`, or, once no such "
+            "value is left, remove `from`"
         )
 
 
@@ -283,8 +283,8 @@ class UnsignedBackupError(RecoveryError):
 
     def __init__(self, name: str, place: str, reason: str) -> None:
         super().__init__(
-            f"the manifest {name} in {place} {reason}, so the set may be forged and is not touched; use another set, "
-            "or, in a disaster, one that an officer vouches for: `--trust-unsigned FILE`"
+            f"the manifest {name} in {place} {reason}, so the set may be forged; use another, or, if an officer "
+            "vouches for it, `--trust-unsigned FILE`"
         )
 
 
@@ -325,8 +325,8 @@ class RestoreTimeoutError(RecoveryError):
 
     def __init__(self, name: str, seconds: float) -> None:
         super().__init__(
-            f"{name} was not restored in the {seconds:,.0f} s of [recovery] longest_restore_seconds, and was stopped; "
-            "raise that, or use a backup without the function or view that does not end"
+            f"{name} was not restored within {seconds:,.0f} s; raise [recovery] longest_restore_seconds, or use a "
+            "backup without the function or view that does not end"
         )
 
 
@@ -355,8 +355,8 @@ class RestoredQueryTimeoutError(RecoveryError):
 
     def __init__(self, name: str, seconds: float) -> None:
         super().__init__(
-            f"{name} was restored, but a statement over it took longer than the {seconds:,.0f} s of [recovery] "
-            "longest_restore_seconds; raise that, or find the function in its indexes or triggers"
+            f"{name} was restored, but a statement over it took over {seconds:,.0f} s; raise [recovery] "
+            "longest_restore_seconds, or find the function in its indexes or triggers"
         )
 
 

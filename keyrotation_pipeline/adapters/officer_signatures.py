@@ -254,8 +254,8 @@ def _require_own_keys(name: str, keys: Collection[str], holders: dict[str, str])
     for each in keys:
         if holders.setdefault(each, name) != name:
             raise ApprovalError(
-                f"officers {holders[each]} and {name} have the same key pair, in one format or in two; whoever holds "
-                "it would sign as both, so give each their own"
+                f"officers {holders[each]} and {name} have the same key pair, so whoever holds it would sign as both; "
+                "give each their own"
             )
 
 

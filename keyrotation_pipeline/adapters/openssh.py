@@ -85,8 +85,8 @@ def read_ssh_key(path: Path) -> SshKey:
     line = " ".join(lines[0].split(maxsplit=2)[:2])
     if not SSH_KEY_FORM.fullmatch(line):
         raise OpenSSHError(
-            f"{path} is not a public key that an officer may have (ed25519, ECDSA, RSA, or a FIDO2 one), without "
-            "options and not a certificate; make one with `ssh-keygen -t ed25519-sk` (or ed25519)"
+            f"{path} is not a plain public key that an officer may have (ed25519, ECDSA, RSA or FIDO2); make one with "
+            "`ssh-keygen -t ed25519-sk`"
         )
     return _checked(path, line)
 
@@ -141,8 +141,8 @@ def signer_of(text: bytes, signature: bytes, keys: Sequence[str]) -> str:
         found = _run(directory, "-Y", "find-principals", *files).stdout.decode(errors="replace").rstrip("\n")
         if found not in known:
             raise ApprovalError(
-                "the signature is by an SSH key (or certificate) that no officer of the roster has; let an officer "
-                "sign with the key whose public part is in the roster"
+                "no officer of the roster has the SSH key of this signature; sign with the key whose public part is "
+                "in the roster"
             )
         verified = _run(directory, "-vv", "-Y", "verify", *files, "-n", SSH_NAMESPACE, "-I", found, stdin=text)
     said = verified.stderr.decode(errors="replace")
@@ -159,8 +159,8 @@ def _require_touch(said: str) -> None:
     flags = [int(each, 16) for each in _FLAGS.findall(said)]
     if len(flags) != 1 or not flags[0] & _USER_PRESENT:
         raise ApprovalError(
-            "the signature was made without a touch of the security key (no-touch-required); make a key with "
-            "`ssh-keygen -t ed25519-sk`, which asks for one, and sign with that"
+            "the signature was made without a touch of the security key; make a key that asks for one with "
+            "`ssh-keygen -t ed25519-sk`, and sign with it"
         )
 
 

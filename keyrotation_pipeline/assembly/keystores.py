@@ -203,8 +203,8 @@ def _require_imported(given: Sequence[KeyMaterial], stored: StoredKeys, name: st
     for place, key in enumerate(given, 1):
         if key not in stored.live.values():
             raise KeyStoreError(
-                f"entry {notation.place(place, len(given))} of {name} is none of the keys that were imported; leave "
-                f"{name} as the key store delivers it, and replace keys by `keyrotation request` alone"
+                f"entry {notation.place(place, len(given))} of {name} is no imported key; leave {name} as the key "
+                "store delivers it, and run `keyrotation request` for a new key"
             )
 
 
@@ -214,8 +214,8 @@ def _named_primary(keys: Mapping[KeyVersion, KeyMaterial], environment: Mapping[
     except InvalidKeyError:
         held = ", ".join(map(str, sorted(keys)))
         raise KeyStoreError(
-            f"the key store holds {held} and does not say under which one applications write; name it in "
-            f"{PRIMARY_VARIABLE} (v1, v2, …), then run `keyrotation init` again"
+            f"the key store holds {held}, and not which one applications write under; set {PRIMARY_VARIABLE} to it, "
+            "then run `keyrotation init` again"
         ) from None
 
 

@@ -230,8 +230,8 @@ def initialise(
                 stored = claim_store(pipeline, stored, tried=not stored.versions)
                 if sources and stored.primary == PLAINTEXT:
                     raise KeyStoreError(
-                        "this home has no key yet, and no column comes from another library before it has one; rotate "
-                        f"without {', '.join(sources)} first, then run `keyrotation init` again"
+                        "this home has no key yet, which must come first; rotate without {', '.join(sources)}, then "
+                        "run `keyrotation init` again"
                     )
                 if _begins_without_key(pipeline, stored):
                     require_signed_key_store(pipeline)
@@ -295,7 +295,7 @@ def _require_same_schema(settings: Settings) -> None:
         if revision_of(connection) is None and (other := other_schema_of(connection, head)) is not None:
             raise HomeError(
                 f'the records of this home are in the schema {other}; write [database] schema = "{other}" again, or '
-                "make the home of another key in a folder of its own"
+                "use a folder of its own for another home"
             )
 
 

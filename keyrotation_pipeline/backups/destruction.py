@@ -178,8 +178,8 @@ def _require_destroyable(
     if unlisted:
         named = ", ".join(f"{dump} (of the pipeline {whose})" for dump, whose in unlisted.items())
         raise BlockedError(
-            f"it is not known here which keys {named} needs; give each pipeline a directory or [backup.s3] prefix of "
-            "its own, and have who runs it move its backups there"
+            f"it is unknown which keys {named} needs; give each pipeline a directory or [backup.s3] prefix of its own, "
+            "and have its owner move its backups there"
         )
     return record, kept
 

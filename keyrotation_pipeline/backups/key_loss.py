@@ -253,8 +253,8 @@ def _require_not_destroyed(record: KeyRecord | None) -> None:
 def _require_no_other(stored: StoredKeys, version: KeyVersion, material: KeyMaterial) -> None:
     if version in stored and (found := stored.material(version)) != material:
         raise KeyStoreError(
-            f"the key store holds a different key ({found.fingerprint[:16]}) under {version}, which is never "
-            "overwritten; find out whose it is, move it away, and run this again"
+            f"the key store holds a different key ({found.fingerprint[:16]}) as {version}, which is never overwritten; "
+            "move it away, and run this again"
         )
 
 

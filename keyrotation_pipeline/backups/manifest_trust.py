@@ -225,8 +225,8 @@ class ManifestTrust:
         """
         if made.name not in self._sealed:
             raise BackupError(
-                f"the audit does not have {made.name}, so nobody knows between which others it stands; name a set that "
-                "was made since the database was last restored"
+                f"the audit does not have {made.name}, so its place among others is unknown; name a set made since the "
+                "database was last restored"
             )
         seq, sha256 = self._sealed[made.name]
         return MadeFrom(made.name, sha256, seq)

@@ -233,8 +233,8 @@ def recovered_keys(
     for record in registered if made.made_from is None else ():  # a rekeyed set has only its own dump's keys
         if record.version not in {*keys, *destroyed} and record.created_at <= made.made_at:
             raise MissingVersionError(
-                f"{made.name} in {place.description} has no key {record.version}; put it back into the key store from "
-                f"an older backup with `keyrotation restore-key {record.version}`, then run `keyrotation backup`"
+                f"{made.name} in {place.description} lacks the key {record.version}; run `keyrotation restore-key "
+                f"{record.version}` from an older backup, then `keyrotation backup`"
             )
     return keys
 
@@ -376,8 +376,8 @@ def _restored(
         require_same(handed_over, restored, dump)
         if read.undecryptable:
             raise UndecryptableError(
-                f"what {dump.file.name} restores is complete, but {joined(read.undecryptable)} do not decrypt with the "
-                "recovered keys; run `keyrotation verify`, which names the rows, and take them from an older backup"
+                f"{dump.file.name} restores completely, but {joined(read.undecryptable)} do not decrypt; run "
+                "`keyrotation verify`, and take the rows that it names from an older backup"
             )
     target.unlink()
     return DumpTested(

@@ -85,14 +85,13 @@ def require_complete(database: str, failures: Sequence[str], undecryptable: Sequ
     some = f"{joined(undecryptable)} do not decrypt with these keys" if undecryptable else ""
     if failures:
         raise IncompleteRestoreError(
-            f"the new database {database} has every row, and {some or 'all values decrypt'}, but these are missing or "
-            f"differ: {joined(failures)}; add them there manually before others connect to it, or fix what stops them, "
-            "then restore again"
+            f"{database} has every row, and {some or 'all values decrypt'}, but these are missing or differ: "
+            f"{joined(failures)}; add them before others connect, or restore again"
         )
     if some:
         raise UndecryptableError(
-            f"the new database {database} is as it was dumped, and usable, but {some}; put back a missing key "
-            "with `keyrotation restore-key`, take damaged values from an older backup, then run `keyrotation verify`"
+            f"the new database {database} is complete, but {some}; run `keyrotation restore-key` for a missing key, "
+            "then `keyrotation verify`, and take damaged values from an older backup"
         )
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -166,7 +167,7 @@ def _lines(
         yield "tables    were not counted yet; `keyrotation status --count` counts them, and so does the first request"
     for table in summary["tables"]:
         values = ", ".join(f"{number:,} under {version}" for version, number in table["values_by_version"].items())
-        counted = f"counted at {table['counted_at']}"
+        counted = f"counted {output.minutes(datetime.fromisoformat(table['counted_at']))} UTC"
         yield f"table     {table['table']}: {table['rows']:,} rows, values {values or 'none'}, {counted}"
     for message in lost:
         yield output.Text(f"lost      {message}", output.BAD)

@@ -243,12 +243,11 @@ def _surveyed(found: LossSurvey) -> Iterator[output.Line]:
     yield output.Table(("Table", "Version", "Values", "Key"), tables)
     yield ""
     dumps = [
-        (dump.name, dump.place, "as signed" if dump.intact else "damaged", each.table, str(each.version), each.values,
-         _how(each))
+        (dump.name, dump.place, "as signed" if dump.intact else "damaged", *row)
         for dump in found.dumps
-        for each in dump.tables
-    ]  # fmt: skip
-    yield output.Table(("Database backup", "Place", "File", "Table", "Version", "Values", "Key"), dumps)
+        for row in _by_key(dump.tables)
+    ]
+    yield output.Table(("Database backup", "Place", "File", "Version", "Values", "Tables", "Key"), dumps)
     yield "nothing was decrypted for this: backups are identified by hash and manifest, keys by fingerprint"
     for problem in found.problems:
         yield output.Text(f"problem   {problem}", output.BAD)
@@ -261,6 +260,15 @@ def _where(key: RegisteredKey) -> str:
         return "in the key store" if key.stored else "nowhere"
     more = f" and {len(key.backups) - 1} more" if len(key.backups) > 1 else ""
     return f"by `keyrotation restore-key {key.version}`, from {key.backups[0]}{more}"
+
+
+def _by_key(tables: Sequence[ReadableValues]) -> Iterator[tuple[str, int, str, str]]:
+    """Version, values, tables, and where the key is: a row for each version that is read alike in several tables."""
+    alike: dict[tuple[str, str], list[ReadableValues]] = {}
+    for each in tables:
+        alike.setdefault((str(each.version), _how(each)), []).append(each)
+    for (version, how), listed in alike.items():
+        yield version, sum(each.values for each in listed), ", ".join(each.table for each in listed), how
 
 
 def _how(readable: ReadableValues) -> str:

@@ -154,8 +154,8 @@ def replace_key_command(
 def _given(declared: settings.Settings, version: KeyVersion) -> KeyMaterial:
     if declared.format.held_at is not None:
         raise RequestError(
-            f"{declared.format.held_at} holds the keys itself, so none is replaced; have the right key put back there, "
-            "or go on to the next version with `keyrotation request`"
+            f"{declared.format.held_at} holds the keys itself; have the right one put back there, or go on to the next "
+            "version with `keyrotation request`"
         )
     name = declared.key_variable or variable_of(version)
     environment = settings.process_environment()

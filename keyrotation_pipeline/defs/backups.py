@@ -98,8 +98,8 @@ def _require_today(days: Sequence[str], today: str) -> None:
     for day in days:
         if day != today:
             raise BackupError(
-                f"the backup of {day} was missed and can no longer be made: a backup holds what is there now, and "
-                f"today is {today}; materialize that partition"
+                f"the backup of {day} was missed, and a backup holds what is there now; materialize the partition "
+                f"{today}"
             )
 
 

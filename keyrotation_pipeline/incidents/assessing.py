@@ -47,8 +47,8 @@ def answers_in(content: Mapping[str, Any]) -> BreachAnswers:
         words = str(error).split()
         name = words[2] if isinstance(error, TypeError) else words[-1]
         raise IncidentError(
-            f"the answer to {name} is none that it takes; roles are covered entity and business associate, questions "
-            "take yes, no or unknown, dates 2026-11-24, counts whole numbers"
+            f"the answer to {name} is none that it takes: covered entity, business associate, yes, no, unknown, a date "
+            "such as 2026-11-24, or a number"
         ) from None
     if answers.exclusion is not None and answers.exclusion not in EXCLUSIONS:
         raise IncidentError(f"the exclusion is none of {', '.join(EXCLUSIONS)} (45 CFR 164.402(1)); give one of them")

@@ -158,7 +158,6 @@ def _require_out_of_use(pipeline: Pipeline, incident: Incident) -> None:
             f"assessment that says that nothing was breached (`keyrotation incident assess {incident.id}`)"
         )
     raise IncidentError(
-        f"{incident.id} names {', '.join(map(str, used))}, which is still in use; replace it (`keyrotation "
-        f"request --emergency {incident.id} --reason TEXT`), or have a false alarm signed (`keyrotation incident "
-        f"assess {incident.id}`)"
+        f"{incident.id} names {', '.join(map(str, used))}, which is still in use; run `keyrotation request --emergency "
+        f"{incident.id} --reason TEXT`, or for a false alarm `keyrotation incident assess {incident.id}`"
     )

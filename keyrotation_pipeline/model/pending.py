@@ -152,7 +152,7 @@ def _no_instances(target: RolloutTarget, request: str) -> PendingReason:
     return PendingReason(
         PendingCode.NO_INSTANCES,
         "instances",
-        f"no application instance reports itself, to show that each {_is_there(target)}",
+        "no application instance reports itself",
         f"add `attest()` (`keyrotation docs applications`), or `keyrotation confirm {request}`{_then(request)}",
         details=f"{_required(target)}; that none reports itself does not prove it",
     )

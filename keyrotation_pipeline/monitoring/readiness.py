@@ -357,8 +357,8 @@ def _naming(
         place = notation_of(declared).encrypts
         return amber(
             name,
-            f"mode {mode}: not seen; an application that encrypts with another key of its list than the {place} writes "
-            f"under the new key as soon as it gets it: {then}",
+            f"mode {mode}: not seen; an application that encrypts with another key than the {place} writes under the "
+            f"new key at once: {then}",
             f"have every application encrypt with the {place} key of its list; see `keyrotation docs "
             f"{declared.spec.guide}`",
         )

@@ -95,8 +95,8 @@ def pack(
     public, signature = sign(manifest)
     if b64decode(public) not in judged.vouched_keys():
         raise AuditError(
-            "no text that officers have signed names the pipeline's own key, so nobody could check a pack; have the "
-            "next request signed, then make the pack"
+            "officers have not signed the pipeline's own key yet, so nobody could check a pack; have the next request "
+            "signed, then make the pack"
         )
     return {**content, MANIFEST: manifest, SIGNATURE: signature}
 

@@ -34,8 +34,8 @@ def written_at(ledger: Ledger, name: str, content: bytes) -> int | None:
             return entry.seq
     if _is_report(content):
         raise AuditError(
-            f"{name} is not a report as this audit has recorded one, so it was changed, or written elsewhere; "
-            "write a new one with `keyrotation report --output FILE`"
+            f"{name} is not a report as this audit has recorded one; write a new one with `keyrotation report --output "
+            "FILE`"
         )
     return None
 

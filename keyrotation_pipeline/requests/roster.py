@@ -217,8 +217,8 @@ def changes_lost(pipeline: Pipeline) -> tuple[RosterChange, ...]:
         if signed_fields(changes[index].text.encode()).get("From") == pinned:
             return changes[index:]
     raise AuditError(
-        "the audit has lost the last change to the roster, and this home does not have what officers signed; restore a "
-        "database backup made after it"
+        "the audit has lost the last change to the roster, which officers signed; restore a database backup made "
+        "after it"
     )
 
 

@@ -246,7 +246,7 @@ def require_room(pipeline: Pipeline, target: KeyVersion, counts: Sequence[TableC
     if not expected.half_used:
         return
     raise RequestError(
-        f"{target} would encrypt about {expected.encryptions:,} values until the next rotation ({values:,} there, "
-        f"{writes:,} at the present rate of writes), {expected.share:.0%} of the {expected.limit_name} that AES-GCM "
-        f"with random nonces allows; {_SECOND if declared.name == NATIVE.name else _DIVIDE}"
+        f"{target} would encrypt about {expected.encryptions:,} values by the next rotation ({values:,} there, "
+        f"{writes:,} to come), {expected.share:.0%} of the {expected.limit_name} that AES-GCM allows; "
+        f"{_SECOND if declared.name == NATIVE.name else _DIVIDE}"
     )

@@ -200,8 +200,8 @@ def _require_all_under(rotation: Walk, decrypted: Sequence[DecryptedCount]) -> N
             if old := {version: number for version, number in held.items() if version != rotation.target}:
                 listed = ", ".join(f"{number} under {version}" for version, number in old.items())
                 raise StaleWriterError(
-                    f"table {table.table}, column {column}: values were written meanwhile, {listed}; restart the "
-                    f"instance with the login of {rotation.target} and an older key, then run this step again"
+                    f"table {table.table}, column {column}: somebody wrote {listed}; restart the instance that has an "
+                    "older key, then run this step again"
                 )
 
 

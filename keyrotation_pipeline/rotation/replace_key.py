@@ -192,8 +192,8 @@ def _require_better(
     tried, opened = try_keys(pipeline, KeyRing(live, version), wanted).of_version(version)
     if opened:
         raise RequestError(
-            f"the registered {version} ({record.fingerprint[:16]}) decrypts {opened:,} of {tried:,} values that were "
-            "tried under it, so it is not replaced; give the values that it does not decrypt a version of their own"
+            f"the registered {version} ({record.fingerprint[:16]}) decrypts {opened:,} of {tried:,} values under it, "
+            "so it stays; give the other values a version of their own"
         )
     trial = try_keys(pipeline, KeyRing(live | {version: material}, version), wanted)
     return _require_decrypts(trial, version, material)
@@ -203,8 +203,8 @@ def _require_decrypts(trial: KeyTrial, version: KeyVersion, material: KeyMateria
     tried, opened = trial.of_version(version)
     if not opened or any(each.is_wrong_key for each in trial.columns if each.version == version):
         raise WrongKeyError(
-            f"the key given for {version} ({material.fingerprint[:16]}) decrypts {opened:,} of {tried:,} values that "
-            "were tried under it; find the key that the application uses, and give that one"
+            f"the key given for {version} ({material.fingerprint[:16]}) decrypts {opened:,} of {tried:,} values under "
+            "it; give the key that the application uses"
         )
     return tried, opened
 

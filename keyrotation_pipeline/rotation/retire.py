@@ -99,8 +99,8 @@ def _retire(
         evidence = pipeline.evidence.zero_old_rows(pipeline.tables, rotation.source, retired, proof.moment, searched)
         if evidence.plaintext and rotation.encrypts_plaintext:
             raise ProofError(
-                f"{evidence.plaintext} value(s) of an old form were taken for what a rollback leaves; this is none: "
-                "events of the audit were hidden from the count; run `keyrotation audit verify`"
+                f"{evidence.plaintext} value(s) of an old form are none that a rollback leaves: events were hidden "
+                "from the count; run `keyrotation audit verify`"
             )
         unseen = pipeline.environment.blind_spots()
         done = KeyRetired(

@@ -191,8 +191,8 @@ def _require_undoable(pipeline: Pipeline, rotation: Walk, primary: KeyVersion | 
         )
     if rotation.source == PLAINTEXT:
         raise RequestError(
-            f"rotation {rotation.id} is the first one, and nothing leads back to plaintext; cancel it before "
-            f"{rotation.target} is the primary, else finish it with `keyrotation rotate {rotation.id}`"
+            f"rotation {rotation.id} is the first one, and nothing leads back to plaintext; run `keyrotation cancel` "
+            f"before {rotation.target} is the primary, else `keyrotation rotate {rotation.id}`"
         )
     if rotation.done(Step.KEY_VERSION) is None:
         raise RequestError(f"rotation {rotation.id} has made no key yet; cancel it with `keyrotation cancel`")

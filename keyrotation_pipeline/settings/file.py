@@ -218,8 +218,8 @@ class File(Section):
     def _tables_once(self) -> Self:
         if not self.tables:
             raise ConfigurationError(
-                f'{FILE_NAME} names no table; add [[tables]] with name = "…" and columns = ["…"], '
-                "or move it away and let `keyrotation init` write one from the database"
+                f'{FILE_NAME} names no table; add [[tables]] with name = "…" and columns = ["…"], or move it away and '
+                "run `keyrotation init`"
             )
         if twice := repeated(str(TableName.parse(table.name)) for table in self.tables):
             raise ConfigurationError(f"table {twice} is listed in two [[tables]]; put its columns into one")

@@ -112,8 +112,8 @@ def backups_sealed_by(settings: Settings, signed: Collection[str] | None) -> str
         if seal is not None and f"{KEYS} {_sealed_by(seal, name)}{_ALONE}" in signed:
             return name
     raise ConfigurationError(
-        "officers signed another key or host for [keys.seal], so no key is backed up under this one; restore it, or "
-        "keep the signed key in earlier until `keyrotation policy` is signed"
+        "officers signed another key or host for [keys.seal]; restore it, or keep the signed key in earlier until "
+        "`keyrotation policy` is signed"
     )
 
 

@@ -156,8 +156,8 @@ def home_schema(text: str) -> str:
     """Checks the name of the schema of a home, which the names of its constraints and triggers begin with."""
     if not own_schema.NAME.fullmatch(text) or text.startswith("pg_") or text in _SCHEMAS_OF_OTHERS:
         raise ConfigurationError(
-            f"[database] schema = {json.dumps(text)} cannot be the schema of a home; write a name of its own, at most "
-            "40 of a-z, 0-9 and _, which begins with a letter"
+            f"[database] schema = {json.dumps(text)} cannot be the schema of a home; write at most 40 of a-z, 0-9 and "
+            "_, beginning with a letter"
         )
     return text
 

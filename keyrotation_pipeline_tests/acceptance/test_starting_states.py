@@ -379,7 +379,7 @@ def test_init_needs_the_primary_to_be_named_where_several_keys_are_stored(
     setting.fill(STATES["half rotated manually"])
     setting.give({V1: "a", V2: "b"})
     setting.folder.run("init", "--convert", expect=1)
-    assert "holds v1, v2 and does not say under which one applications write; name it in" in setting.folder.printed[-1]
+    assert "holds v1, v2, and not which one applications write under; set" in setting.folder.printed[-1]
     place.secret.client.create_secret(
         Name=f"{place.secret.name}-v2-emergency", SecretString=base64_of(setting.keys["c"])
     )

@@ -228,8 +228,8 @@ def test_a_rotation_that_stuck_on_the_wrong_key_is_taken_over_and_finished(home:
 
 
 @pytest.mark.parametrize(("filled", "given", "sentence"), [
-    pytest.param("wrong", "right", "decrypts 60 of 60 values that were tried under it, so", id="it decrypts values"),
-    pytest.param("other", "right", "decrypts 0 of 60 values that were tried under it", id="other decrypts no value"),
+    pytest.param("wrong", "right", "decrypts 60 of 60 values under it, so", id="it decrypts values"),
+    pytest.param("other", "right", "decrypts 0 of 60 values under it", id="other decrypts no value"),
     pytest.param("right", "wrong", "is the registered one already", id="the same key"),
 ])  # fmt: skip
 def test_only_a_key_that_opens_nothing_is_replaced_and_only_by_one_that_opens_the_values(

@@ -239,7 +239,9 @@ def test_a_role_that_could_not_see_who_holds_an_old_snapshot_is_refused_before_t
     try:
         with connect(primary.url(str(clients.info.dbname), "blind")) as blind:
             found = [each.message for each in preflight(blind, [CLIENTS], KeyVersion(2)) if each.fatal]
-        hidden = [each for each in found if "would be hidden from this role when the old key is to be retired" in each]
+        hidden = [
+            each for each in found if "would be hidden from this role, so the old key could not be retired" in each
+        ]
         assert bool(hidden) is not seen
         assert all("session(s) of postgres" in each and "GRANT pg_read_all_stats" in each for each in hidden)
     finally:

@@ -368,7 +368,7 @@ def test_a_dump_that_would_lack_rows_is_refused_and_leaves_no_session(
 ) -> None:
     monkeypatch.setattr(dump, "PATIENCE_SECONDS", 0)
     rewrite = partial(application, database_url, statement)
-    with pytest.raises(BlockedError, match="whenever a dump begins, a table is locked or rewritten"):
+    with pytest.raises(BlockedError, match="tables are being locked or rewritten"):
         dumped(interrupted(database_url, "pg_export_snapshot", rewrite), database_url, tmp_path)
     others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     eventually(lambda: cases.execute(others).fetchone() == (0,))

@@ -118,7 +118,7 @@ def test_whoever_left_the_configuration_is_verified_by_the_pinned_key_and_whoeve
     pinned = verifier(tmp_path, OfficerFiles("Ada", ssh_key=ada.public)).roster().officers
     signatures = verifier(tmp_path, OfficerFiles("Ben", ssh_key=ben.public))
     assert signatures.verify(TEXT, ada.sign(TEXT), pinned).officer == ada.fingerprint
-    with pytest.raises(ApprovalError, match="that no officer of the roster has"):
+    with pytest.raises(ApprovalError, match="no officer of the roster has the SSH key"):
         signatures.verify(TEXT, ada.sign(TEXT), signatures.roster().officers)
 
 
@@ -146,7 +146,7 @@ def test_a_signature_for_another_purpose_is_refused(ada: SshOfficer, tmp_path: P
 
 
 def test_a_key_that_is_not_in_the_roster_is_refused(ada: SshOfficer, tmp_path: Path) -> None:
-    with pytest.raises(ApprovalError, match="that no officer of the roster has"):
+    with pytest.raises(ApprovalError, match="no officer of the roster has the SSH key"):
         verified(tmp_path, SshOfficer.create(tmp_path, "Eve").sign(TEXT), ada.public)
 
 
@@ -156,7 +156,7 @@ def test_a_certificate_for_an_officers_key_is_not_the_key(ada: SshOfficer, tmp_p
     certificate = ada.public.with_name("ada-ssh-cert.pub")
     signature = ssh_keygen("-Y", "sign", "-n", NAMESPACE, "-f", str(certificate), text=TEXT)
     for known in (ada, authority):
-        with pytest.raises(ApprovalError, match=r"\(or certificate\) that no officer of the roster has"):
+        with pytest.raises(ApprovalError, match="no officer of the roster has the SSH key"):
             verified(tmp_path, signature, known.public)
 
 
@@ -198,7 +198,7 @@ def test_a_pinned_key_that_would_bring_a_line_of_its_own_is_no_key(ada: SshOffic
     allows = f'{line}\n{ada.fingerprint} namespaces="*" {read_ssh_key(eve.public).line}'
     for forged in (allows, f"cert-authority {line}", f"* {line}", f"{line} "):
         for signer in (eve, ada):
-            with pytest.raises(ApprovalError, match="that no officer of the roster has"):
+            with pytest.raises(ApprovalError, match="no officer of the roster has the SSH key"):
                 signatures.verify(TEXT, signer.sign(TEXT), [Officer("Ada", ada.fingerprint, ssh_key=forged)])
 
 
@@ -226,14 +226,16 @@ def edited(officer: SshOfficer, edit: Callable[[str], str]) -> Path:
     [
         pytest.param(lambda _: "", "holds no line", id="empty"),
         pytest.param(lambda line: line * 2, r"holds 2 line\(s\)", id="two keys"),
-        pytest.param(lambda line: f"cert-authority {line}", "without options", id="cert-authority"),
-        pytest.param(lambda line: f'command="true" {line}', "without options", id="an option"),
-        pytest.param(lambda line: f"no-touch-required {line}", "without options", id="no-touch-required"),
-        pytest.param(lambda line: f'ada namespaces="*" {line}', "without options", id="a line of allowed_signers"),
-        pytest.param(lambda line: line.replace("ssh-ed25519", "ssh-dss"), "not a public key that", id="dsa"),
+        pytest.param(lambda line: f"cert-authority {line}", "not a plain public key", id="cert-authority"),
+        pytest.param(lambda line: f'command="true" {line}', "not a plain public key", id="an option"),
+        pytest.param(lambda line: f"no-touch-required {line}", "not a plain public key", id="no-touch-required"),
+        pytest.param(
+            lambda line: f'ada namespaces="*" {line}', "not a plain public key", id="a line of allowed_signers"
+        ),
+        pytest.param(lambda line: line.replace("ssh-ed25519", "ssh-dss"), "not a plain public key that", id="dsa"),
         pytest.param(lambda line: line.replace("ssh-ed25519", "ssh-rsa"), "not a whole public key", id="another type"),
         pytest.param(lambda line: line[:40], "not a whole public key", id="cut short"),
-        pytest.param(lambda line: "\ufeff" + line, "not a public key that", id="byte order mark"),
+        pytest.param(lambda line: "\ufeff" + line, "not a plain public key that", id="byte order mark"),
     ],
 )
 def test_what_is_not_one_public_key_is_refused(ada: SshOfficer, edit: Callable[[str], str], sentence: str) -> None:
@@ -253,7 +255,7 @@ def test_a_weak_key_a_certificate_and_a_key_for_a_web_site_are_refused(ada: SshO
     with pytest.raises(OpenSSHError, match="of 2048 bits, which is too weak"):
         read_ssh_key(SshOfficer.create(tmp_path, "Weak", "-t", "rsa", "-b", "2048").public)
     ssh_keygen("-q", "-s", str(ada.key), "-I", "x", "-n", "ada", str(ada.public))
-    with pytest.raises(OpenSSHError, match="not a certificate"):
+    with pytest.raises(OpenSSHError, match="not a plain public key"):
         read_ssh_key(ada.public.with_name("ada-ssh-cert.pub"))
     web = SecurityKey(tmp_path / "web.pub", SK_KINDS[1], application=b"login.example").write()
     with pytest.raises(OpenSSHError, match="for a web site"):
@@ -301,7 +303,7 @@ def test_one_key_pair_is_not_two_officers_in_two_formats(tmp_path: Path, algorit
     eve, keys = made(tmp_path, algorithm)
     for fingerprint in (line[9] for line in keys if line[0] == "fpr"):
         (public := tmp_path / "eve.pub").write_bytes(eve.gpg("--export-ssh-key", f"{fingerprint}!"))
-        with pytest.raises(ApprovalError, match="officers Ada and Ben have the same key pair, in one format or in two"):
+        with pytest.raises(ApprovalError, match="officers Ada and Ben have the same key pair, so whoever holds it"):
             verifier(tmp_path, OfficerFiles("Ada", eve.certificate), OfficerFiles("Ben", ssh_key=public)).roster()
         with pytest.raises(ApprovalError, match="officers Ben and Ada have the same key pair"):
             verifier(tmp_path, OfficerFiles("Ben", ssh_key=public), OfficerFiles("Ada", eve.certificate)).roster()

@@ -48,7 +48,7 @@ class FileAnchors:
         except (AuditError, ValueError, RecursionError):
             raise AuditError(
                 f"{self._directory / ROSTER}, which says who may approve, is damaged; restore it from a backup of the "
-                "home, or remove it if you know that the roster in the database is the right one"
+                "home, or, if the roster in the database is right, remove it"
             ) from None
 
     def keep_roster(self, pinned: PinnedRoster) -> None:

@@ -179,9 +179,8 @@ class SecretsManager:
                 if is_seen():
                     return
         raise KeyStoreUnavailableError(
-            f"AWS does not show the last change of secret {secret}, which it accepted {PATIENCE_SECONDS:.0f} s ago: "
-            "its answers are of an earlier moment, or somebody has changed it since; wait a minute and run the same "
-            "again"
+            f"AWS accepted a change of secret {secret} and does not show it after {PATIENCE_SECONDS:.0f} s, or "
+            "somebody changed it since; wait a minute and run the same again"
         )
 
     def tag(self, secret: str, tags: Mapping[str, str]) -> None:

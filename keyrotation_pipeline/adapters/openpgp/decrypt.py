@@ -99,8 +99,8 @@ class GpgRecoveryKey:
             return
         if len(passphrase := self._passphrase or b"") > _LONGEST_PASSPHRASE_BYTES:
             raise RecoveryKeyError(
-                f"what is given as the passphrase of the recovery key {self._label} has {len(passphrase):,} bytes, so "
-                "it is something else; give the right one, or correct [recovery] passphrase"
+                f"the passphrase given for the recovery key {self._label} has {len(passphrase):,} bytes, which no "
+                "passphrase has; correct [recovery] passphrase"
             )
         reading, writing = os.pipe()
         try:
@@ -192,8 +192,8 @@ def _import(home: Path, secret: bytes) -> None:
     require_room(home)
     if any(int(numbers[_SECRET_KEYS_READ]) for numbers in imported.all("IMPORT_RES")):
         raise RecoveryKeyError(
-            "gpg has read the recovery key, but its agent refuses it; check that gpg-agent is installed and starts "
-            "(on Debian: apt install gpg-agent), then run this again"
+            "gpg has read the recovery key, but its agent refuses it; install gpg-agent (`apt install gpg-agent`), "
+            "then run this again"
         )
     raise RecoveryKeyError("the recovery key is not an OpenPGP secret key; export it with `gpg --export-secret-keys`")
 
@@ -218,8 +218,8 @@ def _described(home: Path) -> tuple[str, Mapping[str, str]]:
 def _require_decrypts_only(fingerprint: str, usable: Mapping[str, str], officers: Sequence[str]) -> None:
     if fingerprint in officers:
         raise SigningRecoveryKeyError(
-            "[recovery] secret_key is an officer's key, with which this machine could approve its own requests; "
-            "make a key for recovery alone, and add its certificate to [backup] recipients"
+            "[recovery] secret_key is an officer's key, which could approve requests here; make a key for recovery "
+            "alone, and add its certificate to [backup] recipients"
         )
     if not any("s" in letters for letters in usable.values()):
         return

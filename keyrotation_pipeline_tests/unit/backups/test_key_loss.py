@@ -133,7 +133,7 @@ def test_a_key_that_came_back_to_the_applications_is_not_waited_for_but_withdraw
     run(world, rotation, Step.RETIRED_KEY)
     world.keys.restore(V1)
     world.rollout.running = (Instance("web-1", (V1, V2), V2, START),)
-    with pytest.raises(KeyStoreError, match=r"v1 is live in the key store again, .*`keyrotation restore-key v1`"):
+    with pytest.raises(KeyStoreError, match=r"v1 is live in the key store again; .*`keyrotation restore-key v1`"):
         run(world, rotation)
     assert restore_key(world.pipeline, V1, world.keys.get(V1), "a backup").place == "archive"
     world.rollout.running = None

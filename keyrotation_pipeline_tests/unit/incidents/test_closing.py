@@ -85,7 +85,7 @@ def test_an_incident_is_not_closed_while_its_key_is_in_use(
     incident = incident_of(world)
     if answers:
         answered(world, incident, *officers, **answers)
-    with pytest.raises(IncidentError, match="names v1, which is still in use; replace it \\(`keyrotation request"):
+    with pytest.raises(IncidentError, match="names v1, which is still in use; run `keyrotation request"):
         close(world.pipeline, incident.id, "mal")
     assert [each.incident.id for each in overview(world.pipeline).incidents] == [incident.id]
 

@@ -63,7 +63,7 @@ def test_values_and_expected_writes_together_decide(
     if fits:
         require_room(world.pipeline, V2, counted(world, values))
     else:
-        with pytest.raises(RequestError, match="that AES-GCM with random nonces allows"):
+        with pytest.raises(RequestError, match="that AES-GCM allows"):
             require_room(world.pipeline, V2, counted(world, values))
 
 

@@ -273,7 +273,7 @@ def test_plaintext_that_the_count_has_let_pass_stops_whatever_is_no_rollback(
         retire_now(world)
         assert world.keys.archived() == (V1,)
     else:
-        with pytest.raises(ProofError, match=r"^3 value\(s\) of an old form were taken for what a rollback leaves"):
+        with pytest.raises(ProofError, match=r"^3 value\(s\) of an old form are none that a rollback leaves"):
             retire_now(world)
         assert world.keys.archived() == ()
 

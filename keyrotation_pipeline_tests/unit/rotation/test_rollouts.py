@@ -113,7 +113,7 @@ UNNAMED = replace(instance("web-2", V1, writes=V1), names_primary=False)
 REFUSED = pytest.mark.parametrize(
     ("running", "sentence"),
     [
-        pytest.param((), "^no application instance reports itself, .* names its primary", id="none reports"),
+        pytest.param((), "^no application instance reports itself; ", id="none reports"),
         pytest.param(
             (instance("web-1", V1, writes=V1), UNNAMED),
             r"^web-2 \(writes v1, and does not report that as a named primary\): not seen to name its primary; set "
@@ -218,7 +218,7 @@ def test_a_continuation_whose_key_is_there_waits_for_no_report(world: FakeWorld,
     continued = approved(world, incident="INC-1")
     assert continued.supersedes == rotation.id
     assert waits(world, continued) == ""
-    with pytest.raises(BlockedError, match="reads v2"):
+    with pytest.raises(BlockedError, match="no application instance reports itself"):
         run(world, continued)
 
 
@@ -226,7 +226,7 @@ def test_a_continuation_whose_key_is_there_waits_for_no_report(world: FakeWorld,
 
 
 def test_no_instance_seen_is_not_every_instance(world: FakeWorld, rotation: Walk) -> None:
-    with pytest.raises(BlockedError, match=r"no application instance reports itself, to show that each reads v2"):
+    with pytest.raises(BlockedError, match="no application instance reports itself"):
         run(world, rotation)
     assert (world.keys.primary(), world.ledger.walk(rotation.id).done(Step.DUAL_KEY_ROLLOUT)) == (V1, None)
     assert "attest()" in waits(world, rotation)
@@ -432,7 +432,7 @@ def test_a_confirmation_in_the_words_of_an_earlier_version_still_counts(world: F
 def test_a_confirmation_of_one_rollout_is_none_of_the_next(world: FakeWorld, unconfirmed: Walk) -> None:
     reads = FakeSignatures.sign(ADA, confirmation_text(world.pipeline, unconfirmed))
     add_confirmation(world.pipeline, unconfirmed, reads)
-    with pytest.raises(BlockedError, match="writes v2"):
+    with pytest.raises(BlockedError, match="no application instance reports itself"):
         run(world, unconfirmed)
     with pytest.raises(ApprovalError, match="not over this text"):
         add_confirmation(world.pipeline, unconfirmed, reads)

@@ -528,7 +528,7 @@ key_id = "arn:aws:kms:eu-central-1:111122223333:key/8f0a1c9e-0000-4000-8000-0000
             id="a workload of another kind",
         ),
         *(
-            pytest.param(f'[database]\nschema = "{name}"', "cannot be the schema of a home; write a name", id=why)
+            pytest.param(f'[database]\nschema = "{name}"', "cannot be the schema of a home; write at most", id=why)
             for name, why in {
                 "public": "schema of the application",
                 "information_schema": "schema of the standard",

@@ -195,8 +195,8 @@ class AuditChain(LedgerSession):
         # The key of a new home is what officers are then asked to name.
         if event.seq in state.unsigned and event.kind != BackupKeyPinned.kind:
             raise OutOfOrderError(
-                f"officers have not named the key of this home yet, so that an event {event.kind} would count for "
-                "nothing and was not recorded; run `keyrotation reconcile`"
+                f"officers have not named the key of this home yet, so {event.kind} was not recorded; run `keyrotation "
+                "reconcile`"
             )
 
     def events(self, *kinds: EventKind, request: str | None = None, after_seq: int = 0) -> Iterator[AuditEvent]:

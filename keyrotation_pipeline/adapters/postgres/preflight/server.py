@@ -164,8 +164,8 @@ def transactions_are_read_committed(connection: Connection) -> Iterator[Problem]
     """Warns of stricter isolation: such transactions fail when a row that they read was re-encrypted."""
     if connection.execute(_STRICT_ISOLATION).fetchone() == (True,):
         yield warning(
-            "transactions run as REPEATABLE READ or SERIALIZABLE here, and each may fail once with SQLSTATE 40001 when "
-            "its rows are re-encrypted; check that the application retries them"
+            "transactions run as REPEATABLE READ or SERIALIZABLE here, and may fail with SQLSTATE 40001 beside the "
+            "re-encryption; check that the application retries them"
         )
 
 
@@ -173,8 +173,8 @@ def no_long_transaction(connection: Connection) -> Iterator[Problem]:
     """Warns of long transactions: an old snapshot blocks VACUUM, and the proof at the retirement."""
     for pid, name, seconds in connection.execute(_LONG_TRANSACTIONS, (LONG_SECONDS,)):
         yield warning(
-            f"session {pid} ({name}) has had a transaction open for {_minutes(seconds)}, and old rows take up space as "
-            "long as it lasts; end it before you rotate"
+            f"session {pid} ({name}) has had a transaction open for {_minutes(seconds)}, which keeps old rows; end it "
+            "before you rotate"
         )
 
 
@@ -205,8 +205,8 @@ def standbys_are_known(connection: Connection) -> Iterator[Problem]:
         )
     for name, seconds in connection.execute(_LATE, (LATE_SECONDS,)):
         yield warning(
-            f"standby {name} replays {_minutes(seconds)} late, perhaps on purpose (recovery_min_apply_delay), and the "
-            "old key cannot be retired before it has replayed everything; shorten its delay before the end"
+            f"standby {name} replays {_minutes(seconds)} late, and the old key is retired only after it; shorten "
+            "recovery_min_apply_delay, or wait until it has caught up"
         )
 
 
@@ -219,13 +219,13 @@ def sessions_are_visible(connection: Connection) -> Iterator[Problem]:
     if sessions or standbys:
         whose = f"{sessions} session(s) of {roles}" if sessions else f"what {standbys} standby(s) have replayed"
         yield fatal(
-            f"{whose} would be hidden from this role when the old key is to be retired, and so would be the lag of "
-            "standbys while rows are re-encrypted; GRANT pg_read_all_stats to the role that runs keyrotation"
+            f"{whose} would be hidden from this role, so the old key could not be retired; GRANT pg_read_all_stats to "
+            "the role that runs keyrotation"
         )
     elif connection.execute(_SEES_ALL).fetchone() != (True,):
         yield warning(
-            "sessions of other roles and the lag of standbys are hidden from this role, so the old key is not retired "
-            "while there are any; GRANT pg_read_all_stats to the role that runs keyrotation"
+            "sessions of other roles and the lag of standbys are hidden from this role; GRANT pg_read_all_stats to "
+            "the role that runs keyrotation"
         )
 
 

@@ -112,9 +112,8 @@ def rows_are_in_heaps(subject: Subject) -> Iterator[Problem]:
             yield fatal(f"{relation.label} is not a table; correct [[tables]] in keyrotation.toml")
         elif not (relation.is_heap or relation.holds_no_rows):
             yield fatal(
-                f"table {relation.label} has the access method {relation.access_method}, and the engine reads heap "
-                f"alone; ALTER TABLE {subject.quoted(*relation.parts)} SET ACCESS METHOD heap (PostgreSQL 15 and "
-                "later), or copy it to a new table"
+                f"table {relation.label} has the access method {relation.access_method}, which cannot be re-encrypted; "
+                f"ALTER TABLE {subject.quoted(*relation.parts)} SET ACCESS METHOD heap, or copy it to a new table"
             )
 
 
@@ -213,9 +212,8 @@ def unique_indexes_see_one_key_at_a_time(subject: Subject) -> Iterator[Problem]:
         parameters = {"oid": relation.oid, "columns": subject.columns}
         for (index,) in subject.connection.execute(_UNIQUE, parameters).fetchall():
             yield warning(
-                f"unique index {index} of {relation.label} cannot stop a text that is there under another key, and "
-                "the rotation stops there; have the application look for both before it writes (`keyrotation "
-                f"docs {subject.table.format.spec.guide}`)"
+                f"unique index {index} of {relation.label} cannot stop a text that is there under another key; have "
+                f"the application look for both first (`keyrotation docs {subject.table.format.spec.guide}`)"
             )
 
 
@@ -250,8 +248,8 @@ def rows_do_not_come_by_subscription(subject: Subject) -> Iterator[Problem]:
     relations = [relation.oid for relation in subject.relations]
     for (name,) in subject.connection.execute(_SUBSCRIBED, (relations,)).fetchall():
         yield fatal(
-            f"table {subject.table.name} receives rows by subscription {name}, which would bring old values back and "
-            "fail at the fence; rotate at the publisher, or DROP SUBSCRIPTION first"
+            f"table {subject.table.name} receives rows by subscription {name}, which would bring old values back; "
+            "rotate at the publisher, or DROP SUBSCRIPTION first"
         )
 
 
@@ -267,9 +265,8 @@ def rows_are_on_this_server(subject: Subject) -> Iterator[Problem]:
     oids = [relation.oid for relation in subject.relations]
     if connection.execute(_DISTRIBUTED, (oids,)).fetchone() == (True,):
         yield fatal(
-            f"table {subject.table.name} is distributed by Citus, so its rows are on other servers, where they "
-            "would be neither seen nor re-encrypted; rotate a database that holds its rows itself "
-            "(`keyrotation docs scaling`)"
+            f"table {subject.table.name} is distributed by Citus, so its rows are on other servers and cannot be "
+            "re-encrypted here (`keyrotation docs scaling`)"
         )
 
 
@@ -323,30 +320,29 @@ def rows_have_a_key(subject: Subject) -> Iterator[Problem]:
             name = f"{relation.label}.{key}"
             if not not_null:
                 yield fatal(
-                    f"column {name}, which row of [[tables]] names, may be NULL, and no value can be bound to that; "
-                    f"ALTER TABLE {subject.quoted(*relation.parts)} ALTER COLUMN {subject.quoted(key)} SET NOT NULL, "
-                    "or name another key"
+                    f"column {name}, which row of [[tables]] names, may be NULL; ALTER TABLE "
+                    f"{subject.quoted(*relation.parts)} ALTER COLUMN {subject.quoted(key)} SET NOT NULL, or name "
+                    "another key"
                 )
             if generated:
                 yield fatal(
-                    f"column {name}, which row of [[tables]] names, is generated from other columns and changes with "
-                    "them, so that values bound to it could not be read any more; name a key that never changes"
+                    f"column {name}, which row of [[tables]] names, is generated and changes with other columns; name "
+                    "a key that never changes"
                 )
             if other_texts:
                 yield fatal(
                     f"column {name}, which row of [[tables]] names, has a collation by which different texts are "
-                    "equal, so that an application may name a row by another text than its values are bound to; name "
-                    "another key"
+                    "equal; name another key"
                 )
             if not unique:
                 yield warning(
-                    f"column {name}, which row of [[tables]] names, has no unique index of its own over all rows of "
-                    "the table: values of rows with one key can be exchanged unnoticed"
+                    f"column {name}, which row of [[tables]] names, is not unique over the whole table, so values of "
+                    "rows with one key can be exchanged unnoticed"
                 )
             if counted:
                 yield warning(
-                    f"column {name}, which row of [[tables]] names, is counted by the server, and EncryptedType "
-                    "refuses INSERTs that do not give it; have the application make the key"
+                    f"column {name}, which row of [[tables]] names, is counted by the server; have the application "
+                    "make the key, as EncryptedType requires"
                 )
             if follows is not None:
                 yield warning(

@@ -368,6 +368,6 @@ def _run(connection: Connection, table: EncryptedTable, statements: Sequence[sql
         else:
             return
     raise BlockedError(
-        f"table {table.name} or the rights on it are being changed by others all the time, or by a transaction that "
-        "does not end; wait until that ends, then run this step again"
+        f"table {table.name} or the rights on it are being changed by others; wait until their transactions end, then "
+        "run this step again"
     )

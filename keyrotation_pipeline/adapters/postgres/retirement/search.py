@@ -144,8 +144,8 @@ def read_again(now: RelationStates, searched: Searched) -> ReadAgain:
     changed = frozenset(oid for oid, identity in now.identities.items() if searched.identities.get(oid) != identity)
     if sum(now.pages_with_toast[oid] for oid in changed) > READ_AGAIN_PAGES:
         raise BlockedError(
-            "tables were created or changed during the search for old values, and are too large to be searched "
-            "while others wait; run this step again, it searches first"
+            "large tables were created or changed during the search for old values; run this step again, which "
+            "searches them first"
         )
     first, left = {}, READ_AGAIN_PAGES
     for oid, pages in sorted(now.pages_with_toast.items(), key=lambda each: each[1]):

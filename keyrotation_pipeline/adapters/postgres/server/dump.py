@@ -95,8 +95,8 @@ class PostgresDump:
             for each in (exporting, counting):
                 each.execute("ROLLBACK")
         raise BlockedError(
-            "whenever a dump begins, a table is locked or rewritten (ALTER TABLE, TRUNCATE, VACUUM FULL, CLUSTER), and "
-            "would lack its rows; wait until that ends, then run this again"
+            "tables are being locked or rewritten (ALTER TABLE, TRUNCATE, VACUUM FULL, CLUSTER), so no dump can "
+            "begin; wait until that ends, then run this again"
         )
 
 
