@@ -1,9 +1,11 @@
 """Defines the SQLAlchemy type of the two columns of a search index, and the condition that finds rows by them."""
 
-from collections.abc import Callable, Sequence
+import string
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import Column, FromClause, Table, event, inspect, or_
+from sqlalchemy import Column, FromClause, Table, cast, event, func, inspect, or_
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.attributes import flag_modified
@@ -11,7 +13,7 @@ from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import Text, TypeDecorator, TypeEngine
 
-from keyrotation_pipeline.encrypted_type.column import checked_provider, current_ring
+from keyrotation_pipeline.encrypted_type.column import EncryptedType, checked_provider, current_ring
 from keyrotation_pipeline.encrypted_type.expressions import clause_of
 from keyrotation_pipeline.encrypted_type.failures import unwrapped
 from keyrotation_pipeline.errors import (
@@ -22,6 +24,7 @@ from keyrotation_pipeline.errors import (
 )
 from keyrotation_pipeline.fieldcrypto.binding import checked_label, default_label
 from keyrotation_pipeline.fieldcrypto.cipher import utf8_of
+from keyrotation_pipeline.fieldcrypto.codecs.source import ClosedError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.search_index import (
     FULL_BYTES,
@@ -31,6 +34,7 @@ from keyrotation_pipeline.fieldcrypto.search_index import (
     Normalisation,
     newest,
 )
+from keyrotation_pipeline.fieldcrypto.source_keys import LegacyKey
 
 _ALLOWED = frozenset({operators.eq, operators.in_op, operators.is_, operators.is_not})
 
@@ -139,7 +143,9 @@ class SearchIndex(TypeDecorator[str]):
 def matches(column: Any, text: str) -> ColumnElement[bool]:  # noqa: ANN401
     """Returns the condition that an encrypted column holds a text, by its search index.
 
-    Where `size_bytes` is small, compare what is found after reading it.
+    Where `size_bytes` is small, compare what is found after reading it. Of a column with `encrypted_from`, what is
+    plaintext yet is compared as it is, `strip` and `lower` by the database; `nfc` is left out. Of a former library only
+    values that equal texts have in common are found.
 
     Args:
         column: an encrypted column, or its attribute of a class or an alias.
@@ -155,7 +161,32 @@ def matches(column: Any, text: str) -> ColumnElement[bool]:  # noqa: ANN401
         raise EncryptedComparisonError(
             f"{element} has no search index; give its table two columns of the type SearchIndex"
         )
-    return or_(*(each == text for each in indexes))
+    return or_(*(each == text for each in indexes), *_not_yet_encrypted(element, text, indexes[0]))
+
+
+def _not_yet_encrypted(
+    element: ColumnElement[Any], text: str, index: ColumnElement[Any]
+) -> Iterator[ColumnElement[bool]]:
+    """Yields what finds a text in the form that the column has so far."""
+    type_ = element.type
+    if not isinstance(type_, EncryptedType) or type_.encrypted_from is None or type_.bytea:
+        return
+    stored = cast(element, Text)
+    if isinstance(former := type_.legacy, LegacyKey):
+        if former.form.spec.deterministic:
+            with suppress(ClosedError):
+                yield stored == former.source.sealed(utf8_of(text)).decode()
+        return
+    yield stored == text
+    form: Any = index.type
+    if form.normalise:
+        normalised: ColumnElement[Any] = stored
+        for each in form.normalise:
+            if each is Normalisation.STRIP:
+                normalised = func.trim(normalised, string.whitespace)
+            elif each is Normalisation.LOWER:
+                normalised = func.lower(normalised)
+        yield normalised == IndexForm("", form.normalise, form.size_bytes).normalised(text)
 
 
 def indexes_of(table: FromClause, name: str) -> list[ColumnElement[Any]]:

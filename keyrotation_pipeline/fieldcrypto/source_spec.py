@@ -31,6 +31,7 @@ class SourceSpec:
         package: of its code: `__name__`.
         library: that writes it, in words.
         authenticated: whether a value opens under its own key alone. If not, only padding and UTF-8 tell a wrong key.
+        deterministic: whether equal texts have equal values, so that applications can search by them.
         options: each is to be said.
         seen_as: how `scan` names its values: by `name` where they are recognised, else by what they look like.
         text_bytes: the length of the longest text that a value of ``{size}`` bytes can hold, as a term of SQL.
@@ -42,6 +43,7 @@ class SourceSpec:
     package: str
     library: str
     authenticated: bool
+    deterministic: bool = False
     options: tuple[SourceOption, ...] = ()
     seen_as: str
     text_bytes: str = "{size}"

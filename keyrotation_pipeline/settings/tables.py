@@ -221,7 +221,7 @@ class TableSettings(Section):
 
     @model_validator(mode="after")
     def _indexes(self) -> Self:
-        values = {each.name for each in self.places if each.is_declared_alone}
+        values = {each.name for each in self.places if each.is_column and not each.when and not each.iv}
         stored = {each.column for each in self.places}
         for index in self.indexes:
             if index.of not in values:

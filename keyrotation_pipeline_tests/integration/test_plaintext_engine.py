@@ -1,16 +1,18 @@
 """A column that held plaintext: the engine encrypts it once beside a writer, and the counts call nothing else it."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.inventory import quarantine
+from keyrotation_pipeline.adapters.postgres.inventory import counts, quarantine
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
+from keyrotation_pipeline.fieldcrypto.search_index import Indexer, IndexForm, Normalisation
+from keyrotation_pipeline.model.tables import EncryptedTable, Place, SearchIndex, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import (
     Engine,
     insert,
@@ -21,6 +23,7 @@ from keyrotation_pipeline_tests.integration.encrypted_rows import (
     sealed,
 )
 
+V1 = KeyVersion(1)
 NOTES = EncryptedTable.of(TableName("public", "notes"), [Place("name"), Place("note", source="plaintext")])
 STRANGE = ["v2: final version", "v1:", " v2:x", "100 %", "O'Neill\\", f"v2:{'A' * 16}:-", "Zürich 😀", "x" * 20_000]
 ROWS = 3000
@@ -105,3 +108,32 @@ def test_a_rollback_leaves_plaintext_where_it_is(
     stored = {n: str(note) for n, note in migrated.execute("SELECT id, note FROM public.notes").fetchall()}
     assert opened(ring, stored.pop(9)) == ("v1", "new")
     assert stored == {n: note for n, (_, note) in texts.items() if n != 9}
+
+
+FORM = IndexForm("notes.note", (Normalisation.LOWER, Normalisation.NFC))
+INDEXED = replace(NOTES, indexes=(SearchIndex("note", "odd", "even", FORM),))
+
+
+def test_plaintext_gets_its_search_index_with_its_first_value(
+    migrated: Connection, database_url: str, ring: KeyRing, texts: dict[int, tuple[str, str]]
+) -> None:
+    migrated.execute("ALTER TABLE public.notes ADD COLUMN odd text, ADD COLUMN even text")
+    indexer = Indexer(FORM, ring)
+    migrated.execute("UPDATE public.notes SET odd = %s WHERE id = 0", (indexer.under(V1, STRANGE[0].encode()),))
+
+    def missed() -> tuple[int, int]:
+        found = decrypt_all(lambda: connect(database_url), INDEXED, ring, lambda _: None, Limits())
+        return counts.unindexed_rows(migrated, INDEXED), len(found.missed)
+
+    assert missed() == (0, 0), "plaintext needs none, whatever it begins with"
+    assert Engine(database_url, ring).shard(INDEXED).rows == ROWS
+    assert missed() == (0, 0)
+    rows = migrated.execute("SELECT id, odd, even FROM public.notes").fetchall()
+    expected: dict[int, tuple[str | None, str]] = {}
+    for n, (_, note) in texts.items():
+        expected[n] = (None, indexer.under(KeyVersion(2), note.encode()))
+    expected[0] = (indexer.under(V1, STRANGE[0].encode()), expected[0][1])
+    assert {n: tuple(both) for n, *both in rows} == expected
+    migrated.execute("UPDATE public.notes SET note = 'v2: written again', even = NULL WHERE id = 7")
+    assert Engine(database_url, ring, target=V1).shard(INDEXED).rows == ROWS
+    assert missed() == (0, 0), "nor does what a rollback leaves"

@@ -1,11 +1,14 @@
 """What the pre-flight says of a column that is to be encrypted from plaintext."""
 
+from dataclasses import replace
+
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion, ciphertext_length
-from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
+from keyrotation_pipeline.fieldcrypto.search_index import IndexForm
+from keyrotation_pipeline.model.tables import EncryptedTable, Place, SearchIndex, TableName
 
 V2 = KeyVersion(2)
 CASES = EncryptedTable.of(TableName("public", "cases"), [Place("note", source="plaintext")])
@@ -133,3 +136,15 @@ def test_columns_that_are_encrypted_already_are_not_asked_for_any_of_this(migrat
     script = f"{TABLE.replace('note text', 'note text UNIQUE')} CREATE VIEW shown AS SELECT note FROM cases"
     found = said(migrated, script, ENCRYPTED)
     assert not [check for check in found if "plaintext" in check]
+
+
+def test_a_unique_column_may_be_encrypted_where_its_search_index_is_unique(migrated: Connection) -> None:
+    script = f"{TABLE} ALTER TABLE cases ADD UNIQUE (note), ADD odd text UNIQUE, ADD even text"
+    index = SearchIndex("note", "odd", "even", IndexForm("cases.note"))
+    table = replace(CASES, indexes=(index,))
+    [(is_fatal, message)] = said(migrated, script, table)["plaintext_is_in_no_unique_index"]
+    assert (is_fatal, "declare a search index with a unique index on both" in message) == (True, True)
+    [(is_fatal, message)] = said(migrated, "CREATE UNIQUE INDEX second ON cases (even)", table)[
+        "plaintext_is_in_no_unique_index"
+    ]
+    assert (is_fatal, "have rows saved with their search index before" in message) == (False, True)

@@ -9,7 +9,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, make_transient, mapped_column
 from sqlalchemy.sql import operators
 
-from keyrotation_pipeline.encrypted_type import EncryptedType, SearchIndex, matches
+from keyrotation_pipeline.encrypted_type import EncryptedType, LegacyKey, SearchIndex, matches
 from keyrotation_pipeline.errors import (
     EncryptedComparisonError,
     EncryptedExpressionError,
@@ -493,3 +493,44 @@ def test_an_index_without_a_label_or_a_ring_is_refused() -> None:
         SearchIndex("key", "email", odd=True)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="size_bytes"):
         SearchIndex(keys, "email", odd=True, size_bytes=1)
+
+
+@pytest.mark.parametrize(
+    ("stored", "found"),
+    [("Ana@Example.org ", True), ("ana@example.org", True), ("v1: ana@example.org", False), ("bob@example.org", False)],
+)
+def test_what_is_plaintext_yet_is_found_as_it_is(stored: str, found: bool) -> None:
+    metadata, keys = sa.MetaData(), ring_of(1)
+    table = sa.Table(
+        "people",
+        metadata,
+        sa.Column("email", EncryptedType(keys, encrypted_from=2)),
+        sa.Column("odd", SearchIndex(keys, of="email", odd=True, normalise=("strip", "lower", "nfc"))),
+        sa.Column("even", SearchIndex(keys, of="email", odd=False, normalise=("strip", "lower", "nfc"))),
+    )
+    engine = sa.create_engine("sqlite://")
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO people (email) VALUES (?)", (stored,))
+        query = sa.select(table.c.email).where(matches(table.c.email, "ANA@example.org"))
+        assert connection.execute(query).scalars().all() == [stored] * found
+
+
+def test_a_value_of_a_former_library_is_found_where_equal_texts_have_equal_values() -> None:
+    keys = ring_of(1)
+    aes, gcm = LegacyKey("sqlalchemy-utils-aes", "k", padding="pkcs5"), LegacyKey("sqlalchemy-utils-aesgcm", "k")
+    for former, found in ((aes, 1), (gcm, 0)):
+        metadata = sa.MetaData()
+        table = sa.Table(
+            "people",
+            metadata,
+            sa.Column("email", EncryptedType(keys, encrypted_from=2, legacy=[former])),
+            sa.Column("odd", SearchIndex(keys, of="email", odd=True)),
+            sa.Column("even", SearchIndex(keys, of="email", odd=False)),
+        )
+        engine = sa.create_engine("sqlite://")
+        metadata.create_all(engine)
+        with engine.begin() as connection:
+            stored = former.source.sealed(b"Ana").decode()
+            connection.exec_driver_sql("INSERT INTO people (email) VALUES (?)", (stored,))
+            assert len(connection.execute(sa.select(table.c.email).where(matches(table.c.email, "Ana"))).all()) == found

@@ -68,11 +68,6 @@ def test_a_column_of_another_library_is_declared_with_its_form_and_the_name_of_i
             "and note, which is more than that",
             id="bound to rows",
         ),
-        pytest.param(
-            TABLE.format(NOTE) + '[[tables.indexes]]\nof = "note"\nodd = "o"\neven = "e"\n',
-            "has a search index of note",
-            id="a search index",
-        ),
     ],
 )
 def test_where_it_may_not_stand_one_sentence_says_why(tmp_path: Path, text: str, sentence: str) -> None:

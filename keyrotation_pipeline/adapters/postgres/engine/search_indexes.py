@@ -6,7 +6,7 @@ from typing import Any
 from keyrotation_pipeline.fieldcrypto.batch import Value
 from keyrotation_pipeline.fieldcrypto.blind_index import BlindIndexer, BlindIndexForm
 from keyrotation_pipeline.fieldcrypto.codecs.format import Format
-from keyrotation_pipeline.fieldcrypto.grammar import LONGEST_PREFIX_CHARS, KeyVersion, version_named
+from keyrotation_pipeline.fieldcrypto.grammar import LONGEST_PREFIX_CHARS, KeyVersion, any_value_in, version_named
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.native import CompiledIndex
 from keyrotation_pipeline.fieldcrypto.reads import Defect
@@ -26,6 +26,7 @@ class SearchIndexes:
 
     def __init__(self, table: EncryptedTable, code: Format, ring: KeyRing, target: KeyVersion) -> None:
         self._code, self._ring, self._target = code, ring, target
+        self._begun = frozenset(number for number, name in enumerate(table.columns) if name in table.begun)
         self._indexes = [
             (table.columns.index(each.of), table.label(each.of), judge_of(each.form, ring, target))
             for each in table.indexes
@@ -93,7 +94,9 @@ class SearchIndexes:
         """
         return [
             [
-                self._under_target(rows[each][first + number], label, judge) if isinstance(each, int) else each
+                self._under_target(value := rows[each][first + number], label, judge, self._as_plaintext(number, value))
+                if isinstance(each, int)
+                else each
                 for each in texts
             ]
             for (number, label, judge), texts in zip(self._indexes, indexes, strict=True)
@@ -112,11 +115,17 @@ class SearchIndexes:
         """
         for (number, label, judge), both in zip(self._indexes, texts, strict=True):
             for row, value in enumerate(columns[number]):
+                if value and self._as_plaintext(number, value):
+                    continue  # it is of the old form, which has none
                 present = [(odd, each[row] or b"") for odd, each in zip((True, False), both, strict=True) if each[row]]
                 if present and not self._are_of(value, label, judge, present):
                     yield row, number, False
                 elif judge.is_unindexed(value, [index for _, index in present]):
                     yield row, number, True
+
+    def _as_plaintext(self, number: int, value: Value) -> Value:
+        """Returns a value that is not ours, of a column that is yet to be encrypted; else None."""
+        return value if number in self._begun and value and not any_value_in([value]) else None
 
     def _are_of(self, value: Value, label: str | None, judge: "Judge", present: Sequence[tuple[bool, bytes]]) -> bool:
         text = self._plaintext(value, label)

@@ -3,6 +3,7 @@
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory import places
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import unencrypted
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, IndexedColumn, Relation
 from keyrotation_pipeline.fieldcrypto.grammar import LONGEST_PREFIX_CHARS, KeyVersion
 from keyrotation_pipeline.fieldcrypto.search_index import is_odd
@@ -32,9 +33,14 @@ def unindexed(
             return sql.SQL("false").format()
         stored = places.stored(relation.columns[index.number], alias)
         return sql.SQL(_UNINDEXED_UNDER).format(value=stored, index=_column_of(index, alias, target))
-    value = places.text(relation.columns[index.number], alias)
-    odd, even = (_as_text(column, alias) for column in index.columns)
-    return sql.SQL(_UNINDEXED).format(value=value, of_value=_prefix(value), of_odd=_prefix(odd), of_even=_prefix(even))
+    column = relation.columns[index.number]
+    value = places.text(column, alias)
+    odd, even = (_as_text(each, alias) for each in index.columns)
+    found = sql.SQL(_UNINDEXED).format(value=value, of_value=_prefix(value), of_odd=_prefix(odd), of_even=_prefix(even))
+    if not column.place.source:
+        return found
+    # What is still of the old form needs none, whatever it begins with; CASE, since judging all of it costs more.
+    return sql.SQL("(CASE WHEN {} THEN NOT {} ELSE false END)").format(found, unencrypted(value))
 
 
 def any_unindexed(relation: Relation, alias: str = "", target: KeyVersion | None = None) -> sql.Composed:

@@ -34,6 +34,11 @@ WHERE i.indrelid = a.attrelid AND (i.indisunique OR i.indisexclusion) AND NOT c.
 ORDER BY 1, 2
 """)
 
+_UNIQUE_COLUMNS = _catalog("""
+SELECT count(DISTINCT a.attname) FROM pg_index i {columns}
+WHERE i.indrelid = a.attrelid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND a.attnum = ANY (i.indkey)
+""")
+
 _SEARCHED = _catalog("""
 SELECT DISTINCT a.attname::text, c.relname::text
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am am ON am.oid = c.relam {columns}
@@ -118,12 +123,21 @@ def plaintext_columns_have_no_default(subject: Subject) -> Iterator[Problem]:
 
 
 def plaintext_is_in_no_unique_index(subject: Subject) -> Iterator[Problem]:
-    """Refuses UNIQUE and EXCLUDE, which see that no two values are equal, as no two encrypted ones are."""
+    """Refuses UNIQUE and EXCLUDE, which see that no two values are equal, as no two encrypted ones are.
+
+    Where both columns of a search index are unique, too, it only says that these take over.
+    """
     for relation, column, index in _found(subject, _UNIQUE):
-        yield fatal(
-            f"column {relation.label}.{column} is to be encrypted, and its unique or exclusion index {index} would "
-            "stop no duplicate any more; drop it, and declare a search index afterwards"
-        )
+        if _is_unique_by_search(subject, relation, column):
+            yield warning(
+                f"column {relation.label}.{column} is to be encrypted, and unique index {index} then sees plaintext "
+                "alone; have rows saved with their search index before, else a duplicate stops the rotation"
+            )
+        else:
+            yield fatal(
+                f"column {relation.label}.{column} is to be encrypted, and its unique or exclusion index {index} would "
+                "stop no duplicate any more; declare a search index with a unique index on both its columns, or drop it"
+            )
 
 
 def plaintext_is_not_searched_by_its_content(subject: Subject) -> Iterator[Problem]:
@@ -156,6 +170,14 @@ def readers_of_plaintext_are_known(subject: Subject) -> Iterator[Problem]:
                 f"{reader} reads {relation.label}, whose column(s) {', '.join(subject.table.begun)} are to be "
                 "encrypted: it gets ciphertext then, and may have kept plaintext; change it, and look for copies"
             )
+
+
+def _is_unique_by_search(subject: Subject, relation: Relation, column: str) -> bool:
+    columns = [name for index in subject.table.indexes if index.of == column for name in index.columns]
+    if not columns:
+        return False
+    found = subject.connection.execute(_UNIQUE_COLUMNS, {"oid": relation.oid, "columns": columns}).fetchone()
+    return found == (len(columns),)
 
 
 def _found(subject: Subject, query: sql.Composed) -> Iterator[tuple[Relation, str, str]]:

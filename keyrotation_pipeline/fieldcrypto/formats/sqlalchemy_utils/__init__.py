@@ -8,6 +8,7 @@ AES = SourceSpec(
     package=__name__,
     library="sqlalchemy-utils with AesEngine",
     authenticated=False,
+    deterministic=True,
     seen_as="unknown-cbc",
     options=(
         SourceOption(
