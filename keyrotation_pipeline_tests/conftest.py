@@ -120,6 +120,7 @@ EXTENDED = (
     "acceptance/test_wrong_key.py::test_a_rotation_that_stuck",
     "acceptance/test_wrong_key.py::test_two_officers_replace",
     "contract/test_aws_key_store.py::TestAwsKeyStore::test_after_a_death",
+    "contract/test_aws_key_store.py::TestAwsKeyStore::test_of_writers_that_race",
     "contract/test_aws_key_store.py::test_a_change_whose_answers_are_lost",
     "contract/test_file_key_store.py::test_after_a_death",
     "contract/test_kubernetes_archive_in_aws.py::TestKubernetesKeyStoreWithItsArchiveInAws",

@@ -6,6 +6,7 @@ from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, notation_of
 from keyrotation_pipeline.fieldcrypto.formats.recognition import recognise_bytes, recognise_text
 from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.probe import KNOWN, fits
 from keyrotation_pipeline.fieldcrypto.reads import Defect
@@ -34,7 +35,9 @@ def test_values_are_opened_and_sealed_again_under_another_key(vector: FormatVect
         assert value is not None
         assert vector.plaintext(alone, value) == text
         assert code.opened_by(ring, value, vector.label) == (target, target)
-    assert all(len(value or b"") >= len(stored) for value, stored in zip(new, vector.stored, strict=True))
+    longer = [len(value or b"") - len(stored) for value, stored in zip(new, vector.stored, strict=True)]
+    # A marker may come to a value that named no key; nothing else changes its form.
+    assert set(longer) <= {0} if vector.declared.identified_by is IdentifiedBy.DECRYPT else min(longer) >= 0
     (held,), failures = code.reencryptor(ring, target, (vector.label,)).check([[*vector.stored, *new, None, b""]])
     assert (failures, held[None], held[target], held.total()) == ([], 1, len(new), 2 * len(new) + 1)
 
