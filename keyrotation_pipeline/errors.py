@@ -156,6 +156,10 @@ class DatabaseUnavailableError(KeyRotationError):
     """The database cannot be reached, or the connection was lost."""
 
 
+class MemberUnavailableError(KeyRotationError):
+    """A member of a fleet cannot be reached, which keeps the others from nothing."""
+
+
 class PreflightError(KeyRotationError):
     """The database or a table cannot be rotated in its present state; the message says what to change."""
 

@@ -1,7 +1,7 @@
 """From settings to the ports of a rotation, opened; and the actions that a request may ask for."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 
 from keyrotation_pipeline.adapters.backups.anchors import ROSTER, FileAnchors, advance_head, kept_heads, stored_head
@@ -12,11 +12,9 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.home_files import FileCheckpoints
 from keyrotation_pipeline.adapters.officer_signatures import OfficerFiles, OfficerSignatures
 from keyrotation_pipeline.adapters.openpgp import GnuPG
-from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
-from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
-from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.inventory.relations import require_declared
+from keyrotation_pipeline.adapters.postgres.ledger.mirror import require_no_mirror
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.ledger.schema import (
     REVISIONS,
@@ -25,7 +23,6 @@ from keyrotation_pipeline.adapters.postgres.ledger.schema import (
     revision_of,
 )
 from keyrotation_pipeline.adapters.postgres.preflight.postgres_environment import PostgresEnvironment
-from keyrotation_pipeline.adapters.postgres.retirement.postgres_retirement import PostgresEvidence, PostgresFencing
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, opening, require_same_time
 from keyrotation_pipeline.adapters.process import harden_process
@@ -33,6 +30,14 @@ from keyrotation_pipeline.adapters.rfc3161 import Rfc3161Authority
 from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
 from keyrotation_pipeline.adapters.rollouts.templates import Fleet, Workload
 from keyrotation_pipeline.adapters.witness_http import TlogWitness
+from keyrotation_pipeline.assembly.fleet import (
+    MemberOpener,
+    Parts,
+    SignedPlaces,
+    adopt_members,
+    over_members,
+    tables_of,
+)
 from keyrotation_pipeline.assembly.home import EMBEDDED, create_home, database_url, heartbeat_store, require_home
 from keyrotation_pipeline.assembly.keystores import (
     backup_vault,
@@ -118,11 +123,12 @@ def open_rollout(settings: Settings, connection: Connection, keys: KeyStore, clo
 
 
 @contextmanager
-def open_pipeline(settings: Settings, *, actor: str) -> Iterator[Pipeline]:
-    """Yields every port, opened on the configured database.
+def open_pipeline(settings: Settings, *, actor: str, asks_members: bool = False) -> Iterator[Pipeline]:
+    """Yields every port, opened on the configured database; members of a fleet are opened when they are needed.
 
     Args:
         actor: the name of whoever acts, for the audit.
+        asks_members: whether each member is asked at once where it is, since that is to be signed.
 
     Raises:
         HomeError: there is no home yet.
@@ -134,12 +140,13 @@ def open_pipeline(settings: Settings, *, actor: str) -> Iterator[Pipeline]:
     harden_process()
     require_home(settings.home)
     wipe_leftovers(settings)
-    with database_url(settings) as url:
+    with database_url(settings) as url, ExitStack() as opened:
         with opening(url) as connection:
             _require_declared(settings, connection)
             require_migrated(connection)
+            require_no_mirror(connection)
             require_same_time(connection, SystemClock())
-            pipeline = _assemble(settings, url, connection, actor)
+            pipeline = _assemble(settings, url, connection, actor, opened, asks_members=asks_members)
             registered = pipeline.ledger.keys()
             require_no_keys(settings, {each.fingerprint for each in registered})
             _withhold_token(settings, pipeline)
@@ -222,6 +229,7 @@ def initialise(
                 require_usable(pipeline.signatures, pipeline.signatures.roster())
             pipeline.ledger.pin_roster(pipeline.signatures.roster())
             name_home(pipeline)
+            adopt_members(settings, pipeline, migrate)
             ManifestTrust(signing_key(settings), pipeline.ledger, pipeline.signatures, pipeline.clock).pin()
             pinned_roster(pipeline)  # which also stores it in the home
             require_not_of_others(stored := pipeline.keys.read(), pipeline.ledger.replayed())
@@ -306,11 +314,11 @@ def _is_of_earlier_release(settings: Settings, actor: str) -> bool:
     """
     if settings.is_demo and not settings.home.is_dir():
         return False  # nor a server yet
-    with database_url(settings) as url, closing(connect(url)) as connection:
+    with database_url(settings) as url, closing(connect(url)) as connection, ExitStack() as opened:
         if revision_of(connection) in {None, REVISIONS[-1]}:
             return False
         create_home(settings.home)
-        pipeline = _assemble(settings, url, connection, actor)
+        pipeline = _assemble(settings, url, connection, actor, opened)
         try:
             restored = divergence(pipeline, pipeline.keys.read()).unknown
             require_verified(pipeline, afresh=True, but=restored, reconciling=True)
@@ -321,7 +329,7 @@ def _is_of_earlier_release(settings: Settings, actor: str) -> bool:
 
 def _require_declared(settings: Settings, connection: Connection) -> None:
     if not settings.is_demo:  # which makes its tables later
-        require_declared(connection, settings.encrypted_tables)
+        require_declared(connection, tables_of(settings))
 
 
 def _tried(pipeline: Pipeline, ring: KeyRing, sources: Mapping[str, SourceKey], place_of: PlaceOf) -> KeyTrial:
@@ -383,7 +391,9 @@ def _witness(settings: Settings, named: Witness, ledger: PostgresLedger, own: Si
     return LockedCheckpoints(named, lambda: opened_bucket(folder, clock), signers, public, verifies)
 
 
-def _assemble(settings: Settings, url: str, connection: Connection, actor: str) -> Pipeline:
+def _assemble(
+    settings: Settings, url: str, connection: Connection, actor: str, opened: ExitStack, *, asks_members: bool = False
+) -> Pipeline:
     clock = SystemClock()
     gpg = GnuPG(settings.home / "gnupg", clock)
     speed = settings.reencryption
@@ -402,7 +412,6 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
     held = settings.format.held_at is not None
     variables = bare_environment(settings.path, aws=remote, vault=held)
     workers = WorkerSettings(store, variables)
-    current = CurrentKeys(partial(connect, url), partial(every_key, store), limits)
     standbys = tuple(url.get_secret_value() for url in settings.database.standbys)
     replicas = Replicas(standbys, settings.database.gone_replicas)
     own_server = settings.home / EMBEDDED if settings.database.url is None else None
@@ -424,16 +433,23 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
     kept = partial(kept_heads, BackupDirectory(anchors), BackupDirectory(settings.backup_directory))
     ledger = PostgresLedger(connection, clock, actor, identity, verify, checkpoints, advance, own, kept)
     trust = ManifestTrust(own, ledger, signatures, clock)
+    parts = Parts(settings, limits, workers, partial(every_key, store), partial(_vouched, ledger))
+    places = SignedPlaces(settings, ledger)
+    opener = MemberOpener(parts, url, connection, places)
+    lead = parts.ports(url, connection, environment, "")
+    members = opener.members(lead)
+    opened.callback(members.close)
+    ports = over_members(lead, members)
     return Pipeline(
         tables=settings.encrypted_tables,
         shards=speed.shards,
         parallel_shards=speed.parallel_shards,
         ledger=ledger,
-        inventory=PostgresInventory(connection, limits.duty_cycle, current, settings.encrypted_tables),
-        rewriting=PostgresRewriting(connection, partial(connect, url), limits, workers, partial(_vouched, ledger)),
-        fencing=PostgresFencing(connection, current),
-        evidence=PostgresEvidence(connection, replicas, current),
-        environment=environment,
+        inventory=ports.inventory,
+        rewriting=ports.rewriting,
+        fencing=ports.fencing,
+        evidence=ports.evidence,
+        environment=ports.environment,
         keys=OwnedKeyStore(store, ledger),
         vault=backup_vault(settings, ledger, identity, clock, trust),
         rollout=open_rollout(settings, connection, store, clock),
@@ -445,7 +461,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         timestamps=_authority(settings, ledger),
         witnesses=tuple(_witness(settings, each, ledger, own) for each in witnesses_of(settings)),
         sign=own.signed,
-        hosts=hosts_of(settings),
+        hosts=(*hosts_of(settings), *places.lines(asked=asks_members)),
         secrets=settings.secrets,
         backup_signer=trust.own_signer,
         verification=Verification(settings.verification.every_days, settings.allowed_hours),

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from keyrotation_pipeline.audit.events import AuditEntry, Rules
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.approval import members_in, signed_fields
 from keyrotation_pipeline.model.audit_state import (
     AuditState,
     ImpossibleError,
@@ -18,6 +19,7 @@ from keyrotation_pipeline.model.key_events import (
     KeyReplaced,
     KeyRetired,
     KeyStateChanged,
+    MemberProven,
 )
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, IN_USE, LOST, KeyRecord, KeyState, other_generation
 from keyrotation_pipeline.model.request_events import (
@@ -163,8 +165,19 @@ def _replaced(state: AuditState, entry: AuditEntry, fact: KeyReplaced) -> None:
     state.keys[fact.version] = replace(record, fingerprint=fact.after)
 
 
+def _member_proven(state: AuditState, entry: AuditEntry, fact: MemberProven) -> None:
+    evidence, walk = fact.evidence, state.require_walk(entry.request)
+    signed = members_in(signed_fields(state.texts[walk.id])).get(evidence.member)
+    require(signed == evidence.state.place, f"is of {evidence.member} in another place than officers signed")
+    state.proven.setdefault(walk.id, {})[evidence.member] = evidence
+
+
 def _retired(state: AuditState, entry: AuditEntry, fact: KeyRetired) -> None:
     walk = state.require_walk(entry.request)
+    members = members_in(signed_fields(state.texts[walk.id]))
+    require(set(fact.members) == set(members), "is not of the members that officers signed")
+    missing = next((each for each in members if each not in state.proven.get(walk.id, {})), None)
+    require(missing is None, f"lacks the evidence of {missing}")
     require(fact.target == walk.target, f"retires keys for {fact.target}, which its request is not about")
     require_after(state, walk, Step.RETIRED_KEY)
     if state.signed_from is not None:
@@ -186,6 +199,7 @@ WALK_RULES: Rules = {
     KeyRegistered: _registered,
     KeyStateChanged: _state_changed,
     KeyReplaced: _replaced,
+    MemberProven: _member_proven,
     KeyRetired: _retired,
     KeyDestroyed: _require_to_destroy,
 }

@@ -206,7 +206,7 @@ def _configuration(site: BackupContext, stamp: str) -> tuple[StoredFile | None, 
 
 def _dump(site: BackupContext, stamp: str) -> tuple[DatabaseCopy | None, list[str]]:
     try:
-        copy = site.dumps.make(dump_name(stamp), site.pipeline.tables)
+        copy = site.dumps.make(dump_name(stamp), site.pipeline.own_tables)
         if not (names := copy.names_of_sources):
             return copy, []
         stored = site.pipeline.keys.read()

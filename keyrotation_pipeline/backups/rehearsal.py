@@ -48,6 +48,11 @@ def rehearse(
         RecoveryError, BackupError: there is no backup that can be restored completely.
         BlockedError: another rehearsal or recovery test is running.
     """
+    if members := site.pipeline.members:
+        raise RehearsalError(
+            f"no backup holds {', '.join(members)}, so a rehearsal cannot include them; rehearse with a copy of each "
+            "database in a home of its own"
+        )
     if site.pipeline.tables[0].format.is_held_by_server:
         raise RehearsalError(
             "a rehearsal would have the server that holds the keys make a real version, which cannot be undone; "

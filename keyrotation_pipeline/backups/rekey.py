@@ -90,7 +90,7 @@ def rekey(site: BackupContext, key: RecoveryKey, wanted: str | None, report: Rep
             file.unlink()
             require_no_failure(restored, dump)
             require_all_there(restored, dump)
-            tables = _tables(pipeline.tables, dump, restored)
+            tables = _tables(pipeline.own_tables, dump, restored)
             values = _reencrypted(restored, old, tables, keys, target, report)
             handed_over = restored.hand_over(lambda _done: None)
             require_same(handed_over, restored, dump)

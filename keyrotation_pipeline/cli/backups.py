@@ -22,6 +22,7 @@ from keyrotation_pipeline.errors import BackupError, RehearsalError
 from keyrotation_pipeline.model.audit import instant, names, utc_minute
 from keyrotation_pipeline.model.records import json_safe
 from keyrotation_pipeline.model.request_events import NOT_REHEARSED, ROLLOUTS, Rehearsed
+from keyrotation_pipeline.monitoring.backup_status import not_dumped
 from keyrotation_pipeline.settings import Settings
 
 
@@ -71,6 +72,8 @@ def backup(
             return
         made = back_up(site, database=not keys_only)
     value = {"database": database, **json_safe(made.facts()), "backup_signer": site.trust.own_signer}
+    if site.pipeline.members:
+        value["not_dumped"] = list(site.pipeline.members)
     output.show(database, value, _made(made, site), as_json=as_json)
     made.require_sound_audit()
 
@@ -106,6 +109,7 @@ def _made(done: BackupMade, site: BackupContext) -> Iterator[output.Line]:
     if made.dump is not None:
         file, needs = made.dump.file, _needs(made.dump.versions)
         yield f"database  {file.name}, {file.size_bytes:,} bytes; needs {needs}"
+    yield from (output.field("left out", f"{each}: dump them yourself") for each in not_dumped(site.pipeline.members))
     yield f"manifest  {made.name}, for {site.recipients} recipient(s)"
     yield output.field("signed by", f"{site.trust.own_signer}; keep that with the recovery key")
     for place in done.places:

@@ -34,7 +34,7 @@ def policy_command(reason: Reason = None, *, config: Config = None, as_json: Jso
     And its threshold, recipients and hosts. The first time, with --reason, it shows the difference and prints the id of
     a request. Once officers who are pinned today have signed that, run it again, and the new ones are pinned.
     """
-    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
+    with open_pipeline(settings.load(config), actor=actor(), asks_members=True) as pipeline:
         before, database = pinned_roster(pipeline), pipeline.environment.identity().name
         gone, new = changed_host_names(pipeline)
         hosts = [*(f"host       - {each}" for each in gone), *(f"host       + {each}" for each in new)]

@@ -255,10 +255,11 @@ class _Comparison:
             require_all_there(restored, dump)
             ring = _ring(self._pipeline, self._base)
             self.not_compared += _without_key(dump, ring)
-            for table in self._pipeline.tables:
+            for table in self._pipeline.own_tables:
                 self._output.note(f"comparing {table.name}")
                 self._compare(table, restored.inventory, ring)
-        self.not_compared += _no_longer_declared(dump, self._pipeline.tables)
+        self.not_compared += _no_longer_declared(dump, self._pipeline.own_tables)
+        self.not_compared += [f"{name}: no backup holds this database" for name in self._pipeline.members]
 
     def _compare(self, table: EncryptedTable, backup: TableInventory, ring: KeyRing) -> None:
         comparison, done = TableComparison(table, ring), TableCompared(str(table.name))

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from keyrotation_pipeline.errors import ApprovalError
 from keyrotation_pipeline.model.earlier_summaries import FIRST_APPROVAL, SECOND_APPROVAL
-from keyrotation_pipeline.model.signed_lines import ENCRYPTED, PLAINTEXT_STAYS, STAYS
+from keyrotation_pipeline.model.signed_lines import ENCRYPTED, PLACE, PLAINTEXT_STAYS, STAYS
 from keyrotation_pipeline.model.signed_summary import APPROVAL, THIRD_APPROVAL, summary
 from keyrotation_pipeline.model.visible_text import is_hidden, plain_name, signed_name
 
@@ -20,6 +20,7 @@ HEADERS = (HEADER, THIRD_APPROVAL, SECOND_APPROVAL, FIRST_APPROVAL)
 HOSTS = "Hosts"
 SECRETS = "Secrets"
 SIGNER = "Backups signed by"
+MEMBER = "databases "
 COMPARED = "Values compared with a backup"
 CARRIED_OUT = ("Carried out", "by people, in Dagster or by keyrotation rotate; the conductor leaves it")
 
@@ -220,7 +221,9 @@ class ApprovalText:
         manual: whether people carry it out, and the conductor starts no step.
         incident: makes it an emergency.
         compared: of an emergency, whether values were compared with a backup when it was requested.
-        hosts: each host that the configuration names, with its setting; without any there is no line.
+        hosts: each host that the configuration names, with its setting; without any there is no line. Each member of a
+            fleet among them has a line of its own.
+        values_in: by member of a fleet, how many values were counted in it before the request.
         secrets: where each secret is that is sent to one, with its setting; likewise.
         signer: fingerprint of the pipeline's own key; None, and no line: there is none.
         value_format: the format of the values in these columns, in words; None, and no line: our own.
@@ -257,6 +260,7 @@ class ApprovalText:
     plaintext: str | None = None
     migrated: str | None = None
     unauthenticated: str | None = None
+    values_in: Mapping[str, str] = field(default_factory=dict)
     header: str = HEADER
 
     def render(self) -> bytes:
@@ -284,10 +288,11 @@ class ApprovalText:
             *([] if self.migrated is None else [("Other libraries", self.migrated)]),
             *([] if self.unauthenticated is None else [("Not authenticated", self.unauthenticated)]),
             *rollout,
+            *place_lines(self.hosts, self.values_in),
             *self.not_looked_at,
             ("Officers", self.roster.signed_officers),
             ("Recipients", ", ".join(self.roster.named_recipients(self.roster.recipients))),
-            *([(HOSTS, "; ".join(self.hosts))] if self.hosts else []),
+            *([(HOSTS, "; ".join(hosts))] if (hosts := [h for h in self.hosts if not h.startswith(MEMBER)]) else []),
             *([(SECRETS, "; ".join(self.secrets))] if self.secrets and self.header != FIRST_APPROVAL else []),
             *([] if self.signer is None else [(SIGNER, self.signer)]),
             ("Audit head", f"{seq} {head}"),
@@ -370,8 +375,39 @@ def _lines(text: bytes) -> Sequence[str]:
 
 
 def hosts_in(fields: Mapping[str, str]) -> tuple[str, ...]:
-    """The hosts in the fields of a canonical text, then the places of the secrets that are sent to them."""
-    return tuple(each for name in (HOSTS, SECRETS) if name in fields for each in fields[name].split("; "))
+    """The hosts in the fields of a canonical text, the places of the secrets that are sent to them, and the members."""
+    hosts = tuple(each for name in (HOSTS, SECRETS) if name in fields for each in fields[name].split("; "))
+    return (*hosts, *(member_line(name, place) for name, place in members_in(fields).items()))
+
+
+def member_line(name: str, place: str) -> str:
+    """A member of a fleet among the hosts, such as ``databases north at clinic, system identifier 7``."""
+    return f"{MEMBER}{name} at {place}"
+
+
+def members_among(hosts: Sequence[str]) -> Mapping[str, str]:
+    """The places of a fleet's members among hosts, by name."""
+    named = (each.removeprefix(MEMBER).partition(" at ") for each in hosts if each.startswith(MEMBER))
+    return {name: place for name, _, place in named}
+
+
+def place_lines(hosts: Sequence[str], values: Mapping[str, str]) -> Sequence[tuple[str, str]]:
+    """The lines of a fleet's members."""
+    counted = {name: f"; {number}" for name, number in values.items()}
+    return [(f"{PLACE}{name}", f"{place}{counted.get(name, '')}") for name, place in members_among(hosts).items()]
+
+
+def members_in(fields: Mapping[str, str]) -> Mapping[str, str]:
+    """The places of a fleet's members in the fields of a canonical text, by name."""
+    return {
+        name.removeprefix(PLACE): value.partition("; ")[0] for name, value in fields.items() if name.startswith(PLACE)
+    }
+
+
+def values_in(fields: Mapping[str, str]) -> Mapping[str, str]:
+    """How many values each of them had when it was signed, by name."""
+    lines = {name: fields[f"{PLACE}{name}"].partition("; ")[2] for name in members_in(fields)}
+    return {name: counted for name, counted in lines.items() if counted}
 
 
 def signer_in(fields: Mapping[str, str]) -> tuple[str, ...]:

@@ -141,6 +141,7 @@ class EventKind(StrEnum):
     COMPROMISE_TELLING_INTENDED = "compromised_versions_to_key_store_intended"
     RETIREMENT_INTENDED = "retire_key_intended"
     REPLICAS_ACCOUNTED = "replicas_accounted"
+    MEMBER_PROVEN = "member_proven"
     KEY_RETIRED = "key_retired"
     PROVEN_AGAIN = "zero_old_rows_proven_again"
     KEY_DESTRUCTION_INTENDED = "key_destruction_intended"

@@ -17,6 +17,7 @@ from keyrotation_pipeline.model.comparison import as_signed
 from keyrotation_pipeline.model.environment import DatabaseServer
 from keyrotation_pipeline.model.incidents import Incident, IncidentStatus
 from keyrotation_pipeline.model.keys import GONE, KeyRecord, KeyState
+from keyrotation_pipeline.model.proof import MemberEvidence
 from keyrotation_pipeline.model.request_events import RotationAuditWritten, SignatureAdded
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Walk
 
@@ -143,6 +144,7 @@ class AuditState:
         retired: versions that a rotation took from the applications and that have not come back.
         unseen: those of them that no rotation has seen to be gone from every instance since, with the request that took
             them last.
+        proven: by request, the last evidence of each member of a fleet.
         compromised_by: by version, the request that called it compromised.
         audit_rows: of `key_rotation_audit`, by request.
         incidents: and the flags that were taken.
@@ -185,6 +187,7 @@ class AuditState:
     unverified: list[Unverified] = field(default_factory=list)
     retired: set[KeyVersion] = field(default_factory=set)
     unseen: dict[KeyVersion, str] = field(default_factory=dict)
+    proven: dict[str, dict[str, MemberEvidence]] = field(default_factory=dict)
     compromised_by: dict[KeyVersion, str] = field(default_factory=dict)
     audit_rows: dict[str | None, RotationAuditWritten] = field(default_factory=dict)
     incidents: Incidents = field(default_factory=Incidents)

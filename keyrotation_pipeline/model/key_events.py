@@ -9,8 +9,8 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 from keyrotation_pipeline.model.audit import EventKind, Fact
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.proof import AccountedReplica, Proven
-from keyrotation_pipeline.model.records import Alias
+from keyrotation_pipeline.model.proof import AccountedReplica, MemberEvidence, Proven
+from keyrotation_pipeline.model.records import UNLESS_EMPTY, Alias
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,10 +181,20 @@ class ReplicasAccounted(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class MemberProven(Fact):
+    """A member of a fleet gave its evidence, which the retirement compares again just before it is committed."""
+
+    kind: ClassVar = EventKind.MEMBER_PROVEN
+    evidence: MemberEvidence
+
+
+@dataclass(frozen=True, slots=True)
 class KeyRetired(Fact):
     """The evidence for withdrawing versions from the applications.
 
     Args:
+        tables, values: of the members of a fleet, too; everything else is of the home's own database alone.
+        members: whose own evidence, which events hold, was found the same just before the commit.
         not_searched, not_seen: what the evidence does not cover.
         not_read_again: relations whose older pages nobody has read since the search began.
         searched_from: when that search began; None: everything was read under the locks.
@@ -209,6 +219,7 @@ class KeyRetired(Fact):
     searched_from: datetime | None = None
     format: str = NATIVE.name
     identified_by: IdentifiedBy = NATIVE.identified_by
+    members: Annotated[tuple[str, ...], UNLESS_EMPTY] = ()
 
     @property
     def unread(self) -> str | None:

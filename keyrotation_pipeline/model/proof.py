@@ -1,14 +1,15 @@
 """Evidence that nothing under an old key version is left."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Annotated
 
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 from keyrotation_pipeline.model.progress import Rewritten
-from keyrotation_pipeline.model.records import read
+from keyrotation_pipeline.model.records import UNLESS_EMPTY, read
 from keyrotation_pipeline.model.requests import Step, Walk
 
 
@@ -76,16 +77,31 @@ class DecryptedCount:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberPosition:
+    """The same moment, in another database: see `SnapshotPosition`."""
+
+    xid: int
+    lsn: str
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotPosition:
     """A moment of the database: every transaction that began earlier has a lower `xid`, and its WAL is before `lsn`.
 
     Args:
         xid: a full transaction id (64 bits).
         lsn: a WAL position, as PostgreSQL prints it.
+        members: the position of each member of a fleet, by its name; `xid` and `lsn` are of the home's own database.
     """
 
     xid: int
     lsn: str
+    members: Annotated[Mapping[str, MemberPosition], UNLESS_EMPTY] = field(default_factory=dict, hash=False)
+
+    def of(self, member: str) -> "SnapshotPosition | None":
+        """The position of one member alone; None: it was no member then."""
+        at = self.members.get(member)
+        return None if at is None else SnapshotPosition(at.xid, at.lsn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +140,7 @@ class Searched:
         began_at: by the server's clock.
         since: by table whose keys only decrypting identifies, the transaction id from which on rows must be read again.
         plaintext: see `ZeroOldRows`.
+        members: the same of each member of a fleet, by its name.
     """
 
     values: Mapping[str, int]
@@ -133,6 +150,7 @@ class Searched:
     began_at: datetime
     since: Mapping[str, int] = field(default_factory=dict)
     plaintext: int = 0
+    members: Mapping[str, "Searched"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +196,64 @@ class ZeroOldRows:
     format: str = NATIVE.name
     identified_by: IdentifiedBy = NATIVE.identified_by
     plaintext: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MemberState:
+    """What identifies a member of a fleet, and with it everything that its evidence rests on.
+
+    It differs as soon as a declared table or its fence was altered, dropped or made anew, a relation was created or
+    changed, the server is another one, or was restored, or a standby was promoted in its place.
+
+    Args:
+        place: name of the database, system identifier and schema, as officers signed it.
+        timeline: of the server's WAL.
+        fences: by declared table and partition: oid and file node of the relation, oid and transaction of its fence.
+        relations: SHA-256, in hex, over the identities of all relations that are searched.
+    """
+
+    place: str
+    timeline: int
+    fences: Mapping[str, str]
+    relations: str
+
+    def differences(self, now: "MemberState") -> Iterator[str]:
+        """What is not the same any more, in words."""
+        if now.place != self.place:
+            yield f"it is {now.place} instead of {self.place}"
+        if now.timeline != self.timeline:
+            yield f"it is on timeline {now.timeline} instead of {self.timeline}"
+        if changed := sorted(k for k in {*self.fences, *now.fences} if self.fences.get(k) != now.fences.get(k)):
+            yield f"the fence or the file of {', '.join(changed)} is another one"
+        if now.relations != self.relations:
+            yield "a relation was created, changed or dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class MemberEvidence:
+    """The evidence that a member of a fleet gave in a transaction of its own; see `ZeroOldRows`.
+
+    Args:
+        member: its name.
+        state: read in that transaction, and compared again just before the retirement is committed.
+        lsn: the WAL position of that transaction; a member whose WAL is behind it was restored.
+        searched_from: when the search before it began; None: everything was read in the transaction.
+        not_searched, not_seen: what it does not cover.
+    """
+
+    member: str
+    state: MemberState
+    tables: tuple[str, ...]
+    old_values: int
+    values: int
+    fence_lsn: str
+    lsn: str
+    proven_at: datetime
+    replicas: tuple[AccountedReplica, ...] = ()
+    not_read_again: tuple[str, ...] = ()
+    searched_from: datetime | None = None
+    not_searched: tuple[str, ...] = ()
+    not_seen: tuple[str, ...] = ()
 
 
 # Rows, sessions or instances in one sentence.

@@ -6,7 +6,7 @@ needs nothing but Python's standard library, since a pack's `verify.py` reads re
 
 import math
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from datetime import UTC, date, datetime
 from enum import StrEnum
@@ -32,6 +32,13 @@ class Between:
 
     least: int
     greatest: int
+
+
+class _UnlessEmpty:
+    """Marks a field that is left out of the JSON while it is empty, as it was before there was such a field."""
+
+
+UNLESS_EMPTY = _UnlessEmpty()
 
 
 class _InvalidError(Exception):
@@ -62,7 +69,15 @@ def as_json(record: object) -> dict[str, Any]:
     Raises:
         TypeError: as `json_safe`.
     """
-    return {alias: _safe(getattr(record, name), name) for name, alias in _names(type(record))}
+    return {alias: _safe(value, name) for name, alias, value in _written(record)}
+
+
+def _written(record: object) -> Iterator[tuple[str, str, object]]:
+    """Each field that is in the JSON: its name, its name there, and its value."""
+    for name, alias in _names(type(record)):
+        value = getattr(record, name)
+        if value or name not in _LEFT_OUT[type(record)]:
+            yield name, alias, value
 
 
 def json_safe(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,7 +112,7 @@ def _safe_other(value: object, where: str) -> object:
     if isinstance(value, list | tuple):
         return [_safe(each, f"{where}[]") for each in value]
     if is_dataclass(value):
-        return {alias: _safe(getattr(value, name), f"{where}.{name}") for name, alias in _names(type(value))}
+        return {alias: _safe(each, f"{where}.{name}") for name, alias, each in _written(value)}
     raise TypeError(f"the fact {where} is of type {type(value).__name__}, which is not plain JSON")
 
 
@@ -108,6 +123,7 @@ def _name(name: object) -> str:
 
 
 _NAMES: dict[type[Any], Sequence[tuple[str, str]]] = {}
+_LEFT_OUT: dict[type[Any], frozenset[str]] = {}
 _DECODERS: dict[Any, Decoder] = {}
 
 
@@ -115,6 +131,7 @@ def _names(record: type[Any]) -> Sequence[tuple[str, str]]:
     """Each field's name, and its name in JSON."""
     if record not in _NAMES:
         hints = get_type_hints(record, include_extras=True)
+        _LEFT_OUT[record] = frozenset(name for name, hint in hints.items() if UNLESS_EMPTY in get_args(hint)[1:])
         _NAMES[record] = [(each.name, _alias(hints[each.name]) or each.name) for each in fields(record)]
     return _NAMES[record]
 

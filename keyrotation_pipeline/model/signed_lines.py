@@ -23,6 +23,8 @@ ROW = re.compile(
 )
 
 
+# Begins the lines of a fleet's members, before the name of each.
+PLACE = "Place "
 PLAINTEXT_STAYS = "Plaintext stays"
 STAYS = (
     "outside the live rows, until when is not known: in planner statistics until ANALYZE, in files until VACUUM FULL, "

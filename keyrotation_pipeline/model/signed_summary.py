@@ -19,6 +19,7 @@ from keyrotation_pipeline.model.signed_lines import (
     ENDED,
     HELD,
     INDEX,
+    PLACE,
     ROW,
     Fields,
     authorised,
@@ -164,6 +165,11 @@ def _rollback(fields: Fields) -> Iterator[str]:
 
 def _limits(fields: Fields) -> Iterator[str]:
     """What the procedure knows of applications, and where it does not look."""
+    if members := [name.removeprefix(PLACE) for name in fields if name.startswith(PLACE)]:
+        yield (
+            f"The same happens in further databases, each exactly the one that its line Place names: "
+            f"{', '.join(members)}. The old key goes only when it is proven in all of them."
+        )
     key = version_of(fields.get("To", ""))
     if is_held_by_server(fields):
         yield (

@@ -1,6 +1,7 @@
 """Declared tables, the places of their values, and what is found and counted in them."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -17,6 +18,14 @@ from keyrotation_pipeline.fieldcrypto.reads import Defect
 from keyrotation_pipeline.fieldcrypto.search_index import IndexForm
 from keyrotation_pipeline.model.visible_text import plain_name
 
+MEMBER_NAME = "[a-z][a-z0-9_]{0,30}"
+_OF_MEMBER = re.compile(f"({MEMBER_NAME}):(.+)", re.ASCII | re.DOTALL)
+
+
+def of_member(database: str, name: str) -> str:
+    """The name of something in a member of a fleet, such as ``north:clients``; in the home's own database unchanged."""
+    return f"{database}:{name}" if database else name
+
 
 @dataclass(frozen=True, order=True, slots=True)
 class TableName:
@@ -25,19 +34,23 @@ class TableName:
     Args:
         schema: for example ``public``.
         table: for example ``clients``.
+        database: the member of a fleet that it is in; "": the home's own database.
     """
 
     schema: str
     table: str
+    database: str = ""
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Read ``clients`` (schema ``public``) or ``billing.Invoices``."""
+        """Read ``clients`` (schema ``public``), ``billing.Invoices``, or as recorded ``north:billing.Invoices``."""
+        member = _OF_MEMBER.fullmatch(name)
+        database, name = ("", name) if member is None else member.groups()
         schema, dot, table = name.partition(".")
-        return cls(schema, table) if dot else cls("public", name)
+        return cls(schema, table, database) if dot else cls("public", name, database)
 
     def __str__(self) -> str:
-        return self.table if self.schema == "public" else f"{self.schema}.{self.table}"
+        return of_member(self.database, self.table if self.schema == "public" else f"{self.schema}.{self.table}")
 
 
 @dataclass(frozen=True, slots=True)

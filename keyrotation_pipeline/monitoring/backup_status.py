@@ -97,6 +97,7 @@ def backup_lights(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetim
     certificates = pipeline.signatures.certificates()
     red = [each.unusable for each in certificates if each.unusable is not None and each.encrypts]
     amber = [message for each in certificates if (message := each.ends_soon(now)) is not None]
+    amber += [f"{sentence}: dump them yourself" for sentence in not_dumped(pipeline.members)]
     try:
         found = pipeline.vault.status(records)
     except BackupError as error:  # the place does not answer, which must not hide the rest of the status
@@ -112,6 +113,12 @@ def backup_lights(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetim
     amber += found.unexamined
     attention, warnings = tuple(dict.fromkeys(red)), tuple(dict.fromkeys(amber))
     return BackupLights(found.last, attention, warnings, versions=found.versions)
+
+
+def not_dumped(members: Sequence[str]) -> Iterator[str]:
+    """What backups leave out of a fleet: one phrase, or none."""
+    if members:
+        yield f"backups hold the keys and the home's own database, and not {', '.join(members)}"
 
 
 def _stale(last: datetime | None) -> str:

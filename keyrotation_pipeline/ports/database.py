@@ -4,7 +4,8 @@ What do the columns hold? How are rows re-encrypted and decrypted? Which old val
 new ones? Could anything still show an old value? Which database is this, and what about it stops or slows a rotation?
 """
 
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
@@ -24,7 +25,7 @@ from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceProbe
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.plaintext_outside_rows import ServerFiles
 from keyrotation_pipeline.model.progress import Report, Rewritten
-from keyrotation_pipeline.model.proof import DecryptedCount, Searched, SnapshotPosition, ZeroOldRows
+from keyrotation_pipeline.model.proof import DecryptedCount, MemberEvidence, Searched, SnapshotPosition, ZeroOldRows
 from keyrotation_pipeline.model.tables import (
     EncryptedTable,
     FoundColumn,
@@ -249,6 +250,9 @@ class RetirementEvidence(Protocol):
     def barrier(self) -> str:
         """The current WAL position, as text: everything committed so far lies before it."""
 
+    def position(self) -> SnapshotPosition:
+        """Now, in every database: a transaction id, and then the WAL position, so that a lower id began before it."""
+
     def snapshot_blockers(self, position: SnapshotPosition) -> tuple[str, ...]:
         """Who could still show a value replaced before `position`: one sentence each.
 
@@ -280,8 +284,35 @@ class RetirementEvidence(Protocol):
         `retired` are all versions that the fences must name, `version` among them; `position` was taken after they were
         validated; `searched` was read after that, and what has not changed since is not read again, unless it is small.
 
+        Of a fleet it is of the home's own database alone; the members give theirs before (`members`).
+
         Raises:
             ProofError, BlockedError: a piece is missing; names table, column and count, or the holder.
+        """
+
+    def members(
+        self,
+        tables: Sequence[EncryptedTable],
+        version: KeyVersion,
+        retired: Sequence[KeyVersion],
+        position: SnapshotPosition,
+        searched: Searched,
+    ) -> Iterator[MemberEvidence]:
+        """Takes the evidence of each member of a fleet in a short transaction of its own, one after the other.
+
+        Of a single database there is none.
+
+        Raises:
+            ProofError, BlockedError, MemberUnavailableError: a piece is missing; names the member.
+        """
+
+    def require_same(
+        self, tables: Sequence[EncryptedTable], position: SnapshotPosition, evidence: Sequence[MemberEvidence]
+    ) -> None:
+        """Asks each member again for what its evidence rests on; reads no row, takes no lock.
+
+        Raises:
+            ProofError, BlockedError, MemberUnavailableError: a member differs or does not answer; names it.
         """
 
     def plaintext_outside_rows(self, tables: Sequence[EncryptedTable], known: Collection[int]) -> ServerFiles:
@@ -318,3 +349,14 @@ class DatabaseEnvironment(Protocol):
 
     def blind_spots(self) -> BlindSpots:
         """What neither `TableInventory.discover` nor the look for replicas sees; quick, by the catalogue alone."""
+
+
+@dataclass(frozen=True)
+class DatabasePorts:
+    """Every port of one database."""
+
+    inventory: TableInventory
+    rewriting: TableRewriting
+    fencing: TableFencing
+    evidence: RetirementEvidence
+    environment: DatabaseEnvironment

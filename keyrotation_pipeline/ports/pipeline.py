@@ -120,3 +120,13 @@ class Pipeline:
     secrets: tuple[str, ...] = ()
     backup_signer: str | None = None
     verification: Verification = field(default_factory=Verification)
+
+    @property
+    def own_tables(self) -> tuple[EncryptedTable, ...]:
+        """The declared tables of the home's own database, which backups hold."""
+        return tuple(table for table in self.tables if not table.name.database)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The names of the further databases of a fleet; of one database there are none."""
+        return tuple(dict.fromkeys(table.name.database for table in self.tables if table.name.database))

@@ -4,7 +4,8 @@
 with the bytes that were signed, and verifies every signature again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -23,6 +24,7 @@ from keyrotation_pipeline.model.approval import (
     one_of_several,
     signed_fields,
     signer_in,
+    values_in,
 )
 from keyrotation_pipeline.model.environment import gone_as_signed, lines_as_signed
 from keyrotation_pipeline.model.incidents import IncidentStatus
@@ -30,7 +32,7 @@ from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.pending import PendingCode, PendingReason
 from keyrotation_pipeline.model.requests import Request, Walk
 from keyrotation_pipeline.model.signed_lines import ENCRYPTED, LEFT
-from keyrotation_pipeline.model.tables import EncryptedTable, Place
+from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableCount
 from keyrotation_pipeline.model.visible_text import plain_name
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -41,9 +43,13 @@ from keyrotation_pipeline.requests.situation import Situation
 LONGEST_INITIATOR_CHARS = 255
 
 
-def approval_text(pipeline: Pipeline, request: Request) -> bytes:
-    """The canonical text of a request, made of the present facts."""
-    return _text(pipeline, request, pipeline.keys.read(), authority(pipeline, request)).render()
+def approval_text(pipeline: Pipeline, request: Request, counts: Sequence[TableCount] = ()) -> bytes:
+    """The canonical text of a request, made of the present facts.
+
+    Args:
+        counts: taken just now; without any, the last ones count.
+    """
+    return _text(pipeline, request, pipeline.keys.read(), authority(pipeline, request), counts=counts).render()
 
 
 def is_as_signed(pipeline: Pipeline, request: Request) -> bool:
@@ -186,7 +192,12 @@ def stored_source(_pipeline: Pipeline, request: Request, stored: StoredKeys) -> 
 
 
 def _text(
-    pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Roster, header: str = HEADER
+    pipeline: Pipeline,
+    request: Request,
+    stored: StoredKeys,
+    roster: Roster,
+    header: str = HEADER,
+    counts: Sequence[TableCount] = (),
 ) -> ApprovalText:
     action, rollout = pipeline.actions[request.action], pipeline.rollout
     return ApprovalText(
@@ -217,8 +228,21 @@ def _text(
         plaintext=_plaintext(pipeline.tables, request, header),
         migrated=_migrated(pipeline.tables, request, stored, header),
         unauthenticated=_unauthenticated(pipeline.tables, request, header),
+        values_in=_values_in(pipeline, request, counts),
         header=header,
     )
+
+
+def _values_in(pipeline: Pipeline, request: Request, counts: Sequence[TableCount]) -> Mapping[str, str]:
+    """How many values were counted in each member of a fleet: before the request, and from then on as in its text."""
+    if not pipeline.members:
+        return {}
+    if request.id in pipeline.ledger.replayed().texts:
+        return values_in(signed_fields(pipeline.ledger.approval_text(request.id)))
+    found = Counter[str]()
+    for count in counts or pipeline.ledger.counts(pipeline.tables):
+        found[count.table.name.database] += sum(count.values_by_version.values()) + count.unencrypted
+    return {name: f"{number:,} values when last counted" for name, number in found.items() if name}
 
 
 def _value_format(tables: Sequence[EncryptedTable], request: Request, header: str) -> str | None:

@@ -12,7 +12,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import CLOSED, NOT_A_VALUE
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.proof import NAMED_AT_MOST, DecryptedCount, Proven, SnapshotPosition, not_encrypted
+from keyrotation_pipeline.model.proof import NAMED_AT_MOST, DecryptedCount, Proven, not_encrypted
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, TableCount
 from keyrotation_pipeline.ports.database import TableFencing
@@ -48,11 +48,10 @@ def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> P
         tuple(_counted(pipeline.fencing, *each) for each in zip(pipeline.tables, decrypted, strict=True))
     )
     _fence(pipeline, rotation, retired, report)
-    # The transaction id first: any lower one began before this moment, and so is before the WAL position.
-    xid = pipeline.evidence.current_xid()
+    position = pipeline.evidence.position()
     identified_by = pipeline.tables[0].format.identified_by
     return Proven(
-        SnapshotPosition(xid, pipeline.evidence.barrier()),
+        position,
         retired,
         swept,
         sum(each.values for each in decrypted),

@@ -13,10 +13,16 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.fleet import RolloutTarget, TargetKind
-from keyrotation_pipeline.model.key_events import KeyRetired, ProvenAgain, ReplicasAccounted, RetirementIntended
+from keyrotation_pipeline.model.key_events import (
+    KeyRetired,
+    MemberProven,
+    ProvenAgain,
+    ReplicasAccounted,
+    RetirementIntended,
+)
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.proof import Proven, ZeroOldRows
+from keyrotation_pipeline.model.proof import MemberEvidence, Proven, Searched, ZeroOldRows
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.clock import attempts
@@ -87,6 +93,7 @@ def _retire(
     searched = pipeline.evidence.search(
         pipeline.tables, rotation.source, retired_versions(pipeline.ledger, rotation), report
     )
+    members = _proven_members(pipeline, rotation, proof, searched, report)
     # Whatever may be slow to answer is asked before the transaction, whose session ends if it waits for a minute.
     stored = pipeline.keys.read()
     _require_writers(pipeline, rotation)
@@ -105,9 +112,9 @@ def _retire(
         unseen = pipeline.environment.blind_spots()
         done = KeyRetired(
             version=evidence.version,
-            tables=evidence.tables,
+            tables=(*evidence.tables, *(name for each in members for name in each.tables)),
             old_values=evidence.old_values,
-            values=evidence.values,
+            values=evidence.values + sum(each.values for each in members),
             fence_lsn=evidence.fence_lsn,
             proven_at=evidence.proven_at,
             fenced_against=retired,
@@ -120,12 +127,26 @@ def _retire(
             searched_from=searched.began_at if evidence.not_read_again else None,
             format=evidence.format,
             identified_by=evidence.identified_by,
+            members=tuple(each.member for each in members),
         )
         pipeline.ledger.append(_accounted(pipeline.ledger, rotation, evidence), rotation.id)
         pipeline.ledger.append(done, rotation.id)
+        pipeline.evidence.require_same(pipeline.tables, proof.moment, members)
         for version in leaving:
             stored = pipeline.keys.archive(version, stored.revision, descriptions[version])
     return done
+
+
+def _proven_members(
+    pipeline: Pipeline, rotation: Walk, proof: Proven, searched: Searched, report: Report
+) -> tuple[MemberEvidence, ...]:
+    """Takes and records the evidence of each member of a fleet; none of an earlier attempt is used again."""
+    retired, found = retired_versions(pipeline.ledger, rotation), list[MemberEvidence]()
+    for each in pipeline.evidence.members(pipeline.tables, rotation.source, retired, proof.moment, searched):
+        pipeline.ledger.append(MemberProven(each), rotation.id)
+        found.append(each)
+        report(Progress(Step.RETIRED_KEY, each.member, len(found), 0, note="proven in its own transaction"))
+    return tuple(found)
 
 
 def _accounted(ledger: Ledger, rotation: Walk, evidence: ZeroOldRows) -> ReplicasAccounted:

@@ -130,7 +130,7 @@ def open_request(
         supersedes=None if former is None else former.id,
         manual=manual,
     )
-    text = approval_text(pipeline, rotation)
+    text = approval_text(pipeline, rotation, counts)
     with pipeline.ledger.transaction():
         pipeline.ledger.open(rotation, text)
         # Once more, now that the audit is locked: counting takes long, and others act meanwhile.
@@ -269,7 +269,13 @@ def _require_cancellable(pipeline: Pipeline, rotation: Walk) -> None:
         # Only our own values can name a key that was never made.
         if not made and not table.format.names_versions:
             continue
-        if rows := pipeline.inventory.rows_seen(table, rotation.target, inf):
+        rows = pipeline.inventory.rows_seen(table, rotation.target, inf)
+        if rows is None:
+            raise RequestError(
+                f"table {table.name} cannot be searched for values under {rotation.target} now, so rotation "
+                f"{rotation.id} cannot be cancelled; run this again when its database answers"
+            )
+        if rows:
             raise RequestError(
                 f"table {table.name} holds values under {rotation.target} in {rows} row(s), so rotation {rotation.id} "
                 "cannot be cancelled; stop what writes them and re-encrypt them first"

@@ -11,6 +11,7 @@ from keyrotation_pipeline.errors import (
     DatabaseUnavailableError,
     KeyRotationError,
     KeyStoreError,
+    MemberUnavailableError,
     OutOfOrderError,
 )
 from keyrotation_pipeline.model.pending import PendingCode, PendingReason
@@ -141,9 +142,13 @@ def run_step(pipeline: Pipeline, request_id: str, task: Task, report: Report) ->
 def run(pipeline: Pipeline, request_id: str, report: Report, through: Step | None = None) -> Iterator[StepRecord]:
     """Runs due tasks, one after another, until the walk ends, waits, or `through` is done; yields each record.
 
+    Rows in a member of a fleet that does not answer keep those in the others from nothing.
+
     Raises:
         BlockedError: nothing is due and the rotation is not finished; the sentence says what it waits for.
+        MemberUnavailableError: a member does not answer, and nothing else is due.
     """
+    unavailable: dict[Task, MemberUnavailableError] = {}
     while True:
         rotation = pipeline.ledger.walk(request_id)
         if rotation.status is RequestStatus.FINISHED or (through is not None and rotation.done(through) is not None):
@@ -153,7 +158,17 @@ def run(pipeline: Pipeline, request_id: str, report: Report, through: Step | Non
         if not decision.tasks:
             _require_own_store(situation)
             raise BlockedError(str(decision.pending))
-        yield run_step(pipeline, rotation.id, decision.tasks[0], report)
+        task = next((each for each in decision.tasks if each not in unavailable), None)
+        if task is None:
+            raise unavailable[decision.tasks[0]]
+        try:
+            record = run_step(pipeline, rotation.id, task, report)
+        except MemberUnavailableError as error:
+            if task.shard is None:
+                raise
+            unavailable[task] = error
+        else:
+            yield record
 
 
 def _require_own_store(situation: Situation) -> None:

@@ -30,6 +30,7 @@ from keyrotation_pipeline.settings.sections import (
     ContactSettings,
     DatabaseSettings,
     IncidentsSettings,
+    MemberSettings,
     ReencryptionSettings,
     ReportSettings,
     RolloutSettings,
@@ -63,6 +64,7 @@ class File(Section):
     """
 
     database: DatabaseSettings = DatabaseSettings()
+    databases: tuple[MemberSettings, ...] = ()
     keys: KeysSettings = KeysSettings()
     format: FormatSettings = FormatSettings()
     tables: tuple[TableSettings, ...] = ()
@@ -221,14 +223,14 @@ class File(Section):
                 f'{FILE_NAME} names no table; add [[tables]] with name = "…" and columns = ["…"], or move it away and '
                 "run `keyrotation init`"
             )
-        if twice := repeated(str(TableName.parse(table.name)) for table in self.tables):
+        if twice := repeated(str(table.name) for table in self.encrypted_tables):
             raise ConfigurationError(f"table {twice} is listed in two [[tables]]; put its columns into one")
         return self
 
     @model_validator(mode="after")
     def _indexes_have_labels(self) -> Self:
         labels: dict[str, str] = {}
-        for declared, table in zip(self.tables, self.encrypted_tables, strict=True):
+        for declared, table in zip(self.tables, self._declared_tables, strict=True):
             for index in declared.indexes:
                 place = f"{table.name}.{index.of}"
                 of_blind_index = table.format.has_keys_of_columns
@@ -254,7 +256,7 @@ class File(Section):
                         f"a name in {json.dumps(place)} holds a dot, so its search index has nothing unambiguous to be "
                         'bound to; declare a label, there and in SearchIndex: bindings = { column = "label" }'
                     )
-                if other := labels.get(label):
+                if (other := labels.get(label, place)) != place:
                     raise ConfigurationError(
                         f"the search indexes of {other} and {place} are bound to the same label {json.dumps(label)}, "
                         "so that equal texts would have equal indexes; give each its own"
@@ -285,12 +287,12 @@ class File(Section):
     def _no_label_is_of_two_columns(self) -> Self:
         # In the first generation, too: values of the second may be there from before.
         labels: dict[str, str] = {}
-        for table in self.encrypted_tables if self.format.name == NATIVE.name else ():
+        for table in self._declared_tables if self.format.name == NATIVE.name else ():
             for column, label in zip(table.columns, table.labels, strict=True):
                 if label is None:
                     continue
                 place = f"{table.name}.{column}"
-                if other := labels.get(label):
+                if (other := labels.get(label, place)) != place:
                     raise ConfigurationError(
                         f"{other} and {place} are bound to the same label {json.dumps(label)}, so that a value of one "
                         "would open in the other; give each its own"
@@ -328,9 +330,58 @@ class File(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _members_are_known(self) -> Self:
+        names = [each.name for each in self.databases]
+        if twice := repeated(names):
+            raise ConfigurationError(f"two [[databases]] are named {twice}; give each a name of its own")
+        named = {each: table.name for table in self.tables for each in self._databases_of(table) if each}
+        if unknown := sorted(set(named).difference(names)):
+            raise ConfigurationError(
+                f"[[tables]] {named[unknown[0]]} is in {unknown[0]}, which no [[databases]] has as its name; add it "
+                "there, or correct databases"
+            )
+        if unused := sorted(set(names).difference(named)):
+            raise ConfigurationError(
+                f"[[databases]] {unused[0]} has no table, so nothing would be rotated in it; name it in databases of "
+                "[[tables]], or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _members_have_a_fence(self) -> Self:
+        """What works in a single database alone, since a fence in SQL, or a server, is of that one."""
+        if not self.databases:
+            return self
+        if self.format.name != NATIVE.name:
+            raise ConfigurationError(
+                f'[[databases]] are for name = "{NATIVE.name}" alone in this version, and not for '
+                f'"{self.format.name}"; give each of them a home of its own'
+            )
+        for table in self.tables:
+            if table.row is not None or any(each.source is not None for each in table.columns):
+                raise ConfigurationError(
+                    f"[[tables]] {table.name} has {'row' if table.row is not None else 'from'}, which this version "
+                    "rotates in a single database alone; leave it out, or leave [[databases]] out until that is done"
+                )
+        return self
+
+    def _databases_of(self, table: TableSettings) -> tuple[str, ...]:
+        """The databases that have a table, as `TableName` names them."""
+        if table.databases is None:
+            return ("",)
+        return tuple(each.name for each in self.databases) if table.databases == "*" else table.databases
+
     @property
     def encrypted_tables(self) -> tuple[EncryptedTable, ...]:
-        """The declared tables as values of the procedure."""
+        """The declared tables as values of the procedure, once for each database that has them."""
+        declared = zip(self._declared_tables, self.tables, strict=True)
+        places = ((table, database) for table, settings in declared for database in self._databases_of(settings))
+        return tuple(replace(table, name=replace(table.name, database=database)) for table, database in places)
+
+    @property
+    def _declared_tables(self) -> tuple[EncryptedTable, ...]:
+        """The same, each once, without its databases."""
         return tuple(self._encrypted_table(table) for table in self.tables)
 
     def _encrypted_table(self, declared: TableSettings) -> EncryptedTable:
@@ -338,7 +389,7 @@ class File(Section):
         value_format = self.format.value_format
         if declared.row is not None:
             value_format = replace(value_format, row=declared.row.key, row_from=declared.row.since)
-        table = EncryptedTable.of(TableName.parse(declared.name), places, value_format)
+        table = EncryptedTable.of(_table_name(declared.name), places, value_format)
         table = replace(table, bindings=bindings)
         # Without a label the configuration is refused.
         of_blind_index = table.format.has_keys_of_columns
@@ -346,6 +397,11 @@ class File(Section):
             each.index(table.label(each.of) or "", of_blind_index=of_blind_index) for each in declared.indexes
         )
         return replace(table, indexes=indexes)
+
+
+def _table_name(name: str) -> TableName:
+    schema, dot, table = name.partition(".")
+    return TableName(schema, table) if dot else TableName("public", name)
 
 
 class Settings(File):

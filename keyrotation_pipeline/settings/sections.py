@@ -16,6 +16,7 @@ from keyrotation_pipeline.model.checkpoints import COSIGNATURE, VerifierKey
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact, ContactRole, IncidentType
 from keyrotation_pipeline.model.progress import DEFAULT_DUTY_CYCLE, LEAST_DUTY_CYCLE, AllowedHours
+from keyrotation_pipeline.model.tables import MEMBER_NAME
 from keyrotation_pipeline.settings.key_stores import KubernetesName
 from keyrotation_pipeline.settings.values import (
     Count,
@@ -179,6 +180,20 @@ class DatabaseSettings(Section):
     standbys: tuple[Secret, ...] = ()
     gone_replicas: tuple[Text, ...] = ()
     delayed_standbys: tuple[Text, ...] = ()
+
+
+class MemberSettings(Section):
+    """One of `[[databases]]`: a further database under the same key, whose tables are rotated with those here.
+
+    Its role and its server are prepared as those of `[database]`; the schema `keyrotation` in it is made by `init`.
+
+    Args:
+        name: how it is named in `[[tables]]`, and shown: small letters, digits and underscores.
+        url: of the database, directly and not through a pooler.
+    """
+
+    name: Annotated[str, Field(pattern=f"^{MEMBER_NAME}$")]
+    url: Annotated[SecretStr, secret_in("databases")]
 
 
 def known_hours(text: str) -> str:

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, StrictBool, model_validator
 
@@ -154,9 +154,12 @@ class TableSettings(Section):
             is derived for each column, table and attribute by whose names it is, where they are others.
         row: binds values to their row, too, as ``{ key = "id", from = 3 }``.
         indexes: search indexes of columns, as ``{ of = "email", odd = "email_odd", even = "email_even" }``.
+        databases: the names in `[[databases]]` of those that have this table, or ``"*"`` for all of them; without it,
+            the one of `[database]`.
     """
 
     name: Text
+    databases: tuple[Text, ...] | Literal["*"] | None = None
     columns: Annotated[tuple[Annotated[PlaceSettings, BeforeValidator(_as_place)], ...], Field(min_length=1)]
     bindings: dict[Text, Text] = Field(default_factory=dict)
     row: RowSettings | None = None

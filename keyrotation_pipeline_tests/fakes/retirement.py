@@ -1,7 +1,7 @@
 """Fences, and the evidence of a retirement, over lists of rows."""
 
 # ruff: noqa: ARG002 - a fake has the whole signature of its port.
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from keyrotation_pipeline.errors import BlockedError, FenceError, KeyRotationError, ProofError
@@ -9,7 +9,7 @@ from keyrotation_pipeline.fieldcrypto.formats.native import SEARCH_INDEX
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.plaintext_outside_rows import ServerFiles, UnchangedFiles
 from keyrotation_pipeline.model.progress import Report
-from keyrotation_pipeline.model.proof import AccountedReplica, Searched, SnapshotPosition, ZeroOldRows
+from keyrotation_pipeline.model.proof import AccountedReplica, MemberEvidence, Searched, SnapshotPosition, ZeroOldRows
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows
 from keyrotation_pipeline_tests.fakes.database import FakeDatabase, Standby, is_unencrypted, version_of
 from keyrotation_pipeline_tests.fakes.inventory import FakeInventory
@@ -121,6 +121,25 @@ class FakeEvidence:
 
     def current_xid(self) -> int:
         return self.database.next_xid()
+
+    def position(self) -> SnapshotPosition:
+        xid = self.current_xid()
+        return SnapshotPosition(xid, self.barrier())
+
+    def members(
+        self,
+        tables: Sequence[EncryptedTable],
+        version: KeyVersion,
+        retired: Sequence[KeyVersion],
+        position: SnapshotPosition,
+        searched: Searched,
+    ) -> Iterator[MemberEvidence]:
+        yield from ()
+
+    def require_same(
+        self, tables: Sequence[EncryptedTable], position: SnapshotPosition, evidence: Sequence[MemberEvidence]
+    ) -> None:
+        pass
 
     def search(
         self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], report: Report

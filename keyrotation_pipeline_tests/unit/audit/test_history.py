@@ -24,8 +24,16 @@ from keyrotation_pipeline.model.comparison import TableCompared, ValuesCompared
 from keyrotation_pipeline.model.fleet import TargetKind
 from keyrotation_pipeline.model.incident_events import EmergencyPrepared, IncidentClosed, IncidentOpened
 from keyrotation_pipeline.model.incidents import IncidentType
-from keyrotation_pipeline.model.key_events import KeyDestroyed, KeyRegistered, KeyReplaced, KeyRetired, KeyStateChanged
+from keyrotation_pipeline.model.key_events import (
+    KeyDestroyed,
+    KeyRegistered,
+    KeyReplaced,
+    KeyRetired,
+    KeyStateChanged,
+    MemberProven,
+)
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.proof import MemberEvidence, MemberState
 from keyrotation_pipeline.model.request_events import (
     DatabaseReconciled,
     PromotionRecorded,
@@ -587,6 +595,48 @@ def test_a_request_does_not_start_after_its_last_date(ledger: FakeLedger) -> Non
     ledger.clock.at = request.start_by + timedelta(seconds=1)
     ledger.append(StatusChanged(RequestStatus.REQUESTED, RequestStatus.RUNNING, ledger.clock.at), request.id)
     assert newest(ledger, EventKind.STATUS_CHANGED).fault == "starts a request after its last date"
+
+
+PLACE = "clinic, system identifier 7"
+FLEET_RETIRED = KeyRetired(V1, ("north:clients",), 0, 9, "0/1", START, (V1,), (V1,), V2, "backup", members=("north",))
+
+
+def of_fleet(ledger: FakeLedger) -> str:
+    """A rotation over the member north, which officers have signed."""
+    request = asking(ledger, RequestAction.ROTATE)
+    text = with_lines(text_of(request, ROSTER), {"Place north": f"{PLACE}; 9 values when last counted"})
+    ledger.append(RequestOpened.of(request, text), request.id)
+    for officer in (ADA, BEN):
+        ledger.append(SignatureAdded.of(signature_by(officer, text)), request.id)
+    running(ledger, request.id)
+    return request.id
+
+
+def proven(member: str, place: str) -> MemberProven:
+    state = MemberState(place, 1, {"clients": "relation 1 file 2 fence 3 4"}, "ab" * 32)
+    return MemberProven(MemberEvidence(member, state, (f"{member}:clients",), 0, 9, "0/1", "0/2", START))
+
+
+def test_a_key_is_not_retired_without_the_evidence_of_each_member(ledger: FakeLedger) -> None:
+    request = of_fleet(ledger)
+    ledger.append(FLEET_RETIRED, request)
+    assert newest(ledger, EventKind.KEY_RETIRED).fault == "lacks the evidence of north"
+
+
+def test_a_key_is_retired_by_the_members_that_officers_have_signed_and_no_others(ledger: FakeLedger) -> None:
+    request = of_fleet(ledger)
+    ledger.append(proven("north", PLACE), request)
+    ledger.append(replace(FLEET_RETIRED, members=()), request)
+    assert newest(ledger, EventKind.KEY_RETIRED).fault == "is not of the members that officers signed"
+    ledger.append(FLEET_RETIRED, request)
+    assert newest(ledger, EventKind.KEY_RETIRED).fault is None
+
+
+def test_evidence_counts_where_officers_have_signed_the_member_to_be(ledger: FakeLedger) -> None:
+    request = of_fleet(ledger)
+    ledger.append(proven("north", "clinic, system identifier 8"), request)
+    fault = newest(ledger, EventKind.MEMBER_PROVEN).fault
+    assert fault == "is of north in another place than officers signed"
 
 
 def test_what_is_no_public_key_signs_no_backups(ledger: FakeLedger) -> None:

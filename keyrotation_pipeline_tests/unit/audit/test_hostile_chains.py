@@ -116,6 +116,13 @@ BY_UNIT_TEST: dict[str, Callable[[FakeLedger], None]] = {
     "prepares a request that does not hold its versions compromised": (
         test_history.test_a_request_that_leaves_its_key_in_use_is_not_that_of_an_incident
     ),
+    "is of {} in another place than officers signed": (
+        test_history.test_evidence_counts_where_officers_have_signed_the_member_to_be
+    ),
+    "is not of the members that officers signed": (
+        test_history.test_a_key_is_retired_by_the_members_that_officers_have_signed_and_no_others
+    ),
+    "lacks the evidence of {}": test_history.test_a_key_is_not_retired_without_the_evidence_of_each_member,
     "is over another decision than the signatures before": (
         test_history.test_officers_who_signed_different_decisions_have_not_agreed
     ),

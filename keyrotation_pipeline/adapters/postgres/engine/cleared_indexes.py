@@ -8,7 +8,7 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.engine.batch import open_connection
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
-from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, opened_ledger
 from keyrotation_pipeline.adapters.postgres.engine.ranges import PageRange
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import AGAIN, without_content
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import CLOCK, LockRetry, Supervisor, limits_for
@@ -63,10 +63,15 @@ def clear_indexes(
         PreflightError, DatabaseUnavailableError: the table cannot be written.
     """
     rows = 0
-    with closing(open_connection(connect)) as connection, closing(open_connection(connect)) as housekeeping:
-        limits = limits_for(housekeeping, request, limits)
+    with (
+        closing(open_connection(connect)) as connection,
+        closing(open_connection(connect)) as housekeeping,
+        opened_ledger(limits, housekeeping) as ledger,
+    ):
+        limits = limits_for(ledger, request, limits)
         supervisor = Supervisor(
             housekeeping,
+            ledger,
             connect,
             request,
             limits,

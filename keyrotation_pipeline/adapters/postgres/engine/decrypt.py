@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import cast
 
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec, TraversalContext, open_connection
-from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, opened_ledger
 from keyrotation_pipeline.adapters.postgres.engine.rows import by_size, listed
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import AGAIN, without_content
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import TidArray
@@ -158,8 +158,10 @@ def opened(
     """Yields a decryption over the relations of one table, with separate connections."""
     with ExitStack() as stack:
         housekeeping = stack.enter_context(closing(open_connection(connect)))
+        ledger = housekeeping
         if request:
-            limits = limits_for(housekeeping, request, limits)
+            ledger = stack.enter_context(opened_ledger(limits, housekeeping))
+            limits = limits_for(ledger, request, limits)
         relations = heaps(housekeeping, table)
         # Connecting takes as long as reading some hundred pages.
         oids = [relation.oid for relation in relations]
@@ -171,7 +173,7 @@ def opened(
             )
             for _ in range(max(1, min(limits.workers * limits.threads_per_worker, worth_it)))
         ]
-        yield Decryption(housekeeping, table, relations, readers, report, request, limits.vouched)
+        yield Decryption(housekeeping, table, relations, readers, report, request, limits.vouched, ledger)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +192,7 @@ class Decryption:
         relations: the table's relations when it was opened.
         readers: one per thread.
         vouched: says which events count that pause the request.
+        ledger: connection to where it is paused; None: `housekeeping` is.
     """
 
     def __init__(
@@ -201,8 +204,10 @@ class Decryption:
         report: Report,
         request: str,
         vouched: VouchedEvents | None = None,
+        ledger: Connection | None = None,
     ) -> None:
         self.housekeeping = housekeeping
+        self._ledger = ledger or housekeeping
         self.relations = relations
         self._table = table
         self._begun = frozenset(number for number, name in enumerate(table.columns) if name in table.begun)
@@ -312,7 +317,7 @@ class Decryption:
         step = Step.ZERO_OLD_ROWS_PROOF if self._request else None
         self._report(Progress(step, subject, done, total, "pages"))
         if self._request and CLOCK.monotonic() - self._obeyed >= TICK_SECONDS:
-            require_running(self.housekeeping, self._request, self._vouched)
+            require_running(self._ledger, self._request, self._vouched)
             self._obeyed = CLOCK.monotonic()
 
 

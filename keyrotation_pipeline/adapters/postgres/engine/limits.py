@@ -6,8 +6,8 @@ It pauses outside of the allowed hours, for a lagging standby, an old snapshot a
 import json
 import os
 from collections import deque
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from statistics import median
 from time import perf_counter
@@ -62,6 +62,7 @@ class Limits:
             that others have locked.
         native_codec: whether to use it, where it was built.
         vouched: says which pauses and paces count; None: all.
+        ledger: opens a connection to the database of the home, where these are; None: the tables are in it, too.
     """
 
     workers: int = 1
@@ -87,6 +88,7 @@ class Limits:
     writes_at_once: bool = False
     native_codec: bool = True
     vouched: VouchedEvents | None = None
+    ledger: Callable[[], Connection] | None = field(default=None, repr=False)  # it may hold a password
 
     def in_an_emergency(self) -> "Limits":
         """Returns these limits with all cores, no rests and no allowed hours. Configured caps still apply.
@@ -126,6 +128,16 @@ class Limits:
             duty_cycle=duty if duty is not None and self.rests else self.duty_cycle,
             hours=self.hours if pace.hours is None else pace.allowed_hours(),
         )
+
+
+@contextmanager
+def opened_ledger(limits: Limits, connection: Connection) -> Iterator[Connection]:
+    """Yields a connection to where requests are paused and paced: this one, unless the tables are elsewhere."""
+    if limits.ledger is None:
+        yield connection
+        return
+    with closing(limits.ledger()) as ledger:
+        yield ledger
 
 
 # Whoever owns the database can append more than that, and so hide a pause from the engine, but not from the next step.

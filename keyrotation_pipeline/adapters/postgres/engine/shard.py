@@ -19,7 +19,7 @@ from typing import Any
 import psycopg
 
 from keyrotation_pipeline import errors
-from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings, opened_ledger
 from keyrotation_pipeline.adapters.postgres.engine.ranges import last_shard, progress_by_relation, slices_of
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import ROTATE_AGAIN, without_content
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import SAVE_SECONDS, TICK_SECONDS, limits_for
@@ -68,7 +68,8 @@ def reencrypt_shard(
         DatabaseUnavailableError: the connection was lost; progress is stored.
     """
     with closing(connect()) as connection:
-        limits = limits_for(connection, request, limits)
+        with opened_ledger(limits, connection) as ledger:
+            limits = limits_for(ledger, request, limits)
         workers = 0 if settings is None else _worth_having(connection, shard, limits)
         slices = slices_of(connection, request, shard, workers * _SLICES_PER_WORKER if workers > 1 else 1)
     workers = min(workers, len(slices))

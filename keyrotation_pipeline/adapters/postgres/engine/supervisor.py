@@ -70,6 +70,7 @@ class Supervisor:
 
     Args:
         connection: in autocommit mode, used only here.
+        ledger: likewise, to where requests are paused and paced; possibly the same.
         connect: opens the connections of the vacuums.
         request: the rotation whose pausing or cancelling stops this.
         subject: what is re-encrypted, for progress reports.
@@ -78,6 +79,7 @@ class Supervisor:
     """
 
     connection: Connection
+    ledger: Connection
     connect: Callable[[], Connection] = field(repr=False)  # it may hold a password
     request: str
     limits: Limits
@@ -159,7 +161,7 @@ class Supervisor:
         write_down(self.connection)  # so that a standby that drops out later is noticed at the retirement
         for _ in attempts(CLOCK, pause_seconds=TICK_SECONDS):
             self._require_running()
-            self.limits = pace_override(self.connection, self.request, self._configured)
+            self.limits = pace_override(self.ledger, self.request, self._configured)
             self.batch_size.renew(self.limits)
             reason = reason_to_pause(self.connection, self.request, relation, self.limits)
             if not reason:
@@ -169,7 +171,7 @@ class Supervisor:
 
     def _require_running(self) -> None:
         self._stop_if_requested()
-        require_running(self.connection, self.request, self.limits.vouched)
+        require_running(self.ledger, self.request, self.limits.vouched)
 
     def _stop_if_requested(self) -> None:
         if self.stop_requested.is_set():
@@ -190,12 +192,12 @@ class Supervisor:
         """Reports why nothing, or little, is rewritten now, and records it for `status`."""
         self._report_progress(note)
         if note != self._waiting_for:
-            note_wait(self.connection, self.request, self.subject, note)
+            note_wait(self.ledger, self.request, self.subject, note)
             self._waiting_for = note
 
     def _continue(self) -> None:
         if self._waiting_for:
-            end_wait(self.connection, self.request, self.subject)
+            end_wait(self.ledger, self.request, self.subject)
             self._waiting_for = ""
 
     def _report_progress(self, note: str = "") -> None:

@@ -10,7 +10,7 @@ import psycopg
 
 from keyrotation_pipeline.adapters.postgres.engine.batch import Codec, TraversalContext, open_connection
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
-from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, opened_ledger
 from keyrotation_pipeline.adapters.postgres.engine.pages import PageTraversal, Stop
 from keyrotation_pipeline.adapters.postgres.engine.ranges import PageRange, Slice, StoredPageRanges, SweptPageRanges
 from keyrotation_pipeline.adapters.postgres.engine.rows import write_contended_rows, write_listed_rows
@@ -88,7 +88,10 @@ def traversing(
         evidence_of(housekeeping, shard.table).publish(ring, target)
         subject = f"{shard.table.name} shard {shard.key}"
         batch_size = BatchSize(limits)
-        supervisor = Supervisor(housekeeping, connect, request, limits, batch_size, subject, report, stop_requested)
+        ledger = stack.enter_context(opened_ledger(limits, housekeeping))
+        supervisor = Supervisor(
+            housekeeping, ledger, connect, request, limits, batch_size, subject, report, stop_requested
+        )
         codec = Codec(shard.table, ring, target, native=limits.native_codec)
         traversal = _Traversal(connection, shard.table, codec, target, supervisor, in_hot_order, wait=False)
         yield lambda slices: traversal.run([StoredPageRanges(housekeeping, request, part) for part in slices])
@@ -121,11 +124,12 @@ def sweep(
         connection = stack.enter_context(closing(open_connection(connect)))
         housekeeping = stack.enter_context(closing(open_connection(connect)))
         evidence_of(housekeeping, table).publish(ring, target)
-        limits = limits_for(housekeeping, request, limits)
+        ledger = stack.enter_context(opened_ledger(limits, housekeeping))
+        limits = limits_for(ledger, request, limits)
         if wait:  # single rows burden nobody, and after a rest others would get ahead again
             limits = replace(limits, duty_cycle=1.0, rests=False)
         supervisor = Supervisor(
-            housekeeping, connect, request, limits, BatchSize(limits), f"{table.name} sweep", lambda _: None
+            housekeeping, ledger, connect, request, limits, BatchSize(limits), f"{table.name} sweep", lambda _: None
         )
         codec = Codec(table, ring, target, native=limits.native_codec)
         traversal = _Traversal(connection, table, codec, target, supervisor, wait=wait)

@@ -1,6 +1,6 @@
 """The two ports of a retirement on PostgreSQL: fences, and the evidence that nothing old is left behind them."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -16,7 +16,7 @@ from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.plaintext_outside_rows import ServerFiles
 from keyrotation_pipeline.model.progress import Report
-from keyrotation_pipeline.model.proof import Searched, SnapshotPosition, ZeroOldRows
+from keyrotation_pipeline.model.proof import MemberEvidence, Searched, SnapshotPosition, ZeroOldRows
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows
 
 
@@ -91,6 +91,11 @@ class PostgresEvidence:
         """See `RetirementEvidence.barrier`."""
         return snapshot_horizon.barrier(self.connection)
 
+    def position(self) -> SnapshotPosition:
+        """See `RetirementEvidence.position`."""
+        xid = self.current_xid()
+        return SnapshotPosition(xid, self.barrier())
+
     def snapshot_blockers(self, position: SnapshotPosition) -> tuple[str, ...]:
         """See `RetirementEvidence.snapshot_blockers`."""
         return snapshot_horizon.blockers(self.connection, position.xid, position.lsn, self.replicas)
@@ -117,6 +122,22 @@ class PostgresEvidence:
         return proof.zero_old_rows(
             self.connection, tables, version, retired, position, self.replicas, searched, self.keys
         )
+
+    def members(
+        self,
+        tables: Sequence[EncryptedTable],  # noqa: ARG002
+        version: KeyVersion,  # noqa: ARG002
+        retired: Sequence[KeyVersion],  # noqa: ARG002
+        position: SnapshotPosition,  # noqa: ARG002
+        searched: Searched,  # noqa: ARG002
+    ) -> Iterator[MemberEvidence]:
+        """See `RetirementEvidence.members`: it is one database."""
+        yield from ()
+
+    def require_same(
+        self, tables: Sequence[EncryptedTable], position: SnapshotPosition, evidence: Sequence[MemberEvidence]
+    ) -> None:
+        """See `RetirementEvidence.require_same`: there is nobody to ask."""
 
     def plaintext_outside_rows(self, tables: Sequence[EncryptedTable], known: Collection[int]) -> ServerFiles:
         """See `RetirementEvidence.plaintext_outside_rows`."""

@@ -1,0 +1,74 @@
+"""The servers around the databases of a fleet."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from keyrotation_pipeline.adapters.fleet.members import Members
+from keyrotation_pipeline.errors import MemberUnavailableError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.environment import (
+    BlindSpots,
+    CheckNames,
+    DatabaseIdentity,
+    DatabaseServer,
+    Environment,
+    Problem,
+    Unsearched,
+)
+from keyrotation_pipeline.model.tables import EncryptedTable, of_member
+
+
+@dataclass(frozen=True)
+class FleetEnvironment:
+    """`DatabaseEnvironment` over several databases; identity and server are those of the home's own."""
+
+    members: Members
+
+    def identity(self) -> DatabaseIdentity:
+        """See `DatabaseEnvironment.identity`."""
+        return self.members.lead.environment.identity()
+
+    def server(self) -> DatabaseServer:
+        """See `DatabaseEnvironment.server`."""
+        return self.members.lead.environment.server()
+
+    def preflight(self, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
+        """See `DatabaseEnvironment.preflight`; a member that does not answer is a warning, until its tables are due."""
+        found = list[Problem]()
+        for name, own in self.members.grouped(tables):
+            try:
+                with self.members.at(name) as at:
+                    problems = at.environment.preflight(own, target)
+            except MemberUnavailableError as error:
+                problems = (Problem(str(error), fatal=False),)
+            found += [replace(each, message=_in_member(name, each.message)) for each in problems]
+        return tuple(found)
+
+    def check_names(self) -> CheckNames:
+        """See `DatabaseEnvironment.check_names`."""
+        return self.members.lead.environment.check_names()
+
+    def measure(self, tables: Sequence[EncryptedTable]) -> Environment:
+        """See `DatabaseEnvironment.measure`; these tables are all in one database."""
+        with self.members.at(tables[0].name.database if tables else "") as at:
+            return at.environment.measure(tables)
+
+    def blind_spots(self) -> BlindSpots:
+        """See `DatabaseEnvironment.blind_spots`: what is not checked in any of them."""
+        found = self.members.lead.environment.blind_spots()
+        unsearched = list(found.unsearched)
+        for name in self.members.open:
+            with self.members.at(name) as at:
+                own = at.environment.blind_spots().unsearched
+            unsearched += [_of_member(name, each) for each in own if each not in found.unsearched]
+        return replace(found, unsearched=tuple(unsearched))
+
+
+def _of_member(name: str, spot: Unsearched) -> Unsearched:
+    if spot.names:
+        return replace(spot, names=tuple(of_member(name, each) for each in spot.names))
+    return replace(spot, what=f"in {name}: {spot.what}")
+
+
+def _in_member(name: str, message: str) -> str:
+    return message if not name or f"{name}:" in message or f"database {name}" in message else f"{name}: {message}"

@@ -1,0 +1,109 @@
+"""Opens the members of a fleet when they are first needed, and names the one that an error comes from."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import psycopg
+
+from keyrotation_pipeline.errors import DatabaseUnavailableError, KeyRotationError, MemberUnavailableError
+from keyrotation_pipeline.model.proof import MemberState
+from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.ports.database import DatabasePorts
+
+
+class Member(Protocol):
+    """An opened member."""
+
+    @property
+    def ports(self) -> DatabasePorts:
+        """Its ports, over connections of its own."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its connection was not lost since."""
+
+    def bring_up_to_date(self) -> None:
+        """Appends to its copy of the audit what the home's own audit has since; raises PreflightError."""
+
+    def transaction(self) -> AbstractContextManager[object]:
+        """A READ COMMITTED transaction of its own."""
+
+    def state(self, tables: Sequence[EncryptedTable]) -> MemberState:
+        """What identifies it now, and everything that its evidence rests on."""
+
+    def wal_position(self) -> str:
+        """The end of its WAL."""
+
+    def has_reached(self, lsn: str) -> bool:
+        """Whether its WAL is not behind this position."""
+
+    def close(self) -> None:
+        """Closes its connection."""
+
+
+@dataclass
+class Members:
+    """The home's own database, and the others by name.
+
+    Args:
+        lead: the ports of the home's own database.
+        open: opens each of the others, by name; raises KeyRotationError.
+    """
+
+    lead: DatabasePorts
+    open: Mapping[str, Callable[[], Member]]
+    _opened: dict[str, Member] = field(default_factory=dict, init=False)
+
+    @contextmanager
+    def at(self, name: str) -> Iterator[DatabasePorts]:
+        """Yields the ports of one database, brought up to date; errors inside name it.
+
+        Raises:
+            MemberUnavailableError: it does not answer.
+        """
+        if not name:
+            yield self.lead
+            return
+        with self.member(name) as member:
+            member.bring_up_to_date()
+            yield member.ports
+
+    def of(self, table: EncryptedTable) -> AbstractContextManager[DatabasePorts]:
+        """As `at`, of the database that a table is in."""
+        return self.at(table.name.database)
+
+    @contextmanager
+    def member(self, name: str) -> Iterator[Member]:
+        """Yields one of the others as it is; errors inside name it."""
+        with _named(name):
+            if name not in self._opened or not self._opened[name].is_open:
+                self._opened[name] = self.open[name]()
+            yield self._opened[name]
+
+    def grouped(self, tables: Sequence[EncryptedTable]) -> Sequence[tuple[str, Sequence[EncryptedTable]]]:
+        """Every database by name, the home's own (named "") first, with those of these tables that are in it."""
+        names = ("", *self.open)
+        return [(name, tuple(each for each in tables if each.name.database == name)) for name in names]
+
+    def close(self) -> None:
+        """Closes what was opened."""
+        for each in self._opened.values():
+            each.close()
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (DatabaseUnavailableError, psycopg.OperationalError) as error:
+        why = str(error) if isinstance(error, KeyRotationError) else "the connection was lost; run this again"
+        raise MemberUnavailableError(_said(name, why)) from None
+    except KeyRotationError as error:
+        error.args = (_said(name, str(error)), *error.args[1:])
+        raise
+
+
+def _said(name: str, sentence: str) -> str:
+    return sentence if f"{name}:" in sentence or f"database {name} " in sentence else f"database {name}: {sentence}"

@@ -1,0 +1,197 @@
+"""Fences in every database of a fleet, and the evidence of each.
+
+Each member gives its evidence in a short transaction of its own, one after the other, so that no table is locked while
+another database is read. The retiring transaction is the home's own database's, and ends by asking each member whether
+everything that its evidence rests on is still the same (ADR 44).
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from keyrotation_pipeline.adapters.fleet.members import Members
+from keyrotation_pipeline.errors import BlockedError, KeyRotationError, MemberUnavailableError, ProofError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.plaintext_outside_rows import ServerFiles
+from keyrotation_pipeline.model.progress import Report
+from keyrotation_pipeline.model.proof import (
+    MemberEvidence,
+    MemberPosition,
+    Searched,
+    SnapshotPosition,
+    ZeroOldRows,
+)
+from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, of_member
+
+
+@dataclass(frozen=True)
+class FleetFencing:
+    """`TableFencing` over several databases."""
+
+    members: Members
+
+    def old_rows(self, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
+        """See `TableFencing.old_rows`; the promotion's transaction id is of the home's own database alone."""
+        with self.members.of(table) as at:
+            return at.fencing.old_rows(table, versions, None if table.name.database else promotion_xid)
+
+    def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:
+        """See `TableFencing.fence`."""
+        with self.members.of(table) as at:
+            return at.fencing.fence(table, versions, wait=wait)
+
+    def unfence(self, table: EncryptedTable, version: KeyVersion) -> None:
+        """See `TableFencing.unfence`."""
+        with self.members.of(table) as at:
+            at.fencing.unfence(table, version)
+
+    def fences(self, table: EncryptedTable) -> tuple[KeyVersion, ...]:
+        """See `TableFencing.fences`."""
+        with self.members.of(table) as at:
+            return at.fencing.fences(table)
+
+    def all_fences(
+        self, tables: Sequence[EncryptedTable]
+    ) -> Mapping[EncryptedTable, tuple[KeyVersion, ...] | KeyRotationError]:
+        """See `TableFencing.all_fences`; of a member that does not answer, that it does not."""
+        found = dict[EncryptedTable, tuple[KeyVersion, ...] | KeyRotationError]()
+        for name, own in self.members.grouped(tables):
+            try:
+                if own:
+                    with self.members.at(name) as at:
+                        found.update(at.fencing.all_fences(own))
+            except KeyRotationError as error:
+                if not name:
+                    raise
+                found.update(dict.fromkeys(own, error))
+        return {table: found[table] for table in tables}
+
+    def sessions(self, table: EncryptedTable) -> tuple[str, ...]:
+        """See `TableFencing.sessions`."""
+        with self.members.of(table) as at:
+            return at.fencing.sessions(table)
+
+
+@dataclass(frozen=True)
+class FleetEvidence:
+    """`RetirementEvidence` over several databases."""
+
+    fleet: Members
+
+    def barrier(self) -> str:
+        """See `RetirementEvidence.barrier`; of the home's own database."""
+        return self.fleet.lead.evidence.barrier()
+
+    def position(self) -> SnapshotPosition:
+        """See `RetirementEvidence.position`."""
+        positions = dict[str, MemberPosition]()
+        for name in self.fleet.open:
+            with self.fleet.at(name) as at:
+                own = at.evidence.position()
+            positions[name] = MemberPosition(own.xid, own.lsn)
+        return replace(self.fleet.lead.evidence.position(), members=positions)
+
+    def snapshot_blockers(self, position: SnapshotPosition) -> tuple[str, ...]:
+        """See `RetirementEvidence.snapshot_blockers`; a member that does not answer is one."""
+        found = list(self.fleet.lead.evidence.snapshot_blockers(position))
+        for name in self.fleet.open:
+            try:
+                with self.fleet.at(name) as at:
+                    found += _blockers(name, at.evidence.snapshot_blockers(_own(name, position)))
+            except MemberUnavailableError as error:
+                found.append(str(error))
+        return tuple(found)
+
+    def current_xid(self) -> int:
+        """See `RetirementEvidence.current_xid`; of the home's own database."""
+        return self.fleet.lead.evidence.current_xid()
+
+    def search(
+        self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], report: Report
+    ) -> Searched:
+        """See `RetirementEvidence.search`."""
+        found = dict[str, Searched]()
+        for name, own in self.fleet.grouped(tables):
+            with self.fleet.at(name) as at:
+                found[name] = at.evidence.search(own, version, retired, report)
+        return replace(found.pop(""), members=found)
+
+    def zero_old_rows(
+        self,
+        tables: Sequence[EncryptedTable],
+        version: KeyVersion,
+        retired: Sequence[KeyVersion],
+        position: SnapshotPosition,
+        searched: Searched | None = None,
+    ) -> ZeroOldRows:
+        """See `RetirementEvidence.zero_old_rows`."""
+        own = [table for table in tables if not table.name.database]
+        return self.fleet.lead.evidence.zero_old_rows(own, version, retired, position, searched)
+
+    def members(
+        self,
+        tables: Sequence[EncryptedTable],
+        version: KeyVersion,
+        retired: Sequence[KeyVersion],
+        position: SnapshotPosition,
+        searched: Searched,
+    ) -> Iterator[MemberEvidence]:
+        """See `RetirementEvidence.members`."""
+        for name, own in self.fleet.grouped(tables)[1:]:
+            with self.fleet.member(name) as member:
+                member.bring_up_to_date()
+                with member.transaction():
+                    before, evidence = searched.members[name], member.ports.evidence
+                    zero = evidence.zero_old_rows(own, version, retired, _own(name, position), before)
+                    state, lsn = member.state(own), member.wal_position()
+                unseen = member.ports.environment.blind_spots()
+            yield MemberEvidence(
+                member=name,
+                state=state,
+                tables=zero.tables,
+                old_values=zero.old_values,
+                values=zero.values,
+                fence_lsn=zero.fence_lsn,
+                lsn=lsn,
+                proven_at=zero.proven_at,
+                replicas=zero.replicas,
+                not_read_again=tuple(of_member(name, each) for each in zero.not_read_again),
+                searched_from=before.began_at if zero.not_read_again else None,
+                not_searched=tuple(map(str, unseen.unsearched)),
+                not_seen=unseen.unseen,
+            )
+
+    def require_same(
+        self, tables: Sequence[EncryptedTable], position: SnapshotPosition, evidence: Sequence[MemberEvidence]
+    ) -> None:
+        """See `RetirementEvidence.require_same`."""
+        own = dict(self.fleet.grouped(tables))
+        if missing := sorted(set(self.fleet.open) - {each.member for each in evidence}):
+            raise ProofError(f"database {missing[0]} gave no evidence, so nothing was retired; run this step again")
+        for each in evidence:
+            with self.fleet.member(each.member) as member:
+                differs = list(each.state.differences(member.state(own[each.member])))
+                if not differs and not member.has_reached(each.lsn):
+                    differs = ["its WAL is behind, as after a restore"]
+                if differs:
+                    raise ProofError(
+                        f"database {each.member} has changed since it gave its evidence: {'; '.join(differs)}; nothing "
+                        "was retired: when you know who it was, run `keyrotation rotate` again, which takes it anew"
+                    )
+                if found := member.ports.evidence.snapshot_blockers(_own(each.member, position)):
+                    raise BlockedError("; ".join(_blockers(each.member, found)))
+
+    def plaintext_outside_rows(self, tables: Sequence[EncryptedTable], known: Collection[int]) -> ServerFiles:
+        """See `RetirementEvidence.plaintext_outside_rows`: no member has a column that is begun."""
+        own = [table for table in tables if not table.name.database]
+        return self.fleet.lead.evidence.plaintext_outside_rows(own, known)
+
+
+def _own(name: str, position: SnapshotPosition) -> SnapshotPosition:
+    own = position.of(name)
+    if own is None:
+        raise ProofError(f"database {name} became a member after the proof; open the next request, which includes it")
+    return own
+
+
+def _blockers(name: str, found: Sequence[str]) -> list[str]:
+    return [f"database {name}: {each}" for each in found]

@@ -1,0 +1,148 @@
+"""The copy of the audit in a member of a fleet, which says whose the member is and is never read as the audit.
+
+Nothing is decided by it: pauses, paces and signatures are read in the home's own database. What the engine takes as
+hints where it works (which versions there are, since when a request runs) is the same there as in a single database.
+Before each use it is compared with the audit, and what is missing is appended.
+"""
+
+from typing import cast
+
+import psycopg
+
+from keyrotation_pipeline.adapters.own_schema import create_unless_there, own, schema_of
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
+from keyrotation_pipeline.errors import PreflightError
+
+_CREATE = own("""
+CREATE TABLE IF NOT EXISTS keyrotation.mirror_of (
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
+    home text NOT NULL,
+    member text NOT NULL,
+    lead text NOT NULL
+)
+""")
+_THERE = own("SELECT to_regclass('keyrotation.mirror_of') IS NOT NULL")
+_READ = own("SELECT home, member, lead FROM keyrotation.mirror_of")
+_ADOPT = own("INSERT INTO keyrotation.mirror_of (home, member, lead) VALUES (%s, %s, %s)")
+_HEAD = own("SELECT seq, hash FROM keyrotation.audit_head")
+_COLUMNS = "seq, body, previous_hash, hash, event, request, signature"
+_SINCE = own(f"SELECT {_COLUMNS} FROM keyrotation.audit_events WHERE seq > %s ORDER BY seq LIMIT 1000")  # noqa: S608
+_APPEND = own(f"INSERT INTO keyrotation.audit_events ({_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s)")  # noqa: S608
+_MOVE = own("UPDATE keyrotation.audit_head SET seq = %s, hash = %s")
+# One at a time; another process may append many.
+_LOCK = own("SET LOCAL lock_timeout = '30s'; LOCK TABLE keyrotation.audit_head IN EXCLUSIVE MODE")
+_DIGEST = own("""
+SELECT count(*), coalesce(max(seq), 0), md5(coalesce(string_agg(md5(concat_ws('|',
+    seq, body, previous_hash, hash, event, coalesce(request, '-'), coalesce(signature, '-'))), '' ORDER BY seq), ''))
+FROM keyrotation.audit_events WHERE seq <= %s
+""")
+
+
+def require_no_mirror(connection: Connection) -> None:
+    """Refuses a database that is a member of a home, as `[database]` of any.
+
+    Raises:
+        PreflightError: names the home's own database.
+    """
+    if (found := _read(connection)) is not None:
+        raise PreflightError(
+            f"{display_name(connection.info.dsn)} is the member {found[1]} of the home in {found[2]}, and its audit is "
+            "a copy; give the address of that database as [database] url"
+        )
+
+
+def adopt(connection: Connection, home: str, member: str, lead: str) -> None:
+    """Records whose member a database is from now on; repeating it changes nothing.
+
+    Args:
+        home: its id.
+        lead: the home's own database, for people.
+
+    Raises:
+        PreflightError: it is another home's member, or holds a home's audit itself.
+    """
+    if _read(connection) is None:
+        if connection.execute(_HEAD).fetchone() != (0, "0" * 64):
+            raise PreflightError(
+                f"its schema {schema_of(connection)} holds the audit of a home of its own, which no member has; leave "
+                "it out of [[databases]], or give the homes different schemas in [database]"
+            )
+        create_unless_there(connection, _THERE, _CREATE)
+        connection.execute(_ADOPT, (home, member, lead))
+    _require_of(connection, home, member)
+
+
+def _require_of(connection: Connection, home: str, member: str) -> None:
+    found = _read(connection)
+    if found is None:
+        raise PreflightError("it is no member of this home yet; run `keyrotation init`")
+    if found[:2] != (home, member):
+        whose = "this" if found[0] == home else "another"
+        raise PreflightError(
+            f"it is the member {found[1]} of {whose} home, in {found[2]}; correct its url in [[databases]]"
+        )
+
+
+class Mirror:
+    """The copy in one member.
+
+    Args:
+        connection: of the member.
+        lead: of the home's own database.
+        home: the home's id.
+        member: the member's name.
+    """
+
+    def __init__(self, connection: Connection, lead: Connection, home: str, member: str) -> None:
+        self._connection = connection
+        self._lead = lead
+        self._home = home
+        self._member = member
+        self._is_compared = False
+
+    def bring_up_to_date(self) -> None:
+        """Compares it with the audit, the first time as a whole, and appends what it lacks.
+
+        What is not committed yet is not copied: in a transaction of the ledger this does nothing.
+
+        Raises:
+            PreflightError: it is no member of this home, or its copy holds what the audit does not.
+        """
+        if self._lead.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            return
+        if not self._is_compared:
+            _require_of(self._connection, self._home, self._member)
+        if self._connection.execute(_HEAD).fetchone() == self._lead.execute(_HEAD).fetchone() and self._is_compared:
+            return
+        with self._connection.transaction():
+            self._connection.execute(_LOCK.as_bytes(self._connection))
+            seq = self._compared()
+            while events := self._lead.execute(_SINCE, (seq,)).fetchall():
+                for event in events:
+                    self._connection.execute(_APPEND, event)
+                    self._connection.execute(_MOVE, (event[0], event[3]))
+                seq = cast("int", events[-1][0])
+        self._is_compared = True
+
+    def _compared(self) -> int:
+        """Returns up to which event it is the audit."""
+        row = self._connection.execute(_HEAD).fetchone()
+        seq = cast("int", row[0]) if row else 0
+        everything = (2**62,) if not self._is_compared else (seq,)
+        held, there = (
+            cast("tuple[int, int, str]", connection.execute(_DIGEST, limit).fetchall()[0])
+            for connection, limit in ((self._connection, everything), (self._lead, (seq,)))
+        )
+        if held != there or held[1] != seq:
+            raise PreflightError(
+                f"its copy of the audit, in the schema {schema_of(self._connection)}, is not this home's audit: "
+                "somebody wrote to it, or the home was restored; find out which, DROP that SCHEMA there, then run "
+                "`keyrotation init`"
+            )
+        return seq
+
+
+def _read(connection: Connection) -> tuple[str, str, str] | None:
+    if connection.execute(_THERE).fetchone() != (True,):
+        return None
+    return cast("tuple[str, str, str] | None", connection.execute(_READ).fetchone())

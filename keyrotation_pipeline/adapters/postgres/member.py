@@ -1,0 +1,84 @@
+"""A member of a fleet on PostgreSQL: its connection, its copy of the audit, and what its evidence rests on."""
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import cast
+
+import psycopg
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.evidence import evidence_of
+from keyrotation_pipeline.adapters.postgres.inventory.scans import readable_tree
+from keyrotation_pipeline.adapters.postgres.ledger.mirror import Mirror
+from keyrotation_pipeline.adapters.postgres.retirement.search import RelationStates
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.model.proof import MemberState
+from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.ports.database import DatabasePorts
+
+# A promotion changes the name of the next WAL file at once, and the control file at the next checkpoint.
+_NOW = "SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int, pg_current_wal_insert_lsn()::text"
+_REACHED = "SELECT NOT pg_is_in_recovery() AND pg_current_wal_insert_lsn() >= %s::pg_lsn"
+_FENCES = """
+SELECT concat_ws('.', nullif(n.nspname, 'public'), c.relname),
+       concat_ws(' ', 'relation', c.oid, 'file', pg_relation_filenode(c.oid), 'fence', {fence})
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY (%s::bigint[]::oid[])
+"""
+
+
+@dataclass(frozen=True)
+class PostgresMember:
+    """`Member` on PostgreSQL.
+
+    Args:
+        connection: its control connection.
+    """
+
+    connection: Connection
+    ports: DatabasePorts
+    mirror: Mirror
+
+    def bring_up_to_date(self) -> None:
+        """See `Member.bring_up_to_date`."""
+        self.mirror.bring_up_to_date()
+
+    @property
+    def is_open(self) -> bool:
+        """See `Member.is_open`."""
+        return not self.connection.closed
+
+    def transaction(self) -> AbstractContextManager[psycopg.Transaction]:
+        """See `Member.transaction`."""
+        return self.connection.transaction()
+
+    def state(self, tables: Sequence[EncryptedTable]) -> MemberState:
+        """See `Member.state`."""
+        fences = dict[str, str]()
+        for table in tables:
+            oids = [relation.oid for relation in readable_tree(self.connection, table)]
+            fence = sql.SQL("({})").format(evidence_of(self.connection, table).refusal.IDENTITY)
+            query = sql.SQL(_FENCES).format(fence=fence)
+            fences.update(cast("list[tuple[str, str]]", self.connection.execute(query, (oids,)).fetchall()))
+        relations = sorted(RelationStates.now(self.connection, tables).identities.items())
+        ((timeline, _),) = self.connection.execute(_NOW).fetchall()
+        return MemberState(
+            place=self.ports.environment.identity().place,
+            timeline=cast("int", timeline),
+            fences=fences,
+            relations=hashlib.sha256(repr(relations).encode()).hexdigest(),
+        )
+
+    def wal_position(self) -> str:
+        """See `Member.wal_position`."""
+        ((_, lsn),) = self.connection.execute(_NOW).fetchall()
+        return str(lsn)
+
+    def has_reached(self, lsn: str) -> bool:
+        """See `Member.has_reached`."""
+        return self.connection.execute(_REACHED, (lsn,)).fetchone() == (True,)
+
+    def close(self) -> None:
+        """See `Member.close`."""
+        self.connection.close()

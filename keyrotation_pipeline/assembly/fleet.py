@@ -1,0 +1,200 @@
+"""Opens the members of a fleet, each of them only where officers have signed it to be."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+from keyrotation_pipeline.adapters.fleet.environment import FleetEnvironment
+from keyrotation_pipeline.adapters.fleet.inventory import FleetInventory
+from keyrotation_pipeline.adapters.fleet.members import Members
+from keyrotation_pipeline.adapters.fleet.retirement import FleetEvidence, FleetFencing
+from keyrotation_pipeline.adapters.fleet.rewriting import FleetRewriting
+from keyrotation_pipeline.adapters.own_schema import with_schema
+from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
+from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
+from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
+from keyrotation_pipeline.adapters.postgres.inventory.relations import require_declared
+from keyrotation_pipeline.adapters.postgres.ledger.mirror import Mirror, adopt
+from keyrotation_pipeline.adapters.postgres.ledger.schema import require_migrated
+from keyrotation_pipeline.adapters.postgres.member import PostgresMember
+from keyrotation_pipeline.adapters.postgres.preflight.postgres_environment import PostgresEnvironment
+from keyrotation_pipeline.adapters.postgres.retirement.postgres_retirement import PostgresEvidence, PostgresFencing
+from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.audit.event_signatures import VouchedEvents
+from keyrotation_pipeline.errors import ApprovalError, KeyRotationError, PreflightError
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.approval import member_line, members_among
+from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.ports.database import DatabasePorts
+from keyrotation_pipeline.ports.ledger import Ledger
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.settings import Settings
+from keyrotation_pipeline.settings.loading import postgres_options
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the ports of each database are made of.
+
+    Args:
+        ring: reads every key of the key store.
+        vouched: says by whose signatures events count now.
+    """
+
+    settings: Settings
+    limits: Limits
+    workers: WorkerSettings
+    ring: Callable[[], KeyRing]
+    vouched: Callable[[], VouchedEvents]
+
+    def ports(self, url: str, connection: Connection, environment: PostgresEnvironment, member: str) -> DatabasePorts:
+        """The ports of one database, behind a connection to it."""
+        keys, tables = CurrentKeys(partial(connect, url), self.ring, self.limits), tables_of(self.settings, member)
+        return DatabasePorts(
+            inventory=PostgresInventory(connection, self.limits.duty_cycle, keys, tables),
+            rewriting=PostgresRewriting(connection, partial(connect, url), self.limits, self.workers, self.vouched),
+            fencing=PostgresFencing(connection, keys),
+            evidence=PostgresEvidence(connection, environment.replicas, keys),
+            environment=environment,
+        )
+
+
+def tables_of(settings: Settings, member: str = "") -> tuple[EncryptedTable, ...]:
+    """The declared tables of one database; without a name, of the home's own."""
+    return tuple(each for each in settings.encrypted_tables if each.name.database == member)
+
+
+def over_members(lead: DatabasePorts, members: Members) -> DatabasePorts:
+    """The ports of all databases as those of one."""
+    return (
+        DatabasePorts(
+            inventory=FleetInventory(members),
+            rewriting=FleetRewriting(members),
+            fencing=FleetFencing(members),
+            evidence=FleetEvidence(members),
+            environment=FleetEnvironment(members),
+        )
+        if members.open
+        else lead
+    )
+
+
+@dataclass(frozen=True)
+class SignedPlaces:
+    """Where the members are that a configuration names, and where officers have signed them to be."""
+
+    settings: Settings
+    ledger: Ledger
+
+    def lines(self, *, asked: bool) -> Iterator[str]:
+        """The members among the hosts: where each is, or as signed, where it is not asked.
+
+        Raises:
+            KeyRotationError: one does not answer that is new, or is asked.
+        """
+        signed = self._signed() or {}
+        for each in self.settings.databases:
+            if not asked and each.name in signed:
+                yield member_line(each.name, signed[each.name])
+                continue
+            with _named(each.name), closing(connect(url := self.url(each.name))) as connection:
+                yield member_line(each.name, self.place(url, connection))
+
+    def url(self, name: str) -> str:
+        """The connection string of a member, with the schema of the home."""
+        url = next(each.url for each in self.settings.databases if each.name == name)
+        return with_schema(url.get_secret_value(), self.settings.database.schema_name, postgres_options())
+
+    def environment(self, url: str, connection: Connection) -> PostgresEnvironment:
+        """The server around a member."""
+        replicas = Replicas((), self.settings.database.gone_replicas)
+        return PostgresEnvironment(url, connection, replicas, self.settings.format.value_format)
+
+    def place(self, url: str, connection: Connection) -> str:
+        """Where a connection leads."""
+        place = self.environment(url, connection).identity().place
+        if ";" in place:
+            raise PreflightError(f"{place!r} has a semicolon, which no signed text could name; rename that database")
+        return place
+
+    def require_signed(self, name: str, url: str, connection: Connection) -> None:
+        """Refuses a member that is not where officers have signed it to be; before `init` has pinned any, none is."""
+        signed, place = self._signed(), self.place(url, connection)
+        if signed is None or signed.get(name) == place:
+            return
+        known = f"officers have signed {signed[name]}" if name in signed else "no officers have signed that it is one"
+        raise ApprovalError(
+            f"[[databases]] {name} is {place}, and {known}, so nothing is read or written there; correct its url, or "
+            "have it signed with `keyrotation policy --reason TEXT`, then run `keyrotation init`"
+        )
+
+    def _signed(self) -> Mapping[str, str] | None:
+        hosts = self.ledger.replayed().hosts
+        return None if hosts is None else members_among(hosts)
+
+
+def adopt_members(settings: Settings, pipeline: Pipeline, migrate: Callable[[str], None]) -> None:
+    """Makes the schema in each member, which says from then on whose it is; repeating it changes nothing.
+
+    Raises:
+        ApprovalError: officers have not signed its place.
+        PreflightError: it is another home's member, or a home itself; or it has none of its declared tables.
+    """
+    places, home = SignedPlaces(settings, pipeline.ledger), pipeline.ledger.replayed().home
+    for each in settings.databases:
+        with _named(each.name), closing(connect(url := places.url(each.name))) as connection:
+            places.require_signed(each.name, url, connection)
+            require_declared(connection, tables_of(settings, each.name))
+            migrate(url)
+            adopt(connection, _known(home), each.name, pipeline.environment.identity().name)
+
+
+@dataclass(frozen=True)
+class MemberOpener:
+    """The members that a configuration names, to be opened.
+
+    Args:
+        url: of the home's own database, where requests are paused and paced.
+        connection: to it.
+    """
+
+    parts: Parts
+    url: str
+    connection: Connection
+    places: SignedPlaces
+
+    def members(self, lead: DatabasePorts) -> Members:
+        """Each, to be opened when it is needed."""
+        return Members(lead, {each.name: partial(self._opened, each.name) for each in self.parts.settings.databases})
+
+    def _opened(self, name: str) -> PostgresMember:
+        url = self.places.url(name)
+        connection = connect(url)
+        try:
+            self.places.require_signed(name, url, connection)
+            require_migrated(connection)
+            parts = replace(self.parts, limits=replace(self.parts.limits, ledger=partial(connect, self.url)))
+            ports = parts.ports(url, connection, self.places.environment(url, connection), name)
+            mirror = Mirror(connection, self.connection, _known(self.places.ledger.replayed().home), name)
+            return PostgresMember(connection, ports, mirror)
+        except BaseException:
+            connection.close()
+            raise
+
+
+def _known(home: str | None) -> str:
+    if home is None:
+        raise PreflightError("this home has no id yet, and so no members; run `keyrotation init`")
+    return home
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyRotationError as error:
+        error.args = (f"database {name}: {error}",)
+        raise

@@ -1,0 +1,314 @@
+"""One key, three databases on two servers: one home, one request, one pair of signatures."""
+
+import base64
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, LiteralString
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.adapters.fleet.retirement import FleetEvidence
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
+from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.encrypted_type import MountedKeyRing
+from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.proof import MemberEvidence
+from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.approvals import add_approval
+from keyrotation_pipeline.rotation.runner import run
+from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.applications import beside
+from keyrotation_pipeline_tests.servers import Server, copy_of, discard, start_server
+
+ROWS = 60
+MEMBERS = ("north", "south")
+CONFIGURATION = """
+rollout.mode = "none"
+reencryption.shards = 1
+reencryption.duty_cycle = 1.0
+[database]
+url = {{ env = "URL" }}
+[[databases]]
+name = "north"
+url = {{ env = "NORTH" }}
+[[databases]]
+name = "south"
+url = {{ env = "SOUTH" }}
+[approvals]
+required = 2
+{officers}
+[[tables]]
+name = "clients"
+columns = ["name", "note"]
+[[tables]]
+name = "clients"
+columns = ["name", "note"]
+databases = "*"
+"""
+
+
+@dataclass
+class Fleet:
+    """A home with two members, and an application that writes in all three databases."""
+
+    folder: Folder
+    urls: dict[str, str]
+    officers: tuple[DemoOfficer, ...]
+    expected: dict[tuple[str, int], str] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+    writes: int = 0
+
+    @property
+    def ring(self) -> KeyRing:
+        return MountedKeyRing(self.folder.path / ".keyrotation" / "keys")()
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {"URL": self.urls[""], "NORTH": self.urls["north"], "SOUTH": self.urls["south"]}
+
+    def typed(self, *arguments: str, expect: int = 0, **variables: str) -> str:
+        given = {**self.variables, **variables}
+        return self.folder.run(*arguments, expect=expect, **given)
+
+    def said(self) -> str:
+        return self.folder.printed[-1]
+
+    def requested(self, *arguments: str) -> str:
+        request = self.typed(*arguments).split()[-1]
+        with self.pipeline() as pipeline:
+            text = pipeline.ledger.approval_text(request)
+            for officer in self.officers:
+                add_approval(pipeline, pipeline.ledger.request(request), officer.sign(text))
+        return request
+
+    @contextmanager
+    def pipeline(self) -> Iterator[Pipeline]:
+        with pytest.MonkeyPatch.context() as environment:
+            for name, value in self.variables.items():
+                environment.setenv(name, value)
+            with open_pipeline(settings.load(self.folder.path / "keyrotation.toml"), actor="test") as pipeline:
+                yield pipeline
+
+    def retired(self, request: str) -> str:
+        """Tries to retire the key in this process, and returns why not."""
+        with self.pipeline() as pipeline, pytest.raises(KeyRotationError) as refused:
+            list(run(pipeline, request, lambda _: None, through=Step.RETIRED_KEY))
+        assert self.live() == {"v1", "v2"}
+        return str(refused.value)
+
+    def execute(self, database: str, statement: LiteralString) -> None:
+        with psycopg.connect(self.urls[database], autocommit=True) as connection:
+            connection.execute(statement)
+
+    def write(self, database: str, row: int, value: str | None = None) -> None:
+        new = encrypt(self.ring, self.expected[database, row]) if value is None else value
+        with psycopg.connect(self.urls[database], autocommit=True) as connection:
+            connection.execute("UPDATE clients SET name = %s WHERE id = %s", (new, row))
+
+    def read(self) -> dict[tuple[str, int], str]:
+        found = dict[tuple[str, int], str]()
+        for database, url in self.urls.items():
+            with psycopg.connect(url) as connection:
+                rows = connection.execute("SELECT id, name FROM clients").fetchall()
+            found |= {(database, row): decrypt(self.ring, value) for row, value in rows}
+        return found
+
+    def at_work(self, stop: threading.Event) -> None:
+        chance = Random(7)
+        connections = {name: psycopg.connect(url, autocommit=True) for name, url in self.urls.items()}
+        while not stop.wait(0.01):
+            database, row = chance.choice(list(self.urls)), chance.randrange(ROWS)
+            new = f"{database} {row}, write {self.writes}"
+            try:
+                value = encrypt(self.ring, new)
+                connections[database].execute("UPDATE clients SET name = %s WHERE id = %s", (value, row))
+                self.expected[database, row] = new
+            except psycopg.Error as error:
+                self.wrong.append(f"{database} {row}: {error}")
+            self.writes += 1
+        for each in connections.values():
+            each.close()
+
+    def refused(self, *arguments: str, **variables: str) -> str:
+        self.typed(*arguments, expect=1, **variables)
+        return self.folder.printed[-1]
+
+    def system(self, database: str) -> str:
+        with psycopg.connect(self.urls[database]) as connection:
+            ((number,),) = connection.execute("SELECT system_identifier FROM pg_control_system()").fetchall()
+        return str(number)
+
+    def live(self) -> set[str]:
+        return {file.stem for file in (self.folder.path / ".keyrotation" / "keys").glob("v*.key")}
+
+    def refence(self, database: str) -> None:
+        """Somebody drops the fence, and puts exactly the same back."""
+        name = "keyrotation_retired_key_versions"
+        with psycopg.connect(self.urls[database], autocommit=True) as connection:
+            where = "FROM pg_constraint WHERE conname = %s"
+            ((definition,),) = connection.execute(f"SELECT pg_get_constraintdef(oid) {where}", (name,)).fetchall()
+            connection.execute(f"ALTER TABLE clients DROP CONSTRAINT {name}".encode())
+            connection.execute(f"ALTER TABLE clients ADD CONSTRAINT {name} {definition}".encode())
+
+    def status(self, *arguments: str) -> dict[str, dict[str, int]]:
+        tables = json.loads(self.typed("status", "--json", *arguments))["tables"]
+        return {table["table"]: table["values_by_version"] for table in tables}
+
+    def events(self, kind: str) -> list[dict[str, object]]:
+        return [each for each in json.loads(self.typed("audit", "log", "--json")) if each["event"] == kind]
+
+
+@pytest.fixture
+def second() -> Iterator[Server]:
+    server = start_server()
+    yield server
+    discard(server)
+
+
+@pytest.fixture
+def fleet(
+    tmp_path: Path,
+    database_url: str,
+    server: Server,
+    second: Server,
+    security_officer: DemoOfficer,
+    privacy_officer: DemoOfficer,
+) -> Iterator[Fleet]:
+    officers = (security_officer, privacy_officer)
+    with copy_of(server, "template1") as north:
+        urls = {"": database_url, "north": north, "south": second.url("south")}
+        with psycopg.connect(second.url(), autocommit=True) as admin:
+            admin.execute("CREATE DATABASE south")
+        for url in urls.values():
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("CREATE TABLE clients (id int PRIMARY KEY, name text, note text)")
+                connection.execute("INSERT INTO clients (id) SELECT generate_series(0, %s)", (ROWS - 1,))
+        named = "".join(
+            f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
+        )
+        (tmp_path / "keyrotation.toml").write_text(CONFIGURATION.format(officers=named))
+        made = Fleet(Folder(tmp_path, []), urls, officers)
+        made.typed("init", ENCRYPTION_MASTER_KEY=base64.b64encode(os.urandom(32)).decode())
+        made.expected = {(database, row): f"{database} {row}" for database in urls for row in range(ROWS)}
+        for database, row in made.expected:
+            made.write(database, row)
+        yield made
+
+
+def test_three_databases_are_rotated_under_one_request_beside_writers(fleet: Fleet) -> None:
+    old = encrypt(fleet.ring, "old")
+    with beside(fleet.at_work):
+        request = fleet.requested("request", "--reason", "yearly")
+        fleet.typed("rotate", request)
+    assert (fleet.wrong, fleet.writes > 0) == ([], True)
+    assert fleet.read() == fleet.expected
+    assert fleet.status("--count") == {
+        name: {"v1": 0, "v2": ROWS} for name in ("clients", "north:clients", "south:clients")
+    }
+    for url in fleet.urls.values():
+        with psycopg.connect(url) as connection, pytest.raises(psycopg.Error, match="v1 is retired"):
+            connection.execute("UPDATE clients SET name = %s WHERE id = 1", (old,))
+    assert [each["facts"]["evidence"]["member"] for each in fleet.events("member_proven")] == list(MEMBERS)  # type: ignore[index]
+    fleet.typed("audit", "verify")
+    fleet.typed("verify")
+
+
+@pytest.mark.extended
+def test_a_member_that_changes_between_its_evidence_and_the_commit_keeps_the_key(
+    fleet: Fleet, second: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stopped, and its fence is made anew; each next run takes the evidence anew."""
+    request = fleet.requested("request", "--reason", "yearly")
+    fleet.typed("rotate", request, "--through", "zero_old_rows_proof")
+    due, members = list[tuple[str, Callable[[], None]]](), FleetEvidence.members
+
+    def meanwhile(self: FleetEvidence, *arguments: Any) -> Iterator[MemberEvidence]:  # noqa: ANN401
+        for each in members(self, *arguments):
+            yield each
+            if due and due[0][0] == each.member:
+                due.pop()[1]()
+
+    monkeypatch.setattr(FleetEvidence, "members", meanwhile)
+    due.append(("south", second.stop))
+    assert "database south: the connection was lost" in fleet.retired(request)
+    second.start()
+    due.append(("north", lambda: fleet.refence("north")))
+    assert (
+        "database north has changed since it gave its evidence: the fence or the file of clients is another one"
+        in fleet.retired(request)
+    )
+    assert "have been proven and fenced again" in fleet.retired(request)
+    due.append(("south", lambda: fleet.execute("south", "CREATE TABLE copies (of_clients text)")))
+    assert "database south has changed since it gave its evidence: a relation was created" in fleet.retired(request)
+    fleet.typed("rotate", request)
+    assert fleet.live() == {"v2"}
+    fleet.typed("audit", "verify")
+
+
+@pytest.mark.extended
+def test_a_member_that_is_down_blocks_the_retirement_alone(fleet: Fleet, second: Server) -> None:
+    request = fleet.requested("request", "--reason", "yearly")
+    fleet.typed("rotate", request, "--through", "dual_key_rollout")
+    fleet.typed("rotate", request, "--through", "primary_key_rollout")
+    second.stop()
+    assert "database south: cannot connect to south@localhost" in fleet.refused("rotate", request)
+    status = json.loads(fleet.typed("status", "--json"))
+    assert status["rotation"]["phase"] == "rows"
+    assert "south" in status["rotation"]["blocked_by"]
+    for database in ("", "north"):
+        with psycopg.connect(fleet.urls[database]) as connection:
+            left = connection.execute("SELECT count(*) FROM clients WHERE name LIKE 'v1:%'").fetchone()
+        assert left == (0,)
+    second.start()
+    fleet.typed("rotate", request)
+    assert (fleet.live(), fleet.read()) == ({"v2"}, fleet.expected)
+
+
+@pytest.mark.extended
+def test_a_member_is_where_officers_have_signed_it_or_nothing_is_read_there(fleet: Fleet, server: Server) -> None:
+    request = fleet.requested("request", "--reason", "yearly")
+    with fleet.pipeline() as pipeline:
+        text = pipeline.ledger.approval_text(request).decode()
+    assert "\nPlace north: " in text
+    assert f"\nPlace south: south, system identifier {fleet.system('south')}; {ROWS} values when last counted" in text
+    fleet.typed("rotate", request, "--through", "primary_key_rollout")
+    with copy_of(server, "template1") as elsewhere:
+        refused = fleet.refused("rotate", request, SOUTH=elsewhere)
+        assert "[[databases]] south is test_" in refused
+        assert "officers have signed south, system identifier" in refused
+        refused = fleet.refused("rotate", request, SOUTH=fleet.urls["north"])
+        assert "[[databases]] south is test_" in refused
+        for database in ("north", "south"):
+            assert "is the member " in fleet.refused("status", URL=fleet.urls[database])
+    fleet.typed("rotate", request)
+    assert fleet.live() == {"v2"}
+
+
+@pytest.mark.extended
+def test_what_is_written_into_the_copy_of_the_audit_is_not_believed(fleet: Fleet) -> None:
+    request = fleet.requested("request", "--reason", "yearly")
+    fleet.typed("rotate", request, "--through", "primary_key_rollout")
+    fleet.execute(
+        "north",
+        "INSERT INTO keyrotation.audit_events (seq, body, previous_hash, hash, event, request) "
+        "SELECT seq + 1, replace(body, '\"running\"', '\"paused\"'), hash, repeat('a', 64), event, request "
+        "FROM keyrotation.audit_events ORDER BY seq DESC LIMIT 1",
+    )
+    refused = fleet.refused("rotate", request)
+    assert "database north: its copy of the audit, in the schema keyrotation, is not this home's audit" in refused
+    fleet.execute("north", "DROP SCHEMA keyrotation CASCADE")
+    assert "database north:" in fleet.refused("rotate", request)
+    fleet.typed("init")
+    fleet.typed("rotate", request)
+    assert (fleet.live(), fleet.read()) == ({"v2"}, fleet.expected)
