@@ -106,7 +106,7 @@ def _marked(rotation: RotationStatus, step: Step, present: Step | None) -> tuple
     if rotation.blocked_by:
         return Mark.FAILED, "failed"
     if rotation.waiting_for:
-        return Mark.WAITING, "waits"
+        return Mark.WAITING, "waits" if _actor(rotation, step, present) == "pipeline" else "awaited"
     return Mark.RUNNING if rotation.at_work else Mark.WAITING, ", ".join(_rate(rotation, step)) or "next"
 
 

@@ -3,6 +3,7 @@
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from keyrotation_pipeline.model.requests import with_short_ids
 from keyrotation_pipeline.model.visible_text import visible
 
 
@@ -34,6 +35,7 @@ _ENVIRONMENT = Environment(
     keep_trailing_newline=True,
 )
 _ENVIRONMENT.filters["commands"] = _commands
+_ENVIRONMENT.filters["short_ids"] = with_short_ids
 
 
 def render(template: str, **values: object) -> str:
