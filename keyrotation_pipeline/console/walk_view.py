@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.progress import duration
 from keyrotation_pipeline.model.requests import WALK, Step, Walk
 from keyrotation_pipeline.model.status import RotationStatus
@@ -41,7 +40,7 @@ class StepView:
 
     Args:
         label: a few words for people.
-        actor: who acts in it, or, of officers, is waited for.
+        actor: who acts in it, or who is waited for.
         note: when it was done, how far it is, or what it waits for, in a few words; may be empty.
     """
 
@@ -70,7 +69,7 @@ def finished_steps(walk: Walk) -> tuple[StepView, ...]:
             label(step, walk),
             ACTORS[step],
             Mark.DONE if step in done else Mark.SKIPPED,
-            utc_minute(done[step].finished_at) if step in done else "",
+            f"{done[step].finished_at:%Y-%m-%d %H:%M}" if step in done else "",
         )
         for step in WALK
     )
@@ -94,7 +93,7 @@ def label(step: Step, walk: Walk) -> str:
 
 def _actor(rotation: RotationStatus, step: Step, present: Step | None) -> str:
     awaited = rotation.pending.who if rotation.pending is not None and step is present else ""
-    return awaited if awaited == "officers" else ACTORS[step]
+    return {"officers": "officers", "instances": "applications"}.get(awaited, ACTORS[step])
 
 
 def _marked(rotation: RotationStatus, step: Step, present: Step | None) -> tuple[Mark, str]:

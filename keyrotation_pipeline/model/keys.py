@@ -435,17 +435,17 @@ def rotation_due(
             min(emergencies) + EMERGENCY_WITHIN, "an emergency rotation ends within 24 hours of its request"
         )
     if (since := promoted_at(primary, requests) or declared.get(primary)) is not None:
-        return RotationDue(_a_year_after(since), f"{primary} has been the primary for 12 months then")
+        return RotationDue(_a_year_after(since), f"12 months after {primary} became the primary")
     registered = activated_at(primary, keys, requests)
     if registered is None:
         return None
     if any(rotation.target == primary for rotation in _rotations(requests)):
         return RotationDue(
-            _a_year_after(registered), f"{primary} was made 12 months ago then, and its promotion is not recorded yet"
+            _a_year_after(registered), f"12 months after {primary} was made, whose promotion is not recorded yet"
         )
     return RotationDue(
         _a_year_after(registered),
-        f"{primary} was imported 12 months ago then, and is older by a time that is not known; "
+        f"12 months after {primary} was imported, whose age is not known; "
         "write [keys] activated_at, and run `keyrotation init` again",
     )
 

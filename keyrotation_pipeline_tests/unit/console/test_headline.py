@@ -99,6 +99,7 @@ def test_officers_act_in_a_step_that_waits_for_them() -> None:
     awaited = PendingReason(PendingCode.CONFIRMATION, "officers", "no officer has confirmed")
     actors = [each.actor for each in steps_of(replace(rotation(), pending=awaited))]
     assert actors[:3] == ["officers", "applications", "applications"]
+    assert steps_of(replace(rotation(), pending=NOBODY_REPORTS))[0].actor == "applications"
     assert steps_of(replace(rotation(), pending=awaited, at_work=False))[0].note == "awaited"
     assert steps_of(rotation())[0].actor == "pipeline"
 
