@@ -249,11 +249,11 @@ def _wrapping_key(declared: SealSettings, name: str) -> WrappingKey:
 
 
 def sealing_problem(settings: Settings) -> str | None:
-    """Returns why keys from backups cannot be sealed again, where they open without the seal; None: they can be."""
+    """Returns why keys from backups cannot be sealed again; None: they can be, or there is no seal."""
     declared = settings.keys.seal
-    if declared is None or declared.recovery == "sealed":
+    if declared is None:
         return None
-    return next(_seal(declared).problems(), None)
+    return next(_seal(declared.model_copy(update={"recovery": "officers"})).problems(), None)
 
 
 def backup_seal(settings: Settings, ledger: Ledger) -> Seal:

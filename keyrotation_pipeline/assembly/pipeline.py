@@ -72,7 +72,13 @@ from keyrotation_pipeline.ports.rollout import Rollout
 from keyrotation_pipeline.ports.witnesses import CheckpointWitness
 from keyrotation_pipeline.requests.canary import offer_canary
 from keyrotation_pipeline.requests.inventory import count_if_small
-from keyrotation_pipeline.requests.policy import POLICY, pin_hosts, require_signed_key_store, signed_hosts
+from keyrotation_pipeline.requests.policy import (
+    POLICY,
+    pin_hosts,
+    require_signed_key_store,
+    signed_hosts,
+    unsigned_key_store,
+)
 from keyrotation_pipeline.requests.roster import (
     claim_store,
     name_home,
@@ -255,7 +261,8 @@ def initialise(
                 keys.import_sources(pipeline, sources or {})
                 # Not before: what a failing `init` would pin takes two signatures to correct.
                 pin_hosts(pipeline)
-            offer_canary(pipeline.keys, pipeline.keys.read())
+            if unsigned_key_store(pipeline) is None:
+                offer_canary(pipeline.keys, pipeline.keys.read())
             if settings.activated_at is not None:
                 keys.declare_activation(pipeline, settings.activated_at)
     return trial

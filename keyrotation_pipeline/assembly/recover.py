@@ -305,14 +305,14 @@ class HomeHere:
             raise HomeError(f"another recovery is under way in {directory}; wait until it has ended") from None
         return directory
 
-    def read_configuration(self, name: str, packed: bytes) -> None:
+    def read_configuration(self, name: str, packed: bytes, *, sealed: bool) -> None:
         """See `RecoveredHome.read_configuration`."""
         self._configuration = backed_up(unpacked(name, packed))
         with suppress(FileNotFoundError):
             self._text = read_text(self._path)
         self._text = self._text or self._configuration.text
         try:
-            if (problem := sealing_problem(self._settings())) is not None:
+            if not sealed and (problem := sealing_problem(self._settings())) is not None:
                 self._do_without_seal(problem)
         except ConfigurationError as error:
             raise ConfigurationError(

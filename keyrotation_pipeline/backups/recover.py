@@ -155,7 +155,9 @@ def recover(
         if not keys:
             raise MissingVersionError(f"{found.made.name} has no key; name another set with --set")
         packed = key.decrypt(found.configuration.name, local.read(found.configuration.name))
-        here.read_configuration(found.configuration.name, packed)
+        here.read_configuration(
+            found.configuration.name, packed, sealed=any(each.sealed_by for each in found.made.keys)
+        )
         restored = _restored(found, keys, local, key, databases, here, into, report)
     files = here.write_configuration()
     keys_here = KeysHere({}, (), None)

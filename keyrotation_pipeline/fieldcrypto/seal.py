@@ -260,14 +260,17 @@ class Seal:
         return text
 
     def is_under(self, text: str) -> bool:
-        """Returns whether a text is stored as `text_of` does: under this wrapping key, or plain without one."""
+        """Returns whether a text is stored as `text_of` does: for this home under this wrapping key, or plain."""
         if self.wrapping is None or not is_sealed(text):
             return self.wrapping is None
         try:
             sealed = SealedText.parse(text)
         except BrokenSealError:
             return False
-        return sealed.opener == (self.wrapping.kind, self.wrapping.name)
+        if sealed.opener != (self.wrapping.kind, self.wrapping.name):
+            return False
+        home = None if self.home is None else self.home()
+        return home is None or sealed.home == home
 
     def problems(self) -> Iterator[str]:
         """Yields what stands against sealing another key, a sentence each; once a process it seals and opens one."""

@@ -10,7 +10,7 @@ from typing import Self
 
 from keyrotation_pipeline.errors import KeyStoreDamagedError, MissingSourceKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import FIRST, PLAINTEXT, SECOND, KeyVersion
-from keyrotation_pipeline.fieldcrypto.keyring import KeyRing, in_both_generations
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing, in_both_generations, versions_as_text
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, SourceKey
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.requests import Request, RequestAction, Step, Walk
@@ -293,6 +293,13 @@ class StoredKeys:
                 f"`keyrotation restore-key {record.version}`"
             )
         return material
+
+
+def not_sealed(unsealed: Iterable[KeyVersion], sealed_by: str) -> str | None:
+    """Returns that versions are not stored under the wrapping key, as a sentence; None: there are no such."""
+    if not sealed_by or not (versions := versions_as_text(unsealed)):
+        return None
+    return f"{versions} in the key store is not under {sealed_by}; run `keyrotation reseal`"
 
 
 def _revision(

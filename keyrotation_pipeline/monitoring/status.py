@@ -17,7 +17,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.audit import EventKind, utc_minute, utc_second
 from keyrotation_pipeline.model.breach import carried_by
-from keyrotation_pipeline.model.keys import KeyRecord, StoredKeys
+from keyrotation_pipeline.model.keys import KeyRecord, StoredKeys, not_sealed
 from keyrotation_pipeline.model.pending import PendingCode, PendingReason
 from keyrotation_pipeline.model.proof import records_reencrypted
 from keyrotation_pipeline.model.request_events import StatusChanged
@@ -243,7 +243,7 @@ def _stored(situation: Situation) -> tuple[StoredKeys | None, list[str]]:
 
 def _of_keys(ledger: Ledger, stored: StoredKeys, records: Sequence[KeyRecord]) -> list[str]:
     """What is wrong with the keys."""
-    of_list = filter(None, (stored.undelivered, stored.foreign))
+    of_list = filter(None, (stored.undelivered, stored.foreign, not_sealed(stored.unsealed, stored.sealed_by)))
     retired = put_back(ledger.replayed(), stored)
     lost = lost_keys(ledger, stored, records)
     return [*_unnamed(ledger, stored), *of_list, *stored.left_behind.values(), *retired, *lost]

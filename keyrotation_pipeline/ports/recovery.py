@@ -73,12 +73,13 @@ class RecoveredHome(Protocol):
             HomeError: the operating system refuses, or another recovery is under way here.
         """
 
-    def read_configuration(self, name: str, packed: bytes) -> None:
+    def read_configuration(self, name: str, packed: bytes, *, sealed: bool) -> None:
         """Checks the configuration that is here, or else that of the backup, without writing anything.
 
         Args:
             name: of the backup's file, for the sentence.
             packed: its decrypted content.
+            sealed: whether the backup's keys are; if not, a seal that cannot be used is left out.
 
         Raises:
             DamagedBackupError: it holds something else than a configuration.

@@ -79,14 +79,19 @@ def require_signed_key_store(pipeline: Pipeline) -> None:
     Raises:
         ApprovalError: it is on another one than they signed, or `init` pinned.
     """
-    signed = pipeline.ledger.replayed().hosts
-    if signed is None:
-        return
-    if unsigned := [each for each in pipeline.hosts if each.startswith("keys ") and each not in signed]:
+    if (unsigned := unsigned_key_store(pipeline)) is not None:
         raise ApprovalError(
-            f"keys would go to {unsigned[0].removeprefix('keys ')}, which officers have not signed; restore [keys] in "
+            f"keys would go to {unsigned.removeprefix('keys ')}, which officers have not signed; restore [keys] in "
             "keyrotation.toml, or have the change signed with `keyrotation policy --reason TEXT`"
         )
+
+
+def unsigned_key_store(pipeline: Pipeline) -> str | None:
+    """Returns the first host of keys that officers have not signed; None: there is none, or nothing is pinned yet."""
+    signed = pipeline.ledger.replayed().hosts
+    if signed is None:
+        return None
+    return next((each for each in pipeline.hosts if each.startswith("keys ") and each not in signed), None)
 
 
 LOCK = "policy"

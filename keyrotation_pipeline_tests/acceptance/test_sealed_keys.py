@@ -2,15 +2,17 @@
 
 import base64
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from keyrotation_pipeline.adapters.keystores import owner_only
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.assembly.backups import open_backups, recovery_key
-from keyrotation_pipeline.assembly.pipeline import open_pipeline
+from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.backups.catalog import read_key
 from keyrotation_pipeline.backups.recovery_test import recovery_test
@@ -19,10 +21,12 @@ from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.demo.run import DemoOutcome, approve, run_demo, working_application
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreUnavailableError, PreflightError
 from keyrotation_pipeline.fieldcrypto import seal
-from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.key_events import KeysResealed
 from keyrotation_pipeline.model.requests import Step, Walk
+from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline.rotation import runner, sealing
@@ -115,6 +119,8 @@ def test_a_home_is_sealed_once_its_application_has_opened_the_canary(
     settings = sealed(folder, kms)
     with open_pipeline(settings, actor="test") as pipeline, pytest.raises(ApprovalError, match="have not signed"):
         reseal(pipeline)
+    initialise(settings, None, actor="test")
+    assert not (settings.home / "keys" / "canary").exists()
     signed_policy(settings, officers)
     with open_pipeline(settings, actor="test") as pipeline:
         with pytest.raises(PreflightError, match=r"v1,v2 in the key store is not under aws-kms .*reseal"):
@@ -131,8 +137,16 @@ def test_a_home_is_sealed_once_its_application_has_opened_the_canary(
         for _ in range(2):
             assert not reseal(pipeline).versions
         assert [list(map(str, each.versions)) for each in recorded(pipeline.ledger, KeysResealed)] == [["v1", "v2"]]
-    texts = [each.read_text() for each in (settings.home / "keys").rglob("*.key")]
-    assert [text.startswith("sealed:aws-kms:") for text in texts] == [True, True]
+    texts = {each: each.read_text() for each in (settings.home / "keys").rglob("*.key")}
+    assert [text.startswith("sealed:aws-kms:") for text in texts.values()] == [True, True]
+    live = settings.home / "keys" / "v2.key"
+    with open_pipeline(settings, actor="test") as pipeline:
+        owner_only.write(live, base64_of(pipeline.keys.read().material(KeyVersion(2))))
+        found = overview(pipeline).attention
+        assert any(
+            re.search(r"v2 in the key store is not under aws-kms .*; run `keyrotation reseal`", each) for each in found
+        )
+        owner_only.write(live, texts[live])
     new_process()
     assert rotated().holds
 
@@ -163,8 +177,11 @@ def test_what_backups_hold_opens_without_the_kms_as_officers_signed_it(folder: P
             site.pipeline.keys.read()
 
 
+@pytest.mark.parametrize(
+    "here", [None, pytest.param("sealed", id="the configuration here says sealed", marks=pytest.mark.extended)]
+)
 def test_recovery_goes_on_without_the_kms_where_officers_open_the_backups(
-    folder: Path, kms: Kms, server: Server, monkeypatch: pytest.MonkeyPatch
+    folder: Path, kms: Kms, server: Server, monkeypatch: pytest.MonkeyPatch, here: str | None
 ) -> None:
     _, officers = prepare(None)
     settings = sealed(folder, kms)
@@ -175,13 +192,17 @@ def test_recovery_goes_on_without_the_kms_where_officers_open_the_backups(
         signer = pipeline.backup_signer
     (empty := folder / "empty").mkdir()
     monkeypatch.chdir(empty)
+    if here is not None:
+        text = (folder / "keyrotation.toml").read_text().replace('recovery = "officers"', f'recovery = "{here}"')
+        (empty / "keyrotation.toml").write_text(text)
     kms.refuses.update(dict.fromkeys(("Encrypt", "Decrypt", "DescribeKey"), "NotFoundException"))
     command = ["keyrotation", "recover", "--from", str(settings.backup_directory), "--key", str(secret), "--json"]
     command += ["--signer", str(signer), "--server", server.url("postgres"), "--into", f"recovered_{os.getpid()}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "keys lie unsealed here (AWS KMS refuses DescribeKey" in done.stdout
-    assert '# kind = "aws-kms"' in (empty / "keyrotation.toml").read_text()
+    # What is here stays as it is; the backup's is written without the seal.
+    assert ('# kind = "aws-kms"' in (empty / "keyrotation.toml").read_text()) is (here is None)
     stored = FileKeyStore(empty / ".keyrotation" / "keys").read()
     assert {str(version) for version in stored.versions} == {"v1", "v2"}
     assert stored.materials

@@ -204,6 +204,19 @@ def test_keys_that_a_kms_sealed_are_sealed_in_a_token_and_moved_back(
         assert place.texts()["v1"].endswith(now.name)
 
 
+def test_a_home_that_took_a_store_over_seals_its_keys_for_itself(place: SealedPlace, seal: Seal) -> None:
+    add(place.open(seal), V1, key(1))
+    set_primary(place.open(seal), V1)
+    place.open(seal).offer_canary(key(9), place.open(seal).read().revision)
+    store = place.open(replace(seal, home=lambda: "f" * 32))
+    stored = store.read()
+    assert (stored.material(V1), stored.unsealed, stored.canary) == (key(1), (V1,), None)
+    store.offer_canary(key(8), stored.revision)
+    after = store.reseal(store.read().revision)
+    assert (after.material(V1), after.unsealed, after.canary) == (key(1), (), key(8))
+    assert f":{'f' * 32}:" in place.texts()["v1"]
+
+
 @pytest.mark.parametrize(
     ("state", "sentence"),
     [

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.keyring import versions_as_text
 from keyrotation_pipeline.fieldcrypto.seal import Seal
 from keyrotation_pipeline.model.environment import Problem
+from keyrotation_pipeline.model.keys import not_sealed
 
 _USABLE, _SEALED = "wrapping_key_is_usable", "stored_keys_are_sealed"
 
@@ -18,9 +18,5 @@ def seal_problems(seal: Seal, unsealed: Iterable[KeyVersion]) -> Iterator[Proble
     """
     for message in seal.problems():
         yield Problem(message, fatal=True, check=_USABLE)
-    if seal.wrapping is not None and (versions := versions_as_text(unsealed)):
-        yield Problem(
-            f"{versions} in the key store is not under {seal.name}; run `keyrotation reseal`",
-            fatal=True,
-            check=_SEALED,
-        )
+    if (sentence := not_sealed(unsealed, seal.name)) is not None:
+        yield Problem(sentence, fatal=True, check=_SEALED)
