@@ -18,9 +18,11 @@ from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, actor, offered_requests
 from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
+from keyrotation_pipeline.fieldcrypto.standards import findings, modules_in_use
 from keyrotation_pipeline.incidents.access import reads_by
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.reporting.compliance import NOT_INCLUDED, ComplianceReport, Period, Stated
+from keyrotation_pipeline.reporting.compliance import NOT_INCLUDED, ComplianceReport, Cryptography, Period, Stated
 from keyrotation_pipeline.reporting.document import render_json
 from keyrotation_pipeline.reporting.gathering import gather
 from keyrotation_pipeline.reporting.oscal import render_oscal
@@ -189,7 +191,10 @@ def report(
 
 def _stated(declared: Settings) -> Stated:
     """What a report has from the configuration."""
-    return Stated(declared.report.organisation, declared.recovery.rto_seconds, declared.recovery.rpo_seconds)
+    recovery, values = declared.recovery, declared.format.value_format
+    of_others = None if declared.format.name == NATIVE.name else declared.format.name
+    known = Cryptography(of_others, modules_in_use(), tuple(findings(values)))
+    return Stated(declared.report.organisation, recovery.rto_seconds, recovery.rpo_seconds, known)
 
 
 def _printer(target: Path | None) -> str:

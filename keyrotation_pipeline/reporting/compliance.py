@@ -18,6 +18,7 @@ from keyrotation_pipeline.reporting.sections import (
     DataRead,
     Decided,
     KeyLife,
+    KeyStorageKey,
     Policy,
     RecoveryTested,
     TimeStamped,
@@ -49,17 +50,34 @@ class Period:
 
 
 @dataclass(frozen=True, slots=True)
+class Cryptography:
+    """How values are encrypted, as the process that made the report knows; applications have modules of their own.
+
+    Args:
+        format: of the values, where it is that of another library.
+        modules: of that process, with version and provider.
+        findings: what NIST advises against in the format.
+    """
+
+    format: str | None
+    modules: tuple[str, ...]
+    findings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Stated:
-    """What only the configuration says: no event of the audit does, and nobody has signed it.
+    """What only configuration and process say: no event of the audit does, and nobody has signed it.
 
     Args:
         organisation: whose report it is; None: not named.
         rto_seconds, rpo_seconds: recovery objectives; None: not stated.
+        cryptography: None: not stated, as in reports of before it was.
     """
 
     organisation: str | None = None
     rto_seconds: int | None = None
     rpo_seconds: int | None = None
+    cryptography: Cryptography | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +104,7 @@ class ComplianceReport:
         audit_ends_at: the time of the newest event.
         checklists: one for each rotation among the requests.
         backups_found: the newest look for the backups; None: nobody looked.
+        key_storage_key: under which stored keys are sealed, as officers signed it last; None: under none.
         access: not from the audit but from the logs that `[incidents]` names; None: not read.
     """
 
@@ -108,6 +127,7 @@ class ComplianceReport:
     checkpoints: tuple[CheckpointSigned, ...] = ()
     access: AccessSummary | None = None
     algorithm: Algorithm = ALGORITHM
+    key_storage_key: KeyStorageKey | None = None
     not_included: tuple[str, ...] = (NO_ACCESS, *NOT_INCLUDED)
 
     @property

@@ -6,6 +6,7 @@ Nothing else is read: no disk, no settings, no key store, no table. So a pack's 
 import hashlib
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -26,16 +27,18 @@ from keyrotation_pipeline.model.requests import WALK, Request, RequestAction, St
 from keyrotation_pipeline.model.witnesses import witnesses_in
 from keyrotation_pipeline.reporting.backups_in_audit import backups_found, backups_of, recovery_tests_of
 from keyrotation_pipeline.reporting.checklist import checklist_of
-from keyrotation_pipeline.reporting.compliance import ComplianceReport, Parameters
+from keyrotation_pipeline.reporting.compliance import ALGORITHM, ComplianceReport, Parameters
 from keyrotation_pipeline.reporting.incidents_in_audit import incidents_of, required_for
 from keyrotation_pipeline.reporting.keys_in_audit import data_read, declared_ages, key_lives
 from keyrotation_pipeline.reporting.sections import (
+    Algorithm,
     Approval,
     AuditVerified,
     BackupTaken,
     CheckpointSigned,
     Decided,
     FinishedStep,
+    KeyStorageKey,
     LaterFinding,
     OfficerOnRoster,
     Policy,
@@ -92,7 +95,17 @@ def compliance_report(
         ),
         timestamps=tuple(_time_stamps(every, since, parameters)),
         checkpoints=tuple(_checkpoints(every, state)),
+        algorithm=_algorithm(parameters),
+        key_storage_key=KeyStorageKey.signed_in(state.hosts or ()),
     )
+
+
+def _algorithm(parameters: Parameters) -> Algorithm:
+    """What is known of the format; of another library's only its name, as reports before knew nothing of it."""
+    known = parameters.stated.cryptography
+    if known is None or known.format is None:
+        return ALGORITHM
+    return replace(ALGORITHM, cipher=f"as the format {known.format} defines", key_bits=None, nonce_bits=None)
 
 
 def _since(parameters: Parameters, every: Entries) -> datetime:

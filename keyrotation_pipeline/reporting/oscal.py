@@ -118,7 +118,7 @@ def _component(report: ComplianceReport, uuid: str) -> dict[str, Any]:
         "type": "service",
         "title": report.database,
         "description": f"A database whose declared columns are encrypted by the application with {algorithm.cipher}, "
-        f"keys of {algorithm.key_bits} bits, nonces of {algorithm.nonce_bits} bits.",
+        f"keys of {algorithm.key_bits or 'its'} bits, nonces of {algorithm.nonce_bits or 'its'} bits.",
         "status": {"state": "operational"},
     }
 

@@ -4,6 +4,7 @@ A pack's `verify.py` makes it again from the audit, and compares.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState
@@ -15,6 +16,7 @@ from keyrotation_pipeline.model.key_events import KeyRetired, ReplicasAccounted
 from keyrotation_pipeline.model.request_events import StepFinished
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.reporting.plaintext import in_statement
+from keyrotation_pipeline.reporting.sections import KeyStorageKey
 
 PREDICATE_TYPE = "urn:keyrotation-pipeline:key-death:v1"
 SIGNED_BY = (
@@ -82,6 +84,7 @@ def statement_of(
             ],
             "snapshots": "no session, prepared transaction or slot of this server could show a value from before the "
             f"proof of {instant(retired.proven_at)}",
+            **_key_storage_key(state),
             "replicas": {
                 "accounted": accounted.get("replicas", []),
                 "gone_as_signed": accounted.get("gone_as_signed", []),
@@ -100,6 +103,12 @@ def statement_of(
             "evidence": [_named(each) for each in (replicas, event, archived) if each is not None],
         },
     }
+
+
+def _key_storage_key(state: LedgerState) -> dict[str, Any]:
+    """Under which copies of the key are sealed; nothing without one, as in statements of before."""
+    found = KeyStorageKey.signed_in(state.hosts or ())
+    return {} if found is None else {"key_storage_key": asdict(found)}
 
 
 def _searched(retired: KeyRetired) -> str:

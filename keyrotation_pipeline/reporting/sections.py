@@ -3,7 +3,8 @@
 Source of the policy: the source procedure, sections 1.2, 2, 4 and 7.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -391,10 +392,35 @@ class Algorithm:
     """How values are encrypted."""
 
     cipher: str = "AES-256-GCM (NIST SP 800-38D), no associated data"
-    key_bits: int = 256
-    nonce_bits: int = 96
+    key_bits: int | None = 256
+    nonce_bits: int | None = 96
     key_generation: str = "random bytes of the operating system, for keys that the pipeline generates"
     key_states: str = "NIST SP 800-57 Part 1"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStorageKey:
+    """The key-storage key (SP 800-57 part 1, 5.1.1) of stored keys: it never leaves its KMS or token.
+
+    Args:
+        kind, name: ``aws-kms`` and its ARN, or ``pkcs11`` and its URI.
+        at: the host or module by which it is reached.
+        recovery: ``officers``: backups hold keys that officers open without it; ``sealed``: they do not.
+    """
+
+    kind: str
+    name: str
+    at: str
+    recovery: str
+
+    @classmethod
+    def signed_in(cls, hosts: Iterable[str]) -> "KeyStorageKey | None":
+        """Returns the one that is among signed hosts; None: there is none."""
+        found = (_KEY_STORAGE_KEY.fullmatch(each) for each in hosts)
+        return next((cls(*each.groups()) for each in found if each is not None), None)
+
+
+_KEY_STORAGE_KEY = re.compile(r"keys sealed by (\S+) (\S+) at (.+) with recovery (officers|sealed)")
 
 
 @dataclass(frozen=True, slots=True)

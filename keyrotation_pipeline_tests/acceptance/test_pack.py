@@ -144,7 +144,9 @@ def test_a_pack_holds_offline_and_says_what_it_does_not_cover(made: Packed, pack
     code, said = verified(pack, "ab" * 32)
     assert (code, "the chain does not lead through" in said) == (1, True)
     assert made.differences(pack) == ""
-    assert json.loads((pack / "report.json").read_text())["parameters"]["stated"] == {
+    stated = json.loads((pack / "report.json").read_text())["parameters"]["stated"]
+    assert all(each.startswith("OpenSSL ") for each in stated.pop("cryptography")["modules"])
+    assert stated == {
         "organisation": ORGANISATION, "rto_seconds": 14400, "rpo_seconds": 90000,
     }  # fmt: skip
     assert escape(ORGANISATION) in (pack / "report.html").read_text()

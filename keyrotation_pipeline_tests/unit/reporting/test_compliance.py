@@ -13,19 +13,23 @@ from pydantic import TypeAdapter
 from keyrotation_pipeline.audit.history import LedgerState, whole_history
 from keyrotation_pipeline.audit.verify import read_anchor
 from keyrotation_pipeline.errors import AuditError, KeyStoreError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.registry import DERIVATIONS, SPECS
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.standards import findings, modules_in_use
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import AuditTimestamped, BackupIncomplete, BackupRekeyed, BackupSealed
 from keyrotation_pipeline.model.incident_events import IncidentOpened
 from keyrotation_pipeline.model.incidents import IncidentType
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.reporting.compliance import SCHEMA, ComplianceReport, Parameters, Period
+from keyrotation_pipeline.reporting.compliance import SCHEMA, ComplianceReport, Cryptography, Parameters, Period, Stated
 from keyrotation_pipeline.reporting.conclusions import Assessed, Conclusion
 from keyrotation_pipeline.reporting.document import render_json
 from keyrotation_pipeline.reporting.from_audit import compliance_report
 from keyrotation_pipeline.reporting.gathering import gather
 from keyrotation_pipeline.reporting.rendering import render_html
+from keyrotation_pipeline.reporting.sections import KeyStorageKey
 from keyrotation_pipeline.rotation.keys import declare_activation
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld, rotation_of
 from keyrotation_pipeline_tests.unit.incidents.cases import opened, signed
@@ -287,3 +291,24 @@ def test_a_period_has_what_happened_in_it_and_what_was_not_over_and_states_as_th
     for since, until, sentence in ((None, START - DAY, "the audit begins on"), (at[30], None, "the newest event is")):
         with pytest.raises(AuditError, match=sentence):
             shown(since, until)
+
+
+def test_a_report_names_the_key_storage_key_the_modules_and_what_nist_advises_against() -> None:
+    world = eventful()
+    arn = "arn:aws:kms:eu-central-1:111122223333:key/8f0a1c9e-0000-4000-8000-000000000000"
+    line = f"keys sealed by aws-kms {arn} at AWS with recovery sealed"
+    assert KeyStorageKey.signed_in(["alerts x", line]) == KeyStorageKey("aws-kms", arn, "AWS", "sealed")
+    assert KeyStorageKey.signed_in([line.replace("keys sealed", "keys earlier sealed")]) is None
+    declared = replace(
+        ValueFormat.of(SPECS["aes-gcm"]), layout="b64(nonce16 ct tag16)", derivation=DERIVATIONS["sha256"]
+    )
+    found = tuple(findings(declared))
+    assert [each.split()[0] for each in found] == ["nonces", "keys"]
+    stated = Stated(cryptography=Cryptography("aes-gcm", modules_in_use(), found))
+    made = gather(world.pipeline, stated=stated).report
+    page = render_html(replace(made, key_storage_key=KeyStorageKey("aws-kms", arn, "AWS", "sealed"))).decode()
+    for said in (arn, "backups open with it alone", "OpenSSL ", "no validated module", "restrict themselves to 12"):
+        assert said in page
+    assert "as the format aes-gcm defines" in page
+    assert "256 bits" not in page
+    assert tuple(findings(ValueFormat.of(SPECS["native"]))) == ()
