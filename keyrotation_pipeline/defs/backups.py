@@ -54,7 +54,7 @@ def backup_assets(naming: Naming, time_zone: str, first_day: date) -> dg.AssetsD
             ),
             _spec(
                 naming, DATABASE_BACKUP, time_zone, {"postgres", "gpg", "s3"},
-                "The whole database, dumped and encrypted at the moment of the keys; says which key versions it needs.",
+                "The whole database, dumped and encrypted at the moment of the keys. It says which versions it needs.",
             ),
         ],
         partitions_def=dg.DailyPartitionsDefinition(first_day.isoformat(), timezone=time_zone, end_offset=1),
@@ -282,7 +282,7 @@ BACKUP_TESTS = (
     ),
     Asset(
         ROTATION_REHEARSAL, GROUP, {"gpg", "postgres"}, DATABASE_ADMINISTRATORS,
-        "The next rotation carried out on the newest backup, in a scratch server; nothing real is touched.",
+        "The next rotation carried out on the newest backup, in a scratch server. Nothing real is touched.",
         _rehearse,
         deps=(KEY_BACKUP, DATABASE_BACKUP),
     ),

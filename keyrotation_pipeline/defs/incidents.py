@@ -106,7 +106,7 @@ INCIDENT_ASSETS = (
     ),
     Asset(
         "access_audit", "evidence", {"report"}, SECURITY_OFFICERS,
-        "Who read the key and the records during each unfinished incident, the unusual first, with a chart.",
+        "Who read the key and the records during each unfinished incident. The unusual stands first, with a chart.",
         _accesses,
     ),
 )  # fmt: skip

@@ -60,7 +60,7 @@ def sensors(
     yield build_sensor(naming, Sensor(
         # With 5 seconds the daemon would skip every other tick.
         CONDUCTOR, 2,
-        "Carries an approved rotation through its steps; one requested with `--manual` is left to people.",
+        "Carries an approved rotation through its steps. One requested with `--manual` is left to people.",
         partial(conductor.evaluate, time_zone=time_zone),
         conducted,
     ))  # fmt: skip
@@ -75,14 +75,14 @@ def sensors(
     yield build_sensor(naming, INCIDENT_FLAG._replace(jobs=[jobs[INCIDENTS]]))
     yield build_sensor(naming, Sensor(
         "alert_delivery", 20,
-        "Delivers each alert once through each channel, and renews the page of the asset `status`, which names a "
+        "Delivers each alert once through each channel. It renews the page of the asset `status`, which names a "
         "channel that is down.",
         partial(_deliver_alerts, ownership=ownership),
     ))  # fmt: skip
     if timestamps:
         yield build_sensor(naming, Sensor(
             "audit_timestamp", 60,
-            "Has the audit time-stamped after each request that ended, and retries until the authority answers.",
+            "Has the audit time-stamped after each request that ended. It retries until the authority answers.",
             _stamp,
         ))  # fmt: skip
     if witnesses:

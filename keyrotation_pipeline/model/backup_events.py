@@ -12,7 +12,7 @@ from keyrotation_pipeline.model.records import Alias
 
 @dataclass(frozen=True, slots=True)
 class BackupKeyPinned(Fact):
-    """Manifests that verify by this public key are ours: base64 of its SubjectPublicKeyInfo (RFC 8410)."""
+    """Manifests that verify by this public key are ours. It is base64 of its SubjectPublicKeyInfo (RFC 8410)."""
 
     kind: ClassVar = EventKind.BACKUP_KEY_PINNED
     public: str
@@ -20,7 +20,7 @@ class BackupKeyPinned(Fact):
 
 @dataclass(frozen=True, slots=True)
 class SigningBegun(Fact):
-    """From this event on each one is signed by the pipeline that appends it, and counts for nothing otherwise.
+    """From this event on each one is signed by the pipeline. It counts for nothing otherwise.
 
     Args:
         public: the key, base64 of its SubjectPublicKeyInfo; the same one signs backups.
@@ -34,7 +34,7 @@ class SigningBegun(Fact):
 
 @dataclass(frozen=True, slots=True)
 class BackupSealed(Fact):
-    """A manifest was signed and written: its name, the SHA-256 of its bytes, and whether its set has a dump.
+    """A manifest was signed and written. The record has its name and SHA-256, and whether its set has a dump.
 
     Args:
         made_from: manifest of the set that was re-encrypted for this one; None: it holds the state at that moment.
@@ -65,7 +65,7 @@ class BackupIncomplete(Fact):
 
 @dataclass(frozen=True, slots=True)
 class BackupRekeyIntended(Fact):
-    """A set is about to be made from another one; files with this stamp but no manifest are from a killed run."""
+    """A set is about to be made from another one. Files with this stamp but no manifest are from a killed run."""
 
     kind: ClassVar = EventKind.BACKUP_REKEY_INTENDED
     manifest: Annotated[str, Alias("set")]
@@ -127,7 +127,7 @@ class TimestampFailed(Fact):
 
 @dataclass(frozen=True, slots=True)
 class CheckpointWitnessed(Fact):
-    """A witness outside has signed that the audit up to here continues what it signed before.
+    """A witness has signed that the audit only grew.
 
     Args:
         witness: the witness, as officers signed it.
@@ -142,7 +142,7 @@ class CheckpointWitnessed(Fact):
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRefused(Fact):
-    """A witness stopped signing, or says that it has signed another history; recorded once.
+    """A witness stopped signing, or has signed another history. Recorded once.
 
     Args:
         origin: the name of the audit's tree there.
@@ -180,7 +180,9 @@ class BackupFacts:
 
 @dataclass(frozen=True, slots=True)
 class BackupsExamined(Fact):
-    """The newest backup was looked for in every place: its signed manifest, and every other file by name and size.
+    """The newest backup was looked for in every place.
+
+    Its signed manifest is verified, every other file compared by name and size.
 
     Args:
         manifest: of the newest set that each of `places` holds completely; None: there is none.
@@ -222,7 +224,7 @@ class RecoveryTestFacts:
 
 @dataclass(frozen=True, slots=True)
 class ReportWritten(Fact):
-    """A report was written; by its hash a file is known again, and one that was changed is not.
+    """A report was written. By its hash a file is known again, and one that was changed is not.
 
     Args:
         files: SHA-256 in hex of each file that holds a report, by its name; of a pack its manifest, too.

@@ -242,7 +242,7 @@ class BreachAnswers:
 
 @dataclass(frozen=True, slots=True)
 class BreachAssessed(Fact):
-    """Somebody has answered questions of the breach decision; later answers replace earlier ones."""
+    """Somebody has answered questions of the breach decision. Later answers replace earlier ones."""
 
     kind: ClassVar = EventKind.BREACH_ASSESSED
     incident: str
@@ -252,7 +252,7 @@ class BreachAssessed(Fact):
 
 @dataclass(frozen=True, slots=True)
 class AssessmentSigned(Fact):
-    """An officer has signed the present answers, and the decision that follows from them.
+    """An officer has signed the present answers.
 
     Args:
         signature: its bytes in hex.

@@ -93,7 +93,7 @@ class TableCompared:
 
 @dataclass(frozen=True, slots=True)
 class ValuesCompared(Fact):
-    """The present values were compared with those of a backup from before an incident was discovered.
+    """Present values were compared with a backup from before an incident.
 
     Args:
         by: who had it done.

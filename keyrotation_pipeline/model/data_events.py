@@ -70,7 +70,7 @@ class Counted(Fact):
 
 @dataclass(frozen=True, slots=True)
 class CountSkipped(Fact):
-    """Somebody had a pack made without the count of all tables that its certificates state."""
+    """A pack was made without the count of all tables. Its certificates state that."""
 
     kind: ClassVar = EventKind.COUNT_SKIPPED
 

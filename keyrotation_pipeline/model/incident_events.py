@@ -52,7 +52,7 @@ class FlagSetAside(Fact):
 
 @dataclass(frozen=True, slots=True)
 class EmergencyPrepared(Fact):
-    """The request that officers are to sign for an incident."""
+    """The request for an incident."""
 
     kind: ClassVar = EventKind.EMERGENCY_PREPARED
     incident: str
@@ -121,7 +121,7 @@ class NoticeSent(Fact):
 
 @dataclass(frozen=True, slots=True)
 class ReportKept(Fact):
-    """A version of an incident's report; each change of its content makes the next.
+    """A version of an incident's report. Each change of its content makes the next.
 
     Args:
         number: 1, 2, 3 … of this incident.

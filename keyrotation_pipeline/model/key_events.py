@@ -70,7 +70,7 @@ class KeyActivationDeclared(Fact):
 
 @dataclass(frozen=True, slots=True)
 class SourceKeyImported(Fact):
-    """The one key of another library was imported, whose values a rotation is to encrypt; no application gets it.
+    """The one key of another library was imported. A rotation is to encrypt its values; no application gets it.
 
     Args:
         name: of the variable that it was imported from, by which the columns name it.
@@ -95,7 +95,7 @@ class KeyStateChanged(Fact):
 
 @dataclass(frozen=True, slots=True)
 class KeyReplacementProposed(Fact):
-    """An imported key decrypts no value, and officers are about to be asked to replace it.
+    """An imported key decrypts no value. Officers are about to be asked to replace it.
 
     Args:
         before, after: fingerprints of the two keys.
@@ -122,7 +122,7 @@ class KeyReplaced(Fact):
 
 @dataclass(frozen=True, slots=True)
 class KeysResealIntended(Fact):
-    """Stored keys are about to be sealed under the wrapping key of the configuration; the keys stay."""
+    """Stored keys are about to be sealed under another wrapping key. The keys stay."""
 
     kind: ClassVar = EventKind.KEYS_RESEAL_INTENDED
     wrapping_key: str

@@ -178,7 +178,7 @@ LEAST_DUTY_CYCLE = 0.01
 
 @dataclass(frozen=True, slots=True)
 class PaceSet(Fact):
-    """The complete pace from now on; each None is as configured, or the emergency's default.
+    """The complete pace from now on. Each None is as configured, or the emergency's default.
 
     Args:
         rows_per_second: rows that one shard may rewrite in a second; 0: no cap.

@@ -42,7 +42,7 @@ class RosterPinned(Fact):
 
 @dataclass(frozen=True, slots=True)
 class HostsPinned(Fact):
-    """The hosts that the configuration named at `init`; later ones are signed with each request."""
+    """The hosts that the configuration named at `init`. Later ones are signed with each request."""
 
     kind: ClassVar = EventKind.HOSTS_PINNED
     hosts: tuple[str, ...]
@@ -50,7 +50,7 @@ class HostsPinned(Fact):
 
 @dataclass(frozen=True, slots=True)
 class HomeNamed(Fact):
-    """The random id of the home, by which its key store and its backups are told from those of others.
+    """The random id of the home. It tells its key store and its backups from those of others.
 
     Args:
         home: 32 hex digits; only the first in an audit counts.
@@ -62,7 +62,7 @@ class HomeNamed(Fact):
 
 @dataclass(frozen=True, slots=True)
 class ServerSeen(Fact):
-    """Where the database ran when a walk was about to be requested; in the middle of a walk it does not count."""
+    """Where the database ran before a walk. In the middle of a walk it does not count."""
 
     kind: ClassVar = EventKind.SERVER_SEEN
     server: DatabaseServer
@@ -178,7 +178,7 @@ class RolloutConfirmed(Fact):
 
 @dataclass(frozen=True, slots=True)
 class PromotionRecorded(Fact):
-    """Row versions of transactions from `xid` on were written since every instance writes under the new primary."""
+    """From transaction `xid` on every instance writes under the new primary."""
 
     kind: ClassVar = EventKind.PROMOTION_RECORDED
     xid: int

@@ -14,12 +14,12 @@ followed by its outcome.
 """
 # Events that no code reads back; their facts are for people.
 _FOR_PEOPLE = {
-    EventKind.ROSTER_KEEPING_INTENDED: "Home, place and roster are about to be written to the key store as its owner.",
+    EventKind.ROSTER_KEEPING_INTENDED: "The key store is about to name its owner.",
     EventKind.PACE_SET: "Somebody changed how fast a rotation goes, and why.",
     EventKind.KEY_RESTORED: "A lost key is in the key store again, or applications get that of a rollback again.",
     EventKind.KEY_BACKED_UP: "A key was encrypted to the recipients, stored in every place, and read back.",
     EventKind.KEY_LIST_DELIVERY_INTENDED: "The application's list of keys, which somebody had changed, is about to be "
-    "written again; earlier confirmations of the present rollout do not count any more.",
+    "written again; earlier confirmations no longer count.",
     EventKind.COMPROMISE_TELLING_INTENDED: "The versions that are compromised are about to be named in the key store.",
     EventKind.ROLLBACK_POST_MORTEM: "The source procedure's post-mortem of a rollback.",
     EventKind.UNSIGNED_BACKUP_TRUSTED: "An officer vouched for a backup without its signature.",
