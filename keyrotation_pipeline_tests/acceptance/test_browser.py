@@ -92,7 +92,6 @@ def read_the_refusal(page: Page, rotation: Walk) -> None:
     page.get_by_role("link", name="View", exact=True).first.click()
     sentence = re.compile(f"retired_key is not due in rotation {rotation.id}; due is: rows/")
     expect(page.get_by_text(sentence).first).to_be_visible()
-    picture(page, "refusal")
 
 
 def see_all_green(page: Page, ui: Ui) -> None:
