@@ -31,7 +31,7 @@ def run_failure_alert_sensor(naming: Naming, ownership: Ownership) -> dg.SensorD
         name=naming.name("run_failure_alert"),
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=10,
-        description="Appends each failed run to the audit. The event names run, job and subject, not the text of its error.",
+        description="Appends each failed run to the audit. The event names run, job and subject, not the error.",
     )
     def run_failure_alert(context: dg.RunFailureSensorContext, keyrotation: PipelineParameter) -> dg.SkipReason | None:
         run = context.dagster_run
