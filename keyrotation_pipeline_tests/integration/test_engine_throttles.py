@@ -1,6 +1,8 @@
 """Throttles on the real thing: rows a second, a standby that lags, hours, and a snapshot that makes a table grow."""
 
+import os
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -146,6 +148,32 @@ def test_a_standby_that_lags_is_waited_for_by_name(primary_and_standby: tuple[Se
         replica.execute("SELECT pg_wal_replay_resume()")
     assert "s late, more than 1 s" in note
     assert done[0].rows == 6000
+
+
+@pytest.mark.extended  # it keeps every processor busy
+def test_a_busy_machine_is_named_while_rows_wait_for_its_processors(
+    migrated: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "TICK_SECONDS", 0.2)
+    engine = Engine(database_url, ring_of(1, 2))
+    fill(migrated, engine, 40_000)
+
+    def is_noted() -> bool:
+        return any("waits for a processor" in each.waiting_for for each in waits(migrated, REQUEST))
+
+    hogs = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(6 * (os.cpu_count() or 2))]
+    try:
+        with in_the_background(engine) as done:
+            noted = eventually(is_noted)
+            for hog in hogs:
+                hog.kill()
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+    assert noted
+    assert done[0].rows == 40_000
+    assert waits(migrated, REQUEST) == ()
 
 
 def stored_rows(url: str) -> int:

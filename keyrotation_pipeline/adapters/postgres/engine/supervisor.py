@@ -20,6 +20,7 @@ from keyrotation_pipeline.adapters.postgres.engine.limits import (
     pace_override,
     reason_to_pause,
 )
+from keyrotation_pipeline.adapters.postgres.engine.processor_waits import ProcessorWaits
 from keyrotation_pipeline.adapters.postgres.engine.ranges import PageRange
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import WORTH_ANOTHER_TRY
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import Vacuum
@@ -76,6 +77,7 @@ class Supervisor:
         subject: what is re-encrypted, for progress reports.
         report: called about once a second.
         stop_requested: set by another thread to start nothing more. Checked after each batch and during waits.
+        waits: of the server's process that writes rows; None: nobody asks.
     """
 
     connection: Connection
@@ -87,6 +89,7 @@ class Supervisor:
     subject: str
     report: Report
     stop_requested: Event = field(default_factory=Event)
+    waits: ProcessorWaits | None = None
     total_pages: int = 0
     _earlier_pages: int = 0
     _pages: PageRange | None = None
@@ -180,13 +183,23 @@ class Supervisor:
             )
 
     def _slow_down(self) -> None:
-        """Rests longer while commits take longer than before, ours and the application's, and reports why."""
+        """Rests longer while commits take longer than before, ours and the application's, and reports why.
+
+        Reports, too, that rests are longer since the work before them waits for a processor.
+        """
         self._commits.measure(self.connection, self.request)
         self.batch_size.slowdown = self._commits.slowdown
-        if self._commits.reason:
-            self._wait_for(f"going slower: {self._commits.reason}")
+        if reason := self._commits.reason or self._reason_of_rests():
+            self._wait_for(f"going slower: {reason}")
         else:
             self._continue()
+
+    def _reason_of_rests(self) -> str:
+        # A rest is as much longer as the work before it, which includes that work's own waits.
+        if self.waits is None or self.batch_size.limits.duty_cycle >= 1:
+            return ""
+        self.waits.measure()
+        return self.waits.reason
 
     def _wait_for(self, note: str) -> None:
         """Reports why nothing, or little, is rewritten now, and records it for `status`."""

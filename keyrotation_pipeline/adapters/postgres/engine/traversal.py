@@ -12,6 +12,7 @@ from keyrotation_pipeline.adapters.postgres.engine.batch import Codec, Traversal
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, opened_ledger
 from keyrotation_pipeline.adapters.postgres.engine.pages import PageTraversal, Stop
+from keyrotation_pipeline.adapters.postgres.engine.processor_waits import ProcessorWaits
 from keyrotation_pipeline.adapters.postgres.engine.ranges import PageRange, Slice, StoredPageRanges, SweptPageRanges
 from keyrotation_pipeline.adapters.postgres.engine.rows import write_contended_rows, write_listed_rows
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import ROTATE_AGAIN, without_content
@@ -89,8 +90,9 @@ def traversing(
         subject = f"{shard.table.name} shard {shard.key}"
         batch_size = BatchSize(limits)
         ledger = stack.enter_context(opened_ledger(limits, housekeeping))
+        waits = ProcessorWaits(connection.info.backend_pid)
         supervisor = Supervisor(
-            housekeeping, ledger, connect, request, limits, batch_size, subject, report, stop_requested
+            housekeeping, ledger, connect, request, limits, batch_size, subject, report, stop_requested, waits
         )
         codec = Codec(shard.table, ring, target, native=limits.native_codec)
         traversal = _Traversal(connection, shard.table, codec, target, supervisor, in_hot_order, wait=False)
