@@ -1,5 +1,6 @@
 """Evidence that nothing under an old key version is left."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,6 +12,7 @@ from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 from keyrotation_pipeline.model.progress import Rewritten
 from keyrotation_pipeline.model.records import UNLESS_EMPTY, read
 from keyrotation_pipeline.model.requests import Step, Walk
+from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,25 @@ class DecryptedCount:
     unindexed: Mapping[str, int] = field(default_factory=dict)
     missed: tuple[MissedValue, ...] = ()
     plaintext: int = 0
+
+    def of_table(
+        self, table: EncryptedTable, unreadable: int = 0, fenced_against: tuple[KeyVersion, ...] = ()
+    ) -> TableCount:
+        """The count of the table that this is, where nothing else counts its values."""
+        totals = sum((Counter(dict(each)) for each in self.by_column.values()), Counter[KeyVersion]())
+        return TableCount(
+            table=table,
+            rows=self.rows,
+            values_by_version=dict(sorted(totals.items())),
+            empty=self.empty,
+            unencrypted=sum(self.unencrypted.values()),
+            near_misses=0,
+            unreadable=unreadable,
+            fenced_against=fenced_against,
+            counted_at=self.began_at,
+            by_column={column: dict(held) for column, held in self.by_column.items()},
+            unencrypted_by_column=dict(self.unencrypted),
+        )
 
     @property
     def wrong_indexes(self) -> str:

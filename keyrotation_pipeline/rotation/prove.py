@@ -14,7 +14,7 @@ from keyrotation_pipeline.fieldcrypto.reads import CLOSED, NOT_A_VALUE
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import NAMED_AT_MOST, DecryptedCount, Proven, not_encrypted
 from keyrotation_pipeline.model.requests import Step, Walk
-from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, TableCount
+from keyrotation_pipeline.model.tables import EncryptedTable, OldRows
 from keyrotation_pipeline.ports.database import TableFencing
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -44,8 +44,9 @@ def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> P
     _require_empty_quarantine(pipeline)
     if refuses_writers:
         _require_all_under(rotation, decrypted)
+    counted = zip(pipeline.tables, decrypted, strict=True)
     pipeline.ledger.save_counts(
-        tuple(_counted(pipeline.fencing, *each) for each in zip(pipeline.tables, decrypted, strict=True))
+        tuple(each.of_table(table, fenced_against=pipeline.fencing.fences(table)) for table, each in counted)
     )
     _fence(pipeline, rotation, retired, report)
     position = pipeline.evidence.position()
@@ -225,26 +226,6 @@ def _require_encrypted(pipeline: Pipeline) -> None:
 def _is_element(name: str, column: str) -> bool:
     """Returns whether ``tags[3]`` is one of ``tags[]``."""
     return column.endswith("[]") and name.startswith(column[:-1])
-
-
-def _counted(fencing: TableFencing, table: EncryptedTable, decrypted: DecryptedCount) -> TableCount:
-    """The count of a table whose values all decrypt, but for plaintext that a rollback leaves."""
-    totals: Counter[KeyVersion] = Counter()
-    for counts in decrypted.by_column.values():
-        totals.update(counts)
-    return TableCount(
-        table=table,
-        rows=decrypted.rows,
-        values_by_version=dict(sorted(totals.items())),
-        empty=decrypted.empty,
-        unencrypted=sum(decrypted.unencrypted.values()),
-        near_misses=0,
-        unreadable=0,
-        fenced_against=fencing.fences(table),
-        counted_at=decrypted.began_at,
-        by_column={column: dict(counts) for column, counts in decrypted.by_column.items()},
-        unencrypted_by_column=dict(decrypted.unencrypted),
-    )
 
 
 def _require_empty_quarantine(pipeline: Pipeline) -> None:

@@ -50,22 +50,8 @@ class CurrentKeys:
         """
         # Without its search indexes, whose texts are compared where something rests on it.
         decrypted = decrypt_all(self.connect, replace(table, indexes=()), self.ring(), lambda _: None, self.limits)
-        totals = sum((Counter(dict(each)) for each in decrypted.by_column.values()), Counter[KeyVersion]())
         with closing(self.connect()) as connection:
-            unreadable = len(quarantine.load(connection, [table]))
-        return TableCount(
-            table=table,
-            rows=decrypted.rows,
-            values_by_version=dict(sorted(totals.items())),
-            empty=decrypted.empty,
-            unencrypted=sum(decrypted.unencrypted.values()),
-            near_misses=0,
-            unreadable=unreadable,
-            fenced_against=(),
-            counted_at=decrypted.began_at,
-            by_column={column: dict(held) for column, held in decrypted.by_column.items()},
-            unencrypted_by_column=dict(decrypted.unencrypted),
-        )
+            return decrypted.of_table(table, unreadable=len(quarantine.load(connection, [table])))
 
     def rows_under(
         self, table: EncryptedTable, versions: Sequence[KeyVersion], seconds: float = float("inf")
