@@ -227,7 +227,8 @@ def convert_key_store(settings: Settings, ring: KeyRing) -> None:
     """
     if settings.keys.aws is None or settings.keys.store != "aws-secrets-manager":
         raise ConfigurationError('--convert is for [keys] store = "aws-secrets-manager" only; leave it out')
-    _aws(settings.keys.aws, seal=_seal(settings.keys.seal)).convert(ring)
+    # Not sealed yet: applications read them, and show first that they open a canary.
+    _aws(settings.keys.aws).convert(ring)
 
 
 def _seal(declared: SealSettings | None, home: Callable[[], str | None] | None = None) -> Seal:

@@ -30,6 +30,7 @@ from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.wrapping_keys.pkcs11 import MODULE_VARIABLE, PIN_VARIABLE
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.requests import Request, StepRecord, Walk
@@ -189,6 +190,14 @@ def approve(pipeline: Pipeline, request: Request, officers: Sequence[DemoOfficer
         say(f"Approved by the {officer.name}")
 
 
+def _environment(settings: Settings) -> dict[str, str]:
+    """Returns that of the application, which may have to open keys in a token."""
+    seal = settings.keys.seal
+    if seal is None or seal.module is None or seal.pin is None:
+        return child_environment()
+    return child_environment(**{MODULE_VARIABLE: str(seal.module), PIN_VARIABLE: seal.pin.get_secret_value()})
+
+
 class RunningApplication:
     """The application's process; `stop` returns its tally."""
 
@@ -200,7 +209,7 @@ class RunningApplication:
             *(("-m", native_application.__name__) if native else ("-P", fernet_application.__file__)),
         ]
         self._process = subprocess.Popen(  # noqa: S603 - our own module
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=child_environment()
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_environment(settings)
         )
         keys = settings.keys_directory if native else settings.keys_directory / APPLICATION_FILE
         self._send(json.dumps({"url": url, "keys": str(keys), "columns": clinic.ENCRYPTED_COLUMNS}))

@@ -141,13 +141,13 @@ class SealSettings(Section):
         kind: of the key.
         key_id: of AWS KMS: its ARN.
         region_name, endpoint_url: of AWS KMS: as boto3 takes them; default: the ARN's region. A multi-Region key is
-            asked in the process's own region, if it has one.
-        module: of a token: path of the library that reaches it.
-        token_label, key_label: of a token: its label, and that of the AES key in it.
-        pin: of a token: that of its user.
-        replica_token_label: of a token: that of a second one with a copy of the key, which has the same PIN.
-        earlier: names of keys that sealed keys which are still stored, until `keyrotation reseal`: ARNs, and
-            ``pkcs11:token=LABEL;object=LABEL``.
+            asked in that of the process.
+        module: of a token: its library.
+        token_label, key_label: of a token, and of the AES key in it.
+        pin: of a token.
+        replica_token_label: of a second token with the key and the same PIN.
+        earlier: ARNs, and ``pkcs11:token=LABEL;object=LABEL``, of keys that sealed what is still stored, until
+            `keyrotation reseal`.
         recovery: ``officers``: backups hold keys that the officers' certificates open, so that recovery works without
             the wrapping key, and its end destroys nothing; ``sealed``: backups hold sealed keys only. Officers sign it.
     """

@@ -34,7 +34,9 @@ from keyrotation_pipeline.rotation.rollback import open_rollback
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline.rotation.sealing import reseal
 from keyrotation_pipeline.settings import Settings, load
+from keyrotation_pipeline_tests.cards import LIBRARY
 from keyrotation_pipeline_tests.servers import Server
+from keyrotation_pipeline_tests.tokens import PIN, Tokens, needs_softhsm
 from keyrotation_pipeline_tests.waiting import eventually
 from keyrotation_pipeline_tests.wrapping_keys import Kms
 
@@ -197,7 +199,14 @@ def test_recovery_goes_on_without_the_kms_where_officers_open_the_backups(
         (empty / "keyrotation.toml").write_text(text)
     kms.refuses.update(dict.fromkeys(("Encrypt", "Decrypt", "DescribeKey"), "NotFoundException"))
     command = ["keyrotation", "recover", "--from", str(settings.backup_directory), "--key", str(secret), "--json"]
-    command += ["--signer", str(signer), "--server", server.url("postgres"), "--into", f"recovered_{os.getpid()}"]
+    command += [
+        "--signer",
+        str(signer),
+        "--server",
+        server.url("postgres"),
+        "--into",
+        f"recovered_{here}_{os.getpid()}".lower(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "keys lie unsealed here (AWS KMS refuses DescribeKey" in done.stdout
@@ -206,6 +215,63 @@ def test_recovery_goes_on_without_the_kms_where_officers_open_the_backups(
     stored = FileKeyStore(empty / ".keyrotation" / "keys").read()
     assert {str(version) for version in stored.versions} == {"v1", "v2"}
     assert stored.materials
+
+
+@needs_softhsm
+@pytest.mark.extended
+@pytest.mark.parametrize("recovery", ["officers", "sealed"])
+def test_a_rotation_and_a_recovery_with_a_token(
+    folder: Path, tokens: Tokens, server: Server, monkeypatch: pytest.MonkeyPatch, recovery: str
+) -> None:
+    value = os.urandom(32)
+    tokens.add("replica")
+    for label in ("clinic", "replica"):
+        tokens.add_key(label, value=value)
+    monkeypatch.setenv("HSM_PIN", PIN)
+    _, officers = prepare(None)
+    path = folder / "keyrotation.toml"
+    path.write_text(f"{path.read_text()}\n{tokens.section(recovery)}")
+    settings = load(path)
+    outcome = rotated()
+    assert outcome.holds
+    assert all(text.startswith("sealed:pkcs11:") for text in texts_in(settings.home))
+    opened = seal._OPENED._keys.values()  # noqa: SLF001  what this process holds in memory
+    made = [each for each in opened if isinstance(each, KeyMaterial)]
+    assert {each.fingerprint for each in made} >= {each.fingerprint for each in outcome.keys}
+    assert not list(files_with(made, folder))
+
+    secret = folder / "recovery.asc"
+    secret.write_bytes(officers[0].gpg("--armor", "--export-secret-keys"))
+    with open_pipeline(settings, actor="test") as pipeline:
+        signer = pipeline.backup_signer
+    (empty := folder / "empty").mkdir()
+    monkeypatch.chdir(empty)
+    lost = ("clinic", "replica") if recovery == "officers" else ("clinic",)
+    for label in lost:
+        subprocess.run(["softhsm2-util", "--delete-token", "--token", label], check=True, capture_output=True)
+    command = ["keyrotation", "recover", "--from", str(settings.backup_directory), "--key", str(secret), "--json"]
+    command += [
+        "--signer",
+        str(signer),
+        "--server",
+        server.url("postgres"),
+        "--into",
+        f"recovered_{recovery}_{os.getpid()}",
+    ]
+    if recovery == "sealed":
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "ENCRYPTION_PKCS11_MODULE is not set; set it" in done.stderr
+        for name, text in (("MODULE", str(LIBRARY)), ("PIN", PIN), ("REPLICA_TOKEN", "replica")):
+            monkeypatch.setenv(f"ENCRYPTION_PKCS11_{name}", text)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert ("keys lie unsealed here (token 'clinic'" in done.stdout) is (recovery == "officers")
+    assert {text.startswith("sealed:pkcs11:") for text in texts_in(empty / ".keyrotation")} == {recovery == "sealed"}
+
+
+def texts_in(home: Path) -> list[str]:
+    """What a home's store of files holds."""
+    return [each.read_text() for each in (home / "keys").rglob("*.key")]
 
 
 def walked(pipeline: Pipeline, request: Walk, officers: Sequence[DemoOfficer], through: Step | None = None) -> None:

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -194,9 +195,10 @@ class Pkcs11Key:
                 f"the PIN of token {token.label!r} is locked; have its security officer set it anew"
             )
         if tried in _WRONG or token.flags & (flags.USER_PIN_COUNT_LOW | flags.USER_PIN_FINAL_TRY):
+            named = f"--module {self.module} --token-label {shlex.quote(token.label)}"
             raise KeyStoreUnavailableError(
                 f"a wrong PIN was the last one tried with token {token.label!r}, so none is until somebody logs in: "
-                f"correct it, then run `pkcs11-tool --module {self.module} --token-label {token.label} -l -O`"
+                f"correct it, then run `pkcs11-tool {named} -l -O`"
             )
         try:
             session = token.open(user_pin=self.pin)

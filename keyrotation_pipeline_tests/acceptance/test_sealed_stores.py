@@ -1,0 +1,141 @@
+"""Whole walks in AWS and Kubernetes under a seal: keys that were there before are sealed, rotated, and rolled back."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.encrypted_type import EnvironmentKeyRing, SecretsManagerKeyRing, attest
+from keyrotation_pipeline.fieldcrypto import seal as sealing
+from keyrotation_pipeline.fieldcrypto.cipher import encrypt
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline_tests.acceptance.test_every_store import CONFIGURATION, ROWS, V1, Clinic
+from keyrotation_pipeline_tests.applications import engine_of
+from keyrotation_pipeline_tests.cards import LIBRARY
+from keyrotation_pipeline_tests.clusters import TestKeySecrets
+from keyrotation_pipeline_tests.fleets import TestFleet
+from keyrotation_pipeline_tests.key_places import AwsPlace, KubernetesPlace
+from keyrotation_pipeline_tests.tokens import PIN, Tokens, needs_softhsm
+from keyrotation_pipeline_tests.waiting import eventually
+from keyrotation_pipeline_tests.wrapping_keys import Kms
+
+pytestmark = pytest.mark.extended
+
+
+class SecretKeyRing(EnvironmentKeyRing):
+    """As a Pod reads its Secret, where it is mounted and updated."""
+
+    def __init__(self, secrets: TestKeySecrets) -> None:
+        super().__init__()
+        self._secrets = secrets
+
+    def _read(self) -> KeyRing:
+        return KeyRing.from_environment(self._secrets.entries())
+
+
+def aws(request: pytest.FixtureRequest) -> tuple[AwsPlace, Any]:
+    secret = request.getfixturevalue("new_secret")()
+    return AwsPlace(secret), SecretsManagerKeyRing(secret.client, secret.name, every_seconds=0)
+
+
+def kubernetes(request: pytest.FixtureRequest) -> tuple[KubernetesPlace, Any]:
+    secrets = request.getfixturevalue("new_key_secrets")()
+    return KubernetesPlace(TestFleet(secrets)), SecretKeyRing(secrets)
+
+
+def in_kms(request: pytest.FixtureRequest) -> str:
+    kms: Kms = request.getfixturevalue("kms")
+    return f'[keys.seal]\nkind = "aws-kms"\nkey_id = "{kms.key()}"\nendpoint_url = "{kms.url}"\n'
+
+
+def in_token(request: pytest.FixtureRequest) -> str:
+    tokens: Tokens = request.getfixturevalue("tokens")
+    tokens.add_key()
+    for name in ("HSM_PIN", "ENCRYPTION_PKCS11_PIN"):
+        request.getfixturevalue("monkeypatch").setenv(name, PIN)
+    request.getfixturevalue("monkeypatch").setenv("ENCRYPTION_PKCS11_MODULE", str(LIBRARY))
+    return tokens.section()
+
+
+@contextmanager
+def reporting(clinic: Clinic, ring: Any) -> Iterator[str]:  # noqa: ANN401
+    engine = engine_of(clinic.url)
+    attestation = attest(engine, ring, instance="web-1", every_seconds=0.5)
+    try:
+        yield attestation.instance
+    finally:
+        attestation.stop()
+        engine.dispose()
+
+
+@pytest.mark.parametrize("make", [pytest.param(aws, id="AWS"), pytest.param(kubernetes, id="Kubernetes")])
+@pytest.mark.parametrize(
+    "seal", [pytest.param(in_kms, id="AWS KMS"), pytest.param(in_token, id="a token", marks=needs_softhsm)]
+)
+def test_keys_of_a_store_in_a_service_are_sealed_rotated_and_rolled_back(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    already_migrated: str,
+    database_url: str,
+    security_officer: DemoOfficer,
+    privacy_officer: DemoOfficer,
+    recovery_officer: DemoOfficer,
+    make: Any,  # noqa: ANN401
+    seal: Any,  # noqa: ANN401
+) -> None:
+    key, (place, ring) = KeyMaterial.generate(), make(request)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE clients (id int PRIMARY KEY, name text)")
+        for row in range(ROWS):
+            connection.execute("INSERT INTO clients VALUES (%s, %s)", (row, encrypt(KeyRing({V1: key}, V1), "Zoe")))
+    place.give(key)
+    officers = (security_officer, privacy_officer)
+    clinic = Clinic(tmp_path, database_url, place, officers, recovery_officer, key, generation=1)
+    (tmp_path / "webhook").write_text("http://127.0.0.1:9/")
+    stored = re.sub(r"\[rollout\](.|\n)*", "", place.configuration())
+    clinic.file.write_text(
+        CONFIGURATION.format(
+            url=database_url,
+            generation=1,
+            place=f"{stored}{seal(request)}",
+            recovery=recovery_officer.certificate,
+            security=security_officer.certificate,
+            privacy=privacy_officer.certificate,
+        )
+    )
+    sealing.forget_opened()
+    clinic.run("init", *place.init_options)
+    assert any("v1 in the key store is not under" in each for each in clinic.attention())
+    clinic.run("reseal", refused="no instance has opened the canary")
+    with reporting(clinic, ring) as instance:
+        assert eventually(lambda: clinic.knows_of(instance))
+        clinic.run("backup")
+        clinic.run("reseal")
+        clinic.walk(clinic.signed("request", "--reason", "keys under a seal"))
+        further = clinic.signed("request", "--reason", "once more")
+        clinic.walk(further, Step.PRIMARY_KEY_ROLLOUT)
+        clinic.walk(clinic.signed("rollback", further))
+        clinic.run("verify")
+    status = json.loads(clinic.run("status", "--json"))
+    assert status["primary"] == "v2"
+    assert not [each for each in status["attention"] if "seal" in each]
+    assert {each["state"] for each in status["key_versions"] if each["version"] == "v1"} == {"archived"}
+    assert all(text.startswith("sealed:") for text in held_in(place))
+
+
+def held_in(place: AwsPlace | KubernetesPlace) -> list[str]:
+    """The texts of every key, live and archived."""
+    if isinstance(place, AwsPlace):
+        live = [text for name, text in json.loads(place.secret.text()).items() if re.fullmatch("v[0-9]+", name)]
+        return [*live, *(place.secret.text(name) for name in place.secret.archives())]
+    secrets = place.fleet.secrets
+    live = [text for name, text in secrets.entries().items() if name.startswith("ENCRYPTION_MASTER_KEY")]
+    return [*live, *(text for name, text in secrets.entries(secrets.archive).items() if re.fullmatch("v[0-9]+", name))]
