@@ -2,14 +2,19 @@
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import pytest
+from cryptography.fernet import Fernet
 
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.adapters.keystores.file import APPLICATION_FILE
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.encrypted_type import EnvironmentKeyRing, SecretsManagerKeyRing, attest
 from keyrotation_pipeline.fieldcrypto import seal as sealing
@@ -17,12 +22,13 @@ from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.requests.policy import change_policy
 from keyrotation_pipeline_tests.acceptance.test_every_store import CONFIGURATION, ROWS, V1, Clinic
 from keyrotation_pipeline_tests.applications import engine_of
 from keyrotation_pipeline_tests.cards import LIBRARY
 from keyrotation_pipeline_tests.clusters import TestKeySecrets
 from keyrotation_pipeline_tests.fleets import TestFleet
-from keyrotation_pipeline_tests.key_places import AwsPlace, KubernetesPlace
+from keyrotation_pipeline_tests.key_places import AwsPlace, KeyPlace, KubernetesPlace
 from keyrotation_pipeline_tests.tokens import PIN, Tokens, needs_softhsm
 from keyrotation_pipeline_tests.waiting import eventually
 from keyrotation_pipeline_tests.wrapping_keys import Kms
@@ -129,6 +135,65 @@ def test_keys_of_a_store_in_a_service_are_sealed_rotated_and_rolled_back(
     assert not [each for each in status["attention"] if "seal" in each]
     assert {each["state"] for each in status["key_versions"] if each["version"] == "v1"} == {"archived"}
     assert all(text.startswith("sealed:") for text in held_in(place))
+
+
+def test_a_library_that_reads_a_list_gets_each_key_by_exec(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    already_migrated: str,
+    database_url: str,
+    security_officer: DemoOfficer,
+    privacy_officer: DemoOfficer,
+    recovery_officer: DemoOfficer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From a list that is delivered to one that `exec` makes; the program opens every value at each moment."""
+    old = Fernet.generate_key().decode()
+    monkeypatch.setenv("FERNET_KEYS", old)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE clients (id int PRIMARY KEY, name text)")
+        for row in range(ROWS):
+            connection.execute("INSERT INTO clients VALUES (%s, %s)", (row, Fernet(old).encrypt(b"Zoe").decode()))
+    officers, place = (security_officer, privacy_officer), cast("KeyPlace", None)
+    clinic = Clinic(tmp_path, database_url, place, officers, recovery_officer, KeyMaterial.generate(), generation=1)
+    (tmp_path / "webhook").write_text("http://127.0.0.1:9/")
+    text = CONFIGURATION.replace("format.generation = {generation}\n", "").format(
+        url=database_url,
+        place='[format]\nname = "fernet"\nkeys = { env = "FERNET_KEYS" }\n[rollout]\nmode = "none"\n',
+        recovery=recovery_officer.certificate,
+        security=security_officer.certificate,
+        privacy=privacy_officer.certificate,
+    )
+    clinic.file.write_text(text)
+    clinic.run("init")
+    keys = tmp_path / ".keyrotation" / "keys"
+    assert (keys / APPLICATION_FILE).read_text().strip() == f"FERNET_KEYS={old}"
+    clinic.file.write_text(f"{text}\n{in_kms(request)}")
+    policy = clinic.signed("policy", "--reason", "keys under a seal")
+    with open_pipeline(settings.load(clinic.file), actor="test") as pipeline:
+        change_policy(pipeline, pipeline.ledger.request(policy))
+    clinic.run("backup")
+    clinic.run("reseal")
+    assert not (keys / APPLICATION_FILE).exists()
+    assert opened_by_exec(clinic, keys) == [old]
+    rotation = clinic.signed("request", "--reason", "yearly")
+    clinic.walk(rotation, Step.PRIMARY_KEY_ROLLOUT)
+    new, *others = opened_by_exec(clinic, keys)
+    assert others == [old]
+    clinic.walk(rotation)
+    assert opened_by_exec(clinic, keys) == [new]
+    with psycopg.connect(database_url) as connection:
+        values = [value for (value,) in connection.execute("SELECT name FROM clients")]
+    assert {Fernet(new).decrypt(value.encode()) for value in values} == {b"Zoe"}
+    clinic.run("verify")
+
+
+def opened_by_exec(clinic: Clinic, keys: Path) -> list[str]:
+    """The list that a program gets now."""
+    command = ["keyrotation", "exec", "--mounted", str(keys), "--config", str(clinic.file), "--", "printenv"]
+    return (
+        subprocess.run([*command, "FERNET_KEYS"], capture_output=True, text=True, check=True).stdout.strip().split(",")
+    )
 
 
 def held_in(place: AwsPlace | KubernetesPlace) -> list[str]:
