@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import dagster as dg
 import psycopg
 import pytest
 from cryptography.fernet import Fernet
@@ -15,6 +16,8 @@ from cryptography.fernet import Fernet
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.keystores.file import APPLICATION_FILE
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
+from keyrotation_pipeline.defs.code_location import build_definitions
+from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.encrypted_type import EnvironmentKeyRing, SecretsManagerKeyRing, attest
 from keyrotation_pipeline.fieldcrypto import seal as sealing
@@ -24,9 +27,11 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.requests.policy import change_policy
 from keyrotation_pipeline_tests.acceptance.test_every_store import CONFIGURATION, ROWS, V1, Clinic
+from keyrotation_pipeline_tests.acceptance.test_sealed_keys import files_with
 from keyrotation_pipeline_tests.applications import engine_of
 from keyrotation_pipeline_tests.cards import LIBRARY
 from keyrotation_pipeline_tests.clusters import TestKeySecrets
+from keyrotation_pipeline_tests.conducting import Conducted
 from keyrotation_pipeline_tests.fleets import TestFleet
 from keyrotation_pipeline_tests.key_places import AwsPlace, KeyPlace, KubernetesPlace
 from keyrotation_pipeline_tests.tokens import PIN, Tokens, needs_softhsm
@@ -125,7 +130,8 @@ def test_keys_of_a_store_in_a_service_are_sealed_rotated_and_rolled_back(
         assert eventually(lambda: clinic.knows_of(instance))
         clinic.run("backup")
         clinic.run("reseal")
-        clinic.walk(clinic.signed("request", "--reason", "keys under a seal"))
+        clinic.signed("request", "--reason", "keys under a seal")
+        conduct(clinic)
         further = clinic.signed("request", "--reason", "once more")
         clinic.walk(further, Step.PRIMARY_KEY_ROLLOUT)
         clinic.walk(clinic.signed("rollback", further))
@@ -135,6 +141,20 @@ def test_keys_of_a_store_in_a_service_are_sealed_rotated_and_rolled_back(
     assert not [each for each in status["attention"] if "seal" in each]
     assert {each["state"] for each in status["key_versions"] if each["version"] == "v1"} == {"archived"}
     assert all(text.startswith("sealed:") for text in held_in(place))
+    made = [each for each in sealing._OPENED._keys.values() if isinstance(each, KeyMaterial)]  # noqa: SLF001
+    assert len({each.fingerprint for each in made}) >= 4  # v1 to v3, and the canary
+    assert list((tmp_path / "dagster").rglob("*.db"))
+    assert not list(files_with(made, tmp_path))
+
+
+def conduct(clinic: Clinic) -> None:
+    """A rotation by Dagster, whose storage is in the clinic's folder."""
+    resource = PipelineResource(config_file=str(clinic.file))
+    declared = settings.load(clinic.file)
+    definitions = build_definitions(declared.encrypted_tables, declared.reencryption.shards, resource)
+    (storage := clinic.path / "dagster").mkdir()
+    with dg.DagsterInstance.local_temp(str(storage)) as instance:
+        Conducted(definitions, instance, resource).conduct()
 
 
 def test_a_library_that_reads_a_list_gets_each_key_by_exec(
