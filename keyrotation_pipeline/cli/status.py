@@ -109,6 +109,8 @@ def _proven(shown: Status, now: datetime) -> str:
 
 
 def _others(shown: Status) -> Iterator[output.Text]:
+    for name, place in shown.members.items():
+        yield field("Member", f"{name}: {place}")
     for each in shown.incidents:
         said = f"{each.incident.id}, {each.incident.type}, {each.incident.status}; {each.clock_in_words}"
         yield field("Incident", said, output.BAD)

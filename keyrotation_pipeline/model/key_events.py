@@ -193,7 +193,8 @@ class KeyRetired(Fact):
     """The evidence for withdrawing versions from the applications.
 
     Args:
-        tables, values: of the members of a fleet, too; everything else is of the home's own database alone.
+        tables, values, not_searched, not_read_again: of the members of a fleet, too; the time, the position and the
+            versions refused are of the home's own database, and the events of the members have theirs.
         members: whose own evidence, which events hold, was found the same just before the commit.
         not_searched, not_seen: what the evidence does not cover.
         not_read_again: relations whose older pages nobody has read since the search began.

@@ -1,7 +1,7 @@
 """Status and readiness as values, which the command line, Dagster and `status --json` show alike; heartbeats."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -198,6 +198,7 @@ class Status:
         incidents: open ones.
         requests: those that are not over, newest first.
         attention: one sentence for each thing that is overdue, blocked or stale.
+        members: of a fleet: the place of each, as officers signed it.
         alerted: those of `attention` that have alerts of their own: of incidents and of failing applications.
         warnings: one for each future problem; they do not count for `--exit-code`.
         contacts: the emergency contact list of the configuration.
@@ -232,6 +233,7 @@ class Status:
     empty_versions: tuple[KeyVersion, ...] = ()
     not_counted_since: tuple[KeyVersion, ...] = ()
     alerted: frozenset[str] = frozenset()
+    members: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def other_requests(self) -> tuple[PendingRequest, ...]:
@@ -244,6 +246,7 @@ class Status:
             "schema": SCHEMA,
             "generated_at": instant(self.generated_at),
             "database": self.database,
+            **({"members": dict(self.members)} if self.members else {}),
             "key_versions": [
                 {
                     "version": str(record.version),

@@ -14,7 +14,7 @@ from keyrotation_pipeline.backups.key_loss import audited_primary, lost_keys
 from keyrotation_pipeline.backups.rehearsal import last_rehearsal
 from keyrotation_pipeline.errors import AuditError, BlockedError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.approval import Roster
+from keyrotation_pipeline.model.approval import Roster, members_among
 from keyrotation_pipeline.model.audit import EventKind, utc_minute, utc_second
 from keyrotation_pipeline.model.breach import carried_by
 from keyrotation_pipeline.model.keys import KeyRecord, StoredKeys, not_sealed
@@ -201,6 +201,7 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside
     return Status(
         generated_at=now,
         database=pipeline.environment.identity().name,
+        members=members_among(pipeline.hosts),
         key_versions=records,
         primary=primary,
         tables=tuple(

@@ -12,7 +12,13 @@ from typing import Any
 from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState, history, whole_history
 from keyrotation_pipeline.audit.retirements import Retirement, retirement_of
 from keyrotation_pipeline.backups.catalog import BackupContext, kept_sets
-from keyrotation_pipeline.errors import BlockedError, KeyStoreError, PreflightError, RequestError
+from keyrotation_pipeline.errors import (
+    BlockedError,
+    KeyStoreError,
+    MemberUnavailableError,
+    PreflightError,
+    RequestError,
+)
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 from keyrotation_pipeline.model.audit import EventKind, envelope, instant, payload_of, to_sign, utc_minute
@@ -80,7 +86,7 @@ def count_before_certificates(pipeline: Pipeline) -> str | None:
     try:
         if history(pipeline.ledger, EventKind.KEY_RETIRED):
             count_again(pipeline)
-    except (PreflightError, BlockedError) as error:
+    except (PreflightError, BlockedError, MemberUnavailableError) as error:
         return str(error)
     return None
 
@@ -165,6 +171,11 @@ def in_words(statement: Mapping[str, Any]) -> str:
         f"- rows: {rows['old_values']} of {rows['values']:,} values of {', '.join(rows['tables'])}; the database "
         f"refuses {refused}; format {rows['format']}: {rows['rests_on']}"
     )
+    lines += [
+        f"- {each['member']} ({each['place']}): {each['old_values']} of {each['values']:,} values, proven "
+        f"{each['proven_at']}"
+        for each in said.get("members", ())
+    ]
     lines.append(f"- undeclared columns: {searched['searched']}; not searched: {'; '.join(searched['not_searched'])}")
     if (again := said["counted_again"]) is not None:
         lines.append(f"- {_counted_in_words(again)}")

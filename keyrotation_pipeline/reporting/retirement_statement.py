@@ -12,7 +12,8 @@ from keyrotation_pipeline.audit.retirements import Retirement, retirement_of
 from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 from keyrotation_pipeline.model.audit import STATEMENT_TYPE, instant
 from keyrotation_pipeline.model.data_events import Counted, CountedTable, CountSkipped
-from keyrotation_pipeline.model.key_events import KeyRetired, ReplicasAccounted
+from keyrotation_pipeline.model.key_events import KeyRetired, MemberProven, ReplicasAccounted
+from keyrotation_pipeline.model.records import as_json
 from keyrotation_pipeline.model.request_events import StepFinished
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.reporting.plaintext import in_statement
@@ -28,6 +29,9 @@ NOT_CLAIMED = (
     "that the archived key, and backups of it, are destroyed: an archived key still decrypts old backups",
     "anything of a time after the audit head that it names",
 )
+
+
+NO_DUMPS = "that no dump of a member is kept that needs the key: this pipeline makes none"
 
 
 def dead_keys(entries: Sequence[HistoryEntry]) -> Iterator[Retirement]:
@@ -70,6 +74,7 @@ def statement_of(
             ],
             "retired_at": instant(event.at),
             "rows": _rows(retired),
+            **_members(entries, event, retired),
             "undeclared_columns": {
                 "searched": _searched(retired),
                 "not_searched": list(retired.not_searched),
@@ -82,8 +87,8 @@ def statement_of(
             "read_since": [
                 {**_named(each.entry), "at": instant(each.entry.at), "subject": each.subject} for each in dead.newest
             ],
-            "snapshots": "no session, prepared transaction or slot of this server could show a value from before the "
-            f"proof of {instant(retired.proven_at)}",
+            "snapshots": f"no session, prepared transaction or slot of {_these('this server', retired)} could show a "
+            f"value from before the proof of {instant(retired.proven_at)}",
             **_key_storage_key(state),
             "replicas": {
                 "accounted": accounted.get("replicas", []),
@@ -99,8 +104,8 @@ def statement_of(
             "backups_that_need_it": list(backups),
             **in_statement(entries, plaintext),
             "signed_by": SIGNED_BY,
-            "not_claimed": list(NOT_CLAIMED),
-            "evidence": [_named(each) for each in (replicas, event, archived) if each is not None],
+            "not_claimed": [*NOT_CLAIMED, *([NO_DUMPS] if retired.members else [])],
+            "evidence": [_named(each) for each in (*_proven(entries, event), replicas, event, archived) if each],
         },
     }
 
@@ -114,7 +119,31 @@ def _key_storage_key(state: LedgerState) -> dict[str, Any]:
 def _searched(retired: KeyRetired) -> str:
     if not retired.identified_by.is_searchable:
         return "none: nothing tells a value of this format from other text"
-    return "every other column of every relation of this database that can hold text: no value found"
+    return (
+        f"every other column of every relation of {_these('this database', retired)} that can hold text: no value found"
+    )
+
+
+def _these(what: str, retired: KeyRetired) -> str:
+    return f"{what} and of {', '.join(retired.members)}" if retired.members else what
+
+
+def _proven(entries: Sequence[HistoryEntry], event: HistoryEntry) -> Sequence[HistoryEntry]:
+    """The last evidence of each member of a fleet before a retirement; of one database there is none."""
+    found = dict[str, HistoryEntry]()
+    for entry in entries:
+        fact = entry.fact
+        is_of_it = entry.fault is None and entry.request == event.request and entry.seq < event.seq
+        if is_of_it and isinstance(fact, MemberProven):
+            found[fact.evidence.member] = entry
+    return tuple(found.values())
+
+
+def _members(entries: Sequence[HistoryEntry], event: HistoryEntry, retired: KeyRetired) -> dict[str, Any]:
+    """The places of a fleet's members, and what each of them proved in a transaction of its own."""
+    proven = [as_json(each.fact.evidence) for each in _proven(entries, event) if isinstance(each.fact, MemberProven)]
+    members = [{**each, **each.pop("state")} for each in proven if each["member"] in retired.members]
+    return {"members": members} if members else {}
 
 
 def _accounted(entries: Sequence[HistoryEntry], retired: HistoryEntry) -> HistoryEntry | None:

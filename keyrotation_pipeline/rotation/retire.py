@@ -1,5 +1,9 @@
 """Retires the old key: withdraws it from the applications, on evidence from the same transaction that records it."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import (
     BlockedError,
@@ -25,6 +29,7 @@ from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import MemberEvidence, Proven, Searched, ZeroOldRows
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import Step, Walk
+from keyrotation_pipeline.model.tables import of_member
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -110,6 +115,7 @@ def _retire(
                 "from the count; run `keyrotation audit verify`"
             )
         unseen = pipeline.environment.blind_spots()
+        unread = (*evidence.not_read_again, *(name for each in members for name in each.not_read_again))
         done = KeyRetired(
             version=evidence.version,
             tables=(*evidence.tables, *(name for each in members for name in each.tables)),
@@ -123,13 +129,13 @@ def _retire(
             target_backup=backup.name,
             not_searched=tuple(map(str, unseen.unsearched)),
             not_seen=unseen.unseen,
-            not_read_again=evidence.not_read_again,
-            searched_from=searched.began_at if evidence.not_read_again else None,
+            not_read_again=unread,
+            searched_from=min(_searched_from(evidence, searched, members)) if unread else None,
             format=evidence.format,
             identified_by=evidence.identified_by,
             members=tuple(each.member for each in members),
         )
-        pipeline.ledger.append(_accounted(pipeline.ledger, rotation, evidence), rotation.id)
+        pipeline.ledger.append(_accounted(pipeline.ledger, rotation, evidence, members), rotation.id)
         pipeline.ledger.append(done, rotation.id)
         pipeline.evidence.require_same(pipeline.tables, proof.moment, members)
         for version in leaving:
@@ -149,11 +155,24 @@ def _proven_members(
     return tuple(found)
 
 
-def _accounted(ledger: Ledger, rotation: Walk, evidence: ZeroOldRows) -> ReplicasAccounted:
+def _searched_from(evidence: ZeroOldRows, searched: Searched, members: Sequence[MemberEvidence]) -> Iterator[datetime]:
+    if evidence.not_read_again:
+        yield searched.began_at
+    yield from (each.searched_from for each in members if each.searched_from is not None)
+
+
+def _accounted(
+    ledger: Ledger, rotation: Walk, evidence: ZeroOldRows, members: Sequence[MemberEvidence]
+) -> ReplicasAccounted:
     """Records the replicas in the chain, since the database's owner may change the rows that name them."""
-    gone = tuple(each.name for each in evidence.replicas if each.replayed is None)
+    of_members = [
+        replace(each, name=of_member(member.member, each.name)) for member in members for each in member.replicas
+    ]
+    everywhere = (*evidence.replicas, *(each for member in members for each in member.replicas))
+    gone = tuple(dict.fromkeys(each.name for each in everywhere if each.replayed is None))
     signed = signed_as_gone(ledger, rotation, gone)
-    return ReplicasAccounted(evidence.replicas, signed, tuple(name for name in gone if name not in signed))
+    replicas = (*evidence.replicas, *of_members)
+    return ReplicasAccounted(replicas, signed, tuple(name for name in gone if name not in signed))
 
 
 def _newest_proof(ledger: Ledger, rotation: Walk) -> Proven:

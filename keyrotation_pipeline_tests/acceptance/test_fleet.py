@@ -3,6 +3,8 @@
 import base64
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,12 +13,16 @@ from pathlib import Path
 from random import Random
 from typing import Any, LiteralString
 
+import dagster as dg
 import psycopg
 import pytest
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.fleet.retirement import FleetEvidence
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
+from keyrotation_pipeline.defs.code_location import configured_definitions
+from keyrotation_pipeline.defs.partitions import OWN
+from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.encrypted_type import MountedKeyRing
 from keyrotation_pipeline.errors import KeyRotationError
@@ -29,6 +35,7 @@ from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation.runner import run
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.applications import beside
+from keyrotation_pipeline_tests.conducting import Conducted
 from keyrotation_pipeline_tests.servers import Server, copy_of, discard, start_server
 
 ROWS = 60
@@ -261,10 +268,16 @@ def test_a_member_that_is_down_blocks_the_retirement_alone(fleet: Fleet, second:
     request = fleet.requested("request", "--reason", "yearly")
     fleet.typed("rotate", request, "--through", "dual_key_rollout")
     fleet.typed("rotate", request, "--through", "primary_key_rollout")
+    identifier = fleet.system("south")
     second.stop()
     assert "database south: cannot connect to south@localhost" in fleet.refused("rotate", request)
     status = json.loads(fleet.typed("status", "--json"))
     assert status["rotation"]["phase"] == "rows"
+    assert status["members"]["south"] == f"south, system identifier {identifier}"
+    assert any("table south:clients refuses was not seen" in each for each in status["attention"])
+    assert "backups hold the keys and the home's own database, and not north, south" in str(status["warnings"])
+    fleet.typed("status")
+    fleet.typed("inventory", expect=1)
     assert "south" in status["rotation"]["blocked_by"]
     for database in ("", "north"):
         with psycopg.connect(fleet.urls[database]) as connection:
@@ -312,3 +325,43 @@ def test_what_is_written_into_the_copy_of_the_audit_is_not_believed(fleet: Fleet
     fleet.typed("init")
     fleet.typed("rotate", request)
     assert (fleet.live(), fleet.read()) == ({"v2"}, fleet.expected)
+
+
+@pytest.mark.extended
+def test_certificate_and_pack_name_each_place_and_fail_without_the_evidence_of_one(fleet: Fleet) -> None:
+    fleet.typed("rotate", fleet.requested("request", "--reason", "yearly"))
+    assert "left out" in fleet.typed("backup")
+    pack = fleet.folder.path / "pack"
+    fleet.typed("report", "--format", "pack", "--output", str(pack))
+    (certificate,) = pack.rglob("*.dsse.json")
+    said = json.loads(base64.b64decode(json.loads(certificate.read_text())["payload"]))["predicate"]
+    assert [(each["member"], each["values"], each["old_values"]) for each in said["members"]] == [
+        ("north", ROWS, 0),
+        ("south", ROWS, 0),
+    ]
+    assert said["members"][1]["place"] == f"south, system identifier {fleet.system('south')}"
+    verify = [sys.executable, "-I", str(pack / "verify.py")]
+    assert subprocess.run(verify, check=False, capture_output=True).returncode == 0
+    (log,) = pack.rglob("audit.jsonl")
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(each for each in lines if not ("member_proven" in each and "south" in each)))
+    failed = subprocess.run(verify, check=False, capture_output=True, text=True)
+    assert failed.returncode != 0
+    assert "does not follow event" in failed.stdout
+
+
+@pytest.mark.extended
+def test_the_conductor_rotates_the_same(fleet: Fleet) -> None:
+    """An asset for each table of each member, with runs that do what `rotate` does."""
+    request = fleet.requested("request", "--reason", "yearly")
+    with pytest.MonkeyPatch.context() as environment, dg.DagsterInstance.ephemeral() as instance:
+        for name, value in fleet.variables.items():
+            environment.setenv(name, value)
+        declared = settings.load(fleet.folder.path / "keyrotation.toml")
+        conducted = Conducted(configured_definitions(declared, OWN), instance, PipelineResource(str(declared.path)))
+        conducted.tick("ledger_mirror")
+        conducted.conduct()
+        rows = [key.path for key in conducted.definitions.resolve_all_asset_keys() if key.path[0] == "rows"]
+    assert len(rows) == len(fleet.urls)
+    walks = {each["id"]: each["outcome"] for each in json.loads(fleet.typed("history", "--json"))}
+    assert (walks[request], fleet.live(), fleet.read()) == ("finished", {"v2"}, fleet.expected)

@@ -54,12 +54,15 @@ class FleetEnvironment:
             return at.environment.measure(tables)
 
     def blind_spots(self) -> BlindSpots:
-        """See `DatabaseEnvironment.blind_spots`: what is not checked in any of them."""
+        """See `DatabaseEnvironment.blind_spots`: what is not checked in any of them, or all of one that is down."""
         found = self.members.lead.environment.blind_spots()
         unsearched = list(found.unsearched)
         for name in self.members.open:
-            with self.members.at(name) as at:
-                own = at.environment.blind_spots().unsearched
+            try:
+                with self.members.at(name) as at:
+                    own = at.environment.blind_spots().unsearched
+            except MemberUnavailableError:
+                own = (Unsearched(f"all of database {name}, which does not answer"),)
             unsearched += [_of_member(name, each) for each in own if each not in found.unsearched]
         return replace(found, unsearched=tuple(unsearched))
 
@@ -67,7 +70,7 @@ class FleetEnvironment:
 def _of_member(name: str, spot: Unsearched) -> Unsearched:
     if spot.names:
         return replace(spot, names=tuple(of_member(name, each) for each in spot.names))
-    return replace(spot, what=f"in {name}: {spot.what}")
+    return spot if f"database {name}" in spot.what else replace(spot, what=f"in {name}: {spot.what}")
 
 
 def _in_member(name: str, message: str) -> str:
