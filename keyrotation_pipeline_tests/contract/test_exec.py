@@ -87,6 +87,7 @@ def test_a_program_gets_the_list_its_own_input_and_signals_and_nothing_to_open_k
     assert files_with(listed.encode(), folder) == []
 
 
+@pytest.mark.extended
 def test_a_program_dies_by_a_signal_and_ends_quietly_behind_a_closed_pipe(folder: Path) -> None:
     command = ["keyrotation", "exec", "--mounted", "keys", "--"]
     sleeping = subprocess.Popen([*command, "sh", "-c", "echo; exec sleep 60"], stdout=subprocess.PIPE)
