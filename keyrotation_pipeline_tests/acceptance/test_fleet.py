@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +39,7 @@ from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.applications import beside
 from keyrotation_pipeline_tests.conducting import Conducted
 from keyrotation_pipeline_tests.servers import Server, copy_of, discard, start_server
+from keyrotation_pipeline_tests.waiting import eventually
 
 ROWS = 60
 MEMBERS = ("north", "south")
@@ -82,7 +85,7 @@ class Fleet:
 
     @property
     def variables(self) -> dict[str, str]:
-        return {"URL": self.urls[""], "NORTH": self.urls["north"], "SOUTH": self.urls["south"]}
+        return {name.upper() or "URL": url for name, url in self.urls.items()}
 
     def typed(self, *arguments: str, expect: int = 0, **variables: str) -> str:
         given = {**self.variables, **variables}
@@ -365,3 +368,48 @@ def test_the_conductor_rotates_the_same(fleet: Fleet) -> None:
     assert len(rows) == len(fleet.urls)
     walks = {each["id"]: each["outcome"] for each in json.loads(fleet.typed("history", "--json"))}
     assert (walks[request], fleet.live(), fleet.read()) == ("finished", {"v2"}, fleet.expected)
+
+
+@pytest.mark.extended
+def test_a_member_joins_and_leaves_by_a_signed_policy(fleet: Fleet, server: Server) -> None:
+    with copy_of(server, "template1") as west:
+        fleet.urls["west"] = west
+        fleet.execute("west", "CREATE TABLE clients (id int PRIMARY KEY, name text, note text)")
+        fleet.execute("west", f"INSERT INTO clients (id) SELECT generate_series(0, {ROWS - 1})")
+        fleet.expected |= {("west", row): f"west {row}" for row in range(ROWS)}
+        for row in range(ROWS):
+            fleet.write("west", row)
+        file = fleet.folder.path / "keyrotation.toml"
+        before = file.read_text()
+        west_too = '[[databases]]\nname = "west"\nurl = { env = "WEST" }\n[approvals]'
+        file.write_text(before.replace("[approvals]", west_too))
+        refused = fleet.refused("request", "--reason", "yearly")
+        assert "[[databases]] west is test_" in refused
+        assert "no officers have signed that it is one" in refused
+        fleet.requested("policy", "--reason", "west opens")
+        fleet.typed("policy")
+        fleet.typed("init")
+        fleet.typed("rotate", fleet.requested("request", "--reason", "yearly"))
+        assert (fleet.live(), fleet.read()) == ({"v2"}, fleet.expected)
+        file.write_text(before)
+        assert any("databases west" in each for each in json.loads(fleet.typed("status", "--json"))["attention"])
+
+
+@pytest.mark.extended
+def test_a_pause_reaches_the_workers_in_a_member_within_seconds(fleet: Fleet) -> None:
+    fleet.execute(
+        "south", "INSERT INTO clients SELECT n, name, '' FROM clients, generate_series(1000, 40000) AS n WHERE id = 1"
+    )
+    file = fleet.folder.path / "keyrotation.toml"
+    slow = "reencryption.max_rows_per_second = 500\nreencryption.workers = 2"
+    file.write_text(file.read_text().replace("reencryption.duty_cycle = 1.0", slow))
+    request = fleet.requested("request", "--reason", "yearly")
+    with ThreadPoolExecutor(1) as threads:
+        rotating = threads.submit(fleet.refused, "rotate", request)
+        with psycopg.connect(fleet.urls["south"], autocommit=True) as connection:
+            begun = "SELECT count(*) > 0 FROM clients WHERE name LIKE 'v2:%' AND id >= 1000"
+            assert eventually(lambda: connection.execute(begun).fetchone() == (True,), seconds=120)
+        at = time.monotonic()
+        fleet.typed("pause", request)
+        assert f"database south: rotation {request[:8]} was paused" in rotating.result()
+    assert time.monotonic() - at < 15
