@@ -413,3 +413,16 @@ def test_a_pause_reaches_the_workers_in_a_member_within_seconds(fleet: Fleet) ->
         fleet.typed("pause", request)
         assert f"database south: rotation {request[:8]} was paused" in rotating.result()
     assert time.monotonic() - at < 15
+
+
+@pytest.mark.extended
+def test_the_homes_own_database_may_have_the_audit_alone(fleet: Fleet) -> None:
+    fleet.execute("", "DROP TABLE clients")
+    file = fleet.folder.path / "keyrotation.toml"
+    own = '[[tables]]\nname = "clients"\ncolumns = ["name", "note"]\n'
+    file.write_text(file.read_text().replace(own, "", 1))
+    fleet.expected = {place: text for place, text in fleet.expected.items() if place[0]}
+    fleet.typed("rotate", fleet.requested("request", "--reason", "yearly"))
+    assert fleet.status("--count") == {f"{name}:clients": {"v1": 0, "v2": ROWS} for name in MEMBERS}
+    del fleet.urls[""]
+    assert (fleet.live(), fleet.read()) == ({"v2"}, fleet.expected)
