@@ -95,7 +95,7 @@ class SignedPlaces:
         Raises:
             KeyRotationError: one does not answer that is new, or is asked.
         """
-        signed = self._signed() or {}
+        signed = (self._signed() or {}) if self.settings.databases else {}
         for each in self.settings.databases:
             if not asked and each.name in signed:
                 yield member_line(each.name, signed[each.name])
