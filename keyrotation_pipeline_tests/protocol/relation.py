@@ -1,6 +1,6 @@
 """Makes `transitions.txt`: every step of an audit that the models reach, and seeded random walks within wider bounds.
 
-uv run python -m keyrotation_pipeline_tests.protocol.relation      (some ten minutes)
+uv run python -m keyrotation_pipeline_tests.protocol.relation      (some forty minutes)
 """
 
 import random
@@ -14,7 +14,7 @@ from keyrotation_pipeline_tests.protocol.models import MODELS, MOST_STATES, Mode
 from keyrotation_pipeline_tests.protocol.search import explore, first_state
 from keyrotation_pipeline_tests.protocol.traces import BEYOND, RELATION, beyond
 
-WALKS, STEPS = 250, 160
+WALKS, STEPS = 700, 160
 # Whatever any model does, in one.
 EVERYTHING = replace(
     MODELS["walk"],
