@@ -155,7 +155,7 @@ def test_every_fact_of_a_retirement_is_known_to_the_certificate() -> None:
     assert {each.name for each in fields(KeyRetired)} == {
         "version", "tables", "old_values", "values", "fence_lsn", "proven_at", "fenced_against",
         "taken_from_applications", "target", "target_backup", "not_searched", "not_seen", "not_read_again",
-        "searched_from", "format", "identified_by",
+        "searched_from", "format", "identified_by", "members",
     }  # fmt: skip
 
 
