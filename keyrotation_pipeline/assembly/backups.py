@@ -40,6 +40,7 @@ from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.backups.catalog import BackupContext, Objectives
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import BackupError, HomeError, RecoveryKeyError, RehearsalError
+from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.ports.backups import RecoveryKey
@@ -227,7 +228,8 @@ class RestoredStages:
             declared = _for_rehearsal(self.settings, url, home, officers)
             _forget_requests(url)
             sources = {name: key for name, (_, key) in ring.sources.items()}
-            initialise(declared, ring, actor=_REHEARSAL, sources=sources)
+            keys = None if ring.primary == PLAINTEXT else ring
+            initialise(declared, keys, actor=_REHEARSAL, sources=sources)
             with open_pipeline(declared, actor=_REHEARSAL) as pipeline:
                 yield RehearsalStage(pipeline, officers.sign)
 

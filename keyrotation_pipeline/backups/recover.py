@@ -31,7 +31,7 @@ from keyrotation_pipeline.errors import (
     MissingVersionError,
     UnsignedBackupError,
 )
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import EventKind, Note
@@ -152,7 +152,7 @@ def recover(
     with here.workspace() as local:
         found = _newest(source, local, wanted, report)
         keys = {copy.version: read_key(local, copy, key) for copy in found.made.keys}
-        if not keys:
+        if not keys and found.dump.versions:  # a home may have none yet
             raise MissingVersionError(f"{found.made.name} has no key; name another set with --set")
         packed = key.decrypt(found.configuration.name, local.read(found.configuration.name))
         here.read_configuration(
@@ -299,6 +299,8 @@ def _keys_here(
         for version, material in keys.items()
         if version not in unknown
     }
+    if not keys and not pipeline.ledger.keys():
+        pipeline.keys.set_primary(PLAINTEXT, pipeline.keys.read().revision)
     with suppress(AuditError):  # which the divergence then names
         pinned_roster(pipeline)  # which stores it in the home
     return KeysHere(put_back, unknown, divergence(pipeline, pipeline.keys.read()).findings, absent)

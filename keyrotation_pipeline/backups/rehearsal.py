@@ -9,7 +9,7 @@ from keyrotation_pipeline.backups.catalog import BackupContext, fetch, kept_sets
 from keyrotation_pipeline.backups.recovery_test import LOCK, newest_dump, recovered_keys, require_keys
 from keyrotation_pipeline.backups.restore_checks import require_all_there, require_no_failure
 from keyrotation_pipeline.errors import KeyRotationError, MissingVersionError, RehearsalError, RequestError
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, SourceKey
 from keyrotation_pipeline.model.audit import EventKind, Note
@@ -92,7 +92,7 @@ def _rehearsed(
     with site.restorer.workspace() as workspace:
         made, dump = newest_dump(kept_sets(place, site.trust), site.trust)
         keys = recovered_keys(place, made, key, registered)
-        if source not in keys:
+        if source not in keys and source != PLAINTEXT:
             raise MissingVersionError(f"{made.name} has no key {source}; run `keyrotation backup`, then rehearse again")
         require_keys(dump, keys)
         target = workspace / "dump"
@@ -130,7 +130,7 @@ class _Walked:
 def _carried_out(stage: RehearsalStage, stages: Stages, report: Report) -> _Walked:
     pipeline = stage.pipeline
     registered = pipeline.ledger.keys()
-    walked = _Walked(pipeline.tables[0].format.next_of(max(record.version for record in registered)))
+    walked = _Walked(pipeline.tables[0].format.next_of(max((each.version for each in registered), default=PLAINTEXT)))
     try:
         with stages.plainly():
             walk = open_request(pipeline, reason="Rehearsal", requested_by="rehearsal")

@@ -22,7 +22,7 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, Verbose, actor
 from keyrotation_pipeline.cli.output import field
 from keyrotation_pipeline.errors import DatabaseUnavailableError, KeyRotationError
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.incidents.assessing import unsettled_in_words
 from keyrotation_pipeline.model.audit import instant, names
 from keyrotation_pipeline.model.environment import BlindSpots
@@ -62,7 +62,9 @@ def lines(
     """
     now = shown.generated_at
     yield ""
-    yield field("Primary", f"{shown.primary or 'none'}, next rotation due by {output.minutes(shown.next_rotation_due)}")
+    due = f"next rotation due by {output.minutes(shown.next_rotation_due)}"
+    due = "under which nothing is encrypted" if shown.primary == PLAINTEXT else due
+    yield field("Primary", f"{shown.primary or 'none'}, {due}")
     if shown.next_rotation_rule is not None:
         yield field("", shown.next_rotation_rule)
     for key in shown.key_versions:

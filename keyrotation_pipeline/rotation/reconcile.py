@@ -10,7 +10,7 @@ from keyrotation_pipeline.audit.store_owner import places_of
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.audit.witnessed import witnessed
 from keyrotation_pipeline.errors import BlockedError, KeyStoreError, RequestError
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.environment import DatabaseServer
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended
@@ -223,10 +223,19 @@ def _state(record: KeyRecord | None, *, needed: bool, live: bool) -> KeyState:
     return KeyState.DEACTIVATED
 
 
+_IN_USE = frozenset({KeyState.ACTIVE, KeyState.DEACTIVATED, KeyState.COMPROMISED})
+
+
 def _primary(stored: StoredKeys, registered: Mapping[KeyVersion, KeyRecord]) -> KeyVersion:
     primary = stored.primary
     if primary is None:
         raise KeyStoreError("the key store names no primary; put the keys back with `keyrotation restore-key` first")
+    used = [version for version, each in registered.items() if each.state in _IN_USE]
+    if primary == PLAINTEXT and used:
+        raise KeyStoreError(
+            f"the key store's primary is plaintext, and {used[-1]} is {registered[used[-1]].state} in the database; "
+            f"name {used[-1]} there first"
+        )
     record = registered.get(primary)
     if record is not None and record.state is KeyState.DESTROYED:
         raise KeyStoreError(
@@ -269,7 +278,7 @@ def open_reconciliation(pipeline: Pipeline, *, requested_by: str) -> tuple[Reque
         pipeline,
         RECONCILE,
         source=decided.primary,
-        fingerprint=pipeline.keys.read().material(decided.primary).fingerprint,
+        fingerprint="" if decided.primary == PLAINTEXT else pipeline.keys.read().material(decided.primary).fingerprint,
         target=decided.primary,
         reason="; ".join(decided.findings),
         requested_by=requested_by,

@@ -122,6 +122,11 @@ class Home(Commands):
         result = CliRunner().invoke(app, [*arguments, "--config", str(self.file)])
         return "" if result.exit_code == 0 else str(result.exception)
 
+    def events(self) -> int:
+        with psycopg.connect(self.url) as connection:
+            ((number,),) = connection.execute("SELECT count(*) FROM keyrotation.audit_events").fetchall()
+        return int(number)
+
     def execute(self, *statements: str) -> None:
         with psycopg.connect(self.url, autocommit=True) as connection:
             for statement in statements:

@@ -1,6 +1,7 @@
 """A home that begins without a key: its first rotation makes v1, beside an application that writes all the while."""
 
 import json
+import os
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -8,11 +9,14 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
+from typer.testing import CliRunner
 
+from keyrotation_pipeline.cli.commands import app
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.encrypted_type import EncryptedType
 from keyrotation_pipeline_tests.acceptance.migrations import Home, Release, Types, home_of
 from keyrotation_pipeline_tests.applications import beside
+from keyrotation_pipeline_tests.servers import Server
 
 ROWS = 200
 STRANGE = ["v1: final version", "plaintext: yes", "plaintext", "v1:", f"v1:{'A' * 16}:-", "Zürich 😀", "x" * 5000]
@@ -122,3 +126,66 @@ def test_a_cancelled_first_rotation_is_followed_by_another_and_nothing_leads_bac
     assert {note[:3] for note in home.stored("note")} == {"v3:"}
     (table,) = home.shown("status", "--count")["tables"]
     assert table["fenced_against"] == ["v1", "v2"]
+
+
+@pytest.mark.extended
+def test_a_home_without_a_key_is_verified_rehearsed_lost_and_continued(
+    home: Home, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(home)
+    secret, into = tmp_path / "officer.sec.asc", f"recovered_{os.getpid()}"
+    secret.write_bytes(home.officers[0].gpg("--armor", "--export-secret-keys"))
+    home.typed("backup")
+    assert home.shown("recovery-test", "--key", str(secret))["passed"] is True
+    assert home.shown("verify")["tables"] == [
+        {"table": "cases", "rows": ROWS, "values": 0, "failures": 0, "plaintext": ROWS}
+    ]
+    assert "Primary   plaintext, under which nothing is encrypted" in home.typed("status")
+    assert "nothing is encrypted yet" in home.said(
+        "incident", "open", "--type", "key_exposed", "--description", "d", "--discovered-at", "now"
+    )
+    rehearsed = home.shown("rehearse", signed_request(home), "--key", str(secret))
+    assert (rehearsed["source"], rehearsed["target"], rehearsed["findings"]) == ("plaintext", "v1", [])
+    home.typed("report", "--format", "oscal")
+    # Database, home and key store are lost.
+    signer, source = home.shown("status")["backup_signer"], str(tmp_path / ".keyrotation" / "backups")
+    (empty := tmp_path / "empty").mkdir()
+    monkeypatch.chdir(empty)
+    monkeypatch.setenv("KEYROTATION_DATABASE_URL", server.url(into))
+    recover = ["recover", "--from", source, "--key", str(secret), "--signer", signer, "--server", server.url()]
+    assert CliRunner().invoke(app, [*recover, "--into", into]).exit_code == 0
+    found = Home(empty / "keyrotation.toml", home.officers, server.url(into), empty / ".keyrotation" / "keys", {})
+    found.sign(found.shown("reconcile")["id"])
+    found.typed("reconcile")
+    found.typed("backup")
+    found.expected |= home.expected
+    found.reported()
+    application = application_of(found)
+    with ExitStack() as running:
+        running.callback(application.attest().stop)
+        running.enter_context(beside(application.work))
+        assert found.said("rotate", signed_request(found)) == ""
+    assert application.wrong == []
+    assert application.read() == found.expected
+    assert {note[:3] for note in found.stored("note")} == {"v1:"}
+    found.typed("audit", "verify")
+    (found.keys / "primary").write_text("plaintext")  # by whoever can write to the key store
+    assert "primary is plaintext, and v1 is active in the database; name v1 there first" in found.said("reconcile")
+
+
+@pytest.mark.extended
+def test_an_emergency_replaces_the_first_key(home: Home) -> None:
+    application = begun(home)
+    with ExitStack() as running:
+        running.callback(application.attest().stop)
+        running.enter_context(beside(application.work))
+        assert home.said("rotate", signed_request(home)) == ""
+        what = ("--type", "key_exposed", "--description", "d", "--discovered-at", "now", "--key-version", "v1")
+        emergency = home.typed("incident", "open", *what).split()[1]
+        home.sign(emergency)
+        assert home.said("rotate", emergency) == ""
+    assert application.wrong == []
+    assert application.read() == home.expected
+    assert {note[:3] for note in home.stored("note")} == {"v2:"}
+    home.typed("report", "--format", "certificate")
+    home.typed("audit", "verify")

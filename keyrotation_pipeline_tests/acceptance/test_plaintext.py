@@ -42,11 +42,6 @@ class Home(migrations.Home):
     def versions(self) -> dict[str, int]:
         return dict(self.table()["values_by_version"])
 
-    def events(self) -> int:
-        with psycopg.connect(self.url) as connection:
-            ((number,),) = connection.execute("SELECT count(*) FROM keyrotation.audit_events").fetchall()
-        return int(number)
-
 
 @pytest.fixture
 def home(

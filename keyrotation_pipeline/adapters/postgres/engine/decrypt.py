@@ -25,6 +25,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.audit.event_signatures import VouchedEvents
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.batch import Held
+from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.plaintext_columns import is_plaintext
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE
@@ -156,6 +157,8 @@ def opened(
     request: str = "",
 ) -> Iterator["Decryption"]:
     """Yields a decryption over the relations of one table, with separate connections."""
+    if ring.primary == PLAINTEXT:  # there may be a key of a first rotation that was cancelled
+        ring = KeyRing.for_reading({version: ring.material(version) for version in ring.versions})
     with ExitStack() as stack:
         housekeeping = stack.enter_context(closing(open_connection(connect)))
         ledger = housekeeping
