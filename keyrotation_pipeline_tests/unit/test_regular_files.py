@@ -115,7 +115,8 @@ def test_a_fifo_in_place_of_it_is_refused_in_one_sentence(read: Callable[[Path],
 # What we have made ourselves just before, or what the system has: no one else names it.
 _OWN = {
     "adapters/child_processes.py", "adapters/postgres/server/embedded.py", "adapters/postgres/server/scratch.py",
-    "adapters/postgres/preflight/server.py", "adapters/process.py", "adapters/postgres/engine/processor_waits.py", "backups/catalog.py", "cli/docs.py",
+    "adapters/postgres/preflight/server.py", "adapters/process.py",
+    "adapters/postgres/engine/processor_waits.py", "backups/catalog.py", "cli/docs.py",
     "cli/compare.py", "cli/__init__.py", "demo/fernet_application.py", "reporting/bundle.py", "reporting/pack.py",
     "adapters/web_console.py", "fieldcrypto/formats/registry.py",  # of installed packages
     "reporting/verify_pack.py",  # asks for regular files itself
