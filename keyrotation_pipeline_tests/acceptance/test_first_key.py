@@ -110,7 +110,7 @@ def test_a_cancelled_first_rotation_is_followed_by_another_and_nothing_leads_bac
     with ExitStack() as running:
         running.callback(application.attest().stop)
         second = signed_request(home)
-        assert "cancel it before v2 is the primary" in home.typed("rollback", second, exits=1)
+        assert "run `keyrotation cancel` before v2 is the primary" in home.typed("rollback", second, exits=1)
         assert home.said("rotate", second) == ""
         assert "nothing leads back to plaintext" in home.typed("rollback", second, exits=1)
         assert application.read() == application.expected

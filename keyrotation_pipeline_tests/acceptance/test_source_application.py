@@ -301,7 +301,7 @@ def test_the_application_of_the_source_procedure_is_migrated_and_rotated_while_i
 
 def refuses_to_make_a_key(desk: NewDesk) -> None:
     """As long as no instance reports: what is typed says so, and nothing was begun."""
-    why = "no application instance reports itself, to show that each names its primary"
+    why = "no application instance reports itself"
     assert "red    applications name their primary: " + why in refused(desk, "keyrotation preflight")
     opened = desk.night.shell("keyrotation request --reason 'yearly rotation'")
     assert f"note: {why}" in opened

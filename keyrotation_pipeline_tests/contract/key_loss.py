@@ -131,7 +131,7 @@ class KeyLossContract:
             add(pipeline.keys, V1, other)
             if archived:
                 archive(pipeline.keys, V1)
-        with pytest.raises(KeyStoreError, match=r"holds a different key .* under v1, which is never overwritten"):
+        with pytest.raises(KeyStoreError, match=r"holds a different key .* as v1, which is never overwritten"):
             restore_key(pipeline, V1, KEYS[V1], "backup")
         assert pipeline.keys.read().material(V1) == other
 

@@ -238,8 +238,8 @@ def test_after_downtime_dagsters_own_scheduler_shows_missed_days_as_missed_and_m
             result = job.execute_in_process(instance=dagster.instance, partition_key=day, raise_on_error=False)
             said[day] = "made" if result.success else failure_of(result)
     assert list(said) == ["2026-03-30", "2026-03-31"]  # the 29th stays missing
-    assert said["2026-03-30"].startswith("the backup of 2026-03-30 was missed and can no longer be made")
-    assert "today is 2026-03-31; materialize that partition" in said["2026-03-30"]
+    assert said["2026-03-30"].startswith("the backup of 2026-03-30 was missed, and a backup holds what is there now")
+    assert "materialize the partition 2026-03-31" in said["2026-03-30"]
     assert (said["2026-03-31"], made) == ("made", [True])
 
 
