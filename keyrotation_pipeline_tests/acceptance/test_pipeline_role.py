@@ -22,7 +22,7 @@ from keyrotation_pipeline_tests.random_schemas.databases import features_of
 from keyrotation_pipeline_tests.servers import DEBIAN, EMBEDDED_18, Server, discard, start_server
 
 # They make databases of their own, need none, or serve what `status` reads.
-WITHOUT_DATABASE = {"demo", "up", "console", "recover", "docs"}
+WITHOUT_DATABASE = {"demo", "up", "console", "recover", "docs", "exec"}
 DENIED = re.compile(r"permission denied|lacks a right|must be owner|must be superuser|42501|SQLSTATE|Traceback")
 RICH = (
     objects.default_privileges, objects.extensions, objects.collations, objects.types, objects.sequences,

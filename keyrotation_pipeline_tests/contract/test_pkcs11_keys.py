@@ -293,6 +293,7 @@ sys.exit(failed)
 """
 
 
+@pytest.mark.extended
 def test_the_child_of_a_fork_opens_keys_while_its_parent_uses_the_token(tokens: Tokens) -> None:
     """As a web server forks its workers, and the pipeline starts processes: PKCS#11 lets none inherit a session."""
     tokens.add_key()

@@ -52,7 +52,7 @@ def test_the_agent_of_a_home_decrypts_and_is_left_as_it_was(
 
 def test_a_passphrase_that_is_a_large_file_is_refused_before_anything_waits_for_it(tmp_path: Path) -> None:
     key = GpgRecoveryKey(tmp_path, "of a test", b"x" * 70_000, ask=False)
-    with pytest.raises(RecoveryKeyError, match=r"has 70,000 bytes, so it is something else; .*passphrase"):
+    with pytest.raises(RecoveryKeyError, match=r"has 70,000 bytes, which no passphrase has; .*passphrase"):
         key.decrypt("v1", b"a message")
 
 

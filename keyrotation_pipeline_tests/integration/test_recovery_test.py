@@ -248,7 +248,9 @@ def test_a_key_version_that_no_backup_holds_is_named_with_the_dump_that_needs_it
 ) -> None:
     back_up(clinic.site)
     with_manifest(clinic, bucket, lambda manifest: manifest["keys"].pop(0))
-    with pytest.raises(MissingVersionError, match=r"backup-.* in s3://.* has no key v1; put it back"):
+    with pytest.raises(
+        MissingVersionError, match=r"backup-.* in s3://.* lacks the key v1; run `keyrotation restore-key v1`"
+    ):
         run_test(clinic)
 
 
