@@ -251,7 +251,7 @@ def test_a_member_that_changes_between_its_evidence_and_the_commit_keeps_the_key
 
     monkeypatch.setattr(FleetEvidence, "members", meanwhile)
     due.append(("south", second.stop))
-    assert "database south: the connection was lost" in fleet.retired(request)
+    assert "database south: cannot connect to south@localhost" in fleet.retired(request)
     second.start()
     due.append(("north", lambda: fleet.refence("north")))
     assert (
