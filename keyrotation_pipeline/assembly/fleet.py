@@ -18,7 +18,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import 
 from keyrotation_pipeline.adapters.postgres.inventory.relations import require_declared
 from keyrotation_pipeline.adapters.postgres.ledger.mirror import Mirror, adopt
 from keyrotation_pipeline.adapters.postgres.ledger.schema import require_migrated
-from keyrotation_pipeline.adapters.postgres.member import PostgresMember
+from keyrotation_pipeline.adapters.postgres.member import PostgresMember, connect_at, environment_of
 from keyrotation_pipeline.adapters.postgres.preflight.postgres_environment import PostgresEnvironment
 from keyrotation_pipeline.adapters.postgres.retirement.postgres_retirement import PostgresEvidence, PostgresFencing
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas
@@ -50,12 +50,14 @@ class Parts:
     ring: Callable[[], KeyRing]
     vouched: Callable[[], VouchedEvents]
 
-    def ports(self, url: str, connection: Connection, environment: PostgresEnvironment, member: str) -> DatabasePorts:
-        """The ports of one database, behind a connection to it."""
-        keys, tables = CurrentKeys(partial(connect, url), self.ring, self.limits), tables_of(self.settings, member)
+    def ports(
+        self, further: Callable[[], Connection], connection: Connection, environment: PostgresEnvironment, member: str
+    ) -> DatabasePorts:
+        """The ports of one database, behind a connection to it; `further` opens more, also in other processes."""
+        keys, tables = CurrentKeys(further, self.ring, self.limits), tables_of(self.settings, member)
         return DatabasePorts(
             inventory=PostgresInventory(connection, self.limits.duty_cycle, keys, tables),
-            rewriting=PostgresRewriting(connection, partial(connect, url), self.limits, self.workers, self.vouched),
+            rewriting=PostgresRewriting(connection, further, self.limits, self.workers, self.vouched),
             fencing=PostgresFencing(connection, keys),
             evidence=PostgresEvidence(connection, environment.replicas, keys),
             environment=environment,
@@ -101,28 +103,28 @@ class SignedPlaces:
                 yield member_line(each.name, signed[each.name])
                 continue
             with _named(each.name), closing(connect(url := self.url(each.name))) as connection:
-                yield member_line(each.name, self.place(url, connection))
+                yield member_line(each.name, self.place(each.name, url, connection))
 
     def url(self, name: str) -> str:
         """The connection string of a member, with the schema of the home."""
         url = next(each.url for each in self.settings.databases if each.name == name)
         return with_schema(url.get_secret_value(), self.settings.database.schema_name, postgres_options())
 
-    def environment(self, url: str, connection: Connection) -> PostgresEnvironment:
+    def environment(self, name: str, url: str, connection: Connection) -> PostgresEnvironment:
         """The server around a member."""
         replicas = Replicas((), self.settings.database.gone_replicas)
-        return PostgresEnvironment(url, connection, replicas, self.settings.format.value_format)
+        return environment_of(url, connection, replicas, self.settings.format.value_format)
 
-    def place(self, url: str, connection: Connection) -> str:
+    def place(self, name: str, url: str, connection: Connection) -> str:
         """Where a connection leads."""
-        place = self.environment(url, connection).identity().place
+        place = self.environment(name, url, connection).identity().place
         if ";" in place:
             raise PreflightError(f"{place!r} has a semicolon, which no signed text could name; rename that database")
         return place
 
     def require_signed(self, name: str, url: str, connection: Connection) -> None:
         """Refuses a member that is not where officers have signed it to be; before `init` has pinned any, none is."""
-        signed, place = self._signed(), self.place(url, connection)
+        signed, place = self._signed(), self.place(name, url, connection)
         if signed is None or signed.get(name) == place:
             return
         known = f"officers have signed {signed[name]}" if name in signed else "no officers have signed that it is one"
@@ -177,7 +179,9 @@ class MemberOpener:
             self.places.require_signed(name, url, connection)
             require_migrated(connection)
             parts = replace(self.parts, limits=replace(self.parts.limits, ledger=partial(connect, self.url)))
-            ports = parts.ports(url, connection, self.places.environment(url, connection), name)
+            environment = self.places.environment(name, url, connection)
+            further = partial(connect_at, environment.identity().place, url)
+            ports = parts.ports(further, connection, environment, name)
             mirror = Mirror(connection, self.connection, _known(self.places.ledger.replayed().home), name)
             return PostgresMember(connection, ports, mirror)
         except BaseException:

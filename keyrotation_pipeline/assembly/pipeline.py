@@ -443,7 +443,7 @@ def _assemble(
     parts = Parts(settings, limits, workers, partial(every_key, store), partial(_vouched, ledger))
     places = SignedPlaces(settings, ledger)
     opener = MemberOpener(parts, url, connection, places)
-    lead = parts.ports(url, connection, environment, "")
+    lead = parts.ports(partial(connect, url), connection, environment, "")
     members = opener.members(lead)
     opened.callback(members.close)
     ports = over_members(lead, members)

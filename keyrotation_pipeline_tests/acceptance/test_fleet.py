@@ -1,15 +1,18 @@
 """One key, three databases on two servers: one home, one request, one pair of signatures."""
 
 import base64
+import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -425,4 +428,91 @@ def test_the_homes_own_database_may_have_the_audit_alone(fleet: Fleet) -> None:
     fleet.typed("rotate", fleet.requested("request", "--reason", "yearly"))
     assert fleet.status("--count") == {f"{name}:clients": {"v1": 0, "v2": ROWS} for name in MEMBERS}
     del fleet.urls[""]
+    assert (fleet.live(), fleet.read()) == ({"v2"}, fleet.expected)
+
+
+@contextmanager
+def shared_out(*servers: Server) -> Iterator[Path]:
+    """A socket whose first connection leads to the first server, and every later one to the second."""
+    with tempfile.TemporaryDirectory(dir=servers[0].directory.parent) as directory, ExitStack() as opened:
+
+        def own() -> socket.socket:
+            return opened.enter_context(closing(socket.socket(socket.AF_UNIX)))
+
+        def pass_on(source: socket.socket, target: socket.socket) -> None:
+            with suppress(OSError):
+                while content := source.recv(65536):
+                    target.sendall(content)
+                target.shutdown(socket.SHUT_WR)
+
+        def accept() -> None:
+            with suppress(OSError):
+                for number in itertools.count():
+                    client, there = opened.enter_context(closing(listening.accept()[0])), own()
+                    there.connect(f"{servers[min(number, 1)].directory}/.s.PGSQL.5432")
+                    for pair in ((client, there), (there, client)):
+                        threading.Thread(target=pass_on, args=pair, daemon=True).start()
+
+        listening = own()
+        listening.bind(f"{directory}/.s.PGSQL.5432")
+        listening.listen()
+        accepting = threading.Thread(target=accept)
+        accepting.start()
+        yield Path(directory)
+        listening.shutdown(socket.SHUT_RDWR)
+        accepting.join()
+
+
+def prefixes(url: str) -> set[str]:
+    with psycopg.connect(url) as connection:
+        return {str(name)[:3] for (name,) in connection.execute("SELECT name FROM clients").fetchall()}
+
+
+@pytest.mark.extended
+def test_a_further_connection_that_leads_elsewhere_neither_reads_nor_writes(
+    fleet: Fleet, server: Server, second: Server
+) -> None:
+    """A balancer shares connections out between a member and its copy on another server."""
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute("DROP DATABASE IF EXISTS south")
+        admin.execute("CREATE DATABASE south")
+    dumped = subprocess.run([second.binaries / "pg_dump", fleet.urls["south"]], check=True, capture_output=True).stdout
+    load = [str(second.binaries / "psql"), "-q", "-v", "ON_ERROR_STOP=1", server.url("south")]
+    subprocess.run(load, check=True, input=dumped, stdout=subprocess.DEVNULL)
+    request = fleet.requested("request", "--reason", "yearly")
+    fleet.typed("rotate", request, "--through", "primary_key_rollout")
+    with shared_out(second, server) as directory:
+        refused = fleet.refused("rotate", request, SOUTH=f"postgresql://postgres@/south?host={directory}")
+    assert "database south: a further connection led to south, system identifier" in refused
+    assert (prefixes(server.url("south")), prefixes(fleet.urls["south"])) == ({"v1:"}, {"v1:"})
+    fleet.typed("rotate", request)
+    assert (fleet.live(), fleet.read()) == ({"v2"}, fleet.expected)
+
+
+@pytest.mark.extended
+def test_a_service_file_that_names_another_database_later_leads_nowhere(
+    fleet: Fleet, second: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection string stays as it was."""
+    service, other = tmp_path / "services", second.url("other")
+    with psycopg.connect(second.url(), autocommit=True) as admin:
+        admin.execute("CREATE DATABASE other TEMPLATE south")
+    with psycopg.connect(other, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA keyrotation CASCADE")
+    monkeypatch.setenv("PGSERVICEFILE", str(service))
+    fleet.urls["south"] = "postgresql://?service=south"
+
+    def named(database: str) -> None:
+        service.write_text(f"[south]\nhost={second.directory}\nuser=postgres\ndbname={database}\n")
+
+    named("south")
+    request = fleet.requested("request", "--reason", "yearly")
+    fleet.typed("rotate", request, "--through", "primary_key_rollout")
+    named("other")
+    for command in (("init",), ("rotate", request)):
+        refused = fleet.refused(*command)
+        assert "[[databases]] south is other, system identifier" in refused
+    assert prefixes(other) == {"v1:"}
+    named("south")
+    fleet.typed("rotate", request)
     assert (fleet.live(), fleet.read()) == ({"v2"}, fleet.expected)

@@ -8,12 +8,18 @@ from typing import cast
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from keyrotation_pipeline.adapters.postgres.evidence import evidence_of
 from keyrotation_pipeline.adapters.postgres.inventory.scans import readable_tree
 from keyrotation_pipeline.adapters.postgres.ledger.mirror import Mirror
+from keyrotation_pipeline.adapters.postgres.preflight.postgres_environment import PostgresEnvironment
+from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas
 from keyrotation_pipeline.adapters.postgres.retirement.search import RelationStates
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.errors import PreflightError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.model.proof import MemberState
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.database import DatabasePorts
@@ -26,6 +32,44 @@ SELECT concat_ws('.', nullif(n.nspname, 'public'), c.relname),
        concat_ws(' ', 'relation', c.oid, 'file', pg_relation_filenode(c.oid), 'fence', {fence})
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY (%s::bigint[]::oid[])
 """
+
+
+def environment_of(
+    url: str, connection: Connection, replicas: Replicas = NONE_DECLARED, value_format: ValueFormat = NATIVE
+) -> PostgresEnvironment:
+    """The server around a member, whose name is what the server says.
+
+    A service file or PGDATABASE may name another database tomorrow, without a word in the connection string.
+    """
+    ((name,),) = connection.execute("SELECT current_database()::text").fetchall()
+    return PostgresEnvironment(make_conninfo(url, dbname=str(name)), connection, replicas, value_format)
+
+
+def connect_at(place: str, url: str) -> Connection:
+    """Opens a further connection to a member.
+
+    Args:
+        place: where the member is.
+
+    Raises:
+        PreflightError: this connection leads elsewhere, as through a balancer; nothing was read or written there.
+        DatabaseUnavailableError: as `connect`.
+    """
+    connection = connect(url)
+    try:
+        _require_at(place, environment_of(url, connection).identity().place)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _require_at(place: str, there: str) -> None:
+    if there != place:
+        raise PreflightError(
+            f"a further connection led to {there} instead of {place}; something between shares connections out: "
+            "give the server's own address as url in [[databases]]"
+        )
 
 
 @dataclass(frozen=True)
