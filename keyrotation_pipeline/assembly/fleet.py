@@ -112,7 +112,7 @@ class SignedPlaces:
 
     def environment(self, name: str, url: str, connection: Connection) -> PostgresEnvironment:
         """The server around a member."""
-        replicas = Replicas((), self.settings.database.gone_replicas)
+        replicas = Replicas((), self.settings.database.gone_replicas, name)
         return environment_of(url, connection, replicas, self.settings.format.value_format)
 
     def place(self, name: str, url: str, connection: Connection) -> str:

@@ -168,10 +168,9 @@ def _accounted(
     of_members = [
         replace(each, name=of_member(member.member, each.name)) for member in members for each in member.replicas
     ]
-    everywhere = (*evidence.replicas, *(each for member in members for each in member.replicas))
-    gone = tuple(dict.fromkeys(each.name for each in everywhere if each.replayed is None))
-    signed = signed_as_gone(ledger, rotation, gone)
     replicas = (*evidence.replicas, *of_members)
+    gone = tuple(dict.fromkeys(each.name for each in replicas if each.replayed is None))
+    signed = signed_as_gone(ledger, rotation, gone)
     return ReplicasAccounted(replicas, signed, tuple(name for name in gone if name not in signed))
 
 

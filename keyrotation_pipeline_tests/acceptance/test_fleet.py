@@ -37,6 +37,7 @@ from keyrotation_pipeline.model.proof import MemberEvidence
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import add_approval
+from keyrotation_pipeline.rotation import retire
 from keyrotation_pipeline.rotation.runner import run
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.applications import beside
@@ -516,3 +517,33 @@ def test_a_service_file_that_names_another_database_later_leads_nowhere(
     named("south")
     fleet.typed("rotate", request)
     assert (fleet.live(), fleet.read()) == ({"v2"}, fleet.expected)
+
+
+@pytest.mark.extended
+def test_a_subscriber_that_is_gone_in_one_member_is_not_gone_in_another(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retire, "HORIZON_PATIENCE_SECONDS", 0)
+    for member in MEMBERS:
+        fleet.execute(member, "SELECT pg_create_logical_replication_slot(current_database() || '_', 'pgoutput')")
+    fleet.execute("north", "SELECT pg_drop_replication_slot(current_database() || '_')")
+    fleet.execute("north", "SELECT pg_create_logical_replication_slot('south_', 'pgoutput')")
+    request = fleet.requested("request", "--reason", "yearly")
+    fleet.typed("rotate", request, "--through", "zero_old_rows_proof")
+    file = fleet.folder.path / "keyrotation.toml"
+    before = file.read_text()
+    assert "add 'north:slot south_' to [database] gone_replicas" in fleet.retired(request)
+    file.write_text(before.replace("[database]", '[database]\ngone_replicas = ["north:slot south_"]'))
+    why = fleet.retired(request)
+    assert "north:" not in why
+    assert "add 'south:slot south_' to [database] gone_replicas" in why
+    for member in MEMBERS:
+        fleet.execute(member, "SELECT pg_drop_replication_slot('south_')")
+    assert "add 'south:slot south_' to [database] gone_replicas" in fleet.retired(request)
+    both = 'gone_replicas = ["north:slot south_", "south:slot south_"]'
+    file.write_text(before.replace("[database]", f"[database]\n{both}"))
+    fleet.typed("rotate", request)
+    (accounted,) = (each["facts"] for each in fleet.events("replicas_accounted"))
+    assert isinstance(accounted, dict)
+    gone = {each["name"] for each in accounted["replicas"] if each["replayed"] is None}
+    assert gone == set(accounted["gone_as_configured"]) >= {"north:slot south_", "south:slot south_"}

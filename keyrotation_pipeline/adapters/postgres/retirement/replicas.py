@@ -19,6 +19,7 @@ from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, display_name
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError
 from keyrotation_pipeline.model.proof import AccountedReplica
+from keyrotation_pipeline.model.tables import of_member
 
 # A standby is named by its slot, else by its application_name and address. One that reports no replay shows no rows:
 # base backups and WAL receivers. A logical slot shows what its subscriber has, also without a connection; a walsender
@@ -78,10 +79,20 @@ class Replicas:
     Args:
         standbys: URLs of standbys that the primary cannot see, to be queried directly.
         gone: names of those that no longer exist, as the refusal prints them.
+        member: of a fleet, whose names begin with it: two servers have standbys of the same name.
     """
 
     standbys: tuple[str, ...] = field(default=(), repr=False)
     gone: tuple[str, ...] = ()
+    member: str = ""
+
+    def named(self, name: str) -> str:
+        """How one is named in `gone`."""
+        return of_member(self.member, name)
+
+    def is_gone(self, name: str) -> bool:
+        """Whether one is declared gone."""
+        return self.named(name) in self.gone
 
 
 NONE_DECLARED = Replicas()
@@ -112,21 +123,21 @@ class _Seen:
     def accounted(self, replayed: str | None) -> AccountedReplica:
         return AccountedReplica(self.name, self.kind, self.first_seen_at, self.last_seen_at, replayed)
 
-    def absence(self) -> str:
+    def absence(self, declared: Replicas) -> str:
         what = f"{self.kind} {self.name!r}" if self.kind != "slot" else f"the receiver of {self.name!r}"
         more = f" ({self.missing} connections of that name are missing)" if self.missing > 1 else ""
         return (
             f"{what}, last seen {self.last_seen_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC, is not connected{more}, so it "
             "may still show old values; start it again and let it catch up, or if it no longer exists add "
-            f"{self.name!r} to [database] gone_replicas"
+            f"{declared.named(self.name)!r} to [database] gone_replicas"
         )
 
 
 def absent(connection: Connection, declared: Replicas) -> Iterator[str]:
     """Yields replicas that were seen and are not connected, one sentence each; leaves out those declared gone."""
     for each in _seen(connection):
-        if each.missing > 0 and each.name not in declared.gone:
-            yield each.absence()
+        if each.missing > 0 and not declared.is_gone(each.name):
+            yield each.absence(declared)
 
 
 def accounted(connection: Connection, declared: Replicas) -> tuple[AccountedReplica, ...]:
@@ -139,10 +150,10 @@ def accounted(connection: Connection, declared: Replicas) -> tuple[AccountedRepl
     for each in _seen(connection):
         if each.missing <= 0:
             found.append(each.accounted(each.replayed))
-        elif each.name in declared.gone:
+        elif declared.is_gone(each.name):
             found.append(each.accounted(None))
         else:
-            raise BlockedError(each.absence())
+            raise BlockedError(each.absence(declared))
     return (*found, *(_query_standby(url) for url in declared.standbys))
 
 

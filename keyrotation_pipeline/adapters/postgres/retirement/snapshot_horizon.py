@@ -172,7 +172,7 @@ def _old_slots(
     connection: Connection, xid: int, lsn: str, following: int, declared: replicas.Replicas
 ) -> Iterator[str]:
     for name, kind, active, xmin, behind in connection.execute(_SLOTS, {"lsn": lsn}).fetchall():
-        if not (behind or _older(xmin, xid, following)) or f"slot {name}" in declared.gone:
+        if not (behind or _older(xmin, xid, following)) or declared.is_gone(f"slot {name}"):
             continue
         if active:
             yield (
@@ -182,8 +182,8 @@ def _old_slots(
         else:
             yield (
                 f"{kind} replication slot {name!r} is inactive, so what its receiver still shows is unknown; start the "
-                f"receiver and let it catch up, or if it no longer exists drop the slot and add 'slot {name}' to "
-                "[database] gone_replicas"
+                "receiver and let it catch up, or if it no longer exists drop the slot and add "
+                f"{declared.named(f'slot {name}')!r} to [database] gone_replicas"
             )
 
 
