@@ -157,7 +157,7 @@ class DatabaseUnavailableError(KeyRotationError):
 
 
 class MemberUnavailableError(KeyRotationError):
-    """A member of a fleet cannot be reached, which keeps the others from nothing."""
+    """A member of a fleet cannot be reached or used, which keeps the others from nothing."""
 
 
 class PreflightError(KeyRotationError):

@@ -547,3 +547,23 @@ def test_a_subscriber_that_is_gone_in_one_member_is_not_gone_in_another(
     assert isinstance(accounted, dict)
     gone = {each["name"] for each in accounted["replicas"] if each["replayed"] is None}
     assert gone == set(accounted["gone_as_configured"]) >= {"north:slot south_", "south:slot south_"}
+
+
+@pytest.mark.extended
+def test_whoever_owns_a_member_keeps_the_others_from_nothing_and_blinds_no_status(fleet: Fleet) -> None:
+    request = fleet.requested("request", "--reason", "yearly")
+    fleet.typed("rotate", request, "--through", "primary_key_rollout")
+    for done, undone, why in (
+        ("ALTER TABLE keyrotation.audit_head RENAME TO h", "ALTER TABLE keyrotation.h RENAME TO audit_head",
+         "database south: its schema of the pipeline's records was changed (UndefinedTable)"),
+        ("UPDATE keyrotation.mirror_of SET member = 'north'", "UPDATE keyrotation.mirror_of SET member = 'south'",
+         "database south: it is the member north of this home"),
+    ):  # fmt: skip
+        fleet.execute("south", done)
+        assert why in fleet.refused("rotate", request)
+        status = json.loads(fleet.typed("status", "--json"))
+        assert any("table south:clients refuses was not seen" in each for each in status["attention"])
+        assert prefixes(fleet.urls["north"]) == {"v2:"}
+        fleet.execute("south", undone)
+    fleet.typed("rotate", request)
+    assert (fleet.live(), fleet.read()) == ({"v2"}, fleet.expected)

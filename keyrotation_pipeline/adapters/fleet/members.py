@@ -7,7 +7,7 @@ from typing import Protocol
 
 import psycopg
 
-from keyrotation_pipeline.errors import DatabaseUnavailableError, KeyRotationError, MemberUnavailableError
+from keyrotation_pipeline.errors import AuditError, DatabaseUnavailableError, KeyRotationError, MemberUnavailableError
 from keyrotation_pipeline.model.proof import MemberState
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.database import DatabasePorts
@@ -61,13 +61,14 @@ class Members:
         """Yields the ports of one database, brought up to date; errors inside name it.
 
         Raises:
-            MemberUnavailableError: it does not answer.
+            MemberUnavailableError: it does not answer, is not where it was signed to be, or its copy is no copy.
         """
         if not name:
             yield self.lead
             return
         with self.member(name) as member:
-            member.bring_up_to_date()
+            with _usable(name):
+                member.bring_up_to_date()
             yield member.ports
 
     def of(self, table: EncryptedTable) -> AbstractContextManager[DatabasePorts]:
@@ -79,7 +80,8 @@ class Members:
         """Yields one of the others as it is; errors inside name it."""
         with _named(name):
             if name not in self._opened or not self._opened[name].is_open:
-                self._opened[name] = self.open[name]()
+                with _usable(name):
+                    self._opened[name] = self.open[name]()
             yield self._opened[name]
 
     def grouped(self, tables: Sequence[EncryptedTable]) -> Sequence[tuple[str, Sequence[EncryptedTable]]]:
@@ -103,6 +105,22 @@ def _named(name: str) -> Iterator[None]:
     except KeyRotationError as error:
         error.args = (_said(name, str(error)), *error.args[1:])
         raise
+
+
+@contextmanager
+def _usable(name: str) -> Iterator[None]:
+    """Whoever owns a member can keep it from being used, but not the others, nor `status` from showing them."""
+    try:
+        yield
+    except AuditError:
+        raise  # of the home itself
+    except KeyRotationError as error:
+        raise MemberUnavailableError(_said(name, str(error))) from None
+    except psycopg.errors.ProgrammingError as error:
+        why = f"its schema of the pipeline's records was changed ({type(error).__name__}); find out who did that"
+        raise MemberUnavailableError(
+            _said(name, f"{why}, DROP that SCHEMA there, then run `keyrotation init`")
+        ) from None
 
 
 def _said(name: str, sentence: str) -> str:
