@@ -120,7 +120,8 @@ def approve(
     keyrotation approve ID --text | gpg -ab | keyrotation approve ID --signature -
     """
     content = given_signature(text=text, signature=signature, or_neither=True, officer=officer)
-    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
+    # Where a member is now, and not where it was signed to be before.
+    with open_pipeline(settings.load(config), actor=actor(), asks_members=not text) as pipeline:
         request = pipeline.ledger.request(request_id)
         if text:
             output.to_sign(pipeline.ledger.approval_text(request.id))

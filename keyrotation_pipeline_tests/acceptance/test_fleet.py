@@ -567,3 +567,26 @@ def test_whoever_owns_a_member_keeps_the_others_from_nothing_and_blinds_no_statu
         fleet.execute("south", undone)
     fleet.typed("rotate", request)
     assert (fleet.live(), fleet.read()) == ({"v2"}, fleet.expected)
+
+
+@pytest.mark.extended
+def test_a_member_moves_to_another_server_by_a_signed_policy(fleet: Fleet, server: Server, second: Server) -> None:
+    """As after pg_upgrade, or by logical replication: the system identifier is another one."""
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute("DROP DATABASE IF EXISTS south WITH (FORCE)")
+        admin.execute("CREATE DATABASE south")
+    dumped = subprocess.run([second.binaries / "pg_dump", fleet.urls["south"]], check=True, capture_output=True).stdout
+    load = [str(second.binaries / "psql"), "-q", "-v", "ON_ERROR_STOP=1", server.url("south")]
+    subprocess.run(load, check=True, input=dumped, stdout=subprocess.DEVNULL)
+    fleet.urls["south"] = server.url("south")
+    assert "officers have signed south, system identifier" in fleet.refused("request", "--reason", "yearly")
+    request = fleet.typed("policy", "--reason", "south moves").split()[-1]
+    text = fleet.typed("approve", request, "--text").encode()
+    for officer in fleet.officers:
+        signature = fleet.folder.path / "signature.asc"
+        signature.write_bytes(officer.sign(text))
+        fleet.typed("approve", request, "--signature", str(signature))
+    fleet.typed("policy")
+    fleet.typed("init")
+    fleet.typed("rotate", fleet.requested("request", "--reason", "yearly"))
+    assert (fleet.live(), fleet.read()) == ({"v2"}, fleet.expected)
