@@ -104,7 +104,7 @@ def _blocking(taken: Inventory) -> Iterator[Check]:
 
 def around(pipeline: Pipeline) -> Iterator[Check]:
     """Room, WAL, standbys and the server's log."""
-    seen = pipeline.environment.measure(pipeline.tables)
+    seen = pipeline.environment.measure(pipeline.own_tables)
     yield from _room(seen)
     late = [
         f"{each.name} {each.late_seconds:.0f} s" for each in seen.standbys if (each.late_seconds or 0) > LATE_SECONDS

@@ -590,3 +590,12 @@ def test_a_member_moves_to_another_server_by_a_signed_policy(fleet: Fleet, serve
     fleet.typed("init")
     fleet.typed("rotate", fleet.requested("request", "--reason", "yearly"))
     assert (fleet.live(), fleet.read()) == ({"v2"}, fleet.expected)
+
+
+@pytest.mark.extended
+def test_the_preflight_looks_for_no_table_of_a_member_in_the_homes_own_database(fleet: Fleet) -> None:
+    fleet.execute("south", "CREATE TABLE letters (id int PRIMARY KEY, body text)")
+    file = fleet.folder.path / "keyrotation.toml"
+    file.write_text(f'{file.read_text()}\n[[tables]]\nname = "letters"\ncolumns = ["body"]\ndatabases = ["south"]\n')
+    fleet.typed("preflight", "--json", expect=1)
+    assert not any("is not in the database" in each for each in fleet.folder.printed)

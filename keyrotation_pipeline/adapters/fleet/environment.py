@@ -49,9 +49,8 @@ class FleetEnvironment:
         return self.members.lead.environment.check_names()
 
     def measure(self, tables: Sequence[EncryptedTable]) -> Environment:
-        """See `DatabaseEnvironment.measure`; these tables are all in one database."""
-        with self.members.at(tables[0].name.database if tables else "") as at:
-            return at.environment.measure(tables)
+        """See `DatabaseEnvironment.measure`; of the home's own database."""
+        return self.members.lead.environment.measure(tables)
 
     def blind_spots(self) -> BlindSpots:
         """See `DatabaseEnvironment.blind_spots`: what is not checked in any of them, or all of one that is down."""
