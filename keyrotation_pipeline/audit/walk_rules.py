@@ -20,6 +20,7 @@ from keyrotation_pipeline.model.key_events import (
     KeyRetired,
     KeyStateChanged,
     MemberProven,
+    RetirementIntended,
 )
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, IN_USE, LOST, KeyRecord, KeyState, other_generation
 from keyrotation_pipeline.model.request_events import (
@@ -165,6 +166,12 @@ def _replaced(state: AuditState, entry: AuditEntry, fact: KeyReplaced) -> None:
     state.keys[fact.version] = replace(record, fingerprint=fact.after)
 
 
+def _retirement_intended(state: AuditState, entry: AuditEntry, _fact: RetirementIntended) -> None:
+    """Each attempt takes the evidence of every member anew."""
+    if entry.request is not None:
+        state.proven.pop(entry.request, None)
+
+
 def _member_proven(state: AuditState, entry: AuditEntry, fact: MemberProven) -> None:
     evidence, walk = fact.evidence, state.require_walk(entry.request)
     signed = members_in(signed_fields(state.texts[walk.id])).get(evidence.member)
@@ -199,6 +206,7 @@ WALK_RULES: Rules = {
     KeyRegistered: _registered,
     KeyStateChanged: _state_changed,
     KeyReplaced: _replaced,
+    RetirementIntended: _retirement_intended,
     MemberProven: _member_proven,
     KeyRetired: _retired,
     KeyDestroyed: _require_to_destroy,

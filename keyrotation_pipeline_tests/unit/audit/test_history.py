@@ -31,6 +31,7 @@ from keyrotation_pipeline.model.key_events import (
     KeyRetired,
     KeyStateChanged,
     MemberProven,
+    RetirementIntended,
 )
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.proof import MemberEvidence, MemberState
@@ -619,6 +620,14 @@ def proven(member: str, place: str) -> MemberProven:
 
 def test_a_key_is_not_retired_without_the_evidence_of_each_member(ledger: FakeLedger) -> None:
     request = of_fleet(ledger)
+    ledger.append(FLEET_RETIRED, request)
+    assert newest(ledger, EventKind.KEY_RETIRED).fault == "lacks the evidence of north"
+
+
+def test_evidence_of_an_earlier_attempt_retires_no_key(ledger: FakeLedger) -> None:
+    request = of_fleet(ledger)
+    ledger.append(proven("north", PLACE), request)
+    ledger.append(RetirementIntended((V1,), V2), request)
     ledger.append(FLEET_RETIRED, request)
     assert newest(ledger, EventKind.KEY_RETIRED).fault == "lacks the evidence of north"
 
