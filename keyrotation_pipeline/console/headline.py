@@ -1,13 +1,15 @@
 """The one sentence of the console: what the state is, who or what is waited for, and the command that helps."""
 
+import shlex
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from keyrotation_pipeline.console.walk_view import label
 from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.pending import PendingReason
 from keyrotation_pipeline.model.progress import duration
-from keyrotation_pipeline.model.requests import PendingRequest, Request, RequestStatus, Step, Walk, with_short_ids
+from keyrotation_pipeline.model.requests import WALK, PendingRequest, Request, RequestStatus, Step, Walk, with_short_ids
 from keyrotation_pipeline.model.status import OpenIncident, RotationStatus, Status, in_two
 
 SHOWN_AS_FINISHED = timedelta(days=1)
@@ -92,7 +94,7 @@ def _of_rotation(status: Status, rotation: RotationStatus) -> Headline:
     if rotation.blocked_by:
         short, command = _short(rotation.blocked_by)
         return Headline(
-            Tone.FAILED, f"{name} stopped at {rotation.phase}: {short}", command or _rotate(walk), rotation.blocked_by
+            Tone.FAILED, f"{name} stopped at {_step(rotation)}: {short}", command or _rotate(walk), rotation.blocked_by
         )
     if walk.status is RequestStatus.PAUSED:
         since = _since(rotation.pending)
@@ -107,13 +109,19 @@ def _of_rotation(status: Status, rotation: RotationStatus) -> Headline:
     left = "" if rotation.eta_seconds is None else f", about {duration(rotation.eta_seconds)} left"
     doing = STEP_NAMES[Step(rotation.phase)] if rotation.phase in set(Step) else "is about to start"
     if not rotation.at_work:
-        return Headline(Tone.WAITING, f"{name}: {rotation.phase} is next; no process works at it now.", _rotate(walk))
+        return Headline(Tone.WAITING, f"{name}: {_step(rotation)} is next; no process works at it now.", _rotate(walk))
     far = (
         f"{rotation.progress:.0%} of the walk"
         if rotation.tables == () or rotation.phase != Step.ROWS
         else _rows(rotation)
     )
     return Headline(Tone.WORKING, f"{name} {doing}: {far}{left}.", f"keyrotation pause {walk.id}")
+
+
+def _step(rotation: RotationStatus) -> str:
+    """The step under way, or the first, as the steps of the page call it."""
+    step = next((each for each in WALK if each == rotation.phase), WALK[0])
+    return f"“{label(step, rotation.walk)}”"
 
 
 def _rows(rotation: RotationStatus) -> str:
@@ -128,7 +136,7 @@ def _to_sign(name: str, pending: PendingRequest) -> Headline:
     else:
         named = f"{more} {'signature' if more == 1 else 'signatures'} ({', '.join(missing[:-1])} or {missing[-1]})"
     since = utc_minute(pending.request.requested_at)
-    return Headline(Tone.WAITING, f"{name} waits for {named}, requested {since}.", _approve(pending.request))
+    return Headline(Tone.WAITING, f"{name} waits for {named}, requested {since}.", _approve(pending))
 
 
 def _unsigned(pending: PendingRequest) -> Headline:
@@ -180,5 +188,6 @@ def _rotate(walk: Walk) -> str:
     return f"keyrotation rotate {walk.id}"
 
 
-def _approve(request: Request) -> str:
-    return f"keyrotation approve {request.id} --text | gpg -ab | keyrotation approve {request.id} --signature -"
+def _approve(pending: PendingRequest) -> str:
+    """What shows an officer the text, then how to sign it, by OpenPGP or SSH."""
+    return f"keyrotation approve {pending.request.id} --as {shlex.quote(pending.missing[0])}"

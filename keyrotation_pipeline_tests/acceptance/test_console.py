@@ -66,6 +66,7 @@ def test_each_situation_has_its_sentence_above_the_fold_and_nothing_scrolls_side
         execute(settings, f"UPDATE clients SET email = '{whole}' WHERE id = '{damaged}' RETURNING id")
         folder.run("rotate", request)
         see(page, console, "v1 → v2 finished at ", "finished")
+        expect(page.get_by_text("No value under v1 when last counted.")).to_be_visible()
 
         incident, emergency = folder.run(*INCIDENT).splitlines()
         see(page, console, "Emergency v2 → v3 waits for 2 signatures", "emergency")
