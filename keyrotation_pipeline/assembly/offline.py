@@ -63,7 +63,7 @@ def _parsed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _head(text: str) -> str:
     if re.fullmatch("[0-9a-f]{64}", text.lower(), re.ASCII) is None:
-        raise argparse.ArgumentTypeError("a head has 64 hex digits; copy it from a signed text or an earlier report")
+        raise argparse.ArgumentTypeError("a head has 64 hex digits; copy them, without the number before them")
     return text.lower()
 
 

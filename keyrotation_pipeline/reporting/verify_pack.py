@@ -85,6 +85,7 @@ class Findings:
     checked: Counter[str] = field(default_factory=Counter)
     not_covered: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
+    without_head: bool = False
 
     def check(self, what: str, difference: str, *, holds: bool) -> bool:
         """Counts one check; notes the difference where it does not hold."""
@@ -99,13 +100,15 @@ class Findings:
         try:
             yield
         except KeyRotationError as error:
-            self.differences.append(str(error))
+            # Whoever checks a pack has none of our commands.
+            self.differences.append(str(error).partition("; run `keyrotation ")[0])
         except _UNREADABLE as error:
             self.differences.append(f"not all of {what} can be read ({type(error).__name__})")
 
     def lines(self) -> Iterator[str]:
         """All of it for a terminal, the verdict first; what the pack says cannot steer it."""
-        lines = ["the pack does NOT hold" if self.differences else "everything that was checked holds"]
+        forgery = "; without a head from elsewhere, all of it may be forged" if self.without_head else ""
+        lines = ["the pack does NOT hold" if self.differences else f"everything that was checked holds{forgery}"]
         lines += [f"DIFFERENT    {difference}" for difference in dict.fromkeys(self.differences)]
         lines += [f"checked      {number:>6}  {what}" for what, number in self.checked.items()]
         lines += [f"not covered  {what}" for what in self.not_covered]
@@ -249,6 +252,7 @@ def check_audit(
     if judged.entries[-1].at > now + EVENTS_DIFFER_BY:
         found.differences.append(f"an event is dated {judged.entries[-1].at:%Y-%m-%d %H:%M:%S}, which is in the future")
     if not heads:
+        found.without_head = True
         found.not_covered.append("whether this audit is the one you know: give the hash of a head that you have")
     for head in heads:
         leads = any(each.event.hash == head.strip().lower() for each in judged.entries)
