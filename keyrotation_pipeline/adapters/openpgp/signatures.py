@@ -78,7 +78,7 @@ def require_officer(name: str, certificate: Certificate) -> None:
 def _require_one_detached_signature(ring: Keyring, signature: bytes) -> None:
     """Checks the packets first: gpg itself would also accept a message that contains its own text."""
     if not signature.strip():
-        raise ApprovalError(f"the signature is empty; {_SIGN_AGAIN}")
+        raise ApprovalError(f"the signature is empty; see what gpg says above, then {_SIGN_AGAIN}")
     if len(signature) > _LARGEST_SIGNATURE_BYTES:
         raise ApprovalError(f"the signature has {len(signature)} bytes, so it is not a detached one; {_SIGN_AGAIN}")
     packets = _packets(ring, signature)
