@@ -17,7 +17,11 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import PreflightError, ProofError
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.formats.tink import TINK
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import AesKey
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+from keyrotation_pipeline_tests.marked_libraries import TINK as TINK_LIBRARY
 from keyrotation_pipeline_tests.marked_libraries import Library
 from keyrotation_pipeline_tests.unit.fieldcrypto.codecs.test_prefixed import ALL, V1, V2, V3, made, text_of
 
@@ -132,6 +136,26 @@ def test_values_in_undeclared_places_are_found_in_every_form(
     assert fence.fence(database, table, [V1])
     again = PostgresInventory(database, tables=[table]).discover([table])
     assert {each.relation for each in again} == {"notes"}, "the fence and our table name prefixes, and are no finding"
+
+
+@pytest.mark.parametrize("name", [b'ab"c', b'""""', b'a\\"c', b"\\\\\\\\", b"-_+/", b'\x00\xff"\\', b"{,}("])
+def test_a_key_whose_name_postgresql_quotes_is_found_in_arrays_and_rows(database: Connection, name: bytes) -> None:
+    key = AesKey(bytes(32), str(int.from_bytes(name, "big")))
+    ring = KeyRing({V1: key}, V1)
+    table = EncryptedTable(TABLE, ("c",), TINK)
+    key_markers.publish(database, TINK, ring)
+    value = TINK_LIBRARY.alone(text_of(TINK, ring, V1)).encrypt(b"text")
+    database.execute(
+        """CREATE TYPE public.pair AS (n int, b bytea); CREATE TYPE public.outer_pair AS (n int, p public.pair[]);
+        CREATE TABLE public.notes (b bytea, a bytea[], r public.pair, ra public.pair[], rr public.outer_pair)"""
+    )
+    database.execute(
+        "INSERT INTO public.notes VALUES (%(v)s, ARRAY[%(v)s, %(v)s], ROW(1, %(v)s), ARRAY[ROW(1, %(v)s)::public.pair],"
+        " ROW(1, ARRAY[ROW(1, %(v)s)::public.pair]))",
+        {"v": value},
+    )
+    found = PostgresInventory(database, tables=[table]).discover([table])
+    assert {each.column: each.values for each in found} == {"b": 1, "a": 2, "r": 1, "ra": 1, "rr": 1}
 
 
 @pytest.mark.parametrize(("declared", "library"), ALL)

@@ -20,19 +20,22 @@ _RAW = "(SELECT {what} FROM (SELECT decode({value}, 'escape') OFFSET 0) AS decod
 _WHOLE = "CASE WHEN octet_length(raw) BETWEEN {shortest} AND {longest} THEN {condition} ELSE false END"
 _TEXT = "encode(decode(known.marker, 'hex'), 'escape')"
 _NAMED = own(f"(SELECT {_TEXT} FROM keyrotation.key_markers AS known WHERE known.version = {{n}})")  # noqa: S608
-# In bytea, in arrays of it (whose output doubles the backslashes), and in text that begins with the base64 of a value,
-# or has its hexadecimal digits.
-_IN_ARRAY = "replace(decode(known.marker, 'hex')::text, '\\', '\\\\')"
+# In bytea, in arrays and rows of it (whose output escapes or doubles backslashes and quotes, once for each level),
+# and in text that begins with the base64 of a value, or has its hexadecimal digits.
+_STRIPPED = """translate({}, '\\"', '')"""
+_PRINTED = "decode(known.marker, 'hex')::text"
 _BASE64 = "left(replace(encode(decode(known.marker, 'hex'), 'base64'), e'\\n', ''), length(known.marker) * 2 / 3)"
 _MAY_BE_IN = own(f"""CASE width_bucket({{size}}, ARRAY[{{shortest}}, {{chars}}]) WHEN 1 THEN EXISTS (
     SELECT FROM keyrotation.key_markers AS known
-    WHERE strpos({{text}}, {_TEXT}) > 0 OR strpos({{text}}, {_IN_ARRAY}) > 0
+    WHERE strpos({{text}}, {_TEXT}) > 0
+    OR strpos({_STRIPPED.format("{text}")}, {_STRIPPED.format(_PRINTED)}) > 0
     OR strpos({{text}}, known.marker) > 0 OR strpos({{text}}, upper(known.marker)) > 0
     OR strpos(translate({{text}}, '-_', '+/'), {_BASE64}) > 0) WHEN 2 THEN true END""")
 _QUOTED = "regexp_replace({}, '([^A-Za-z0-9])', '\\\\\\1', 'g')"
+_NESTED = f"""replace(replace({_QUOTED.format(_PRINTED)}, '\\\\', '\\\\+'), '\\"', '[\\\\"]*"')"""
 _HITS = own(f"""keyrotation.key_markers AS known,
 LATERAL regexp_matches(translate({{text}}, '-_', '+/'), concat(
-    translate(concat({_QUOTED.format(_TEXT)}, '|', {_QUOTED.format(_IN_ARRAY)}), '-_', '+/'),
+    translate(concat({_QUOTED.format(_TEXT)}, '|', {_NESTED}), '-_', '+/'),
     '|(?:', known.marker, '|', upper(known.marker), ')[0-9A-Fa-f]{{{{56}}}}',
     '|(?:^|[^A-Za-z0-9+/])', {_QUOTED.format(_BASE64)}, '[A-Za-z0-9+/]{{{{30}}}}'
 ), 'g') AS hit""")
