@@ -1,6 +1,7 @@
 """What a database does with the values of every format: counts, re-encryption, refusal, and the way back."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import cast
 
 import psycopg
@@ -12,8 +13,11 @@ from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.ranges import StoredPageRanges
 from keyrotation_pipeline.adapters.postgres.evidence import evidence_of
 from keyrotation_pipeline.adapters.postgres.evidence.evidence import Evidence
+from keyrotation_pipeline.adapters.postgres.inventory import key_markers, retired_signing_keys
+from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
+from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, marked_format_of
+from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedReencryptor
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -37,6 +41,12 @@ EVERY = pytest.mark.parametrize(
     ],
 )
 
+OTHERS = """CREATE TYPE public.one AS (n int, value {kind}); CREATE TYPE public.two AS (n int, held public.one[]);
+CREATE TABLE public.others (listed {kind}[], one public.one, several public.one[], nested public.two, document jsonb)"""
+INTO_OTHERS = """INSERT INTO public.others SELECT array_agg(value), (array_agg(one))[1], array_agg(one),
+ROW(1, array_agg(one))::public.two, to_jsonb(array_agg(one))
+FROM (SELECT value, ROW(1, value)::public.one FROM unnest(%(values)s::{kind}[]) AS each (value)) AS held (value, one)"""
+
 
 class Stored:
     """A table that holds the values of a library, a NULL and an empty one."""
@@ -58,8 +68,20 @@ class Stored:
         running(connection, "routine")
 
     def insert(self, row: int, value: bytes | None) -> None:
-        shown = value.decode() if value is not None and not self.vector.declared.is_binary else value
+        (shown,) = self.shown([value])
         self.connection.execute(sql.SQL("INSERT INTO {} VALUES (%s, %s)").format(self.name), (row, shown))
+
+    def names_a_key(self, value: bytes) -> bool:
+        if (code := marked_format_of(self.vector.declared)) is None:
+            return True  # all do, or a MAC tells it
+        parsed = cast("MarkedReencryptor", code.reencryptor(self.ring, self.target)).parsed(value)
+        assert parsed is not None
+        return bool(parsed.marker)
+
+    def shown(self, values: Sequence[bytes | None]) -> Sequence[str | bytes | None]:
+        if self.vector.declared.is_binary:
+            return values
+        return [None if value is None else value.decode() for value in values]
 
     def evidence(self, ring: KeyRing) -> Evidence:
         return evidence_of(self.connection, self.table, CurrentKeys(lambda: connect(self.url), lambda: ring, Limits()))
@@ -143,3 +165,20 @@ def test_a_death_after_a_write_and_before_its_record_loses_nothing(
     assert held.values() != vector.stored
     assert held.reencrypt(held.ring, held.target).quarantined == 0
     assert held.texts(KeyRing({held.target: held.ring.material(held.target)}, held.target)) == texts
+
+
+@EVERY
+def test_values_inside_of_other_values_are_found(held: Stored, vector: FormatVector, migrated: Connection) -> None:
+    if vector.declared.identified_by is IdentifiedBy.DECRYPT:
+        pytest.skip("nothing in a value tells its key without decrypting")
+    key_markers.publish(migrated, vector.declared, held.ring)
+    if vector.declared.identified_by is IdentifiedBy.MAC:
+        retired_signing_keys.publish(migrated, vector.declared, held.ring, held.target)
+    if not (named := [value for value in vector.stored if held.names_a_key(value)]):
+        pytest.skip("its values name no key before they are re-encrypted")
+    kind, number = sql.SQL("bytea" if vector.declared.is_binary else "text"), len(named)
+    migrated.execute(sql.SQL(OTHERS).format(kind=kind))
+    migrated.execute(sql.SQL(INTO_OTHERS).format(kind=kind), {"values": held.shown(named)})
+    found = PostgresInventory(migrated, tables=[held.table]).discover([held.table])
+    counted = {each.column: each.values for each in found if each.relation == "others"}
+    assert counted == {"listed": number, "one": 1, "several": number, "nested": number, "document": number}

@@ -18,5 +18,6 @@ MARKING = Marking(
     marker=f"substr({{value}}, nullif(strpos({{value}}, '{REFERENCE}'), 0) + {len(REFERENCE)}, {MARKER_CHARS})",
     at_start=False,
     added=f',{REFERENCE}AAAAAA=="',
-    elsewhere=(r'"i\\*" *: *\\*"', r'\\*" *[,}]'),
+    # Each level of arrays, rows and texts in JSON escapes or doubles the quotes.
+    elsewhere=(r'"i[\\"]+ *: *[\\"]+', r'[\\"]+ *[,}]'),
 )
