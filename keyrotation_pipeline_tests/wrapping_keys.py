@@ -29,6 +29,7 @@ class Kms:
 
     Args:
         refuses: the code with which calls of an operation are refused, by its name.
+        origin: what each key says of where it comes from.
         replicated: each key has a replica in another region; moto does not decrypt under multi-Region keys.
         calls: how often each operation was called by each process.
     """
@@ -37,6 +38,7 @@ class Kms:
     client: Any
     refuses: dict[str, str] = field(default_factory=dict)
     replicated: bool = False
+    origin: str = "AWS_KMS"
     calls: Counter[tuple[int, str]] = field(default_factory=Counter)
 
     def key(self) -> str:
@@ -46,6 +48,8 @@ class Kms:
     def described(self, answer: bytes) -> bytes:
         """What DescribeKey answers."""
         content = json.loads(answer)
+        if "KeyMetadata" in content:
+            content["KeyMetadata"] |= {"Origin": self.origin, "MultiRegion": False}  # the latter moto leaves out
         if self.replicated and "KeyMetadata" in content:
             content["KeyMetadata"]["MultiRegionConfiguration"] = {"ReplicaKeys": [{"Region": "eu-west-1"}]}
         return json.dumps(content).encode()
@@ -145,5 +149,5 @@ def kms(kms_stub: Kms, monkeypatch: pytest.MonkeyPatch) -> Kms:
         monkeypatch.setenv(name, value)
     kms_stub.refuses.clear()
     kms_stub.calls.clear()
-    kms_stub.replicated = False
+    kms_stub.replicated, kms_stub.origin = False, "AWS_KMS"
     return kms_stub

@@ -12,6 +12,7 @@ from dataclasses import replace
 from keyrotation_pipeline.errors import KeyStoreConflictError, NotOurKeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import WrappingKeyState
 from keyrotation_pipeline.model.audit_state import AuditState
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import StoredKeys, StoreOwner
@@ -146,9 +147,9 @@ class OwnedKeyStore:
         """See `KeyStore.sealed_by`."""
         return self._store.sealed_by
 
-    def seal_problems(self) -> tuple[str, ...]:
-        """See `KeyStore.seal_problems`."""
-        return self._store.seal_problems()
+    def wrapping_key(self) -> WrappingKeyState | None:
+        """See `KeyStore.wrapping_key`."""
+        return self._store.wrapping_key()
 
     def offer_canary(self, canary: KeyMaterial, revision: str) -> StoredKeys:
         """See `KeyStore.offer_canary`."""

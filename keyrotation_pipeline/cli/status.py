@@ -69,6 +69,8 @@ def lines(
         yield field("", shown.next_rotation_rule)
     for key in shown.key_versions:
         yield f"Key       {key.version!s:<4} {key.state:<15} {key.fingerprint[:SHOWN_FINGERPRINT_CHARS]}"
+    if (sealed := shown.wrapping_key) is not None and (verbose or sealed.origin.exposed):
+        yield field("Sealed by", f"{sealed.name}: {sealed.origin}; asked {age(sealed.asked_at, now)}")
     held = f", holds {', '.join(names(shown.last_backup_versions))}" if shown.last_backup_versions else ""
     # A place that does not answer, or a lost home, says nothing about what was made.
     made = NO_BACKUP_KNOWN if shown.last_backup is None else age(shown.last_backup, now)

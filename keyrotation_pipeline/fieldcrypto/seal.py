@@ -26,13 +26,20 @@ from keyrotation_pipeline.errors import BrokenSealError, InvalidKeyError, KeySto
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.fieldcrypto.wrapping_keys import AWS_KMS, CANARY, PKCS11, Context, WrappingKey
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import (
+    AWS_KMS,
+    CANARY,
+    PKCS11,
+    Context,
+    WrappingKey,
+    WrappingKeyState,
+)
 
 BEGINS = "sealed:"
 _TEXT = re.compile(
     r"sealed:([a-z0-9-]{1,20}):([0-9a-f]{32}):([0-9a-f]{64}):([A-Za-z0-9+/]{16,4096}={0,2}):([!-~]{1,500})", re.ASCII
 )
-_CHECKED_SECONDS = 60.0
+_ASKED_SECONDS = 60.0
 _TRIAL = b"keyrotation-seal-trial-v1"
 
 
@@ -274,29 +281,31 @@ class Seal:
 
     def problems(self) -> Iterator[str]:
         """Yields what stands against sealing another key, a sentence each; once a process it seals and opens one."""
-        if self.wrapping is None:
+        if self.wrapping is None or (found := self.state(afresh=True)) is None:
+            return
+        yield from found.problems
+        if found.problems:
             return
         try:
-            found = tuple(self.wrapping.problems(alone=self.alone))
-            yield from found
-            if not found:
-                _tried(self.wrapping)
+            _tried(self.wrapping)
         except KeyStoreError as error:
             yield str(error)
         except BrokenSealError as error:
             yield f"what {self.name} seals {error}"
 
-    def state_problems(self) -> tuple[str, ...]:
-        """Returns what is wrong with the wrapping key, as it was asked for within the last minute."""
+    def state(self, *, afresh: bool = False) -> WrappingKeyState | None:
+        """Returns how the wrapping key was found within the last minute, or is now; None: there is none."""
         if self.wrapping is None:
-            return ()
-        at, found = _CHECKED.get(self.wrapping, (-_CHECKED_SECONDS, ()))
-        if (now := time.monotonic()) - at >= _CHECKED_SECONDS:
-            try:
-                found = tuple(self.wrapping.problems(alone=self.alone))
-            except KeyStoreError as error:
-                found = (str(error),)
-            _CHECKED[self.wrapping] = now, found
+            return None
+        asked, now = (self.wrapping, self.alone), time.monotonic()
+        known = None if afresh else _STATES.get(asked)
+        if known is not None and now - known[0] < _ASKED_SECONDS:
+            return known[1]
+        try:
+            found = self.wrapping.state(alone=self.alone)
+        except KeyStoreError as error:
+            found = WrappingKeyState((str(error),))
+        _STATES[asked] = now, found
         return found
 
     def canary_of(self, text: str | None) -> KeyMaterial | None:
@@ -326,7 +335,7 @@ class Seal:
         return open_key(version, text, [self.wrapping, *self.earlier])
 
 
-_CHECKED: dict[WrappingKey, tuple[float, tuple[str, ...]]] = {}
+_STATES: dict[tuple[WrappingKey, bool], tuple[float, WrappingKeyState]] = {}
 
 
 @cache

@@ -135,6 +135,7 @@ class EventKind(StrEnum):
     KEY_LIST_DELIVERY_INTENDED = "key_list_delivery_intended"
     KEYS_RESEAL_INTENDED = "keys_reseal_intended"
     KEYS_RESEALED = "keys_resealed"
+    WRAPPING_KEY_DESCRIBED = "wrapping_key_described"
     KEY_STATE_CHANGED = "key_state_changed"
     PRIMARY_CHANGE_INTENDED = "primary_change_intended"
     PRIMARY_CHANGED = "primary_changed"

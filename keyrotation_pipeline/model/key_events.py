@@ -139,6 +139,21 @@ class KeysResealed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class WrappingKeyDescribed(Fact):
+    """A pre-flight asked the wrapping key's KMS or token where it comes from.
+
+    Args:
+        origin: what it said, in its own words.
+        exposed: why a copy of it may be elsewhere; empty: nothing says that there is one.
+    """
+
+    kind: ClassVar = EventKind.WRAPPING_KEY_DESCRIBED
+    wrapping_key: str
+    origin: tuple[str, ...]
+    exposed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PrimaryChangeIntended(Fact):
     """The key store is about to name another primary."""
 

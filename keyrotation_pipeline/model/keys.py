@@ -12,6 +12,7 @@ from keyrotation_pipeline.errors import KeyStoreDamagedError, MissingSourceKeyEr
 from keyrotation_pipeline.fieldcrypto.grammar import FIRST, PLAINTEXT, SECOND, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing, in_both_generations, versions_as_text
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, SourceKey
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import Origin
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.requests import Request, RequestAction, Step, Walk
 
@@ -293,6 +294,19 @@ class StoredKeys:
                 f"`keyrotation restore-key {record.version}`"
             )
         return material
+
+
+@dataclass(frozen=True, slots=True)
+class WrappingKeyOrigin:
+    """Where the wrapping key comes from, as it said when it was asked.
+
+    Args:
+        name: its kind and name.
+    """
+
+    name: str
+    origin: Origin
+    asked_at: datetime
 
 
 def not_sealed(unsealed: Iterable[KeyVersion], sealed_by: str) -> str | None:

@@ -11,7 +11,7 @@ from keyrotation_pipeline.model.audit import AuditHead, instant, names
 from keyrotation_pipeline.model.breach import Deadline, Rate
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.incidents import Contact, Incident
-from keyrotation_pipeline.model.keys import KeyRecord
+from keyrotation_pipeline.model.keys import KeyRecord, WrappingKeyOrigin
 from keyrotation_pipeline.model.pending import PendingReason, timed_out
 from keyrotation_pipeline.model.progress import PaceSet, TableProgress
 from keyrotation_pipeline.model.request_events import Rehearsed
@@ -208,6 +208,7 @@ class Status:
         not_counted_since: those that became the primary after a table was last counted.
         next_rotation_rule: why it is due then, and what is not known about that.
         rehearsal: the newest one from the present primary; None: there is none.
+        wrapping_key: where that of stored keys comes from; None: there is none, or it never said so.
     """
 
     generated_at: datetime
@@ -234,6 +235,7 @@ class Status:
     not_counted_since: tuple[KeyVersion, ...] = ()
     alerted: frozenset[str] = frozenset()
     members: Mapping[str, str] = field(default_factory=dict)
+    wrapping_key: WrappingKeyOrigin | None = None
 
     @property
     def other_requests(self) -> tuple[PendingRequest, ...]:
@@ -265,6 +267,7 @@ class Status:
             "last_recovery_test": instant(self.last_recovery_test),
             "recovery_test_failed": instant(self.recovery_test_failed),
             "last_rehearsal": self.rehearsal.as_json() if self.rehearsal else None,
+            **_of_wrapping_key(self.wrapping_key),
             "incidents_open": len(self.incidents),
             "incidents": [incident.as_json() for incident in self.incidents],
             "requests": [request.as_json() for request in self.requests],
@@ -274,6 +277,13 @@ class Status:
             "attention": list(self.attention),
             "warnings": list(self.warnings),
         }
+
+
+def _of_wrapping_key(known: WrappingKeyOrigin | None) -> dict[str, Any]:
+    if known is None:
+        return {}
+    said = {"origin": list(known.origin.said), "exposed": list(known.origin.exposed)}
+    return {"wrapping_key": {"name": known.name, **said, "asked_at": instant(known.asked_at)}}
 
 
 class Light(StrEnum):

@@ -14,6 +14,7 @@ from keyrotation_pipeline.backups.key_loss import audited_primary, lost_keys
 from keyrotation_pipeline.backups.rehearsal import last_rehearsal
 from keyrotation_pipeline.errors import AuditError, BlockedError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import WrappingKeyState
 from keyrotation_pipeline.model.approval import Roster, members_among
 from keyrotation_pipeline.model.audit import EventKind, utc_minute, utc_second
 from keyrotation_pipeline.model.breach import carried_by
@@ -51,6 +52,7 @@ from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.requests.takeover import cannot_start, out_of_use
 from keyrotation_pipeline.requests.time_stamping import unstamped
 from keyrotation_pipeline.requests.witnessing import unwitnessed
+from keyrotation_pipeline.requests.wrapping_key import origin_of
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.fences import fences, values_of_gone_keys
 from keyrotation_pipeline.rotation.report import clock_of, rate_of
@@ -142,14 +144,15 @@ class Outside:
 
     situation: Situation
     protected: Protection
+    wrapping: WrappingKeyState | None
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> "Outside":
-        """Asks key store, applications and the places of backups now."""
+        """Asks key store, applications, wrapping key and the places of backups now."""
         protected = protection(pipeline, pipeline.ledger.keys(), pipeline.clock.now())
         situation = Situation(pipeline)
         situation.ask()
-        return cls(situation, protected)
+        return cls(situation, protected, pipeline.keys.wrapping_key())
 
 
 def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside | None = None) -> Status:
@@ -189,7 +192,7 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside
     attention += unstamped(pipeline, now)
     attention += unwitnessed(pipeline.ledger, now)
     attention += changed_hosts(pipeline)
-    attention += pipeline.keys.seal_problems()
+    attention += outside.wrapping.problems if outside.wrapping is not None else ()
     attention += rolling.overdue(pipeline, now)
     attention += protected.attention
     open_incidents, urgent = incidents_now(pipeline, now)
@@ -231,6 +234,7 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside
         empty_versions=empty,
         not_counted_since=not_counted_since,
         rehearsal=last_rehearsal(pipeline.ledger, primary),
+        wrapping_key=origin_of(pipeline, outside.wrapping),
     )
 
 

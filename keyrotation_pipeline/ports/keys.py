@@ -5,6 +5,7 @@ from typing import Protocol
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import WrappingKeyState
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import StoredKeys, StoreOwner
 
@@ -110,8 +111,12 @@ class KeyStore(Protocol):
     def sealed_by(self) -> str:
         """Kind and name of the wrapping key that the configuration names; empty: it names none."""
 
-    def seal_problems(self) -> tuple[str, ...]:
-        """Says what is wrong with the wrapping key, such as that it is to be deleted; a minute old at most."""
+    def wrapping_key(self) -> WrappingKeyState | None:
+        """Returns how the wrapping key was found, such as that it is to be deleted; a minute old at most.
+
+        Returns:
+            None: there is none.
+        """
 
     def offer_canary(self, canary: KeyMaterial, revision: str) -> StoredKeys:
         """Stores a key that encrypts nothing, sealed, for applications to open."""

@@ -29,7 +29,7 @@ from keyrotation_pipeline.reporting.backups_in_audit import backups_found, backu
 from keyrotation_pipeline.reporting.checklist import checklist_of
 from keyrotation_pipeline.reporting.compliance import ALGORITHM, ComplianceReport, Parameters
 from keyrotation_pipeline.reporting.incidents_in_audit import incidents_of, required_for
-from keyrotation_pipeline.reporting.keys_in_audit import data_read, declared_ages, key_lives
+from keyrotation_pipeline.reporting.keys_in_audit import data_read, declared_ages, key_lives, key_storage_key
 from keyrotation_pipeline.reporting.sections import (
     Algorithm,
     Approval,
@@ -38,7 +38,6 @@ from keyrotation_pipeline.reporting.sections import (
     CheckpointSigned,
     Decided,
     FinishedStep,
-    KeyStorageKey,
     LaterFinding,
     OfficerOnRoster,
     Policy,
@@ -96,7 +95,7 @@ def compliance_report(
         timestamps=tuple(_time_stamps(every, since, parameters)),
         checkpoints=tuple(_checkpoints(every, state)),
         algorithm=_algorithm(parameters),
-        key_storage_key=KeyStorageKey.signed_in(state.hosts or ()),
+        key_storage_key=key_storage_key(entries, state.hosts or ()),
     )
 
 

@@ -1,6 +1,7 @@
 """Keys and encrypted data as the audit has them: cryptoperiods, ages that somebody declared, and what was last read."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from keyrotation_pipeline.audit.history import HistoryEntry
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -17,6 +18,7 @@ from keyrotation_pipeline.model.key_events import (
     KeyCreationIntended,
     KeyRegistered,
     KeyStateChanged,
+    WrappingKeyDescribed,
 )
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.proof import Proven
@@ -30,6 +32,7 @@ from keyrotation_pipeline.reporting.sections import (
     EveryValueRead,
     KeyChange,
     KeyLife,
+    KeyStorageKey,
     Span,
     TableCounted,
     UndeclaredSearched,
@@ -54,6 +57,21 @@ def declared_ages(entries: Entries) -> Mapping[KeyVersion, tuple[AgeDeclared, ..
 def is_held(entries: Entries) -> bool:
     """Whether a server makes and holds the keys, as far as a request has said it; nothing stored here is a key then."""
     return any(isinstance(each.fact, RequestOpened) and _SAYS_HELD in each.fact.approval_text for each in entries)
+
+
+def key_storage_key(entries: Entries, hosts: Iterable[str]) -> KeyStorageKey | None:
+    """The key under which stored keys are sealed, with what it last said of its origin; None: there is none.
+
+    Args:
+        hosts: as officers signed them last.
+    """
+    if (found := KeyStorageKey.signed_in(hosts)) is None:
+        return None
+    for each in reversed(entries):
+        said = each.fact if each.fault is None else None
+        if isinstance(said, WrappingKeyDescribed) and said.wrapping_key == f"{found.kind} {found.name}":
+            return replace(found, origin=said.origin, exposed=said.exposed, asked_at=each.at)
+    return found
 
 
 def key_lives(entries: Entries, keys: Mapping[KeyVersion, KeyRecord]) -> tuple[KeyLife, ...]:

@@ -4,7 +4,6 @@ A pack's `verify.py` makes it again from the audit, and compares.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState
@@ -16,8 +15,8 @@ from keyrotation_pipeline.model.key_events import KeyRetired, MemberProven, Repl
 from keyrotation_pipeline.model.records import as_json
 from keyrotation_pipeline.model.request_events import StepFinished
 from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.reporting.keys_in_audit import key_storage_key
 from keyrotation_pipeline.reporting.plaintext import in_statement
-from keyrotation_pipeline.reporting.sections import KeyStorageKey
 
 PREDICATE_TYPE = "urn:keyrotation-pipeline:key-death:v1"
 SIGNED_BY = (
@@ -89,7 +88,7 @@ def statement_of(
             ],
             "snapshots": f"no session, prepared transaction or slot of {_these('this server', retired)} could show a "
             f"value from before the proof of {instant(retired.proven_at)}",
-            **_key_storage_key(state),
+            **_key_storage_key(entries, state),
             "replicas": {
                 "accounted": accounted.get("replicas", []),
                 "gone_as_signed": accounted.get("gone_as_signed", []),
@@ -110,10 +109,10 @@ def statement_of(
     }
 
 
-def _key_storage_key(state: LedgerState) -> dict[str, Any]:
+def _key_storage_key(entries: Sequence[HistoryEntry], state: LedgerState) -> dict[str, Any]:
     """Under which copies of the key are sealed; nothing without one, as in statements of before."""
-    found = KeyStorageKey.signed_in(state.hosts or ())
-    return {} if found is None else {"key_storage_key": asdict(found)}
+    found = key_storage_key(entries, state.hosts or ())
+    return {} if found is None else {"key_storage_key": {**as_json(found), "asked_at": instant(found.asked_at)}}
 
 
 def _searched(retired: KeyRetired) -> str:

@@ -400,24 +400,33 @@ class Algorithm:
 
 @dataclass(frozen=True, slots=True)
 class KeyStorageKey:
-    """The key-storage key (SP 800-57 part 1, 5.1.1) of stored keys: it never leaves its KMS or token.
+    """The key-storage key (SP 800-57 part 1, 5.1.1) of stored keys, in a KMS or a token.
 
     Args:
         kind, name: ``aws-kms`` and its ARN, or ``pkcs11`` and its URI.
         at: the host or module by which it is reached.
         recovery: ``officers``: backups hold keys that officers open without it; ``sealed``: they do not.
+        origin: where it comes from, in the words of its KMS or token, when that was asked last.
+        exposed: why a copy of it may be elsewhere; empty: nothing says that there is one.
+        asked_at: None: it was never asked.
     """
 
     kind: str
     name: str
     at: str
     recovery: str
+    origin: tuple[str, ...] = ()
+    exposed: tuple[str, ...] = ()
+    asked_at: datetime | None = None
 
     @classmethod
     def signed_in(cls, hosts: Iterable[str]) -> "KeyStorageKey | None":
         """Returns the one that is among signed hosts; None: there is none."""
-        found = (_KEY_STORAGE_KEY.fullmatch(each) for each in hosts)
-        return next((cls(*each.groups()) for each in found if each is not None), None)
+        for kind, name, at, recovery in (
+            match.groups() for each in hosts if (match := _KEY_STORAGE_KEY.fullmatch(each))
+        ):
+            return cls(kind, name, at, recovery)
+        return None
 
 
 _KEY_STORAGE_KEY = re.compile(r"keys sealed by (\S+) (\S+) at (.+) with recovery (officers|sealed)")

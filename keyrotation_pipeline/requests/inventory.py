@@ -14,6 +14,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, Quara
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.canary import unopened
 from keyrotation_pipeline.requests.plaintext_outside_rows import look_again
+from keyrotation_pipeline.requests.wrapping_key import record_origin
 
 # Counted within seconds.
 COUNTED_BYTES = 256 * 2**20
@@ -112,7 +113,7 @@ def _saved(pipeline: Pipeline, last: Mapping[EncryptedTable, TableCount]) -> tup
 
 
 def require_preflight(pipeline: Pipeline, target: KeyVersion) -> tuple[Problem, ...]:
-    """Runs the pre-flight for a rotation to `target`, and returns its warnings.
+    """Runs the pre-flight for a rotation to `target`, records what it learnt of the wrapping key, returns its warnings.
 
     Raises:
         PreflightError: every fatal problem.
@@ -129,4 +130,5 @@ def require_preflight(pipeline: Pipeline, target: KeyVersion) -> tuple[Problem, 
         others = "; ".join(f"({number}) {message}" for number, message in enumerate(messages[1:], 2))
         rest = f" ({more} more problem(s) stop the rotation: {others})" if more else ""
         raise PreflightError(f"{messages[0]}{rest}")
+    record_origin(pipeline)
     return tuple(problem for problem in problems if not problem.fatal)

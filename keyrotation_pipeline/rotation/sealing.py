@@ -18,6 +18,7 @@ from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.canary import lacking, offer_canary, sentence
 from keyrotation_pipeline.requests.policy import require_signed_key_store
 from keyrotation_pipeline.requests.roster import require_roster
+from keyrotation_pipeline.requests.wrapping_key import record_origin
 
 LOCK = "reseal"
 
@@ -48,6 +49,7 @@ def reseal(pipeline: Pipeline) -> KeysResealed:
             raise KeyStoreDamagedError("the key store does not read back as it was sealed; run `keyrotation status`")
         done = KeysResealed(stored.sealed_by, intended.versions)
         pipeline.ledger.append(done)
+        record_origin(pipeline)
     return done
 
 
@@ -60,8 +62,8 @@ def _recorded(ledger: Ledger, sealed_by: str) -> KeysResealed:
 
 
 def _require_opened(pipeline: Pipeline, stored: StoredKeys) -> None:
-    if problems := pipeline.keys.seal_problems():
-        raise BlockedError(problems[0])
+    if (state := pipeline.keys.wrapping_key()) is not None and state.problems:
+        raise BlockedError(state.problems[0])
     instances = pipeline.rollout.instances()
     if unable := lacking(instances):
         raise BlockedError(f"{sentence(unable, stored)}; then run `keyrotation reseal` again")

@@ -28,6 +28,7 @@ from keyrotation_pipeline.model.key_events import KeysResealed
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.reporting.gathering import gather
 from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline.rotation import runner, sealing
 from keyrotation_pipeline.rotation.rollback import open_rollback
@@ -94,11 +95,16 @@ def files_with(keys: list[KeyMaterial], folder: Path) -> Iterator[Path]:
 
 def test_a_rotation_leaves_no_key_in_any_file_and_calls_the_kms_a_few_times(folder: Path, kms: Kms) -> None:
     prepare(None)
-    sealed(folder, kms, "sealed")
+    settings = sealed(folder, kms, "sealed")
     outcome = rotated()
 
     assert outcome.holds
     assert max(kms.calls_by_process().values()) <= 10
+    with open_pipeline(settings, actor="test") as pipeline:
+        reported, shown = gather(pipeline).report.key_storage_key, overview(pipeline).wrapping_key
+    assert reported is not None
+    assert shown is not None
+    assert reported.origin == shown.origin.said == ("Origin AWS_KMS", "KeyManager CUSTOMER", "MultiRegion false")
     opened = seal._OPENED._keys.values()  # noqa: SLF001  what this process holds in memory
     made = [each for each in opened if isinstance(each, KeyMaterial)]
     assert {each.fingerprint for each in made} >= {each.fingerprint for each in outcome.keys}

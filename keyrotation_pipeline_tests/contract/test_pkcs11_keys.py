@@ -15,6 +15,7 @@ import pytest
 from pkcs11 import MechanismFlag, TokenFlag
 
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
+from keyrotation_pipeline.adapters.keystores.seal_checks import seal_problems
 from keyrotation_pipeline.errors import BrokenSealError, KeyStoreUnavailableError
 from keyrotation_pipeline.fieldcrypto import seal as sealing
 from keyrotation_pipeline.fieldcrypto.seal import Seal
@@ -146,11 +147,6 @@ def no_use(tokens: Tokens) -> Pkcs11Key:
     return tokens.key()
 
 
-def readable(tokens: Tokens) -> Pkcs11Key:
-    tokens.add_key(extractable=True)
-    return tokens.key()
-
-
 def short(tokens: Tokens) -> Pkcs11Key:
     tokens.add_key(bits=128)
     return tokens.key()
@@ -166,7 +162,6 @@ def short(tokens: Tokens) -> Pkcs11Key:
         pytest.param(no_key, r"token 'clinic' holds no AES key with the label 'field keys'", id="no key"),
         pytest.param(two_keys, r"token 'clinic' holds 2 AES keys with the label 'field keys'", id="two keys"),
         pytest.param(no_use, r"lets key 'field keys' do neither AES-GCM nor AES key wrap", id="a key for nothing"),
-        pytest.param(readable, r"key 'field keys' in token 'clinic' can be read out of it; make one", id="readable"),
         pytest.param(short, r"has 128 bits, fewer than what it seals; make one of 256", id="a short key"),
     ],
 )
@@ -176,6 +171,31 @@ def test_what_is_wrong_with_a_token_is_one_sentence(
     (found,) = Seal(wrong(tokens)).problems()
     assert re.search(sentence, found)
     assert len(found) <= 200 + len(str(pkcs11.__file__))
+
+
+@pytest.mark.parametrize(
+    ("made", "exposed"),
+    [
+        pytest.param({}, (), id="made in the token"),
+        pytest.param({"value": b"k" * 32}, ("imported",), id="imported"),
+        pytest.param({"extractable": True}, ("extractable",), id="extractable"),
+    ],
+)
+def test_a_token_says_where_its_key_comes_from_and_one_that_is_exposed_is_named_and_used(
+    tokens: Tokens, made: dict[str, Any], exposed: tuple[str, ...]
+) -> None:
+    tokens.add_key(**made)
+    seal = sealed_in(tokens)
+    assert not list(seal.problems())
+    state = seal.state()
+    assert state is not None
+    assert state.origin is not None
+    assert state.origin.exposed == exposed
+    assert "manufacturer SoftHSM project, model SoftHSM v2, firmware 2." in str(state.origin)
+    assert f"CKA_LOCAL {str('value' not in made).lower()}" in state.origin.said
+    assert ("so a copy of it may be elsewhere" in str(state.origin)) is bool(exposed)
+    warned = [each for each in seal_problems(seal, ()) if not each.fatal]
+    assert [each.check for each in warned] == ["wrapping_key_is_nowhere_else"] * len(exposed)
 
 
 def logins_left(tokens: Tokens, label: str = "clinic") -> bool:

@@ -253,6 +253,23 @@ def test_a_key_with_a_replica_may_stand_alone(kms: Kms) -> None:
 
 
 @pytest.mark.parametrize(
+    ("origin", "exposed"), [("AWS_KMS", ()), ("EXTERNAL", ("imported",)), ("AWS_CLOUDHSM", ()), ("\x1b[2J" * 40, ())]
+)
+def test_aws_kms_says_where_its_key_comes_from(kms: Kms, origin: str, exposed: tuple[str, ...]) -> None:
+    kms.origin = origin
+    seal = Seal(AwsKmsKey(kms.key(), endpoint_url=kms.url))
+    first_look, state = seal.state(), seal.state()
+    assert first_look == state
+    assert state is not None
+    assert state.origin is not None
+    assert (state.problems, state.origin.exposed) == ((), exposed)
+    first, *others = state.origin.said
+    assert others == ["KeyManager CUSTOMER", "MultiRegion false"]
+    assert first == (f"Origin {origin}" if origin.isprintable() else f"Origin {'?[2J' * 40}"[:80])
+    assert kms.calls.total() == 1
+
+
+@pytest.mark.parametrize(
     ("key_id", "own", "asked"),
     [
         pytest.param("mrk-8f0a1c9e00004000800000000000000a", "eu-west-1", "eu-west-1", id="a multi-Region key in ours"),

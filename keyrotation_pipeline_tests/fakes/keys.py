@@ -61,8 +61,8 @@ class FakeKeyStore:
     def made(self, version: KeyVersion) -> None:  # noqa: ARG002
         return
 
-    def seal_problems(self) -> tuple[str, ...]:
-        return ()
+    def wrapping_key(self) -> None:
+        return
 
     def offer_canary(self, canary: KeyMaterial, revision: str) -> StoredKeys:
         raise NotImplementedError

@@ -43,6 +43,7 @@ LEFT_OUT: Mapping[EventKind, str] = {
     EventKind.KEY_LIST_DELIVERY_INTENDED: "somebody changed the application's list of keys; in the model nobody does",
     EventKind.KEYS_RESEAL_INTENDED: "the same keys under another wrapping key; the model has none",
     EventKind.KEYS_RESEALED: "as above",
+    EventKind.WRAPPING_KEY_DESCRIBED: "as above",
     EventKind.BLOCKED: "any step may be refused, for reasons that the model lacks; it changes a sentence alone",
     EventKind.UNBLOCKED: "as above",
     EventKind.PROVEN_AGAIN: "somebody changed a fence after the proof; in the model nobody does",

@@ -55,7 +55,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing, versions_as_text
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.seal import UNSEALED, Seal
-from keyrotation_pipeline.fieldcrypto.wrapping_keys import CANARY
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import CANARY, WrappingKeyState
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import KeyEntry, StoredKeys, StoreOwner
 from keyrotation_pipeline.ports.clock import Clock, attempts
@@ -241,9 +241,9 @@ class AwsKeyStore:
         """See `KeyStore.sealed_by`."""
         return self._secret.seal.name
 
-    def seal_problems(self) -> tuple[str, ...]:
-        """See `KeyStore.seal_problems`."""
-        return self._secret.seal.state_problems()
+    def wrapping_key(self) -> WrappingKeyState | None:
+        """See `KeyStore.wrapping_key`."""
+        return self._secret.seal.state()
 
     def offer_canary(self, canary: KeyMaterial, revision: str) -> StoredKeys:
         """See `KeyStore.offer_canary`."""

@@ -36,7 +36,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import versions_as_text
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.seal import UNSEALED, Seal
-from keyrotation_pipeline.fieldcrypto.wrapping_keys import CANARY
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import CANARY, WrappingKeyState
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys, StoreOwner
 
@@ -198,9 +198,9 @@ class FileKeyStore:
         """See `KeyStore.sealed_by`."""
         return self._seal.name
 
-    def seal_problems(self) -> tuple[str, ...]:
-        """See `KeyStore.seal_problems`."""
-        return self._seal.state_problems()
+    def wrapping_key(self) -> WrappingKeyState | None:
+        """See `KeyStore.wrapping_key`."""
+        return self._seal.state()
 
     def offer_canary(self, canary: KeyMaterial, revision: str) -> StoredKeys:
         """See `KeyStore.offer_canary`."""

@@ -42,7 +42,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import (
 )
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.seal import UNSEALED, Seal
-from keyrotation_pipeline.fieldcrypto.wrapping_keys import CANARY
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import CANARY, WrappingKeyState
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import KeyEntry, StoredKeys, StoreOwner
 from keyrotation_pipeline.ports.clock import Clock
@@ -216,9 +216,9 @@ class KubernetesKeyStore:
         """See `KeyStore.sealed_by`."""
         return self._secrets.seal.name
 
-    def seal_problems(self) -> tuple[str, ...]:
-        """See `KeyStore.seal_problems`."""
-        return self._secrets.seal.state_problems()
+    def wrapping_key(self) -> WrappingKeyState | None:
+        """See `KeyStore.wrapping_key`."""
+        return self._secrets.seal.state()
 
     def offer_canary(self, canary: KeyMaterial, revision: str) -> StoredKeys:
         """See `KeyStore.offer_canary`."""

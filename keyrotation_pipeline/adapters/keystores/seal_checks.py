@@ -8,6 +8,7 @@ from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import not_sealed
 
 _USABLE, _SEALED = "wrapping_key_is_usable", "stored_keys_are_sealed"
+_NOWHERE_ELSE = "wrapping_key_is_nowhere_else"
 
 
 def seal_problems(seal: Seal, unsealed: Iterable[KeyVersion]) -> Iterator[Problem]:
@@ -18,5 +19,9 @@ def seal_problems(seal: Seal, unsealed: Iterable[KeyVersion]) -> Iterator[Proble
     """
     for message in seal.problems():
         yield Problem(message, fatal=True, check=_USABLE)
+    state = seal.state()
+    if state is not None and state.origin is not None and state.origin.exposed:
+        message = f"{seal.name} is {state.origin.warning}; keep every copy as safe as the keys that it opens"
+        yield Problem(message, fatal=False, check=_NOWHERE_ELSE)
     if (sentence := not_sealed(unsealed, seal.name)) is not None:
         yield Problem(sentence, fatal=True, check=_SEALED)

@@ -155,9 +155,9 @@ class TransitKeyStore:
         """See `KeyStore.sealed_by`."""
         return ""
 
-    def seal_problems(self) -> tuple[str, ...]:
-        """See `KeyStore.seal_problems`: keys that never leave their server have no seal."""
-        return ()
+    def wrapping_key(self) -> None:
+        """See `KeyStore.wrapping_key`: keys that never leave their server have no seal."""
+        return
 
     def offer_canary(self, canary: KeyMaterial, revision: str) -> StoredKeys:  # noqa: ARG002
         """See `KeyStore.offer_canary`."""

@@ -12,11 +12,12 @@ from functools import cache
 from typing import Any
 
 from keyrotation_pipeline.errors import BrokenSealError, KeyStoreUnavailableError
-from keyrotation_pipeline.fieldcrypto.wrapping_keys import AWS_KMS, Context
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import AWS_KMS, IMPORTED, Context, Origin, WrappingKeyState
 
 ARN = re.compile(r"arn:aws[a-z-]{0,10}:kms:([a-z]{2}[a-z0-9-]{3,30}):[0-9]{12}:key/((mrk-)?[0-9a-f-]{32,36})", re.ASCII)
 _BROKEN = frozenset({"InvalidCiphertextException", "IncorrectKeyException"})
 _HELD = frozenset({"CiphertextBlob", "Plaintext", "KeyMetadata"})
+_ORIGIN = ("Origin", "KeyManager", "MultiRegion")
 _TRY_AGAIN = "wait a minute and run the same again"
 _WHAT_TO_DO = {
     "AccessDeniedException": "give this role that right in the key's policy",
@@ -81,9 +82,14 @@ class AwsKmsKey:
         """See `WrappingKey.decrypt`."""
         return bytes(self._call("Decrypt", CiphertextBlob=ciphertext, EncryptionContext=dict(context))["Plaintext"])
 
-    def problems(self, *, alone: bool) -> Iterator[str]:
-        """See `WrappingKey.problems`."""
+    def state(self, *, alone: bool) -> WrappingKeyState:
+        """See `WrappingKey.state`."""
         about = self._call("DescribeKey")["KeyMetadata"]
+        said = {name: about[name] for name in _ORIGIN if name in about}
+        exposed = [IMPORTED] if said.get("Origin") == "EXTERNAL" else []
+        return WrappingKeyState(tuple(self._problems(about, alone=alone)), Origin.of(said, exposed))
+
+    def _problems(self, about: Mapping[str, Any], *, alone: bool) -> Iterator[str]:
         state, subject = about.get("KeyState"), f"AWS KMS key {self.asked}"
         if state == "PendingDeletion":
             at = about.get("DeletionDate")

@@ -24,7 +24,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from keyrotation_pipeline.errors import BrokenSealError, KeyStoreUnavailableError
-from keyrotation_pipeline.fieldcrypto.wrapping_keys import PKCS11, Context
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import (
+    EXTRACTABLE,
+    IMPORTED,
+    ONCE_EXTRACTABLE,
+    PKCS11,
+    Context,
+    Origin,
+    WrappingKeyState,
+)
 from keyrotation_pipeline.regular_files import read_text
 
 if TYPE_CHECKING:
@@ -112,13 +120,15 @@ class Pkcs11Key:
         with self._opened() as key:
             return key.unseal(ciphertext, context)
 
-    def problems(self, *, alone: bool) -> Iterator[str]:
-        """See `WrappingKey.problems`."""
+    def state(self, *, alone: bool) -> WrappingKeyState:
+        """See `WrappingKey.state`."""
         with self._opened() as key:
             found, sealed = tuple(key.problems()), key.seal(_TRIAL, _TRIAL_CONTEXT)
-        yield from found
-        if not alone:
-            return
+            origin = key.origin()
+        return WrappingKeyState((*found, *(self._without_copy(sealed) if alone else ())), origin)
+
+    def _without_copy(self, sealed: bytes) -> Iterator[str]:
+        """Yields that a second token does not open what this one sealed."""
         if self.replica is None:
             yield f'{self._subject} has no copy, and recovery = "sealed" needs one: name its replica_token_label'
             return
@@ -270,13 +280,38 @@ class _TokenKey:
 
     def problems(self) -> Iterator[str]:
         """Yields what is wrong with the key, a sentence each."""
+        if self._key.key_length < _KEY_BITS:
+            subject = f"key {self._key.label!r} in token {self._token.label!r}"
+            yield f"{subject} has {self._key.key_length} bits, fewer than what it seals; make one of {_KEY_BITS}"
+
+    def origin(self) -> Origin:
+        """Returns what the token says of itself and of the key."""
         from pkcs11 import Attribute  # noqa: PLC0415  see `_require_pkcs11`
 
-        subject = f"key {self._key.label!r} in token {self._token.label!r}"
-        if self._key[Attribute.EXTRACTABLE] or not self._key[Attribute.SENSITIVE]:
-            yield f"{subject} can be read out of it; make one that is sensitive and not extractable"
-        if self._key.key_length < _KEY_BITS:
-            yield f"{subject} has {self._key.key_length} bits, fewer than what it seals; make one of {_KEY_BITS}"
+        token, key = self._token, Attribute
+        names = (key.LOCAL, key.EXTRACTABLE, key.NEVER_EXTRACTABLE, key.SENSITIVE, key.ALWAYS_SENSITIVE)
+        local, extractable, never, sensitive, always = found = tuple(map(self._flag, names))
+        said = {
+            "manufacturer": token.manufacturer_id,
+            "model": token.model,
+            "firmware": ".".join(map(str, token.firmware_version)),
+            **{f"CKA_{name.name}": flag for name, flag in zip(names, found, strict=True) if flag is not None},
+        }
+        exposed = [IMPORTED] if local is False else []
+        if extractable or sensitive is False:
+            exposed.append(EXTRACTABLE)
+        elif not exposed and (never is False or always is False):
+            exposed.append(ONCE_EXTRACTABLE)
+        return Origin.of(said, exposed)
+
+    def _flag(self, name: "pkcs11.Attribute") -> bool | None:
+        """Returns an attribute of the key; None: the token does not say."""
+        import pkcs11  # noqa: PLC0415  see `_require_pkcs11`
+
+        try:
+            return bool(self._key[name])
+        except (pkcs11.AttributeTypeInvalid, pkcs11.AttributeSensitive):
+            return None
 
     def _mechanism(self) -> bytes:
         from pkcs11 import Attribute, Mechanism  # noqa: PLC0415  see `_require_pkcs11`

@@ -15,19 +15,21 @@ from keyrotation_pipeline.audit.verify import read_anchor
 from keyrotation_pipeline.errors import AuditError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.formats.registry import DERIVATIONS, SPECS
+from keyrotation_pipeline.fieldcrypto.formats.sources import sources
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.standards import findings, modules_in_use
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import AuditTimestamped, BackupIncomplete, BackupRekeyed, BackupSealed
 from keyrotation_pipeline.model.incident_events import IncidentOpened
 from keyrotation_pipeline.model.incidents import IncidentType
-from keyrotation_pipeline.model.key_events import RecoveryTestFailed
+from keyrotation_pipeline.model.key_events import RecoveryTestFailed, WrappingKeyDescribed
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.reporting.compliance import SCHEMA, ComplianceReport, Cryptography, Parameters, Period, Stated
 from keyrotation_pipeline.reporting.conclusions import Assessed, Conclusion
 from keyrotation_pipeline.reporting.document import render_json
 from keyrotation_pipeline.reporting.from_audit import compliance_report
 from keyrotation_pipeline.reporting.gathering import gather
+from keyrotation_pipeline.reporting.keys_in_audit import key_storage_key
 from keyrotation_pipeline.reporting.rendering import render_html
 from keyrotation_pipeline.reporting.sections import KeyStorageKey
 from keyrotation_pipeline.rotation.keys import declare_activation
@@ -312,3 +314,51 @@ def test_a_report_names_the_key_storage_key_the_modules_and_what_nist_advises_ag
     assert "as the format aes-gcm defines" in page
     assert "256 bits" not in page
     assert tuple(findings(ValueFormat.of(SPECS["native"]))) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("cryptojs-openssl", "one round of MD5"),
+        ("pgcrypto-pgp", "OpenPGP's S2K, by default SHA-1"),
+        ("pgcrypto-armor", "OpenPGP's S2K, by default SHA-1"),
+        ("sqlalchemy-utils-aes", "SHA-256 of a secret"),
+        ("sqlalchemy-utils-aesgcm", "SHA-256 of a secret"),
+        ("django-cryptography", "one salt for everybody"),
+        ("typeorm-encrypted-gcm", "nonces have 16 bytes"),
+        ("typeorm-encrypted-cbc", None),
+    ],
+)
+def test_what_nist_advises_against_in_a_source_is_named_with_it(name: str, said: str | None) -> None:
+    spec = sources()[name]
+    found = tuple(findings(ValueFormat.of(SPECS["native"]), [spec, spec]))
+    assert len(found) == len(spec.against)
+    assert all(each.startswith(f"values from {spec.library} until their rotation: ") for each in found)
+    assert any(said in each for each in found) if said is not None else not found
+
+
+def test_every_source_is_judged() -> None:
+    judged = {"cryptojs-openssl", "pgcrypto-pgp", "pgcrypto-armor", "sqlalchemy-utils-aes", "sqlalchemy-utils-aesgcm"}
+    judged |= {"django-cryptography", "typeorm-encrypted-gcm", "typeorm-encrypted-cbc"}
+    assert set(sources()) == judged, "say in its spec what NIST has against it, then add it above"
+
+
+def test_a_report_says_where_the_key_storage_key_comes_from_and_when_that_was_asked() -> None:
+    arn = "arn:aws:kms:eu-central-1:111122223333:key/8f0a1c9e-0000-4000-8000-000000000000"
+    hosts = [f"keys sealed by aws-kms {arn} at AWS with recovery officers"]
+    world = eventful()
+    for origin, exposed in (("AWS_KMS", ()), ("EXTERNAL", ("imported",))):
+        world.clock.at += DAY
+        world.ledger.append(WrappingKeyDescribed(f"aws-kms {arn}", (f"Origin {origin}",), exposed))
+    world.ledger.append(WrappingKeyDescribed("aws-kms another", ("Origin AWS_KMS",), ()))
+    every, _ = whole_history(world.ledger.events(), world.ledger.verify)
+    found = key_storage_key(every, hosts)
+    assert found == KeyStorageKey(
+        "aws-kms", arn, "AWS", "officers", ("Origin EXTERNAL",), ("imported",), world.clock.at
+    )
+    made = gather(world.pipeline).report
+    page = render_html(replace(made, key_storage_key=found)).decode()
+    assert f"Origin EXTERNAL: imported, so a copy of it may be elsewhere; asked {world.clock.at:%Y-%m-%d}" in page
+    unasked = key_storage_key(every, [hosts[0].replace("111122223333", "999999999999")])
+    assert "not shown: it was never asked" in render_html(replace(made, key_storage_key=unasked)).decode()
+    assert key_storage_key(every, ()) is None
