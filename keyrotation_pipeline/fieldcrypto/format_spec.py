@@ -23,6 +23,7 @@ class Derivation:
         for_each_column: whether every column has a key of its own, derived from keys; else keys are derived from texts.
         salted: whether the application has a salt of its own, which is declared.
         pairs: whether each entry is ``SECRET_KEY:SALT_KEY``, of which a new key changes the second half.
+        against: what NIST has against it, as a sentence; empty: nothing.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Derivation:
     for_each_column: bool = False
     salted: bool = False
     pairs: bool = False
+    against: str = ""
 
     def __str__(self) -> str:
         return self.name

@@ -35,6 +35,7 @@ class SourceSpec:
         options: each is to be said.
         seen_as: how `scan` names its values: by `name` where they are recognised, else by what they look like.
         text_bytes: the length of the longest text that a value of ``{size}`` bytes can hold, as a term of SQL.
+        against: what NIST has against how it derives keys and uses them, a sentence each.
         binary: whether values are bytes, in bytea alone; else they are text, which bytea may hold as ASCII.
         source: where this was read: project, file and version.
     """
@@ -48,4 +49,5 @@ class SourceSpec:
     seen_as: str
     text_bytes: str = "{size}"
     binary: bool = False
+    against: tuple[str, ...] = ()
     source: str = ""

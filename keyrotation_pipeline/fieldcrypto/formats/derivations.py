@@ -1,4 +1,4 @@
-"""The derivations of keys that several formats know. Standard library only."""
+"""The derivations of keys that several formats know, and what NIST has against some. Standard library only."""
 
 import hashlib
 
@@ -10,4 +10,9 @@ def sha256(text: bytes) -> bytes:
     return hashlib.sha256(text).digest()
 
 
-SHA256 = Derivation("sha256", f"{__name__}:{sha256.__name__}")
+ONE_HASH = "keys are the SHA-256 of a secret, no derivation of SP 800-132: it must be random, and no password"
+LONG_NONCES = (
+    "nonces have 16 bytes, which AES-GCM hashes first; SP 800-38D recommends that implementations restrict themselves "
+    "to 12"
+)
+SHA256 = Derivation("sha256", f"{__name__}:{sha256.__name__}", against=ONE_HASH)

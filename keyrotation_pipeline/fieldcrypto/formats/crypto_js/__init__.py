@@ -9,6 +9,9 @@ SOURCES = (
         library="crypto-js with a passphrase",
         authenticated=False,
         seen_as="cryptojs-openssl",
+        against=(
+            "keys are derived by one round of MD5, no derivation of SP 800-132 and no approved hash (SP 800-131A)",
+        ),
         text_bytes="greatest({size} * 3 / 4 - 16, 0)",
         source="crypto-js 4.2, src/evpkdf.js and src/cipher-core.js",
     ),

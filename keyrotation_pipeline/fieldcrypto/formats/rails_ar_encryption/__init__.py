@@ -7,7 +7,13 @@ from keyrotation_pipeline.fieldcrypto.formats.options import derivation
 from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 
 # With 2^16 rounds, and a salt that is declared.
-PBKDF2_SHA1, PBKDF2_SHA256 = (Derivation(f"pbkdf2-{digest}", salted=True) for digest in ("sha1", "sha256"))
+PBKDF2_SHA1 = Derivation(
+    "pbkdf2-sha1",
+    salted=True,
+    against="keys are derived by PBKDF2 with SHA-1, which NIST retires by the end of 2030; with `pbkdf2-sha256` they "
+    "are not",
+)
+PBKDF2_SHA256 = Derivation("pbkdf2-sha256", salted=True)
 SPEC = FormatSpec(
     name="rails-ar-encryption",
     package=__name__,
