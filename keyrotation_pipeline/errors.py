@@ -136,8 +136,8 @@ class LegacyValueError(KeyRotationError):
 
     def __init__(self) -> None:
         super().__init__(
-            "a value is neither encrypted under a key version nor opened by the LegacyKey of its column, or a text "
-            "could not be read again under that; compare format, key and options with the former library's"
+            "a value is neither encrypted under a key version nor opened by its column's LegacyKey; compare format, "
+            "key and options with the former library"
         )
 
 

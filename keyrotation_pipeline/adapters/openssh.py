@@ -176,8 +176,8 @@ def _run(directory: Path, *arguments: str, stdin: bytes = b"") -> "subprocess.Co
         raise OpenSSHError(f"ssh-keygen cannot be started ({error.strerror}); fix that and run this again") from None
     if done.returncode and done.stderr.startswith(b"No user exists for uid"):
         raise OpenSSHError(
-            f"ssh-keygen refuses user id {os.getuid()}, for which this system has no name; run this as a user that has "
-            "one (in a Pod of our image `runAsUser: 10001`), or install libnss-wrapper"
+            f"ssh-keygen refuses user id {os.getuid()}, which has no name here; run this as one that has (in our image "
+            "`runAsUser: 10001`), or install libnss-wrapper"
         )
     if b"Unsupported operation for -Y" in done.stderr or b"unknown option" in done.stderr:
         raise OpenSSHError("ssh-keygen is too old to verify signatures; install OpenSSH 8.2 or later")

@@ -55,8 +55,8 @@ def rehearse(
         )
     if site.pipeline.tables[0].format.is_held_by_server:
         raise RehearsalError(
-            "a rehearsal would have the server that holds the keys make a real version, which cannot be undone; "
-            "rehearse with another key there and a copy of the database, in a home of its own"
+            "a rehearsal would make a real version on the server that holds the keys; rehearse in a home of its own, "
+            "with another key"
         )
     source = present_key(site.pipeline).version if request is None else _source(request)
     require_keys_open(site.pipeline, site.pipeline.keys.read(), {})

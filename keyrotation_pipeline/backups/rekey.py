@@ -238,9 +238,9 @@ def _reencrypted(
         after = rows.read(table, after_ring)
         if after != before:
             raise ProofError(
-                f"{table.name} of {old.name} is not the same under {target} ({after.values:,} of "
-                f"{before.values:,} values decrypt, {after.rows:,} of {before.rows:,} rows are there); nothing was "
-                "stored: check whether a trigger of the table changes rows"
+                f"{table.name} of {old.name} differs under {target} ({after.values:,} of {before.values:,} values "
+                f"decrypt, {after.rows:,} of {before.rows:,} rows); nothing was stored: look for triggers that change "
+                "rows"
             )
         report(Progress(Step.ROWS, f"{table.name} rekeyed", after.rows, after.rows))
         values[str(table.name)] = after.values

@@ -78,8 +78,8 @@ def refuse_sharing(compiled: SQLCompiler) -> None:
             found = (type_.key_ring, type_.binding, type_.odd, type_.normalise, type_.size_bytes)
         if first.setdefault(name, found) != found:
             raise refusal(
-                f"parameter {name} is encrypted or indexed and cannot be used for another column too: both would get "
-                "the same value; give each column a parameter of its own, or its value"
+                f"parameter {name} is encrypted or indexed, and used for another column, too; give each column a "
+                "parameter of its own, or its value"
             )
 
 
@@ -233,7 +233,6 @@ def _ring(found: EncryptedType | None) -> object:
 
 def _refuse(column: Any) -> NoReturn:  # noqa: ANN401
     raise refusal(
-        f"{name_of(column)} is encrypted and cannot take a SQL expression or another type's column, which the database "
-        "would store as it is; compute the value in Python, or copy one with the same key "
-        "ring"
+        f"{name_of(column)} is encrypted and cannot take a SQL expression or another type's column; compute the "
+        "value in Python, or copy one with the same key ring"
     )

@@ -127,8 +127,8 @@ class _NullOnly(TypeDecorator.Comparator[Any]):
     def _refuse(self, op: operators.OperatorType) -> NoReturn:
         operation = getattr(op, "__name__", "an operator").removesuffix("_op")
         raise EncryptedComparisonError(
-            f"{self.expr} is encrypted and cannot be used with {operation!r}: the same text is stored differently each "
-            "time, so only is_(None) and is_not(None) work; find rows by another column, or compare after reading"
+            f"{self.expr} is encrypted and cannot be used with {operation!r}: only is_(None) and is_not(None) work; "
+            "find rows by another column, or compare after reading"
         )
 
 

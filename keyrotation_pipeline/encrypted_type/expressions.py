@@ -121,6 +121,6 @@ def _makes_sense(owner: ColumnElement[Any], operand: ColumnElement[Any]) -> bool
 def _refuse(owner: ColumnElement[Any], operand: ColumnElement[Any]) -> NoReturn:
     made = f"{owner.name}()" if isinstance(owner, FunctionElement) else f"a SQL expression ({type(owner).__name__})"
     raise refusal(
-        f"{name_of(operand)} is encrypted and cannot be used in {made}: the database sees only ciphertext; read "
-        "the column and compute in Python, or write cast(column, Text) where the stored text is meant"
+        f"{name_of(operand)} is encrypted and cannot be used in {made}; read the column and compute in Python, or "
+        "write cast(column, Text) for its ciphertext"
     )

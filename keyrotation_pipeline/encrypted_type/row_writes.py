@@ -64,8 +64,8 @@ def key_text(value: object, type_: TypeEngine[Any], dialect: Dialect) -> str:
     except (ValueError, TypeError):
         pass
     raise refusal(
-        "values are bound to a row by a whole number, a UUID, or a text that is not empty and ends with no space, "
-        f"and this is {type(value).__name__} in a column of type {found!r}; use such a key",
+        f"a {type(value).__name__} in a column of type {found!r} binds no values; use whole numbers, UUIDs, or texts, "
+        "not empty and without a space at the end",
         InvalidBindingError,
     )
 

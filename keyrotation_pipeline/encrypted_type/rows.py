@@ -132,9 +132,8 @@ class Waiting:
         """
         if self._stored is None:
             raise refusal(
-                f"{self} is bound to the row's {self.name}, which the statement does not give for each row; set "
-                f"{self.name} before the INSERT (as by default=uuid4), write "
-                f"`where(table.{self.name} == key)` in an UPDATE",
+                f"{self} is bound to the row's {self.name}, which the statement lacks; set {self.name} before the "
+                f"INSERT (default=uuid4), write `where(table.{self.name} == key)` in an UPDATE",
                 InvalidBindingError,
             )
         return self._stored

@@ -121,8 +121,8 @@ def default_label(schema: str | None, table: str, column: str) -> str:
     parts = [table, column] if schema in {None, "public"} else [str(schema), table, column]
     if any("." in part for part in parts):
         raise InvalidBindingError(
-            f"the names of column {column} of table {table} hold a dot, so its values need a declared label to be "
-            "bound to; declare one, in the application and in keyrotation.toml alike"
+            f"the names of column {column} of table {table} hold a dot; declare a label for its values, in the "
+            "application and in keyrotation.toml alike"
         )
     return ".".join(parts)
 
@@ -154,16 +154,16 @@ def associated_data(version: KeyVersion, label: str | None, row: Row | None = No
         return None
     if label is None:
         raise InvalidBindingError(
-            f"a value under {version} is bound to its column, and which column this is is not known; use EncryptedType "
-            'in a column of a table, or give it binding="table.column", also inside another type'
+            f"a value under {version} is bound to its column, which is unknown here; use EncryptedType in a table, or "
+            'give it binding="table.column"'
         )
     of_column = _DOMAIN + label.encode()
     if row is None or not is_bound_to_row(version, row.since):
         return of_column
     if row.key is None:
         raise InvalidBindingError(
-            f"a value of {label} under {version} is bound to its row, and which row this is is not known; read the "
-            "column itself, of its table or together with the row's key of a subquery, without text()"
+            f"a value of {label} under {version} is bound to its row, which is unknown here; read the column together "
+            "with the row's key, without text()"
         )
     return of_column + _BEFORE_ROW + row.key
 

@@ -164,8 +164,8 @@ def fits(listed: str, place: str, values: Sequence[bytes], label: str | None = N
             )
     if not found and not is_list:  # nearly any text can be a passphrase
         raise InvalidKeyError(
-            f"{place} holds no keys that are known here; give them as the application has them: hexadecimal digits or "
-            "base64 of 16, 24 or 32 bytes, with commas between them, or in the notation of its library"
+            f"{place} holds no known keys; give hexadecimal digits or base64 of 16, 24 or 32 bytes, with commas "
+            "between, or the library's notation"
         )
     return sorted(found, key=lambda each: -each.opened)
 

@@ -164,15 +164,14 @@ class File(Section):
             for place in map(table.place, table.columns):
                 if bool(place.iv) != is_pair:
                     raise ConfigurationError(
-                        f"[[tables]] {table.name}: column {place.column} has {'an' if place.iv else 'no'} iv, the "
-                        f"column of its nonces, and [format] layout {'has one' if is_pair else 'is of one column'}; "
+                        f"[[tables]] {table.name}: column {place.column} has {'an' if place.iv else 'no'} iv, and "
+                        f"[format] layout {'has one' if is_pair else 'is of one column'}; "
                         'write layout = "b64(ct tag16); b64(nonce12)" with { column = "…", iv = "…" }, or neither'
                     )
                 if is_alike_in_rows and table.bindings and not declared.aad:
                     raise ConfigurationError(
-                        f'[[tables]] {table.name}: bindings of name = "{declared.name}" say what values are bound to, '
-                        'next to [format] aad; add aad = "{table}.{column}", or what the application binds them to, '
-                        "or leave bindings out"
+                        f'[[tables]] {table.name}: bindings of name = "{declared.name}" need [format] aad; add what '
+                        "the application binds values to, or leave bindings out"
                     )
                 if declared.aad and place.elements:
                     raise ConfigurationError(
@@ -236,8 +235,8 @@ class File(Section):
                 of_blind_index = table.format.has_keys_of_columns
                 if of_blind_index and index.normalise:
                     raise ConfigurationError(
-                        f"the search index of {place}: normalise is for our own format alone, and an `expression` of "
-                        "blind_index is Ruby's; leave it out, or index an attribute that is stored as that makes it"
+                        f"the search index of {place}: normalise is for our own format, an `expression` is Ruby; leave "
+                        "it out, or index a stored attribute instead"
                     )
                 if index.algorithm is not None and not of_blind_index:
                     raise ConfigurationError(
@@ -253,8 +252,8 @@ class File(Section):
                     )
                 if (label := table.label(index.of)) is None:
                     raise ConfigurationError(
-                        f"a name in {json.dumps(place)} holds a dot, so its search index has nothing unambiguous to be "
-                        'bound to; declare a label, there and in SearchIndex: bindings = { column = "label" }'
+                        f"a name in {json.dumps(place)} holds a dot; declare a label for its search index, there and "
+                        'in SearchIndex: bindings = { column = "label" }'
                     )
                 if (other := labels.get(label, place)) != place:
                     raise ConfigurationError(
@@ -277,9 +276,8 @@ class File(Section):
             for column, label in zip(table.columns, table.labels, strict=True):
                 if label is None:
                     raise ConfigurationError(
-                        f"a name in {json.dumps(f'{table.name}.{column}')} holds a dot, so its values have nothing "
-                        "unambiguous to be bound to; declare a label, there and in EncryptedType: bindings = "
-                        '{ column = "label" }'
+                        f"a name in {json.dumps(f'{table.name}.{column}')} holds a dot; declare a label for its "
+                        'values, there and in EncryptedType: bindings = { column = "label" }'
                     )
         return self
 

@@ -52,8 +52,8 @@ class PlaceSettings(Section):
             )
         if self.iv is not None and (self.path or self.elements):
             raise ConfigurationError(
-                f"[[tables]] column {self.column} has its nonce in column {self.iv}, and a path or elements; only a "
-                "value that is a column of its own can have one, so remove it from [[tables]]"
+                f"[[tables]] column {self.column} has iv = {self.iv}, and a path or elements; iv is for whole columns "
+                "alone, so remove one"
             )
         if self.path and self.elements:
             raise ConfigurationError(

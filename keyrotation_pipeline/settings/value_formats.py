@@ -125,8 +125,8 @@ class FormatSection(Section):
             raise ConfigurationError(f"[format] {error}") from None
         if in_row and not self.value_format.spec.row_data:
             raise ConfigurationError(
-                f'[format] aad names {{{in_row[0]}}}, and name = "{self.name}" knows only associated data that are the '
-                "same in all rows; write {table} and {column} alone, or leave out tables with other values"
+                f'[format] aad names {{{in_row[0]}}}, and name = "{self.name}" knows only data that all rows share; '
+                f"write {{table}} and {{column}} alone"
             )
 
     def _require_layout(self) -> None:

@@ -326,7 +326,7 @@ def test_what_is_written_into_the_copy_of_the_audit_is_not_believed(fleet: Fleet
         "FROM keyrotation.audit_events ORDER BY seq DESC LIMIT 1",
     )
     refused = fleet.refused("rotate", request)
-    assert "database north: its copy of the audit, in the schema keyrotation, is not this home's audit" in refused
+    assert "database north: its copy of the audit, in the schema keyrotation, is not this home's; find out" in refused
     fleet.execute("north", "DROP SCHEMA keyrotation CASCADE")
     assert "database north:" in fleet.refused("rotate", request)
     fleet.typed("init")

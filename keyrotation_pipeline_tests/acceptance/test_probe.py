@@ -88,7 +88,7 @@ def test_it_names_layout_and_encoding_and_how_many_values_they_open(url: str) ->
         (("c", "--keys", "APP_KEYS"), "none of 30 values of My app.No%tes.c opens with the keys in APP_KEYS"),
         (("b", "--keys", "NOT_SET"), "the variable that --keys names is not set"),
         (("b", "--keys", KEY), "the variable that --keys names is not set"),
-        (("b", "--keys", "HOME"), "HOME holds no keys that are known here"),
+        (("b", "--keys", "HOME"), "HOME holds no known keys"),
         (("x", "--keys", "APP_KEYS"), "column x is not in table My app.No%tes; type its name as the database has it"),
         (("d", "--keys", "APP_KEYS"), "is of type jsonb"),
     ],

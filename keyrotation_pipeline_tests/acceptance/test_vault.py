@@ -312,7 +312,7 @@ def test_backups_recovery_test_rekey_and_destruction(home: Home, transit: Transi
     home.typed("backup")
     assert home.shown("recovery-test", *key)["passed"] is True
     request = home.typed("request", "--reason", "yearly").splitlines()[-1]
-    assert "make a real version, which cannot be undone" in home.typed("rehearse", request, *key, exits=1)
+    assert "make a real version on the server that holds the keys" in home.typed("rehearse", request, *key, exits=1)
     assert transit.described()["latest_version"] == 2
     home.sign(request)
     home.typed("rotate", request)

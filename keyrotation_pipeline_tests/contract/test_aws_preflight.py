@@ -127,7 +127,7 @@ def test_a_secret_whose_tags_name_as_many_archives_as_it_can_is_named(secret: Te
     secret.client.tag_resource(SecretId=secret.name, Tags=tags[:1])
     ((fatal, sentence),) = sentences(store.preflight())
     assert fatal
-    assert "50 tags, and AWS takes 50, so none can name the next archived key; destroy keys" in sentence
+    assert "has 50 of at most 50 tags; make room for the next archived key" in sentence
 
 
 def test_a_rotation_by_aws_itself_stops_the_request(secret: TestSecret) -> None:

@@ -351,7 +351,7 @@ def other_ssh_keygen(directory: Path, script: str, monkeypatch: pytest.MonkeyPat
 def test_a_user_without_a_name_is_named(ada: SshOfficer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # What the real one writes, before it does anything.
     other_ssh_keygen(tmp_path / "bin", r'printf "No user exists for uid 12345\r\n" >&2; exit 255', monkeypatch)
-    with pytest.raises(OpenSSHError, match="for which this system has no name; run this as a user that has one"):
+    with pytest.raises(OpenSSHError, match="which has no name here; run this as one that has"):
         read_ssh_key(ada.public)
 
 

@@ -94,8 +94,8 @@ class AwsArchive:
             return
         if (held := sum(not tag.startswith("aws:") for tag in index.tags)) >= _MOST_TAGS:
             yield Problem(
-                f"secret {self._index} has {held} tags, and AWS takes {_MOST_TAGS}, so none can name the next archived "
-                "key; destroy keys that nothing needs any more with `keyrotation destroy`, or remove tags of others",
+                f"secret {self._index} has {held} of at most {_MOST_TAGS} tags; make room for the next archived key: "
+                "`keyrotation destroy` unneeded ones, or remove tags of others",
                 fatal=True,
                 check="keys_can_be_archived",
             )

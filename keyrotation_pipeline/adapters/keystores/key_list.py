@@ -60,8 +60,8 @@ class KeyList:
             ) from None
         if clashing := sorted({each.name for each in ours} & {each.name for each in foreign} - {""}):
             raise KeyStoreError(
-                f"{self.place} holds a key that is not in the key store under the name of one that is, "
-                f"{clashing[0]}; give it another name there, or remove it when no value is under it"
+                f"{self.place} holds another key than the key store under the name {clashing[0]}; rename it there, or "
+                "remove it when no value is under it"
             )
         try:
             return self.notation.text_of([*ours, *foreign])

@@ -159,8 +159,8 @@ class ReportedInstances:
         [(rows, size)] = cast("list[tuple[int, int]]", self._connection.execute(_SIZE).fetchall())
         if rows > MOST_REPORTS or size > MOST_BYTES:
             raise BlockedError(
-                f"{table} has {rows:,} rows of {size // 2**20:,} MiB, more than any fleet reports; find the role that "
-                f"inserts them, REVOKE INSERT ON {table} FROM it, delete its rows, and run this again"
+                f"{table} has {rows:,} rows of {size // 2**20:,} MiB, too many for reports; find who inserts them, "
+                f"REVOKE INSERT ON {table}, delete them, and run this again"
             )
         found = self._connection.execute(_REPORTS, (self._ttl_seconds,)).fetchall()
         return [

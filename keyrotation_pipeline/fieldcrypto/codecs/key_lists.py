@@ -142,8 +142,8 @@ class KeyNotation:
         text = self._written(keys)
         if text is None:
             raise InvalidKeyError(
-                "the keys in the key store were imported under another [format] than the present one, so the "
-                "application would get a list that it cannot read; write name and derivation as they were"
+                "the keys in the key store were imported under another [format], and the application could not read "
+                "their list; write name and derivation as before"
             )
         return text
 

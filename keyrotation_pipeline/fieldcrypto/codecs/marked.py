@@ -270,8 +270,8 @@ def require_different(markers: dict[KeyVersion, str]) -> None:
     for version, marker in markers.items():
         if (other := seen.setdefault(marker, version)) != version:
             raise InvalidKeyError(
-                f"values name the keys {other} and {version} by the same text, so that nothing could tell them apart; "
-                "give the application another key in place of one of them before `keyrotation init`"
+                f"values name the keys {other} and {version} by the same text; replace one of them in the application "
+                "before `keyrotation init`"
             )
 
 

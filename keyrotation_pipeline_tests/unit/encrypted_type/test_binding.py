@@ -197,7 +197,7 @@ def test_inside_another_type_a_declared_label_is_needed(engine: sa.Engine) -> No
         visitors(Trimmed()).create(connection)
         connection.execute(visitors(Trimmed()).insert().values(name="a"))
         assert decrypt(SECOND, stored(connection, "name", "visitors"), "visitors.name") == "a"
-        with pytest.raises(InvalidBindingError, match="inside another type"):
+        with pytest.raises(InvalidBindingError, match="is bound to its column, which is unknown here"):
             connection.execute(visitors(Unbound()).insert().values(name="a"))
 
 

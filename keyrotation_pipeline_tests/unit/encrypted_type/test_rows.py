@@ -104,7 +104,7 @@ def test_a_key_is_written_as_postgresql_writes_it(type_: TypeEngine[Any], value:
     ],
 )
 def test_what_has_several_texts_names_no_row(type_: TypeEngine[Any], value: object) -> None:
-    with pytest.raises(InvalidBindingError, match="values are bound to a row by a whole number, a UUID, or a text"):
+    with pytest.raises(InvalidBindingError, match="binds no values; use whole numbers, UUIDs, or texts"):
         key_text(value, type_, postgresql.dialect())  # type: ignore[no-untyped-call]
 
 

@@ -52,7 +52,7 @@ def test_what_a_value_is_bound_to_follows_from_its_version() -> None:
                     decrypt(ring, stored, LABEL, Row(FROM, other))
     with pytest.raises(DecryptionError):  # as one that is bound to its column alone
         decrypt(ring, sealed(V3X, "Ada", b"7").decode(), LABEL)
-    with pytest.raises(InvalidBindingError, match="which row this is is not known"):
+    with pytest.raises(InvalidBindingError, match="bound to its row, which is unknown here"):
         decrypt(ring, sealed(V3X, "Ada", b"7").decode(), LABEL, Row(FROM, None))
 
 

@@ -90,8 +90,8 @@ def clear_indexes(
             CLOCK.sleep(_PAUSE_SECONDS)
         if unindexed := unindexed_rows(connection, table, target):
             raise StaleWriterError(
-                f"table {table.name}: {unindexed} row(s) hold a value without a search index under its key, so their "
-                "old index stays; find what writes them, have it save them again, then run this step again"
+                f"table {table.name}: {unindexed} row(s) hold a value without a search index under its key; have what "
+                "writes them save them again, then repeat this step"
             )
     raise BlockedError(
         f"table {table.name}: rows with search indexes under a retired key, on {len(left)} page(s), stay locked by "

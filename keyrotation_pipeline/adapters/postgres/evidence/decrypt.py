@@ -163,8 +163,7 @@ class ByDecrypting(Evidence):
         if rows := required(self.keys, self.table).old_rows(self.table, retired, None).rows:
             raise FenceError(
                 f"table {self.table.name}: {rows} row(s) hold values under {' or '.join(map(str, retired))} again; "
-                "find what wrote them: a transaction that began before the old login lost its right, or an instance "
-                "with the new login and an old key"
+                "look for transactions older than the login's fence, or instances with an old key"
             )
         raise ProofError(
             f"table {self.table.name}: {failures} value(s) do not decrypt; fix or remove them (`keyrotation inventory` "

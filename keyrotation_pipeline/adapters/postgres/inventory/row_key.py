@@ -191,7 +191,7 @@ def _part(connection: Connection, relation: Relation, key: Sequence[str]) -> sql
     if not can_name_rows(connection, relation, key):
         raise PreflightError(
             f"{relation.label} cannot be read by the key ({', '.join(key)}): a column is missing, encrypted, or of a "
-            "type whose owner could run code; give it the key that it had, of a type of PostgreSQL's own"
+            "foreign type; give it the key that it had"
         )
     values = sql.SQL(", ").join(places.value(column) for column in relation.columns)
     return sql.SQL(_ROWS_OF).format(key=key_text("t", key), values=values, relation=relation.identifier)

@@ -95,8 +95,8 @@ def heap_scan(connection: Connection, label: str, oid: int | None = None) -> Ite
         ) from None
     except psycopg.errors.CharacterNotInRepertoire:
         raise PreflightError(
-            f"{label} cannot be read, since it has a name or a text that is not valid UTF-8, which a database of the "
-            "encoding SQL_ASCII does not check; correct or rename it, and run this again"
+            f"{label} cannot be read, since a name or text in it is not valid UTF-8 (SQL_ASCII checks none); correct "
+            "it, and run this again"
         ) from None
     except psycopg.Error as error:
         if connection.closed:

@@ -135,9 +135,8 @@ class Mirror:
         )
         if held != there or held[1] != seq:
             raise PreflightError(
-                f"its copy of the audit, in the schema {schema_of(self._connection)}, is not this home's audit: "
-                "somebody wrote to it, or the home was restored; find out which, DROP that SCHEMA there, then run "
-                "`keyrotation init`"
+                f"its copy of the audit, in the schema {schema_of(self._connection)}, is not this home's; find out who "
+                "wrote it, DROP that SCHEMA there, then run `keyrotation init`"
             )
         return seq
 

@@ -118,9 +118,8 @@ def search_indexes_can_be_kept(subject: Subject) -> Iterator[Problem]:
         names = [column.name for index in relation.indexes for column in index.columns]
         for (name,) in subject.connection.execute(_REQUIRED, (relation.oid, names)).fetchall():
             yield fatal(
-                f"column {relation.label}.{name} of a search index is NOT NULL, but only one of the two has an index "
-                f"while one key is in use; ALTER TABLE {subject.quoted(*relation.parts)} ALTER COLUMN "
-                f"{subject.quoted(str(name))} DROP NOT NULL"
+                f"column {relation.label}.{name} of a search index is NOT NULL, but is empty under every other key; "
+                f"ALTER TABLE {subject.quoted(*relation.parts)} ALTER COLUMN {subject.quoted(str(name))} DROP NOT NULL"
             )
         for (name,) in subject.connection.execute(_LENIENT, (relation.oid, names)).fetchall():
             yield fatal(
@@ -191,8 +190,8 @@ def _pairs(subject: Subject, relation: Relation, index: IndexedColumn, unique: l
                 continue
             if nulls_are_equal:
                 yield fatal(
-                    f"unique index {name} of {relation.label} takes NULL once only, and every row has NULL in {one} "
-                    "while the keys of the other column are in use; make it again without NULLS NOT DISTINCT"
+                    f"unique index {name} of {relation.label} takes NULL once, and {one} is NULL in every row under "
+                    "other keys; make it again without NULLS NOT DISTINCT"
                 )
             wanted = [other if column == one else column for column in columns]
             replaced = rest.replace(subject.quoted(one), subject.quoted(other))

@@ -103,8 +103,8 @@ def _written_through_others(subject: Subject) -> Iterator[Problem]:
     detours = login_fence.writers(subject.connection, subject.table, subject.relations).detours
     for place in sorted(set(chain.from_iterable(detours.values()))):
         yield fatal(
-            f"{place}, a view of {subject.table.name} or a table with a rule that writes it, can be written by the "
-            "application, as an old login could with its owner's rights; revoke INSERT, UPDATE and DELETE on it"
+            f"{place} writes {subject.table.name} with its owner's rights, and the application can write it; revoke "
+            "INSERT, UPDATE and DELETE on it from the application"
         )
 
 
@@ -114,8 +114,8 @@ def _set_by_triggers(subject: Subject) -> Iterator[Problem]:
     for trigger in row_triggers.setting(subject.connection, subject.relations, subject.written_columns):
         if trigger.name in fired:
             yield fatal(
-                f"{trigger.name} calls {trigger.function}, which may set an encrypted column when another one is "
-                "written, so an old login could; let it mention only the other columns of NEW, or drop it"
+                f"{trigger.name} calls {trigger.function}, which may set an encrypted column for an old login; let it "
+                "mention only other columns of NEW, or drop it"
             )
 
 
@@ -128,8 +128,8 @@ def _written_by_functions(subject: Subject) -> Iterator[Problem]:
     }
     for function, owner, logins in subject.connection.execute(_FUNCTIONS, named).fetchall():
         yield warning(
-            f"function {function} runs with the rights of {owner}, and {logins} can have it run; if it writes an "
-            f"encrypted column of {subject.table.name}, an old login keeps that way: revoke EXECUTE on it"
+            f"function {function} runs as {owner} for {logins}; if it writes an encrypted column of "
+            f"{subject.table.name}, old logins still can: revoke EXECUTE on it"
         )
 
 

@@ -135,8 +135,8 @@ def plaintext_is_in_no_unique_index(subject: Subject) -> Iterator[Problem]:
             )
         else:
             yield fatal(
-                f"column {relation.label}.{column} is to be encrypted, and its unique or exclusion index {index} would "
-                "stop no duplicate any more; declare a search index with a unique index on both its columns, or drop it"
+                f"index {index} of {relation.label} stops no duplicates once {column} is encrypted; declare a search "
+                "index with a unique index on both its columns, or drop it"
             )
 
 
@@ -154,8 +154,8 @@ def nothing_is_generated_from_plaintext(subject: Subject) -> Iterator[Problem]:
     """Refuses generated columns of it, which would be computed from ciphertext."""
     for relation, column, other in _found(subject, _GENERATED):
         yield fatal(
-            f"column {relation.label}.{other} is generated from {column}, which is to be encrypted, and would be "
-            "computed from ciphertext; have the application fill it, and declare it if it holds the same text"
+            f"column {relation.label}.{other} would be computed from the ciphertext of {column}; have the application "
+            "fill it, and declare it if it holds the same text"
         )
 
 

@@ -154,8 +154,8 @@ def columns_are_of_one_home(subject: Subject) -> Iterator[Problem]:
                 sql.SQL(subject.quoted(schema, "table_counts")), sql.Literal(name)
             )
             yield warning(
-                f"the home in schema {schema} has counted its values in {', '.join(both)} of table {name}, too, on "
-                f"{day}, and would re-encrypt them under keys that this one lacks; remove them from [[tables]] of one. "
+                f"the home in schema {schema} has counted {', '.join(both)} of table {name}, too, on {day}, and would "
+                "re-encrypt them under its own keys; remove them from [[tables]] of one. "
                 f"If that is done there: {forget.as_string(subject.connection)}"
             )
 

@@ -92,9 +92,8 @@ def role_is_no_superuser(connection: Connection) -> Iterator[Problem]:
     """Warns of a superuser role: any code that runs as it could do anything."""
     if connection.execute(_SUPERUSER).fetchone() == (True,):
         yield warning(
-            f"role {connection.info.user} is a superuser, so whatever ran as it could do anything on the server; make "
-            "a role for this: CREATE ROLE keyrotation LOGIN IN ROLE the_tables_owner; GRANT pg_read_all_stats TO "
-            "keyrotation; GRANT CREATE ON DATABASE the_database TO keyrotation"
+            f"role {connection.info.user} is a superuser: code that runs as it can do anything on the server; make a "
+            "role for this (`keyrotation docs prepare-database`)"
         )
 
 

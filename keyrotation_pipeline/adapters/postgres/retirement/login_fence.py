@@ -202,9 +202,8 @@ def fence(
             relations.root(tree, table).identifier, from_logins
         )
         raise PreflightError(
-            f"a login of [format.logins] has granted its right to write table {table.name} to others; run "
-            f"{option.as_string(connection)} as the owner of the table (likewise for its partitions), and grant others "
-            "yourself what they need"
+            f"a login of [format.logins] has passed on its right to write table {table.name}; run "
+            f"{option.as_string(connection)} as its owner (likewise for partitions)"
         ) from None
     if reason := why_not(connection, table, tree, wanted):
         raise FenceError(f"table {table.name}: {reason}")

@@ -76,8 +76,8 @@ class Account:
         library = next(LIBRARIES.glob("*/libnss_wrapper.so"), None)
         if library is None:
             raise HomeError(
-                f"PostgreSQL's initdb refuses user id {self.uid}, for which this system has no name; run this as a "
-                "user that has one (in a Pod of our image `runAsUser: 10001`), or install libnss-wrapper"
+                f"initdb refuses user id {self.uid}, which has no name here; run this as one that has (in our image "
+                "`runAsUser: 10001`), or install libnss-wrapper"
             )
         users, groups = directory / "passwd", directory / "group"
         users.write_text(f"{SERVER_USER}:x:{self.uid}:{self.gid}::/:/bin/false\n")

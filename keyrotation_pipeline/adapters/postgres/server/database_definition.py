@@ -78,8 +78,7 @@ def create_database(connection: Connection, name: str, restorer: str, wanted: Da
             raise
         raise IncompleteRestoreError(
             f"this server cannot create a database like the dumped one ({_described(wanted)}): "
-            f"{error.diag.message_primary}; install the locale on its host (the package locales or the one of ICU), or "
-            "restore into a server like the source's"
+            f"{error.diag.message_primary}; install the locale on its host, or restore elsewhere"
         ) from None
     with connection.transaction():
         for statement in _CLOSED_TO_OTHERS:

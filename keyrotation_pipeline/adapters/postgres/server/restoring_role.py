@@ -74,15 +74,14 @@ def require_power(connection: Connection, definition: DatabaseDefinition) -> Non
     ((powerful, enough),) = connection.execute(_POWERS).fetchall()
     if not powerful and not enough:
         raise PreflightError(
-            f"the role may not create databases and roles on the server of {display_name(connection.info.dsn)}, and "
-            "a dump is restored by its own role; as a superuser, ALTER ROLE … CREATEDB CREATEROLE, or give the "
-            "URL of one that has both"
+            f"the role may not create databases and roles on the server of {display_name(connection.info.dsn)}; as a "
+            "superuser, ALTER ROLE … CREATEDB CREATEROLE, or give another URL"
         )
     here = {str(name) for (name,) in connection.execute(_SUPERUSERS)}
     if raised := sorted(here.intersection(definition.roles) - set(definition.superusers)):
         raise IncompleteRestoreError(
-            f"the role {', '.join(raised)}, which objects of the dump name, is a superuser here but was none in the "
-            "dumped database, so what belongs to it would get power; restore where the superuser has another name"
+            f"the role {', '.join(raised)} is a superuser here but was none in the dumped database; restore where the "
+            "superuser has another name"
         )
 
 

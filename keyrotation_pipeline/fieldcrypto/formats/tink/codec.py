@@ -91,8 +91,8 @@ def key_of(text: str, place: str) -> KeyMaterial:
         number, (_, _, keyset) = entry["keyId"], place.partition(" of ")  # the primary was put before the others
         named = number if isinstance(number, int) else "?"
         raise InvalidKeyError(
-            f"key {named} of {keyset} is not an enabled key of Tink's AesGcmKey with the prefix TINK; other kinds "
-            "cannot be rotated by this version, and disabled ones are to be removed from the keyset"
+            f"key {named} of {keyset} is no enabled AesGcmKey with the prefix TINK; this version rotates no others: "
+            "remove a disabled one from the keyset"
         )
     return key
 

@@ -134,8 +134,8 @@ class TransitReencryptor:
             self._require_versions(shut)  # a version may have been withdrawn since
         if None in texts or texts[: len(old)] != texts[len(old) :]:
             raise KeyRotationError(
-                f"{self._server.address} gave values that do not decrypt to what the old ones hold, and nothing of its "
-                "batch was written; find out what between here and there is faulty, then run `keyrotation rotate` again"
+                f"{self._server.address} gave values that decrypt to something else; nothing was written: find out "
+                "what is faulty, then run `keyrotation rotate` again"
             )
         columns_of_new: list[list[Value]] = [[None] * len(column) for column in columns]
         for number, sealed, text in zip(whole, new, texts, strict=False):

@@ -147,8 +147,8 @@ class TransitServer:
             return []
         if not all(isinstance(key, TransitKey) for key in keys):
             raise KeyStoreDamagedError(
-                f"the key store holds keys, and not what names versions of {self.address}: they were imported under "
-                "another [format] than the present one; write that as it was, then run the same again"
+                f"the key store holds keys that were imported under another [format] than that of {self.address}; "
+                "write it as before, then run the same again"
             )
         references = [raw_of(key).decode().rpartition(":") for key in keys]
         texts = self._decrypted([probe.encode() for probe, _, _ in references], FEW)

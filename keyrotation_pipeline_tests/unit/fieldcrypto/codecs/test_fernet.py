@@ -277,7 +277,7 @@ def test_a_derivation_is_found_that_opens_values(given: str | None, derivation: 
 
 def test_keys_are_never_delivered_in_the_notation_of_another_format() -> None:
     for declared, key in ((FERNET, Passphrase(b"the passphrase")), (PAIRS, KeyMaterial.generate())):
-        with pytest.raises(InvalidKeyError, match="write name and derivation as they were"):
+        with pytest.raises(InvalidKeyError, match="write name and derivation as before"):
             notation_of(declared).text_of([key])
 
 

@@ -108,7 +108,7 @@ def test_what_no_key_opens_is_left_as_it_is_and_named(declared: ValueFormat, lib
     ],
 )
 def test_keys_of_another_format_are_never_delivered(declared: ValueFormat, key: KeyMaterial) -> None:
-    with pytest.raises(InvalidKeyError, match=r"imported under another \[format\] than"):
+    with pytest.raises(InvalidKeyError, match=r"imported under another \[format\], and"):
         notation_of(declared).text_of([key])
 
 
@@ -176,18 +176,18 @@ KEY = KEYSET["key"][0]
         ("[1]", "a keyset of Tink is JSON such as"),
         ({**KEYSET, "primaryKeyId": 7}, "one of its keys has the primary's id"),
         ({**KEYSET, "key": [KEY, KEY]}, "one of its keys has the primary's id"),
-        ({**KEYSET, "key": [{**KEY, "status": "DISABLED"}]}, "disabled ones are to be removed"),
+        ({**KEYSET, "key": [{**KEY, "status": "DISABLED"}]}, "remove a disabled one from the keyset"),
         (
             {**KEYSET, "key": [{**KEY, "outputPrefixType": "RAW"}]},
-            f"key {KEY['keyId']} of KEYS is not an enabled key of Tink's AesGcm",
+            f"key {KEY['keyId']} of KEYS is no enabled AesGcmKey with the prefix TINK",
         ),
         (
             {**KEYSET, "key": [{**KEY, "keyData": {**KEY["keyData"], "typeUrl": "x"}}]},
-            "not an enabled key of Tink's AesGcm",
+            "no enabled AesGcmKey with the prefix TINK",
         ),
         (
             {**KEYSET, "key": [{**KEY, "keyData": {**KEY["keyData"], "value": "GiAA"}}]},
-            "not an enabled key of Tink's AesGcm",
+            "no enabled AesGcmKey with the prefix TINK",
         ),
     ],
 )
@@ -209,7 +209,7 @@ def test_the_primary_of_a_keyset_encrypts_wherever_it_stands() -> None:
 
 def test_a_disabled_key_before_the_primary_is_named_by_its_id() -> None:
     disabled = {**KEY, "keyId": 7, "status": "DISABLED"}
-    with pytest.raises(InvalidKeyError, match="key 7 of KEYS is not an enabled key"):
+    with pytest.raises(InvalidKeyError, match="key 7 of KEYS is no enabled AesGcmKey"):
         notation_of(TINK).keys_in(json.dumps({**KEYSET, "key": [disabled, KEY]}), "KEYS")
 
 
