@@ -62,9 +62,11 @@ def _parsed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _head(text: str) -> str:
-    if re.fullmatch("[0-9a-f]{64}", text.lower(), re.ASCII) is None:
-        raise argparse.ArgumentTypeError("a head has 64 hex digits; copy them, without the number before them")
-    return text.lower()
+    """The hash, also of the whole line of a signed text or a report, which has the event's number before it."""
+    found = re.fullmatch(r"(?:audit head: )?(?:[0-9]{1,18} )?([0-9a-f]{64})", text.strip().lower(), re.ASCII)
+    if found is None:
+        raise argparse.ArgumentTypeError("a head has 64 hex digits; copy them, or the whole line in quotes")
+    return found[1]
 
 
 def _url(text: str) -> str:

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from keyrotation_pipeline.audit.history import HistoryEntry
 from keyrotation_pipeline.model.approval import Roster
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.breach import (
     NO_NOTICE,
     AssessmentSigned,
@@ -66,7 +67,7 @@ class Assessment:
         # Also if fewer suffice than did: a change of the roster decides nothing.
         missing = max(self.required - len(self.signed_by), 1)
         waits = (
-            f"Answered, and not in force before {missing} more officer(s) sign it with `keyrotation incident assess "
+            f"Answered, and in force with {counted(missing, 'more signature')} by `keyrotation incident assess "
             f"{self.incident.id} --text`: {self.answered.outcome}"
         )
         return (

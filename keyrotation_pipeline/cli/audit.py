@@ -16,7 +16,7 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.commands import WholeGroup
 from keyrotation_pipeline.cli.options import Config, Json, actor, offered_requests
 from keyrotation_pipeline.errors import AuditError
-from keyrotation_pipeline.model.audit import EventKind, instant
+from keyrotation_pipeline.model.audit import EventKind, counted, instant
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.regular_files import read_typed
 from keyrotation_pipeline.reporting.written import written_at
@@ -67,9 +67,11 @@ def verify(
     }  # fmt: skip
     lines = [f"{head.seq:,} events verified, up to {head.hash}"]
     if stamped and vouched:
-        lines.append(f"{stamped:,} time stamp(s) verified with [audit] timestamp_certificates")
+        lines.append(f"{counted(stamped, 'time stamp')} verified with [audit] timestamp_certificates")
     elif stamped:
-        lines.append(f"{stamped:,} time stamp(s) NOT verified: [audit] timestamp_certificates names no certificate")
+        lines.append(
+            f"{counted(stamped, 'time stamp')} NOT verified: [audit] timestamp_certificates names no certificate"
+        )
     lines += _witness_lines(seen, head.seq)
     lines += [f"signatures made before then stay verified, though {message}" for message in unusable]
     seq = max((each.seq for each in anchors), default=0)

@@ -19,7 +19,7 @@ from keyrotation_pipeline.cli.output import show
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.recovery import KeyFile, Trusted, opened_with_key, undumped, unread
 from keyrotation_pipeline.errors import BackupError, RehearsalError
-from keyrotation_pipeline.model.audit import instant, names, utc_minute
+from keyrotation_pipeline.model.audit import counted, instant, names, utc_minute
 from keyrotation_pipeline.model.records import json_safe
 from keyrotation_pipeline.model.request_events import NOT_REHEARSED, ROLLOUTS, Rehearsed
 from keyrotation_pipeline.monitoring.backup_status import not_dumped
@@ -110,14 +110,16 @@ def _made(done: BackupMade, site: BackupContext) -> Iterator[output.Line]:
         file, needs = made.dump.file, _needs(made.dump.versions)
         yield f"database  {file.name}, {file.size_bytes:,} bytes; needs {needs}"
     yield from (output.field("left out", f"{each}: dump them yourself") for each in not_dumped(site.pipeline.members))
-    yield f"manifest  {made.name}, for {site.recipients} recipient(s)"
+    yield f"manifest  {made.name}, for {counted(site.recipients, 'recipient')}"
     yield output.field("signed by", f"{site.trust.own_signer}; keep that with the recovery key")
     for place in done.places:
         yield output.field("stored in", f"{place}, read back there")
     if done.uploaded_later:
-        yield output.field("caught up", f"{len(done.uploaded_later)} older set(s), which a place did not have whole")
+        yield output.field(
+            "caught up", f"{counted(len(done.uploaded_later), 'older set')}, which a place did not have whole"
+        )
     if done.removed:
-        yield f"removed   {len(done.removed)} older local file(s)"
+        yield f"removed   {counted(len(done.removed), 'older local file')}"
     for warning in done.warnings:
         output.note(f"warning: {warning}")
 
@@ -269,7 +271,7 @@ def rehearse_command(
     show(database, {"database": database, **_rehearsal_document(done)}, _rehearsal_lines(done), as_json=as_json)
     if done.findings:
         first, *more = done.findings
-        others = f" ({len(more)} more finding(s) above)" if more else ""
+        others = f" ({counted(len(more), 'more finding')} above)" if more else ""
         raise RehearsalError(f"the rotation would stop at {first.step}: {first.sentence}{others}")
 
 

@@ -17,7 +17,7 @@ from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.recovery import note_newcomer
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import instant, names
+from keyrotation_pipeline.model.audit import counted, instant, names
 from keyrotation_pipeline.model.data_events import ValuesDecrypted
 from keyrotation_pipeline.model.fleet import LINES_OF_CODE, RolloutMode
 from keyrotation_pipeline.model.proof import MissedValue
@@ -188,11 +188,7 @@ def _table_document(count: TableCount) -> dict[str, Any]:
 
 def _taken(taken: Inventory, registered: Sequence[KeyVersion]) -> Iterator[output.Line]:
     yield _columns(taken.counts, registered)
-    for count in taken.counts:
-        yield (
-            f"{count.table.name}: {count.rows:,} rows, {count.empty:,} empty strings, {count.unreadable:,} unreadable, "
-            f"{count.near_misses:,} near-misses"
-        )
+    yield from _rows(taken.counts)
     if taken.findings:
         yield ""
         rows = [(each.relation, each.column, each.values, each.near_misses, each.reason) for each in taken.findings]
@@ -204,6 +200,18 @@ def _taken(taken: Inventory, registered: Sequence[KeyVersion]) -> Iterator[outpu
         yield ""
         rejected = [(str(each.table), each.key, each.column, each.reason) for each in taken.quarantine]
         yield output.Table(("Quarantined in", "Primary key", "Column", "Why"), rejected)
+
+
+_ODD = {"empty": "empty string", "unreadable": "unreadable value", "near_misses": "near-miss"}
+
+
+def _rows(counts: Sequence[TableCount]) -> Iterator[str]:
+    """The rows of each table, and what is odd in it; what is nowhere, once."""
+    for count in counts:
+        odd = [counted(number, what) for name, what in _ODD.items() if (number := getattr(count, name))]
+        yield f"{count.table.name}: {', '.join([counted(count.rows, 'row'), *odd])}"
+    if nowhere := [what for name, what in _ODD.items() if not any(getattr(count, name) for count in counts)]:
+        yield f"no table has any {' or '.join(nowhere)}"
 
 
 def _plaintext_places(taken: Inventory) -> Sequence[tuple[str, str, str]]:
@@ -228,10 +236,11 @@ def _other_formats(others: Sequence[Finding], rotated: str) -> Iterator[output.L
 
 def _blind_spots(taken: Inventory) -> Iterator[output.Line]:
     yield ""
-    for each in taken.blind_spots.unsearched:
-        yield f"not searched: {each}"
-    for replica in taken.blind_spots.unseen:
-        yield f"not seen: {replica}"
+    for label, places in (
+        ("not searched", map(str, taken.blind_spots.unsearched)),
+        ("not seen", taken.blind_spots.unseen),
+    ):
+        yield from (f"{'' if number else label:<14}{each}" for number, each in enumerate(places))
 
 
 def _columns(counts: Sequence[TableCount], registered: Sequence[KeyVersion]) -> output.Table:

@@ -31,11 +31,13 @@ from keyrotation_pipeline.reporting.pack_files import MANIFEST, PAGE, REPORT
 from keyrotation_pipeline.reporting.rendering import render_html
 from keyrotation_pipeline.reporting.retirement_certificate import (
     RefusedCertificate,
+    RetirementCertificate,
     certificates,
     certify,
     count_before_certificates,
     last_rotation,
     skip_count,
+    verdict,
 )
 from keyrotation_pipeline.reporting.sections import AccessSummary
 from keyrotation_pipeline.reporting.verify_pack import Judged
@@ -160,8 +162,9 @@ def report(
     It is read from the verified audit alone. What nobody recorded is reported as not shown. A
     pack is a directory with all the evidence for the report, and verify.py, which checks it offline. A certificate is
     one signed statement (in-toto, DSSE) of where the key that a rotation retired no longer is, after a new count; it is
-    refused if the key is live, or if a table no longer refuses it. oscal is the report as NIST OSCAL assessment
-    results. With --from, and the logs of [incidents], it also sums up who read keys and records.
+    refused if the key is live, or if a table no longer refuses it; one line on stderr says what it says. oscal is the
+    report as NIST OSCAL assessment results. With --from, and the logs of [incidents], it also sums up who read keys and
+    records.
     """
     if rotation is not None and form is not ReportFormat.CERTIFICATE:
         raise typer.BadParameter("it is for a certificate alone", param_hint="--rotation")
@@ -175,7 +178,9 @@ def report(
     printer = _printer(target) if form is ReportFormat.PDF else None
     output.require_new(target)
     if form is ReportFormat.CERTIFICATE:
-        _write(_certificate(rotation, config), target, "the certificate")
+        made = _certificate(rotation, config)
+        _write(made.envelope, target, "the certificate")
+        output.note(verdict(made.statement))
         return
     declared = settings.load(config)
     period = period_of(since, until, declared.time_zone)
@@ -225,13 +230,13 @@ def _with_accesses(report: ComplianceReport, declared: Settings, since: datetime
     return replace(report, access=summary, not_included=NOT_INCLUDED)
 
 
-def _certificate(rotation: str | None, config: Path | None) -> bytes:
+def _certificate(rotation: str | None, config: Path | None) -> RetirementCertificate:
     """Of this rotation; else of the one that finished last."""
     with open_backups(settings.load(config), actor=actor()) as site:
         ledger = site.pipeline.ledger
         if rotation is not None:
-            return certify(site, ledger.request(rotation).id).envelope
-        return certify(site, last_rotation(ledger.requests()).id).envelope
+            return certify(site, ledger.request(rotation).id)
+        return certify(site, last_rotation(ledger.requests()).id)
 
 
 def _write(content: bytes, target: Path | None, what: str) -> None:

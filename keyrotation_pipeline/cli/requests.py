@@ -320,10 +320,14 @@ def resume(request_id: OpenRequestId = None, *, config: Config = None, as_json: 
     """Resume a paused rotation."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         rotation, database = chosen_walk(pipeline.ledger, request_id), pipeline.environment.identity().name
-        control.resume(pipeline.ledger, rotation)
+        resumed = control.resume(pipeline.ledger, rotation)
         rotation = pipeline.ledger.walk(rotation.id)
     value = {"database": database, "id": rotation.id, "status": str(rotation.status)}
-    line = f"rotation {rotation.id} continues at {phase_of(rotation)}: `keyrotation rotate {rotation.id}`"
+    line = (
+        f"rotation {rotation.id} is no longer paused; continue with `keyrotation rotate {rotation.id}`"
+        if resumed
+        else f"rotation {rotation.id} was not paused, and stays {rotation.status}; see `keyrotation status`"
+    )
     show(database, value, [line], as_json=as_json)
 
 

@@ -17,6 +17,7 @@ from keyrotation_pipeline.cli.signing import duties
 from keyrotation_pipeline.errors import AtWorkError, BackupError, BlockedError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.compiled import codec_in_use, is_native
 from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord, Walk
@@ -129,8 +130,8 @@ def _remark(record: StepRecord) -> str:
             return f"{facts.get('version')} {str(facts.get('fingerprint'))[:16]}, backed up in {facts.get('backup')}"
         case Step.DUAL_KEY_ROLLOUT | Step.PRIMARY_KEY_ROLLOUT | Step.ARCHIVED_KEY:
             cleared = facts.get("search_indexes_cleared")
-            indexes = "" if cleared is None else f", search indexes of {sum(cleared.values()):,} row(s) cleared"
-            return f"{facts.get('instances')} instance(s){indexes}"
+            indexes = "" if cleared is None else f", search indexes of {counted(sum(cleared.values()), 'row')} cleared"
+            return f"{counted(facts.get('instances', 0), 'instance')}{indexes}"
         case Step.ROWS:
             return f"{facts.get('rows', 0):,} rows, {facts.get('values', 0):,} values"
         case Step.ZERO_OLD_ROWS_PROOF:

@@ -10,6 +10,7 @@ import typer
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.errors import ApprovalError, BlockedError
 from keyrotation_pipeline.model.approval import Officer, Roster, how_to_sign
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.fleet import LINES_OF_CODE, RolloutMode
 from keyrotation_pipeline.model.requests import Request, Walk
 from keyrotation_pipeline.model.visible_text import plain_name
@@ -57,7 +58,8 @@ def propose(
     for line in lines:
         output.note(line)
     required = authority(pipeline, request).required
-    sign = f"{required} officer(s) must sign; `keyrotation approve {request.id} --as NAME` shows each what, and how"
+    shows = f"`keyrotation approve {request.id} --as NAME` shows each what, and how"
+    sign = f"{counted(required, 'officer')} must sign; {shows}"
     output.note(f"{sign}; then {then}" if then else sign)
     sys.stdout.write(f"{request.id}\n")
 
@@ -70,8 +72,8 @@ def require_signed(pipeline: Pipeline, request: Request) -> None:
     """
     if (missing := authority(pipeline, request).required - len(request.approvals)) > 0:
         raise BlockedError(
-            f"request {request.id} needs {missing} more approval(s); sign with `keyrotation approve {request.id}`, "
-            f"or withdraw it with `keyrotation cancel {request.id}`"
+            f"request {request.id} needs {counted(missing, 'more approval')}; sign with "
+            f"`keyrotation approve {request.id}`, or withdraw it with `keyrotation cancel {request.id}`"
         )
 
 
@@ -155,8 +157,8 @@ def _officer(roster: Roster, name: str) -> Officer:
 
 
 _NOTES = {
-    "| gpg": "gpg asks for the passphrase of your key, or for the PIN of your card",
-    "| ssh-keygen": "after -f name the file with your SSH key; a security key waits for your touch",
+    "| gpg": "gpg asks for your passphrase, or the PIN of your card",
+    "| ssh-keygen": "after -f stands the file of your SSH key; a security key waits for your touch",
 }
 
 

@@ -192,7 +192,7 @@ def _rotation(rotation: RotationStatus | None, conductor: str | None, *, verbose
     walk = rotation.walk
     yield "Rotation", f"{walk.id}, {walk.kind}, {walk.source} to {walk.target}"
     eta = "" if rotation.eta_seconds is None else f", about {duration(rotation.eta_seconds)} left"
-    yield "", f"phase {rotation.phase}, {rotation.progress:.0%}{eta}"
+    yield "", f"{rotation.step_in_words}, {rotation.progress:.0%}{eta}"
     yield "", f"approvals {len(walk.approvals)} of {rotation.approvals_required}"
     if rotation.pace:
         yield "", f"pace: {rotation.pace}"
@@ -343,7 +343,7 @@ def _calm(shown: Status) -> str:
     if shown.rotation is None:
         return f"primary {shown.primary}, no rotation is open"
     walk = shown.rotation.walk
-    return f"{walk.kind} {walk.source} to {walk.target}, {shown.rotation.phase}, {shown.rotation.progress:.0%}"
+    return f"{walk.kind} {walk.source} to {walk.target}, {shown.rotation.step_in_words}, {shown.rotation.progress:.0%}"
 
 
 def _performance(shown: Status) -> Iterator[str]:

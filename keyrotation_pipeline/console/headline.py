@@ -1,11 +1,11 @@
 """The one sentence of the console: what the state is, who or what is waited for, and the command that helps."""
 
+import re
 import shlex
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from keyrotation_pipeline.console.walk_view import label
 from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.pending import PendingReason
 from keyrotation_pipeline.model.progress import duration
@@ -42,7 +42,7 @@ class Headline:
     Args:
         sentence: of at most 25 words or so, without a command.
         command: what to type next; None: nothing is to be done by hand.
-        detail: the whole sentence of `keyrotation status`, where the short one leaves something out.
+        detail: the whole sentence of `keyrotation status`, where it says more than the short one and the command.
     """
 
     tone: Tone
@@ -59,7 +59,24 @@ def headline(status: Status, last: Request | None) -> Headline:
     """
     said = _headline(status, last)
     command = None if said.command is None else with_short_ids(said.command)
-    return replace(said, sentence=with_short_ids(said.sentence), command=command)
+    sentence = with_short_ids(said.sentence)
+    return replace(said, sentence=sentence, command=command, detail=_further(said.detail, sentence, command))
+
+
+# What joins a command to a sentence.
+_JOINTS = frozenset({"do", "it", "with", "run", "sign", "continue", "then", "by", "since", "utc"})
+
+
+def _further(detail: str | None, sentence: str, command: str | None) -> str | None:
+    """The whole sentence; None where all its words stand in the short one and in the command."""
+    if detail is None:
+        return None
+    known = _JOINTS.union(*(_words_of(each) for each in (sentence, command or "")))
+    return None if _words_of(with_short_ids(detail)) <= known else detail
+
+
+def _words_of(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.casefold()))
 
 
 def _headline(status: Status, last: Request | None) -> Headline:
@@ -121,7 +138,7 @@ def _of_rotation(status: Status, rotation: RotationStatus) -> Headline:
 def _step(rotation: RotationStatus) -> str:
     """The step under way, or the first, as the steps of the page call it."""
     step = next((each for each in WALK if each == rotation.phase), WALK[0])
-    return f"“{label(step, rotation.walk)}”"
+    return f"“{rotation.walk.label(step)}”"
 
 
 def _rows(rotation: RotationStatus) -> str:

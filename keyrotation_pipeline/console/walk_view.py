@@ -55,7 +55,7 @@ def steps_of(rotation: RotationStatus) -> tuple[StepView, ...]:
     """Every step of an open walk."""
     present = next((step for step in WALK if rotation.walk.done(step) is None), None)
     return tuple(
-        StepView(step, label(step, rotation.walk), _actor(rotation, step, present), *_marked(rotation, step, present))
+        StepView(step, rotation.walk.label(step), _actor(rotation, step, present), *_marked(rotation, step, present))
         for step in WALK
     )
 
@@ -66,29 +66,13 @@ def finished_steps(walk: Walk) -> tuple[StepView, ...]:
     return tuple(
         StepView(
             step,
-            label(step, walk),
+            walk.label(step),
             ACTORS[step],
             Mark.DONE if step in done else Mark.SKIPPED,
             f"{done[step].finished_at:%Y-%m-%d %H:%M}" if step in done else "",
         )
         for step in WALK
     )
-
-
-def label(step: Step, walk: Walk) -> str:
-    """What a step does, in a few words."""
-    old, new = walk.source, walk.target
-    return {
-        Step.KEY_VERSION: f"Key {new}",
-        Step.DUAL_KEY_ROLLOUT: f"All read {new}",
-        Step.PRIMARY_KEY_ROLLOUT: f"All write {new}",
-        Step.ROWS: "Rows",
-        Step.ZERO_OLD_ROWS_PROOF: f"No {old} left",
-        Step.RETIRED_KEY: f"{old} retired",
-        Step.ARCHIVED_KEY: f"{old} archived",
-        Step.KEY_ROTATION_AUDIT: "Audit",
-        Step.COMPLIANCE_REPORT: "Report",
-    }[step]
 
 
 def _actor(rotation: RotationStatus, step: Step, present: Step | None) -> str:

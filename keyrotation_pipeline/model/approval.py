@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from keyrotation_pipeline.errors import ApprovalError
 from keyrotation_pipeline.model.earlier_summaries import FIRST_APPROVAL, SECOND_APPROVAL
 from keyrotation_pipeline.model.signed_lines import ENCRYPTED, PLACE, PLAINTEXT_STAYS, STAYS
-from keyrotation_pipeline.model.signed_summary import APPROVAL, THIRD_APPROVAL, summary
+from keyrotation_pipeline.model.signed_summary import APPROVAL, FOURTH_APPROVAL, THIRD_APPROVAL, summary
 from keyrotation_pipeline.model.visible_text import is_hidden, plain_name, signed_name
 
 HEADER = APPROVAL
 # The present one first; texts with an earlier one stay as they are.
-HEADERS = (HEADER, THIRD_APPROVAL, SECOND_APPROVAL, FIRST_APPROVAL)
+HEADERS = (HEADER, FOURTH_APPROVAL, THIRD_APPROVAL, SECOND_APPROVAL, FIRST_APPROVAL)
 HOSTS = "Hosts"
 SECRETS = "Secrets"
 SIGNER = "Backups signed by"

@@ -98,6 +98,12 @@ def utc_second(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
+def counted(number: int, what: str) -> str:
+    """``1 value``, ``2,000 values``, ``2 misses``: a number of things."""
+    ending = "es" if what.endswith("s") else "s"
+    return f"{number:,} {what}{'' if number == 1 else ending}"
+
+
 def names(versions: Iterable[KeyVersion]) -> list[str]:
     """Key versions as in JSON."""
     return [str(version) for version in versions]

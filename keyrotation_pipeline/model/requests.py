@@ -175,6 +175,21 @@ class Walk(Request):
         """Whether it encrypts columns that held plaintext; after a rollback applications write plaintext again."""
         return self.action is RequestAction.ROTATE
 
+    def label(self, step: Step) -> str:
+        """What a step does, in a few words."""
+        old, new = self.source, self.target
+        return {
+            Step.KEY_VERSION: f"Key {new}",
+            Step.DUAL_KEY_ROLLOUT: f"All read {new}",
+            Step.PRIMARY_KEY_ROLLOUT: f"All write {new}",
+            Step.ROWS: "Rows",
+            Step.ZERO_OLD_ROWS_PROOF: f"No {old} left",
+            Step.RETIRED_KEY: f"{old} retired",
+            Step.ARCHIVED_KEY: f"{old} archived",
+            Step.KEY_ROTATION_AUDIT: "Audit",
+            Step.COMPLIANCE_REPORT: "Report",
+        }[step]
+
     def done(self, step: Step, table: str | None = None, shard: int | None = None) -> StepRecord | None:
         """The record of a finished step (or shard), if it is finished."""
         for record in self.steps:

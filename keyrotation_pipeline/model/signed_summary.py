@@ -32,7 +32,10 @@ from keyrotation_pipeline.model.signed_lines import (
     version_of,
 )
 
-APPROVAL, THIRD_APPROVAL = "keyrotation-approval-v4", "keyrotation-approval-v3"
+APPROVAL = "keyrotation-approval-v5"
+FOURTH_APPROVAL, THIRD_APPROVAL = "keyrotation-approval-v4", "keyrotation-approval-v3"
+# These repeat fingerprints and names that stand in the lines, too.
+REPEATING = frozenset({FOURTH_APPROVAL, THIRD_APPROVAL})
 CONFIRMATION = "keyrotation-confirmation-v2"
 ASSESSMENT = "keyrotation-assessment-v3"
 # The name may hold anything, so what is taken for the rest is what stands at the end.
@@ -54,9 +57,10 @@ def summary(header: str, fields: Fields) -> Sequence[str]:
         return tuple(_confirmation(fields))
     if header == ASSESSMENT:
         return tuple(_assessment(fields))
-    actions = _THIRD_ACTIONS if header == THIRD_APPROVAL else _ACTIONS
+    actions = _THIRD_ACTIONS if header == THIRD_APPROVAL else _FOURTH_ACTIONS if header in REPEATING else _ACTIONS
     action = actions.get(fields.get("Action", ""), _unknown)
-    return (*_emergency(fields), *action(fields), *_for_every_action(fields))
+    every = _repeated_for_every_action(fields) if header in REPEATING else _for_every_action(fields)
+    return (*_emergency(fields), *action(fields), *every)
 
 
 def _database(fields: Fields) -> str:
@@ -92,7 +96,7 @@ def _who_and_why(fields: Fields) -> Iterator[str]:
         )
 
 
-def _rotate(fields: Fields) -> Iterator[str]:
+def _rotate(fields: Fields, *, repeats: bool = False) -> Iterator[str]:
     source, target = fields.get("From", ""), fields.get("To", "")
     old = version_of(source)
     older = "" if old in {"v1", "v1x"} else " and every older key"
@@ -106,8 +110,8 @@ def _rotate(fields: Fields) -> Iterator[str]:
             f"All data in the columns listed below are encrypted again with {target}. At the end {old}{older} is "
             "refused by server and database."
         )
-        yield from _replaced(source)
-        yield from _limits(fields)
+        yield from _replaced(source) if repeats else ()
+        yield from _limits(fields, repeats=repeats)
         yield from _ends(fields)
         yield (
             f"What cannot be undone: once the server has made {target}, this can no longer be stopped, and nothing "
@@ -119,7 +123,7 @@ def _rotate(fields: Fields) -> Iterator[str]:
             f"What happens: applications get their first key, {target}, and write with it from then on. All data in "
             "the columns listed below are encrypted with it."
         )
-        yield from _limits(fields)
+        yield from _limits(fields, repeats=repeats)
         yield from _ends(fields)
         yield (
             f"What cannot be undone: once applications may write with {target}, this can no longer be stopped, and "
@@ -131,8 +135,8 @@ def _rotate(fields: Fields) -> Iterator[str]:
         f"listed below are encrypted again with {target}. At the end {old}{older} is taken from the applications, "
         "refused by the database, and kept in the archive."
     )
-    yield from _replaced(source)
-    yield from _limits(fields)
+    yield from _replaced(source) if repeats else ()
+    yield from _limits(fields, repeats=repeats)
     yield from _ends(fields)
     yield (
         f"What cannot be undone: once applications may write with {target}, this can no longer be stopped. Only "
@@ -145,17 +149,18 @@ def _replaced(source: str) -> Iterator[str]:
     yield f"The key that is replaced: {key_of(source)}. A fingerprint is computed from a key; no two keys share one."
 
 
-def _rollback(fields: Fields) -> Iterator[str]:
+def _rollback(fields: Fields, *, repeats: bool = False) -> Iterator[str]:
     source, target = fields.get("From", ""), fields.get("To", "")
+    named = key_of if repeats else version_of
     back = version_of(target)
     yield f"You are asked to allow that {_database(fields)} goes back to an earlier encryption key, called {back}."
     yield from _who_and_why(fields)
     yield (
-        f"What happens: applications write with {key_of(target)} again, taken from the archive if it is there. All "
-        f"data in the columns listed below are encrypted again, from {key_of(source)} back to {back}. At the end "
+        f"What happens: applications write with {named(target)} again, taken from the archive if it is there. All "
+        f"data in the columns listed below are encrypted again, from {named(source)} back to {back}. At the end "
         f"applications no longer have {version_of(source)}, the database refuses it, and it is kept in the archive."
     )
-    yield from _limits(fields)
+    yield from _limits(fields, repeats=repeats)
     yield from _ends(fields)
     yield (
         "What cannot be undone: once it has begun, it can no longer be stopped. No key is destroyed: "
@@ -163,7 +168,7 @@ def _rollback(fields: Fields) -> Iterator[str]:
     )
 
 
-def _limits(fields: Fields) -> Iterator[str]:
+def _limits(fields: Fields, *, repeats: bool) -> Iterator[str]:
     """What the procedure knows of applications, and where it does not look."""
     if members := [name.removeprefix(PLACE) for name in fields if name.startswith(PLACE)]:
         yield (
@@ -182,6 +187,8 @@ def _limits(fields: Fields) -> Iterator[str]:
             if fields["Rollout"].startswith("none:")
             else f"No application writes with {key} before the applications are seen to have it, in the way that the "
             "line Rollout describes."
+            if repeats
+            else f"No application writes with {key} before all are seen to have it, as the line Rollout says."
         )
     yield from _of_format(fields)
     if (plaintext := fields.get("Plaintext", "")).startswith(ENCRYPTED):
@@ -205,7 +212,11 @@ def _limits(fields: Fields) -> Iterator[str]:
             "padding and characters are right."
         )
     if "Not searched" in fields:
-        yield "Copies of data in places that nobody searches are not found. The line Not searched names these places."
+        yield (
+            "Copies of data in places that nobody searches are not found. The line Not searched names these places."
+            if repeats
+            else "Copies in the places that the line Not searched names are not found."
+        )
 
 
 def _of_format(fields: Fields) -> Iterator[str]:
@@ -319,6 +330,30 @@ def _unknown(fields: Fields) -> Iterator[str]:
 
 
 def _for_every_action(fields: Fields) -> Iterator[str]:
+    required, _, officers = fields.get("Officers", "").partition(" of ")
+    if officers:
+        yield f"{required} of these officers must sign: {_names_of(officers)}."
+    if "Recipients" in fields:
+        same = fields["Recipients"] == officers
+        yield "They can open the backups, too." if same else f"Who can open the backups: {fields['Recipients']}."
+    if "Carried out" in fields:
+        yield "People carry it out step by step; the program starts nothing of it by itself."
+    yield "You also sign the lines below, which name all this exactly."
+    if "Audit head" in fields:
+        yield "An auditor may ask you for the line Audit head: keep this text."
+    yield _to_check(fields)
+    yield _if_not_signed(fields)
+    yield "If you did not expect this, or if anything in it is not right, do not sign, and ask."
+
+
+def _names_of(officers: str) -> str:
+    """The quoted names in the line `Officers`, without fingerprints; a line of another form whole."""
+    people, _ = people_in(officers)
+    named = ", ".join(each.rpartition(" (")[0] or each for each in people)
+    return named if ", ".join(people) == officers else officers
+
+
+def _repeated_for_every_action(fields: Fields) -> Iterator[str]:
     if "Officers" in fields:
         required, _, officers = fields["Officers"].partition(" of ")
         yield f"{required} of these officers must sign: {officers}."
@@ -417,7 +452,7 @@ _DECISIONS = {
     "no breach": " By the law this is no breach: nobody must be told.",
     "not decided: presumed a breach until shown otherwise": " Until more is known, it counts as a breach.",
 }
-_ACTIONS: Mapping[str, Callable[[Fields], Iterator[str]]] = {
+_ACTIONS: Mapping[str, Consequences] = {
     "rotate": _rotate,
     "rollback": _rollback,
     "reconcile": partial(_reconcile, reconciled),
@@ -435,8 +470,13 @@ def _as_quoted(fields: Fields) -> Iterator[str]:
     yield f"In the words of the program: {quoted(authorised(fields))}."
 
 
-_THIRD_ACTIONS: Mapping[str, Callable[[Fields], Iterator[str]]] = {
+_FOURTH_ACTIONS: Mapping[str, Consequences] = {
     **_ACTIONS,
+    "rotate": partial(_rotate, repeats=True),
+    "rollback": partial(_rollback, repeats=True),
+}
+_THIRD_ACTIONS: Mapping[str, Consequences] = {
+    **_FOURTH_ACTIONS,
     "reconcile": partial(_reconcile, _happens_as_quoted),
     "destroy": partial(_destroy, _happens_as_quoted),
     "replace-key": partial(_replace_key, _as_quoted),

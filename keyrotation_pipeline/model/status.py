@@ -15,7 +15,7 @@ from keyrotation_pipeline.model.keys import KeyRecord, WrappingKeyOrigin
 from keyrotation_pipeline.model.pending import PendingReason, timed_out
 from keyrotation_pipeline.model.progress import PaceSet, TableProgress
 from keyrotation_pipeline.model.request_events import Rehearsed
-from keyrotation_pipeline.model.requests import PendingRequest, Request, Walk
+from keyrotation_pipeline.model.requests import WALK, PendingRequest, Request, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 
 SCHEMA = 1
@@ -87,6 +87,12 @@ class RotationStatus:
     def waiting_for(self) -> str | None:
         """The reason in words, and what helps."""
         return None if self.pending is None else self.pending.with_since
+
+    @property
+    def step_in_words(self) -> str:
+        """Its present step as people call it, with its number; or its status before and after all steps."""
+        step = next((each for each in WALK if each == self.phase), None)
+        return self.phase if step is None else f"step {WALK.index(step) + 1} of {len(WALK)}, {self.walk.label(step)}"
 
     @property
     def blocked_by(self) -> str | None:

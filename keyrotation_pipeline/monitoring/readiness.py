@@ -19,7 +19,7 @@ from keyrotation_pipeline.errors import KeyRotationError, SigningRecoveryKeyErro
 from keyrotation_pipeline.fieldcrypto.codecs.format import notation_of
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
-from keyrotation_pipeline.model.audit import utc_minute
+from keyrotation_pipeline.model.audit import counted, utc_minute
 from keyrotation_pipeline.model.backups import BACKUP_STALE_AFTER
 from keyrotation_pipeline.model.fleet import (
     CHOOSES_ITSELF,
@@ -313,7 +313,7 @@ def _fleet(pipeline: Pipeline, walk: Walk | None, target: KeyVersion) -> Iterato
     name, mode, primary = "instances_read_the_primary", pipeline.rollout.mode, pipeline.keys.read().primary
     instances = pipeline.rollout.instances()
     named = ", ".join(f"{each.name} reads {', '.join(map(str, each.reads)) or 'unknown'}" for each in instances[:10])
-    value = f"mode {mode}; {len(instances)} instance(s){f': {named}' if named else ''}"
+    value = f"mode {mode}; {counted(len(instances), 'instance')}{f': {named}' if named else ''}"
     unseen = [each.name for each in instances if each.silent or primary not in each.reads]
     if not instances and mode is RolloutMode.CONFIRM:
         yield amber(name, f"{value}; nothing is seen, officers sign that a rollout is done", "check the fleet yourself")

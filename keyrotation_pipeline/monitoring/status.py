@@ -16,7 +16,7 @@ from keyrotation_pipeline.errors import AuditError, BlockedError, KeyRotationErr
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.wrapping_keys import WrappingKeyState
 from keyrotation_pipeline.model.approval import Roster, members_among
-from keyrotation_pipeline.model.audit import EventKind, utc_minute, utc_second
+from keyrotation_pipeline.model.audit import EventKind, counted, utc_minute, utc_second
 from keyrotation_pipeline.model.breach import carried_by
 from keyrotation_pipeline.model.keys import KeyRecord, StoredKeys, not_sealed
 from keyrotation_pipeline.model.pending import PendingCode, PendingReason
@@ -372,19 +372,21 @@ def count_problems(
         )
     if count.plaintext:
         messages.append(
-            f"table {table.name} holds {count.plaintext} value(s) in {table.old_form} in {', '.join(table.begun)}, "
-            "which a rotation encrypts; run `keyrotation request` if none is open"
+            f"table {table.name} holds {counted(count.plaintext, 'value')} in {table.old_form} in "
+            f"{', '.join(table.begun)}, which a rotation encrypts; run `keyrotation request` if none is open"
         )
     for number, what in ((count.unencrypted - count.plaintext, "unencrypted"), (count.unreadable, "unreadable")):
         if number:
             messages.append(
-                f"table {table.name} holds {number} {what} value(s), which block retirement; "
+                f"table {table.name} holds {counted(number, f'{what} value')}, which block retirement; "
                 "run `keyrotation inventory`"
             )
     known = {record.version for record in records}
     for version, number in count.values_by_version.items():
         if number and version not in known:
-            messages.append(f"table {table.name} holds {number} value(s) under {version}, which nobody registered")
+            messages.append(
+                f"table {table.name} holds {counted(number, 'value')} under {version}, which nobody registered"
+            )
     return [*messages, *values_of_gone_keys(count, records)]
 
 

@@ -21,7 +21,7 @@ from keyrotation_pipeline.errors import (
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
-from keyrotation_pipeline.model.audit import EventKind, envelope, instant, payload_of, to_sign, utc_minute
+from keyrotation_pipeline.model.audit import EventKind, counted, envelope, instant, payload_of, to_sign, utc_minute
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy
 from keyrotation_pipeline.model.data_events import CountSkipped
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
@@ -193,6 +193,22 @@ def in_words(statement: Mapping[str, Any]) -> str:
     lines += _plaintext_in_words(said.get("plaintext"))
     lines += [f"- not claimed: {each}" for each in said["not_claimed"]]
     return "\n".join(lines)
+
+
+def verdict(statement: Mapping[str, Any]) -> str:
+    """The statement in one line, for whoever made it."""
+    said = statement["predicate"]
+    keys = " and ".join(f"{each['version']} ({each['state']})" for each in said["keys"])
+    rows, again = said["rows"], said["counted_again"] or {}
+    tables = again.get("tables") or [rows]
+    old, values = (sum(each[name] for each in tables) for name in ("old_values", "values"))
+    at = (again.get("recorded_at") or rows["proven_at"])[:16].replace("T", " ")
+    refused = IdentifiedBy(rows["identified_by"]).refused(", ".join(rows["fenced_against"]))
+    backups = counted(len(said["backups_that_need_it"]), "stored backup")
+    return (
+        f"{keys}: {old:,} of {values:,} values under it, counted {at} UTC; the database refuses {refused}; needed by "
+        f"{backups}"
+    )
 
 
 def _counted_in_words(again: Mapping[str, Any]) -> str:

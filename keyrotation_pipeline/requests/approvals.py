@@ -26,6 +26,7 @@ from keyrotation_pipeline.model.approval import (
     signer_in,
     values_in,
 )
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.environment import gone_as_signed, lines_as_signed
 from keyrotation_pipeline.model.incidents import IncidentStatus
 from keyrotation_pipeline.model.keys import StoredKeys
@@ -131,9 +132,9 @@ def require_authorised(pipeline: Pipeline, request: Request, stored: StoredKeys)
     if (missing := roster.required - len({each.officer for each in good})) <= 0:
         return
     if refused:
-        raise ApprovalError(f"request {request.id} needs {missing} more signature(s): {refused[0]}")
+        raise ApprovalError(f"request {request.id} needs {counted(missing, 'more signature')}: {refused[0]}")
     raise ApprovalError(
-        f"request {request.id} needs {missing} more signature(s) of different officers; "
+        f"request {request.id} needs {counted(missing, 'more signature')} of different officers; "
         f"sign with `keyrotation approve {request.id}`"
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from keyrotation_pipeline.model.audit import utc_minute
+from keyrotation_pipeline.model.audit import counted, utc_minute
 from keyrotation_pipeline.model.pending import PendingCode, PendingReason
 from keyrotation_pipeline.model.requests import WALK, Request, RequestStatus, Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard
@@ -99,7 +99,10 @@ def _pending(rotation: Walk, required: int, now: datetime) -> PendingReason | No
         resume = f"continue with `keyrotation resume {rotation.id}`"
         return PendingReason(PendingCode.PAUSED, "an operator", f"{name} is paused", resume)
     if (missing := required - len(rotation.approvals)) > 0:
-        why, sign = f"{name} needs {missing} more approval(s)", f"sign with `keyrotation approve {rotation.id}`"
+        why, sign = (
+            f"{name} needs {counted(missing, 'more approval')}",
+            f"sign with `keyrotation approve {rotation.id}`",
+        )
         return PendingReason(PendingCode.APPROVALS, "officers", why, sign, rotation.requested_at)
     return too_early(rotation, now) or past_dates(rotation, renewal_of_walk(rotation), now)
 

@@ -10,7 +10,7 @@ from keyrotation_pipeline.audit.events import entry_of, recorded
 from keyrotation_pipeline.errors import ApprovalError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.model.approval import header_of
-from keyrotation_pipeline.model.audit import AuditEvent, EventKind
+from keyrotation_pipeline.model.audit import AuditEvent, EventKind, counted
 from keyrotation_pipeline.model.fleet import Confirmation, Gone, RolloutMode, RolloutTarget, TargetKind
 from keyrotation_pipeline.model.request_events import RolloutConfirmed
 from keyrotation_pipeline.model.requests import CONFIRMATION_HEADERS, ConfirmationText, RequestAction, Step, Walk
@@ -185,7 +185,7 @@ def _require_confirmable(pipeline: Pipeline, walk: Walk) -> None:
         )
     if (missing := roster_of(pipeline, walk).required - len(walk.approvals)) > 0:
         raise RequestError(
-            f"rotation {walk.id} needs {missing} more approval(s) before a rollout of it can be confirmed; "
+            f"rotation {walk.id} needs {counted(missing, 'more approval')} before a rollout of it can be confirmed; "
             f"sign with `keyrotation approve {walk.id} --text`"
         )
     if (mode := pipeline.rollout.mode) in {RolloutMode.NONE, RolloutMode.SERVER}:

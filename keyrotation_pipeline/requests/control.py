@@ -35,8 +35,8 @@ def pause(ledger: Ledger, rotation: Walk) -> None:
     ledger.set_status(rotation.id, RequestStatus.PAUSED)
 
 
-def resume(ledger: Ledger, rotation: Walk) -> None:
-    """Resumes a paused rotation; one that is not paused is unchanged.
+def resume(ledger: Ledger, rotation: Walk) -> bool:
+    """Resumes a paused rotation; returns False for one that is not paused, which is unchanged.
 
     Raises:
         RequestError: it is over.
@@ -46,6 +46,8 @@ def resume(ledger: Ledger, rotation: Walk) -> None:
     if rotation.status is RequestStatus.PAUSED:
         status = RequestStatus.RUNNING if rotation.started_at else RequestStatus.REQUESTED
         ledger.set_status(rotation.id, status)
+        return True
+    return False
 
 
 def _require_unfinished(rotation: Walk, what: str) -> None:

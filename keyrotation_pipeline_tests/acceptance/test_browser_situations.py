@@ -42,7 +42,7 @@ def test_the_page_of_status_says_what_the_situation_is(tmp_path: Path, page: Pag
         see(page, ui, "None is open. The next begins with")
 
         request = folder.run("request", "--reason", "yearly rotation").strip()
-        see(page, ui, "needs 2 more approval(s)")
+        see(page, ui, "needs 2 more approvals")
         folder.run("pace", request, "--rows-per-second", "1", "--reason", "the clinic is open")
         sign(folder, request, officers)
         see(page, ui, re.compile("At (requested|rows|zero_old_rows_proof), [1-9]"))

@@ -313,7 +313,7 @@ def test_the_text_to_sign_is_printed_alone_and_exactly(clinic: Clinic) -> None:
     request = clinic.approved_request()
     text = clinic.run("approve", request, "--text")
     assert text.startswith(
-        "keyrotation-approval-v4\n\nYou are asked to allow a new encryption key, called v2, for the database "
+        "keyrotation-approval-v5\n\nYou are asked to allow a new encryption key, called v2, for the database "
     )
     assert f"\n\nRequest: {request}\nAction: rotate\n" in text
     assert text.endswith("\nReason: yearly rotation\n")
@@ -328,7 +328,7 @@ def test_one_approval_is_not_enough_and_nothing_is_done(clinic: Clinic, options:
     clinic.initialise()
     request = clinic.approved_request(clinic.officers[0])
     clinic.run("rotate", request, *options, expect=1)
-    assert "needs 1 more approval(s)" in clinic.error
+    assert "needs 1 more approval" in clinic.error
     status = clinic.status()
     assert status["rotation"]["phase"] == "requested"
     assert [key["version"] for key in status["key_versions"]] == ["v1"]

@@ -261,7 +261,7 @@ def assess(clinic: Clinic, incident: str) -> None:
         "incident", "assess", incident, "--answers", str(answers), "--plaintext-reached", "no", "--affected", "Ohio=40"
     )
     assert "Breach by 45 CFR 164.402: not decided: presumed a breach" in reported
-    assert "not in force before 2 more officer(s) sign it" in reported
+    assert "in force with 2 more signatures" in reported
     text = clinic.shown("incident", "assess", incident, "--text").encode()
     for number, officer in enumerate(clinic.officers, 1):
         signature = clinic.folder.path / f"assessment-{number}.asc"

@@ -64,6 +64,8 @@ def test_the_quick_commands_print_what_is_documented(clinic: Clinic) -> None:  #
         "public.tokens", "token", "fernet", "certain",
     )  # fmt: skip
     assert "public.tokens.token" in clinic.run("inventory")
+    unpaused = f"rotation {request[:8]} was not paused, and stays requested; see `keyrotation status`"
+    assert unpaused in clinic.run("resume", request)
     for words in (*QUICK, *works, f"pause {request}", f"resume {request}"):
         documented(words, clinic.run(*words.split(), "--json"))
 
@@ -93,7 +95,7 @@ def test_a_refusal_of_the_database_is_json_too(clinic: Clinic) -> None:  # noqa:
     clinic.initialise()
     request = clinic.approved_request(clinic.officers[0])
     clinic.run("rotate", request, "--json", expect=1)
-    assert "needs 1 more approval(s)" in refusal(clinic.error)
+    assert "needs 1 more approval" in refusal(clinic.error)
     clinic.execute("UPDATE clients SET email = first_name || 'x' WHERE id = 1")
     value = documented("verify", clinic.run("verify", "--json", expect=1))
     assert value["failures"] == 1

@@ -106,6 +106,8 @@ def test_a_finished_rotation_is_reported_and_its_pack_is_checked_offline(made: P
     clinic, request = made.clinic, made.request
     require_report_of(clinic, request, json.loads((pack / "report.json").read_text()))
     envelope = json.loads(clinic.run("report", "--format", "certificate"))  # of the last rotation
+    assert "v1 (archived): 0 of " in clinic.error
+    assert "the database refuses v1" in clinic.error
     require_certificate_of(request, json.loads(base64.b64decode(envelope["payload"])))
     clinic.run("report", "--format", "pack", "--output", str(made.pack), expect=1)
     assert "already exists" in clinic.error
@@ -121,6 +123,9 @@ def test_a_pack_holds_offline_and_says_what_it_does_not_cover(made: Packed, pack
     assert "--witness URL" in verified(pack, "--help")[1]
     with pytest.raises(AssertionError, match="a head has 64 hex digits"):
         verified(pack, "ab" * 31)
+    head = json.loads((pack / "pack.json").read_text())["audit"]
+    for typed in (f"{head['seq']} {head['hash']}", f"Audit head: {head['seq']} {head['hash'].upper()}"):
+        assert verified(pack, typed)[1].startswith("everything that was checked holds\n")
     readme = (pack / "README.txt").read_text()
     officers = json.loads((pack / "report.json").read_text())["policy"]["officers"]
     assert all(each["fingerprint"] in readme for each in officers)

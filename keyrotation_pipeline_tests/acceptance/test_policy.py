@@ -199,8 +199,8 @@ def a_revoked_officer(office: Office, request: str) -> None:
 @pytest.mark.parametrize(
     ("happens", "sentence"),
     [
-        (one_signature, "needs 1 more approval(s); sign with"),
-        (a_new_officers_signature, "needs 1 more approval(s); sign with"),
+        (one_signature, "needs 1 more approval; sign with"),
+        (a_new_officers_signature, "needs 1 more approval; sign with"),
         (a_certificate_changed_in_the_file_after_signing, "no longer what its text for signing says (To)"),
         (a_threshold_changed_after_signing, "no longer what its text for signing says (To)"),
         (another_certificate_in_the_same_file, "no longer what its text for signing says (To)"),

@@ -51,7 +51,7 @@ def test_a_restored_database_is_noticed_reconciled_and_rotated_again(
     opened = folder.run("reconcile").strip()
     assert "values are under v1, whose key applications do not get" in folder.printed[-1]
     folder.run("reconcile", expect=1)
-    assert "needs 2 more approval(s)" in folder.printed[-1]
+    assert "needs 2 more approvals" in folder.printed[-1]
     with open_pipeline(settings, actor="test") as pipeline:
         approve(pipeline, pipeline.ledger.request(opened), officers, lambda _line: None)
     assert "v1 deactivated" in folder.run("reconcile")

@@ -114,7 +114,7 @@ def test_an_emergency_whether_it_was_a_breach_and_the_backups_that_it_leaves(nig
     for seen in (
         "presumed a breach",
         "Notice to media of Ohio",
-        "not in force before 2 more",
+        "in force with 2 more signatures by",
         "by Privacy Officer: 2 of 2",
     ):
         assert seen in reported

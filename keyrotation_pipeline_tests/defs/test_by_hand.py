@@ -39,7 +39,7 @@ def test_rows_before_promotion_are_refused_and_stay_as_they_are(dagster: Dagster
 def test_a_request_without_two_approvals_is_refused(dagster: Dagster, requested: Walk) -> None:
     result = dagster.materialize("key_version", partition="v2")
 
-    assert "2 more approval(s)" in failure_of(result)
+    assert "2 more approvals" in failure_of(result)
     assert dagster.world.keys.versions() == (V1,)
 
 

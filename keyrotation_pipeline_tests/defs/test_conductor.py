@@ -351,7 +351,7 @@ def test_a_run_that_died_is_taken_up_where_it_was(dagster: Dagster, walked: Walk
     ("status", "sentence"),
     [
         pytest.param(RequestStatus.PAUSED, "is paused; continue with `keyrotation resume", id="paused"),
-        pytest.param(RequestStatus.REQUESTED, "2 more approval(s)", id="not approved"),
+        pytest.param(RequestStatus.REQUESTED, "2 more approvals", id="not approved"),
     ],
 )
 def test_a_waiting_rotation_says_what_it_waits_for(

@@ -71,7 +71,7 @@ def test_the_sensor_takes_a_flag_once_and_prepares_the_request(dagster: Dagster)
     prepared = dagster.world.ledger.waiting()
     assert prepared is not None
     assert prepared.id == incident.request
-    assert "needs 2 more approval(s)" in said(dagster, "rotation_conductor")
+    assert "needs 2 more approvals" in said(dagster, "rotation_conductor")
 
 
 def test_a_failed_check_is_reported_once_and_one_that_passes_is_not(dagster: Dagster) -> None:

@@ -77,7 +77,7 @@ def test_a_rollback_has_a_partition_of_its_own(dagster: Dagster, walked: Walked)
     assert synced(dagster) == ["v1-back-from-v2", "v2"]
     assert missing(dagster)["compliance_report"] == {"v1-back-from-v2"}
     refused = dagster.materialize("key_version", partition="v1-back-from-v2")
-    assert f"rotation {undoing.id} needs 2 more approval(s)" in failure_of(refused)
+    assert f"rotation {undoing.id} needs 2 more approvals" in failure_of(refused)
 
 
 def test_a_rotation_that_was_rolled_back_midway_leaves_nothing_missing(dagster: Dagster, walked: Walked) -> None:

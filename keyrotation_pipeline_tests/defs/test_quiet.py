@@ -121,7 +121,7 @@ def blocked_in(world: FakeWorld) -> Walk:
     ("opened", "attention", "warning"),
     [
         pytest.param(None, "run `keyrotation request --reason TEXT`", None, id="none"),
-        pytest.param(requested_in, "rotation {id} needs 2 more approval(s); sign with", None, id="unsigned"),
+        pytest.param(requested_in, "rotation {id} needs 2 more approvals; sign with", None, id="unsigned"),
         pytest.param(paused_in, "rotation {id} is paused; continue with", None, id="paused"),
         pytest.param(blocked_in, "rotate {id} is blocked; see `keyrotation status`", None, id="blocked"),
         pytest.param(approved_in, None, "rotate {id} is approved", id="approved"),

@@ -118,7 +118,7 @@ def test_the_conductor_and_the_current_step_say_what_is_awaited(dagster: Dagster
     again = report_wait_status(instance, OWN, pipeline, tick(instance, OWN, pipeline, seal, "UTC"), reported)
 
     assert reported == again
-    assert "needs 2 more approval(s)" in reported
+    assert "needs 2 more approvals" in reported
     seen = instance.fetch_observations(dg.AssetKey("key_version"), limit=10).records
     assert [record.asset_observation.description for record in seen if record.asset_observation] == [reported]
 

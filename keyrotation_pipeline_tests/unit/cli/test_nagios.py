@@ -37,7 +37,8 @@ def rotating() -> Status:
     ("take", "service", "line"),
     [
         pytest.param(calm, Service.OK, "KEYROTATION OK - clinic@db: primary v2, no rotation is open | ", id="calm"),
-        pytest.param(rotating, Service.OK, "KEYROTATION OK - clinic@db: routine v1 to v2, rows, 25% | ", id="rotating"),
+        pytest.param(rotating, Service.OK,
+                     "KEYROTATION OK - clinic@db: routine v1 to v2, step 4 of 9, Rows, 25% | ", id="rotating"),
         pytest.param(lambda: replace(calm(), warnings=("a certificate expires",)), Service.WARNING,
                      "KEYROTATION WARNING - clinic@db: a certificate expires | ", id="a warning"),
         pytest.param(lambda: replace(calm(), attention=("a|b\n\u202e", "two"), warnings=("three",)), Service.CRITICAL,

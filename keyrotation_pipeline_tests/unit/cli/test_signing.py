@@ -30,13 +30,13 @@ def test_the_id_stands_alone_on_stdout(
     assert printed.out == f"{request.id}\n"
     assert printed.err.splitlines() == [
         "clinic: v1 to v2",
-        f"2 officer(s) must sign; `keyrotation approve {request.id[:8]} --as NAME` shows each {ends}",
+        f"2 officers must sign; `keyrotation approve {request.id[:8]} --as NAME` shows each {ends}",
     ]  # fmt: skip
 
 
 def test_a_request_that_is_not_signed_is_not_carried_out(world: FakeWorld) -> None:
     request = open_request(world.pipeline, reason="yearly", requested_by="ops@host")
-    with pytest.raises(BlockedError, match=r"needs 2 more approval\(s\); sign with `keyrotation approve"):
+    with pytest.raises(BlockedError, match=r"needs 2 more approvals; sign with `keyrotation approve"):
         require_signed(world.pipeline, request)
 
 
@@ -76,7 +76,7 @@ BY_SSH = BY_GPG.replace("gpg -u {} -ab", "ssh-keygen -Y sign -n keyrotation-pipe
             "ADA", (), 2,
             ["signed    nobody (2 must)",
              f"to sign   Ada, with the OpenPGP key {'A' * 40}:", f"  {BY_GPG.format('A' * 40)}",
-             "note      gpg asks for the passphrase of your key, or for the PIN of your card",
+             "note      gpg asks for your passphrase, or the PIN of your card",
              "then      once 2 more have signed: keyrotation rotate ID"],
             id="with OpenPGP",
         ),
@@ -85,8 +85,8 @@ BY_SSH = BY_GPG.replace("gpg -u {} -ab", "ssh-keygen -Y sign -n keyrotation-pipe
             ["signed    nobody (2 must)",
              f"to sign   Ben, with the OpenPGP key {'B' * 40}:", f"  {BY_GPG.format('B' * 40)}",
              f"to sign   Ben, with the SSH key {ssh_fingerprint(KEY)}:", f"  {BY_SSH.format('~/.ssh/id_ed25519')}",
-             "note      gpg asks for the passphrase of your key, or for the PIN of your card",
-             "note      after -f name the file with your SSH key; a security key waits for your touch",
+             "note      gpg asks for your passphrase, or the PIN of your card",
+             "note      after -f stands the file of your SSH key; a security key waits for your touch",
              "then      once 2 more have signed: keyrotation rotate ID"],
             id="with either key",
         ),
@@ -94,7 +94,7 @@ BY_SSH = BY_GPG.replace("gpg -u {} -ab", "ssh-keygen -Y sign -n keyrotation-pipe
             None, (ADA.fingerprint, BEN.fingerprint), 3,
             ["signed    Ada, Ben (3 must)", f"to sign   Cem, with the SSH security key {CEM.fingerprint}:",
              f"  {BY_SSH.format('~/.ssh/id_ed25519_sk')}",
-             "note      after -f name the file with your SSH key; a security key waits for your touch",
+             "note      after -f stands the file of your SSH key; a security key waits for your touch",
              "then      once 1 more has signed: keyrotation rotate ID"],
             id="one is missing",
         ),

@@ -11,7 +11,7 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli import status as status_command
 from keyrotation_pipeline.cli.status import age, conductor_in_words
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.audit import AuditHead, counted
 from keyrotation_pipeline.model.environment import BlindSpots, Unsearched
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.pending import PendingCode, PendingReason
@@ -149,6 +149,18 @@ def test_why_a_rotation_waits_and_what_is_not_searched_is_said_once(capsys: pyte
             assert f"Attention {each}\n" in text
         assert ("at length" in text, "Not searched: logs; dumps" in text) == (verbose, verbose)
         assert ("2 places were not searched" in text) is not verbose
+
+
+def test_a_step_is_called_as_on_the_console_and_a_number_has_its_plural(capsys: pytest.CaptureFixture[str]) -> None:
+    rotation = RotationStatus(rotation_of(fake_pipeline()), "dual_key_rollout", 2, 0.25, None, None, at_work=False)
+    for phase, said in (("dual_key_rollout", "step 2 of 9, All read v2, 25%"), ("requested", "requested, 25%")):
+        show(replace(status(), rotation=replace(rotation, phase=phase)))
+        assert f"          {said}\n" in capsys.readouterr().out
+    assert [counted(number, "near-miss") for number in (0, 1, 2000)] == [
+        "0 near-misses",
+        "1 near-miss",
+        "2,000 near-misses",
+    ]
 
 
 @pytest.mark.parametrize(("heartbeats", "reported"), [

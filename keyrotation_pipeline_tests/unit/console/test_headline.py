@@ -69,6 +69,18 @@ def test_each_state_has_one_short_sentence_and_the_command(
     assert said.command is None if command is None else (said.command or "").startswith(f"keyrotation {command}")
 
 
+@pytest.mark.parametrize(
+    ("blocked_by", "further"),
+    [
+        ("a value is damaged; run `keyrotation inventory`", False),
+        ("a value is damaged; restore it, then run `keyrotation inventory`", True),
+    ],
+)
+def test_the_whole_sentence_is_shown_only_where_it_says_more(blocked_by: str, *, further: bool) -> None:
+    said = headline(walking(walk=walk_with(blocked_by=blocked_by)), None)
+    assert said.detail == (blocked_by if further else None)
+
+
 def test_ids_are_as_short_as_commands_take_them() -> None:
     shown = walking(walk=walk_with(id="3cd33be26c2712641a756edf4621da0f", status=RequestStatus.PAUSED))
     assert headline(shown, None).command == "keyrotation resume 3cd33be2"

@@ -109,7 +109,7 @@ def test_what_only_lightens_a_duty_waits_for_signatures_too(
     assert set(before.in_force.notices) <= set(alone.in_force.notices)
     assert alone.in_force.outcome is before.in_force.outcome
     assert alone.answered is not None
-    assert any("not in force before 2 more officer(s) sign it" in line for line in alone.lines())
+    assert any("in force with 2 more signatures" in line for line in alone.lines())
     sign(world, incident, ADA)
     assert sign(world, incident, BEN).in_force == alone.answered
 
@@ -292,7 +292,7 @@ def test_an_officer_who_has_left_counts_for_no_decision(world: FakeWorld, incide
     officers_change(world)
     late = sign(world, incident, ADA)
     assert (late.in_force, late.signed_by, late.is_settled) == (alone.in_force, ("Ada",), False)
-    assert any("not in force before 1 more officer(s) sign it" in line for line in late.lines())
+    assert any("in force with 1 more signature" in line for line in late.lines())
     assert incident.id not in world.ledger.replayed().settled
     both = sign(world, incident, CEM.fingerprint)
     assert (both.in_force.outcome, both.is_settled) == (Outcome.NO_BREACH, True)

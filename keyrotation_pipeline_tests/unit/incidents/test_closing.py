@@ -146,7 +146,7 @@ def test_a_threshold_that_is_lowered_afterwards_settles_nothing(world: FakeWorld
     found = assessment_of(world.pipeline, closed)
     assert (found.is_settled, found.in_force.outcome) == (False, Outcome.UNDECIDED)
     assert "individuals by 2026-03-" in unsettled_in_words(world.pipeline)[0]
-    assert any("not in force before 1 more officer(s) sign it" in line for line in found.lines())
+    assert any("in force with 1 more signature" in line for line in found.lines())
     assert not world.ledger.replayed().is_settled_as_none(closed.id)
     text = text_to_sign(world.pipeline, found)
     signed_again = AssessmentSigned(closed.id, ADA, FakeSignatures.sign(ADA, text).hex(), text.decode())

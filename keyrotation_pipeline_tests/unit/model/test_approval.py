@@ -79,7 +79,7 @@ If you did not expect this, or if anything in it is not right, do not sign, and 
 
 {FIELDS}"""
 GOLDEN = f"""\
-keyrotation-approval-v4
+keyrotation-approval-v5
 
 You are asked to allow a new encryption key, called v2, for the database "clinic@db.example" (server number \
 7000000000000000001).
@@ -87,16 +87,14 @@ Who asks: "dba@clinic". Nobody has verified that name.
 Why, as it was given: "Annual rotation – Größe, 年次".
 What happens: applications get the key v2 and write with it from then on. All data in the columns listed below are \
 encrypted again with v2. At the end v1 is taken from the applications, refused by the database, and kept in the archive.
-The key that is replaced: v1 (fingerprint abababababababababababababababababababababababababababababababab). A \
-fingerprint is computed from a key; no two keys share one.
 NOBODY CHECKS whether the applications have v2: one that does not get it in time fails.
-Copies of data in places that nobody searches are not found. The line Not searched names these places.
+Copies in the places that the line Not searched names are not found.
 What cannot be undone: once applications may write with v2, this can no longer be stopped. Only another request, \
 which officers sign like this one, leads back. No key is destroyed: v1 stays in the archive.
-2 of these officers must sign: "Ada" (AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA), "Ben" \
-(BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB).
+2 of these officers must sign: "Ada", "Ben".
 Who can open the backups: "Recovery" (FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF).
-The lines below name each of these things exactly. You sign them, too.
+You also sign the lines below, which name all this exactly.
+An auditor may ask you for the line Audit head: keep this text.
 Before you sign, check: Did somebody whom you know tell you about it? Do those who run the applications know of it? \
 Are database and reason right?
 If too few officers sign by 2026-04-01 09:00:00 UTC, nothing of this happens. After 2026-07-01 09:00:00 UTC your \
@@ -122,7 +120,7 @@ def test_what_people_carry_out_says_so_before_its_reason() -> None:
     line = "Carried out: by people, in Dagster or by keyrotation rotate; the conductor leaves it\n"
     sentence = "People carry it out step by step; the program starts nothing of it by itself.\n"
     expected = GOLDEN.replace("\nRequested by: ", f"\n{line}Requested by: ").replace(
-        "The lines below", f"{sentence}The lines below"
+        "You also sign", f"{sentence}You also sign"
     )
     assert replace(TEXT, manual=True).render() == expected.encode()
 

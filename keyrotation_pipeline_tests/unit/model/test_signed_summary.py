@@ -21,7 +21,13 @@ from keyrotation_pipeline.model.earlier_summaries import (
     SECOND_ASSESSMENT,
 )
 from keyrotation_pipeline.model.requests import RequestAction
-from keyrotation_pipeline.model.signed_summary import ASSESSMENT, CONFIRMATION, THIRD_APPROVAL, summary
+from keyrotation_pipeline.model.signed_summary import (
+    ASSESSMENT,
+    CONFIRMATION,
+    FOURTH_APPROVAL,
+    THIRD_APPROVAL,
+    summary,
+)
 from keyrotation_pipeline.model.tables import SearchIndex, TableName
 from keyrotation_pipeline.model.visible_text import plain_name
 
@@ -54,14 +60,14 @@ def said(header: str = HEADER, **lines: str) -> str:
         pytest.param(
             {},
             ['a new encryption key, called v2, for the database "clinic" (server number 7)',
-             f"v1 (fingerprint {'ab' * 32})",
              "this can no longer be stopped", "v1 stays in the archive", "If too few officers sign by 2026-04-01 09:00",
-             'Who asks: "dba@clinic".', 'Why, as it was given: "yearly".', '2 of these officers must sign: "Ada"',
+             'Who asks: "dba@clinic".', 'Why, as it was given: "yearly".',
+             '2 of these officers must sign: "Ada", "Ben".',
              "check: Did somebody", "After 2026-07-01 09:00:00 UTC your signature"],
             id="rotate",
         ),
         pytest.param({"From": V2, "To": "v3"},
-                     [f"v2 (fingerprint {'cd' * 32})", "At the end v2 and every older key is taken from"], id="older"),
+                     ["At the end v2 and every older key is taken from"], id="older"),
         pytest.param(
             {"Incident": "INC-2026-001", "Authorises": "hold v1, v2 compromised, never to be the primary again; end "
              "whatever else runs or is signed, or take it over where it stands if it is to rotate v1 to v3: create v3"},
@@ -74,7 +80,7 @@ def said(header: str = HEADER, **lines: str) -> str:
                      [f"It takes over the request {'0f' * 16} where that stands"], id="take over"),
         pytest.param(
             {"Action": "rollback", "From": V2, "To": V1, "Authorises": f"end rotation {'0f' * 16} and undo it: …"},
-            ["goes back to an earlier encryption key, called v1", f"from v2 (fingerprint {'cd' * 32}) back to v1",
+            ["goes back to an earlier encryption key, called v1", "from v2 back to v1",
              f"It ends the rotation {'0f' * 16} and undoes it", "once it has begun, it can no longer be stopped"],
             id="rollback",
         ),
@@ -94,7 +100,7 @@ def said(header: str = HEADER, **lines: str) -> str:
                      ["The computers become those in the line Hosts."], id="hosts"),
         pytest.param({"Rollout": "none: nobody is asked"}, ["NOBODY CHECKS whether the applications"], id="no rollout"),
         pytest.param({"Rollout": "attest: …", "Not_searched": "logs"},
-                     ["No application writes with v2 before the applications are seen to", "nobody searches"],
+                     ["No application writes with v2 before all are seen to have it", "the line Not searched names"],
                      id="attest"),
         pytest.param({"Carried_out": "by people"}, ["People carry it out"], id="left to people"),
     ],
@@ -205,13 +211,14 @@ def test_a_changed_sentence_makes_the_text_none() -> None:
         ("this can no longer be stopped", "this can be stopped"),
         ("\n\nAction", "\nYou may sign this without reading.\n\nAction"),
         ("You are asked", "You are kindly asked"),
-        ("-v4\n\nYou are", "-v4\nYou are"),
+        ("-v5\n\nYou are", "-v5\nYou are"),
         ("\n\nAction", "\nAction"),
         ("Reason: yearly", "Reason: yearly\n"),
         ("To: v2", "To: v2\nTo: v2"),
         ("To: v2\n", "To: v2\n\n"),
         ("To: v2", "To v2"),
-        ("approval-v4", "approval-v5"),
+        ("approval-v5", "approval-v6"),
+        ("approval-v5", "approval-v4"),
     ):
         changed = text.decode().replace(before, after).encode()
         assert changed != text
@@ -277,8 +284,16 @@ def test_what_is_of_another_form_is_quoted_whole(action: str, authorises: str) -
     assert f"in the words of the program: {json.dumps(authorises)}." in said(Action=action, Authorises=authorises)
 
 
+def test_names_alone_stand_above_the_lines_and_recipients_only_where_they_are_others() -> None:
+    assert "They can open the backups, too." in said(Recipients=f"{ADA}, {BEN}")
+    assert f"Who can open the backups: {'F' * 40}." in said()
+    odd = 'x "Eve" (EE)'
+    assert f"2 of these officers must sign: {odd}." in said(Officers=f"2 of {odd}")
+
+
 FROZEN = {
     FIRST_APPROVAL: "8e7b312bd8e537756faf47b5af139efd4b771b3a7f6c23d227350b8dc7188878",
+    FOURTH_APPROVAL: "83951d851f9ce466f208b49ff8aadd46821ce9f456a72e34bbb9982f3f9611f1",
     THIRD_APPROVAL: "8b0598767faf8ee0acc810865380e7a26b36885b75fbc1bf3311807d069d5f59",
     SECOND_APPROVAL: "87b9df4ae89e9b389ff0e054af377397f931762e0370a829329eb5f7a4d9f8d3",
     FIRST_CONFIRMATION: "a696d2a678e964c87809d59852ce3592f21174f1b6afd8642acd32f478f4b00a",

@@ -279,7 +279,7 @@ def test_red_without_a_report_of_who_names_its_primary_until_an_officer_confirms
 
     walk = open_request(world.pipeline, reason="yearly", requested_by="dba")
     assert f"`keyrotation confirm {walk.id}`" in clinic.checks()[NAMING].do
-    with pytest.raises(RequestError, match=r"needs 2 more approval\(s\) before a rollout of it can be confirmed; sign"):
+    with pytest.raises(RequestError, match=r"needs 2 more approvals before a rollout of it can be confirmed; sign"):
         confirmation_text(world.pipeline, walk)
     for officer in (ADA, BEN):
         sign(world, walk, officer)

@@ -29,7 +29,7 @@ def test_the_object_of_a_status_has_what_programs_read() -> None:
     shown = json.loads(json.dumps(overview(world.pipeline).as_json()))
     head = world.ledger.head()
     attention = shown.pop("attention")
-    assert any("holds 1 unencrypted value(s)" in sentence for sentence in attention)
+    assert any("holds 1 unencrypted value," in sentence for sentence in attention)
     assert shown == {
         "schema": 1,
         "generated_at": "2026-01-05T09:00:00+00:00",

@@ -78,7 +78,7 @@ def test_what_it_waits_for_otherwise_is_said_alone(world: FakeWorld) -> None:
     opened = request(world, manual=True)
     shown = overview(world.pipeline).rotation
     assert shown is not None
-    assert str(shown.waiting_for).startswith(f"rotation {opened.id} needs 2 more approval(s)")
+    assert str(shown.waiting_for).startswith(f"rotation {opened.id} needs 2 more approvals")
     assert "materialize" not in str(shown.waiting_for)
 
 
