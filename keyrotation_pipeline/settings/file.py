@@ -55,6 +55,11 @@ def known_time_zone(name: str) -> str:
     return name
 
 
+def by_name(members: tuple[MemberSettings, ...]) -> tuple[MemberSettings, ...]:
+    """Sorts them, so that their order in the file changes no signed text."""
+    return tuple(sorted(members, key=lambda each: each.name))
+
+
 class File(Section):
     """The whole file.
 
@@ -64,7 +69,7 @@ class File(Section):
     """
 
     database: DatabaseSettings = DatabaseSettings()
-    databases: tuple[MemberSettings, ...] = ()
+    databases: Annotated[tuple[MemberSettings, ...], AfterValidator(by_name)] = ()
     keys: KeysSettings = KeysSettings()
     format: FormatSettings = FormatSettings()
     tables: tuple[TableSettings, ...] = ()
@@ -368,7 +373,7 @@ class File(Section):
         """The databases that have a table, as `TableName` names them."""
         if table.databases is None:
             return ("",)
-        return tuple(each.name for each in self.databases) if table.databases == "*" else table.databases
+        return tuple(each.name for each in self.databases) if table.databases == "*" else tuple(sorted(table.databases))
 
     @property
     def encrypted_tables(self) -> tuple[EncryptedTable, ...]:

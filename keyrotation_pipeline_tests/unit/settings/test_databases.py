@@ -16,6 +16,16 @@ def loaded(folder: Path, text: str) -> settings.Settings:
     return settings.load(folder / "keyrotation.toml")
 
 
+def test_members_are_in_the_order_of_their_names(tmp_path: Path) -> None:
+    south_first = "[[databases]]" + "[[databases]]".join(reversed(MEMBERS.split("[[databases]]")[1:]))
+    both = f'{CLIENTS}databases = "*"', f'{CLIENTS}databases = ["south", "north"]'
+    found = [loaded(tmp_path, f"{members}{tables}") for members in (MEMBERS, south_first) for tables in both]
+    assert {tuple(str(each.name) for each in one.encrypted_tables) for one in found} == {
+        ("north:clients", "south:clients")
+    }
+    assert {tuple(each.name for each in one.databases) for one in found} == {("north", "south")}
+
+
 @pytest.mark.parametrize(
     ("text", "tables"),
     [
