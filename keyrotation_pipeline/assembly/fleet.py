@@ -7,7 +7,7 @@ from functools import partial
 
 from keyrotation_pipeline.adapters.fleet.environment import FleetEnvironment
 from keyrotation_pipeline.adapters.fleet.inventory import FleetInventory
-from keyrotation_pipeline.adapters.fleet.members import Members
+from keyrotation_pipeline.adapters.fleet.members import Members, in_member
 from keyrotation_pipeline.adapters.fleet.retirement import FleetEvidence, FleetFencing
 from keyrotation_pipeline.adapters.fleet.rewriting import FleetRewriting
 from keyrotation_pipeline.adapters.own_schema import with_schema
@@ -24,7 +24,7 @@ from keyrotation_pipeline.adapters.postgres.retirement.postgres_retirement impor
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.audit.event_signatures import VouchedEvents
-from keyrotation_pipeline.errors import ApprovalError, KeyRotationError, PreflightError
+from keyrotation_pipeline.errors import ApprovalError, DatabaseUnavailableError, KeyRotationError, PreflightError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.approval import member_line, members_among
 from keyrotation_pipeline.model.tables import EncryptedTable
@@ -92,18 +92,24 @@ class SignedPlaces:
     ledger: Ledger
 
     def lines(self, *, asked: bool) -> Iterator[str]:
-        """The members among the hosts: where each is, or as signed, where it is not asked.
+        """The members among the hosts: where each is, or as signed, where it is not asked or does not answer.
 
         Raises:
-            KeyRotationError: one does not answer that is new, or is asked.
+            KeyRotationError: one does not answer that is new.
         """
         signed = (self._signed() or {}) if self.settings.databases else {}
         for each in self.settings.databases:
             if not asked and each.name in signed:
                 yield member_line(each.name, signed[each.name])
                 continue
-            with _named(each.name), closing(connect(url := self.url(each.name))) as connection:
-                yield member_line(each.name, self.place(each.name, url, connection))
+            try:
+                with _named(each.name), closing(connect(url := self.url(each.name))) as connection:
+                    place = self.place(each.name, url, connection)
+            except DatabaseUnavailableError:
+                if (known := signed.get(each.name)) is None:
+                    raise
+                place = known
+            yield member_line(each.name, place)
 
     def url(self, name: str) -> str:
         """The connection string of a member, with the schema of the home."""
@@ -200,5 +206,5 @@ def _named(name: str) -> Iterator[None]:
     try:
         yield
     except KeyRotationError as error:
-        error.args = (f"database {name}: {error}",)
+        error.args = (in_member(name, str(error)),)
         raise

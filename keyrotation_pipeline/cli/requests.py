@@ -1,6 +1,7 @@
 """Opens, signs, confirms, lists, paces, pauses, resumes, cancels and rolls back requests: a command each."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
@@ -34,7 +35,7 @@ from keyrotation_pipeline.cli.signing import (
     guide_to_approve,
     propose,
 )
-from keyrotation_pipeline.model.requests import PendingRequest, Request, Walk
+from keyrotation_pipeline.model.requests import PendingRequest, Request, RequestAction, Walk
 from keyrotation_pipeline.model.signed_lines import quoted
 from keyrotation_pipeline.monitoring.announcement import announcement_of
 from keyrotation_pipeline.monitoring.status import past_requests, pending_requests
@@ -120,12 +121,17 @@ def approve(
     keyrotation approve ID --text | gpg -ab | keyrotation approve ID --signature -
     """
     content = given_signature(text=text, signature=signature, or_neither=True, officer=officer)
-    # Where a member is now, and not where it was signed to be before.
-    with open_pipeline(settings.load(config), actor=actor(), asks_members=not text) as pipeline:
+    declared = settings.load(config)
+    with ExitStack() as opened:
+        pipeline = opened.enter_context(open_pipeline(declared, actor=actor()))
         request = pipeline.ledger.request(request_id)
         if text:
             output.to_sign(pipeline.ledger.approval_text(request.id))
             return
+        if declared.databases and request.action is RequestAction.POLICY:
+            # Of its members, where they are now, and not where they were signed to be before.
+            opened.close()
+            pipeline = opened.enter_context(open_pipeline(declared, actor=actor(), asks_members=True))
         if signature is None:
             guide_to_approve(pipeline, request, officer, as_json=as_json)
             return

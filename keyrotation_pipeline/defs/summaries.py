@@ -144,7 +144,7 @@ def _early(facts: Facts, new: str) -> str:
     """Whether anything was seen to write under a key that is not the primary yet."""
     if unsearched := facts.get("not_looked_through"):
         some = ", ".join(unsearched[:3]) + (f" and {len(unsearched) - 3} more" if len(unsearched) > 3 else "")  # noqa: PLR2004
-        return f"No value under {new} was seen in a few seconds, which were too few for {plain(some)}."
+        return f"No value under {new} was seen; the search did not reach the end of {plain(some)}."
     return f"Nothing writes {new} yet."
 
 

@@ -205,6 +205,9 @@ class Speed:
 
 NOT_SEARCHED, NOT_SEEN, DECLARED_GONE = "Not searched", "Not seen", "Replicas declared gone"
 LINES = (NOT_SEARCHED, NOT_SEEN, DECLARED_GONE)
+# Begins the lines of a fleet's members, before the name of each.
+IN_MEMBER = f"{NOT_SEARCHED} in "
+SILENT = "everything, since it did not answer or could not be used"
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,18 +218,24 @@ class Unsearched:
         what: in words.
         names: its instances in this database now; none: it is in every database, or not visible from here.
         fleeting: the names are transient, so officers sign the kind without them.
+        member: of a fleet, the one that it is in; "": the home's own database, or any.
     """
 
     what: str
     names: tuple[str, ...] = ()
     fleeting: bool = False
+    member: str = ""
 
     def __str__(self) -> str:
+        return f"in {self.member}: {self._named}" if self.member else self._named
+
+    @property
+    def _named(self) -> str:
         return f"{self.what} ({', '.join(map(plain_name, self.names))})" if self.names else self.what
 
     def signed(self) -> str:
         """The kind in the signed text."""
-        return self.what if self.fleeting else str(self)
+        return self.what if self.fleeting else self._named
 
 
 # In every database.
@@ -261,10 +270,25 @@ class BlindSpots:
     unseen: tuple[str, ...] = NEVER_SEEN
     gone: tuple[str, ...] = ()
 
-    def lines(self) -> tuple[tuple[str, str], ...]:
-        """Names and values of the lines that officers sign."""
+    def lines(self, signed: Mapping[str, str] | None = None) -> tuple[tuple[str, str], ...]:
+        """Names and values of the lines that officers sign.
+
+        Args:
+            signed: the fields of the text that is rebuilt. What it says of a member that did not answer then, or does
+                not answer now, stays: signatures must not become void because a member goes down or comes back.
+        """
+        by_member = dict[str, list[str]]()
+        for each in self.unsearched:
+            by_member.setdefault(each.member, []).append(each.signed())
+        lines = {f"{IN_MEMBER}{name}": "; ".join(found) for name, found in sorted(by_member.items()) if name}
+        if signed is not None:
+            before = {name: value for name, value in signed.items() if name.startswith(IN_MEMBER)}
+            kept = {name for name in {*lines, *before} if SILENT in {lines.get(name), before.get(name)}}
+            now = {name: value for name, value in lines.items() if name not in kept}
+            lines = dict(sorted({**now, **{name: before[name] for name in kept & before.keys()}}.items()))
         return (
-            (NOT_SEARCHED, "; ".join(each.signed() for each in self.unsearched)),
+            (NOT_SEARCHED, "; ".join(by_member.get("", ()))),
+            *lines.items(),
             (NOT_SEEN, "; ".join(self.unseen)),
             (DECLARED_GONE, ", ".join(map(plain_name, sorted(self.gone))) or "none"),
         )
@@ -272,7 +296,7 @@ class BlindSpots:
 
 def lines_as_signed(fields: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """The same lines, from the fields of a signed text."""
-    return tuple((name, fields[name]) for name in LINES if name in fields)
+    return tuple((name, value) for name, value in fields.items() if name in LINES or name.startswith(IN_MEMBER))
 
 
 def gone_as_signed(fields: Mapping[str, str], gone: tuple[str, ...]) -> tuple[str, ...]:

@@ -155,10 +155,15 @@ class PlaceProbe:
 
 @dataclass(frozen=True, slots=True)
 class KeyTrial:
-    """The trial of a key ring on a sample of every declared column."""
+    """The trial of a key ring on a sample of every declared column.
+
+    Args:
+        untried: names of tables of a fleet's members that did not answer.
+    """
 
     versions: tuple[KeyVersion, ...]
     columns: tuple[ColumnTrial, ...]
+    untried: tuple[str, ...] = ()
 
     @property
     def tried(self) -> int:

@@ -25,6 +25,8 @@ ROW = re.compile(
 
 # Begins the lines of a fleet's members, before the name of each.
 PLACE = "Place "
+# At the end of such a line, instead of a number of values.
+NOT_COUNTED = "not counted: it did not answer or could not be used"
 PLAINTEXT_STAYS = "Plaintext stays"
 STAYS = (
     "outside the live rows, until when is not known: in planner statistics until ANALYZE, in files until VACUUM FULL, "

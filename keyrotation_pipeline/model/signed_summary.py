@@ -19,6 +19,7 @@ from keyrotation_pipeline.model.signed_lines import (
     ENDED,
     HELD,
     INDEX,
+    NOT_COUNTED,
     PLACE,
     ROW,
     Fields,
@@ -170,11 +171,7 @@ def _rollback(fields: Fields, *, repeats: bool = False) -> Iterator[str]:
 
 def _limits(fields: Fields, *, repeats: bool) -> Iterator[str]:
     """What the procedure knows of applications, and where it does not look."""
-    if members := [name.removeprefix(PLACE) for name in fields if name.startswith(PLACE)]:
-        yield (
-            f"The same happens in further databases, each exactly the one that its line Place names: "
-            f"{', '.join(members)}. The old key goes only when it is proven in all of them."
-        )
+    yield from _of_members(fields)
     key = version_of(fields.get("To", ""))
     if is_held_by_server(fields):
         yield (
@@ -216,6 +213,20 @@ def _limits(fields: Fields, *, repeats: bool) -> Iterator[str]:
             "Copies of data in places that nobody searches are not found. The line Not searched names these places."
             if repeats
             else "Copies in the places that the line Not searched names are not found."
+        )
+
+
+def _of_members(fields: Fields) -> Iterator[str]:
+    members = [name.removeprefix(PLACE) for name in fields if name.startswith(PLACE)]
+    if members:
+        yield (
+            f"The same happens in further databases, each exactly the one that its line Place names: "
+            f"{', '.join(members)}. The old key goes only when it is proven in all of them."
+        )
+    if silent := [each for each in members if fields[f"{PLACE}{each}"].endswith(f"; {NOT_COUNTED}")]:
+        yield (
+            f"NOBODY HAS COUNTED what is in {', '.join(silent)}, which did not answer when this was requested. The "
+            "same happens there as soon as it answers, and until then the old key stays."
         )
 
 

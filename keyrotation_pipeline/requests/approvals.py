@@ -32,7 +32,7 @@ from keyrotation_pipeline.model.incidents import IncidentStatus
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.pending import PendingCode, PendingReason
 from keyrotation_pipeline.model.requests import Request, Walk
-from keyrotation_pipeline.model.signed_lines import ENCRYPTED, LEFT
+from keyrotation_pipeline.model.signed_lines import ENCRYPTED, LEFT, NOT_COUNTED
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableCount
 from keyrotation_pipeline.model.visible_text import plain_name
 from keyrotation_pipeline.ports.ledger import Ledger
@@ -48,7 +48,7 @@ def approval_text(pipeline: Pipeline, request: Request, counts: Sequence[TableCo
     """The canonical text of a request, made of the present facts.
 
     Args:
-        counts: taken just now; without any, the last ones count.
+        counts: taken just now, of every database that answered; without any, the last ones count.
     """
     return _text(pipeline, request, pipeline.keys.read(), authority(pipeline, request), counts=counts).render()
 
@@ -243,7 +243,8 @@ def _values_in(pipeline: Pipeline, request: Request, counts: Sequence[TableCount
     found = Counter[str]()
     for count in counts or pipeline.ledger.counts(pipeline.tables):
         found[count.table.name.database] += sum(count.values_by_version.values()) + count.unencrypted
-    return {name: f"{number:,} values when last counted" for name, number in found.items() if name}
+    said = {name: f"{number:,} values when last counted" for name, number in found.items() if name}
+    return said if not counts else dict.fromkeys(pipeline.members, NOT_COUNTED) | said
 
 
 def _value_format(tables: Sequence[EncryptedTable], request: Request, header: str) -> str | None:
@@ -345,9 +346,11 @@ def _not_checked(pipeline: Pipeline, request: Request) -> tuple[tuple[str, str],
     An application that gets another column, or a failover that makes a standby the primary, must not strand a walk;
     the retirement records what is not checked then.
     """
-    if request.started_at is None:
-        return pipeline.environment.blind_spots().lines()
-    return lines_as_signed(signed_fields(pipeline.ledger.approval_text(request.id)))
+    text = pipeline.ledger.replayed().texts.get(request.id)
+    signed = None if text is None else signed_fields(text)
+    if request.started_at is None or signed is None:
+        return pipeline.environment.blind_spots().lines(signed)
+    return lines_as_signed(signed)
 
 
 def _unchanged_text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Roster) -> bytes:

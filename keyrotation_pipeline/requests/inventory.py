@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from keyrotation_pipeline.errors import PreflightError
+from keyrotation_pipeline.errors import MemberUnavailableError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.data_events import UndeclaredColumnsSearched
 from keyrotation_pipeline.model.environment import BlindSpots, Problem
@@ -51,6 +52,20 @@ def take_inventory(pipeline: Pipeline) -> Inventory:
     blind_spots = pipeline.environment.blind_spots()
     pipeline.ledger.append(UndeclaredColumnsSearched.of(began_at, findings, tuple(map(str, blind_spots.unsearched))))
     return Inventory(counts, findings, quarantine, blind_spots, look_again(pipeline))
+
+
+def count_answering(pipeline: Pipeline) -> tuple[TableCount, ...]:
+    """Counts every table, but for those of members of a fleet that do not answer or cannot be used.
+
+    Raises:
+        PreflightError, BlockedError: as `take_inventory`.
+    """
+    counts = list[TableCount]()
+    for database in dict.fromkeys(table.name.database for table in pipeline.tables):
+        with suppress(MemberUnavailableError):
+            counts += pipeline.inventory.count([each for each in pipeline.tables if each.name.database == database])
+    counted = {each.table: each for each in counts}
+    return tuple(counted[table] for table in pipeline.tables if table in counted)
 
 
 def count_if_small(pipeline: Pipeline) -> tuple[TableCount, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, RequestError
-from keyrotation_pipeline.model.approval import Roster
+from keyrotation_pipeline.model.approval import Roster, members_among
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.request_events import HostsPinned
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
@@ -71,6 +71,21 @@ def changed_host_names(pipeline: Pipeline) -> tuple[tuple[str, ...], tuple[str, 
         return (), ()
     gone = tuple(each for each in signed if each not in configured)
     return gone, tuple(each for each in configured if each not in signed)
+
+
+def require_signed_members(pipeline: Pipeline) -> None:
+    """Refuses to have officers sign the place of a new member of a fleet among other things.
+
+    Raises:
+        ApprovalError: the configuration names one that they have not signed on its own, nor `init` pinned.
+    """
+    signed = pipeline.ledger.replayed().hosts
+    for name, place in members_among(pipeline.hosts).items():
+        if signed is not None and name not in members_among(signed):
+            raise ApprovalError(
+                f"[[databases]] {name} is {place}, and no officers have signed that it is one; have it signed with "
+                "`keyrotation policy --reason TEXT`, then run `keyrotation init`"
+            )
 
 
 def require_signed_key_store(pipeline: Pipeline) -> None:

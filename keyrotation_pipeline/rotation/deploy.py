@@ -35,7 +35,7 @@ def roll_out_dual_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Map
     instances = bring_to_read(pipeline, rotation, report, Step.DUAL_KEY_ROLLOUT)
     _refuse_early_writers(rotation, instances)
     missed = _refuse_early_values(pipeline, rotation)
-    return _rolled_out("version", rotation, instances, missed)
+    return _rolled_out("version", rotation, instances, not_looked_through=missed)
 
 
 def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
@@ -48,7 +48,7 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
     """
     _require_registered(pipeline.ledger, rotation)
     stored = pipeline.keys.read()
-    missed: tuple[str, ...] = ()
+    missed, untried = tuple[str, ...](), tuple[str, ...]()
     if not (promoted := _promoted_before(pipeline, stored, rotation)):
         _require_promotable(pipeline, stored, rotation)
         readers = bring_to_read(pipeline, rotation, report, Step.PRIMARY_KEY_ROLLOUT)
@@ -56,7 +56,7 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
         missed = _refuse_early_values(pipeline, rotation)
         # The versions counted at the request; an emergency does not search tables to their end.
         wanted = {} if rotation.is_emergency else counted_in(pipeline.ledger.counts(pipeline.tables))
-        require_keys_open(pipeline, stored, wanted, emergency=rotation.is_emergency)
+        untried = require_keys_open(pipeline, stored, wanted, emergency=rotation.is_emergency).untried
     with pipeline.ledger.lock(PRIMARY_LOCK):
         if not promoted:
             _require_promotable(pipeline, stored, rotation)
@@ -68,7 +68,7 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
     # Row versions with a later transaction id were written since promotion. So this comes last.
     if rotation.promotion_xid is None:
         pipeline.ledger.set_promotion(rotation.id, pipeline.evidence.current_xid())
-    return _rolled_out("primary", rotation, instances, missed)
+    return _rolled_out("primary", rotation, instances, not_looked_through=missed, not_decrypted=untried)
 
 
 def bring_to_read(pipeline: Pipeline, rotation: Walk, report: Report, step: Step) -> tuple[Instance, ...]:
@@ -94,9 +94,10 @@ def _refuse_early_writers(rotation: Walk, instances: Sequence[Instance]) -> None
 def _refuse_early_values(pipeline: Pipeline, rotation: Walk) -> tuple[str, ...]:
     """Refuses values under the target that were written before its promotion, by reporting instances or others.
 
-    In an emergency the search takes only a few seconds, since the old key must be replaced at once. A value that it
-    misses is not lost: every instance reads the target before it becomes the primary. A server that holds the keys
-    encrypts with the target as soon as it makes it, and reads it for everybody: such values are expected.
+    In an emergency the search takes only a few seconds, since the old key must be replaced at once, and a member of a
+    fleet that does not answer is never searched. A value that is missed is not lost: every instance reads the target
+    before it becomes the primary. A server that holds the keys encrypts with the target as soon as it makes it, and
+    reads it for everybody: such values are expected.
 
     Returns:
         The tables that were not searched to their end.
@@ -118,9 +119,10 @@ def _refuse_early_values(pipeline: Pipeline, rotation: Walk) -> tuple[str, ...]:
     return tuple(missed)
 
 
-def _rolled_out(what: str, rotation: Walk, instances: Sequence[Instance], missed: Sequence[str]) -> Mapping[str, Any]:
-    facts = {what: str(rotation.target), **seen_facts(instances)}
-    return {**facts, "not_looked_through": list(missed)} if missed else facts
+def _rolled_out(what: str, rotation: Walk, instances: Sequence[Instance], **missed: Sequence[str]) -> Mapping[str, Any]:
+    """The facts of a rollout, and the tables that were not looked through, or of which no value was decrypted."""
+    left_out = {name: list(tables) for name, tables in missed.items() if tables}
+    return {what: str(rotation.target), **seen_facts(instances), **left_out}
 
 
 def _require_registered(ledger: Ledger, rotation: Walk) -> KeyRecord:

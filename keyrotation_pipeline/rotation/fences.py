@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from keyrotation_pipeline.audit.history import history
-from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.errors import KeyRotationError, MemberUnavailableError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.key_events import KeyRetired, KeyStateChanged
@@ -95,6 +95,10 @@ class Fences:
             )
 
 
+# In the facts of a rollback's promotion: tables of members that did not answer, and may still refuse its target.
+STILL_REFUSED = "still_refused"
+
+
 def fences(pipeline: Pipeline) -> Fences:
     """Looks at the fence of every declared table, and at what the audit says that it must refuse."""
     # Others name no version, and are refused as the values are: by the login.
@@ -107,6 +111,21 @@ def fences(pipeline: Pipeline) -> Fences:
     walk = pipeline.ledger.current()
     indexes = Fences(of_indexes, *_seen(pipeline.fencing, with_indexes), ()) if with_indexes else None
     return Fences(retired, by_table, unseen, undeclared, None if walk is None else walk.id, indexes)
+
+
+def lift(pipeline: Pipeline, tables: Iterable[EncryptedTable], version: KeyVersion) -> tuple[str, ...]:
+    """Has tables accept a version again; repeating it changes nothing.
+
+    Returns:
+        The names of those in a member of a fleet that does not answer.
+    """
+    missed = dict[str, None]()
+    for table in tables:
+        try:
+            pipeline.fencing.unfence(table, version)
+        except MemberUnavailableError:
+            missed[str(table.name)] = None
+    return tuple(missed)
 
 
 def _seen(

@@ -7,7 +7,7 @@ crossed.
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
-from keyrotation_pipeline.errors import RequestError, WrongKeyError
+from keyrotation_pipeline.errors import MemberUnavailableError, RequestError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.blind_index import takes_turns
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER, PLAINTEXT, KeyVersion
@@ -40,27 +40,47 @@ def counted_in(counts: Sequence[TableCount]) -> Wanted:
     return {str(each.table.name): each.by_column for each in counts}
 
 
-def try_keys(pipeline: Pipeline, ring: KeyRing, wanted: Wanted, within: timedelta | None = None) -> KeyTrial:
+def try_keys(
+    pipeline: Pipeline,
+    ring: KeyRing,
+    wanted: Wanted,
+    within: timedelta | None = None,
+    *,
+    answering: bool = False,
+) -> KeyTrial:
     """Decrypts a sample of every declared column, and at least one value of each version in `wanted`.
 
     Args:
         within: no further table is started after this time; None: all are tried.
+        answering: leave out the tables of members of a fleet that do not answer, and name them.
 
     Raises:
         PreflightError, BlockedError: a table cannot be read.
+        MemberUnavailableError: the member that one is in does not answer, or none does.
     """
-    columns: list[ColumnTrial] = []
+    columns, untried = list[ColumnTrial](), dict[str, MemberUnavailableError]()
     until = None if within is None else pipeline.clock.now() + within
     for table in pipeline.tables:
         if until is not None and pipeline.clock.now() > until:
             break
-        trial = pipeline.inventory.decrypt_sample(table, ring, SAMPLE_VALUES, wanted.get(str(table.name), {}))
-        columns += trial.columns
-    return KeyTrial(ring.versions, tuple(columns))
+        try:
+            trial = pipeline.inventory.decrypt_sample(table, ring, SAMPLE_VALUES, wanted.get(str(table.name), {}))
+        except MemberUnavailableError as error:
+            if not answering:
+                raise
+            untried[str(table.name)] = error
+        else:
+            columns += trial.columns
+    if within is None and untried and len(untried) == len(pipeline.tables):
+        raise next(iter(untried.values()))
+    return KeyTrial(ring.versions, tuple(columns), tuple(untried))
 
 
 def require_keys_open(pipeline: Pipeline, stored: StoredKeys, wanted: Wanted, *, emergency: bool = False) -> KeyTrial:
     """Refuses to continue with keys that do not decrypt the values stored under their versions.
+
+    Values of a member of a fleet that does not answer are not tried: what does not open there is quarantined when its
+    rows are due, and keeps the old key live. So is what an emergency does not try.
 
     Args:
         stored: the key store as read for the action that follows.
@@ -79,7 +99,7 @@ def require_keys_open(pipeline: Pipeline, stored: StoredKeys, wanted: Wanted, *,
     misfits += [] if emergency else undetermined_turns(pipeline.tables, ring)
     if misfits:
         raise WrongKeyError("; ".join(misfits[:MOST_NAMED]))
-    trial = try_keys(pipeline, ring, wanted, EMERGENCY_TRIES if emergency else None)
+    trial = try_keys(pipeline, ring, wanted, EMERGENCY_TRIES if emergency else None, answering=True)
     if emergency and not _opens_nothing(trial, stored.primary):
         return trial
     if message := refusal(pipeline.keys, stored, trial):
@@ -207,13 +227,17 @@ _DIVIDE = (
 )
 
 
-def usage_of_primary(pipeline: Pipeline) -> KeyUsage | None:
-    """The upper bound for the primary: all writes that the server counted, and the rotation to it."""
-    primary = pipeline.keys.read().primary
+def usage_of_primary(pipeline: Pipeline, among: Sequence[EncryptedTable] | None = None) -> KeyUsage | None:
+    """The upper bound for the primary: all writes that the server counted, and the rotation to it.
+
+    Args:
+        among: the tables; None: all.
+    """
+    primary, tables = pipeline.keys.read().primary, pipeline.tables if among is None else among
     if primary is None or primary == PLAINTEXT:
         return None
-    columns = {str(table.name): len(table.columns) for table in pipeline.tables}
-    written = pipeline.inventory.written_rows(pipeline.tables)
+    columns = {str(table.name): len(table.columns) for table in tables}
+    written = pipeline.inventory.written_rows(tables)
     rewritten = sum(
         walked.rows * columns.get(walked.table, 1)
         for rotation in pipeline.ledger.requests()
@@ -231,7 +255,7 @@ def require_room(pipeline: Pipeline, target: KeyVersion, counts: Sequence[TableC
     nothing replaces them: then the values that are there decide alone.
 
     Args:
-        counts: of all tables.
+        counts: of all tables; those of a member that did not answer are left out.
 
     Raises:
         RequestError: says by how much, and what leads out.
@@ -240,7 +264,7 @@ def require_room(pipeline: Pipeline, target: KeyVersion, counts: Sequence[TableC
     if not declared.encrypts_by_gcm:
         return
     values = sum(sum(count.values_by_version.values()) + count.plaintext for count in counts)
-    used = usage_of_primary(pipeline)
+    used = usage_of_primary(pipeline, [count.table for count in counts])
     writes = 0 if used is None else max(0, used.by_applications - used.by_rotations)
     expected = KeyUsage(target, writes, values)
     if not expected.half_used:

@@ -34,6 +34,7 @@ from keyrotation_pipeline.requests.takeover import (
 )
 from keyrotation_pipeline.rotation import deploy
 from keyrotation_pipeline.rotation import report as rotation_report
+from keyrotation_pipeline.rotation.fences import STILL_REFUSED, lift
 from keyrotation_pipeline.rotation.keys import backed_up, described_primary, record_of
 from keyrotation_pipeline.rotation.report import post_mortem
 from keyrotation_pipeline.rotation.rollout import seen_facts
@@ -105,8 +106,7 @@ def bring_back_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyMad
     stored = pipeline.keys.read()
     material = stored.registered(record)
     # As soon as an instance has the key, it writes search indexes under it: also where they are no longer declared.
-    for table in pipeline.tables:
-        pipeline.fencing.unfence(table.of_indexes, version)
+    lift(pipeline, [table.of_indexes for table in pipeline.tables], version)
     intent = KeyRestoreIntended(version, record.fingerprint)
     if version in stored.archived:
         pipeline.ledger.append(intent, rotation.id)
@@ -148,8 +148,9 @@ def return_primary(pipeline: Pipeline, rotation: Walk, report: Report) -> Mappin
             f"the key store names {stored.primary} as the primary, but the rollback {rotation.id} is from "
             f"{rotation.source} to {rotation.target}; request a fresh version with `keyrotation request`"
         )
-    for table in pipeline.tables:
-        pipeline.fencing.unfence(table, rotation.target)
+    # A member of a fleet that does not answer keeps the others from nothing: it accepts the version before its rows.
+    again = [table.of_indexes for table in pipeline.tables if table.name.database]
+    refusing = lift(pipeline, [*again, *pipeline.tables], rotation.target)
     if is_to_return := stored.primary != rotation.target:
         deploy.bring_to_read(pipeline, rotation, report, Step.PRIMARY_KEY_ROLLOUT)
     with pipeline.ledger.lock(PRIMARY_LOCK):
@@ -162,7 +163,8 @@ def return_primary(pipeline: Pipeline, rotation: Walk, report: Report) -> Mappin
     instances = deploy.bring_to_write(pipeline, rotation, report)
     if rotation.promotion_xid is None:
         pipeline.ledger.set_promotion(rotation.id, pipeline.evidence.current_xid())
-    return {"primary": str(rotation.target), **seen_facts(instances)}
+    left = {STILL_REFUSED: list(refusing)} if refusing else {}
+    return {"primary": str(rotation.target), **seen_facts(instances), **left}
 
 
 def report_rollback(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:

@@ -23,7 +23,8 @@ from keyrotation_pipeline.ports.pipeline import Action, Pipeline, StepFunction
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.approvals import approval_text, is_as_signed, stored_source
 from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_walk
-from keyrotation_pipeline.requests.inventory import require_preflight
+from keyrotation_pipeline.requests.inventory import count_answering, require_preflight
+from keyrotation_pipeline.requests.policy import require_signed_members
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.requests.takeover import (
@@ -101,6 +102,7 @@ def open_request(
     opening.require_texts(reason, requested_by, incident)
     require_consistent(pipeline, pipeline.keys.read())
     opening.require_none_waiting(pipeline.ledger, emergency=incident is not None)
+    require_signed_members(pipeline)
     known = _known_incident(pipeline, incident)
     former = _stuck(pipeline) if incident is None else pipeline.ledger.current()
     continued = former if former is not None and _leads_on(pipeline, former, known) else None
@@ -270,7 +272,7 @@ def _require_cancellable(pipeline: Pipeline, rotation: Walk) -> None:
         if not made and not table.format.names_versions:
             continue
         rows = pipeline.inventory.rows_seen(table, rotation.target, inf)
-        if rows is None:
+        if rows is None and made:
             raise RequestError(
                 f"table {table.name} cannot be searched for values under {rotation.target} now, so rotation "
                 f"{rotation.id} cannot be cancelled; run this again when its database answers"
@@ -331,8 +333,10 @@ def _target(pipeline: Pipeline) -> tuple[KeyVersion, tuple[TableCount, ...]]:
     """The new version, which every table can take, and the counts from which it was chosen."""
     # The pre-flight runs before the count, since it explains what the count would only fail on.
     require_preflight(pipeline, expected := next_version(pipeline, ()))
-    counts = pipeline.inventory.count(pipeline.tables)
-    target = next_version(pipeline, counts)
+    counts = count_answering(pipeline)
+    # Of a member that does not answer, what was counted last.
+    known = {each.table: each for each in (*pipeline.ledger.counts(pipeline.tables), *counts)}
+    target = next_version(pipeline, tuple(known.values()))
     if target != expected:
         require_preflight(pipeline, target)
     return target, counts

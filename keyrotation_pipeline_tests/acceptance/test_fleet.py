@@ -114,6 +114,15 @@ class Fleet:
             with open_pipeline(settings.load(self.folder.path / "keyrotation.toml"), actor="test") as pipeline:
                 yield pipeline
 
+    def signed(self, request: str) -> str:
+        """Signs by the command, as officers do; returns the text."""
+        text = self.typed("approve", request, "--text")
+        for officer in self.officers:
+            signature = self.folder.path / "signature.asc"
+            signature.write_bytes(officer.sign(text.encode()))
+            self.typed("approve", request, "--signature", str(signature))
+        return text
+
     def retired(self, request: str) -> str:
         """Tries to retire the key in this process, and returns why not."""
         with self.pipeline() as pipeline, pytest.raises(KeyRotationError) as refused:
@@ -277,7 +286,9 @@ def test_a_member_that_is_down_blocks_the_retirement_alone(fleet: Fleet, second:
     fleet.typed("rotate", request, "--through", "primary_key_rollout")
     identifier = fleet.system("south")
     second.stop()
-    assert "database south: cannot connect to south@localhost" in fleet.refused("rotate", request)
+    refused = fleet.refused("rotate", request)
+    assert "database south: cannot connect to south@localhost" in refused
+    assert "correct host and port in [[databases]] south url" in refused
     status = json.loads(fleet.typed("status", "--json"))
     assert status["rotation"]["phase"] == "rows"
     assert status["members"]["south"] == f"south, system identifier {identifier}"
@@ -293,6 +304,73 @@ def test_a_member_that_is_down_blocks_the_retirement_alone(fleet: Fleet, second:
     second.start()
     fleet.typed("rotate", request)
     assert (fleet.live(), fleet.read()) == ({"v2"}, fleet.expected)
+
+
+def done(fleet: Fleet, request: str, step: str) -> dict[str, Any]:
+    """What the record of a step says."""
+    finished = (each["facts"] for each in fleet.events("step_finished") if each["request"] == request)
+    (facts,) = (each["facts"] for each in finished if isinstance(each, dict) and each["step"] == step)
+    assert isinstance(facts, dict)
+    return facts
+
+
+@pytest.mark.extended
+def test_an_emergency_is_requested_signed_and_promoted_while_a_member_is_down(fleet: Fleet, second: Server) -> None:
+    identifier = fleet.system("south")
+    second.stop()
+    because = ("--type", "key_exposed", "--description", "in a log", "--discovered-at", "now")
+    request = fleet.typed("incident", "open", *because).split()[-1]
+    text = fleet.signed(request)
+    uncounted = f"\nPlace south: south, system identifier {identifier}; not counted: it did not answer"
+    assert uncounted in text
+    assert "\nNOBODY HAS COUNTED what is in south, which did not answer when this was requested." in text
+    assert "\nNot searched in south: everything, since it did not answer" in text
+    assert f"; {ROWS} values when last counted" in text
+    assert "database south: cannot connect to south@localhost" in fleet.refused("rotate", request)
+    promoted = done(fleet, request, "primary_key_rollout")
+    assert (promoted["not_looked_through"], promoted["not_decrypted"]) == (["south:clients"], ["south:clients"])
+    assert [prefixes(fleet.urls[each]) for each in ("", "north")] == [{"v2:"}, {"v2:"}]
+    assert fleet.live() == {"v1", "v2"}
+    second.start()
+    fleet.typed("rotate", request)
+    assert (fleet.live(), fleet.read()) == ({"v2"}, fleet.expected)
+    fleet.typed("audit", "verify")
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("down_first", [True, False])
+def test_a_member_that_goes_and_comes_back_voids_no_signature(
+    fleet: Fleet, second: Server, *, down_first: bool
+) -> None:
+    """What nobody searches in it stays as it was signed."""
+    fleet.execute("south", "CREATE TABLE scans (pixels bit varying)")
+    if down_first:
+        second.stop()
+    request = fleet.typed("request", "--reason", "yearly").split()[-1]
+    assert ("\nNot searched in south: everything" in fleet.signed(request)) == down_first
+    (second.start if down_first else second.stop)()
+    fleet.typed("rotate", request, "--through", "primary_key_rollout")
+    if not down_first:
+        second.start()
+    fleet.typed("rotate", request)
+    assert (fleet.live(), fleet.read()) == ({"v2"}, fleet.expected)
+
+
+@pytest.mark.extended
+def test_a_rollback_goes_on_while_a_member_is_down(fleet: Fleet, second: Server) -> None:
+    """Its fence, too, accepts the former key again before its rows are due."""
+    undone = fleet.requested("request", "--reason", "yearly")
+    fleet.typed("rotate", undone, "--through", "zero_old_rows_proof")
+    second.stop()
+    request = fleet.typed("rollback", undone, "--reason", "the new key is refused").split()[-1]
+    fleet.signed(request)
+    assert "database south: cannot connect to south@localhost" in fleet.refused("rotate", request)
+    assert done(fleet, request, "primary_key_rollout")["still_refused"] == ["south:clients"]
+    assert [prefixes(fleet.urls[each]) for each in ("", "north")] == [{"v1:"}, {"v1:"}]
+    second.start()
+    fleet.typed("rotate", request)
+    assert (fleet.live(), fleet.read()) == ({"v1"}, fleet.expected)
+    fleet.typed("audit", "verify")
 
 
 @pytest.mark.extended
@@ -397,6 +475,18 @@ def test_a_member_joins_and_leaves_by_a_signed_policy(fleet: Fleet, server: Serv
         assert (fleet.live(), fleet.read()) == ({"v2"}, fleet.expected)
         file.write_text(before)
         assert any("databases west" in each for each in json.loads(fleet.typed("status", "--json"))["attention"])
+
+
+@pytest.mark.extended
+def test_the_order_of_databases_in_the_file_changes_no_signed_text(fleet: Fleet) -> None:
+    request = fleet.requested("request", "--reason", "yearly")
+    fleet.typed("rotate", request, "--through", "primary_key_rollout")
+    file = fleet.folder.path / "keyrotation.toml"
+    north, south = (f'[[databases]]\nname = "{each}"\nurl = {{ env = "{each.upper()}" }}\n' for each in MEMBERS)
+    assert north + south in file.read_text()
+    file.write_text(file.read_text().replace(north + south, south + north))
+    fleet.typed("rotate", request)
+    assert (fleet.live(), fleet.read()) == ({"v2"}, fleet.expected)
 
 
 @pytest.mark.extended
@@ -579,13 +669,10 @@ def test_a_member_moves_to_another_server_by_a_signed_policy(fleet: Fleet, serve
     load = [str(second.binaries / "psql"), "-q", "-v", "ON_ERROR_STOP=1", server.url("south")]
     subprocess.run(load, check=True, input=dumped, stdout=subprocess.DEVNULL)
     fleet.urls["south"] = server.url("south")
-    assert "officers have signed south, system identifier" in fleet.refused("request", "--reason", "yearly")
+    fleet.typed("cancel", fleet.typed("request", "--reason", "yearly").split()[-1])
+    assert any("officers have signed south, system identifier" in each for each in fleet.folder.printed)
     request = fleet.typed("policy", "--reason", "south moves").split()[-1]
-    text = fleet.typed("approve", request, "--text").encode()
-    for officer in fleet.officers:
-        signature = fleet.folder.path / "signature.asc"
-        signature.write_bytes(officer.sign(text))
-        fleet.typed("approve", request, "--signature", str(signature))
+    fleet.signed(request)
     fleet.typed("policy")
     fleet.typed("init")
     fleet.typed("rotate", fleet.requested("request", "--reason", "yearly"))

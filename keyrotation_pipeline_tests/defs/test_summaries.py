@@ -69,8 +69,8 @@ def test_every_page_is_sentences_tables_and_numbers_of_a_length_that_needs_no_cl
     ("missed", "reported"),
     [
         pytest.param([], "Nothing writes **v2** yet.", id="all was read"),
-        pytest.param(["notes"], "seen in a few seconds, which were too few for notes.", id="a large table"),
-        pytest.param([f"t{n}" for n in range(9)], "too few for t0, t1, t2 and 6 more.", id="many"),
+        pytest.param(["notes"], "seen; the search did not reach the end of notes.", id="a large table"),
+        pytest.param([f"t{n}" for n in range(9)], "the end of t0, t1, t2 and 6 more.", id="many"),
     ],
 )
 def test_a_rollout_does_not_say_more_than_it_has_looked_at(

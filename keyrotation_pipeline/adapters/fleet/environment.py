@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from keyrotation_pipeline.adapters.fleet.members import Members
+from keyrotation_pipeline.adapters.fleet.members import Members, in_member
 from keyrotation_pipeline.errors import MemberUnavailableError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.environment import (
+    SILENT,
     BlindSpots,
     CheckNames,
     DatabaseIdentity,
@@ -15,7 +16,7 @@ from keyrotation_pipeline.model.environment import (
     Problem,
     Unsearched,
 )
-from keyrotation_pipeline.model.tables import EncryptedTable, of_member
+from keyrotation_pipeline.model.tables import EncryptedTable
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class FleetEnvironment:
                     problems = at.environment.preflight(own, target)
             except MemberUnavailableError as error:
                 problems = (Problem(str(error), fatal=False),)
-            found += [replace(each, message=_in_member(name, each.message)) for each in problems]
+            found += [replace(each, message=in_member(name, each.message)) if name else each for each in problems]
         return tuple(found)
 
     def check_names(self) -> CheckNames:
@@ -61,16 +62,6 @@ class FleetEnvironment:
                 with self.members.at(name) as at:
                     own = at.environment.blind_spots().unsearched
             except MemberUnavailableError:
-                own = (Unsearched(f"all of database {name}, which does not answer"),)
-            unsearched += [_of_member(name, each) for each in own if each not in found.unsearched]
+                own = (Unsearched(SILENT),)
+            unsearched += [replace(each, member=name) for each in own if each not in found.unsearched]
         return replace(found, unsearched=tuple(unsearched))
-
-
-def _of_member(name: str, spot: Unsearched) -> Unsearched:
-    if spot.names:
-        return replace(spot, names=tuple(of_member(name, each) for each in spot.names))
-    return spot if f"database {name}" in spot.what else replace(spot, what=f"in {name}: {spot.what}")
-
-
-def _in_member(name: str, message: str) -> str:
-    return message if not name or f"{name}:" in message or f"database {name}" in message else f"{name}: {message}"

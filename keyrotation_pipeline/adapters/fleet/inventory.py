@@ -107,10 +107,10 @@ class FleetInventory:
         return None
 
     def key_markers(self, tables: Sequence[EncryptedTable]) -> Mapping[KeyVersion, str]:
-        """See `TableInventory.key_markers`."""
-        markers = dict[KeyVersion, str]()
+        """See `TableInventory.key_markers`; leaves out members that do not answer: our own format has none."""
+        markers, answering = dict[KeyVersion, str](), set(self._answering())
         for name, own in self.members.grouped(tables):
-            if own:
+            if own and name in answering:
                 with self.members.at(name) as at:
                     markers |= at.inventory.key_markers(own)
         return markers

@@ -1,5 +1,6 @@
 """Opens the members of a fleet when they are first needed, and names the one that an error comes from."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,9 @@ from keyrotation_pipeline.errors import AuditError, DatabaseUnavailableError, Ke
 from keyrotation_pipeline.model.proof import MemberState
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.database import DatabasePorts
+
+# A server that is gone lets each attempt wait for ten seconds, and one command makes many.
+NOT_ASKED_AGAIN_SECONDS = 30.0
 
 
 class Member(Protocol):
@@ -55,6 +59,7 @@ class Members:
     lead: DatabasePorts
     open: Mapping[str, Callable[[], Member]]
     _opened: dict[str, Member] = field(default_factory=dict, init=False)
+    _silent: dict[str, tuple[float, str]] = field(default_factory=dict, init=False)
 
     @contextmanager
     def at(self, name: str) -> Iterator[DatabasePorts]:
@@ -81,8 +86,18 @@ class Members:
         with _named(name):
             if name not in self._opened or not self._opened[name].is_open:
                 with _usable(name):
-                    self._opened[name] = self.open[name]()
+                    self._opened[name] = self._open(name)
             yield self._opened[name]
+
+    def _open(self, name: str) -> Member:
+        until, why = self._silent.get(name, (0.0, ""))
+        if time.monotonic() < until:
+            raise DatabaseUnavailableError(why)
+        try:
+            return self.open[name]()
+        except DatabaseUnavailableError as error:
+            self._silent[name] = time.monotonic() + NOT_ASKED_AGAIN_SECONDS, str(error)
+            raise
 
     def grouped(self, tables: Sequence[EncryptedTable]) -> Sequence[tuple[str, Sequence[EncryptedTable]]]:
         """Every database by name, the home's own (named "") first, with those of these tables that are in it."""
@@ -101,9 +116,9 @@ def _named(name: str) -> Iterator[None]:
         yield
     except (DatabaseUnavailableError, psycopg.OperationalError) as error:
         why = str(error) if isinstance(error, KeyRotationError) else "the connection was lost; run this again"
-        raise MemberUnavailableError(_said(name, why)) from None
+        raise MemberUnavailableError(in_member(name, why)) from None
     except KeyRotationError as error:
-        error.args = (_said(name, str(error)), *error.args[1:])
+        error.args = (in_member(name, str(error)), *error.args[1:])
         raise
 
 
@@ -115,13 +130,16 @@ def _usable(name: str) -> Iterator[None]:
     except AuditError:
         raise  # of the home itself
     except KeyRotationError as error:
-        raise MemberUnavailableError(_said(name, str(error))) from None
+        raise MemberUnavailableError(in_member(name, str(error))) from None
     except psycopg.errors.ProgrammingError as error:
         why = f"its schema of the pipeline's records was changed ({type(error).__name__}); find out who did that"
         raise MemberUnavailableError(
-            _said(name, f"{why}, DROP that SCHEMA there, then run `keyrotation init`")
+            in_member(name, f"{why}, DROP that SCHEMA there, then run `keyrotation init`")
         ) from None
 
 
-def _said(name: str, sentence: str) -> str:
-    return sentence if f"{name}:" in sentence or f"database {name} " in sentence else f"database {name}: {sentence}"
+def in_member(name: str, sentence: str) -> str:
+    """A sentence about a member, by its name: what is said of `[database] url` is of its own in `[[databases]]`."""
+    named = f"{name}:" in sentence or f"database {name} " in sentence
+    own = sentence.replace("[database] url", f"[[databases]] {name} url")
+    return own if named else f"database {name}: {own}"
