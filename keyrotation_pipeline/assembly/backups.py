@@ -16,16 +16,19 @@ from pydantic import SecretStr
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.backups.encrypted_files import EncryptedConfiguration, EncryptedDumps, EncryptedKeys
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.fleet.dumps import MemberDump, of_member
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.decrypt import agent_key, imported_key
 from keyrotation_pipeline.adapters.openpgp.officer_keys import ThrowAwayOfficers
 from keyrotation_pipeline.adapters.openssh import read_ssh_key
 from keyrotation_pipeline.adapters.own_schema import schema_of
+from keyrotation_pipeline.adapters.postgres.member import connect_at, named_url
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.dump import PostgresDump
 from keyrotation_pipeline.adapters.postgres.server.restored_copy import RestoreToNewDatabase
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
 from keyrotation_pipeline.adapters.secret_directories import has_memory, secret_home
+from keyrotation_pipeline.assembly.fleet import SignedPlaces
 from keyrotation_pipeline.assembly.home import database_url
 from keyrotation_pipeline.assembly.keystores import (
     backup_seal,
@@ -43,7 +46,7 @@ from keyrotation_pipeline.errors import BackupError, HomeError, RecoveryKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.fleet import RolloutMode
-from keyrotation_pipeline.ports.backups import RecoveryKey
+from keyrotation_pipeline.ports.backups import MemberSource, RecoveryKey
 from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.recovery import RehearsalStage
@@ -105,7 +108,19 @@ def backup_site(settings: Settings, url: str, pipeline: Pipeline, vouching: Sequ
         recipients=len(set(settings.recipients)),
         keep_local_days=settings.backup.keep_local_days,
         objectives=Objectives(settings.recovery.rto_seconds, settings.recovery.rpo_seconds),
+        members={each.name: partial(_member, settings, pipeline, each.name) for each in settings.databases},
     )
+
+
+def _member(settings: Settings, pipeline: Pipeline, name: str) -> MemberSource:
+    """Finds a member where officers have signed it to be; each of the dump's connections is asked again."""
+    places = SignedPlaces(settings, pipeline.ledger)
+    with of_member(name), closing(connect(url := places.url(name))) as connection:
+        places.require_signed(name, url, connection)
+        place, url = places.place(name, url, connection), named_url(url, connection)
+    keys = partial(every_key, pipeline.keys)
+    source = PostgresDump(url, partial(connect_at, place, url), settings.backup.postgres_binaries, keys)
+    return MemberSource(place, MemberDump(name, source))
 
 
 def has_recovery_key(settings: Settings) -> bool:

@@ -1,4 +1,7 @@
-"""Makes the daily backup: every key that may still be needed, and the database, at one moment."""
+"""Makes the daily backup: every key that may still be needed, and the database, at one moment.
+
+Of a fleet, a set has a dump of each member, too, one after the other. One that is down is named: the others are dumped.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -18,6 +21,7 @@ from keyrotation_pipeline.backups.catalog import (
     unknown_sets,
 )
 from keyrotation_pipeline.backups.completeness import is_covered, last_finished
+from keyrotation_pipeline.backups.member_dumps import newest_dump, signed_members
 from keyrotation_pipeline.errors import AuditError, BackupError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -68,7 +72,7 @@ class BackupMade:
 
     def facts(self) -> Mapping[str, Any]:
         """For the audit and for metadata."""
-        dump = self.made.dump
+        dump, members = self.made.dump, self.made.members
         return {
             "set": self.made.name,
             "made_at": self.made.made_at,
@@ -78,6 +82,7 @@ class BackupMade:
             "recipients": sorted({recipient for file in self.made.files for recipient in file.recipients}),
             "dump": dump.file.name if dump else None,
             "dump_needs": [str(version) for version in dump.versions] if dump else [],
+            **({"members": {each.member: _of_member(each) for each in members}} if members else {}),
             "places": list(self.places),
             "uploaded_later": list(self.uploaded_later),
             "removed": list(self.removed),
@@ -86,8 +91,14 @@ class BackupMade:
         }
 
 
+def _of_member(dump: DatabaseCopy) -> Mapping[str, Any]:
+    """What the audit has of the dump of a fleet's member."""
+    needs = [str(version) for version in dump.versions]
+    return {"dump": dump.file.name, "place": dump.place, "needs": needs, "seq": dump.anchor and dump.anchor.seq}
+
+
 def back_up(site: BackupContext, *, database: bool = True) -> BackupMade:
-    """Back up every key and, with `database`, the database; in the local directory first, then in the other places.
+    """Back up every key and, with `database`, every database; in the local directory first, then in the other places.
 
     A key that cannot be backed up, a key store that does not answer, a dump that fails, a recipient whose certificate
     has expired: none of them stops the rest of the backup, but each is an error.
@@ -121,15 +132,17 @@ def _made(site: BackupContext, stamp: str, roster: Roster, *, database: bool) ->
     """A set in the local directory, and what it lacks."""
     ledger = site.pipeline.ledger
     dump, failures = _dump(site, stamp) if database else (None, [])
+    members, undumped = _member_dumps(site, stamp) if database else ((), [])
     keys, lost = _keys(site, stamp)
-    failures = [*_unusable_recipients(site.pipeline.signatures), *lost, *failures]
-    if not keys and dump is None:
+    failures = [*_unusable_recipients(site.pipeline.signatures), *lost, *failures, *undumped]
+    if not keys and dump is None and not members:
         ledger.append(BackupIncomplete(None, tuple(failures)))
         raise BackupError(f"nothing could be backed up: {'; '.join(dict.fromkeys(failures))}")
     configuration, left_out = _configuration(site, stamp)
     made = BackupSet(
-        stamp, str(site.pipeline.environment.identity()), keys, dump, ledger.head(), roster.digest, configuration
-    )
+        stamp, str(site.pipeline.environment.identity()), keys, dump, ledger.head(), roster.digest, configuration,
+        members=members,
+    )  # fmt: skip
     return site.trust.write(site.local, made), [*failures, *left_out]
 
 
@@ -215,12 +228,32 @@ def _dump(site: BackupContext, stamp: str) -> tuple[DatabaseCopy | None, list[st
         return None, [str(error)]
 
 
+def _member_dumps(site: BackupContext, stamp: str) -> tuple[tuple[DatabaseCopy, ...], list[str]]:
+    """The dump of each member of a fleet, and a sentence for each that could not be dumped."""
+    copies, failures = [], []
+    for name in dict.fromkeys((*site.members, *signed_members(site.pipeline.ledger))):
+        try:
+            copies.append(_member_dump(site, stamp, name))
+        except KeyRotationError as error:
+            failures.append(f"no dump of {error}; {newest_dump(site.pipeline.ledger, name)}")
+    return tuple(copies), failures
+
+
+def _member_dump(site: BackupContext, stamp: str, name: str) -> DatabaseCopy:
+    if name not in site.members:
+        raise BackupError(f"database {name}: it is not in [[databases]]; add it, or have it signed away by a policy")
+    opened, anchor = site.members[name](), site.pipeline.ledger.head()
+    tables = [table for table in site.pipeline.tables if table.name.database == name]
+    copy = site.dumps.make(dump_name(stamp, name), tables, opened.source)
+    return replace(copy, member=name, place=opened.place, anchor=anchor)
+
+
 def _uncovered(made: BackupSet) -> list[str]:
-    """What the dump holds that no backed-up key can read."""
+    """What the dumps hold that no backed-up key can read."""
     if (keyless := made.keyless) is None:
         return []
     message = (
-        f"the dump holds values under {keyless}, and no such key could be backed up; put it back with `keyrotation "
+        f"a dump holds values under {keyless}, and no such key could be backed up; put it back with `keyrotation "
         "restore-key VERSION`, or find out who writes under it"
     )
     return [message]
@@ -228,7 +261,10 @@ def _uncovered(made: BackupSet) -> list[str]:
 
 def _not_decrypted(pipeline: Pipeline, made: BackupSet) -> list[str]:
     """A sentence for each key that does not decrypt the values under its version: the set could not be read with it."""
-    wanted = {str(each.table.name): each.values for each in (made.dump.tables if made.dump else ())}
+    wanted = {str(each.table.name): each.values for dump in made.dumps for each in dump.tables}
+    # A member of a fleet that was not dumped is named already.
+    dumped = {"", *(dump.member for dump in made.dumps)}
+    pipeline = replace(pipeline, tables=tuple(each for each in pipeline.tables if each.name.database in dumped))
     try:
         stored = pipeline.keys.read()
         kept = {version: stored.material(version) for version in stored.versions}

@@ -2,9 +2,9 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -44,7 +44,14 @@ from keyrotation_pipeline.model.backups import (
     stamped_at,
 )
 from keyrotation_pipeline.ports.backup_places import BackupPlace, LocalPlace
-from keyrotation_pipeline.ports.backups import ConfigurationFiles, DatabaseDumps, DumpRestorer, KeyFiles, RecoveryKey
+from keyrotation_pipeline.ports.backups import (
+    ConfigurationFiles,
+    DatabaseDumps,
+    DumpRestorer,
+    KeyFiles,
+    MemberSource,
+    RecoveryKey,
+)
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
@@ -65,18 +72,17 @@ class KeptSets:
 
     @property
     def dumps(self) -> tuple[tuple[BackupSet, DatabaseCopy], ...]:
-        """Each set whose dump is there, with that."""
-        made = ((each, each.dump) for each in self.sets)
-        return tuple((each, dump) for each, dump in made if dump is not None and dump.file.name in self.names)
+        """Each dump that is there, with its set."""
+        return tuple((each, dump) for each in self.sets for dump in each.dumps if dump.file.name in self.names)
 
     @property
     def newest(self) -> BackupSet | None:
-        """The newest set that has a dump."""
+        """The newest set that has a dump of the home's own database."""
         return next((each for each in self.sets if each.dump is not None), None)
 
     @property
     def recent(self) -> tuple[BackupSet, ...]:
-        """The newest set that has a dump, and the keys that were backed up since."""
+        """That set, and the keys that were backed up since."""
         return self.sets if self.newest is None else self.sets[: self.sets.index(self.newest) + 1]
 
 
@@ -167,11 +173,12 @@ class BackupContext:
 
     Args:
         local: the directory in which sets are made.
-        key_files: makes files of keys in it; `dumps` those of the database, `configurations` those of the rest.
+        key_files: makes files of keys in it; `dumps` those of databases, `configurations` those of the rest.
         trust: signs manifests, and verifies that they are ours.
         offsite: further places, each of which gets a copy.
         recipients: how many can decrypt a backup.
         keep_local_days: local files older than this go when a newer one is verified.
+        members: opens each member of a fleet, by name, to be dumped; raises KeyRotationError, which names it.
     """
 
     pipeline: Pipeline
@@ -185,6 +192,7 @@ class BackupContext:
     recipients: int
     keep_local_days: int
     objectives: Objectives
+    members: Mapping[str, Callable[[], MemberSource]] = field(default_factory=dict)
 
     @property
     def places(self) -> tuple[BackupPlace, ...]:
@@ -366,8 +374,7 @@ def interrupted(place: BackupPlace, names: Collection[str], trust: ManifestTrust
         since: that set's manifest; None: there is none.
     """
     after = in_order(stamp_in(since or "") or "")
-    for dump in begun_dumps({*names, *place.unfinished()}, trust):
-        stamp = stamp_in(dump) or ""
+    for stamp in dict.fromkeys(stamp_in(dump) or "" for dump in begun_dumps({*names, *place.unfinished()}, trust)):
         if in_order(stamp) > after:
             yield (
                 f"the backup of {utc_minute(stamped_at(stamp))} was begun in {place.description} and not "

@@ -82,7 +82,7 @@ def _changed(
     """A sentence for each place that held a set completely, and does not now."""
     for place, (made, missing) in zip(places, looks, strict=True):
         # What the set itself never had, such as a lost key, nobody took away.
-        of_itself = set() if made is None else set(uncovered(made, records))
+        of_itself = set() if made is None else set(uncovered(made, records, trust))
         if not of_itself.issuperset(missing) and trust.was_stored(manifest, place.description):
             yield (
                 f"the newest backup {manifest} was complete in {place.description} and is not any more; "
@@ -100,8 +100,8 @@ def _interrupted(
     )
 
 
-def uncovered(made: BackupSet, records: Sequence[KeyRecord]) -> Iterator[str]:
-    """A sentence for each key that a set should hold but does not."""
+def uncovered(made: BackupSet, records: Sequence[KeyRecord], trust: ManifestTrust) -> Iterator[str]:
+    """A sentence for each key, and each member of a fleet, that a set should hold but does not."""
     held = {copy.version: copy.fingerprint for copy in made.keys}
     for record in records:
         was_there = record.state is not KeyState.DESTROYED and record.created_at <= made.made_at
@@ -109,6 +109,8 @@ def uncovered(made: BackupSet, records: Sequence[KeyRecord]) -> Iterator[str]:
             yield f"{made.name} does not hold the registered key {record.version}; {_AGAIN}"
     if made.keyless is not None:
         yield f"{made.name} has values under {made.keyless}, but no such key; {_AGAIN}"
+    if made.dump is not None:
+        yield from (f"{made.name} has {each}; {_AGAIN}" for each in trust.lacking(made))
 
 
 def _check(
@@ -125,7 +127,7 @@ def _check(
         made = trust.read(place, manifest)
     except (ManifestError, UnsignedBackupError, VersionRightError) as error:
         return None, (str(error),)
-    return made, (*_hidden(place, made), *uncovered(made, records), *_missing(place, there, made, records))
+    return made, (*_hidden(place, made), *uncovered(made, records, trust), *_missing(place, there, made, records))
 
 
 def _hidden(place: BackupPlace, made: BackupSet) -> Iterator[str]:
@@ -206,7 +208,7 @@ class LocalCopy:
     """One encrypted file of the local place.
 
     Args:
-        copy_of: a key (version and fingerprint), the database, or the configuration.
+        copy_of: a key (version and fingerprint), a database, or the configuration.
         order: sort key of copies of the same, the newest last.
     """
 
@@ -280,8 +282,9 @@ def _local_copies(site: BackupContext, sets: Iterable[BackupSet]) -> Iterator[Lo
     names = frozenset(site.local.names())
     for made in sets:
         order = site.trust.order(made)
-        if made.dump is not None and made.dump.file.name in names:
-            yield LocalCopy((made.database,), order, made.made_at, made.dump.file)
+        for dump in made.dumps:
+            if dump.file.name in names:
+                yield LocalCopy((dump.member, dump.place or made.database), order, made.made_at, dump.file)
         if made.configuration is not None and made.configuration.name in names:
             yield LocalCopy(("configuration",), order, made.made_at, made.configuration)
         for copy in made.keys:

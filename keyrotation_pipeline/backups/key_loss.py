@@ -403,13 +403,12 @@ class _Keys:
 
 def _dumps(kept: KeptSets, keys: _Keys) -> Iterator[DumpReadable]:
     place = kept.place
-    for made in kept.sets:
-        if made.dump is not None:
-            tables = tuple(
-                keys.readable(
-                    str(content.table.name), version, sum(column.get(version, 0) for column in content.values.values())
-                )
-                for content in made.dump.tables
-                for version in sorted(content.versions)
+    for dump in (dump for made in kept.sets for dump in made.dumps):
+        tables = tuple(
+            keys.readable(
+                str(content.table.name), version, sum(column.get(version, 0) for column in content.values.values())
             )
-            yield DumpReadable(made.dump.file.name, place.description, is_intact(place, made.dump.file), tables)
+            for content in dump.tables
+            for version in sorted(content.versions)
+        )
+        yield DumpReadable(dump.file.name, place.description, is_intact(place, dump.file), tables)

@@ -7,7 +7,7 @@ whoever owns the database can append an event that names another one, which does
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -15,6 +15,7 @@ from functools import cached_property
 
 from keyrotation_pipeline.audit.events import entries, recorded
 from keyrotation_pipeline.audit.history import history
+from keyrotation_pipeline.backups.member_dumps import lacking
 from keyrotation_pipeline.backups.versions import first_verified
 from keyrotation_pipeline.errors import (
     AbsentBackupError,
@@ -230,6 +231,10 @@ class ManifestTrust:
             )
         seq, sha256 = self._sealed[made.name]
         return MadeFrom(made.name, sha256, seq)
+
+    def lacking(self, made: BackupSet) -> Iterator[str]:
+        """A phrase for each member of a fleet that a set lacks, as `member_dumps.lacking`."""
+        return lacking(self._ledger, made)
 
     @property
     def names(self) -> frozenset[str]:

@@ -346,7 +346,7 @@ def _rekeyed(site: BackupContext, kept: KeptSets, registered: Sequence[KeyRecord
     found = [
         (dump.file.name in tested, made)
         for made, dump in kept.dumps
-        if made.made_from is not None and gone.isdisjoint(dump.versions)
+        if made.made_from is not None and not dump.member and gone.isdisjoint(dump.versions)
     ]
     return min(found, key=lambda each: each[0])[1] if found else None  # the first of these, and so the newest
 

@@ -50,8 +50,8 @@ def rehearse(
     """
     if members := site.pipeline.members:
         raise RehearsalError(
-            f"no backup holds {', '.join(members)}, so a rehearsal cannot include them; rehearse with a copy of each "
-            "database in a home of its own"
+            f"a rehearsal restores one database, and the rotation is of {', '.join(members)}, too; rehearse with a "
+            "copy of each in a home of its own"
         )
     if site.pipeline.tables[0].format.is_held_by_server:
         raise RehearsalError(

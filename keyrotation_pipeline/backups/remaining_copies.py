@@ -151,15 +151,19 @@ def sets_to_rekey(site: BackupContext) -> tuple[BackupSet, ...]:
     for kept in site.kept():
         replaced = replacements(kept)
         for made, dump in kept.dumps:
-            if compromised.intersection(dump.versions) and made.name not in replaced:
+            is_rekeyable = not dump.member and (made.name, "") not in replaced
+            if compromised.intersection(dump.versions) and is_rekeyable:
                 found.setdefault(made.name, made)
     return tuple(sorted(found.values(), key=site.trust.order, reverse=True))
 
 
-def replacements(kept: KeptSets) -> Mapping[str, tuple[BackupSet, DatabaseCopy]]:
-    """By manifest: the set that was made from it, and its dump, if that has its dump and keys in the same place."""
+def replacements(kept: KeptSets) -> Mapping[tuple[str, str], tuple[BackupSet, DatabaseCopy]]:
+    """By manifest and database: the set that was made from it, and the dump there, if all of it is in the same place.
+
+    The name of the database is that of a fleet's member; "": the home's own.
+    """
     return {
-        made.made_from.manifest: (made, dump)
+        (made.made_from.manifest, dump.member): (made, dump)
         for made, dump in kept.dumps
         if made.made_from is not None and kept.names.issuperset(file.name for file in made.files)
     }
@@ -175,9 +179,9 @@ def replaced_dumps(places: Iterable[KeptSets], version: KeyVersion) -> tuple[tup
     for kept in places:
         replaced = replacements(kept)
         for made, dump in kept.dumps:
-            if version not in dump.versions or made.name not in replaced:
+            if version not in dump.versions or (made.name, dump.member) not in replaced:
                 continue
-            other, free = replaced[made.name]
+            other, free = replaced[made.name, dump.member]
             if version not in free.versions and all(is_intact(kept.place, each) for each in other.files):
                 found.append((f"{dump.file.name} in {kept.place.description}", other.name))
     return tuple(found)
@@ -204,7 +208,7 @@ def dumps_from_before(places: Iterable[KeptSets], seq: int) -> tuple[str, ...]:
         f"{dump.file.name} in {kept.place.description}"
         for kept in places
         for made, dump in kept.dumps
-        if made.rows_seq < seq
+        if made.rows_seq(dump) < seq
     )
 
 
@@ -231,7 +235,7 @@ def _unknown_pipeline(dump: str, trust: ManifestTrust) -> str | None:
 def _in_place(site: BackupContext, place: BackupPlace, versions: Sequence[KeyVersion]) -> Iterator[ExposedCopy]:
     kept = kept_sets(place, site.trust)
     # Of those that are gone there may be non-current versions.
-    replaced, dumps = replacements(kept), {each.dump.file.name: (each, each.dump) for each in kept.sets if each.dump}
+    replaced, dumps = replacements(kept), {dump.file.name: (each, dump) for each in kept.sets for dump in each.dumps}
     for file in place.versions("database-"):
         if not is_dump(file.name):
             continue
@@ -242,7 +246,7 @@ def _in_place(site: BackupContext, place: BackupPlace, versions: Sequence[KeyVer
             continue
         made, dump = dumps[file.name]
         if needed := [each for each in dump.versions if each in versions]:
-            other, _ = replaced.get(made.name, (None, None))
+            other, _ = replaced.get((made.name, dump.member), (None, None))
             why = f"holds values under {', '.join(map(str, needed))}"
             yield ExposedCopy(place.description, file, why, other.name if other else None)
     for version in versions:

@@ -20,9 +20,9 @@ from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.recovery import KeyFile, Trusted, opened_with_key, undumped, unread
 from keyrotation_pipeline.errors import BackupError, RehearsalError
 from keyrotation_pipeline.model.audit import counted, instant, names, utc_minute
+from keyrotation_pipeline.model.backups import BackupSet
 from keyrotation_pipeline.model.records import json_safe
 from keyrotation_pipeline.model.request_events import NOT_REHEARSED, ROLLOUTS, Rehearsed
-from keyrotation_pipeline.monitoring.backup_status import not_dumped
 from keyrotation_pipeline.settings import Settings
 
 
@@ -72,8 +72,6 @@ def backup(
             return
         made = back_up(site, database=not keys_only)
     value = {"database": database, **json_safe(made.facts()), "backup_signer": site.trust.own_signer}
-    if site.pipeline.members:
-        value["not_dumped"] = list(site.pipeline.members)
     output.show(database, value, _made(made, site), as_json=as_json)
     made.require_sound_audit()
 
@@ -106,10 +104,9 @@ def _made(done: BackupMade, site: BackupContext) -> Iterator[output.Line]:
     made = done.made
     keys = ", ".join(f"{key.version} ({key.fingerprint[:16]})" for key in made.keys)
     yield f"keys      {keys}"
-    if made.dump is not None:
-        file, needs = made.dump.file, _needs(made.dump.versions)
-        yield f"database  {file.name}, {file.size_bytes:,} bytes; needs {needs}"
-    yield from (output.field("left out", f"{each}: dump them yourself") for each in not_dumped(site.pipeline.members))
+    for dump in made.dumps:
+        of = f"{dump.member}: " if dump.member else ""
+        yield f"database  {of}{dump.file.name}, {dump.file.size_bytes:,} bytes; needs {_needs(dump.versions)}"
     yield f"manifest  {made.name}, for {counted(site.recipients, 'recipient')}"
     yield output.field("signed by", f"{site.trust.own_signer}; keep that with the recovery key")
     for place in done.places:
@@ -148,8 +145,8 @@ def _listed(kept: list[KeptSets], others: list[str]) -> Iterator[output.Line]:
             made.name,
             output.minutes(made.made_at),
             ", ".join(names(key.version for key in made.keys)),
-            f"{made.dump.file.size_bytes:,} bytes" if made.dump else "-",
-            _needs(made.dump.versions) if made.dump else "-",
+            _databases(made),
+            _needs(tuple(sorted({version for dump in made.dumps for version in dump.versions}))) if made.dumps else "-",
             each.place.older.where(made.name, each.place.description),
         )
         for each in kept
@@ -158,6 +155,11 @@ def _listed(kept: list[KeptSets], others: list[str]) -> Iterator[output.Line]:
     yield output.Table(("Manifest", "Made (UTC)", "Keys", "Database", "Needs", "Place"), rows)
     for why in (*(str(why) for each in kept for why in each.refused.values()), *others):
         yield output.Text(why, output.BAD)
+
+
+def _databases(made: BackupSet) -> str:
+    sizes = (f"{dump.member} {dump.file.size_bytes:,} bytes".strip() for dump in made.dumps)
+    return ", ".join(sizes) or "-"
 
 
 def _document(kept: KeptSets) -> dict[str, Any]:
@@ -172,6 +174,10 @@ def _document(kept: KeptSets) -> dict[str, Any]:
                 "keys": {str(key.version): key.file.name for key in made.keys},
                 "dump": made.dump.file.name if made.dump else None,
                 "needs": names(made.dump.versions) if made.dump else [],
+                "members": {
+                    dump.member: {"dump": dump.file.name, "place": dump.place, "needs": names(dump.versions)}
+                    for dump in made.members
+                },
                 "version": kept.place.older.used.get(made.name),
             }
             for made in kept.sets

@@ -21,7 +21,6 @@ from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord, Walk
-from keyrotation_pipeline.monitoring.backup_status import not_dumped
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.requests.situation import Situation
@@ -92,9 +91,8 @@ def _back_up(site: BackupContext, rotation: Walk, *, quiet: bool) -> BackupMade 
         )
     if made is not None and not quiet:
         held = ", ".join(str(each.version) for each in made.made.keys)
-        output.line(f"backup {made.made.name}: {held} and the database, in {'; '.join(made.places)}")
-        for sentence in not_dumped(site.pipeline.members):
-            output.line(f"  {sentence}")
+        databases = "".join(f", {each.member}" for each in made.made.members)
+        output.line(f"backup {made.made.name}: {held} and the database{databases}, in {'; '.join(made.places)}")
     return made
 
 

@@ -259,7 +259,7 @@ class _Comparison:
                 self._output.note(f"comparing {table.name}")
                 self._compare(table, restored.inventory, ring)
         self.not_compared += _no_longer_declared(dump, self._pipeline.own_tables)
-        self.not_compared += [f"{name}: no backup holds this database" for name in self._pipeline.members]
+        self.not_compared += [f"{name}: no member of a fleet is compared" for name in self._pipeline.members]
 
     def _compare(self, table: EncryptedTable, backup: TableInventory, ring: KeyRing) -> None:
         comparison, done = TableComparison(table, ring), TableCompared(str(table.name))

@@ -1,6 +1,6 @@
-"""A backup set: encrypted key files and, taken at the same moment, one encrypted database dump.
+"""A backup set: encrypted key files and, taken with them, one encrypted dump of each database.
 
-Its dump comes with what makes a restored database the same one: how that is created, and which roles its objects
+A dump comes with what makes a restored database the same one: how that is created, and which roles its objects
 name.
 """
 
@@ -16,7 +16,7 @@ from itertools import count
 from keyrotation_pipeline.fieldcrypto.formats.registry import FormatOrigin, origins
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+from keyrotation_pipeline.model.tables import MEMBER_NAME, EncryptedTable, TableName
 from keyrotation_pipeline.model.undumped import Undumped
 from keyrotation_pipeline.model.visible_text import visible
 
@@ -60,7 +60,7 @@ _PIPELINE_LENGTH = 8
 _MOST_NAMED = 10  # versions
 _PIPELINE = slice(STAMP_LENGTH + 1, STAMP_LENGTH + 1 + _PIPELINE_LENGTH)
 _MANIFEST = re.compile(rf"backup-({STAMP})\.json", re.ASCII)
-_DUMP = re.compile(rf"database-({STAMP})\.dump\.gpg", re.ASCII)
+_DUMP = re.compile(rf"database-(?:({MEMBER_NAME})-)?({STAMP})\.dump\.gpg", re.ASCII)
 _CONFIGURATION = re.compile(rf"configuration-({STAMP})\.tar\.gpg", re.ASCII)
 _KEY_FILE = re.compile(rf"encryption-key-({VERSION_PATTERN})-({STAMP})\.bin\.gpg", re.ASCII)
 
@@ -170,6 +170,9 @@ class DatabaseCopy:
         definition: how the database was created, and which roles it names.
         undumped: what belongs to the database beside it; None: it was not recorded, by an earlier version.
         source_keys: the numbers of the keys of other libraries under which it has values.
+        member: the member of a fleet that it is of; "": the home's own database.
+        place: of a member: name and system identifier of the database.
+        anchor: of a member: the audit's head just before it was dumped, after the set's other dumps.
     """
 
     file: StoredFile
@@ -179,6 +182,9 @@ class DatabaseCopy:
     definition: DatabaseDefinition
     undumped: Undumped | None = None
     source_keys: tuple[KeyVersion, ...] = ()
+    member: str = ""
+    place: str = ""
+    anchor: AuditHead | None = None
 
     @property
     def versions(self) -> tuple[KeyVersion, ...]:
@@ -227,13 +233,14 @@ class BackupSet:
     Args:
         stamp: part of the names of all its files.
         database: the database's name and system identifier.
-        dump: None where only keys were backed up, or the dump failed.
+        dump: of the home's own database; None where only keys were backed up, or the dump failed.
         anchor: the audit's head at that moment.
         roster: digest of the roster that was pinned then.
         configuration: `keyrotation.toml` and the public certificates that it names; None in sets of single keys.
         made_from: the set whose dump was restored and re-encrypted for this one; the stamp is of that one's moment.
         home: the id of the home that made it; None: made by an earlier version.
         formats: of other packages that were installed.
+        members: the dumps of a fleet's members; that of one which was down is not there.
     """
 
     stamp: str
@@ -246,6 +253,7 @@ class BackupSet:
     made_from: MadeFrom | None = None
     home: str | None = None
     formats: tuple[FormatOrigin, ...] = field(default_factory=origins)
+    members: tuple[DatabaseCopy, ...] = ()
 
     @property
     def name(self) -> str:
@@ -253,8 +261,18 @@ class BackupSet:
         return manifest_name(self.stamp)
 
     @property
-    def rows_seq(self) -> int:
-        """The position in the audit at the moment that its rows are of."""
+    def dumps(self) -> tuple[DatabaseCopy, ...]:
+        """Every dump, that of the home's own database first."""
+        return self.members if self.dump is None else (self.dump, *self.members)
+
+    def dump_of(self, member: str) -> DatabaseCopy | None:
+        """The dump of one database; None: it holds none."""
+        return next((each for each in self.dumps if each.member == member), None)
+
+    def rows_seq(self, dump: DatabaseCopy) -> int:
+        """The position in the audit at the moment that the rows of one of its dumps are of."""
+        if dump.anchor is not None:
+            return dump.anchor.seq
         return self.anchor.seq if self.made_from is None else self.made_from.seq
 
     @property
@@ -264,12 +282,12 @@ class BackupSet:
 
     @property
     def keyless(self) -> str | None:
-        """The versions of values in its dump whose key it does not hold, in words; None: there is none.
+        """The versions of values in its dumps whose key it does not hold, in words; None: there is none.
 
         Whoever can write to a table can use any number of versions, so only the first few are named.
         """
         held = {copy.version for copy in self.keys}
-        missing = [version for version in (self.dump.versions if self.dump else ()) if version not in held]
+        missing = sorted({version for dump in self.dumps for version in dump.versions} - held)
         more = f" and {len(missing) - _MOST_NAMED:,} more versions" if len(missing) > _MOST_NAMED else ""
         return ", ".join(map(str, missing[:_MOST_NAMED])) + more or None
 
@@ -282,8 +300,7 @@ class BackupSet:
     def files(self) -> Iterator[StoredFile]:
         """Every encrypted file of the set."""
         yield from (key.file for key in self.keys)
-        if self.dump is not None:
-            yield self.dump.file
+        yield from (dump.file for dump in self.dumps)
         if self.configuration is not None:
             yield self.configuration
 
@@ -401,9 +418,9 @@ def signature_name(manifest: str) -> str:
     return f"{manifest}.sig"
 
 
-def dump_name(stamp: str) -> str:
-    """``database-20261124-030000-3fa9c1d2.dump.gpg``."""
-    return f"database-{stamp}.dump.gpg"
+def dump_name(stamp: str, member: str = "") -> str:
+    """``database-20261124-030000-3fa9c1d2.dump.gpg``; of a fleet's member ``database-north-20261124-…``."""
+    return f"database-{member}-{stamp}.dump.gpg" if member else f"database-{stamp}.dump.gpg"
 
 
 def configuration_name(stamp: str) -> str:
@@ -424,6 +441,11 @@ def is_manifest(name: str) -> bool:
 def is_dump(name: str) -> bool:
     """Whether a file's name is that of an encrypted dump."""
     return _DUMP.fullmatch(name) is not None
+
+
+def member_in(name: str) -> str | None:
+    """The member of a fleet in the name of its dump, "" in that of the home's own; None for any other name."""
+    return None if (found := _DUMP.fullmatch(name)) is None else found[1] or ""
 
 
 def is_key_file(name: str, version: KeyVersion) -> bool:

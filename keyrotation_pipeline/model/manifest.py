@@ -70,6 +70,7 @@ def render(made: BackupSet, signed_by: str) -> bytes:
         made_from=None if made.made_from is None else documents.MadeFrom(**asdict(made.made_from)),
         home=made.home,
         formats=tuple(documents.FormatOrigin(**asdict(each)) for each in made.formats),
+        members=tuple(map(_member_document, made.members)),
     )
     return f"{content.model_dump_json(indent=2, by_alias=True)}\n".encode()
 
@@ -137,48 +138,67 @@ def _set_of(stamp: str, content: documents.Manifest) -> BackupSet:
     keys = tuple(
         KeyCopy(KeyVersion.parse(key.version), key.fingerprint, _stored(key), key.sealed_by) for key in content.keys
     )
-    dump = None
-    if content.dump is not None:
-        dump = DatabaseCopy(
-            _stored(content.dump),
-            tuple(map(_table_content, content.dump.tables)),
-            content.dump.server_major,
-            _database_content(content.dump.content),
-            DatabaseDefinition(**content.dump.definition.model_dump()),
-            None if content.dump.undumped is None else _undumped(content.dump.undumped),
-            tuple(map(KeyVersion.parse, content.dump.source_keys)),
-        )
-    anchor = AuditHead(content.audit.seq, content.audit.head)
+    dump = None if content.dump is None else _database_copy(content.dump)
+    members = tuple(
+        replace(_database_copy(each.dump, each.member), place=each.place, anchor=_head(each.audit))
+        for each in content.members
+    )
     configuration = None if content.configuration is None else _stored(content.configuration)
     source = content.made_from
     made_from = None if source is None else MadeFrom(source.manifest, source.sha256, source.seq)
     formats = tuple(FormatOrigin(**each.model_dump()) for each in content.formats)
     return BackupSet(
-        stamp, content.database, keys, dump, anchor, content.roster, configuration, made_from, content.home, formats
+        stamp, content.database, keys, dump, _head(content.audit), content.roster, configuration, made_from,
+        content.home, formats, members,
+    )  # fmt: skip
+
+
+def _head(document: documents.Audit) -> AuditHead:
+    return AuditHead(document.seq, document.head)
+
+
+def _database_copy(document: documents.Dump, member: str = "") -> DatabaseCopy:
+    return DatabaseCopy(
+        _stored(document),
+        tuple(_table_content(each, member) for each in document.tables),
+        document.server_major,
+        _database_content(document.content),
+        DatabaseDefinition(**document.definition.model_dump()),
+        None if document.undumped is None else _undumped(document.undumped),
+        tuple(map(KeyVersion.parse, document.source_keys)),
+        member,
     )
 
 
 def _require_consistent(name: str, made: BackupSet, content: documents.Manifest) -> None:
     if pipeline_in(made.stamp) != _pipeline(content):
         raise ManifestError(name, "it has the name of another pipeline's")
-    if any(key.file.name != key_file_name(key.version, made.stamp) for key in made.keys):
-        raise ManifestError(name, "a key's file does not have the name that it should have")
-    if len({key.version for key in made.keys}) != len(made.keys):
-        raise ManifestError(name, "it names a key version twice")
-    if made.dump is not None and made.dump.file.name != dump_name(made.stamp):
-        raise ManifestError(name, "the dump's file does not have the name that it should have")
-    if made.configuration is not None and made.configuration.name != configuration_name(made.stamp):
-        raise ManifestError(name, "the configuration's file does not have the name that it should have")
+    _require_own_names(name, made)
     try:
         made_at = made.made_at.isoformat()
     except ValueError:
         raise ManifestError(name, "its time is impossible") from None
     if content.made_at != made_at:
         raise ManifestError(name, "it was made at another time than its name says")
-    if content.dump and made.dump and content.dump.versions != tuple(map(str, made.dump.versions)):
+    written = [*([] if content.dump is None else [content.dump]), *(each.dump for each in content.members)]
+    if any(each.versions != tuple(map(str, dump.versions)) for each, dump in zip(written, made.dumps, strict=True)):
         raise ManifestError(name, "its key versions are not those of its tables")
     if made.made_from is not None and _snapshot_stamp(made.made_from.manifest) != made.stamp[:STAMP_LENGTH]:
         raise ManifestError(name, "it is not of the moment of the set that it was made from")
+
+
+def _require_own_names(name: str, made: BackupSet) -> None:
+    """Refuses files whose names do not follow from the set's own, so that none can stand for another."""
+    if any(key.file.name != key_file_name(key.version, made.stamp) for key in made.keys):
+        raise ManifestError(name, "a key's file does not have the name that it should have")
+    if len({key.version for key in made.keys}) != len(made.keys):
+        raise ManifestError(name, "it names a key version twice")
+    if any(dump.file.name != dump_name(made.stamp, dump.member) for dump in made.dumps):
+        raise ManifestError(name, "the dump's file does not have the name that it should have")
+    if len({dump.member for dump in made.members}) != len(made.members):
+        raise ManifestError(name, "it names a database twice")
+    if made.configuration is not None and made.configuration.name != configuration_name(made.stamp):
+        raise ManifestError(name, "the configuration's file does not have the name that it should have")
 
 
 def _pipeline(content: documents.Manifest) -> str | None:
@@ -248,6 +268,13 @@ def _dump_document(dump: DatabaseCopy) -> documents.Dump:
     )
 
 
+def _member_document(dump: DatabaseCopy) -> documents.MemberDump:
+    if dump.anchor is None:
+        raise ValueError(f"{dump.file.name} has no anchor")
+    audit = documents.Audit(seq=dump.anchor.seq, head=dump.anchor.hash)
+    return documents.MemberDump(member=dump.member, place=dump.place, dump=_dump_document(dump), audit=audit)
+
+
 def _format_document(
     declared: ValueFormat,
 ) -> documents.FormatDocument:
@@ -309,7 +336,7 @@ def _undumped(document: documents.Undumped) -> Undumped:
     return Undumped(Roles(roles, memberships), document.lost, document.of_server, document.extension_owners)
 
 
-def _table_content(document: documents.Table) -> TableContent:
+def _table_content(document: documents.Table, member: str) -> TableContent:
     values = {
         column: {KeyVersion.parse(version): number for version, number in counted.items()}
         for column, counted in document.values.items()
@@ -322,7 +349,7 @@ def _table_content(document: documents.Table) -> TableContent:
     if document.row is not None:
         value_format = replace(value_format, row=document.row.key, row_from=document.row.since)
     table = EncryptedTable(
-        TableName(document.in_schema, document.table),
+        TableName(document.in_schema, document.table, member),
         document.columns,
         value_format,
         places,

@@ -16,6 +16,7 @@ from keyrotation_pipeline.fieldcrypto.formats.vault_transit.server import server
 from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER, VERSION_PATTERN
 from keyrotation_pipeline.fieldcrypto.material import LONGEST_NAME
 from keyrotation_pipeline.model.backups import RelationKind
+from keyrotation_pipeline.model.tables import MEMBER_NAME
 from keyrotation_pipeline.model.undumped import RoleAttribute
 
 # Of an error: a package that is not installed may bring what is named.
@@ -259,6 +260,15 @@ class Audit(Document):
     head: Sha256
 
 
+class MemberDump(Document):
+    """The dump of a fleet's member: of which database it is, and the audit's head when it was begun."""
+
+    member: Annotated[str, Field(pattern=rf"^{MEMBER_NAME}$")]
+    place: Annotated[str, Field(min_length=1, max_length=500)]
+    dump: Dump
+    audit: Audit
+
+
 class MadeFrom(Document):
     """The older set that this one was made from."""
 
@@ -286,7 +296,7 @@ class FormatOrigins(Document):
 class Manifest(Document):
     """The whole manifest."""
 
-    left_out_if_empty: ClassVar = frozenset({"home", "formats"})
+    left_out_if_empty: ClassVar = frozenset({"home", "formats", "members"})
     format: Literal[1] = Field(alias="schema")
     signed_by: Annotated[str, Field(pattern=rf"^{PUBLIC_KEY}$")]
     made_at: Annotated[str, Field(max_length=40)]
@@ -299,3 +309,4 @@ class Manifest(Document):
     made_from: MadeFrom | None
     home: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
     formats: tuple[FormatOrigin, ...] = ()
+    members: tuple[MemberDump, ...] = ()

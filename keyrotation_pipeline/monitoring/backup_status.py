@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from keyrotation_pipeline.audit.events import AuditEntry, entries
 from keyrotation_pipeline.backups import completeness
+from keyrotation_pipeline.backups.member_dumps import never_dumped
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind, utc_minute
@@ -97,7 +98,6 @@ def backup_lights(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetim
     certificates = pipeline.signatures.certificates()
     red = [each.unusable for each in certificates if each.unusable is not None and each.encrypts]
     amber = [message for each in certificates if (message := each.ends_soon(now)) is not None]
-    amber += [f"{sentence}: dump them yourself" for sentence in not_dumped(pipeline.members)]
     try:
         found = pipeline.vault.status(records)
     except BackupError as error:  # the place does not answer, which must not hide the rest of the status
@@ -109,16 +109,12 @@ def backup_lights(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetim
         amber += incomplete if found.last or incomplete else [_stale(None)]
     missing, expected = completeness.backup_lights(pipeline.ledger, found.last, now)
     red, amber = [*red, *missing], [*amber, *expected]
+    never = [f"{each}; run `keyrotation backup`" for each in never_dumped(pipeline.ledger)]
+    (amber if _was_whole(pipeline.ledger, now) else red).extend(never)
     red += (*found.changed, *found.unknown)
     amber += found.unexamined
     attention, warnings = tuple(dict.fromkeys(red)), tuple(dict.fromkeys(amber))
     return BackupLights(found.last, attention, warnings, versions=found.versions)
-
-
-def not_dumped(members: Sequence[str]) -> Iterator[str]:
-    """What backups leave out of a fleet: one phrase, or none."""
-    if members:
-        yield f"backups hold the keys and the home's own database, and not {', '.join(members)}"
 
 
 def _stale(last: datetime | None) -> str:
@@ -142,6 +138,12 @@ def _last_failures(ledger: Ledger) -> Iterator[str]:
     if runs and runs[-1].kind == EventKind.BACKUP_INCOMPLETE:
         for failure in read(BackupIncomplete, runs[-1].facts).failures:
             yield f"the backup of {utc_minute(runs[-1].at)} was incomplete ({failure}); run `keyrotation backup` again"
+
+
+def _was_whole(ledger: Ledger, now: datetime) -> bool:
+    """Whether a backup made within a day held every database that there was: a member may have joined since."""
+    made = (each.at for each in entries(ledger, EventKind.BACKUP_MADE) if each.facts.get("dump"))
+    return now - max(made, default=datetime.min.replace(tzinfo=UTC)) <= BACKUP_STALE_AFTER
 
 
 def _unbacked(vault: BackupVault, records: Sequence[KeyRecord]) -> Iterator[str]:

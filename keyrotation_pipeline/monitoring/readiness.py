@@ -255,8 +255,10 @@ def _fresh(name: str, place: BackupPlace, trust: ManifestTrust, now: datetime) -
     value = f"{newest.dump.file.name} in {place.description}, {_hours(now - newest.made_at)} old, signed by us"
     if now - newest.made_at > BACKUP_STALE_AFTER:
         return amber(name, value, "run `keyrotation backup`")
-    if not place.holds(newest.dump.file):
+    if not all(place.holds(dump.file) for dump in newest.dumps):
         return amber(name, f"{value}, but missing or damaged", "run `keyrotation backup`")
+    if lacking := list(trust.lacking(newest)):
+        return amber(name, f"{value}, with {'; '.join(lacking)}", "run `keyrotation backup`")
     return green(name, f"{value}, with its hash; only a recovery test shows that it restores")
 
 

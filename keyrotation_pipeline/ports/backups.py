@@ -192,14 +192,26 @@ class DumpSource(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class MemberSource:
+    """A fleet's member to be dumped, where officers have signed it to be; errors of `source` name it.
+
+    Args:
+        place: name and system identifier of the database.
+    """
+
+    place: str
+    source: DumpSource
+
+
 class DatabaseDumps(Protocol):
-    """Makes dumps of the application's database that never touch a disk unencrypted."""
+    """Makes dumps of the application's databases that never touch a disk unencrypted."""
 
     def make(self, name: str, tables: Sequence[EncryptedTable], source: DumpSource | None = None) -> DatabaseCopy:
         """Dumps the whole database into an encrypted file in the local place, and counts `tables` in the same snapshot.
 
         Args:
-            source: another database than the application's.
+            source: another database than the home's own.
 
         Raises:
             BackupError, OpenPGPError: pg_dump or gpg ended badly; nothing is left under `name`.

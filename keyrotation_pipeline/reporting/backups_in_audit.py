@@ -16,7 +16,7 @@ from keyrotation_pipeline.model.backup_events import (
     BackupsExamined,
     RecoveryTestFacts,
 )
-from keyrotation_pipeline.model.backups import stamp_in, stamped_at
+from keyrotation_pipeline.model.backups import member_in, stamp_in, stamped_at
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.records import read
@@ -81,7 +81,7 @@ def _backup(entry: HistoryEntry, state: LedgerState) -> BackupTaken | None:
                 compromised=(str(rekeyed.target),),
             )
         case BackupIncomplete() as incomplete:
-            has_dump = any(name.startswith("database-") for name in incomplete.files)
+            has_dump = any(member_in(name) == "" for name in incomplete.files)
             return BackupTaken(
                 entry.at, incomplete.manifest, None, {}, has_dump, incomplete.places, (), incomplete.failures
             )

@@ -238,7 +238,7 @@ def _with_plaintext(site: BackupContext, encrypted_by: int) -> Iterator[dict[str
     """Every kept dump of before an event, and until when it is sure to be kept."""
     for place in site.places if encrypted_by else ():
         for made, dump in kept_sets(place, site.trust).dumps:
-            if made.rows_seq < encrypted_by:
+            if made.rows_seq(dump) < encrypted_by:
                 yield {**_kept(place, made, dump), "tables": [str(each.table.name) for each in dump.tables]}
 
 
@@ -247,6 +247,7 @@ def _kept(place: BackupPlace, made: BackupSet, dump: DatabaseCopy) -> dict[str, 
     until = "not locked; until somebody, or a rule of the place, removes it"
     return {
         "dump": dump.file.name,
+        **({"member": dump.member, "database": dump.place} if dump.member else {}),
         "manifest": made.name,
         "place": place.description,
         "until": until if locked is None else f"locked until {instant(locked)}",

@@ -30,9 +30,6 @@ NOT_CLAIMED = (
 )
 
 
-NO_DUMPS = "that no dump of a member is kept that needs the key: this pipeline makes none"
-
-
 def dead_keys(entries: Sequence[HistoryEntry]) -> Iterator[Retirement]:
     """The retirements whose keys are still dead, and that nothing contradicts; oldest first."""
     for rotation in dict.fromkeys(each.request for each in entries if isinstance(each.fact, KeyRetired)):
@@ -103,7 +100,7 @@ def statement_of(
             "backups_that_need_it": list(backups),
             **in_statement(entries, plaintext),
             "signed_by": SIGNED_BY,
-            "not_claimed": [*NOT_CLAIMED, *([NO_DUMPS] if retired.members else [])],
+            "not_claimed": list(NOT_CLAIMED),
             "evidence": [_named(each) for each in (*_proven(entries, event), replicas, event, archived) if each],
         },
     }

@@ -293,7 +293,6 @@ def test_a_member_that_is_down_blocks_the_retirement_alone(fleet: Fleet, second:
     assert status["rotation"]["phase"] == "rows"
     assert status["members"]["south"] == f"south, system identifier {identifier}"
     assert any("table south:clients refuses was not seen" in each for each in status["attention"])
-    assert "backups hold the keys and the home's own database, and not north, south" in str(status["warnings"])
     fleet.typed("status")
     fleet.typed("inventory", expect=1)
     assert "south" in status["rotation"]["blocked_by"]
@@ -415,7 +414,7 @@ def test_what_is_written_into_the_copy_of_the_audit_is_not_believed(fleet: Fleet
 @pytest.mark.extended
 def test_certificate_and_pack_name_each_place_and_fail_without_the_evidence_of_one(fleet: Fleet) -> None:
     fleet.typed("rotate", fleet.requested("request", "--reason", "yearly"))
-    assert "left out" in fleet.typed("backup")
+    fleet.typed("backup")
     pack = fleet.folder.path / "pack"
     fleet.typed("report", "--format", "pack", "--output", str(pack))
     (certificate,) = pack.rglob("*.dsse.json")

@@ -37,12 +37,17 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY 
 def environment_of(
     url: str, connection: Connection, replicas: Replicas = NONE_DECLARED, value_format: ValueFormat = NATIVE
 ) -> PostgresEnvironment:
-    """The server around a member, whose name is what the server says.
+    """The server around a member, whose name is what the server says."""
+    return PostgresEnvironment(named_url(url, connection), connection, replicas, value_format)
+
+
+def named_url(url: str, connection: Connection) -> str:
+    """The connection string of a member, with the database that a connection by it has led to.
 
     A service file or PGDATABASE may name another database tomorrow, without a word in the connection string.
     """
     ((name,),) = connection.execute("SELECT current_database()::text").fetchall()
-    return PostgresEnvironment(make_conninfo(url, dbname=str(name)), connection, replicas, value_format)
+    return make_conninfo(url, dbname=str(name))
 
 
 def connect_at(place: str, url: str) -> Connection:

@@ -297,4 +297,4 @@ def test_a_set_that_was_made_from_an_older_one_stands_where_that_one_does_and_co
     site.offsite.remove(new.name)
     assert site.status().manifest == old.name
     assert not replacements(replace(kept, names=frozenset({made.name})))  # without its dump it replaces nothing
-    assert {each: by for each, (by, _) in replacements(kept).items()} == {old.name: made}
+    assert {each: by for each, (by, _) in replacements(kept).items()} == {(old.name, ""): made}
