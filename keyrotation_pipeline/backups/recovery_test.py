@@ -1,12 +1,13 @@
 """Runs the recovery test: fetches, decrypts, restores and reads a backup as after a disaster, and measures it.
 
 Everything comes from the place that a recovery uses first, read as `recover` reads it: what was deleted or overwritten
-there in the version that verifies, which the report names. Nothing falls back to another place or an older set: that
-would hide the problems that the test looks for. Nothing is kept. Source: the source procedure, section 7.3.
+there in the version that verifies, which the report names. Of a fleet some members are read, too, in turn. Nothing
+falls back to another place or an older set: that would hide the problems that the test looks for. Nothing is kept.
+Source: the source procedure, section 7.3.
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,7 @@ from typing import Any
 from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets, Objectives, fetch, kept_sets, read_key
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
+from keyrotation_pipeline.backups.member_tests import due_members, newest_dump_of
 from keyrotation_pipeline.backups.restore_checks import (
     DecryptedCopy,
     at_its_server,
@@ -92,6 +94,36 @@ class DumpTested:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberTested:
+    """A member of a fleet whose newest dump was restored and read.
+
+    Args:
+        place: name and system identifier of the database, as the dump has it.
+        manifest, sha256: of the set, as the audit has it sealed; see `RecoveryReport.sha256`.
+        seconds: from the first byte fetched to the last value read.
+    """
+
+    member: str
+    place: str
+    manifest: str
+    sha256: str | None
+    dump: DumpTested
+    seconds: float
+
+    def facts(self) -> Mapping[str, Any]:
+        """The facts for the audit."""
+        return {
+            "member": self.member,
+            "place": self.place,
+            "set": self.manifest,
+            "sha256": self.sha256,
+            "scratch_server": self.dump.scratch_server,
+            "seconds": round(self.seconds, 3),
+            **self.dump.facts(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class RecoveryReport:
     """A passed test.
 
@@ -103,6 +135,8 @@ class RecoveryReport:
         rpo_seconds: how old the newest set was when the test began: what would have been lost.
         versions: by name, the version of each file of the newest set that was deleted or overwritten in the place.
         sha256: of the newest set's manifest, as the audit has it sealed; None: it has no such set.
+        begun_at: when the test began.
+        members: those of a fleet whose turn it was.
     """
 
     place: str
@@ -116,6 +150,8 @@ class RecoveryReport:
     objectives: Objectives
     versions: Mapping[str, str]
     sha256: str | None
+    begun_at: datetime
+    members: tuple[MemberTested, ...] = ()
 
     @property
     def missed(self) -> tuple[str, ...]:
@@ -136,7 +172,21 @@ class RecoveryReport:
                 f"the newest backup was {self.rpo_seconds:,.0f} s old, and [recovery] rpo_seconds allows "
                 f"{allowed.rpo_seconds:,} s; back up more often"
             )
-        return tuple(missed)
+        return (*missed, *self._missed_by_members())
+
+    def _missed_by_members(self) -> Iterator[str]:
+        allowed = self.objectives
+        for each in self.members:
+            if each.seconds > allowed.rto_seconds:
+                yield (
+                    f"recovery of database {each.member} took {each.seconds:,.0f} s, and [recovery] rto_seconds allows "
+                    f"{allowed.rto_seconds:,} s; use a faster machine"
+                )
+            if (age := (self.begun_at - each.dump.made_at).total_seconds()) > allowed.rpo_seconds:
+                yield (
+                    f"the newest backup of database {each.member} was {age:,.0f} s old, and [recovery] rpo_seconds "
+                    f"allows {allowed.rpo_seconds:,} s; back up more often"
+                )
 
     def facts(self) -> Mapping[str, Any]:
         """The facts for the audit: names, counts and times, never content."""
@@ -151,6 +201,7 @@ class RecoveryReport:
             "newest": self.newest.facts(),
             "older": self.older.facts() if self.older else None,
             "rekeyed": self.rekeyed.facts() if self.rekeyed else None,
+            **({"members": [each.facts() for each in self.members]} if self.members else {}),
             "rto_seconds": round(self.rto_seconds, 3),
             "rpo_seconds": round(self.rpo_seconds, 3),
             "objectives": {"rto_seconds": self.objectives.rto_seconds, "rpo_seconds": self.objectives.rpo_seconds},
@@ -271,6 +322,10 @@ def _tested(site: BackupContext, place: BackupPlace, key: RecoveryKey, report: R
         if rekeyed_set is not None and rekeyed_set.dump is not None:
             its_keys = recovered_keys(place, rekeyed_set, key, registered)
             rekeyed = _restored(site, place, rekeyed_set, rekeyed_set.dump, its_keys, key, workspace, report)
+        members = tuple(
+            _member_tested(site, kept, name, keys, key, workspace, report)
+            for name in due_members(site.pipeline.ledger, begun)
+        )
     return RecoveryReport(
         place=place.description,
         recovery_key=" and ".join([key.label, *dict.fromkeys(copy.sealed_by for copy in made.keys if copy.sealed_by)]),
@@ -282,8 +337,30 @@ def _tested(site: BackupContext, place: BackupPlace, key: RecoveryKey, report: R
         rpo_seconds=(begun - made.made_at).total_seconds(),
         objectives=site.objectives,
         versions=place.older.used_by(made.names),
-        sha256=site.trust.seal_of(made).sha256 if made.name in site.trust.names else None,
+        sha256=_sha256(site, made),
+        begun_at=begun,
+        members=members,
     )
+
+
+def _sha256(site: BackupContext, made: BackupSet) -> str | None:
+    return site.trust.seal_of(made).sha256 if made.name in site.trust.names else None
+
+
+def _member_tested(
+    site: BackupContext,
+    kept: KeptSets,
+    name: str,
+    keys: Mapping[KeyVersion, KeyMaterial],
+    key: RecoveryKey,
+    workspace: Path,
+    report: Report,
+) -> MemberTested:
+    begun = site.pipeline.clock.now()
+    made, dump = newest_dump_of(site, kept, name)
+    tested = _restored(site, kept.place, made, dump, keys, key, workspace, report)
+    seconds = (site.pipeline.clock.now() - begun).total_seconds()
+    return MemberTested(name, dump.place, made.name, _sha256(site, made), tested, seconds)
 
 
 def newest_dump(kept: KeptSets, trust: ManifestTrust) -> tuple[BackupSet, DatabaseCopy]:

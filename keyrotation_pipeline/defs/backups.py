@@ -194,6 +194,7 @@ def dump_metadata(made: BackupFacts) -> Mapping[str, Any]:
         "manifest": made.manifest,
         "file": made.dump or "none",
         "needs_key_versions": ", ".join(made.dump_needs) or "none",
+        **({"members": as_list(f"{name}: {each.dump}" for name, each in made.members.items())} if made.members else {}),
     }
 
 
@@ -224,6 +225,11 @@ def _recovery_metadata(report: RecoveryReport) -> Mapping[str, Any]:
         "values_decrypted": report.newest.read.values,
         "older_dump": report.older.name if report.older else "no dump is left that an archived key reads",
         "rekeyed_dump": report.rekeyed.name if report.rekeyed else "no dump was made from an older one",
+        **(
+            {"members": as_list(f"{each.member}: {each.dump.name}" for each in report.members)}
+            if report.members
+            else {}
+        ),
         "rto_seconds": report.rto_seconds,
         "rpo_seconds": report.rpo_seconds,
         "objectives_missed": as_list(map(plain, report.missed)),

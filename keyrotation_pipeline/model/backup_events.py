@@ -157,6 +157,14 @@ class CheckpointRefused(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class MemberDumped:
+    """What is shown of the dump of a fleet's member; `place` is the database's name and system identifier."""
+
+    dump: str
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
 class BackupFacts:
     """What is shown of the event that a backup was made.
 
@@ -166,6 +174,7 @@ class BackupFacts:
         dump_needs: versions that its values are under.
         removed: older local files that were removed.
         warnings: one sentence for each thing to improve.
+        members: the dumps of a fleet's members, by name.
     """
 
     manifest: Annotated[str, Alias("set")]
@@ -176,6 +185,7 @@ class BackupFacts:
     places: tuple[str, ...]
     removed: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    members: Mapping[str, MemberDumped] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +214,17 @@ class DumpRestored:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberRestored:
+    """What a report needs of the dump of a fleet's member that a recovery test restored; as `RecoveryTestFacts`."""
+
+    member: str
+    place: str
+    manifest: Annotated[str, Alias("set")]
+    sha256: str | None
+    rows: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class RecoveryTestFacts:
     """What a report needs of the event that a recovery test passed; `objectives` are the allowed seconds, by name.
 
@@ -220,6 +241,7 @@ class RecoveryTestFacts:
     sha256: str | None = None
     scratch_server: str | None = None
     newest: DumpRestored | None = None
+    members: tuple[MemberRestored, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from keyrotation_pipeline.audit.events import AuditEntry, entries
 from keyrotation_pipeline.backups import completeness
 from keyrotation_pipeline.backups.member_dumps import never_dumped
+from keyrotation_pipeline.backups.member_tests import overdue
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind, utc_minute
@@ -69,7 +70,7 @@ def recovery_tests(ledger: Ledger, records: Sequence[KeyRecord], now: datetime) 
         failed = None
     at = None if passed is None else passed.at
     problems = tuple(_test_problems(failed, last.get(EventKind.RECOVERY_TEST_DUE), at, _since(records, now), now))
-    return RecoveryTests(at, None if failed is None else failed.at, problems)
+    return RecoveryTests(at, None if failed is None else failed.at, (*problems, *overdue(ledger, now)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,10 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
+
+import pytest
 
 from keyrotation_pipeline_tests.acceptance.test_fleet import ROWS, Fleet, fleet, second  # noqa: F401
 from keyrotation_pipeline_tests.servers import Server
@@ -42,3 +45,56 @@ def test_a_set_has_a_dump_of_each_database_and_names_the_one_that_is_down(fleet:
     assert list(json.loads(fleet.typed("backup", "--json"))["members"]) == ["north", "south"]
     assert "no dump" not in fleet.typed("status")
     assert "south" in fleet.typed("backup", "--list")
+
+
+def recovery_key(fleet: Fleet) -> str:  # noqa: F811
+    file = fleet.folder.path / "recovery.asc"
+    file.write_bytes(fleet.officers[0].gpg("--armor", "--export-secret-keys"))
+    return str(file)
+
+
+@pytest.mark.extended
+def test_a_recovery_test_takes_the_members_in_turn_and_reads_every_value(fleet: Fleet) -> None:  # noqa: F811
+    key = recovery_key(fleet)
+    fleet.typed("backup")
+
+    def tested() -> list[str]:
+        done = json.loads(fleet.typed("recovery-test", "--key", key, "--json"))
+        for each in done["members"]:
+            name = f"{each['member']}:clients"
+            assert each["place"].endswith(f"system identifier {fleet.system(each['member'])}")
+            assert (each["rows"], each["decrypted"][name]["name"]) == ({name: ROWS}, {"v1": ROWS})
+        return [each["member"] for each in done["members"]]
+
+    assert tested() == ["north", "south"]
+    assert tested() == ["north"]
+    assert tested() == ["south"]
+    assert "restored  database-north-" in fleet.typed("recovery-test", "--key", key)
+
+
+@pytest.mark.extended
+def test_a_dump_that_is_not_the_one_of_its_manifest_fails_the_test_by_name(fleet: Fleet) -> None:  # noqa: F811
+    key = recovery_key(fleet)
+    fleet.typed("backup")
+    fleet.write("south", 1, "plaintext that a member's owner wrote")
+    fleet.typed("backup")
+    (_, north), (old_south, south) = files(fleet, "database-north-*"), files(fleet, "database-south-*")
+    for target, source in ((south, old_south), (north, south), (south, north), (south, None), (old_south, None)):
+        there = target.read_bytes()
+        target.unlink() if source is None else shutil.copy(source, target)
+        if target == old_south:
+            fleet.typed("recovery-test", "--key", key)
+        else:
+            assert target.name in fleet.refused("recovery-test", "--key", key)
+        target.write_bytes(there)
+    document = files(fleet, "backup-*.json")[-1]
+    whole = document.read_text()
+    without = json.loads(whole)
+    without["members"] = [each for each in without["members"] if each["member"] != "south"]
+    for content in (json.dumps(without, indent=2), files(fleet, "backup-*.json")[0].read_text()):
+        document.write_text(content)
+        assert document.name in fleet.refused("recovery-test", "--key", key)
+    document.unlink()
+    assert f"{document.name}, the newest backup of the database, is not in" in fleet.refused(
+        "recovery-test", "--key", key
+    )
