@@ -451,6 +451,7 @@ def _assemble(
         tables=settings.encrypted_tables,
         shards=speed.shards,
         parallel_shards=speed.parallel_shards,
+        run_minutes=speed.run_minutes,
         ledger=ledger,
         inventory=ports.inventory,
         rewriting=ports.rewriting,

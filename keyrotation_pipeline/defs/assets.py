@@ -18,8 +18,8 @@ from keyrotation_pipeline.defs.partitions import (
     SECURITY_OFFICERS,
     SITE_RELIABILITY,
     Naming,
+    RunPartition,
     key_versions,
-    partition_and_shard,
 )
 from keyrotation_pipeline.defs.resources import PipelineParameter, PipelineResource
 from keyrotation_pipeline.defs.step_runner import actor_of, rotation_of, run_step, step_failures
@@ -107,7 +107,7 @@ def step_assets(naming: Naming, tables: Sequence[EncryptedTable]) -> Iterator[dg
 def _before(naming: Naming, step: Step, tables: Sequence[EncryptedTable]) -> Sequence[dg.AssetKey]:
     earlier = WALK[: WALK.index(step)]
     if earlier and earlier[-1] is Step.ROWS:
-        return [naming.rows(table.name) for table in tables] or [naming.step(earlier[-2])]
+        return list(dict.fromkeys(naming.rows(table.name) for table in tables)) or [naming.step(earlier[-2])]
     return [naming.step(each) for each in earlier[-1:]]
 
 
@@ -127,7 +127,7 @@ def _retire(context: dg.AssetExecutionContext, resource: PipelineResource) -> Me
 
 def _certificate(context: dg.AssetExecutionContext, resource: PipelineResource) -> Metadata:
     """The certificate of the key's retirement as of now; the key is retired even if none can be issued."""
-    partition, _ = partition_and_shard(context)
+    partition = RunPartition.of(context).walk
     try:
         with resource.open_backups(actor_of(context)) as site:
             if not is_small(site.pipeline):

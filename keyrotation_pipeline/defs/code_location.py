@@ -14,7 +14,7 @@ from keyrotation_pipeline.defs.checks import checks
 from keyrotation_pipeline.defs.incidents import INCIDENT_ASSETS
 from keyrotation_pipeline.defs.inventory import READINESS, encrypted_columns_asset
 from keyrotation_pipeline.defs.partitions import Naming, Ownership
-from keyrotation_pipeline.defs.reencrypt import DUE_SHARDS, rows_asset, zero_old_rows_check
+from keyrotation_pipeline.defs.reencrypt import DUE_SHARDS, rows_assets, zero_old_rows_check
 from keyrotation_pipeline.defs.resources import RESOURCE, PipelineResource
 from keyrotation_pipeline.defs.schedules import build_jobs, schedules
 from keyrotation_pipeline.defs.sensors import sensors
@@ -80,7 +80,7 @@ def _assets(
 ) -> Sequence[dg.AssetsDefinition]:
     others = [
         encrypted_columns_asset(naming),
-        *(rows_asset(naming, table, shards) for table in tables),
+        *rows_assets(naming, tables, shards),
         backup_assets(naming, time_zone, first_day),
     ]
     return [

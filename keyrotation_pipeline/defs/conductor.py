@@ -85,7 +85,8 @@ def tick(
         return backup if isinstance(backup, dg.SensorResult) else dg.SkipReason(reason)
     fail_stale_runs(instance, pipeline, f"{rotation.id}/", conducted_runs(instance, naming, seal, rotation.id))
     past, now = (past for _, past in conducted_runs(instance, naming, seal, rotation.id)), pipeline.clock.now()
-    plan = plan_runs(naming, rotation, decision.tasks, past, now, pipeline.parallel_shards)
+    servers = pipeline.servers() if pipeline.members else None
+    plan = plan_runs(naming, rotation, decision.tasks, past, now, pipeline.parallel_shards, servers)
     failed = plan.next_try_at is not None or any(each.tags[ATTEMPT_TAG] != FIRST_ATTEMPT for each in plan.requests)
     if plan.requests and failed:
         # After a failure: more runs cannot repair a damaged key store. One that only does not answer is retried.

@@ -1,6 +1,7 @@
 """Shows in Dagster what only the ledger knows: steps and backups from elsewhere, partitions, reasons to wait."""
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -29,6 +30,7 @@ from keyrotation_pipeline.defs.step_metadata import (
     instances_now,
     materialization,
     officers_of,
+    with_partitions,
 )
 from keyrotation_pipeline.defs.step_runner import DAGSTER_RUN
 from keyrotation_pipeline.defs.summaries import plain
@@ -38,8 +40,8 @@ from keyrotation_pipeline.model.backup_events import BackupFacts
 from keyrotation_pipeline.model.progress import TableProgress, duration
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
-from keyrotation_pipeline.model.tables import EncryptedTable
-from keyrotation_pipeline.monitoring.progress import tables_progress
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+from keyrotation_pipeline.monitoring.progress import tables_progress, together
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
@@ -147,7 +149,7 @@ def _missing(
 ) -> Iterator[dg.AssetMaterialization]:
     shown: dict[dg.AssetKey, set[str]] = {}
     missing: list[StepRecord] = []
-    for record in rotation.steps:
+    for record in with_partitions(pipeline, rotation):
         key, partition = asset_of(naming, rotation, record)
         if key is None:
             continue
@@ -176,7 +178,8 @@ def report_wait_status(
         return message
     phase = phase_of(rotation)
     if phase == Step.ROWS:
-        tables = list(zip(pipeline.tables, tables_progress(pipeline, rotation, pipeline.tables), strict=True))
+        found = zip(pipeline.tables, tables_progress(pipeline, rotation, pipeline.tables), strict=True)
+        tables = _by_asset(list(found))
         for observation in _row_observations(naming, rotation, message, tables, before):
             instance.report_runless_asset_event(observation)
         return "; ".join((*(_progress(progress) for _, progress in tables), message))
@@ -194,8 +197,16 @@ def report_wait_status(
     return message
 
 
+def _by_asset(found: Sequence[tuple[EncryptedTable, TableProgress]]) -> list[tuple[TableName, TableProgress]]:
+    """The progress of each table; of a fleet, of a table in all its databases together."""
+    grouped = defaultdict[TableName, list[TableProgress]](list)
+    for table, progress in found:
+        grouped[table.name.in_any_database].append(progress)
+    return [(name, together(str(name), parts)) for name, parts in grouped.items()]
+
+
 def _row_observations(
-    naming: Naming, rotation: Walk, message: str, tables: list[tuple[EncryptedTable, TableProgress]], before: str
+    naming: Naming, rotation: Walk, message: str, tables: list[tuple[TableName, TableProgress]], before: str
 ) -> Iterator[dg.AssetObservation]:
     for table, progress in tables:
         if _percent(progress) not in before:
@@ -208,7 +219,7 @@ def _row_observations(
                 **_wait_metadata(rotation, message),
                 **{name: dg.MetadataValue.float(float(number)) for name, number in numbers.items()},
             }
-            yield dg.AssetObservation(naming.rows(table.name), description=_progress(progress), metadata=metadata)
+            yield dg.AssetObservation(naming.rows(table), description=_progress(progress), metadata=metadata)
 
 
 def _progress(of: TableProgress) -> str:

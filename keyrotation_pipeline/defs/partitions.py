@@ -1,8 +1,9 @@
 """Names and owners of everything that the pipeline defines in Dagster, and the partitions.
 
-There is one partition per rotation or rollback, named by the key version that it leads to; for rows also by shard. They
-are derived from the ledger. Anybody who reaches the UI can add and remove partitions; the sensor `ledger_mirror`
-corrects that within seconds, and no step runs because a partition exists.
+There is one partition per rotation or rollback, named by the key version that it leads to; for rows also by shard, or
+in a fleet by database, since Dagster has two dimensions and no more. They are derived from the ledger. Anybody who
+reaches the UI can add and remove partitions; the sensor `ledger_mirror` corrects that within seconds, and no step runs
+because a partition exists.
 
 In somebody else's project each name carries a prefix, since Dagster requires most names to be unique in a project, and
 treats pools and dynamic partitions of one name as the same in a whole instance.
@@ -24,6 +25,8 @@ from keyrotation_pipeline.model.tables import TableName
 from keyrotation_pipeline.ports.ledger import Ledger
 
 ROTATION_TAG = "keyrotation/rotation"
+# On runs that take shards of a fleet: an instance may limit how many there are of each value at a time.
+SERVER_TAG = "keyrotation/server"
 
 # Owners: the roles of the source procedure (section 1.3).
 DATABASE_ADMINISTRATORS = "team:database-administrators"
@@ -51,12 +54,12 @@ class Naming:
         return self.asset(step)
 
     def rows(self, table: TableName) -> dg.AssetKey:
-        """``rows/clients``, ``rows/billing.Invoices``."""
-        return self.asset("rows", _plain(str(table), r"[^A-Za-z0-9_.-]"))
+        """``rows/clients``, ``rows/billing.Invoices``; of a fleet, the table in whichever databases it is."""
+        return self.asset("rows", _plain(str(table.in_any_database), r"[^A-Za-z0-9_.-]"))
 
     def rows_op(self, table: TableName) -> str:
         """The op of that asset; Dagster allows letters, digits and underscores."""
-        return self.name(f"rows__{_plain(str(table), r'[^A-Za-z0-9_]')}")
+        return self.name(f"rows__{_plain(str(table.in_any_database), r'[^A-Za-z0-9_]')}")
 
     def name(self, plain: str) -> str:
         """Of a job, schedule, sensor, op, group, pool or set of partitions: ``backup``, ``rotation_backup``.
@@ -107,6 +110,9 @@ def _plain(name: str, refused: str) -> str:
 
 KEY_VERSION = "key_version"
 SHARD = "shard"
+DATABASE = "database"
+# The partition of the home's own database: no member can have this name, which has a hyphen.
+OWN_DATABASE = "own-database"
 FINISHED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED]
 PartitionsRequest = dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest
@@ -177,29 +183,55 @@ def shard_name(index: int) -> str:
     return f"{index:02d}"
 
 
-def row_partitions(naming: Naming, shards: int) -> dg.MultiPartitionsDefinition:
-    """Key version × shard; `shards` is their number per table."""
-    names = [shard_name(index) for index in range(shards)]
-    return dg.MultiPartitionsDefinition(
-        {KEY_VERSION: key_versions(naming), SHARD: dg.StaticPartitionsDefinition(names)}
-    )
+def database_name(table: TableName) -> str:
+    """The partition of the database that a table is in."""
+    return table.database or OWN_DATABASE
 
 
-def row_partition(walk: Walk, shard: int) -> dg.MultiPartitionKey:
-    """The partition of one shard."""
-    return dg.MultiPartitionKey({KEY_VERSION: partition_of(walk), SHARD: shard_name(shard)})
+def row_partitions(naming: Naming, databases: Sequence[str], shards: int) -> dg.MultiPartitionsDefinition:
+    """Key version × shard; in a fleet key version × database, and a run takes all shards of a table in it.
 
-
-def partition_and_shard(context: dg.AssetExecutionContext) -> tuple[str, int | None]:
-    """The partition of a run: that of a rotation or rollback, and the shard.
-
-    Raises:
-        OutOfOrderError: the run is for several partitions, or for none.
+    Args:
+        databases: of a fleet, those that have the table, as `database_name` names them; none: there is no fleet.
+        shards: their number per table.
     """
-    if not context.has_partition_key:
-        raise OutOfOrderError("this run is not for one partition; launch it again for the one that is missing")
-    key = context.partition_key
-    if isinstance(key, dg.MultiPartitionKey):
+    by_shard = [shard_name(index) for index in range(shards)]
+    second = {DATABASE: databases} if databases else {SHARD: by_shard}
+    named = {name: dg.StaticPartitionsDefinition(keys) for name, keys in second.items()}
+    return dg.MultiPartitionsDefinition({KEY_VERSION: key_versions(naming), **named})
+
+
+def row_partition(walk: Walk, table: TableName, shard: int | None) -> dg.MultiPartitionKey:
+    """The partition of one shard; of a fleet, where `shard` is None, that of a table in one database."""
+    second = {DATABASE: database_name(table)} if shard is None else {SHARD: shard_name(shard)}
+    return dg.MultiPartitionKey({KEY_VERSION: partition_of(walk), **second})
+
+
+@dataclass(frozen=True, slots=True)
+class RunPartition:
+    """The partition of a run.
+
+    Args:
+        walk: that of a rotation or rollback.
+        shard: of rows; None, too, in a fleet.
+        database: of rows in a fleet, as `database_name` names it.
+    """
+
+    walk: str
+    shard: int | None = None
+    database: str | None = None
+
+    @classmethod
+    def of(cls, context: dg.AssetExecutionContext) -> "RunPartition":
+        """The one that a run is for.
+
+        Raises:
+            OutOfOrderError: the run is for several partitions, or for none.
+        """
+        if not context.has_partition_key:
+            raise OutOfOrderError("this run is not for one partition; launch it again for the one that is missing")
+        key = context.partition_key
+        if not isinstance(key, dg.MultiPartitionKey):
+            return cls(key)
         parts = key.keys_by_dimension
-        return parts[KEY_VERSION], int(parts[SHARD])
-    return key, None
+        return cls(parts[KEY_VERSION], int(parts[SHARD]) if SHARD in parts else None, parts.get(DATABASE))

@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,7 @@ import dagster as dg
 from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG, PRIORITY_TAG
 
 from keyrotation_pipeline.defs.outside_reports import Seal
-from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming, partition_of
+from keyrotation_pipeline.defs.partitions import ROTATION_TAG, SERVER_TAG, Naming, partition_of
 from keyrotation_pipeline.defs.schedules import BACKUP, EVIDENCE, INTRODUCE_KEY, LEGS, REENCRYPT_ROWS, RETIRE_KEY
 from keyrotation_pipeline.defs.triggers import BY_HAND_TAG
 from keyrotation_pipeline.model.requests import RotationType, Step, Walk
@@ -45,10 +46,11 @@ class ConductorRun:
     subject: str
     attempt: int
     ended_at: datetime | None
+    succeeded: bool = False
 
     @classmethod
     def from_tags(
-        cls, naming: Naming, job: str, tags: Mapping[str, str], ended_at: datetime | None
+        cls, naming: Naming, job: str, tags: Mapping[str, str], ended_at: datetime | None, *, succeeded: bool = False
     ) -> "ConductorRun | None":
         """The run that its tags describe; None if the conductor cannot have launched it.
 
@@ -59,7 +61,7 @@ class ConductorRun:
         ours = tags.get(SENSOR_TAG) == naming.name(CONDUCTOR) and BY_HAND_TAG not in tags
         if not ours or not ATTEMPT.fullmatch(attempt) or job != naming.name(_job_of(subject)):
             return None
-        return cls(subject, int(attempt), ended_at)
+        return cls(subject, int(attempt), ended_at, succeeded)
 
 
 def _job_of(subject: str) -> str:
@@ -77,7 +79,7 @@ def conducted_runs(
     for record in instance.get_run_records(dg.RunsFilter(tags={ROTATION_TAG: rotation}), ascending=True):
         run = record.dagster_run
         ended_at = record.update_timestamp.replace(tzinfo=UTC) if run.is_finished else None
-        past = ConductorRun.from_tags(naming, run.job_name, run.tags, ended_at)
+        past = ConductorRun.from_tags(naming, run.job_name, run.tags, ended_at, succeeded=run.is_success)
         if past is None or not seal.is_on_run(_described(run.tags), run.tags.get(SEAL_TAG, "")):
             continue
         if (past.subject, past.attempt) not in seen:
@@ -111,45 +113,81 @@ def plan_runs(
     past: Iterable[ConductorRun],
     now: datetime,
     parallel_shards: int,
+    servers: Mapping[str, str] | None = None,
 ) -> RunPlan:
-    """Plans the runs for the due tasks: never two for one subject at a time, and for each a pause after its last."""
-    wanted = subjects(rotation, tasks, parallel_shards)
+    """Plans the runs for the due tasks: never two for one subject at a time, and for each a pause after its last.
+
+    Args:
+        servers: of a fleet, the server of each database; each gets runs of its own.
+    """
+    if not servers or tasks[0].shard is None:
+        return _plan(naming, rotation, tasks, past, now, parallel_shards)
+    of_server, past = defaultdict[str, list[Task]](list), tuple(past)
+    for task in tasks:
+        if task.shard is not None:
+            of_server[servers[task.shard.table.name.database]].append(task)
+    plans = [_plan(naming, rotation, due, past, now, parallel_shards, server) for server, due in of_server.items()]
+    return RunPlan(
+        [request for plan in plans for request in plan.requests],
+        [subject for plan in plans for subject in plan.in_progress],
+        min((plan.next_try_at for plan in plans if plan.next_try_at is not None), default=None),
+    )
+
+
+def _plan(
+    naming: Naming,
+    rotation: Walk,
+    tasks: Sequence[Task],
+    past: Iterable[ConductorRun],
+    now: datetime,
+    parallel_shards: int,
+    server: str | None = None,
+) -> RunPlan:
+    wanted = subjects(rotation, tasks, parallel_shards, server)
     newest = {run.subject: run for run in sorted(past, key=lambda run: run.attempt) if run.subject in wanted}
     in_progress = [subject for subject, run in newest.items() if run.ended_at is None]
-    again_at = {
-        subject: run.ended_at + pause_after(run.attempt) for subject, run in newest.items() if run.ended_at is not None
-    }
+    again_at = {subject: run.ended_at + pause_after(run) for subject, run in newest.items() if run.ended_at is not None}
     pausing = {subject: at for subject, at in again_at.items() if now < at}
     # Each of these has one of the due tasks: launch no more than there are others.
     busy = {*in_progress, *pausing}
     idle = [subject for subject in wanted if subject not in busy][: max(len(tasks) - len(busy), 0)]
     attempts = {subject: newest[subject].attempt + 1 if subject in newest else 1 for subject in idle}
-    requests = [request_for(naming, rotation, tasks[0], subject, attempt) for subject, attempt in attempts.items()]
+    requests = [
+        request_for(naming, rotation, tasks[0], subject, attempt, server) for subject, attempt in attempts.items()
+    ]
     return RunPlan(requests, in_progress, min(pausing.values(), default=None))
 
 
-def pause_after(attempt: int) -> timedelta:
-    """A minute between the first attempts, since the holder of an old snapshot may go away; then ten."""
-    return RETRY if attempt < ATTEMPTS_BEFORE_LATER else RETRY_LATER
+def pause_after(run: ConductorRun) -> timedelta:
+    """A minute between the first attempts, since the holder of an old snapshot may go away; then ten.
+
+    After one that succeeded a minute, too: its time was over, or others had all that was due.
+    """
+    return RETRY if run.succeeded or run.attempt < ATTEMPTS_BEFORE_LATER else RETRY_LATER
 
 
-def subjects(rotation: Walk, tasks: Sequence[Task], parallel_shards: int) -> Sequence[str]:
+def subjects(rotation: Walk, tasks: Sequence[Task], parallel_shards: int, server: str | None = None) -> Sequence[str]:
     """The subjects of the runs for these tasks: a leg of the rotation; for shards ``reencrypt_rows/1``, ``/2`` ….
 
-    Each of the latter takes whatever shard is due, one after another.
+    Each of the latter takes whatever shard is due, one after another; of a fleet, on its server:
+    ``reencrypt_rows/<system identifier>/1``.
     """
     if tasks[0].shard is None:
         return (INTRODUCE_KEY if tasks[0].step in LEGS[INTRODUCE_KEY] else RETIRE_KEY,)
     emergency = rotation.type is RotationType.EMERGENCY
     at_a_time = max(parallel_shards, PARALLEL_IN_EMERGENCY) if emergency else parallel_shards
-    return tuple(f"{REENCRYPT_ROWS}/{number}" for number in range(1, at_a_time + 1))
+    job = REENCRYPT_ROWS if server is None else f"{REENCRYPT_ROWS}/{server}"
+    return tuple(f"{job}/{number}" for number in range(1, at_a_time + 1))
 
 
-def request_for(naming: Naming, rotation: Walk, task: Task, subject: str, attempt: int) -> dg.RunRequest:
+def request_for(
+    naming: Naming, rotation: Walk, task: Task, subject: str, attempt: int, server: str | None = None
+) -> dg.RunRequest:
     """The run for a due task: a leg continues from there to its end, a run for shards takes all that are due."""
     tags = URGENT if rotation.type is RotationType.EMERGENCY else {}
     if task.shard is not None:
-        return _request(naming, rotation, subject, attempt, {MODE_TAG: str(rotation.type), **LONG, **tags})
+        of_server = {} if server is None else {SERVER_TAG: server}
+        return _request(naming, rotation, subject, attempt, {MODE_TAG: str(rotation.type), **of_server, **LONG, **tags})
     leg = LEGS[subject]
     first = leg.index(task.step) if task.step is not Step.ROWS else 0
     assets = [naming.step(step) for step in leg[first:]]

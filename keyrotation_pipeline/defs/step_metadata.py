@@ -1,7 +1,8 @@
 """Metadata of a finished step: sentences first, then tables and numbers, which Dagster plots over time."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dagster as dg
@@ -25,6 +26,7 @@ from keyrotation_pipeline.model.tables import TableName
 from keyrotation_pipeline.monitoring.progress import tables_progress
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
+from keyrotation_pipeline.rotation import reencrypt
 
 ROLLOUTS = {Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT, Step.ARCHIVED_KEY}
 
@@ -84,9 +86,28 @@ def metadata_of(
 
 def asset_of(naming: Naming, rotation: Walk, record: StepRecord) -> tuple[dg.AssetKey | None, str]:
     """The asset and partition of a step; no asset for the record that closes the rows."""
-    if record.table is not None and record.shard is not None:
-        return naming.rows(TableName.parse(record.table)), row_partition(rotation, record.shard)
+    if record.table is not None:
+        table = TableName.parse(record.table)
+        return naming.rows(table), row_partition(rotation, table, record.shard)
     return (None if record.step is Step.ROWS else naming.step(record.step)), partition_of(rotation)
+
+
+def with_partitions(pipeline: Pipeline, rotation: Walk) -> Iterator[StepRecord]:
+    """The finished steps that have a partition: of a fleet, in place of shards, each table that is done in a database.
+
+    Such a record has no shard, and the facts of all of them.
+    """
+    if not pipeline.members:
+        yield from rotation.steps
+        return
+    shards = defaultdict[str, list[StepRecord]](list)
+    for record in rotation.steps:
+        if record.table is None:
+            yield record
+        else:
+            (of_table := shards[record.table]).append(record)
+            if len(of_table) == pipeline.shards:
+                yield replace(record, shard=None, facts=reencrypt.sum_of(of_table))
 
 
 def materialization(

@@ -2,14 +2,15 @@
 
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
 
 from keyrotation_pipeline.defs import launch_refusals
-from keyrotation_pipeline.defs.partitions import partition_and_shard, partition_of
+from keyrotation_pipeline.defs.partitions import RunPartition, database_name, partition_of
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.defs.step_metadata import CommonFacts, metadata_of
 from keyrotation_pipeline.errors import KeyRotationError, OutOfOrderError
@@ -21,7 +22,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline.requests.situation import Situation
-from keyrotation_pipeline.rotation import runner
+from keyrotation_pipeline.rotation import reencrypt, runner
 
 SECONDS_BETWEEN_LOG_LINES = 3.0
 DAGSTER_RUN = "dagster run "
@@ -33,30 +34,52 @@ def run_step(
     resource: PipelineResource,
     step: Step,
     *,
-    table: EncryptedTable | None = None,
     closing: Step | None = None,
 ) -> Mapping[str, dg.MetadataValue]:
     """Runs the step of one asset and describes it.
 
     Args:
-        table: for `Step.ROWS`: the one whose shard the partition names.
         closing: a step without an asset of its own, run first when it is due.
 
     Raises:
         KeyRotationError: the step was refused, mostly because it is not due; nothing was done.
     """
     with resource.open(actor_of(context)) as pipeline:
-        partition, index = partition_and_shard(context)
-        rotation = rotation_of(pipeline, partition)
+        rotation = rotation_of(pipeline, RunPartition.of(context).walk)
         launch_refusals.lift(pipeline.ledger, rotation)
         report = progress_to(context.log)
         if closing is not None and Task(closing) in runner.next_decision(Situation(pipeline), rotation).tasks:
             runner.run_step(pipeline, rotation.id, Task(closing), report)
-        shard = Shard(table, index, pipeline.shards) if table is not None and index is not None else None
         began = time.monotonic()
-        record = runner.run_step(pipeline, rotation.id, Task(step, shard), report)
+        record = runner.run_step(pipeline, rotation.id, Task(step), report)
         seconds = time.monotonic() - began
         return metadata_of(resource.naming, CommonFacts.of(pipeline, rotation, record), record, seconds=seconds)
+
+
+def run_rows(
+    context: dg.AssetExecutionContext, resource: PipelineResource, tables: Sequence[EncryptedTable]
+) -> Mapping[str, dg.MetadataValue]:
+    """Re-encrypts the shard that a partition names; in a fleet, every shard of the table in the database that it names.
+
+    Args:
+        tables: the same table in each database that has it.
+
+    Raises:
+        KeyRotationError: as `run_step`.
+    """
+    with resource.open(actor_of(context)) as pipeline:
+        partition = RunPartition.of(context)
+        rotation = rotation_of(pipeline, partition.walk)
+        launch_refusals.lift(pipeline.ledger, rotation)
+        table = next(each for each in tables if partition.database in {None, database_name(each.name)})
+        shards = range(pipeline.shards) if partition.shard is None else (partition.shard,)
+        tasks = [Task(Step.ROWS, Shard(table, index, pipeline.shards)) for index in shards]
+        report = progress_to(context.log)
+        records = [runner.run_step(pipeline, rotation.id, task, report) for task in tasks]
+        record = records[-1]
+        if partition.shard is None:
+            record = replace(record, shard=None, facts=reencrypt.sum_of(records))
+        return metadata_of(resource.naming, CommonFacts.of(pipeline, rotation, record), record)
 
 
 def rotation_of(pipeline: Pipeline, partition: str) -> Walk:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import dagster as dg
 
-from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming
+from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming, database_name
 from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.key_events import KeyRetired
@@ -19,7 +19,7 @@ from keyrotation_pipeline.model.progress import TableProgress, duration
 from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import WALK, RequestAction, Step, StepRecord, Walk
-from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.model.visible_text import is_hidden, visible
 
 SHOWN_WITHOUT_A_CLICK_CHARS = 999
@@ -46,7 +46,7 @@ def next_step(naming: Naming, rotation: Walk, step: Step, tables: Sequence[Encry
         )
     following = WALK[WALK.index(step) + 1]
     if following is Step.ROWS and tables:
-        links = ", ".join(asset_link(naming.rows(table.name)) for table in tables)
+        links = ", ".join(dict.fromkeys(asset_link(naming.rows(table.name)) for table in tables))
     else:
         links = asset_link(naming.step(following if tables or following is not Step.ROWS else Step.ZERO_OLD_ROWS_PROOF))
     if rotation.manual:
@@ -70,7 +70,7 @@ def summary(rotation: Walk, record: StepRecord, names: "Names") -> str:
 
 
 def rows_summary(record: StepRecord, table: TableProgress) -> str:
-    """The outcome of one shard, and the progress of its table."""
+    """The outcome of one shard, or of a table in a database of a fleet, and the progress of that table."""
     facts = record.facts
     trouble = ""
     if facts.get("quarantined"):
@@ -82,9 +82,9 @@ def rows_summary(record: StepRecord, table: TableProgress) -> str:
     left = f" {skipped:,} rows moved meanwhile; the sweep of the proof rewrites them." if skipped else ""
     whole = "Every shard is done." if table.shards_done == table.shards else ""
     eta = "" if table.eta_seconds is None else f", about {duration(table.eta_seconds)} to go"
+    what = f"In {database_name(TableName.parse(table.table))}" if record.shard is None else f"Shard {record.shard:02d}"
     return (
-        f"Shard {record.shard:02d}: {facts.get('rows', 0):,} rows rewritten.{left}{trouble} "
-        f"The table: **{table}**{eta}. {whole}"
+        f"{what}: {facts.get('rows', 0):,} rows rewritten.{left}{trouble} The table: **{table}**{eta}. {whole}"
     ).rstrip()
 
 

@@ -21,6 +21,7 @@ HOSTS = "Hosts"
 SECRETS = "Secrets"
 SIGNER = "Backups signed by"
 MEMBER = "databases "
+_SYSTEM = re.compile(r".+, system identifier ([0-9]+)(?:, schema [a-z0-9_]+)?")
 COMPARED = "Values compared with a backup"
 CARRIED_OUT = ("Carried out", "by people, in Dagster or by keyrotation rotate; the conductor leaves it")
 
@@ -389,6 +390,15 @@ def members_among(hosts: Sequence[str]) -> Mapping[str, str]:
     """The places of a fleet's members among hosts, by name."""
     named = (each.removeprefix(MEMBER).partition(" at ") for each in hosts if each.startswith(MEMBER))
     return {name: place for name, _, place in named}
+
+
+def servers_among(hosts: Sequence[str]) -> Mapping[str, str]:
+    """The server of each of a fleet's members among hosts, by the member's name: its system identifier, in digits.
+
+    A server may have several names of a host, and its system identifier is what officers have signed.
+    """
+    found = {name: _SYSTEM.fullmatch(place) for name, place in members_among(hosts).items()}
+    return {name: number[1] for name, number in found.items() if number is not None}
 
 
 def place_lines(hosts: Sequence[str], values: Mapping[str, str]) -> Sequence[tuple[str, str]]:

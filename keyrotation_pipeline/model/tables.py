@@ -49,6 +49,11 @@ class TableName:
         schema, dot, table = name.partition(".")
         return cls(schema, table, database) if dot else cls("public", name, database)
 
+    @property
+    def in_any_database(self) -> "TableName":
+        """The table of this name, in whichever databases of a fleet it is."""
+        return replace(self, database="")
+
     def __str__(self) -> str:
         return of_member(self.database, self.table if self.schema == "public" else f"{self.schema}.{self.table}")
 

@@ -1,6 +1,7 @@
 """Progress of an open rotation and of the rows of each table; the inputs of the ETA."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from itertools import pairwise
 
@@ -125,6 +126,22 @@ def tables_progress(pipeline: Pipeline, walk: Walk, tables: Sequence[EncryptedTa
     return tuple(
         _progress(walk, str(table.name), pipeline.shards, walked.get(str(table.name), {}), totals.get(table))
         for table in tables
+    )
+
+
+def together(name: str, parts: Sequence[TableProgress]) -> TableProgress:
+    """The progress of several tables as one; without the time left, since they are rewritten side by side."""
+    if len(parts) == 1:
+        return replace(parts[0], table=name)
+    running = [each.rows_per_second for each in parts if each.rows_per_second is not None and each.share < 1]
+    return TableProgress(
+        name,
+        sum(each.shards_done for each in parts),
+        sum(each.shards for each in parts),
+        sum(each.share for each in parts) / len(parts),
+        sum(each.rows for each in parts),
+        round(sum(running), 1) if running else None,
+        None,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
-from keyrotation_pipeline.model.approval import Roster
+from keyrotation_pipeline.model.approval import Roster, servers_among
 from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.keys import KeyMade, StoredKeys
 from keyrotation_pipeline.model.page_reading import Verification
@@ -93,6 +93,7 @@ class Pipeline:
         hosts: those that the configuration names, each with its setting.
         secrets: where each secret is that is sent to one of them, and that officers sign, with its setting.
         backup_signer: fingerprint of the key of this home that signs backups; None: it has none.
+        run_minutes: of a fleet, for how long a Dagster run begins further shards.
         verification: the number of days within which, and the hours at which, every value is read.
     """
 
@@ -119,6 +120,7 @@ class Pipeline:
     hosts: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     backup_signer: str | None = None
+    run_minutes: int = 60
     verification: Verification = field(default_factory=Verification)
 
     @property
@@ -130,3 +132,12 @@ class Pipeline:
     def members(self) -> tuple[str, ...]:
         """The names of the further databases of a fleet; of one database there are none."""
         return tuple(dict.fromkeys(table.name.database for table in self.tables if table.name.database))
+
+    def servers(self) -> Mapping[str, str]:
+        """The server of each database of a fleet by the database's name, "" the home's own: its system identifier.
+
+        One that could not be told when it was signed counts as a server of its own.
+        """
+        signed = servers_among(self.hosts)
+        own = {"": self.environment.identity().system_identifier}
+        return own | {name: signed.get(name, name) for name in self.members}

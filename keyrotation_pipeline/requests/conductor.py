@@ -108,13 +108,14 @@ def _pending(rotation: Walk, required: int, now: datetime) -> PendingReason | No
 
 
 def _open_shards(rotation: Walk, tables: Sequence[EncryptedTable], shards: int) -> tuple[Task, ...]:
-    # Ordered by shard, then table: concurrent processes then work on different tables, of which small ones have only
-    # a first shard. With every shard done, one more task closes the step itself.
+    # By database, then shard, then table: concurrent processes then work on different tables, of which small ones have
+    # only a first shard, and finish one database before the next. With every shard done, one more task closes the step.
     done = {(record.table, record.shard) for record in rotation.steps if record.step is Step.ROWS}
     open_shards = tuple(
         Task(Step.ROWS, Shard(table, index, shards))
+        for database in dict.fromkeys(table.name.database for table in tables)
         for index in range(shards)
         for table in tables
-        if (str(table.name), index) not in done
+        if table.name.database == database and (str(table.name), index) not in done
     )
     return open_shards or (Task(Step.ROWS),)

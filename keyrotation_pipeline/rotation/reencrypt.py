@@ -1,6 +1,6 @@
 """Step `rows`: re-encrypts every shard of every table to the target version, and sums them up."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -96,7 +96,11 @@ def _subject(shard: Shard) -> str:
 
 def close_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:  # noqa: ARG001
     """Sum up the shards, each of which has its own record."""
-    shards = (record for record in rotation.steps if record.step is Step.ROWS and record.shard is not None)
+    return sum_of(record for record in rotation.steps if record.step is Step.ROWS and record.shard is not None)
+
+
+def sum_of(shards: Iterable[StepRecord]) -> Mapping[str, Any]:
+    """The facts of several shards together."""
     return _facts(sum((read(Rewritten, record.facts) for record in shards), Rewritten()))
 
 

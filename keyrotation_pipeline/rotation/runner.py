@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
+from datetime import datetime
 
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.errors import (
@@ -178,17 +179,30 @@ def _require_own_store(situation: Situation) -> None:
             raise BlockedError(situation.inconsistent)
 
 
-def run_shards(pipeline: Pipeline, request_id: str, report: Report) -> Iterator[StepRecord]:
+def run_shards(
+    pipeline: Pipeline,
+    request_id: str,
+    report: Report,
+    *,
+    databases: Container[str] | None = None,
+    until: datetime | None = None,
+) -> Iterator[StepRecord]:
     """Runs the due shards that no other process has, one after another and each once; yields each record.
 
     A shard that fails does not stop the others.
+
+    Args:
+        databases: of a fleet, those whose shards are taken; None: all.
+        until: aware; no further shard is begun then.
 
     Raises:
         KeyRotationError: of the first shard that failed, after all were tried; at once, if it concerns all of them.
     """
     refused: KeyRotationError | None = None
     tried: set[Task] = set()
-    while task := _untried_shard(pipeline, request_id, tried):
+    while until is None or pipeline.clock.now() < until:
+        if (task := _untried_shard(pipeline, request_id, tried, databases)) is None:
+            break
         tried.add(task)
         try:
             record = run_step(pipeline, request_id, task, report)
@@ -206,9 +220,19 @@ def run_shards(pipeline: Pipeline, request_id: str, report: Report) -> Iterator[
         raise refused
 
 
-def _untried_shard(pipeline: Pipeline, request_id: str, tried: Container[Task]) -> Task | None:
+def _untried_shard(
+    pipeline: Pipeline, request_id: str, tried: Container[Task], databases: Container[str] | None
+) -> Task | None:
     due = next_decision(Situation(pipeline), pipeline.ledger.walk(request_id)).tasks
-    return next((task for task in due if task.shard is not None and task not in tried), None)
+    untried = (task for task in due if task.shard is not None and task not in tried)
+    return next(
+        (
+            task
+            for task in untried
+            if databases is None or (task.shard is not None and task.shard.table.name.database in databases)
+        ),
+        None,
+    )
 
 
 def _run(pipeline: Pipeline, rotation: Walk, task: Task, report: Report) -> StepFacts:

@@ -209,8 +209,9 @@ class ReencryptionSettings(Section):
     time.
 
     Args:
-        shards: per table; each is a partition in Dagster.
-        parallel_shards: runs of Dagster at a time.
+        shards: per table; each is a partition in Dagster, but with `[[databases]]`.
+        parallel_shards: runs of Dagster at a time; with `[[databases]]`, of each server.
+        run_minutes: with `[[databases]]`, for how long such a run begins further tables of its server.
         workers: processes per shard.
         max_rows_per_second: of a shard; 0: no cap.
         max_replica_lag_seconds: for a standby that is later the rotation pauses.
@@ -220,6 +221,7 @@ class ReencryptionSettings(Section):
 
     shards: Annotated[StrictInt, Field(ge=1, le=100)] = 4
     parallel_shards: Annotated[StrictInt, Field(ge=1, le=64)] = 2
+    run_minutes: Annotated[StrictInt, Field(ge=1, le=10080)] = 60
     workers: Annotated[StrictInt, Field(ge=1, le=64)] = 1
     max_rows_per_second: Count = 0
     max_replica_lag_seconds: Annotated[StrictInt | StrictFloat, Field(ge=0)] = 5

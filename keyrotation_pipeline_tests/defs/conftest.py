@@ -147,7 +147,13 @@ def now() -> datetime:
 @pytest.fixture
 def dagster(tmp_path: Path, now: datetime) -> Iterator[Dagster]:
     """A clinic under v1, with no rotation yet."""
-    world = fake_pipeline(ROWS)
+    with opened(fake_pipeline(ROWS), tmp_path, now) as made:
+        yield made
+
+
+@contextmanager
+def opened(world: FakeWorld, folder: Path, now: datetime) -> Iterator[Dagster]:
+    """A world whose only key is v1, and Dagster over it."""
     world.clock.at = world.signatures.signed_at = now
     world.vault.stands = BackupStatus(world.clock.at)
     world.keys.live.pop(V2)
@@ -155,7 +161,7 @@ def dagster(tmp_path: Path, now: datetime) -> Iterator[Dagster]:
     world.vault.backups.pop(V2)
     world.keys_are({V1: KeyState.ACTIVE})
     worlds["test"] = world
-    places["test"] = tmp_path / "backups"
+    places["test"] = folder / "backups"
     channels["test"] = Channels()
     dump_failures.clear()
     with dg.DagsterInstance.ephemeral() as instance:
