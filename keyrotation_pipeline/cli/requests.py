@@ -34,6 +34,7 @@ from keyrotation_pipeline.cli.signing import (
     guide,
     guide_to_approve,
     propose,
+    unusable_by_officers,
 )
 from keyrotation_pipeline.model.requests import PendingRequest, Request, RequestAction, Walk
 from keyrotation_pipeline.model.signed_lines import quoted
@@ -169,7 +170,8 @@ def confirm(
                 output.to_sign(to_sign)
             else:
                 then, roster = f"keyrotation rotate {walk.id}", require_roster(pipeline)
-                shown = Guide("confirm", walk.id, to_sign, roster, (), 1, then, officer)
+                ended = unusable_by_officers(pipeline)
+                shown = Guide("confirm", walk.id, to_sign, roster, (), 1, then, officer, ended)
                 guide(pipeline.environment, shown, as_json=as_json)
             return
         by, target = add_confirmation(pipeline, walk, content)

@@ -11,6 +11,7 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.errors import ApprovalError, BlockedError
 from keyrotation_pipeline.model.approval import Officer, Roster, how_to_sign
 from keyrotation_pipeline.model.audit import counted
+from keyrotation_pipeline.model.backups import CertificateStatus
 from keyrotation_pipeline.model.fleet import LINES_OF_CODE, RolloutMode
 from keyrotation_pipeline.model.requests import Request, Walk
 from keyrotation_pipeline.model.visible_text import plain_name
@@ -88,7 +89,8 @@ def guide_to_approve(pipeline: Pipeline, request: Request, officer: str | None, 
     """
     text, roster = text_to_sign(pipeline, request)
     then = pipeline.actions[request.action].command(request)
-    shown = Guide("approve", request.id, text, roster, request.approvals, roster.required, then, officer)
+    ended = unusable_by_officers(pipeline)
+    shown = Guide("approve", request.id, text, roster, request.approvals, roster.required, then, officer, ended)
     guide(pipeline.environment, shown, as_json=as_json)
 
 
@@ -102,6 +104,7 @@ class Guide:
         required: how many must.
         then: what to type when enough have signed.
         asked_by: the name of the officer who asks; None: not given.
+        unusable: certificates of officers who can sign nothing with them.
     """
 
     command: str
@@ -112,6 +115,12 @@ class Guide:
     required: int
     then: str
     asked_by: str | None = None
+    unusable: Sequence[CertificateStatus] = ()
+
+
+def unusable_by_officers(pipeline: Pipeline) -> Sequence[CertificateStatus]:
+    """The certificates with which their officers can sign nothing now."""
+    return [each for each in pipeline.signatures.certificates() if each.unusable is not None and not each.encrypts]
 
 
 def guide(environment: DatabaseEnvironment, shown: Guide, *, as_json: bool) -> None:
@@ -137,6 +146,9 @@ def guide(environment: DatabaseEnvironment, shown: Guide, *, as_json: bool) -> N
         names = ", ".join(each.name for each in asking)
         output.line(output.field("to sign", f"`keyrotation {shown.command} {shown.request} --as NAME` ({names})"))
         ways = []
+    for each in shown.unusable if ways else ():
+        if each.fingerprint in {officer.fingerprint for officer in asking}:
+            output.line(output.field("note", str(each.unusable), output.BAD))
     for way in ways:
         output.line(output.field("to sign", f"{way['officer']}, with the {way['key']}:"))
         output.line(output.Text(f"  {way['command']}", whole=True))

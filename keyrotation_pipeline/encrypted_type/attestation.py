@@ -238,10 +238,17 @@ class Attestation:
         except Exception as error:  # noqa: BLE001  each driver has errors of its own
             failing = type(error).__name__
         if failing and failing != self._failing:
-            LOG.warning("instance %s cannot report its key versions (%s), so rotations wait", self.instance, failing)
+            said = "instance %s cannot report its key versions (%s), so rotations wait%s"
+            LOG.warning(said, self.instance, failing, _ADVICE.get(failing, ""))
         elif self._failing and not failing:
             LOG.info("instance %s reports its key versions again", self.instance)
         self._failing = failing
+
+
+# What drivers call a refused or missing table.
+_ADVICE = {
+    "ProgrammingError": "; run `keyrotation init`, then give the application's role the grants of application-role.sql"
+}
 
 
 @contextmanager

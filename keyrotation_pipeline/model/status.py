@@ -1,6 +1,6 @@
 """Status and readiness as values, which the command line, Dagster and `status --json` show alike; heartbeats."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -335,6 +335,12 @@ def in_two(message: str) -> tuple[str, str]:
     """Split a sentence of this program: what is the case, and what to do about it."""
     value, _, do = message.partition("; ")
     return value, do
+
+
+def without_repeats(messages: Iterable[str]) -> tuple[str, ...]:
+    """Each message once, and none that another ends with, such as ``officer Ada: certificate ada.asc has expired``."""
+    distinct = tuple(dict.fromkeys(messages))
+    return tuple(each for each in distinct if not any(other.endswith(f": {each}") for other in distinct))
 
 
 def of_problem(problem: Problem) -> Check:

@@ -32,7 +32,7 @@ from keyrotation_pipeline.model.fleet import (
 from keyrotation_pipeline.model.key_trial import KeyTrial
 from keyrotation_pipeline.model.pending import pending_rollout
 from keyrotation_pipeline.model.requests import RotationType, Walk
-from keyrotation_pipeline.model.status import Check, Light, Readiness, amber, green, in_two, red
+from keyrotation_pipeline.model.status import Check, Light, Readiness, amber, green, in_two, red, without_repeats
 from keyrotation_pipeline.monitoring import data_readiness
 from keyrotation_pipeline.monitoring.backup_status import recovery_tests
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
@@ -195,7 +195,7 @@ def _spare(pipeline: Pipeline, walk: Walk | None) -> Check:
 
 def _certificates(signatures: SignatureVerifier, end: datetime) -> Check:
     named = signatures.certificates()
-    short = [each.unusable for each in named if each.unusable is not None]
+    short = [*without_repeats(in_two(each.unusable)[0] for each in named if each.unusable is not None)]
     short += [
         f"{each.label} until {each.ends_at:%Y-%m-%d}"
         for each in named

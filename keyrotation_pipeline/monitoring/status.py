@@ -31,7 +31,13 @@ from keyrotation_pipeline.model.requests import (
     Step,
     Walk,
 )
-from keyrotation_pipeline.model.status import OpenIncident, RotationStatus, Status, TableStatus, failure_of
+from keyrotation_pipeline.model.status import (
+    OpenIncident,
+    RotationStatus,
+    Status,
+    TableStatus,
+    failure_of,
+)
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 from keyrotation_pipeline.monitoring import rolling
 from keyrotation_pipeline.monitoring.backup_status import Protection, protection
@@ -194,7 +200,8 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside
     attention += changed_hosts(pipeline)
     attention += outside.wrapping.problems if outside.wrapping is not None else ()
     attention += rolling.overdue(pipeline, now)
-    attention += protected.attention
+    # A recipient's certificate that has ended is said already where it is an officer's.
+    attention += [each for each in protected.attention if not any(said.endswith(f": {each}") for said in attention)]
     open_incidents, urgent = incidents_now(pipeline, now)
     attention += [*urgent, *duties]
     attention += [

@@ -254,6 +254,7 @@ def test_an_application_whose_database_has_no_such_table_works_on_and_reports_on
         migrate(database_url)
         until(connection, ring, bool)
     assert caplog.text.count("cannot report its key versions") == 1, "said once, not at every attempt"
+    assert "run `keyrotation init`, then give the application's role the grants" in caplog.text
 
 
 PROCESS = """

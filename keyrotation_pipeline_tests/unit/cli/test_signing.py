@@ -9,6 +9,7 @@ from keyrotation_pipeline.cli.output import Table, Text, show
 from keyrotation_pipeline.cli.signing import Guide, guide, propose, require_signed
 from keyrotation_pipeline.errors import ApprovalError, BlockedError
 from keyrotation_pipeline.model.approval import Officer, Roster, ssh_fingerprint
+from keyrotation_pipeline.model.backups import CertificateStatus
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.fakes import FakeWorld, fake_pipeline
 
@@ -143,3 +144,15 @@ def test_the_guide_shows_no_text_with_hidden_characters(world: FakeWorld) -> Non
     shown = Guide("approve", "ID", "Reason: a\u202eb\n".encode(), Roster(2, (ADA, BEN), ()), (), 2, "x")
     with pytest.raises(ApprovalError, match="do not sign it, and run `keyrotation audit verify`"):
         guide(world.pipeline.environment, shown, as_json=False)
+
+
+def test_an_officer_whose_certificate_has_ended_is_told_before_the_line_to_type(
+    world: FakeWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = CertificateStatus("certificate ada.asc", False, None, "officer Ada: it has expired", ADA.fingerprint)
+    roster = Roster(2, (ADA, BEN), ())
+    for officer, told in (("Ada", True), ("Ben", False)):
+        shown = Guide("approve", "ID", b"text\n", roster, (), 2, "keyrotation rotate ID", officer, (ended,))
+        guide(world.pipeline.environment, shown, as_json=False)
+        printed = capsys.readouterr().out
+        assert ("note      officer Ada: it has expired\nto sign   Ada" in printed) is told

@@ -15,7 +15,7 @@ from keyrotation_pipeline.model.audit import AuditHead, counted
 from keyrotation_pipeline.model.environment import BlindSpots, Unsearched
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.pending import PendingCode, PendingReason
-from keyrotation_pipeline.model.status import Heartbeat, RotationStatus, Status, TableStatus
+from keyrotation_pipeline.model.status import Heartbeat, RotationStatus, Status, TableStatus, without_repeats
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount, TableName
 from keyrotation_pipeline_tests.fakes import fake_pipeline, rotation_of
 
@@ -156,6 +156,8 @@ def test_a_step_is_called_as_on_the_console_and_a_number_has_its_plural(capsys: 
     for phase, said in (("dual_key_rollout", "step 2 of 9, All read v2, 25%"), ("requested", "requested, 25%")):
         show(replace(status(), rotation=replace(rotation, phase=phase)))
         assert f"          {said}\n" in capsys.readouterr().out
+    ended = "certificate ada.asc has expired"
+    assert without_repeats([ended, f"officer Ada: {ended}", "more", "more"]) == (f"officer Ada: {ended}", "more")
     assert [counted(number, "near-miss") for number in (0, 1, 2000)] == [
         "0 near-misses",
         "1 near-miss",
