@@ -163,7 +163,7 @@ class Attestation:
     def _run(self) -> None:
         with _connected(self._of_application, self._statements) as send:
             while True:
-                with process_end.reporting():
+                with process_end.reporting:
                     self._attempt(lambda: self._send(send))
                 if self._stopped.wait(self._every_seconds):
                     break

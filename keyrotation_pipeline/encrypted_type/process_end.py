@@ -10,10 +10,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from types import FrameType
 from typing import Protocol
+
+from keyrotation_pipeline.fieldcrypto.fork_guard import ForkGuard
 
 STOP_SECONDS = 5.0
 
@@ -98,36 +100,17 @@ def _end_by_signal() -> None:
         os._exit(128 + signal.SIGTERM)
 
 
-# Held by the thread that reports, and by one that forks: locks that the reporting thread holds at the moment of a fork
-# (of the key ring, of SQLAlchemy) would never be released in the child. A database that does not answer delays a fork
-# by at most this many seconds.
-_reporting = threading.RLock()
-_FORK_PATIENCE_SECONDS = 5.0
-_forking = threading.local()
-
-
-@contextmanager
-def reporting() -> Iterator[None]:
-    """Keeps the process from forking while an instance reports."""
-    with _reporting:
-        yield
-
-
-def _before_fork() -> None:
-    _forking.held = _reporting.acquire(timeout=_FORK_PATIENCE_SECONDS)
-
-
-def _after_fork() -> None:
-    if _forking.held:
-        _reporting.release()
+# Held by the thread that reports, with the locks of key ring and SQLAlchemy. Made after that of libraries, which a
+# report needs, so that a fork takes it first.
+reporting = ForkGuard()
 
 
 def _start_in_child() -> None:
-    global _reporting, _is_terminated
-    _reporting, _is_terminated = threading.RLock(), False  # in the child nobody else would release the lock
+    global _is_terminated  # noqa: PLW0603  as it is in a new process
+    _is_terminated = False
     for instance in list(_running):
         instance.start()
 
 
 atexit.register(_at_exit)
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_start_in_child)
+os.register_at_fork(after_in_child=_start_in_child)

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from keyrotation_pipeline.errors import BrokenSealError, InvalidKeyError, KeyStoreError
+from keyrotation_pipeline.fieldcrypto.fork_guard import LIBRARIES
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -203,14 +204,15 @@ def wrapping_key_of(sealed: SealedText) -> WrappingKey:
     """
     if (known := _REACHABLE.get(sealed.opener)) is not None:
         return known
-    if sealed.kind == AWS_KMS:
-        from keyrotation_pipeline.fieldcrypto.wrapping_keys.aws_kms import AwsKmsKey  # noqa: PLC0415  of this kind alone
+    with LIBRARIES:  # each module of its kind alone
+        if sealed.kind == AWS_KMS:
+            from keyrotation_pipeline.fieldcrypto.wrapping_keys.aws_kms import AwsKmsKey  # noqa: PLC0415
 
-        return AwsKmsKey.of(sealed.wrapping_key)
-    if sealed.kind == PKCS11:
-        from keyrotation_pipeline.fieldcrypto.wrapping_keys.pkcs11 import Pkcs11Key  # noqa: PLC0415  of this kind alone
+            return AwsKmsKey.of(sealed.wrapping_key)
+        if sealed.kind == PKCS11:
+            from keyrotation_pipeline.fieldcrypto.wrapping_keys.pkcs11 import Pkcs11Key  # noqa: PLC0415
 
-        return Pkcs11Key.of(sealed.wrapping_key)
+            return Pkcs11Key.of(sealed.wrapping_key)
     raise BrokenSealError(f"is sealed by {sealed.kind}, which this version does not know")
 
 

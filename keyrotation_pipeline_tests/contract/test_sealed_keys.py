@@ -401,6 +401,38 @@ os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
 """
 
 
+_IMPORTING = """
+import os, signal, sys, threading, time
+from keyrotation_pipeline.errors import KeyStoreUnavailableError
+from keyrotation_pipeline.fieldcrypto.seal import SealedText, wrapping_key_of
+
+os.environ.update(AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b", AWS_ENDPOINT_URL_KMS="http://127.0.0.1:9")
+arn = "arn:aws:kms:us-east-1:111122223333:key/8f0a1c9e-0000-4000-8000-000000000000"
+text = SealedText("aws-kms", "0" * 32, "a" * 64, b"x" * 40, arn)
+
+def use():
+    try:
+        wrapping_key_of(text).decrypt(b"x", {})
+    except KeyStoreUnavailableError:
+        pass
+
+threading.Thread(target=use, daemon=True).start()
+while "botocore" not in sys.modules:
+    time.sleep(0.001)
+if os.fork() == 0:
+    signal.alarm(20)
+    use()
+    os._exit(0)
+os._exit(os.waitstatus_to_exitcode(os.wait()[1]) & 127)
+"""
+
+
+def test_the_child_of_a_fork_imports_what_a_thread_of_its_parent_was_importing() -> None:
+    """Else it waits for that thread for ever, holding what it imports."""
+    done = subprocess.run([sys.executable, "-c", _IMPORTING], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_keys_are_opened_in_a_child_that_was_forked_while_the_kms_did_not_answer() -> None:
     """As a web server forks while the thread that reports waits; with connections of its own."""
     done = subprocess.run([sys.executable, "-c", _FORKED], capture_output=True, text=True, check=False, timeout=60)

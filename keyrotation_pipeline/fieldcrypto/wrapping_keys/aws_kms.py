@@ -12,7 +12,14 @@ from functools import cache
 from typing import Any
 
 from keyrotation_pipeline.errors import BrokenSealError, KeyStoreUnavailableError
-from keyrotation_pipeline.fieldcrypto.wrapping_keys import AWS_KMS, IMPORTED, Context, Origin, WrappingKeyState
+from keyrotation_pipeline.fieldcrypto.fork_guard import LIBRARIES
+from keyrotation_pipeline.fieldcrypto.wrapping_keys import (
+    AWS_KMS,
+    IMPORTED,
+    Context,
+    Origin,
+    WrappingKeyState,
+)
 
 ARN = re.compile(r"arn:aws[a-z-]{0,10}:kms:([a-z]{2}[a-z0-9-]{3,30}):[0-9]{12}:key/((mrk-)?[0-9a-f-]{32,36})", re.ASCII)
 _BROKEN = frozenset({"InvalidCiphertextException", "IncorrectKeyException"})
@@ -104,13 +111,15 @@ class AwsKmsKey:
 
     def _call(self, operation: str, **request: Any) -> Mapping[str, Any]:  # noqa: ANN401
         """Drops the text of AWS's errors and their causes: they may repeat what was sent."""
-        _require_boto3()
-        from botocore import xform_name  # noqa: PLC0415  see `_require_boto3`
-        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+        with LIBRARIES:
+            _require_boto3()
+            from botocore import xform_name  # noqa: PLC0415  see `_require_boto3`
+            from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
         try:
-            client = _client(self._region, self.endpoint_url)
-            answer: Mapping[str, Any] = getattr(client, xform_name(operation))(KeyId=self.asked, **request)
+            with LIBRARIES:  # which imports, too
+                client, asked = _client(self._region, self.endpoint_url), self.asked
+            answer: Mapping[str, Any] = getattr(client, xform_name(operation))(KeyId=asked, **request)
             if answer.keys().isdisjoint(_HELD):
                 failure: Exception = self._unreachable(operation, "the answer is not from AWS")
             else:
@@ -159,6 +168,8 @@ def _own_region() -> str | None:
 
 @cache
 def _client(region_name: str, endpoint_url: str | None) -> Any:  # noqa: ANN401  boto3 makes its methods at run time
+    import encodings.idna  # noqa: F401, PLC0415  which connecting imports
+
     import boto3  # noqa: PLC0415  see `_require_boto3`
     from botocore.config import Config  # noqa: PLC0415
 

@@ -16,14 +16,15 @@ import json
 import os
 import re
 import shlex
-import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from keyrotation_pipeline.errors import BrokenSealError, KeyStoreUnavailableError
+from keyrotation_pipeline.fieldcrypto.fork_guard import LIBRARIES
 from keyrotation_pipeline.fieldcrypto.wrapping_keys import (
     EXTRACTABLE,
     IMPORTED,
@@ -48,6 +49,7 @@ _GCM, _KEY_WRAP = b"\1", b"\2"
 _NONCE_BYTES, _TAG_BITS, _LENGTH_BYTES = 12, 128, 2
 _KEY_BITS = 256
 _TRIAL, _TRIAL_CONTEXT = b"keyrotation-seal-trial-v1", {"trial": "v1"}
+_PAUSES_SECONDS = (0.05, 0.2, 0.5)
 _AGAIN = "see that the token answers, then run the same again"
 _WHAT_TO_DO = {
     "PinExpired": "have its PIN set anew",
@@ -147,36 +149,60 @@ class Pkcs11Key:
     @contextmanager
     def _opened(self, label: str | None = None) -> "Iterator[_TokenKey]":
         """The key in the token with this label; None: in the first one, or its replica where that is not there."""
-        with _USE:
+        with LIBRARIES:
             _require_pkcs11()
             import pkcs11  # noqa: PLC0415  see `_require_pkcs11`
 
-            library = self._initialized()
             try:
-                token = self._token(library, label)
-                with self._session(token) as session:
-                    yield _TokenKey(token, self._key(session), self._refusal)
+                with ExitStack() as stack:
+                    yield self._found(stack, label)
             except pkcs11.PKCS11Error as error:
                 failure = self._refusal(error)
             else:
                 return
-            finally:
-                with suppress(pkcs11.PKCS11Error):
-                    library.finalize()
         raise failure from None
 
-    def _initialized(self) -> Any:  # noqa: ANN401  the library's classes are made in C
+    def _found(self, stack: ExitStack, label: str | None) -> "_TokenKey":
+        """Opens the key, and tries again where token or key seem not to be there, before any PIN was tried.
+
+        SoftHSM before 2.7.0 writes a token's file at each login, and unlocks it before it has: other processes, which
+        wait for just that, then find an empty one.
+        """
+        from pkcs11 import TokenNotPresent, TokenNotRecognised, UserPinNotInitialized  # noqa: PLC0415
+
+        for seconds in _PAUSES_SECONDS:
+            absent = (_AbsentError, TokenNotPresent, TokenNotRecognised, UserPinNotInitialized)
+            with suppress(*absent), ExitStack() as opened:
+                found = self._open(opened, label)
+                stack.push(opened.pop_all())
+                return found
+            time.sleep(seconds)
+        return self._open(stack, label)
+
+    def _open(self, stack: ExitStack, label: str | None) -> "_TokenKey":
+        library = stack.enter_context(self._initialized())
+        token = self._token(library, label)
+        session = stack.enter_context(self._session(token))
+        return _TokenKey(token, self._key(session), self._refusal)
+
+    @contextmanager
+    def _initialized(self) -> Iterator[Any]:  # the library's classes are made in C
         import pkcs11  # noqa: PLC0415  see `_require_pkcs11`
 
         try:
-            return pkcs11.lib(self.module)
+            library = pkcs11.lib(self.module)
         except pkcs11.PKCS11Error as error:
             failure = (
                 "is in use otherwise in this process: name p11-kit-proxy.so as the module"
                 if "already initialized" in str(error)
                 else "cannot be loaded and initialized; install it, or correct its path and configuration"
             )
-        raise KeyStoreUnavailableError(f"PKCS#11 module {self.module} {failure}")
+            raise KeyStoreUnavailableError(f"PKCS#11 module {self.module} {failure}") from None
+        try:
+            yield library
+        finally:
+            with suppress(pkcs11.PKCS11Error):
+                library.finalize()
 
     def _token(self, library: Any, label: str | None) -> "pkcs11.Token":  # noqa: ANN401
         present = list(library.get_tokens())
@@ -189,7 +215,7 @@ class Pkcs11Key:
                 )
             if found:
                 return found[0]
-        raise KeyStoreUnavailableError(
+        raise _AbsentError(
             f"token {' or '.join(map(repr, wanted))} is not among those of {self.module}; connect it, or correct its "
             "label"
         )
@@ -233,7 +259,7 @@ class Pkcs11Key:
         found = [each for each in session.get_objects(wanted) if each[Attribute.KEY_TYPE] == KeyType.AES]
         if len(found) != 1:
             how = f"holds {len(found)} AES keys" if found else "holds no AES key"
-            raise KeyStoreUnavailableError(
+            raise _AbsentError(
                 f"token {session.token.label!r} {how} with the label {self.key_label!r}; correct the label"
             )
         return found[0]
@@ -241,6 +267,10 @@ class Pkcs11Key:
     def _refusal(self, error: Exception) -> KeyStoreUnavailableError:
         code = type(error).__name__
         return KeyStoreUnavailableError(f"{self._subject} cannot be used ({code}); {_WHAT_TO_DO.get(code, _AGAIN)}")
+
+
+class _AbsentError(KeyStoreUnavailableError):
+    """A token or a key is not there."""
 
 
 class _TokenKey:
@@ -406,9 +436,5 @@ def _require_pkcs11() -> None:
         ) from None
 
 
-# Modules are initialized for one thread at a time. A fork waits for a call that has begun, or for the library's import:
-# its child would wait for the thread that is in it for ever.
-_USE = threading.Lock()
-os.register_at_fork(before=_USE.acquire, after_in_parent=_USE.release, after_in_child=_USE.release)
 # Module, token and PIN, of which the token said that they do not belong together.
 _WRONG: set[tuple[str, str, str]] = set()
