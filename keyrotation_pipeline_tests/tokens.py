@@ -16,6 +16,8 @@ from keyrotation_pipeline.fieldcrypto.wrapping_keys.pkcs11 import Pkcs11Key, uri
 from keyrotation_pipeline_tests.cards import LIBRARY
 from keyrotation_pipeline_tests.programs import needs
 
+SPY = next(iter(Path("/usr/lib").glob("*/pkcs11-spy.so")), None)
+needs_spy = pytest.mark.skipif(SPY is None, reason="no pkcs11-spy.so here: apt-get install opensc-pkcs11")
 needs_softhsm = needs("softhsm2-util", "softhsm2")
 PIN, OFFICER_PIN = "123456", "87654321"
 GCM = MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT
@@ -95,10 +97,10 @@ class Tokens:
         """The key as the pipeline has it."""
         return Pkcs11Key(uri_of(token, label), str(LIBRARY), PIN, replica)
 
-    def section(self, recovery: str = "officers") -> str:
+    def section(self, recovery: str = "officers", module: Path = LIBRARY) -> str:
         """The settings of that key, whose PIN is in the variable HSM_PIN."""
         return (
-            f'[keys.seal]\nkind = "pkcs11"\nmodule = "{LIBRARY}"\ntoken_label = "clinic"\nkey_label = "field keys"\n'
+            f'[keys.seal]\nkind = "pkcs11"\nmodule = "{module}"\ntoken_label = "clinic"\nkey_label = "field keys"\n'
             f'pin = {{ env = "HSM_PIN" }}\nreplica_token_label = "replica"\nrecovery = "{recovery}"\n'
         )
 

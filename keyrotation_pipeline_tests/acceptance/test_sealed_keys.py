@@ -4,6 +4,7 @@ import base64
 import os
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from keyrotation_pipeline.rotation.sealing import reseal
 from keyrotation_pipeline.settings import Settings, load
 from keyrotation_pipeline_tests.cards import LIBRARY
 from keyrotation_pipeline_tests.servers import Server
-from keyrotation_pipeline_tests.tokens import PIN, Tokens, needs_softhsm
+from keyrotation_pipeline_tests.tokens import PIN, SPY, Tokens, needs_softhsm, needs_spy
 from keyrotation_pipeline_tests.waiting import eventually
 from keyrotation_pipeline_tests.wrapping_keys import Kms
 
@@ -273,6 +274,27 @@ def test_a_rotation_and_a_recovery_with_a_token(
     assert done.returncode == 0, done.stderr
     assert ("keys lie unsealed here (token 'clinic'" in done.stdout) is (recovery == "officers")
     assert {text.startswith("sealed:pkcs11:") for text in texts_in(empty / ".keyrotation")} == {recovery == "sealed"}
+
+
+@needs_softhsm
+@needs_spy
+def test_a_rotation_logs_in_to_a_token_a_few_times_in_each_process(
+    folder: Path, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the calls that OpenSC's spy sees, in the mode that needs the most."""
+    value, log = os.urandom(32), folder / "spy.log"
+    tokens.add("replica")
+    for label in ("clinic", "replica"):
+        tokens.add_key(label, value=value)
+    for name, text in (("HSM_PIN", PIN), ("PKCS11SPY", str(LIBRARY)), ("PKCS11SPY_OUTPUT", str(log))):
+        monkeypatch.setenv(name, text)
+    prepare(None)
+    path = folder / "keyrotation.toml"
+    path.write_text(f"{path.read_text()}\n{tokens.section('sealed', Path(str(SPY)))}")
+    assert rotated().holds
+    logins = Counter(re.findall(r"C_Login\nP:([0-9]+);", log.read_text()))
+    assert len(logins) > 1  # the application's, too
+    assert max(logins.values()) <= 10
 
 
 def texts_in(home: Path) -> list[str]:

@@ -4,6 +4,8 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from keyrotation_pipeline.errors import BrokenSealError
+
 AWS_KMS = "aws-kms"
 PKCS11 = "pkcs11"
 # In place of a version: a key that encrypts nothing, which shows that an application can open others.
@@ -61,6 +63,16 @@ class WrappingKeyState:
     origin: Origin | None = None
 
 
+def require_same(opened: bytes, plaintext: bytes) -> None:
+    """Refuses what opens to something else than was sealed.
+
+    Raises:
+        BrokenSealError: it does.
+    """
+    if opened != plaintext:
+        raise BrokenSealError("opens to something else")
+
+
 class WrappingKey(Hashable, Protocol):
     """A key of a KMS or HSM, used only there, which seals others; a value, which can be pickled.
 
@@ -77,7 +89,11 @@ class WrappingKey(Hashable, Protocol):
         """Names the key to whoever holds a sealed text: printable ASCII without spaces."""
 
     def encrypt(self, plaintext: bytes, context: Context) -> bytes:
-        """Seals a few bytes; opening them takes the same context."""
+        """Seals a few bytes, and sees that they open again, which takes the same context.
+
+        Raises:
+            BrokenSealError: they do not.
+        """
 
     def decrypt(self, ciphertext: bytes, context: Context) -> bytes:
         """Opens what `encrypt` made.

@@ -19,6 +19,7 @@ from keyrotation_pipeline.fieldcrypto.wrapping_keys import (
     Context,
     Origin,
     WrappingKeyState,
+    require_same,
 )
 
 ARN = re.compile(r"arn:aws[a-z-]{0,10}:kms:([a-z]{2}[a-z0-9-]{3,30}):[0-9]{12}:key/((mrk-)?[0-9a-f-]{32,36})", re.ASCII)
@@ -83,7 +84,10 @@ class AwsKmsKey:
 
     def encrypt(self, plaintext: bytes, context: Context) -> bytes:
         """See `WrappingKey.encrypt`."""
-        return bytes(self._call("Encrypt", Plaintext=plaintext, EncryptionContext=dict(context))["CiphertextBlob"])
+        answer = self._call("Encrypt", Plaintext=plaintext, EncryptionContext=dict(context))
+        ciphertext = bytes(answer["CiphertextBlob"])
+        require_same(self.decrypt(ciphertext, context), plaintext)
+        return ciphertext
 
     def decrypt(self, ciphertext: bytes, context: Context) -> bytes:
         """See `WrappingKey.decrypt`."""

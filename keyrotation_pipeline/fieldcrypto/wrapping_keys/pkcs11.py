@@ -33,6 +33,7 @@ from keyrotation_pipeline.fieldcrypto.wrapping_keys import (
     Context,
     Origin,
     WrappingKeyState,
+    require_same,
 )
 from keyrotation_pipeline.regular_files import read_text
 
@@ -115,7 +116,9 @@ class Pkcs11Key:
     def encrypt(self, plaintext: bytes, context: Context) -> bytes:
         """See `WrappingKey.encrypt`."""
         with self._opened() as key:
-            return key.seal(plaintext, context)
+            ciphertext = key.seal(plaintext, context)
+            require_same(key.unseal(ciphertext, context), plaintext)
+        return ciphertext
 
     def decrypt(self, ciphertext: bytes, context: Context) -> bytes:
         """See `WrappingKey.decrypt`."""
