@@ -1,5 +1,7 @@
 """Homes whose columns are encrypted for the first time, or come from another library, and their applications."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from keyrotation_pipeline.cli.commands import app
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.encrypted_type import Attestation, MountedKeyRing, attest
 from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline_tests.acceptance import dying_command
 from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
 
 Types = Callable[[MountedKeyRing], "Mapping[str, sa.types.TypeEngine[Any]]"]
@@ -121,6 +124,15 @@ class Home(Commands):
         """What a command says that is refused; "": it is done."""
         result = CliRunner().invoke(app, [*arguments, "--config", str(self.file)])
         return "" if result.exit_code == 0 else str(result.exception)
+
+    def killed_everywhere(self, *arguments: str) -> tuple[str, ...]:
+        """Types a command until it comes to its end, killed at every moment (see `dying_command`), which it returns."""
+        done = subprocess.run(
+            [sys.executable, dying_command.__file__, *arguments, "--config", str(self.file)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:] + done.stdout
+        return tuple(done.stdout.splitlines())
 
     def events(self) -> int:
         with psycopg.connect(self.url) as connection:

@@ -14,11 +14,14 @@ from typer.testing import CliRunner
 from keyrotation_pipeline.cli.commands import app
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.encrypted_type import EncryptedType
+from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline_tests.acceptance.migrations import Home, Release, Types, home_of
 from keyrotation_pipeline_tests.applications import beside
 from keyrotation_pipeline_tests.servers import Server
 
 ROWS = 200
+# The last one is finished together with the rotation.
+STEPS = (*Step,)[:-1]
 STRANGE = ["v1: final version", "plaintext: yes", "plaintext", "v1:", f"v1:{'A' * 16}:-", "Zürich 😀", "x" * 5000]
 
 
@@ -188,4 +191,21 @@ def test_an_emergency_replaces_the_first_key(home: Home) -> None:
     assert application.read() == home.expected
     assert {note[:3] for note in home.stored("note")} == {"v2:"}
     home.typed("report", "--format", "certificate")
+    home.typed("audit", "verify")
+
+
+@pytest.mark.extended
+def test_a_first_rotation_killed_at_every_moment_loses_nothing(home: Home) -> None:
+    application = begun(home)
+    with ExitStack() as running:
+        running.callback(application.attest().stop)
+        running.enter_context(beside(application.work))
+        killed = home.killed_everywhere("rotate", signed_request(home))
+    assert application.wrong == []
+    assert application.writes > 10
+    assert application.read() == home.expected
+    assert {note[:3] for note in home.stored("note")} == {"v1:"}
+    assert {f"committed step_finished {step}" for step in STEPS} <= {*killed}, killed
+    assert [key["state"] for key in home.shown("status")["key_versions"]] == ["active"]
+    home.typed("verify")
     home.typed("audit", "verify")

@@ -220,3 +220,23 @@ def test_what_the_key_does_not_open_is_refused_before_anybody_signs_or_quarantin
             connection.execute("UPDATE public.cases SET token = '', note = NULL WHERE id = 7")
         assert home.said("rotate", opened) == ""
     assert home.table()["unreadable"] == 0
+
+
+@pytest.mark.extended
+def test_a_migration_killed_at_every_moment_loses_nothing(home: Home) -> None:
+    application = home.release(3)
+    with ExitStack() as running:
+        running.callback(application.attest().stop)
+        running.enter_context(beside(application.work))
+        request = home.typed("request", "--reason", "leave sqlalchemy-utils").splitlines()[-1]
+        home.sign(request)
+        killed = home.killed_everywhere("rotate", request)
+    assert application.wrong == []
+    assert application.writes > 10
+    assert application.read() == home.expected
+    assert {value[:3] for value in home.stored("name", "token", "note")} == {"v3:"}
+    assert len(killed) > 50, killed
+    states = {each["version"]: each["state"] for each in home.shown("status")["key_versions"]}
+    assert states == {"v1": "archived", "v2": "archived", "v3": "active"}
+    home.typed("verify")
+    home.typed("audit", "verify")
