@@ -210,16 +210,18 @@ class HomeHere:
         server: URL of the server that gets the new database.
         database: its name.
         actor: for the audit.
+        member: of a fleet, whose database it is; "": the home's own.
     """
 
-    def __init__(self, path: Path, server: str, database: str, actor: str) -> None:
+    def __init__(self, path: Path, server: str, database: str, actor: str, member: str = "") -> None:
         harden_process()
         self._path = path
         self._home = home_of(path)
         self._server = server
         self._url = make_conninfo(server, dbname=database)
         self._actor = actor
-        self._note = self._home / _NOTE
+        self._member = member
+        self._note, self._done = (self._home / (f"{member}-{name}" if member else name) for name in (_NOTE, _DONE))
         self._configuration = BackedUpConfiguration("", {})
         self._text = ""
         self._unsealed: str | None = None
@@ -272,7 +274,7 @@ class HomeHere:
         """What to do so that the configuration names the new database; without role and password."""
         parts = conninfo_to_dict(self._url)
         shown = make_conninfo("", **{name: parts[name] for name in _SHOWN if name in parts})
-        return f"{where_url_goes(self._text)}'{shown} user=…'"
+        return f"{where_url_goes(self._text, self._member)}'{shown} user=…'"
 
     def role_sql(self, recorded: Roles) -> RoleSQL:
         """Returns how roles of the lost server get on this one what they had."""
@@ -347,21 +349,22 @@ class HomeHere:
             content = for_superuser.encode(errors="surrogateescape")
             BackupDirectory(self._path.parent).write(done.for_superuser, content)
         noted = _Note(display_name(self._url), self.is_new, done)
-        BackupDirectory(self._home).write(_NOTE, json.dumps(as_json(noted)).encode())
+        BackupDirectory(self._home).write(self._note.name, json.dumps(as_json(noted)).encode())
 
     def finish(self, shown: Mapping[str, Any]) -> None:
         """See `RecoveredHome.finish`."""
         done = {"database": self.database, "identity": self._identity(), "shown": shown}
-        BackupDirectory(self._home).write(_DONE, json.dumps(done).encode())
-        BackupDirectory(self._home).remove(_NOTE)
+        BackupDirectory(self._home).write(self._done.name, json.dumps(done).encode())
+        BackupDirectory(self._home).remove(self._note.name)
 
     @property
     def finished(self) -> dict[str, Any] | None:
         """What the recovery that made this very database showed at its end, if home and configuration are there."""
-        if not all(each.exists() for each in (self._path, self._home / SIGNING_KEY, self._home / _DONE)):
+        of_home = () if self._member else (self._path, self._home / SIGNING_KEY)
+        if not all(each.exists() for each in (*of_home, self._done)):
             return None
         try:
-            done = json.loads(read_text(self._home / _DONE))
+            done = json.loads(read_text(self._done))
             known, shown = (done["database"], done["identity"]), dict(done["shown"])
         except (ValueError, RecursionError, KeyError, TypeError):
             return None  # a recovery into a database that is there is then refused

@@ -6,6 +6,9 @@ hash of each file, each message (encrypted to the recovery key), each key's fing
 configuration; then the dump is restored without power into a new database, counted, and every value decrypted. Only
 then is anything written next to the command, and never over something that is there.
 
+Of a fleet, one run brings the home's own database back, or one member: that is a database alone, with the keys that the
+set has for it, and what the home is told of it comes from the member itself.
+
 It may be killed anywhere and run again: what is restored is noted in the home, and every other step may be repeated.
 """
 
@@ -73,6 +76,7 @@ class FoundSet:
     Args:
         rejected: by the name of its manifest, why each newer set is not used.
         versions: by name, the version of each file of it that was deleted or overwritten.
+        dump: of the database that is brought back.
     """
 
     made: BackupSet
@@ -135,6 +139,7 @@ def recover(
     into: str,
     wanted: str | None,
     report: Report,
+    member: str = "",
 ) -> Recovered:
     """Restore the newest set that verifies into the new database `into`, and everything else into `here`.
 
@@ -142,6 +147,7 @@ def recover(
 
     Args:
         wanted: name of the manifest of another set than the newest.
+        member: of a fleet, to restore its database alone; "": the home's own.
 
     Raises:
         UnsignedBackupError, BackupError: no set verifies, with the sentence of the newest; or one cannot be read now.
@@ -150,7 +156,7 @@ def recover(
         RequestError: there is a database of that name which no recovery made here.
     """
     with here.workspace() as local:
-        found = _newest(source, local, wanted, report)
+        found = _newest(source, local, wanted, report, member)
         keys = {copy.version: read_key(local, copy, key) for copy in found.made.keys}
         if not keys and found.dump.versions:  # a home may have none yet
             raise MissingVersionError(f"{found.made.name} has no key; name another set with --set")
@@ -159,9 +165,9 @@ def recover(
             found.configuration.name, packed, sealed=any(each.sealed_by for each in found.made.keys)
         )
         restored = _restored(found, keys, local, key, databases, here, into, report)
-    files = here.write_configuration()
+    files = WrittenFiles((), (), ()) if member else here.write_configuration()
     keys_here = KeysHere({}, (), None)
-    if here.is_new:
+    if here.is_new and not member:
         with here.opened(found.made.anchor) as pipeline:
             pipeline.ledger.append(Note(EventKind.DATABASE_RESTORED, _facts(source, found, restored, keys)))
             keys_here = _keys_here(pipeline, here, source, found, keys)
@@ -170,7 +176,7 @@ def recover(
     return Recovered(found, place.description, restored, fingerprints, keys_here, files, place.older.unexamined)
 
 
-def _newest(source: RecoverySource, local: LocalPlace, wanted: str | None, report: Report) -> FoundSet:
+def _newest(source: RecoverySource, local: LocalPlace, wanted: str | None, report: Report, member: str) -> FoundSet:
     """The newest set that verifies, by the time that its signed manifest names, with all of its files in `local`.
 
     What cannot be read now may be a newer one, so no older set is taken in its place unless `wanted` names it.
@@ -180,9 +186,9 @@ def _newest(source: RecoverySource, local: LocalPlace, wanted: str | None, repor
     for name in manifests(each for each in names if wanted in {None, each}):
         try:
             made = source.accepted(name)
-            if (found := _restorable(made, rejected, by_name=wanted is not None)) is not None:
+            if (found := _restorable(made, rejected, member, by_name=wanted is not None)) is not None:
                 require_past(made, source.clock)
-                _fetch_all(source.place, made, local, report)
+                _fetch_all(source.place, found, local, report)
                 return replace(found, versions=source.place.older.used_by(made.names))
         except (UnsignedBackupError, DamagedBackupError, AbsentBackupError) as error:
             rejected[name] = error
@@ -195,20 +201,25 @@ def _newest(source: RecoverySource, local: LocalPlace, wanted: str | None, repor
         raise next(iter(rejected.values()))
     named, options = (f" of the name {wanted}", "--from or --set") if wanted else ("", "--from")
     where = f"{source.place.description}{source.place.older.caveat}"
-    raise BackupError(f"no backup of a database{named} is in {where}; correct {options}")
+    what = f"database {member}" if member else "a database"
+    raise BackupError(f"no backup of {what}{named} is in {where}; correct {options}")
 
 
-def _restorable(made: BackupSet, rejected: Mapping[str, KeyRotationError], *, by_name: bool) -> FoundSet | None:
-    """The set, if everything can be restored from it; a set that was made from another one only by its name."""
-    if made.dump is None or made.configuration is None or (made.made_from is not None and not by_name):
+def _restorable(
+    made: BackupSet, rejected: Mapping[str, KeyRotationError], member: str, *, by_name: bool
+) -> FoundSet | None:
+    """The set, if the database can be restored from it; a set that was made from another one only by its name."""
+    dump = made.dump_of(member)
+    if dump is None or made.configuration is None or (made.made_from is not None and not by_name):
         return None
     why = {name: str(error) for name, error in rejected.items()}
-    return FoundSet(made, made.dump, made.configuration, why)
+    return FoundSet(made, dump, made.configuration, why)
 
 
-def _fetch_all(place: BackupPlace, made: BackupSet, local: LocalPlace, report: Report) -> None:
-    """Copy every file of a set, the small ones first; removes them again if one is not what its manifest says."""
-    files = sorted(made.files, key=lambda file: file.size_bytes)
+def _fetch_all(place: BackupPlace, found: FoundSet, local: LocalPlace, report: Report) -> None:
+    """Copy what is needed of a set, the small files first; removes them if one is not what its manifest says."""
+    needed = [*(copy.file for copy in found.made.keys), found.configuration, found.dump.file]
+    files = sorted(needed, key=lambda file: file.size_bytes)
     try:
         for number, file in enumerate(files):
             size = f"{file.size_bytes:,} bytes"

@@ -28,6 +28,7 @@ from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.recovery import asked_passphrase, undumped, unread
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.model.audit import instant, names
+from keyrotation_pipeline.model.tables import MEMBER_NAME
 from keyrotation_pipeline.model.undumped import RoleSQL
 
 _MOST_SHOWN = 20  # whoever writes to a place can add any number of sets
@@ -40,6 +41,12 @@ _KEY = typer.Option(
     show_default=False,
 )
 _INTO = typer.Option("--into", metavar="NAME", help="Name of the new database.", show_default=False)
+_DATABASE = typer.Option(
+    "--database",
+    metavar="MEMBER",
+    help="Of a fleet: the member to restore, its database alone; else the home's own.",
+    show_default=False,
+)
 
 
 def recover_command(
@@ -85,6 +92,7 @@ def recover_command(
             show_default=False,
         ),
     ] = None,
+    member: Annotated[str, _DATABASE] = "",
     wanted: Annotated[
         str | None,
         typer.Option("--set", metavar="MANIFEST", help="Another set than the newest.", show_default=False),
@@ -104,8 +112,10 @@ def recover_command(
     configuration that are there stay as they are. Everything is verified before it is used. Run it again with the same
     options after whatever stopped it; once it has finished, that changes nothing and prints the next steps again.
     """
+    if member and not re.fullmatch(MEMBER_NAME, member):
+        raise typer.BadParameter("write a name in [[databases]]", param_hint="--database")
     path = settings.config_path(config)
-    here = HomeHere(path, _server(server, path), into, actor())
+    here = HomeHere(path, _server(server, path, member), into, actor(), member)
     if (shown := here.finished) is not None and wanted in {None, shown["set"]}:
         output.show(here.database, shown, _finished(shown), as_json=as_json)
         require_complete(into, shown["failures"], shown["undecryptable"])
@@ -118,20 +128,26 @@ def recover_command(
         reporting(quiet=as_json) as report,
     ):
         found = _source(source, signer, trusted or [], officer or [], path, stack)
-        done = recover(found, opened, here.databases, here, into, wanted, report)
+        done = recover(found, opened, here.databases, here, into, wanted, report, member)
     recorded = done.found.dump.undumped
     roles = None if recorded is None else here.role_sql(recorded.roles)
-    value = _document(done, here, roles, tuple(_next(done, here, key, roles)))
+    steps = _next_of_member(done, here, roles) if member else _next(done, here, key, roles)
+    value = _document(done, here, roles, tuple(steps))
     output.show(here.database, value, _lines(done, here, value), as_json=as_json)
     sys.stdout.flush()  # before a run of the same line only prints this again
     here.finish(value)
     done.require_complete()
 
 
-def _server(given: str | None, path: Path) -> str:
+def _server(given: str | None, path: Path, member: str) -> str:
     """The URL of the server; that of the configuration leads to the lost database's own."""
     if given is not None:
         return given
+    if member:
+        urls = {each.name: each.url for each in settings.load(path).databases} if path.exists() else {}
+        if member in urls:
+            return urls[member].get_secret_value()
+        raise ConfigurationError(f"no [[databases]] {member} is configured here; name the server with --server URL")
     if path.exists() and (url := settings.load(path).database.url) is not None:
         return url.get_secret_value()
     if (variable := settings.database_variable()) is not None:
@@ -192,7 +208,7 @@ def _lines(done: Recovered, here: HomeHere, value: Mapping[str, Any]) -> Iterato
         yield f"written   {name}"
     for phrase in done.files.kept:
         yield f"kept      {phrase}"
-    if here.is_new:
+    if here.is_new and not done.found.dump.member:
         yield f"signer    backups are signed by {here.signer} from now on; keep that with the recovery key"
     yield from _to_do(value)
 
@@ -214,14 +230,37 @@ def _to_do(shown: Mapping[str, Any]) -> Iterator[output.Line]:
         yield f"{'next' if number == 1 else '':<10}{number}. {step}"
 
 
-def _next(done: Recovered, here: HomeHere, key: Path, roles: RoleSQL | None) -> Iterator[str]:
-    """What is left to do, in order."""
+def _next_at_server(done: Recovered, here: HomeHere, roles: RoleSQL | None) -> Iterator[str]:
+    """What is left to do for the new database, in order."""
     if (file := done.restored.for_superuser) is not None:
         yield (
             f"read {file}: it restores what is left out, for a superuser to run with "
             f"`psql -X -v ON_ERROR_STOP=1 -d {done.restored.database} -f {file}`"
         )
     yield from _roles_lost(done, here) if roles is None else _roles_next(roles)
+
+
+def _next_of_member(done: Recovered, here: HomeHere, roles: RoleSQL | None) -> Iterator[str]:
+    """What is left to do for a member of a fleet, in order."""
+    dump = done.found.dump
+    yield from _next_at_server(done, here, roles)
+    yield f"{here.url_to_set}, with the pipeline's role and its password"
+    yield (
+        f"unless it is {dump.place} again, under that name on that server: `keyrotation policy --reason TEXT`, which "
+        "officers sign; then `keyrotation init`"
+    )
+    yield f"applications: let them use the database {done.restored.database}"
+    if dump.versions:
+        yield (
+            f"it has values under {', '.join(map(str, dump.versions))}: if one is retired, `keyrotation reconcile`, "
+            "which officers sign, makes it readable again; then `keyrotation request` re-encrypts them"
+        )
+    yield "`keyrotation backup`"
+
+
+def _next(done: Recovered, here: HomeHere, key: Path, roles: RoleSQL | None) -> Iterator[str]:
+    """What is left to do, in order."""
+    yield from _next_at_server(done, here, roles)
     yield f"{here.url_to_set}, with the pipeline's role and its password"
     yield from done.files.to_provide
     versions = " ".join(map(str, done.keys))
@@ -232,6 +271,11 @@ def _next(done: Recovered, here: HomeHere, key: Path, roles: RoleSQL | None) -> 
         )
     elif not here.is_new:
         yield f"`keyrotation status`, which names keys that the key store lacks: `keyrotation restore-key --key {key}`"
+    for member in done.found.made.members:
+        yield (
+            f"if database {member.member} ({member.place}) is lost, too: the same with `--database {member.member} "
+            "--into NAME`; if not, DROP its SCHEMA of the pipeline's records, for `keyrotation init` to make again"
+        )
     if done.keys_here.findings == ():
         yield "`keyrotation audit verify`"
     else:
@@ -295,8 +339,9 @@ def _document(done: Recovered, here: HomeHere, roles: RoleSQL | None, next_steps
         "kept": list(done.files.kept),
         "to_provide": list(done.files.to_provide),
         "reconcile": None if keys_here.findings is None else list(keys_here.findings),
-        "backup_signer": here.signer if here.is_new else None,
+        "backup_signer": here.signer if here.is_new and not done.found.dump.member else None,
         "role_statements": None if roles is None else list(roles.statements),
         "roles_to_decide": None if roles is None else list(roles.apart),
         "next": list(next_steps),
+        **({"member": done.found.dump.member, "place_dumped": done.found.dump.place} if done.found.dump.member else {}),
     }

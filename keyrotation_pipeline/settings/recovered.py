@@ -161,15 +161,18 @@ def _schema(content: Mapping[str, Any]) -> str:
     return home_schema(str(_at(content, "database", "schema") or DEFAULT))
 
 
-def where_url_goes(text: str) -> str:
-    """Says where a configuration takes the database's URL from, as the beginning of a sentence."""
-    match _at(tomllib.loads(text), "database", "url"):
+def where_url_goes(text: str, member: str = "") -> str:
+    """Says where a configuration takes the URL of the database, or a member's, from, as the beginning of a sentence."""
+    content = tomllib.loads(text)
+    urls = {each.get("name"): each.get("url") for each in content.get("databases", ())}
+    section = f"[[databases]] {member}" if member else "[database]"
+    match urls.get(member) if member else _at(content, "database", "url"):
         case {"env": str(name)}:
             return f"export {name}="
         case {"file": str(name)}:
             return f"write into the file {name}: "
         case _:
-            return f"write as [database] url in {FILE_NAME}: "
+            return f"write as {section} url in {FILE_NAME}: "
 
 
 def to_provide(text: str, directory: Path) -> tuple[str, ...]:

@@ -1,14 +1,21 @@
 """Backups of a fleet: one set of keys, a dump of each database, and each of them proven and brought back."""
 
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 
+from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
 from keyrotation_pipeline_tests.acceptance.test_fleet import ROWS, Fleet, fleet, second  # noqa: F401
 from keyrotation_pipeline_tests.servers import Server
+from keyrotation_pipeline_tests.waiting import eventually
 
 
 def files(fleet: Fleet, pattern: str) -> list[Path]:  # noqa: F811
@@ -98,3 +105,125 @@ def test_a_dump_that_is_not_the_one_of_its_manifest_fails_the_test_by_name(fleet
     assert f"{document.name}, the newest backup of the database, is not in" in fleet.refused(
         "recovery-test", "--key", key
     )
+
+
+def lose(server: Server, database: str) -> None:
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute(f"DROP DATABASE {database} WITH (FORCE)".encode())
+
+
+def recovered(fleet: Fleet, member: str, **options: str) -> dict[str, Any]:  # noqa: F811
+    """Brings a member back as the database that it was, from the home's own backups."""
+    given = {"--database": member, "--into": member, "--from": ".keyrotation/backups", "--key": recovery_key(fleet)}
+    typed = [word for option in {**given, **options}.items() for word in option]
+    found: dict[str, Any] = json.loads(fleet.typed("recover", *typed, "--json"))
+    return found
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("through", ["dual_key_rollout", "primary_key_rollout", "zero_old_rows_proof"])
+def test_a_member_is_brought_back_and_the_rotation_goes_on(
+    fleet: Fleet,  # noqa: F811
+    second: Server,  # noqa: F811
+    through: str,
+) -> None:
+    fleet.typed("backup")
+    request = fleet.requested("request", "--reason", "yearly")
+    fleet.typed("rotate", request, "--through", through)
+    lose(second, "south")
+    done = recovered(fleet, "south")
+    assert (done["rows"], done["values_decrypted"]) == ({"south:clients": ROWS}, {"south:clients": ROWS})
+    assert done["set"] == recovered(fleet, "south")["set"]
+    if through == "zero_old_rows_proof":
+        refused = fleet.refused("rotate", request)
+        assert "table south:clients, column name: 60 value(s) are still under v1" in refused
+        assert fleet.live() == {"v1", "v2"}
+    fleet.typed("rotate", request)
+    assert (fleet.live(), fleet.read()) == ({"v2"}, fleet.expected)
+    fleet.typed("audit", "verify")
+    fleet.typed("verify")
+    fleet.typed("backup")
+
+
+@pytest.mark.extended
+def test_a_member_of_before_a_finished_rotation_is_read_and_rotated_again(
+    fleet: Fleet,  # noqa: F811
+    second: Server,  # noqa: F811
+) -> None:
+    """Its values are under a key that no application has any more."""
+    old = json.loads(fleet.typed("backup", "--json"))["set"]
+    fleet.typed("rotate", fleet.requested("request", "--reason", "yearly"))
+    lose(second, "south")
+    steps = recovered(fleet, "south", **{"--set": old})["next"]
+    assert any("values under v1: " in each and "`keyrotation reconcile`" in each for each in steps)
+    said = json.loads(fleet.typed("status", "--count", "--json"))["attention"]
+    assert any("south:clients holds 60 value(s) under v1, which is archived" in each for each in said)
+    assert "v1 is archived, and `keyrotation reconcile` makes it readable" in fleet.refused("request", "--reason", "x")
+    fleet.requested("reconcile")
+    fleet.typed("reconcile")
+    fleet.typed("rotate", fleet.requested("request", "--reason", "south is back"))
+    assert (fleet.live(), fleet.read()) == ({"v3"}, fleet.expected)
+    fleet.typed("audit", "verify")
+
+
+@pytest.mark.extended
+def test_everything_is_brought_back_on_an_empty_machine(
+    fleet: Fleet,  # noqa: F811
+    server: Server,
+    second: Server,  # noqa: F811
+) -> None:
+    signer = json.loads(fleet.typed("backup", "--json"))["backup_signer"]
+    fleet.typed("rotate", fleet.requested("request", "--reason", "yearly"))
+    key, north = recovery_key(fleet), fleet.urls["north"].partition("?")[0].rpartition("/")[2]
+    lose(server, north)
+    lose(second, "south")
+    new = Fleet(
+        Folder(fleet.folder.path / "new", []), {**fleet.urls, "": server.url("new")}, fleet.officers, fleet.expected
+    )
+    new.folder.path.mkdir()
+    backups = str(fleet.folder.path / ".keyrotation" / "backups")
+    given = ("--from", backups, "--key", key, "--signer", signer, "--json")
+    done = json.loads(new.typed("recover", *given, "--server", server.url(), "--into", "new"))
+    for member, at, name in (("north", server, north), ("south", second, "south")):
+        assert any(f"--database {member}" in each for each in done["next"])
+        one = json.loads(new.typed("recover", *given, "--server", at.url(), "--database", member, "--into", name))
+        assert one["rows"] == {f"{member}:clients": ROWS}
+    new.requested("reconcile")
+    new.typed("reconcile")
+    assert (new.live(), new.read()) == ({"v2"}, new.expected)
+    new.typed("backup")
+    new.typed("rotate", new.requested("request", "--reason", "yearly"))
+    assert (new.live(), new.read()) == ({"v3"}, new.expected)
+    new.typed("audit", "verify")
+
+
+@pytest.mark.extended
+def test_a_backup_that_is_killed_between_two_dumps_leaves_nothing_to_read_and_is_made_anew(fleet: Fleet) -> None:  # noqa: F811
+    fleet.typed("backup")
+    manifests = files(fleet, "backup-*.json")
+    with psycopg.connect(fleet.urls["south"]) as holder:
+        holder.execute("LOCK TABLE clients")
+        log = fleet.folder.path / "killed.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [KEYROTATION, "backup"],
+                cwd=fleet.folder.path,
+                env=environment(**fleet.variables),
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+            assert eventually(lambda: len(files(fleet, "database-north-*")) == 2, seconds=60), log.read_text()
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    begun = [each for each in fleet.folder.path.rglob("*") if each.is_file()]
+    assert not [each for each in begun if b"PGDMP" in each.read_bytes()]
+    assert files(fleet, "backup-*.json") == manifests
+    status = json.loads(fleet.typed("status", "--json"))
+    (said,) = (each for each in status["warnings"] if "was begun in" in each)
+    assert "and not finished" in said
+    (_, left) = files(fleet, "database-north-*")
+    done = json.loads(fleet.typed("backup", "--json"))
+    assert list(done["members"]) == ["north", "south"]
+    assert left not in files(fleet, "database-*")
+    assert not [each for each in json.loads(fleet.typed("status", "--json"))["warnings"] if "was begun in" in each]
