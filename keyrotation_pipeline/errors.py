@@ -164,6 +164,10 @@ class PreflightError(KeyRotationError):
     """The database or a table cannot be rotated in its present state; the message says what to change."""
 
 
+class CopyAheadError(PreflightError):
+    """The copy of the audit in a member of a fleet holds events that the audit does not."""
+
+
 class ApprovalError(KeyRotationError):
     """A signature, a roster or a request that does not authorise the requested action."""
 

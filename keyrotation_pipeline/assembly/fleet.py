@@ -1,10 +1,11 @@
 """Opens the members of a fleet, each of them only where officers have signed it to be."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
+from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.fleet.environment import FleetEnvironment
 from keyrotation_pipeline.adapters.fleet.inventory import FleetInventory
 from keyrotation_pipeline.adapters.fleet.members import Members, in_member
@@ -27,6 +28,8 @@ from keyrotation_pipeline.audit.event_signatures import VouchedEvents
 from keyrotation_pipeline.errors import ApprovalError, DatabaseUnavailableError, KeyRotationError, PreflightError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.approval import member_line, members_among
+from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.environment import DatabaseServer
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.database import DatabasePorts
 from keyrotation_pipeline.ports.ledger import Ledger
@@ -139,6 +142,14 @@ class SignedPlaces:
             "have it signed with `keyrotation policy --reason TEXT`, then run `keyrotation init`"
         )
 
+    def require_unmoved(self, name: str, server: DatabaseServer) -> None:
+        """Refuses a member that runs elsewhere than when the walk that is under way was requested."""
+        if (known := self.ledger.replayed().left(name)) not in {None, server}:
+            raise PreflightError(
+                f"it runs on {server}, and a walk is under way that was requested where it ran on {known}: after a "
+                "failover, or in a copy; run `keyrotation reconcile`"
+            )
+
     def _signed(self) -> Mapping[str, str] | None:
         hosts = self.ledger.replayed().hosts
         return None if hosts is None else members_among(hosts)
@@ -188,11 +199,18 @@ class MemberOpener:
             environment = self.places.environment(name, url, connection)
             further = partial(connect_at, environment.identity().place, url)
             ports = parts.ports(further, connection, environment, name)
-            mirror = Mirror(connection, self.connection, _known(self.places.ledger.replayed().home), name)
-            return PostgresMember(connection, ports, mirror)
+            ledger, kept = self.places.ledger, BackupDirectory(self.parts.settings.home / "former-audit")
+            home = _known(ledger.replayed().home)
+            left = partial(_left, ledger, name)
+            mirror = Mirror(connection, self.connection, home, name, left, kept.write)
+            return PostgresMember(connection, ports, mirror, partial(self.places.require_unmoved, name))
         except BaseException:
             connection.close()
             raise
+
+
+def _left(ledger: Ledger, member: str) -> Collection[AuditHead]:
+    return ledger.replayed().set_aside.get(member, ())
 
 
 def _known(home: str | None) -> str:

@@ -72,6 +72,7 @@ from keyrotation_pipeline.ports.rollout import Rollout
 from keyrotation_pipeline.ports.witnesses import CheckpointWitness
 from keyrotation_pipeline.requests.canary import offer_canary
 from keyrotation_pipeline.requests.inventory import count_if_small
+from keyrotation_pipeline.requests.opening import note_server
 from keyrotation_pipeline.requests.policy import (
     POLICY,
     pin_hosts,
@@ -261,6 +262,8 @@ def initialise(
                 keys.import_sources(pipeline, sources or {})
                 # Not before: what a failing `init` would pin takes two signatures to correct.
                 pin_hosts(pipeline)
+            if pipeline.members:
+                note_server(pipeline)
             if unsigned_key_store(pipeline) is None:
                 offer_canary(pipeline.keys, pipeline.keys.read())
             if settings.activated_at is not None:

@@ -23,7 +23,6 @@ from keyrotation_pipeline.model.key_events import (
 )
 from keyrotation_pipeline.model.keys import LOST, SHELVED, KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled, RosterPinned
-from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.ports.database import DatabaseEnvironment
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -194,8 +193,7 @@ def _about_database(environment: DatabaseEnvironment, replayed: AuditState) -> I
 
 
 def _moved(environment: DatabaseEnvironment, replayed: AuditState) -> DatabaseServer | None:
-    is_under_way = any(isinstance(each, Walk) and not each.is_over for each in replayed.requests.values())
-    if replayed.server is None or not is_under_way:
+    if replayed.server is None or not replayed.has_walk:
         return None
     here = environment.server()
     return None if here == replayed.server else here

@@ -1,7 +1,7 @@
 """What requests, signatures and rosters change, by the text that officers sign."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -21,7 +21,7 @@ from keyrotation_pipeline.model.approval import (
     signed_time,
     signer_in,
 )
-from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.audit import AuditHead, FormerEvents
 from keyrotation_pipeline.model.audit_state import (
     AuditState,
     ImpossibleError,
@@ -37,6 +37,7 @@ from keyrotation_pipeline.model.request_events import (
     Blocked,
     DatabaseReconciled,
     HostsPinned,
+    MemberReconciled,
     RequestOpened,
     RolloutConfirmed,
     RosterPinned,
@@ -54,7 +55,7 @@ from keyrotation_pipeline.model.requests import (
     RotationType,
     Walk,
 )
-from keyrotation_pipeline.model.visible_text import visible
+from keyrotation_pipeline.model.tables import MEMBER_NAME
 
 
 def _opened(state: AuditState, entry: AuditEntry, fact: RequestOpened) -> None:
@@ -255,6 +256,12 @@ def _reconciled(state: AuditState, entry: AuditEntry, fact: DatabaseReconciled) 
     if (left := fact.left_tree) is not None:
         require(leaving(left) in said and left.origin == state.origin, "leaves a tree that officers have not signed")
         state.trees[left.origin], state.tree = left.signed, by.id
+    for name, each in fact.members.items():
+        require(set(reconciled_in(name, each)) <= set(said), f"goes on in {name} otherwise than officers signed")
+        if each.server is not None:
+            state.member_servers[name] = each.server
+        if each.set_aside is not None:
+            state.set_aside[name] = (*state.set_aside.get(name, ()), each.set_aside.last)
     state.reconciled_at = entry.at
     state.abandoned.update(fact.accepted)
     for version in (fact.primary, *fact.in_rows):
@@ -298,7 +305,37 @@ def voiding(heads: Collection[AuditHead]) -> str:
 
 def continuing(server: DatabaseServer) -> str:
     """The server that officers sign as that of a walk, in the line `Authorises`."""
-    return f"continue on {visible(server.host).replace(';', ',')}, timeline {server.timeline}"
+    return f"continue on {server.as_signed.host}, timeline {server.timeline}"
+
+
+def reconciled_in(member: str, how: MemberReconciled) -> Iterator[str]:
+    """What officers sign of a member of a fleet, in the line `Authorises`."""
+    if (server := how.server) is not None:
+        yield f"continue in {member} on {server.host}, timeline {server.timeline}"
+    if (events := how.set_aside) is not None:
+        last = events.last
+        yield f"set aside events {events.first} to {last.seq} {last.hash} of the copy of the audit in {member}"
+
+
+_CONTINUED = re.compile(rf"continue in ({MEMBER_NAME}) on (.+), timeline (\d{{1,9}})", re.ASCII)
+_SET_ASIDE = re.compile(
+    rf"set aside events (\d{{1,18}}) to (\d{{1,18}}) ([0-9a-f]{{64}}) of the copy of the audit in ({MEMBER_NAME})",
+    re.ASCII,
+)
+
+
+def members_reconciled_in(text: bytes) -> Mapping[str, MemberReconciled]:
+    """What a text for signing says of members of a fleet, by name."""
+    found = dict[str, MemberReconciled]()
+    for part in signed_fields(text).get("Authorises", "").split("; "):
+        if (match := _CONTINUED.fullmatch(part)) is not None:
+            name, host, timeline = match.groups()
+            found[name] = replace(found.get(name, MemberReconciled()), server=DatabaseServer(host, int(timeline)))
+        if (match := _SET_ASIDE.fullmatch(part)) is not None:
+            first, last, digest, name = match.groups()
+            events = FormerEvents(int(first), AuditHead(int(last), digest))
+            found[name] = replace(found.get(name, MemberReconciled()), set_aside=events)
+    return found
 
 
 REQUEST_RULES: Rules = {

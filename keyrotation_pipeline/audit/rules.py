@@ -28,7 +28,6 @@ from keyrotation_pipeline.model.request_events import (
 )
 from keyrotation_pipeline.model.requests import (
     RequestAction,
-    Walk,
 )
 
 UNSIGNED = "is not signed by the pipeline"
@@ -145,8 +144,8 @@ def _home_named(state: AuditState, _entry: AuditEntry, fact: HomeNamed) -> None:
 
 def _server_seen(state: AuditState, _entry: AuditEntry, fact: ServerSeen) -> None:
     """In the middle of a walk only a signed reconciliation says that the database runs elsewhere."""
-    if all(each.is_over for each in state.requests.values() if isinstance(each, Walk)):
-        state.server = fact.server
+    if not state.has_walk:
+        state.server, state.member_servers = fact.server, dict(fact.members)
 
 
 def _audit_row_written(state: AuditState, entry: AuditEntry, fact: RotationAuditWritten) -> None:

@@ -31,6 +31,18 @@ class AuditHead:
 
 
 @dataclass(frozen=True, slots=True)
+class FormerEvents:
+    """Events of the copy of the audit in a member of a fleet that the audit does not hold.
+
+    Args:
+        first: the seq of the first of them.
+    """
+
+    first: int
+    last: AuditHead
+
+
+@dataclass(frozen=True, slots=True)
 class AuditEvent:
     """One stored event: `body` is the canonical JSON exactly as stored, `hash` chains it to `previous`.
 

@@ -125,6 +125,8 @@ class AuditState:
         began_under: of each request that has begun, the roster that was pinned then.
         home: the id of the home; None: the audit is of an earlier version.
         server: where the database ran when the newest walk was requested, or as officers signed since.
+        member_servers: the same of each member of a fleet.
+        set_aside: by member, the last events of copies of the audit that officers have signed to be made anew.
         hosts: those in the text of the last request that began, else those that `init` pinned; None: it pinned none.
         signers: fingerprints of the keys that sign backups: the first that was pinned, and each that stands in the
             text of a request that began.
@@ -172,6 +174,8 @@ class AuditState:
     began_under: dict[str, Roster] = field(default_factory=dict)
     home: str | None = None
     server: DatabaseServer | None = None
+    member_servers: dict[str, DatabaseServer] = field(default_factory=dict)
+    set_aside: dict[str, tuple[AuditHead, ...]] = field(default_factory=dict)
     hosts: tuple[str, ...] | None = None
     signers: set[str] = field(default_factory=set)
     signed_from: int | None = None
@@ -214,6 +218,15 @@ class AuditState:
     def hash_at(self, seq: int) -> str:
         """The hash of an event in hex; empty, if there are not so many."""
         return self.hashes[(seq - 1) * HASH_BYTES : seq * HASH_BYTES].hex() if seq else GENESIS
+
+    @property
+    def has_walk(self) -> bool:
+        """Whether a walk is under way, or waits for its start."""
+        return any(isinstance(each, Walk) and not each.is_over for each in self.requests.values())
+
+    def left(self, member: str) -> DatabaseServer | None:
+        """Where a member of a fleet ran when the walk that is under way was requested, or as officers signed since."""
+        return self.member_servers.get(member) if self.has_walk else None
 
     @property
     def origin(self) -> str | None:

@@ -4,10 +4,11 @@ What no search reads and what no check sees is listed, too, as officers sign it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from keyrotation_pipeline.model.audit import FormerEvents
 from keyrotation_pipeline.model.earlier_summaries import EARLIER
-from keyrotation_pipeline.model.visible_text import plain_name
+from keyrotation_pipeline.model.visible_text import plain_name, visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,24 @@ class DatabaseServer:
 
     def __str__(self) -> str:
         return f"{self.host} (timeline {self.timeline})"
+
+    @property
+    def as_signed(self) -> "DatabaseServer":
+        """The same, as a part of a signed line can hold it."""
+        return replace(self, host=visible(self.host).replace(";", ","))
+
+
+@dataclass(frozen=True, slots=True)
+class MemberFound:
+    """A member of a fleet as it is now.
+
+    Args:
+        server: where it runs, as a signed line can hold it.
+        former: what its copy of the audit holds beyond the audit; None: nothing.
+    """
+
+    server: DatabaseServer
+    former: FormerEvents | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,16 @@
 """Events of requests: opened, signed, started, paused, finished; and of rehearsals."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Self
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Officer, Roster, RosterChange, Signature
-from keyrotation_pipeline.model.audit import AuditHead, EventKind, Fact
+from keyrotation_pipeline.model.audit import AuditHead, EventKind, Fact, FormerEvents
 from keyrotation_pipeline.model.environment import DatabaseServer
 from keyrotation_pipeline.model.fleet import Gone, TargetKind
-from keyrotation_pipeline.model.records import Alias
+from keyrotation_pipeline.model.records import UNLESS_EMPTY, Alias
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, RotationType, Step, StepRecord
 
 
@@ -62,10 +62,15 @@ class HomeNamed(Fact):
 
 @dataclass(frozen=True, slots=True)
 class ServerSeen(Fact):
-    """Where the database ran before a walk. In the middle of a walk it does not count."""
+    """Where the database ran before a walk. In the middle of a walk it does not count.
+
+    Args:
+        members: the same of each member of a fleet.
+    """
 
     kind: ClassVar = EventKind.SERVER_SEEN
     server: DatabaseServer
+    members: Annotated[Mapping[str, DatabaseServer], UNLESS_EMPTY] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +222,19 @@ class TreeLeft:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberReconciled:
+    """How a member of a fleet goes on.
+
+    Args:
+        server: where it runs, if that was signed in the middle of a walk.
+        set_aside: what its copy of the audit held beyond the audit; kept in a file, and the copy is made anew.
+    """
+
+    server: DatabaseServer | None = None
+    set_aside: FormerEvents | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DatabaseReconciled(Fact):
     """A restored database and the key store are consistent again.
 
@@ -224,6 +242,7 @@ class DatabaseReconciled(Fact):
         accepted: heads stored outside that are not in this audit, and no longer have to be.
         server: where the database runs, if that was signed in the middle of a walk.
         left_tree: what witnesses have signed and this audit does not continue; they begin another tree.
+        members: of a fleet, those that go on elsewhere, or whose copy of the audit is made anew.
     """
 
     kind: ClassVar = EventKind.DATABASE_RECONCILED
@@ -235,6 +254,7 @@ class DatabaseReconciled(Fact):
     accepted: tuple[AuditHead, ...]
     server: DatabaseServer | None = None
     left_tree: TreeLeft | None = None
+    members: Annotated[Mapping[str, MemberReconciled], UNLESS_EMPTY] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

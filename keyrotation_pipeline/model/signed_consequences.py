@@ -44,6 +44,14 @@ _PARTS: Sequence[tuple[re.Pattern[str], str]] = tuple(
             "The program goes on with the database server {0}, which has taken over from another (timeline {1}).",
         ),
         (
+            r"continue in ([a-z][a-z0-9_]*) on (.+), timeline ([0-9]+)",
+            "In {0} the program goes on with the server {1}, which has taken over from another (timeline {2}).",
+        ),
+        (
+            r"set aside events ([0-9]+) to ([0-9]+) [0-9a-f]{64} of the copy of the audit in ([a-z][a-z0-9_]*)",
+            "The copy of the records in {2} has events {0} to {1} more. These go into a file, and it is made anew.",
+        ),
+        (
             r"take the key store over from the home (.+) of (.+)",
             "The key store is taken over from another installation of this program, {0}, that of {1}.",
         ),

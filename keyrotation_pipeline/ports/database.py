@@ -18,6 +18,7 @@ from keyrotation_pipeline.model.environment import (
     DatabaseIdentity,
     DatabaseServer,
     Environment,
+    MemberFound,
     Problem,
     Speed,
 )
@@ -333,6 +334,14 @@ class DatabaseEnvironment(Protocol):
 
     def server(self) -> DatabaseServer:
         """Where it runs now."""
+
+    def members(self, *, reconciling: bool = False) -> Mapping[str, MemberFound]:
+        """The members of a fleet by name, as they are now; those that do not answer, or cannot be used, are left out.
+
+        Args:
+            reconciling: from now on use those, too, that officers are asked to sign: which run elsewhere than when the
+                walk was requested, or whose copy of the audit holds more than the audit.
+        """
 
     def preflight(self, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
         """What stops, or should be known before, a rotation of these tables to `target`."""

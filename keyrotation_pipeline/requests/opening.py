@@ -60,7 +60,7 @@ def new_request(
             "an emergency runs against its clock, so the conductor carries it out; request it without --manual"
         )
     if action.name.walks:
-        _note_server(pipeline)
+        note_server(pipeline)
     head, now = pipeline.ledger.head(), pipeline.clock.now()
     earliest = None if not_before is None else _not_before(not_before, now, emergency=incident is not None)
     start, finish = _dates(action, earliest or now, start_by, finish_by, emergency=incident is not None)
@@ -86,11 +86,15 @@ def new_request(
     )
 
 
-def _note_server(pipeline: Pipeline) -> None:
-    server = pipeline.environment.server()
-    under_way = pipeline.ledger.current() or pipeline.ledger.waiting()
-    if under_way is None and pipeline.ledger.replayed().server != server:
-        pipeline.ledger.append(ServerSeen(server))
+def note_server(pipeline: Pipeline) -> None:
+    """Records where the databases run, unless a walk is under way; of a member that does not answer, what is known."""
+    if pipeline.ledger.current() or pipeline.ledger.waiting():
+        return
+    state, server = pipeline.ledger.replayed(), pipeline.environment.server()
+    known = {name: each for name, each in state.member_servers.items() if name in pipeline.members}
+    members = known | {name: each.server for name, each in pipeline.environment.members().items()}
+    if (state.server, state.member_servers) != (server, members):
+        pipeline.ledger.append(ServerSeen(server, members))
 
 
 def pending(ledger: Ledger, action: RequestAction) -> tuple[Request, ...]:

@@ -1,11 +1,19 @@
 """Reconciles a database that was restored to an earlier state with the key store, which was not."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from keyrotation_pipeline.audit.divergence import Divergence, divergence
-from keyrotation_pipeline.audit.request_rules import abandoning, continuing, leaving, left_in, voiding
+from keyrotation_pipeline.audit.request_rules import (
+    abandoning,
+    continuing,
+    leaving,
+    left_in,
+    members_reconciled_in,
+    reconciled_in,
+    voiding,
+)
 from keyrotation_pipeline.audit.store_owner import places_of
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.audit.witnessed import witnessed
@@ -15,7 +23,7 @@ from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.environment import DatabaseServer
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, LOST, KeyRecord, KeyState, StoredKeys, StoreOwner
-from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled, TreeLeft
+from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled, MemberReconciled, TreeLeft
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, held_in_words
 from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.model.visible_text import plain_name, visible
@@ -53,6 +61,7 @@ class Plan:
         former: the other home whose key store becomes that of this one.
         server: where the walk goes on that is under way. Where nothing else differs, nothing else is changed.
         left_tree: what a witness has signed and the audit does not continue.
+        members: of a fleet, those that run elsewhere, or whose copy of the audit holds more than the audit.
     """
 
     found: Divergence
@@ -71,6 +80,7 @@ class Plan:
     former: StoreOwner | None = None
     server: DatabaseServer | None = None
     left_tree: TreeLeft | None = None
+    members: Mapping[str, MemberReconciled] = field(default_factory=dict)
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -84,7 +94,17 @@ class Plan:
         )
         left = self.left_tree
         tree = () if left is None else (f"{left.witness} has signed {left.signed:,} events of another history",)
-        return (*self.found.findings, *roster, *rows, *fences, *indexes, *tree)
+        return (*self.found.findings, *roster, *rows, *fences, *indexes, *tree, *self._of_members())
+
+    def _of_members(self) -> Iterator[str]:
+        for name, each in self.members.items():
+            if each.server is not None:
+                yield f"database {name} runs on {each.server}, and not where it ran when the walk was requested"
+            if (events := each.set_aside) is not None:
+                yield (
+                    f"the copy of the audit in {name} has events {events.first} to {events.last.seq}, which this audit "
+                    "lacks"
+                )
 
     @property
     def changes_nothing(self) -> bool:
@@ -128,7 +148,11 @@ class Plan:
             parts.append(f"let this home, whose key is {self.found.newcomer}, go on with the audit")
         if self.left_tree is not None:
             parts.append(leaving(self.left_tree))
-        return "; ".join(parts)
+        return "; ".join((*parts, *self._signed_of_members()))
+
+    def _signed_of_members(self) -> Iterator[str]:
+        for name, each in self.members.items():
+            yield from reconciled_in(name, each)
 
 
 def plan(pipeline: Pipeline, request: Request | None = None) -> Plan:
@@ -143,9 +167,9 @@ def plan(pipeline: Pipeline, request: Request | None = None) -> Plan:
     registered = {record.version: record for record in pipeline.ledger.keys()}
     stored = pipeline.keys.read()
     primary, found = _primary(stored, registered), divergence(pipeline, stored)
-    left = _left_tree(pipeline.ledger, request)
-    if found.changes_nothing or (not found and left is not None):
-        return Plan(found, primary, (), {}, (), (), (), server=found.moved, left_tree=left)
+    left, members = _left_tree(pipeline.ledger, request), _members(pipeline, request)
+    if found.changes_nothing or (not found and (left is not None or members)):
+        return Plan(found, primary, (), {}, (), (), (), server=found.moved, left_tree=left, members=members)
     in_rows = _in_rows(pipeline.inventory.count(pipeline.tables))
     known = sorted({*registered, *stored.versions})
     compromised = tuple(each for each in known if each in stored.compromised and _may_be_lost(registered.get(each)))
@@ -172,6 +196,7 @@ def plan(pipeline: Pipeline, request: Request | None = None) -> Plan:
         former=former,
         server=found.moved,
         left_tree=left,
+        members=members,
     )  # fmt: skip
 
 
@@ -187,6 +212,21 @@ def _left_tree(ledger: Ledger, request: Request | None) -> TreeLeft | None:
         return None
     signed, by = max(contradicting, key=lambda pair: pair[0])
     return TreeLeft(by.origin, by.witness.name, signed)
+
+
+def _members(pipeline: Pipeline, request: Request | None) -> Mapping[str, MemberReconciled]:
+    """What is to be signed of a fleet's members; once a request is open, as its text says: see `_left_tree`."""
+    found, state = pipeline.environment.members(reconciling=True), pipeline.ledger.replayed()
+    if request is not None and (text := state.texts.get(request.id)) is not None:
+        return members_reconciled_in(text)
+    members = {
+        name: MemberReconciled(
+            server=None if state.left(name) in {None, each.server} else each.server,
+            set_aside=None if each.former is None or each.former.last in state.set_aside.get(name, ()) else each.former,
+        )
+        for name, each in found.items()
+    }
+    return {name: each for name, each in members.items() if each != MemberReconciled()}
 
 
 def _refused(
@@ -392,6 +432,7 @@ def _record(pipeline: Pipeline, decided: Plan, rotation: Request) -> None:
         accepted=decided.found.unknown,
         server=decided.server,
         left_tree=decided.left_tree,
+        members=decided.members,
     )
     pipeline.ledger.append(done, rotation.id)
     pipeline.ledger.set_status(rotation.id, RequestStatus.FINISHED)

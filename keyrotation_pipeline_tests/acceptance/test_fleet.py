@@ -4,6 +4,7 @@ import base64
 import itertools
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -685,3 +686,110 @@ def test_the_preflight_looks_for_no_table_of_a_member_in_the_homes_own_database(
     file.write_text(f'{file.read_text()}\n[[tables]]\nname = "letters"\ncolumns = ["body"]\ndatabases = ["south"]\n')
     fleet.typed("preflight", "--json", expect=1)
     assert not any("is not in the database" in each for each in fleet.folder.printed)
+
+
+def restored(server: Server, url: str, dump: Path) -> None:
+    """Puts the home's own database back to a dump."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA keyrotation CASCADE")
+        connection.execute("DROP TABLE clients")
+    load = [str(server.binaries / "pg_restore"), "--no-owner", "--exit-on-error", f"--dbname={url}", str(dump)]
+    subprocess.run(load, check=True)
+
+
+def audits(fleet: Fleet) -> list[tuple[int, str]]:
+    """The head of the audit, and of each copy."""
+    heads = []
+    for url in fleet.urls.values():
+        with psycopg.connect(url) as connection:
+            heads += connection.execute("SELECT seq, hash FROM keyrotation.audit_head").fetchall()
+    return heads
+
+
+@pytest.mark.extended
+def test_after_the_home_is_restored_each_copy_is_made_anew_by_signature(
+    fleet: Fleet, server: Server, second: Server
+) -> None:
+    dump = fleet.folder.path / "home.dump"
+    command = [str(server.binaries / "pg_dump"), "--format=custom", f"--file={dump}", f"--dbname={fleet.urls['']}"]
+    subprocess.run(command, check=True)
+    first = audits(fleet)[0][0] + 1
+    request = fleet.requested("request", "--reason", "yearly")
+    fleet.typed("rotate", request, "--through", "primary_key_rollout")
+    fleet.typed("rotate", request, "--through", "rows")
+    fleet.execute("south", "INSERT INTO keyrotation.replicas (name, kind, connections) VALUES ('old', 'standby', 1)")
+    restored(server, fleet.urls[""], dump)
+    before = audits(fleet)
+    refused = fleet.refused("inventory")
+    assert f"database north: its copy of the audit has events {first} to {before[1][0]}, which this audit" in refused
+    text = fleet.signed(reconciling := fleet.typed("reconcile").split()[-1])
+    for name, (seq, head) in zip(MEMBERS, before[1:], strict=True):
+        assert f"set aside events {first} to {seq} {head} of the copy of the audit in {name}" in text
+    assert f"The copy of the records in south has events {first} to {before[2][0]} more." in text
+    assert audits(fleet)[1:] == before[1:]
+    second.stop()
+    fleet.typed("reconcile", expect=1)
+    second.start()
+    fleet.typed("reconcile")
+    (facts,) = (each["facts"] for each in fleet.events("database_reconciled") if each["request"] == reconciling)
+    assert isinstance(facts, dict)
+    assert facts["members"]["north"]["set_aside"] == {
+        "first": first,
+        "last": {"seq": before[1][0], "hash": before[1][1]},
+    }
+    fleet.typed("inventory")
+    assert len(set(audits(fleet))) == 1
+    for name, (seq, head) in zip(MEMBERS, before[1:], strict=True):
+        kept = fleet.folder.path / ".keyrotation" / "former-audit" / f"{name}-{first}-{seq}-{head[:16]}.jsonl"
+        lines = [json.loads(line) for line in kept.read_text().splitlines()]
+        assert ([each["seq"] for each in lines], lines[-1]["hash"]) == (list(range(first, seq + 1)), head)
+        assert kept.stat().st_mode & 0o777 == 0o600
+    with psycopg.connect(fleet.urls["south"]) as connection:
+        assert connection.execute("SELECT name FROM keyrotation.replicas").fetchall() == [("old",)]
+        with pytest.raises(psycopg.Error, match="append-only"):
+            connection.execute("DELETE FROM keyrotation.audit_events")
+    file = fleet.folder.path / "keyrotation.toml"
+    file.write_text(file.read_text().replace("[database]", '[database]\ngone_replicas = ["south:standby old"]'))
+    fleet.typed("rotate", fleet.requested("request", "--reason", "after the restore"))
+    assert (fleet.live(), fleet.read()) == ({"v3"}, fleet.expected)
+    fleet.typed("audit", "verify")
+
+
+@contextmanager
+def clone_of(server: Server) -> Iterator[Server]:
+    """A copy of all files, which runs next to it: the same system identifier and timeline."""
+    directory = Path(tempfile.mkdtemp(prefix="krtest-", dir=server.directory.parent))
+    if server.user:
+        shutil.chown(directory, server.user, server.user)
+    clone, source = Server(server.binaries, directory, server.user), f"host={server.directory} user=postgres"
+    try:
+        clone.run("pg_basebackup", "-D", str(directory / "data"), "-d", source, "-c", "fast", "-X", "stream")
+        clone.start()
+        yield clone
+    finally:
+        with suppress(subprocess.CalledProcessError):
+            clone.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.mark.extended
+def test_a_copy_of_a_members_files_is_no_member_until_officers_have_signed_that(fleet: Fleet, second: Server) -> None:
+    request = fleet.requested("request", "--reason", "yearly")
+    fleet.typed("rotate", request, "--through", "primary_key_rollout")
+    original = fleet.urls["south"]
+    with clone_of(second) as clone:
+        fleet.urls["south"] = clone.url("south")
+        assert "database south: it runs on " in fleet.refused("rotate", request)
+        assert "after a failover, or in a copy; run `keyrotation reconcile`" in fleet.folder.printed[-1]
+        assert prefixes(clone.url("south")) == prefixes(original) == {"v1:"}
+        assert prefixes(fleet.urls["north"]) == {"v2:"}
+        second.stop()
+        signed = fleet.signed(fleet.typed("reconcile").split()[-1])
+        assert "continue in south on " in signed
+        assert "In south the program goes on with the server " in signed
+        assert prefixes(clone.url("south")) == {"v1:"}
+        fleet.typed("reconcile")
+        fleet.typed("rotate", request)
+        assert (fleet.live(), fleet.read()) == ({"v2"}, fleet.expected)
+        fleet.typed("audit", "verify")
+        second.start()

@@ -16,6 +16,7 @@ from keyrotation_pipeline.model.environment import (
     DatabaseServer,
     Disk,
     Environment,
+    MemberFound,
     Problem,
     Wal,
 )
@@ -281,6 +282,9 @@ class FakeEnvironment:
 
     def server(self) -> DatabaseServer:
         return self.database.server
+
+    def members(self, *, reconciling: bool = False) -> Mapping[str, MemberFound]:
+        return {}
 
     def preflight(self, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
         return self.database.problems

@@ -1,6 +1,6 @@
 """The servers around the databases of a fleet."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from keyrotation_pipeline.adapters.fleet.members import Members, in_member
@@ -13,6 +13,7 @@ from keyrotation_pipeline.model.environment import (
     DatabaseIdentity,
     DatabaseServer,
     Environment,
+    MemberFound,
     Problem,
     Unsearched,
 )
@@ -23,22 +24,27 @@ from keyrotation_pipeline.model.tables import EncryptedTable
 class FleetEnvironment:
     """`DatabaseEnvironment` over several databases; identity and server are those of the home's own."""
 
-    members: Members
+    fleet: Members
 
     def identity(self) -> DatabaseIdentity:
         """See `DatabaseEnvironment.identity`."""
-        return self.members.lead.environment.identity()
+        return self.fleet.lead.environment.identity()
 
     def server(self) -> DatabaseServer:
         """See `DatabaseEnvironment.server`."""
-        return self.members.lead.environment.server()
+        return self.fleet.lead.environment.server()
+
+    def members(self, *, reconciling: bool = False) -> Mapping[str, MemberFound]:
+        """See `DatabaseEnvironment.members`."""
+        self.fleet.reconciling |= reconciling
+        return self.fleet.found()
 
     def preflight(self, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
         """See `DatabaseEnvironment.preflight`; a member that does not answer is a warning, until its tables are due."""
         found = list[Problem]()
-        for name, own in self.members.grouped(tables):
+        for name, own in self.fleet.grouped(tables):
             try:
-                with self.members.at(name) as at:
+                with self.fleet.at(name) as at:
                     problems = at.environment.preflight(own, target)
             except MemberUnavailableError as error:
                 problems = (Problem(str(error), fatal=False),)
@@ -47,19 +53,19 @@ class FleetEnvironment:
 
     def check_names(self) -> CheckNames:
         """See `DatabaseEnvironment.check_names`."""
-        return self.members.lead.environment.check_names()
+        return self.fleet.lead.environment.check_names()
 
     def measure(self, tables: Sequence[EncryptedTable]) -> Environment:
         """See `DatabaseEnvironment.measure`; of the home's own database."""
-        return self.members.lead.environment.measure(tables)
+        return self.fleet.lead.environment.measure(tables)
 
     def blind_spots(self) -> BlindSpots:
         """See `DatabaseEnvironment.blind_spots`: what is not checked in any of them, or all of one that is down."""
-        found = self.members.lead.environment.blind_spots()
+        found = self.fleet.lead.environment.blind_spots()
         unsearched = list(found.unsearched)
-        for name in self.members.open:
+        for name in self.fleet.open:
             try:
-                with self.members.at(name) as at:
+                with self.fleet.at(name) as at:
                     own = at.environment.blind_spots().unsearched
             except MemberUnavailableError:
                 own = (Unsearched(SILENT),)

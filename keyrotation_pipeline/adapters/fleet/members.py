@@ -2,13 +2,20 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import psycopg
 
-from keyrotation_pipeline.errors import AuditError, DatabaseUnavailableError, KeyRotationError, MemberUnavailableError
+from keyrotation_pipeline.errors import (
+    AuditError,
+    CopyAheadError,
+    DatabaseUnavailableError,
+    KeyRotationError,
+    MemberUnavailableError,
+)
+from keyrotation_pipeline.model.environment import MemberFound
 from keyrotation_pipeline.model.proof import MemberState
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.database import DatabasePorts
@@ -29,7 +36,13 @@ class Member(Protocol):
         """Whether its connection was not lost since."""
 
     def bring_up_to_date(self) -> None:
-        """Appends to its copy of the audit what the home's own audit has since; raises PreflightError."""
+        """Appends to its copy of the audit what the audit has since; raises PreflightError, CopyAheadError."""
+
+    def found(self) -> MemberFound:
+        """It as it is now; raises PreflightError where its copy of the audit was altered."""
+
+    def require_unmoved(self) -> None:
+        """Refuses one that runs elsewhere than when the walk that is under way was requested; raises PreflightError."""
 
     def transaction(self) -> AbstractContextManager[object]:
         """A READ COMMITTED transaction of its own."""
@@ -54,10 +67,12 @@ class Members:
     Args:
         lead: the ports of the home's own database.
         open: opens each of the others, by name; raises KeyRotationError.
+        reconciling: see `DatabaseEnvironment.members`.
     """
 
     lead: DatabasePorts
     open: Mapping[str, Callable[[], Member]]
+    reconciling: bool = False
     _opened: dict[str, Member] = field(default_factory=dict, init=False)
     _silent: dict[str, tuple[float, str]] = field(default_factory=dict, init=False)
 
@@ -72,7 +87,7 @@ class Members:
             yield self.lead
             return
         with self.member(name) as member:
-            with _usable(name):
+            with _usable(name), suppress(*([CopyAheadError] if self.reconciling else [])):
                 member.bring_up_to_date()
             yield member.ports
 
@@ -94,10 +109,25 @@ class Members:
         if time.monotonic() < until:
             raise DatabaseUnavailableError(why)
         try:
-            return self.open[name]()
+            opened = self.open[name]()
         except DatabaseUnavailableError as error:
             self._silent[name] = time.monotonic() + NOT_ASKED_AGAIN_SECONDS, str(error)
             raise
+        if not self.reconciling:
+            try:
+                opened.require_unmoved()
+            except BaseException:
+                opened.close()
+                raise
+        return opened
+
+    def found(self) -> Mapping[str, MemberFound]:
+        """Each of the others as it is now, but for those that do not answer or cannot be used."""
+        found = dict[str, MemberFound]()
+        for name in self.open:
+            with suppress(MemberUnavailableError), self.member(name) as member, _usable(name):
+                found[name] = member.found()
+        return found
 
     def grouped(self, tables: Sequence[EncryptedTable]) -> Sequence[tuple[str, Sequence[EncryptedTable]]]:
         """Every database by name, the home's own (named "") first, with those of these tables that are in it."""

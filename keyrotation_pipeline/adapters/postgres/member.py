@@ -1,7 +1,7 @@
 """A member of a fleet on PostgreSQL: its connection, its copy of the audit, and what its evidence rests on."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import cast
@@ -17,9 +17,11 @@ from keyrotation_pipeline.adapters.postgres.preflight.postgres_environment impor
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas
 from keyrotation_pipeline.adapters.postgres.retirement.search import RelationStates
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.server.whereabouts import server_of
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
+from keyrotation_pipeline.model.environment import DatabaseServer, MemberFound
 from keyrotation_pipeline.model.proof import MemberState
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.database import DatabasePorts
@@ -83,15 +85,25 @@ class PostgresMember:
 
     Args:
         connection: its control connection.
+        unmoved: refuses where it runs, by PreflightError.
     """
 
     connection: Connection
     ports: DatabasePorts
     mirror: Mirror
+    unmoved: Callable[[DatabaseServer], None]
 
     def bring_up_to_date(self) -> None:
         """See `Member.bring_up_to_date`."""
         self.mirror.bring_up_to_date()
+
+    def found(self) -> MemberFound:
+        """See `Member.found`."""
+        return MemberFound(server_of(self.connection).as_signed, self.mirror.former())
+
+    def require_unmoved(self) -> None:
+        """See `Member.require_unmoved`."""
+        self.unmoved(server_of(self.connection).as_signed)
 
     @property
     def is_open(self) -> bool:

@@ -8,10 +8,10 @@ from datetime import timedelta
 import pytest
 
 from keyrotation_pipeline.audit.history import HistoryEntry, history, whole_history
-from keyrotation_pipeline.audit.request_rules import leaving
+from keyrotation_pipeline.audit.request_rules import leaving, members_reconciled_in, reconciled_in
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import COMPARED, Officer, Roster, RosterChange, RosterSignature, rendered
-from keyrotation_pipeline.model.audit import AuditHead, EventKind
+from keyrotation_pipeline.model.audit import AuditHead, EventKind, FormerEvents
 from keyrotation_pipeline.model.audit_state import MOST_FAULTS
 from keyrotation_pipeline.model.backup_events import BackupKeyPinned, SigningBegun
 from keyrotation_pipeline.model.breach import (
@@ -21,6 +21,7 @@ from keyrotation_pipeline.model.breach import (
     BreachAssessed,
 )
 from keyrotation_pipeline.model.comparison import TableCompared, ValuesCompared
+from keyrotation_pipeline.model.environment import DatabaseServer
 from keyrotation_pipeline.model.fleet import TargetKind
 from keyrotation_pipeline.model.incident_events import EmergencyPrepared, IncidentClosed, IncidentOpened
 from keyrotation_pipeline.model.incidents import IncidentType
@@ -37,6 +38,7 @@ from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.proof import MemberEvidence, MemberState
 from keyrotation_pipeline.model.request_events import (
     DatabaseReconciled,
+    MemberReconciled,
     PromotionRecorded,
     RequestOpened,
     RolloutConfirmed,
@@ -456,6 +458,30 @@ def test_a_tree_at_witnesses_is_left_only_as_officers_have_signed(ledger: FakeLe
     assert newest_fault(ledger) is None
     assert ledger.replayed().trees == {origin: 50}
     assert ledger.replayed().origin == f"{origin}/{asked.id[:16]}"
+
+
+def test_a_member_goes_on_only_as_officers_have_signed(ledger: FakeLedger) -> None:
+    north = MemberReconciled(DatabaseServer("10.0.0.7:5432", 2), FormerEvents(3, AuditHead(9, "a" * 64)))
+    asked = asking(ledger, RequestAction.RECONCILE)
+    text = with_lines(text_of(asked, ROSTER), {"Authorises": "; ".join(("reconcile", *reconciled_in("north", north)))})
+    assert members_reconciled_in(text) == {"north": north}
+    ledger.append(RequestOpened.of(asked, text), asked.id)
+    for officer in (ADA, BEN):
+        ledger.append(SignatureAdded.of(signature_by(officer, text)), asked.id)
+    running(ledger, asked.id)
+    reconciled = DatabaseReconciled("x", V1, (), {}, (), ())
+    for name, other in {
+        "south": north,
+        "north": replace(north, server=DatabaseServer("10.0.0.8:5432", 2)),
+        "north ": replace(north, set_aside=FormerEvents(3, AuditHead(9, "b" * 64))),
+    }.items():
+        ledger.append(replace(reconciled, members={name.strip(): other}), asked.id)
+        assert newest_fault(ledger) == f"goes on in {name.strip()} otherwise than officers signed"
+    assert (ledger.replayed().member_servers, ledger.replayed().set_aside) == ({}, {})
+    ledger.append(replace(reconciled, members={"north": north}), asked.id)
+    assert newest_fault(ledger) is None
+    assert ledger.replayed().member_servers == {"north": north.server}
+    assert ledger.replayed().set_aside == {"north": (AuditHead(9, "a" * 64),)}
 
 
 def test_a_reconciliation_makes_a_restored_database_that_of_the_audit(ledger: FakeLedger) -> None:

@@ -89,6 +89,7 @@ BY_UNIT_TEST: dict[str, Callable[[FakeLedger], None]] = {
         test_history.test_signing_begins_with_the_key_that_has_signed_backups
     ),
     "begins to sign another audit": test_history.test_signing_begins_after_the_event_that_it_names,
+    "goes on in {} otherwise than officers signed": test_history.test_a_member_goes_on_only_as_officers_have_signed,
     "leaves a tree that officers have not signed": (
         test_history.test_a_tree_at_witnesses_is_left_only_as_officers_have_signed
     ),

@@ -5,13 +5,16 @@ hints where it works (which versions there are, since when a request runs) is th
 Before each use it is compared with the audit, and what is missing is appended.
 """
 
-from typing import cast
+import json
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, cast
 
 import psycopg
 
 from keyrotation_pipeline.adapters.own_schema import create_unless_there, own, schema_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
-from keyrotation_pipeline.errors import PreflightError
+from keyrotation_pipeline.errors import CopyAheadError, PreflightError
+from keyrotation_pipeline.model.audit import GENESIS, AuditHead, FormerEvents, hash_of
 
 _CREATE = own("""
 CREATE TABLE IF NOT EXISTS keyrotation.mirror_of (
@@ -31,6 +34,17 @@ _APPEND = own(f"INSERT INTO keyrotation.audit_events ({_COLUMNS}) VALUES (%s, %s
 _MOVE = own("UPDATE keyrotation.audit_head SET seq = %s, hash = %s")
 # One at a time; another process may append many.
 _LOCK = own("SET LOCAL lock_timeout = '30s'; LOCK TABLE keyrotation.audit_head IN EXCLUSIVE MODE")
+_HASH_AT = own("SELECT hash FROM keyrotation.audit_events WHERE seq = %s")
+# As there, nobody changes or removes what is recorded but by what officers have signed.
+_OPENED = (
+    own("ALTER TABLE keyrotation.audit_events DISABLE TRIGGER append_only"),
+    own("ALTER TABLE keyrotation.audit_head DISABLE TRIGGER moves_on_by_one"),
+)
+_CUT = own("DELETE FROM keyrotation.audit_events WHERE seq > %s")
+_CLOSED = (
+    own("ALTER TABLE keyrotation.audit_events ENABLE TRIGGER append_only"),
+    own("ALTER TABLE keyrotation.audit_head ENABLE TRIGGER moves_on_by_one"),
+)
 _DIGEST = own("""
 SELECT count(*), coalesce(max(seq), 0), md5(coalesce(string_agg(md5(concat_ws('|',
     seq, body, previous_hash, hash, event, coalesce(request, '-'), coalesce(signature, '-'))), '' ORDER BY seq), ''))
@@ -91,13 +105,25 @@ class Mirror:
         lead: of the home's own database.
         home: the home's id.
         member: the member's name.
+        set_aside: returns the last events of copies that officers have signed to be made anew.
+        keep: stores a file of this name and content outside of the member.
     """
 
-    def __init__(self, connection: Connection, lead: Connection, home: str, member: str) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        lead: Connection,
+        home: str,
+        member: str,
+        set_aside: Callable[[], Collection[AuditHead]],
+        keep: Callable[[str, bytes], None],
+    ) -> None:
         self._connection = connection
         self._lead = lead
         self._home = home
         self._member = member
+        self._set_aside = set_aside
+        self._keep = keep
         self._is_compared = False
 
     def bring_up_to_date(self) -> None:
@@ -106,7 +132,8 @@ class Mirror:
         What is not committed yet is not copied: in a transaction of the ledger this does nothing.
 
         Raises:
-            PreflightError: it is no member of this home, or its copy holds what the audit does not.
+            PreflightError: it is no member of this home, or its copy was altered.
+            CopyAheadError: its copy holds what the audit does not, and no officers have signed that it is made anew.
         """
         if self._lead.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             return
@@ -116,6 +143,8 @@ class Mirror:
             return
         with self._connection.transaction():
             self._connection.execute(_LOCK.as_bytes(self._connection))
+            if (former := self.former()) is not None:
+                self._leave(former)
             seq = self._compared()
             while events := self._lead.execute(_SINCE, (seq,)).fetchall():
                 for event in events:
@@ -124,21 +153,81 @@ class Mirror:
                 seq = cast("int", events[-1][0])
         self._is_compared = True
 
+    def former(self) -> FormerEvents | None:
+        """The events that it holds and the audit does not; None: its last one is in the audit.
+
+        Raises:
+            PreflightError: it is no member of this home, or they are no chain that continues the audit.
+        """
+        _require_of(self._connection, self._home, self._member)
+        last = _head(self._connection)
+        if _hash_at(self._lead, last.seq) == last.hash:
+            return None
+        common, beyond = 0, min(last.seq, _head(self._lead).seq) + 1
+        while beyond - common > 1:
+            seq = (common + beyond) // 2
+            is_same = _hash_at(self._connection, seq) == _hash_at(self._lead, seq)
+            common, beyond = (seq, beyond) if is_same else (common, seq)
+        found = AuditHead(common, _hash_at(self._lead, common))
+        for seq, body, previous, stored, *_ in self._events(common):
+            if (seq, previous) != (found.seq + 1, found.hash) or hash_of(previous, body) != stored:
+                raise self._altered()
+            found = AuditHead(seq, stored)
+        if found != last:
+            raise self._altered()
+        return FormerEvents(common + 1, last)
+
+    def _leave(self, former: FormerEvents) -> None:
+        """Keeps what the audit does not hold in a file, and removes it here, if officers have signed that."""
+        last = former.last
+        if last not in self._set_aside():
+            raise CopyAheadError(
+                f"its copy of the audit has events {former.first} to {last.seq}, which this audit lacks, as after the "
+                "home's database was restored; have it made anew: `keyrotation reconcile`"
+            )
+        columns, events = _COLUMNS.split(", "), self._events(former.first - 1)
+        lines = [json.dumps(dict(zip(columns, each, strict=True))) for each in events]
+        name = f"{self._member}-{former.first}-{last.seq}-{last.hash[:16]}.jsonl"
+        self._keep(name, "".join(f"{line}\n" for line in lines).encode())
+        for each in _OPENED:
+            self._connection.execute(each)
+        self._connection.execute(_CUT, (former.first - 1,))
+        self._connection.execute(_MOVE, (former.first - 1, _hash_at(self._lead, former.first - 1)))
+        for each in _CLOSED:
+            self._connection.execute(each)
+
+    def _events(self, seq: int) -> Iterator[Any]:
+        while events := self._connection.execute(_SINCE, (seq,)).fetchall():
+            yield from events
+            seq = cast("int", events[-1][0])
+
+    def _altered(self) -> PreflightError:
+        return PreflightError(
+            f"its copy of the audit, in the schema {schema_of(self._connection)}, is not this home's; find out who "
+            "wrote it, DROP that SCHEMA there, then run `keyrotation init`"
+        )
+
     def _compared(self) -> int:
         """Returns up to which event it is the audit."""
-        row = self._connection.execute(_HEAD).fetchone()
-        seq = cast("int", row[0]) if row else 0
+        seq = _head(self._connection).seq
         everything = (2**62,) if not self._is_compared else (seq,)
         held, there = (
             cast("tuple[int, int, str]", connection.execute(_DIGEST, limit).fetchall()[0])
             for connection, limit in ((self._connection, everything), (self._lead, (seq,)))
         )
         if held != there or held[1] != seq:
-            raise PreflightError(
-                f"its copy of the audit, in the schema {schema_of(self._connection)}, is not this home's; find out who "
-                "wrote it, DROP that SCHEMA there, then run `keyrotation init`"
-            )
+            raise self._altered()
         return seq
+
+
+def _head(connection: Connection) -> AuditHead:
+    row = connection.execute(_HEAD).fetchone()
+    return AuditHead(0, GENESIS) if row is None else AuditHead(*cast("tuple[int, str]", row))
+
+
+def _hash_at(connection: Connection, seq: int) -> str:
+    row = connection.execute(_HASH_AT, (seq,)).fetchone() if seq else (GENESIS,)
+    return "" if row is None else str(row[0])
 
 
 def _read(connection: Connection) -> tuple[str, str, str] | None:

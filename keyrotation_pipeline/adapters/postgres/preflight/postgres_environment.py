@@ -1,6 +1,6 @@
 """The server around the tables, and what is to be known of it before a rotation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from keyrotation_pipeline.model.environment import (
     DatabaseIdentity,
     DatabaseServer,
     Environment,
+    MemberFound,
     Problem,
     Unsearched,
 )
@@ -59,6 +60,10 @@ class PostgresEnvironment:
     def server(self) -> DatabaseServer:
         """See `DatabaseSurroundings.server`."""
         return server_of(self.connection, self.embedded)
+
+    def members(self, *, reconciling: bool = False) -> Mapping[str, MemberFound]:  # noqa: ARG002
+        """See `DatabaseSurroundings.members`: it is one database."""
+        return {}
 
     def preflight(self, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
         """See `DatabaseSurroundings.preflight`."""
