@@ -11,6 +11,7 @@ from keyrotation_pipeline.errors import BlockedError, ProofError, StaleWriterErr
 from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import CLOSED, NOT_A_VALUE
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import NAMED_AT_MOST, DecryptedCount, Proven, not_encrypted
 from keyrotation_pipeline.model.requests import Step, Walk
@@ -234,7 +235,7 @@ def _require_empty_quarantine(pipeline: Pipeline) -> None:
         return
     places = Counter((str(entry.table), entry.column, entry.reason) for entry in entries)
     named = [
-        f"table {table}, column {column}: {number} value(s) ({reason})"
+        f"table {table}, column {column}: {counted(number, 'value')} ({reason})"
         for (table, column, reason), number in places.items()
     ]
     raise ProofError(

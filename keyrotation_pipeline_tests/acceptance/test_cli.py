@@ -449,7 +449,7 @@ def test_values_within_values_are_known_before_a_rotation_and_stop_it(clinic: Cl
 
     request = clinic.approved_request(*clinic.officers)
     clinic.run("rotate", request, expect=1)
-    assert "table clients, column email: 5 value(s) (encrypted twice: under key version v1 it decrypts" in clinic.error
+    assert "table clients, column email: 5 values (encrypted twice: under key version v1 it decrypts" in clinic.error
     assert {key["version"]: key["state"] for key in clinic.status()["key_versions"]}["v1"] == "deactivated"
     for row, value in inner.items():
         clinic.execute("UPDATE clients SET email = %s WHERE id = %s", value, row)

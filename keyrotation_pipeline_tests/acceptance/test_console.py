@@ -24,6 +24,7 @@ SIZES = {
     "wide": ViewportSize(width=1440, height=900),
     "phone": ViewportSize(width=390, height=844),
 }
+PAPER_PAGES = 2
 INCIDENT = ("incident", "open", "--type", "key_exposed", "--description", "key in a log file", "--discovered-at", "now")
 
 
@@ -116,6 +117,8 @@ def see(page: Page, console: ServedConsole, said: str | re.Pattern[str], name: s
         picture(page, f"console-{name}-{size}")
         if size != "wide":
             assert violations(page) == []
+        if size == "desk":
+            assert page.pdf(format="A4").count(b"/Type /Page\n") <= PAPER_PAGES
     assert failed_resources(page) == []
 
 

@@ -331,7 +331,7 @@ def test_values_that_no_key_opens_and_tokens_in_tokens_stop_the_walk(home: Home)
     with psycopg.connect(application.url, autocommit=True) as connection:
         for row, value in bad.items():
             connection.execute("UPDATE users SET email = %s WHERE id = %s", (value.decode(), row))
-    place = "table users, column email: 1 value(s)"
+    place = "table users, column email: 1 value"
     refused = home.walk(request, stops=True)[-1]
     assert f"{place} (not encrypted, or damaged: not of the form of an encrypted value)" in refused
     assert f"{place} (encrypted twice: under key version v2 it decrypts to another encrypted value" in refused

@@ -298,7 +298,7 @@ def test_what_a_package_encrypted_twice_stops_the_rotation_until_it_is_fixed(
     home.sign(request)
     with home.application.at_work():
         refused = home.walk(request, stops_at="encrypted twice")
-        assert "table clinic_client, column note: 1 value(s) (encrypted twice" in refused
+        assert "table clinic_client, column note: 1 value (encrypted twice" in refused
         assert "gAAAAA" not in refused
         typed = block("fernet-encrypted-twice").replace("python ", f"{sys.executable} ", 1)
         environment = home.application.environment(home.application.listed())

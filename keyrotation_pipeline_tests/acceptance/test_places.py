@@ -186,7 +186,7 @@ def test_one_element_that_no_key_opens_is_named_and_stops_the_proof(home: Home) 
         fixed = application.keys.encrypt(application.texts[6][3].encode()).decode()
         connection.execute(WRITE[3], (fixed, 6))
     refused = home.walk(request, stops=True)[-1]
-    assert "table users, column tags[3]: 1 value(s) (damaged, under a key that is not in" in refused
+    assert "table users, column tags[3]: 1 value (damaged, under a key that is not in" in refused
     with psycopg.connect(application.url, autocommit=True) as connection:
         fixed = application.keys.encrypt(application.texts[5][5].encode()).decode()
         connection.execute(WRITE[5], (fixed, 5))

@@ -230,7 +230,7 @@ def test_values_that_were_moved_stop_the_walk_and_are_named(home: Home) -> None:
     request = home.typed("request", "--reason", "yearly").splitlines()[-1]
     home.sign(request)
     waited = home.walk(request, stops=True)
-    assert "table patients, column phone: 1 value(s) (fails authentication under key version v2x)" in waited
+    assert "table patients, column phone: 1 value (fails authentication under key version v2x)" in waited
     with home.application.engine().begin() as connection:
         table = home.application.patients
         connection.execute(table.update().where(table.c.id == 3).values(phone=home.application.expected[3][1]))
