@@ -29,7 +29,8 @@ _READ = own("SELECT home, member, lead FROM keyrotation.mirror_of")
 _ADOPT = own("INSERT INTO keyrotation.mirror_of (home, member, lead) VALUES (%s, %s, %s)")
 _HEAD = own("SELECT seq, hash FROM keyrotation.audit_head")
 _COLUMNS = "seq, body, previous_hash, hash, event, request, signature"
-_SINCE = own(f"SELECT {_COLUMNS} FROM keyrotation.audit_events WHERE seq > %s ORDER BY seq LIMIT 1000")  # noqa: S608
+_BATCH_EVENTS = 1000
+_SINCE = own(f"SELECT {_COLUMNS} FROM keyrotation.audit_events WHERE seq > %s ORDER BY seq LIMIT %s")  # noqa: S608
 _APPEND = own(f"INSERT INTO keyrotation.audit_events ({_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s)")  # noqa: S608
 _MOVE = own("UPDATE keyrotation.audit_head SET seq = %s, hash = %s")
 # One at a time; another process may append many.
@@ -46,10 +47,11 @@ _CLOSED = (
     own("ALTER TABLE keyrotation.audit_head ENABLE TRIGGER moves_on_by_one"),
 )
 _DIGEST = own("""
-SELECT count(*), coalesce(max(seq), 0), md5(coalesce(string_agg(md5(concat_ws('|',
+SELECT count(*), md5(coalesce(string_agg(md5(concat_ws('|',
     seq, body, previous_hash, hash, event, coalesce(request, '-'), coalesce(signature, '-'))), '' ORDER BY seq), ''))
-FROM keyrotation.audit_events WHERE seq <= %s
+FROM keyrotation.audit_events WHERE seq > %s AND seq <= %s
 """)
+_LAST = 2**62
 
 
 def require_no_mirror(connection: Connection) -> None:
@@ -124,10 +126,11 @@ class Mirror:
         self._member = member
         self._set_aside = set_aside
         self._keep = keep
-        self._is_compared = False
+        # Up to which event this process has found it to be the audit.
+        self._compared = AuditHead(0, GENESIS)
 
     def bring_up_to_date(self) -> None:
-        """Compares it with the audit, the first time as a whole, and appends what it lacks.
+        """Compares it with the audit, the first time as a whole and then what was added, and appends what it lacks.
 
         What is not committed yet is not copied: in a transaction of the ledger this does nothing.
 
@@ -137,21 +140,27 @@ class Mirror:
         """
         if self._lead.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             return
-        if not self._is_compared:
-            _require_of(self._connection, self._home, self._member)
-        if self._connection.execute(_HEAD).fetchone() == self._lead.execute(_HEAD).fetchone() and self._is_compared:
+        if self._compared.seq and self._compared == _head(self._connection) == _head(self._lead):
             return
-        with self._connection.transaction():
-            self._connection.execute(_LOCK.as_bytes(self._connection))
+        while self._is_continued():
+            pass
+
+    def _is_continued(self) -> bool:
+        """Compares what was not compared, and appends a batch; returns whether that was a whole one.
+
+        Each batch is a transaction: the head moves by one event, and each move passes by all before it in the same one.
+        """
+        with self._connection.transaction(), self._connection.cursor() as cursor:
+            cursor.execute(_LOCK.as_bytes(self._connection))
             if (former := self.former()) is not None:
                 self._leave(former)
-            seq = self._compared()
-            while events := self._lead.execute(_SINCE, (seq,)).fetchall():
-                for event in events:
-                    self._connection.execute(_APPEND, event)
-                    self._connection.execute(_MOVE, (event[0], event[3]))
-                seq = cast("int", events[-1][0])
-        self._is_compared = True
+            here = self._require_same()
+            events = cast("list[tuple[Any, ...]]", self._lead.execute(_SINCE, (here.seq, _BATCH_EVENTS)).fetchall())
+            heads = [AuditHead(event[0], event[3]) for event in events]
+            cursor.executemany(_APPEND, events)
+            cursor.executemany(_MOVE, [(each.seq, each.hash) for each in heads])
+        self._compared = [here, *heads][-1]
+        return len(events) == _BATCH_EVENTS
 
     def former(self) -> FormerEvents | None:
         """The events that it holds and the audit does not; None: its last one is in the audit.
@@ -197,7 +206,7 @@ class Mirror:
             self._connection.execute(each)
 
     def _events(self, seq: int) -> Iterator[Any]:
-        while events := self._connection.execute(_SINCE, (seq,)).fetchall():
+        while events := self._connection.execute(_SINCE, (seq, _BATCH_EVENTS)).fetchall():
             yield from events
             seq = cast("int", events[-1][0])
 
@@ -207,17 +216,18 @@ class Mirror:
             "wrote it, DROP that SCHEMA there, then run `keyrotation init`"
         )
 
-    def _compared(self) -> int:
-        """Returns up to which event it is the audit."""
-        seq = _head(self._connection).seq
-        everything = (2**62,) if not self._is_compared else (seq,)
+    def _require_same(self) -> AuditHead:
+        """Returns its last event; what this process has compared before is told by the hash of the last one alone."""
+        here, known = _head(self._connection), self._compared
+        if here.seq < known.seq or _hash_at(self._connection, known.seq) != known.hash:
+            known = AuditHead(0, GENESIS)  # somebody has made it anew
         held, there = (
-            cast("tuple[int, int, str]", connection.execute(_DIGEST, limit).fetchall()[0])
-            for connection, limit in ((self._connection, everything), (self._lead, (seq,)))
+            connection.execute(_DIGEST, (known.seq, until)).fetchall()
+            for connection, until in ((self._connection, _LAST), (self._lead, here.seq))
         )
-        if held != there or held[1] != seq:
+        if held != there or there[0][0] != here.seq - known.seq:
             raise self._altered()
-        return seq
+        return here
 
 
 def _head(connection: Connection) -> AuditHead:
