@@ -176,7 +176,7 @@ def test_a_rotation_into_the_second_generation_within_it_and_back(home: Home) ->
         text = home.typed("approve", request, "--text")
         assert BOUND in text
         assert "\nTo: v2x\n" in text
-        assert "New values are of the second generation, each bound to its column" in text
+        assert "New data are written in a newer form, the second generation, each value tied to its column" in text
         home.sign(request)
         home.walk(request)
         assert home.counts() == ({"v2x": 2 * ROWS}, ["v1"])
@@ -203,7 +203,7 @@ def test_a_rollback_and_what_backups_are_good_for(home: Home, tmp_path: Path) ->
         text = home.typed("approve", back, "--text")
         assert "\nTo: v1 " in text
         assert "\nFormat: native, back to the first generation: AES-256-GCM" in text
-        assert "New values are of the first generation again: bound to no column" in text
+        assert "New data are in the older form, the first generation, again: tied to no column" in text
         home.sign(back)
         home.walk(back)
     assert application.wrong == []
