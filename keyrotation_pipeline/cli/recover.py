@@ -274,7 +274,7 @@ def _next(done: Recovered, here: HomeHere, key: Path, roles: RoleSQL | None) -> 
     for member in done.found.made.members:
         yield (
             f"if database {member.member} ({member.place}) is lost, too: the same with `--database {member.member} "
-            "--into NAME`; if not, DROP its SCHEMA of the pipeline's records, for `keyrotation init` to make again"
+            "--into NAME`; if not, its url is enough"
         )
     if done.keys_here.findings == ():
         yield "`keyrotation audit verify`"

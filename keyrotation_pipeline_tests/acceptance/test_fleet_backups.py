@@ -198,6 +198,31 @@ def test_everything_is_brought_back_on_an_empty_machine(
 
 
 @pytest.mark.extended
+def test_a_home_that_alone_was_lost_goes_on_with_its_members(fleet: Fleet, server: Server) -> None:  # noqa: F811
+    """Their copies of the audit hold what came after the newest dump, and are made anew by what officers sign."""
+    signer = json.loads(fleet.typed("backup", "--json"))["backup_signer"]
+    request = fleet.requested("request", "--reason", "yearly")
+    fleet.typed("rotate", request, "--through", "primary_key_rollout")
+    fleet.typed("inventory")
+    folder, urls = fleet.folder.path / "new", {**fleet.urls, "": server.url("alone")}
+    new = Fleet(Folder(folder, []), urls, fleet.officers, fleet.expected)
+    folder.mkdir()
+    backups, key = str(fleet.folder.path / ".keyrotation" / "backups"), recovery_key(fleet)
+    given = ("--from", backups, "--key", key, "--signer", signer)
+    new.typed("recover", *given, "--server", server.url(), "--into", "alone")
+    assert "its copy of the audit has events" in new.refused("inventory")
+    new.requested("reconcile")
+    new.typed("reconcile")
+    assert new.read() == new.expected
+    new.typed("inventory")
+    assert len(list((folder / ".keyrotation" / "former-audit").iterdir())) == len(new.urls) - 1
+    new.typed("backup")
+    new.typed("rotate", new.requested("request", "--reason", "after the loss"))
+    assert (len(new.live()), new.read()) == (1, new.expected)
+    new.typed("audit", "verify")
+
+
+@pytest.mark.extended
 def test_a_backup_that_is_killed_between_two_dumps_leaves_nothing_to_read_and_is_made_anew(fleet: Fleet) -> None:  # noqa: F811
     fleet.typed("backup")
     manifests = files(fleet, "backup-*.json")
