@@ -13,7 +13,7 @@ from keyrotation_pipeline.reporting.answers import (
 )
 from keyrotation_pipeline.reporting.compliance import ComplianceReport
 from keyrotation_pipeline.reporting.keys_in_audit import HELD
-from keyrotation_pipeline.reporting.sections import BackupTaken, RecoveryTested
+from keyrotation_pipeline.reporting.sections import BackupTaken, MemberProtected, RecoveryTested
 from keyrotation_pipeline.reporting.wording import lasting, listed, when
 
 PLACES_REQUIRED = 2
@@ -29,8 +29,10 @@ def backup_complete(report: ComplianceReport) -> Answer:
     if not made:
         return nothing_recorded("no backup was ever made; run `keyrotation backup`")
     held = _is_held(report)
-    said = f"{_described(made[-1])}{_AT_THE_SERVER if held else ''}"
-    complete = made[-1].is_complete
+    lacking = [each.name for each in report.members if each.name not in made[-1].members]
+    without = f"; without a dump of {listed(lacking)}" if lacking else ""
+    said = f"{_described(made[-1])}{without}{_AT_THE_SERVER if held else ''}"
+    complete = made[-1].is_complete and not lacking
     return by_records([_record(made[-1], said, holds=complete and not held, known=not (complete and held))])
 
 
@@ -126,7 +128,8 @@ def _record(backup: BackupTaken, said: str, *, holds: bool, known: bool = True) 
 
 def _described(backup: BackupTaken) -> str:
     return (
-        f"keys {listed(backup.keys)}, {'with' if backup.has_dump else 'without'} a dump of the database, in "
+        f"keys {listed(backup.keys)}, {'with' if backup.has_dump else 'without'} a dump of the database"
+        f"{f' and of {listed(backup.members)}' if backup.members else ''}, in "
         f"{listed(backup.places)}; {'; '.join(backup.failures) or 'complete'}"
     )
 
@@ -142,9 +145,10 @@ def recovery_tested(report: ComplianceReport) -> Answer:
 
 def _restored(test: RecoveryTested) -> str:
     rows = sum(test.rows.values())
+    members = f", and the dump of {listed(test.members)}" if test.members else ""
     return (
         f"passed: restored {test.manifest} into the scratch server {test.scratch_server}, with {rows:,} row(s) of "
-        f"{len(test.rows):,} declared table(s)"
+        f"{len(test.rows):,} declared table(s){members}"
     )
 
 
@@ -153,7 +157,15 @@ def recovery_tested_quarterly(report: ComplianceReport) -> Answer:
     if (last := passed_test(report)) is None:
         return _no_test(report)
     said = f"the last one that passed is of {when(last.at)}, from {last.place}"
-    return by_records([Record("recovery test", said, last.at, report.as_of - last.at <= TEST_OVERDUE_AFTER)])
+    own = Record("recovery test", said, last.at, report.as_of - last.at <= TEST_OVERDUE_AFTER)
+    return by_records([own, *(_member_tested(each, report) for each in report.members)])
+
+
+def _member_tested(member: MemberProtected, report: ComplianceReport) -> Record:
+    at = member.tested_at
+    said = f"{member.name} ({member.place}): {'never restored by a test' if at is None else f'restored on {when(at)}'}"
+    holds = at is not None and report.as_of - at <= TEST_OVERDUE_AFTER
+    return Record(f"recovery test of {member.name}", said, at or report.since, holds)
 
 
 def recovery_objectives_met(report: ComplianceReport) -> Answer:

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState
 from keyrotation_pipeline.errors import AuditError
+from keyrotation_pipeline.model.approval import members_among
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import (
     BackupFacts,
@@ -20,7 +21,7 @@ from keyrotation_pipeline.model.backups import member_in, stamp_in, stamped_at
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.records import read
-from keyrotation_pipeline.reporting.sections import BackupsFound, BackupTaken, RecoveryTested
+from keyrotation_pipeline.reporting.sections import BackupsFound, BackupTaken, MemberProtected, RecoveryTested
 
 NOT_SEALED = "no signed manifest of it is on record before it"
 
@@ -65,6 +66,7 @@ def _backup(entry: HistoryEntry, state: LedgerState) -> BackupTaken | None:
                 recipients=made.recipients,
                 failures=(),
                 compromised=(*made.keys, *made.dump_needs),
+                members=tuple(made.members),
             )
         case BackupRekeyed() as rekeyed:
             target = {str(each.version): each.fingerprint for each in state.keys.values()}.get(str(rekeyed.target), "")
@@ -83,8 +85,9 @@ def _backup(entry: HistoryEntry, state: LedgerState) -> BackupTaken | None:
         case BackupIncomplete() as incomplete:
             has_dump = any(member_in(name) == "" for name in incomplete.files)
             return BackupTaken(
-                entry.at, incomplete.manifest, None, {}, has_dump, incomplete.places, (), incomplete.failures
-            )
+                entry.at, incomplete.manifest, None, {}, has_dump, incomplete.places, (), incomplete.failures,
+                members=tuple(filter(None, map(member_in, incomplete.files))),
+            )  # fmt: skip
         case _:
             return None
 
@@ -128,6 +131,29 @@ def recovery_tests_of(entries: Sequence[HistoryEntry], state: LedgerState) -> tu
     return tuple(found)
 
 
+def members_protected(
+    hosts: Sequence[str], backups: Sequence[BackupTaken], tests: Sequence[RecoveryTested]
+) -> tuple[MemberProtected, ...]:
+    """Every signed member of a fleet: its newest dump, and its newest test that passed.
+
+    Args:
+        hosts: as officers signed them last.
+        backups, tests: all that the audit has, oldest first.
+    """
+    dumped = {name: each for each in backups for name in each.members if NOT_SEALED not in each.failures}
+    tested = {name: each.at for each in tests if each.failure is None for name in each.members}
+    return tuple(
+        MemberProtected(
+            name,
+            place,
+            dumped[name].manifest if name in dumped else None,
+            _made_at(dumped[name].manifest or "") if name in dumped else None,
+            tested.get(name),
+        )
+        for name, place in members_among(hosts).items()
+    )
+
+
 def _cluster_in(database: str) -> str:
     return database.rpartition(", system identifier ")[2].partition(",")[0]
 
@@ -138,6 +164,9 @@ def _unshown(passed: RecoveryTestFacts, sealed: Mapping[str, str], servers: Mapp
         return "its record does not say which set was restored into which server"
     if sealed.get(passed.manifest) != passed.sha256:
         return f"its record names a set {passed.manifest} that the audit did not have before"
+    for each in passed.members:
+        if each.sha256 is None or sealed.get(each.manifest) != each.sha256:
+            return f"its record names a set {each.manifest} of {each.member} that the audit did not have before"
     if (other := servers.get(passed.scratch_server)) is not None:
         return f"its record names the server of {other}"
     return None
@@ -155,4 +184,5 @@ def _tested(at: datetime, passed: RecoveryTestFacts, doubt: str | None) -> Recov
         manifest=passed.manifest,
         rows=passed.newest.rows if passed.newest else {},
         scratch_server=passed.scratch_server,
+        members=tuple(each.member for each in passed.members),
     )

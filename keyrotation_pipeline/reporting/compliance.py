@@ -19,6 +19,7 @@ from keyrotation_pipeline.reporting.sections import (
     Decided,
     KeyLife,
     KeyStorageKey,
+    MemberProtected,
     Policy,
     RecoveryTested,
     TimeStamped,
@@ -105,6 +106,7 @@ class ComplianceReport:
         checklists: one for each rotation among the requests.
         backups_found: the newest look for the backups; None: nobody looked.
         key_storage_key: under which stored keys are sealed, as officers signed it last; None: under none.
+        members: those of a fleet, each with its newest dump and test.
         access: not from the audit but from the logs that `[incidents]` names; None: not read.
     """
 
@@ -128,6 +130,7 @@ class ComplianceReport:
     access: AccessSummary | None = None
     algorithm: Algorithm = ALGORITHM
     key_storage_key: KeyStorageKey | None = None
+    members: tuple[MemberProtected, ...] = ()
     not_included: tuple[str, ...] = (NO_ACCESS, *NOT_INCLUDED)
 
     @property

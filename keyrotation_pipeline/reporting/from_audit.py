@@ -25,7 +25,12 @@ from keyrotation_pipeline.model.proof import records_reencrypted
 from keyrotation_pipeline.model.request_events import SignatureAdded
 from keyrotation_pipeline.model.requests import WALK, Request, RequestAction, Step, Walk
 from keyrotation_pipeline.model.witnesses import witnesses_in
-from keyrotation_pipeline.reporting.backups_in_audit import backups_found, backups_of, recovery_tests_of
+from keyrotation_pipeline.reporting.backups_in_audit import (
+    backups_found,
+    backups_of,
+    members_protected,
+    recovery_tests_of,
+)
 from keyrotation_pipeline.reporting.checklist import checklist_of
 from keyrotation_pipeline.reporting.compliance import ALGORITHM, ComplianceReport, Parameters
 from keyrotation_pipeline.reporting.incidents_in_audit import incidents_of, required_for
@@ -72,6 +77,7 @@ def compliance_report(
     approvals = _approvals(entries, state)
     requests = tuple(state.requests.values())
     shown = [each for each in requests if each.id in moved or not each.is_over or each is _newest_walk(requests)]
+    backups, tests = backups_of(entries, state), recovery_tests_of(entries, state)
     return ComplianceReport(
         generated_at=generated_at,
         parameters=parameters,
@@ -83,9 +89,9 @@ def compliance_report(
         keys=key_lives(entries, state.keys),
         data=data_read(entries),
         requests=tuple(_decided(each, approvals.get(each.id, ()), entries, state) for each in shown),
-        backups=tuple(_with_the_newest(backups_of(entries, state), since)),
+        backups=tuple(_with_the_newest(backups, since)),
         backups_found=backups_found(entries),
-        recovery_tests=tuple(_with_the_newest(recovery_tests_of(entries, state), since)),
+        recovery_tests=tuple(_with_the_newest(tests, since)),
         incidents=tuple(incidents_of(tuple(state.incidents.by_id.values()), since, entries, requests, approvals)),
         checklists=tuple(
             checklist_of(each, entries)
@@ -96,6 +102,7 @@ def compliance_report(
         checkpoints=tuple(_checkpoints(every, state)),
         algorithm=_algorithm(parameters),
         key_storage_key=key_storage_key(entries, state.hosts or ()),
+        members=members_protected(state.hosts or (), backups, tests),
     )
 
 

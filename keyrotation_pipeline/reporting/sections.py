@@ -280,6 +280,7 @@ class BackupTaken:
         made_from: manifest of the older set whose rows it holds under another key; None: it is no such set.
         compromised: versions that are now compromised, and that its dump needs or whose key it holds.
         replaced_by: manifest of the set that has its rows under another key; None: there is none.
+        members: the members of a fleet that it has a dump of.
     """
 
     at: datetime
@@ -293,6 +294,7 @@ class BackupTaken:
     made_from: str | None = None
     compromised: tuple[str, ...] = ()
     replaced_by: str | None = None
+    members: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -324,6 +326,7 @@ class RecoveryTested:
         manifest: of the set that was restored.
         rows: how many each of its declared tables had there.
         scratch_server: system identifier of the server that it was restored into.
+        members: the members of a fleet that were restored, too.
     """
 
     at: datetime
@@ -336,6 +339,24 @@ class RecoveryTested:
     manifest: str | None = None
     rows: Mapping[str, int] = field(default_factory=dict)
     scratch_server: str | None = None
+    members: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MemberProtected:
+    """A member of a fleet, and how it is protected against loss, by the whole audit.
+
+    Args:
+        place: as officers signed it last: name and system identifier of the database.
+        manifest: of the newest set with a dump of it; None: there is none.
+        tested_at: when a dump of it was last restored by a recovery test that passed; None: never.
+    """
+
+    name: str
+    place: str
+    manifest: str | None
+    dumped_at: datetime | None
+    tested_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

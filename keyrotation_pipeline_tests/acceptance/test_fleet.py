@@ -414,6 +414,7 @@ def test_what_is_written_into_the_copy_of_the_audit_is_not_believed(fleet: Fleet
 
 @pytest.mark.extended
 def test_certificate_and_pack_name_each_place_and_fail_without_the_evidence_of_one(fleet: Fleet) -> None:
+    fleet.typed("backup")
     fleet.typed("rotate", fleet.requested("request", "--reason", "yearly"))
     fleet.typed("backup")
     pack = fleet.folder.path / "pack"
@@ -425,6 +426,9 @@ def test_certificate_and_pack_name_each_place_and_fail_without_the_evidence_of_o
         ("south", ROWS, 0),
     ]
     assert said["members"][1]["place"] == f"south, system identifier {fleet.system('south')}"
+    kept = [(each.get("member"), each.get("database"), each["needs"]) for each in said["backups_that_need_it"]]
+    assert ("south", said["members"][1]["place"], ["v1"]) in kept
+    assert [each[0] for each in kept] == [None, "north", "south"]
     verify = [sys.executable, "-I", str(pack / "verify.py")]
     assert subprocess.run(verify, check=False, capture_output=True).returncode == 0
     (log,) = pack.rglob("audit.jsonl")

@@ -76,6 +76,15 @@ def test_a_recovery_test_takes_the_members_in_turn_and_reads_every_value(fleet: 
     assert tested() == ["north", "south"]
     assert tested() == ["north"]
     assert tested() == ["south"]
+    report = json.loads(fleet.typed("report", "--format", "json"))
+    assert {each["name"]: each["place"] for each in report["members"]} == {
+        each: f"{'south' if each == 'south' else report['members'][0]['place'].partition(',')[0]}, "
+        f"system identifier {fleet.system(each)}"
+        for each in ("north", "south")
+    }
+    assert all(each["dumped_at"] and each["tested_at"] for each in report["members"])
+    assert report["backups"][-1]["members"] == ["north", "south"]
+    assert [each["members"] for each in report["recovery_tests"]] == [["north", "south"], ["north"], ["south"]]
     assert "restored  database-north-" in fleet.typed("recovery-test", "--key", key)
 
 
