@@ -5,10 +5,11 @@ from itertools import pairwise
 
 import pytest
 
+from keyrotation_pipeline.backups.member_dumps import dumped, lacking, never_dumped
 from keyrotation_pipeline.backups.member_tests import QUARTER, due_members, overdue
 from keyrotation_pipeline.model.approval import member_line
 from keyrotation_pipeline.model.audit import EventKind, Note
-from keyrotation_pipeline.model.backups import TEST_OVERDUE_AFTER, dump_name, manifest_name, stamp_of
+from keyrotation_pipeline.model.backups import TEST_OVERDUE_AFTER, BackupSet, dump_name, manifest_name, stamp_of
 from keyrotation_pipeline.model.request_events import HostsPinned
 from keyrotation_pipeline_tests.fakes import FakeWorld, fake_pipeline
 
@@ -57,3 +58,16 @@ def test_a_member_that_was_never_tested_comes_first_and_becomes_overdue(world: F
     (said,) = overdue(world.ledger, world.clock.at)
     assert said.startswith("the last recovery test of database east was on 2026-01-05; run ")
     assert due_members(world.ledger, world.clock.at) == ("east",)
+
+
+def test_a_set_lacks_the_member_that_an_older_one_has_and_none_that_joined_later(world: FakeWorld) -> None:
+    """Also if its signed manifest says nothing of it."""
+    (first,) = set(dumped(world.ledger)["north"])
+    later = stamp_of(world.clock.now() + timedelta(days=1), "3fa9c1d2")
+    earlier = stamp_of(world.clock.now() - timedelta(days=1), "3fa9c1d2")
+    head = world.ledger.head()
+    said = list(lacking(world.ledger, BackupSet(later, "clinic", (), None, head)))
+    assert said == [f"no dump of database {name} (the newest is of 2026-01-05 09:00 UTC)" for name in NAMES]
+    assert first < later
+    assert not list(lacking(world.ledger, BackupSet(earlier, "clinic", (), None, head)))
+    assert not list(never_dumped(world.ledger))

@@ -27,6 +27,8 @@ from keyrotation_pipeline.model.backups import (
     dump_name,
     free_stamps,
     key_file_name,
+    member_in,
+    stamp_in,
 )
 from keyrotation_pipeline.model.manifest import parse, render, signer_of
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
@@ -139,6 +141,65 @@ def test_roles_in_another_form_are_refused(written: str, instead: str) -> None:
     text = render(with_undumped(), SIGNER).decode()
     assert written in text
     assert_refused(a_set().name, text.replace(written, instead).encode())
+
+
+def a_fleet() -> BackupSet:
+    """A set whose member has the same tables."""
+    made = a_set()
+    assert made.dump is not None
+    (content,) = made.dump.tables
+    members = tuple(
+        replace(
+            made.dump,
+            file=a_file(dump_name(STAMP, name)),
+            tables=(replace(content, table=replace(content.table, name=replace(content.table.name, database=name))),),
+            member=name,
+            place=f"{name}, system identifier 7",
+            anchor=AuditHead(40, "6" * 64),
+        )
+        for name in ("north", "south_2")
+    )
+    return replace(made, members=members)
+
+
+def test_the_dumps_of_members_are_written_and_read_and_an_earlier_set_has_none() -> None:
+    made = a_fleet()
+    assert parse(made.name, render(made, SIGNER)) == made
+    assert [each.name for each in made.files][2:] == [dump_name(STAMP, each) for each in ("", "north", "south_2")]
+    assert [member_in(each.file.name) for each in made.dumps] == ["", "north", "south_2"]
+    assert all(stamp_in(each.file.name) == STAMP for each in made.dumps)
+    assert [made.rows_seq(each) for each in made.dumps] == [41, 40, 40]
+    assert b"members" not in render(a_set(), SIGNER)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        pytest.param("member", "south_2", id="a database twice"),
+        pytest.param("member", "north/../x", id="a path"),
+        pytest.param("member", "", id="the home's own among the members"),
+        pytest.param("place", "", id="of no place"),
+        pytest.param("audit", None, id="without an anchor"),
+        pytest.param("dump", None, id="without a dump"),
+        pytest.param(PLANTED, 1, id="one field more"),
+    ],
+)
+def test_a_member_in_another_form_is_refused(field: str, value: object) -> None:
+    made = a_fleet()
+    content = json.loads(render(made, SIGNER))
+    content["members"][0][field] = value
+    with pytest.raises(ManifestError) as refused:
+        parse(made.name, json.dumps(content, indent=2).encode())
+    assert PLANTED not in str(refused.value)
+
+
+def test_the_dump_of_one_member_cannot_stand_for_another_ones() -> None:
+    made = a_fleet()
+    content = json.loads(render(made, SIGNER))
+    first, second = content["members"]
+    first["dump"], second["dump"] = second["dump"], first["dump"]
+    with pytest.raises(ManifestError, match="the dump's file does not have the name"):
+        parse(made.name, json.dumps(content, indent=2).encode())
 
 
 def test_a_set_without_a_dump_is_one() -> None:
