@@ -44,11 +44,11 @@ from keyrotation_pipeline.requests.situation import Situation
 LONGEST_INITIATOR_CHARS = 255
 
 
-def approval_text(pipeline: Pipeline, request: Request, counts: Sequence[TableCount] = ()) -> bytes:
+def approval_text(pipeline: Pipeline, request: Request, counts: Sequence[TableCount] | None = None) -> bytes:
     """The canonical text of a request, made of the present facts.
 
     Args:
-        counts: taken just now, of every database that answered; without any, the last ones count.
+        counts: taken just now, of every database that answered; None: the last ones count.
     """
     return _text(pipeline, request, pipeline.keys.read(), authority(pipeline, request), counts=counts).render()
 
@@ -198,7 +198,7 @@ def _text(
     stored: StoredKeys,
     roster: Roster,
     header: str = HEADER,
-    counts: Sequence[TableCount] = (),
+    counts: Sequence[TableCount] | None = None,
 ) -> ApprovalText:
     action, rollout = pipeline.actions[request.action], pipeline.rollout
     return ApprovalText(
@@ -234,17 +234,17 @@ def _text(
     )
 
 
-def _values_in(pipeline: Pipeline, request: Request, counts: Sequence[TableCount]) -> Mapping[str, str]:
+def _values_in(pipeline: Pipeline, request: Request, counts: Sequence[TableCount] | None) -> Mapping[str, str]:
     """How many values were counted in each member of a fleet: before the request, and from then on as in its text."""
     if not pipeline.members:
         return {}
     if request.id in pipeline.ledger.replayed().texts:
         return values_in(signed_fields(pipeline.ledger.approval_text(request.id)))
     found = Counter[str]()
-    for count in counts or pipeline.ledger.counts(pipeline.tables):
+    for count in pipeline.ledger.counts(pipeline.tables) if counts is None else counts:
         found[count.table.name.database] += sum(count.values_by_version.values()) + count.unencrypted
     said = {name: f"{number:,} values when last counted" for name, number in found.items() if name}
-    return said if not counts else dict.fromkeys(pipeline.members, NOT_COUNTED) | said
+    return said if counts is None else dict.fromkeys(pipeline.members, NOT_COUNTED) | said
 
 
 def _value_format(tables: Sequence[EncryptedTable], request: Request, header: str) -> str | None:

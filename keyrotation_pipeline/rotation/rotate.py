@@ -132,7 +132,7 @@ def open_request(
         supersedes=None if former is None else former.id,
         manual=manual,
     )
-    text = approval_text(pipeline, rotation, counts)
+    text = approval_text(pipeline, rotation, counts if continued is None else None)
     with pipeline.ledger.transaction():
         pipeline.ledger.open(rotation, text)
         # Once more, now that the audit is locked: counting takes long, and others act meanwhile.

@@ -338,6 +338,23 @@ def test_an_emergency_is_requested_signed_and_promoted_while_a_member_is_down(fl
 
 
 @pytest.mark.extended
+def test_an_emergency_is_requested_while_no_database_with_tables_answers(fleet: Fleet) -> None:
+    fleet.execute("", "DROP TABLE clients")
+    file, own = fleet.folder.path / "keyrotation.toml", '[[tables]]\nname = "clients"\ncolumns = ["name", "note"]\n'
+    file.write_text(file.read_text().replace(own, "", 1))
+    there, nowhere = fleet.urls, "postgresql://127.0.0.1:1/clinic"
+    fleet.urls = {**there, **dict.fromkeys(MEMBERS, nowhere)}
+    assert "database north: cannot connect to clinic@" in fleet.refused("request", "--reason", "yearly")
+    because = ("--type", "key_exposed", "--description", "in a log", "--discovered-at", "now")
+    request = fleet.typed("incident", "open", *because).split()[-1]
+    fleet.urls = there
+    assert fleet.signed(request).count("; not counted: it did not answer or could not be used\n") == len(MEMBERS)
+    fleet.typed("rotate", request)
+    assert fleet.live() == {"v2"}
+    assert [prefixes(fleet.urls[each]) for each in MEMBERS] == [{"v2:"}, {"v2:"}]
+
+
+@pytest.mark.extended
 @pytest.mark.parametrize("down_first", [True, False])
 def test_a_member_that_goes_and_comes_back_voids_no_signature(
     fleet: Fleet, second: Server, *, down_first: bool
