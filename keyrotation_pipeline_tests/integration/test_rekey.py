@@ -376,7 +376,7 @@ def test_what_the_engine_did_not_do_or_did_besides_is_noticed(
 
     for instead in (nothing, more):
         monkeypatch.setattr(PostgresRewriting, "sweep", instead)
-        with pytest.raises(ProofError, match=r"clients of .* is not the same under v2"):
+        with pytest.raises(ProofError, match=r"clients of .* differs under v2"):
             rekeyed(local_clinic)
     assert local_clinic.site.local.names() == names
 

@@ -176,7 +176,7 @@ def test_names_and_keys_that_are_no_utf8_are_one_sentence(server: Server) -> Non
             with pytest.raises(PreflightError, match="the key of a row to be named is not"):
                 ports.rewriting.sweep("0f" * 16, CLIENTS, ring, V2, wait=False)
             latin.execute('CREATE TABLE public."größe" (a text)')
-            reported = "the catalog cannot be read, since it has a name or a text that is not valid UTF-8"
+            reported = "the catalog cannot be read, since a name or text in it is not valid UTF-8"
             assert any(reported in each.message for each in ports.environment.preflight([CLIENTS], V2) if each.fatal)
             with pytest.raises(PreflightError, match=reported):
                 ports.inventory.discover([CLIENTS])
