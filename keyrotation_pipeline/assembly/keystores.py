@@ -1,6 +1,6 @@
 """Opens the key store and the places of backups from settings."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from keyrotation_pipeline.fieldcrypto.formats.vault_transit.server import server
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, KeyRing, primary_in
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, SourceKey
-from keyrotation_pipeline.fieldcrypto.seal import UNSEALED, Seal, reach
+from keyrotation_pipeline.fieldcrypto.seal import UNSEALED, Seal, reach, withhold
 from keyrotation_pipeline.fieldcrypto.wrapping_keys import PKCS11, WrappingKey, kind_of
 from keyrotation_pipeline.fieldcrypto.wrapping_keys.aws_kms import AwsKmsKey
 from keyrotation_pipeline.fieldcrypto.wrapping_keys.pkcs11 import Pkcs11Key
@@ -38,7 +38,7 @@ from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.backups import S3Settings
-from keyrotation_pipeline.settings.hosts import backups_sealed_by
+from keyrotation_pipeline.settings.hosts import backups_sealed_by, unsigned_modules
 from keyrotation_pipeline.settings.key_stores import AwsStoreSettings, KubernetesStoreSettings, SealSettings
 
 if TYPE_CHECKING:
@@ -247,6 +247,23 @@ def _wrapping_key(declared: SealSettings, name: str) -> WrappingKey:
             return Pkcs11Key.of(name)
         return Pkcs11Key(name, str(declared.module), declared.pin.get_secret_value(), declared.replica_token_label)
     return AwsKmsKey(name, declared.region_name, declared.endpoint_url)
+
+
+def withhold_modules(settings: Settings, signed: Collection[str] | None) -> None:
+    """Has no PKCS#11 module loaded that officers have not signed: it is code.
+
+    Args:
+        signed: the hosts; None: nothing is pinned yet.
+    """
+    unsigned = set() if signed is None else set(unsigned_modules(settings, signed))
+    seal = settings.keys.seal
+    for name in () if seal is None else (seal.name, *seal.earlier):
+        opener = (kind_of(name), name)
+        why = (
+            f"cannot be opened by the module {seal.module if seal else ''}, which officers have not signed; restore "
+            "it, or have it signed with `keyrotation policy --reason TEXT`"
+        )
+        withhold(opener, why if opener in unsigned else None)
 
 
 def sealing_problem(settings: Settings) -> str | None:

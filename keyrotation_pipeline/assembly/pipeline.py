@@ -48,6 +48,7 @@ from keyrotation_pipeline.assembly.keystores import (
     opened_bucket,
     signing_key,
     wipe_leftovers,
+    withhold_modules,
 )
 from keyrotation_pipeline.audit.divergence import divergence
 from keyrotation_pipeline.audit.event_signatures import VouchedEvents
@@ -157,6 +158,8 @@ def open_pipeline(settings: Settings, *, actor: str, asks_members: bool = False)
             registered = pipeline.ledger.keys()
             require_no_keys(settings, {each.fingerprint for each in registered})
             _withhold_token(settings, pipeline)
+            # As this audit says, also where it is behind, or another's: to reconcile it, keys must open.
+            withhold_modules(settings, pipeline.ledger.replayed().hosts)
         with closing(connection):
             yield pipeline
 
@@ -174,9 +177,11 @@ def _withhold_token(settings: Settings, pipeline: Pipeline) -> None:
     )
 
 
-def withhold_token(settings: Settings, *, actor: str) -> None:
-    """Has `init` send nothing to a transit engine that officers have not signed, if the home knows any officers."""
-    if settings.format.held_at is not None and (settings.home / "anchors" / ROSTER).is_file():
+def withhold_unsigned(settings: Settings, *, actor: str) -> None:
+    """Has `init` use no transit engine and no module that officers have not signed, if the home knows any officers."""
+    seal = settings.keys.seal
+    is_asked = settings.format.held_at is not None or (seal is not None and seal.module is not None)
+    if is_asked and (settings.home / "anchors" / ROSTER).is_file():
         with open_pipeline(settings, actor=actor):
             pass
 

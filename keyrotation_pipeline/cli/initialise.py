@@ -11,7 +11,7 @@ import typer
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.home import create_home, search_database
 from keyrotation_pipeline.assembly.keystores import keys_in_store, listed_keys, source_keys, transit_keys
-from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline, withhold_token
+from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline, withhold_unsigned
 from keyrotation_pipeline.audit.divergence import about_newcomer
 from keyrotation_pipeline.backups.key_loss import lost_keys
 from keyrotation_pipeline.cli import output
@@ -71,7 +71,7 @@ def init(
     declared = settings.load(path)
     if not declared.approvals.officers:
         raise ConfigurationError(f"{path} names no officers yet; {FILL_IN}")
-    withhold_token(declared, actor=actor())
+    withhold_unsigned(declared, actor=actor())
     given = _keys_in_use(declared)
     ring, place_of = (given.ring, given.place_of) if given is not None else (None, None)
     sources = source_keys(declared, settings.process_environment())

@@ -150,6 +150,7 @@ def _place(name: str, sealed: SealedText) -> tuple[str, ...]:
 _OPENED = _Opened()
 os.register_at_fork(after_in_child=_OPENED.begin_in_child)
 _REACHABLE: dict[tuple[str, str], WrappingKey] = {}
+_WITHHELD: dict[tuple[str, str], str] = {}
 
 
 def forget_opened() -> None:
@@ -161,6 +162,18 @@ def reach(wrapping: WrappingKey) -> WrappingKey:
     """Has whatever is sealed by a key opened in the way that the configuration says which was read last."""
     _REACHABLE[wrapping.kind, wrapping.name] = wrapping
     return wrapping
+
+
+def withhold(opener: tuple[str, str], why: str | None) -> None:
+    """Has nothing sealed, opened or asked of a wrapping key, by its kind and name; None: again.
+
+    Args:
+        why: as a sentence that goes on after the name of a stored key.
+    """
+    if why is None:
+        _WITHHELD.pop(opener, None)
+    else:
+        _WITHHELD[opener] = why
 
 
 def open_key(version: KeyVersion | str, text: str, wrapping: Sequence[WrappingKey] = ()) -> KeyMaterial:
@@ -180,6 +193,8 @@ def open_key(version: KeyVersion | str, text: str, wrapping: Sequence[WrappingKe
     named = (each for each in wrapping or [wrapping_key_of(sealed)] if (each.kind, each.name) == sealed.opener)
     if (opener := next(named, None)) is None:
         raise BrokenSealError(f"is sealed by {' '.join(sealed.opener)}; name that in [keys.seal] earlier")
+    if (why := _WITHHELD.get(sealed.opener)) is not None:
+        raise BrokenSealError(why)
     key = _OPENED.key(name, str(sealed), lambda: _opened(sealed, name, opener))
     _OPENED.remember(name, sealed)
     return key
@@ -256,6 +271,8 @@ class Seal:
         """
         if self.wrapping is None:
             return base64_of(material)
+        if (why := _WITHHELD.get((self.wrapping.kind, self.wrapping.name))) is not None:
+            raise KeyStoreError(f"keys {why}")
         if self.home is None or (home := self.home()) is None:
             raise KeyStoreError("this home has no id to seal keys for; run `keyrotation init`")
         name = str(version)
@@ -302,6 +319,8 @@ class Seal:
         """Returns how the wrapping key was found within the last minute, or is now; None: there is none."""
         if self.wrapping is None:
             return None
+        if (why := _WITHHELD.get((self.wrapping.kind, self.wrapping.name))) is not None:
+            return WrappingKeyState((f"keys {why}",))
         asked, now = (self.wrapping, self.alone), time.monotonic()
         known = None if afresh else _STATES.get(asked)
         if known is not None and now - known[0] < _ASKED_SECONDS:

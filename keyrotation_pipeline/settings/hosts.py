@@ -176,6 +176,15 @@ def _sealed_by(seal: SealSettings, name: str) -> str:
     return f"sealed by {kind} {name} at {_aws(endpoint, region)}"
 
 
+def unsigned_modules(settings: Settings, signed: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yields kind and name of each wrapping key whose module, which runs as code, no signed host of keys names."""
+    seal = settings.keys.seal
+    for name in () if seal is None or seal.module is None else (seal.name, *seal.earlier):
+        at = f" at {_plain(str(seal.module))} " if seal is not None else ""
+        if kind_of(name) == PKCS11 and not any(f"sealed by {PKCS11} " in each and at in f"{each} " for each in signed):
+            yield PKCS11, name
+
+
 def _transit(settings: Settings) -> Iterator[str]:
     if settings.format.held_at is not None:
         yield transit_line(settings.format.held_at)

@@ -3,11 +3,13 @@
 import base64
 import os
 import re
+import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pkcs11
 import pytest
 
 from keyrotation_pipeline.adapters.keystores import owner_only
@@ -20,7 +22,13 @@ from keyrotation_pipeline.backups.recovery_test import recovery_test
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.demo.run import DemoOutcome, approve, run_demo, working_application
-from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreUnavailableError, PreflightError
+from keyrotation_pipeline.errors import (
+    ApprovalError,
+    BlockedError,
+    KeyRotationError,
+    KeyStoreUnavailableError,
+    PreflightError,
+)
 from keyrotation_pipeline.fieldcrypto import seal
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
@@ -295,6 +303,43 @@ def test_a_rotation_logs_in_to_a_token_a_few_times_in_each_process(
     logins = Counter(re.findall(r"C_Login\nP:([0-9]+);", log.read_text()))
     assert len(logins) > 1  # the application's, too
     assert max(logins.values()) <= 10
+
+
+@needs_softhsm
+def test_a_module_that_officers_have_not_signed_is_loaded_by_nothing_until_they_have(
+    folder: Path, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is code: a copy of the same library, as after an upgrade of it, or whatever somebody wrote there."""
+    tokens.add_key()
+    monkeypatch.setenv("HSM_PIN", PIN)
+    _, officers = prepare(None)
+    path = folder / "keyrotation.toml"
+    before = path.read_text()
+    section = tokens.section().replace('replica_token_label = "replica"\n', "")
+    path.write_text(f"{before}\n{section}")
+    assert rotated().holds
+    other = folder / "other.so"
+    shutil.copy(LIBRARY, other)
+    path.write_text(f"{before}\n{section.replace(str(LIBRARY), str(other))}")
+    new_process()
+    settings, loaded = load(path), list[str]()
+    with monkeypatch.context() as patched:
+        patched.setattr(pkcs11, "lib", loaded.append)
+        with open_pipeline(settings, actor="test") as pipeline:
+            found = overview(pipeline).attention
+            assert any(
+                re.search(r"cannot be opened by the module .*other.so, which officers have not", e) for e in found
+            )
+            with pytest.raises(KeyRotationError):
+                open_request(pipeline, reason="too early", requested_by="test")
+            request = open_policy(pipeline, reason="an upgrade of the module", requested_by="test")
+            approve(pipeline, request, officers, lambda _: None)
+            change_policy(pipeline, request)
+        assert not loaded
+    with open_pipeline(settings, actor="test") as pipeline:
+        assert pipeline.keys.read().materials
+        assert not [each for each in overview(pipeline).attention if "module" in each]
+    assert rotated().holds
 
 
 def texts_in(home: Path) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.model.checkpoints import COSIGNATURE, VerifierKey
 from keyrotation_pipeline.settings import parse
-from keyrotation_pipeline.settings.hosts import backups_sealed_by, hosts_of
+from keyrotation_pipeline.settings.hosts import backups_sealed_by, hosts_of, unsigned_modules
 
 KEY = str(VerifierKey("w.example/w1", COSIGNATURE, bytes(32)))
 TABLE = '[[tables]]\nname = "clients"\ncolumns = ["email"]\n'
@@ -172,3 +172,21 @@ def test_a_kubeconfig_that_cannot_be_read_is_named(tmp_path: Path, content: str)
 def test_a_witness_that_cannot_be_one_is_refused(tmp_path: Path, witness: str, sentence: str) -> None:
     with pytest.raises(ConfigurationError, match=sentence):
         parse(f"{TABLE}[audit]\nwitness = {witness}\n", tmp_path / "keyrotation.toml")
+
+
+@pytest.mark.parametrize(
+    ("module", "unsigned"),
+    [
+        pytest.param("/lib/p.so", [], id="as signed"),
+        pytest.param("/lib/p", ["pkcs11:token=a;object=k"], id="the beginning of it"),
+        pytest.param("/lib/q.so", ["pkcs11:token=a;object=k"], id="another"),
+    ],
+)
+def test_a_module_counts_as_signed_by_its_whole_path(tmp_path: Path, module: str, unsigned: list[str]) -> None:
+    section = f'[keys.seal]\nkind = "pkcs11"\nmodule = "{module}"\ntoken_label = "a"\nkey_label = "k"\npin = "1"\n'
+    signed = [
+        "alerts x at /lib/q.so",
+        "keys sealed by pkcs11 pkcs11:token=b;object=k at /lib/p.so with recovery officers",
+    ]
+    found = unsigned_modules(parse(TABLE + section, tmp_path / "keyrotation.toml"), signed)
+    assert [name for _, name in found] == unsigned
