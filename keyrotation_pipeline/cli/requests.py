@@ -170,7 +170,7 @@ def confirm(
                 output.to_sign(to_sign)
             else:
                 then, roster = f"keyrotation rotate {walk.id}", require_roster(pipeline)
-                ended = unusable_by_officers(pipeline)
+                ended = unusable_by_officers(pipeline.signatures)
                 shown = Guide("confirm", walk.id, to_sign, roster, (), 1, then, officer, ended)
                 guide(pipeline.environment, shown, as_json=as_json)
             return

@@ -15,6 +15,7 @@ from keyrotation_pipeline.model.backups import CertificateStatus
 from keyrotation_pipeline.model.fleet import LINES_OF_CODE, RolloutMode
 from keyrotation_pipeline.model.requests import Request, Walk
 from keyrotation_pipeline.model.visible_text import plain_name
+from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.database import DatabaseEnvironment
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.rollout import Rollout
@@ -89,7 +90,7 @@ def guide_to_approve(pipeline: Pipeline, request: Request, officer: str | None, 
     """
     text, roster = text_to_sign(pipeline, request)
     then = pipeline.actions[request.action].command(request)
-    ended = unusable_by_officers(pipeline)
+    ended = unusable_by_officers(pipeline.signatures)
     shown = Guide("approve", request.id, text, roster, request.approvals, roster.required, then, officer, ended)
     guide(pipeline.environment, shown, as_json=as_json)
 
@@ -118,9 +119,9 @@ class Guide:
     unusable: Sequence[CertificateStatus] = ()
 
 
-def unusable_by_officers(pipeline: Pipeline) -> Sequence[CertificateStatus]:
+def unusable_by_officers(signatures: SignatureVerifier) -> Sequence[CertificateStatus]:
     """The certificates with which their officers can sign nothing now."""
-    return [each for each in pipeline.signatures.certificates() if each.unusable is not None and not each.encrypts]
+    return [each for each in signatures.certificates() if each.unusable is not None and not each.encrypts]
 
 
 def guide(environment: DatabaseEnvironment, shown: Guide, *, as_json: bool) -> None:

@@ -113,7 +113,7 @@ def fences(pipeline: Pipeline) -> Fences:
     return Fences(retired, by_table, unseen, undeclared, None if walk is None else walk.id, indexes)
 
 
-def lift(pipeline: Pipeline, tables: Iterable[EncryptedTable], version: KeyVersion) -> tuple[str, ...]:
+def lift(fencing: TableFencing, tables: Iterable[EncryptedTable], version: KeyVersion) -> tuple[str, ...]:
     """Has tables accept a version again; repeating it changes nothing.
 
     Returns:
@@ -122,7 +122,7 @@ def lift(pipeline: Pipeline, tables: Iterable[EncryptedTable], version: KeyVersi
     missed = dict[str, None]()
     for table in tables:
         try:
-            pipeline.fencing.unfence(table, version)
+            fencing.unfence(table, version)
         except MemberUnavailableError:
             missed[str(table.name)] = None
     return tuple(missed)

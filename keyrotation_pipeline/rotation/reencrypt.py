@@ -11,7 +11,7 @@ from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard
-from keyrotation_pipeline.ports.database import TableRewriting
+from keyrotation_pipeline.ports.database import TableFencing, TableRewriting
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.fences import STILL_REFUSED
 from keyrotation_pipeline.rotation.keys import record_of, require_stored_and_backed_up
@@ -31,7 +31,7 @@ def reencrypt_shard(pipeline: Pipeline, rotation: Walk, shard: Shard, report: Re
         BlockedError: the rotation was paused or cancelled, or the table stays locked.
     """
     ring = ring_fit_for_rows(pipeline, rotation)
-    _accept_again(pipeline, rotation, shard.table)
+    _accept_again(pipeline.fencing, rotation, shard.table)
     first = rotation.done(Step.ROWS, str(shard.table.name), 0)
     if first is not None and is_whole_table(first):
         return _nothing_left(shard, report)
@@ -44,12 +44,12 @@ def reencrypt_shard(pipeline: Pipeline, rotation: Walk, shard: Shard, report: Re
     return {**facts, _WHOLE_TABLE: True} if part != shard and is_whole() else facts
 
 
-def _accept_again(pipeline: Pipeline, rotation: Walk, table: EncryptedTable) -> None:
+def _accept_again(fencing: TableFencing, rotation: Walk, table: EncryptedTable) -> None:
     """Has a table accept a rollback's target whose member did not answer when the primary went back."""
     returned = rotation.done(Step.PRIMARY_KEY_ROLLOUT)
     if returned is not None and str(table.name) in returned.facts.get(STILL_REFUSED, ()):
-        pipeline.fencing.unfence(table, rotation.target)
-        pipeline.fencing.unfence(table.of_indexes, rotation.target)
+        fencing.unfence(table, rotation.target)
+        fencing.unfence(table.of_indexes, rotation.target)
 
 
 def _reencrypt(rewriting: TableRewriting, rotation: Walk, part: Shard, ring: KeyRing, report: Report) -> Rewritten:

@@ -106,7 +106,7 @@ def bring_back_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyMad
     stored = pipeline.keys.read()
     material = stored.registered(record)
     # As soon as an instance has the key, it writes search indexes under it: also where they are no longer declared.
-    lift(pipeline, [table.of_indexes for table in pipeline.tables], version)
+    lift(pipeline.fencing, [table.of_indexes for table in pipeline.tables], version)
     intent = KeyRestoreIntended(version, record.fingerprint)
     if version in stored.archived:
         pipeline.ledger.append(intent, rotation.id)
@@ -150,7 +150,7 @@ def return_primary(pipeline: Pipeline, rotation: Walk, report: Report) -> Mappin
         )
     # A member of a fleet that does not answer keeps the others from nothing: it accepts the version before its rows.
     again = [table.of_indexes for table in pipeline.tables if table.name.database]
-    refusing = lift(pipeline, [*again, *pipeline.tables], rotation.target)
+    refusing = lift(pipeline.fencing, [*again, *pipeline.tables], rotation.target)
     if is_to_return := stored.primary != rotation.target:
         deploy.bring_to_read(pipeline, rotation, report, Step.PRIMARY_KEY_ROLLOUT)
     with pipeline.ledger.lock(PRIMARY_LOCK):

@@ -322,6 +322,6 @@ def test_an_object_never_gets_an_owner_with_more_power_than_it_had(clinic_on: Cl
     back_up(clinic.site)
     with psycopg.connect(server.url(), autocommit=True) as admin:
         admin.execute("ALTER ROLE handed_owner SUPERUSER")
-        with pytest.raises(IncompleteRestoreError, match=r"handed_owner, .* is a superuser here but was none in the"):
+        with pytest.raises(IncompleteRestoreError, match="handed_owner is a superuser here but was none in the"):
             restore(clinic, server.url())
         assert admin.execute("SELECT datname FROM pg_database WHERE datname = 'copy'").fetchall() == []
