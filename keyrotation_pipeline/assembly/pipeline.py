@@ -56,7 +56,7 @@ from keyrotation_pipeline.audit.store_owner import OwnedKeyStore, require_not_of
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.backups.destruction import DESTROY
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
-from keyrotation_pipeline.errors import AuditError, HomeError, KeyStoreError, WrongKeyError
+from keyrotation_pipeline.errors import AuditError, HomeError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.formats.vault_transit.server import server_at
 from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -248,14 +248,13 @@ def initialise(
             trial = None
             if ring is None:
                 stored = claim_store(pipeline, stored, tried=not stored.versions)
-                if sources and stored.primary == PLAINTEXT:
-                    raise KeyStoreError(
-                        "this home has no key yet, which must come first; rotate without {', '.join(sources)}, then "
-                        "run `keyrotation init` again"
-                    )
-                if _begins_without_key(pipeline, stored):
+                begins = _begins_without_key(pipeline, stored)
+                if begins or (sources and stored.primary == PLAINTEXT):
                     require_signed_key_store(pipeline)
-                    pipeline.keys.set_primary(PLAINTEXT, stored.revision)
+                    _require_sources_open(pipeline, stored, sources or {})
+                    if begins:
+                        pipeline.keys.set_primary(PLAINTEXT, stored.revision)
+                    keys.import_sources(pipeline, sources or {})
                     pin_hosts(pipeline)
             else:
                 require_signed_key_store(pipeline)
@@ -277,10 +276,19 @@ def initialise(
 
 
 def _begins_without_key(pipeline: Pipeline, stored: StoredKeys) -> bool:
-    """Returns whether there has never been a key, and every declared column holds plaintext."""
-    begun = all(set(table.columns) == set(table.held_plaintext) for table in pipeline.tables)
+    """Returns whether there has never been a key, and every column holds plaintext or comes from a library."""
+    begun = all(set(table.columns) == set(table.begun) for table in pipeline.tables)
     known = stored.versions or pipeline.ledger.keys()
     return begun and bool(pipeline.tables) and not known and stored.primary in {None, PLAINTEXT}
+
+
+def _require_sources_open(pipeline: Pipeline, stored: StoredKeys, sources: Mapping[str, SourceKey]) -> None:
+    """Refuses columns of a library whose values no imported key opens, and none of these, in a home without a key."""
+    ring = with_sources(KeyRing(dict(stored.sources.values()), PLAINTEXT), sources)
+    if misfits := [each.refusal for each in probed(pipeline, ring) if each.refusal]:
+        raise WrongKeyError(
+            f"{'; '.join(misfits[:MOST_NAMED])}; nothing was imported: then run `keyrotation init` again"
+        )
 
 
 def upgrade_restored(settings: Settings, *, actor: str) -> None:

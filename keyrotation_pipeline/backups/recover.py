@@ -289,6 +289,10 @@ def _facts(
     }
 
 
+# Where every key is in one of these, as those of other libraries are, the audit knows of no primary yet.
+_NEVER_PROMOTED = frozenset({KeyState.PRE_ACTIVATION, KeyState.ARCHIVED, KeyState.DESTROYED})
+
+
 def _keys_here(
     pipeline: Pipeline,
     here: RecoveredHome,
@@ -304,14 +308,16 @@ def _keys_here(
     )
     if not here.holds_keys:
         return KeysHere({}, unknown, None, absent)
+    # First: nothing is made the primary of a store that holds keys and does not say whose.
+    stored, registered = pipeline.keys.read(), pipeline.ledger.keys()
+    if stored.primary is None and not unknown and all(each.state in _NEVER_PROMOTED for each in registered):
+        pipeline.keys.set_primary(PLAINTEXT, stored.revision)
     files = {copy.version: copy.file.name for copy in found.made.keys}
     put_back = {
         version: restore_key(pipeline, version, material, f"{files[version]} in {source.place.description}").place
         for version, material in keys.items()
         if version not in unknown
     }
-    if not keys and not pipeline.ledger.keys():
-        pipeline.keys.set_primary(PLAINTEXT, pipeline.keys.read().revision)
     with suppress(AuditError):  # which the divergence then names
         pinned_roster(pipeline)  # which stores it in the home
     return KeysHere(put_back, unknown, divergence(pipeline, pipeline.keys.read()).findings, absent)

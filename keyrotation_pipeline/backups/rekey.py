@@ -149,11 +149,6 @@ def _keys(
     ledger: Ledger, stored: StoredKeys, old: BackupSet, dump: DatabaseCopy, target: KeyVersion
 ) -> Mapping[KeyVersion, KeyMaterial]:
     """Every key that the old dump needs, and the new one; each as registered."""
-    if dump.source_keys:
-        raise RequestError(
-            f"{old.name} holds values of another library, which are not made again under {target}; keep it and "
-            f"{dump.source_keys[0]} until it expires"
-        )
     if set(dump.versions) <= {target}:
         raise RequestError(f"{old.name} needs no key but {target} already; `keyrotation backup --list` shows others")
     records = ledger.keys()
@@ -174,14 +169,15 @@ def _stamp(site: BackupContext, place: BackupPlace, old: BackupSet) -> str:
 def _tables(tables: Sequence[EncryptedTable], dump: DatabaseCopy, restored: RestoredDump) -> tuple[EncryptedTable, ...]:
     """The tables declared then, with the columns declared now, so that a column that was forgotten then is included."""
     there = {each.name for each in restored.content.relations}
-    places: dict[TableName, dict[Place, None]] = {}
+    places: dict[TableName, dict[Place, Place]] = {}
     labels: dict[TableName, dict[str, str]] = {}
     formats: dict[TableName, ValueFormat] = {}
     # With its options, but nobody writes to a restored copy.
     present = {table.format.name: replace(table.format.of_all_tables, logins=()) for table in tables}
     for table in (*(each.table for each in dump.tables), *tables):
         if table.name in there:
-            places.setdefault(table.name, {}).update(dict.fromkeys(map(table.place, table.columns)))
+            for place in map(table.place, table.columns):  # `from` is removed once a column is encrypted
+                places.setdefault(table.name, {}).setdefault(replace(place, source="", source_key=""), place)
             labels.setdefault(table.name, {}).update(table.bindings)
             known = formats.setdefault(table.name, present.get(table.format.name, table.format))
             if table.format.row and not known.row:  # the column had the name that it had then
@@ -189,7 +185,7 @@ def _tables(tables: Sequence[EncryptedTable], dump: DatabaseCopy, restored: Rest
     indexes = {table.name: _indexes(table, restored) for table in tables}
     return tuple(
         replace(
-            EncryptedTable.of(name, tuple(found), formats[name]),
+            EncryptedTable.of(name, tuple(found.values()), formats[name]),
             bindings=tuple(sorted(labels[name].items())),
             indexes=indexes.get(name, ()),
         )

@@ -1,5 +1,6 @@
 """Opens and seals the values of a library that reads one key, so that they can be brought into our own format."""
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import cast
 
@@ -62,6 +63,16 @@ def source_in(ring: KeyRing, form: SourceForm, name: str) -> Source:
     """Returns a source under the key of this name in a ring; without it, as in a backup from later, nothing opens."""
     found = ring.sources.get(name)
     return _NoKey() if found is None else source_of(form, found[1])
+
+
+def opener_in(ring: KeyRing, form: SourceForm | None, name: str) -> Callable[[bytes], bytes]:
+    """Returns what opens the values that a place held before ours, or raises `ClosedError`; plaintext is its own text.
+
+    Args:
+        form: None: it was never encrypted.
+        name: of the source's key.
+    """
+    return bytes if form is None else source_in(ring, form, name).opened
 
 
 class _NoKey:

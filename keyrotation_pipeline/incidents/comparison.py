@@ -262,7 +262,8 @@ class _Comparison:
         self.not_compared += [f"{name}: no member of a fleet is compared" for name in self._pipeline.members]
 
     def _compare(self, table: EncryptedTable, backup: TableInventory, ring: KeyRing) -> None:
-        comparison, done = TableComparison(table, ring), TableCompared(str(table.name))
+        then = next((each.table for each in self._base.dump.tables if each.table.name == table.name), table)
+        comparison, done = TableComparison(table, ring, then), TableCompared(str(table.name))
         try:
             # Closed at once: the audit is appended to on the connection that has the snapshot.
             with closing(comparison.differences(backup, self._pipeline.inventory)) as every:
@@ -305,8 +306,9 @@ def _ring(pipeline: Pipeline, base: Baseline) -> KeyRing:
 
 def _without_key(dump: DatabaseCopy, ring: KeyRing) -> Iterator[str]:
     """Versions of values in the backup that nobody registered: one that somebody wrote must not end the comparison."""
+    known = {*ring.versions, *(version for version, _ in ring.sources.values())}
     for version in dump.versions:
-        if version not in ring.versions:
+        if version not in known:
             yield f"values under {version} in the backup: no key opens them, so that any other value counts as changed"
 
 

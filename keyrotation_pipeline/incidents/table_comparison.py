@@ -1,7 +1,7 @@
 """Compares the values of one table in two databases: row by row in the order of a key, decrypted in memory."""
 
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby, islice, zip_longest
@@ -10,8 +10,10 @@ from operator import itemgetter
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.arrays import array_text
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
+from keyrotation_pipeline.fieldcrypto.codecs.source import ClosedError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.reads import Defect
+from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect
+from keyrotation_pipeline.fieldcrypto.source_keys import opener_in
 from keyrotation_pipeline.model.comparison import Difference, DifferenceKind
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.database import KeyedRow, TableInventory
@@ -19,17 +21,25 @@ from keyrotation_pipeline.ports.database import KeyedRow, TableInventory
 # Without a unique index in the present table, any number of rows may share a key; so many are held in memory.
 MOST_OF_ONE_KEY = 100
 Values = tuple[bytes | None, ...]
+Opener = Callable[[bytes], bytes]
 
 
 class TableComparison:
-    """The differences of one table, and how many present rows and values were compared."""
+    """The differences of one table, and how many present rows and values were compared.
 
-    def __init__(self, table: EncryptedTable, ring: KeyRing) -> None:
+    Args:
+        then: the table as it was declared when the backup was made, whose values may be of an old form; None: as now.
+    """
+
+    def __init__(self, table: EncryptedTable, ring: KeyRing, then: EncryptedTable | None = None) -> None:
         self.rows = self.values = 0
         self._table = table
         self._absent: Values = (None,) * len(table.columns)
         self._plaintext = partial(format_of(table.format).plaintext, ring)
         self._arrays = [table.place(column).elements for column in table.columns]
+        now = _openers(table, ring)
+        self._former_now = [now.get(column) for column in table.columns]
+        self._former = [(_openers(then or table, ring) | now).get(column) for column in table.columns]
 
     def differences(self, backup: TableInventory, present: TableInventory) -> Generator[Difference, None, None]:
         """Yields each value that differs, in the order of the keys; to be closed, since it holds a snapshot.
@@ -72,21 +82,30 @@ class TableComparison:
             if not new:
                 yield column, DifferenceKind.GONE, None
                 continue
-            opened = self._open(column, new)
+            opened = self._open(column, new, self._former_now[column])
             defect = str(opened) if isinstance(opened, Defect) else None
             if not old:
                 yield column, DifferenceKind.NEW, defect
-            elif defect is not None or self._open(column, old) != opened:
+            elif defect is not None or self._open(column, old, self._former[column]) != opened:
                 yield column, DifferenceKind.CHANGED, defect
 
-    def _open(self, column: int, stored: bytes) -> object:
+    def _open(self, column: int, stored: bytes, former: Opener | None) -> object:
         """The plaintext, or that of each element; or what is wrong with a value."""
         if not self._arrays[column]:
-            return self._plaintext(stored, self._table.labels[column])
+            found = self._plaintext(stored, self._table.labels[column])
+            if found == NOT_A_VALUE and former is not None:
+                with suppress(ClosedError):
+                    return former(stored)
+            return found
         array = array_text(stored)
         label = self._table.labels[column]
         opened = [self._plaintext(each, label) if each else each for each in array.elements]
         return next((each for each in opened if isinstance(each, Defect)), (array.parts, opened))
+
+
+def _openers(table: EncryptedTable, ring: KeyRing) -> dict[str, Opener]:
+    """What opens values of an old form, by the places that hold such."""
+    return {each.name: opener_in(ring, each.form, each.source_key) for each in table.places if each.source}
 
 
 @dataclass(frozen=True, slots=True)

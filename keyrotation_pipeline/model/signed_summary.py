@@ -126,9 +126,10 @@ def _rotate(fields: Fields, *, repeats: bool = False) -> Iterator[str]:
         )
         yield from _limits(fields, repeats=repeats)
         yield from _ends(fields)
+        before = "plain text" if "Plaintext" in fields else "the other library"
         yield (
             f"What cannot be undone: once applications may write with {target}, this can no longer be stopped, and "
-            f"nothing leads back to plain text. Without {target} nobody can read these data any more."
+            f"nothing leads back to {before}. Without {target} nobody can read these data any more."
         )
         return
     yield (

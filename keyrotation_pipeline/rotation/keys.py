@@ -11,7 +11,7 @@ from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import BackupError, KeyStoreDamagedError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.blind_index import takes_turns
 from keyrotation_pipeline.fieldcrypto.codecs.format import new_key
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, SourceKey
 from keyrotation_pipeline.model.audit import EventKind, Note, utc_minute
@@ -135,7 +135,7 @@ def _free_number(pipeline: Pipeline, stored: StoredKeys) -> KeyVersion:
     counts = pipeline.ledger.counts(pipeline.tables)
     seen = {*(record.version for record in pipeline.ledger.keys()), *stored.versions}
     seen.update(version for count in counts for version, number in count.values_by_version.items() if number)
-    return pipeline.tables[0].format.next_of(max(seen))
+    return pipeline.tables[0].format.next_of(max(seen, default=PLAINTEXT))
 
 
 def _import_source(pipeline: Pipeline, stored: StoredKeys, version: KeyVersion, key: SourceKey) -> StoredKeys:

@@ -220,7 +220,8 @@ def _authorises(pipeline: Pipeline, request: Request) -> str:
         f"{held_in_words(held_compromised(pipeline.ledger, request))}{taking_over(pipeline.ledger, request) or ended}"
     )
     if request.source == PLAINTEXT:
-        return f"{beginning}create {request.target}, distribute, promote, encrypt plaintext, fence{older}"
+        what = "encrypt plaintext" if any(table.held_plaintext for table in pipeline.tables) else "re-encrypt"
+        return f"{beginning}create {request.target}, distribute, promote, {what}, fence{older}"
     return (
         f"{beginning}create {request.target}, distribute, promote, re-encrypt, fence, retire, "
         f"archive {request.source}{older}"

@@ -16,12 +16,15 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy_utils import StringEncryptedType  # type: ignore[import-untyped]
 from sqlalchemy_utils.types.encrypted.encrypted_type import AesEngine, AesGcmEngine  # type: ignore[import-untyped]
+from typer.testing import CliRunner
 
+from keyrotation_pipeline.cli.commands import app
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.encrypted_type import EncryptedType, LegacyKey, MountedKeyRing
 from keyrotation_pipeline_tests.acceptance import migrations
 from keyrotation_pipeline_tests.acceptance.migrations import Release, home_of
 from keyrotation_pipeline_tests.applications import beside
+from keyrotation_pipeline_tests.servers import Server
 
 ROWS = 200
 FORMER = "the application's secret"
@@ -154,9 +157,14 @@ def test_older_backups_need_the_key_and_it_is_destroyed_once_none_does(
     home.typed("restore-database", "--into", copy, "--from", dump.name, "--key", str(secret))
     with psycopg.connect(home.url, dbname=copy) as connection:
         assert connection.execute("SELECT count(*) FROM cases WHERE token LIKE 'v%:%'").fetchone() == (0,)
-    assert "holds values of another library" in home.said("backup", "--rekey", dump.name, "--key", str(secret))
-    for path in backups.glob(f"{dump.name.split('.')[0]}.*"):
-        path.unlink()
+    made = home.shown("backup", "--rekey", dump.name, "--key", str(secret))
+    assert (made["left_behind"], made["values"]) == (["v1", "v2"], {"cases": 3 * ROWS})
+    renewed = f"copy_{uuid4().hex}"
+    home.typed("restore-database", "--into", renewed, "--from", made["set"], "--key", str(secret))
+    with psycopg.connect(home.url, dbname=renewed) as connection:
+        assert connection.execute(
+            "SELECT count(*) FROM cases WHERE token LIKE 'v3:%' AND note LIKE 'v3:%'"
+        ).fetchone() == (ROWS,)
     home.sign(home.typed("destroy", "v2", "--reason", "left").splitlines()[-1])
     home.typed("destroy", "v2")
     assert {each["version"]: each["state"] for each in home.shown("status")["key_versions"]} == {
@@ -165,7 +173,8 @@ def test_older_backups_need_the_key_and_it_is_destroyed_once_none_does(
     everything = b"".join(path.read_bytes() for path in (tmp_path / ".keyrotation").rglob("*") if path.is_file())
     assert FORMER.encode() not in everything
     home.typed("backup")
-    assert home.shown("recovery-test", "--key", str(secret))["passed"] is True
+    tested = home.shown("recovery-test", "--key", str(secret))
+    assert (tested["passed"], tested["rekeyed"] is not None) == (True, True)
 
 
 @pytest.mark.extended
@@ -240,3 +249,137 @@ def test_a_migration_killed_at_every_moment_loses_nothing(home: Home) -> None:
     assert states == {"v1": "archived", "v2": "archived", "v3": "active"}
     home.typed("verify")
     home.typed("audit", "verify")
+
+
+@pytest.fixture
+def home_without_key(
+    tmp_path: Path,
+    database_url: str,
+    security_officer: DemoOfficer,
+    privacy_officer: DemoOfficer,
+    already_migrated: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Home:
+    """A home before `init`, whose only column is the library's."""
+    monkeypatch.delenv("ENCRYPTION_MASTER_KEY", raising=False)
+    columns = (
+        '[{ column = "token", from = { format = "sqlalchemy-utils-aes", keys = { env = "OLD_KEY" }, padding = "naive" '
+        "} }]"
+    )
+    begun = home_of(tmp_path, database_url, (security_officer, privacy_officer), columns, "token text")
+    made = Home(begun.file, begun.officers, begun.url, begun.keys, begun.expected)
+    made.expected |= {n: (TEXTS[n] if n < len(TEXTS) else f"token {n}",) for n in range(ROWS)}
+    library_alone(made).add(made.expected)
+    return made
+
+
+def library_alone(home: Home) -> Release:
+    types: migrations.Types = lambda _keys: {"token": StringEncryptedType(sa.Text, FORMER, AesEngine, "naive")}  # noqa: E731
+    return Release(home.url, home.keys, types, home.expected, ("token",), "library")
+
+
+def reads_both(home: Home) -> Release:
+    former = LegacyKey(*AES, FORMER, padding="naive")
+    types: migrations.Types = lambda keys: {"token": EncryptedType(keys, encrypted_from=2, legacy=[former])}  # noqa: E731
+    return Release(home.url, home.keys, types, home.expected, ("token",), "both")
+
+
+@pytest.mark.extended
+def test_a_home_whose_only_keys_are_libraries_begins_without_one(
+    home_without_key: Home, security_officer: DemoOfficer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = home_without_key
+    assert "whose key is not imported; set OLD_KEY" in home.said("init")
+    monkeypatch.setenv("OLD_KEY", "another")
+    assert "0 of 200 values tried open" in home.said("init")
+    monkeypatch.setenv("OLD_KEY", FORMER)
+    assert "primary plaintext" in home.typed("init")
+    monkeypatch.delenv("OLD_KEY")
+    assert "primary plaintext" in home.typed("init"), "again"
+    assert home.shown("status")["primary"] == "plaintext"
+    home.reported()
+    secret = tmp_path / "officer.sec.asc"
+    secret.write_bytes(security_officer.gpg("--armor", "--export-secret-keys"))
+    home.typed("backup")
+    assert home.shown("recovery-test", "--key", str(secret))["passed"] is True
+    assert home.shown("verify")["tables"] == [
+        {"table": "cases", "rows": ROWS, "values": 0, "failures": 0, "plaintext": ROWS}
+    ]
+    request = home.typed("request", "--reason", "leave sqlalchemy-utils").splitlines()[-1]
+    text = home.typed("approve", request, "--text")
+    assert "Authorises: create v2, distribute, promote, re-encrypt, fence" in text
+    assert "\nFrom: plaintext\nTo: v2\n" in text
+    assert "\nOther libraries: encrypted, and refused afterwards, in cases.token (" in text, text
+    rehearsed = home.shown("rehearse", request, "--key", str(secret))
+    assert (rehearsed["source"], rehearsed["target"], rehearsed["findings"]) == ("plaintext", "v2", [])
+    application = reads_both(home)
+    rotated(home, application, request)
+    assert application.wrong == []
+    assert application.read() == home.expected
+    assert {value[:3] for value in home.stored("token")} == {"v2:"}
+    assert {each["version"]: each["state"] for each in home.shown("status")["key_versions"]} == {
+        "v1": "archived", "v2": "active",
+    }  # fmt: skip
+    with psycopg.connect(home.url) as connection, pytest.raises(psycopg.Error, match="another library is refused"):
+        connection.execute("UPDATE public.cases SET token = 'tx/xz0B5+j3uK0v+GcYpyw==' WHERE id = 1")
+    home.typed("verify")
+    home.typed("audit", "verify")
+
+
+@pytest.mark.extended
+def test_a_home_whose_only_key_is_a_librarys_is_lost_and_continued(
+    home_without_key: Home,
+    security_officer: DemoOfficer,
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    home, secret, into = home_without_key, tmp_path / "officer.sec.asc", f"recovered_{uuid4().hex}"
+    secret.write_bytes(security_officer.gpg("--armor", "--export-secret-keys"))
+    monkeypatch.setenv("OLD_KEY", FORMER)
+    home.typed("init")
+    monkeypatch.delenv("OLD_KEY")
+    home.typed("backup")
+    signer, source = home.shown("status")["backup_signer"], str(tmp_path / ".keyrotation" / "backups")
+    (empty := tmp_path / "empty").mkdir()
+    monkeypatch.chdir(empty)
+    monkeypatch.setenv("KEYROTATION_DATABASE_URL", server.url(into))
+    recover = ["recover", "--from", source, "--key", str(secret), "--signer", signer, "--server", server.url()]
+    done = CliRunner().invoke(app, [*recover, "--into", into])
+    assert done.exit_code == 0, done.exception
+    keys = empty / ".keyrotation" / "keys"
+    found = Home(empty / "keyrotation.toml", home.officers, server.url(into), keys, home.expected)
+    found.sign(found.shown("reconcile")["id"])
+    found.typed("reconcile")
+    found.typed("backup")
+    found.reported()
+    application = reads_both(found)
+    rotated(found, application, found.typed("request", "--reason", "leave sqlalchemy-utils").splitlines()[-1])
+    assert application.wrong == []
+    assert application.read() == found.expected
+    assert {value[:3] for value in found.stored("token")} == {"v2:"}
+    found.typed("audit", "verify")
+
+
+@pytest.mark.extended
+def test_a_backup_in_the_form_of_the_library_equals_the_rows_but_for_later_writes(
+    home: Home, security_officer: DemoOfficer, tmp_path: Path
+) -> None:
+    secret = tmp_path / "officer.sec.asc"
+    secret.write_bytes(security_officer.gpg("--armor", "--export-secret-keys"))
+    home.typed("backup")
+    request = home.typed("request", "--reason", "leave sqlalchemy-utils").splitlines()[-1]
+    home.sign(request)
+    with ExitStack() as running:
+        running.callback(home.release(3).attest().stop)
+        assert home.said("rotate", request) == ""
+    home.file.write_text(home.file.read_text().replace(COLUMNS, '["name", "token", "note"]'))
+    time.sleep(1)  # a discovery is told in whole seconds, and the backup must be from before it
+    opened = home.typed("incident", "open", "--type", "key_exposed", "--description", "d", "--discovered-at", "now")
+    compare = "incident", "compare", opened.split()[0], "--key", str(secret)
+    compared = home.shown(*compare)
+    assert (compared["differences"], compared["not_compared"]) == ([], [])
+    home.execute("UPDATE public.cases SET token = (SELECT token FROM public.cases WHERE id = 31) WHERE id = 30")
+    home.execute("UPDATE public.cases SET note = NULL WHERE id = 29")
+    found = [(each["key"], each["column"], each["kind"]) for each in home.shown(*compare)["differences"]]
+    assert sorted(found) == [('["29"]', "note", "gone"), ('["30"]', "token", "changed")]

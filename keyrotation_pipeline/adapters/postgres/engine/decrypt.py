@@ -158,7 +158,8 @@ def opened(
 ) -> Iterator["Decryption"]:
     """Yields a decryption over the relations of one table, with separate connections."""
     if ring.primary == PLAINTEXT:  # there may be a key of a first rotation that was cancelled
-        ring = KeyRing.for_reading({version: ring.material(version) for version in ring.versions})
+        versions = {version: ring.material(version) for version in ring.versions}
+        ring = KeyRing.for_reading(versions | dict(ring.sources.values()))
     with ExitStack() as stack:
         housekeeping = stack.enter_context(closing(open_connection(connect)))
         ledger = housekeeping

@@ -34,9 +34,11 @@ from keyrotation_pipeline.adapters.secret_directories import held
 from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.fieldcrypto.arrays import array_text
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
+from keyrotation_pipeline.fieldcrypto.codecs.source import ClosedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect
+from keyrotation_pipeline.fieldcrypto.source_keys import opener_in
 from keyrotation_pipeline.model.backups import DatabaseCopy
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.backups import DumpSource, ReadRows, RecoveryKey, RestoredDump
@@ -188,15 +190,22 @@ class ScratchDump:
         )
         rows = values = failures = total = 0
         plaintext = partial(format_of(table.format).plaintext, ring)
+        readers = [
+            partial(
+                _opened,
+                partial(plaintext, label=table.label(place.name)),
+                opener_in(ring, place.form, place.source_key) if place.source else None,
+            )
+            for place in (each.place for each in columns)
+        ]
         with self._connection.transaction(), self._connection.cursor("rows") as cursor:
             cursor.itersize = _ROWS
             for rest, *stored in cursor.execute(query):
-                cells = [
-                    (value, table.label(column.place.name))
-                    for cell, column in zip(stored, columns, strict=True)
+                opened = [
+                    read(value)
+                    for cell, column, read in zip(stored, columns, readers, strict=True)
                     for value in (_elements(cell) if column.place.elements else [cell])
                 ]
-                opened = [_opened(plaintext, value, label) for value, label in cells]
                 rows += 1
                 values += sum(kind == "decrypted" for kind, _ in opened)
                 failures += sum(kind == "failed" for kind, _ in opened)
@@ -220,15 +229,22 @@ def _elements(stored: object) -> list[object]:
 
 
 def _opened(
-    plaintext: Callable[[bytes, str | None], bytes | Defect], stored: object, label: str | None
+    plaintext: Callable[[bytes], bytes | Defect], former: Callable[[bytes], bytes] | None, stored: object
 ) -> tuple[str, bytes]:
     if stored is None:
         return "null", b""
     value = stored if isinstance(stored, bytes) else str(stored).encode(errors="surrogatepass")
-    opened = plaintext(value, label)
+    opened = plaintext(value)
     if not isinstance(opened, Defect):
         return "decrypted", opened
-    return ("as it is", value) if opened == NOT_A_VALUE else ("failed", b"")
+    if opened != NOT_A_VALUE:
+        return "failed", b""
+    if former is None or not value:
+        return "as it is", value
+    try:
+        return "decrypted", former(value)
+    except ClosedError:
+        return "failed", b""
 
 
 class ScratchServers:
