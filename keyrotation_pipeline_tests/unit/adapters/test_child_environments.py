@@ -69,3 +69,12 @@ def test_what_a_connection_string_leaves_out_is_as_in_our_own_connections(
     found = programs.environment("postgresql://db:7000/clinic")
     assert (found["PGUSER"], found["PGPORT"], found["PGPASSWORD"]) == ("backup", "7000", "of the variable")
     assert "PGUSER" not in programs.environment()
+
+
+def test_a_service_is_looked_for_where_our_own_connections_look(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGSERVICEFILE", "/etc/clinic/services")
+    found = programs.environment("postgresql://?service=south")
+    assert (found["PGSERVICE"], found["PGSERVICEFILE"]) == ("south", "/etc/clinic/services")
+    assert "PGSERVICEFILE" not in programs.environment()

@@ -1,6 +1,7 @@
 """Finds PostgreSQL's programs, and runs them with no password in an argument."""
 
 import importlib.util
+import os
 import re
 import subprocess
 from collections.abc import Mapping
@@ -182,13 +183,19 @@ class Programs:
             )
 
 
+_OF_SERVICES = ("PGSERVICEFILE", "PGSYSCONFDIR")
+
+
 def _parameters(url: str) -> Mapping[str, str]:
     """Returns the variables (PGHOST, PGPASSWORD, …) equivalent to a connection string.
 
-    What the string leaves out is as our own connections have it: from variables of that kind in our environment.
+    What the string leaves out is as our own connections have it: from variables of that kind in our environment. Two of
+    libpq's, which say where a `service` is found, belong to no parameter.
     """
+    wanted = _OF_SERVICES if url else ()
+    places = {name: value for name in wanted if (value := os.environ.get(name))}  # noqa: TID251  libpq's, no setting of ours
     ours = [option for option in Conninfo.get_defaults() if option.val != option.compiled] if url else []
-    return {
+    return places | {
         option.envvar.decode(): option.val.decode()
         for option in (*ours, *Conninfo.parse(url.encode()))
         if option.val is not None and option.envvar is not None
