@@ -314,7 +314,8 @@ class HomeHere:
             self._text = read_text(self._path)
         self._text = self._text or self._configuration.text
         try:
-            if not sealed and (problem := sealing_problem(self._settings())) is not None:
+            # Where keys are in a store elsewhere, recovery puts none there.
+            if not sealed and self.holds_keys and (problem := sealing_problem(self._settings())) is not None:
                 self._do_without_seal(problem)
         except ConfigurationError as error:
             raise ConfigurationError(

@@ -3,6 +3,7 @@
 Kubernetes is a real API server. After each outage the same command goes on.
 """
 
+import itertools
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto import seal as sealing
@@ -35,11 +38,13 @@ from keyrotation_pipeline_tests.buckets import CREDENTIALS
 from keyrotation_pipeline_tests.clusters import TestKeySecrets
 from keyrotation_pipeline_tests.fleets import TestFleet
 from keyrotation_pipeline_tests.key_places import AwsPlace, KubernetesPlace
+from keyrotation_pipeline_tests.servers import Server
 from keyrotation_pipeline_tests.tokens import PIN, Tokens, needs_softhsm
 from keyrotation_pipeline_tests.waiting import eventually
 from keyrotation_pipeline_tests.wrapping_keys import Kms, id_of
 
 pytestmark = pytest.mark.extended
+_numbers = itertools.count()
 _APPLICATION = """
 import os, sys
 from sqlalchemy import create_engine
@@ -348,8 +353,42 @@ def test_an_outage_changes_nothing_and_everything_goes_on_after_it(
         clinic.walk(clinic.signed("request", "--emergency", "INC-10", "--reason", "a leak"))
         clinic.run("verify")
         status = json.loads(clinic.run("status", "--json"))
-    assert status["primary"] == "v3"
-    assert not [each for each in status["attention"] if "KMS" in each or "token" in each]
+        assert status["primary"] == "v3"
+        assert not [each for each in status["attention"] if "KMS" in each or "token" in each]
+        clinic.run("backup")
+        recovered(clinic, request, nullcontext)
+        outage, sentence = next(iter(outages.values()))
+        recovered(clinic, request, outage)
+        if not isinstance(place, FilePlace):  # recovery leaves what is in a cloud to `restore-key`
+            place.lose_everything()
+            versions = ("v1", "v2", "v3")
+            with outage():
+                new_process()
+                clinic.run("restore-key", *versions, "--key", key, refused=sentence)
+            new_process()
+            clinic.run("restore-key", *versions, "--key", key)
+            assert all(text.startswith("sealed:") for text in held_in(place) if ":" in text)
+            clinic.run("verify")
+
+
+def recovered(clinic: Clinic, request: pytest.FixtureRequest, outage: Any) -> None:  # noqa: ANN401
+    """Have an empty machine recover from the backups, whose keys officers open."""
+    server: Server = request.getfixturevalue("server")
+    declared, number = settings.load(clinic.file), next(_numbers)
+    with open_pipeline(declared, actor="test") as pipeline:
+        signer = str(pipeline.backup_signer)
+    (empty := clinic.path / f"empty{number}").mkdir()
+    command = [
+        "keyrotation", "recover", "--from", str(declared.backup_directory), "--signer", signer,
+        "--key", str(clinic.path / "recovery.asc"), "--server", server.url("postgres"),
+        "--into", f"recovered_{os.getpid()}_{number}",
+    ]  # fmt: skip
+    with outage():
+        done = subprocess.run(command, cwd=empty, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"{ROWS} values decrypt" in done.stdout
+    unsealed = "keys lie unsealed here" in done.stdout
+    assert unsealed is (isinstance(clinic.place, FilePlace) and outage is not nullcontext), done.stdout
 
 
 def sealed_before(clinic: Clinic) -> None:
