@@ -1,5 +1,6 @@
 """Opens the members of a fleet when they are first needed, and names the one that an error comes from."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -170,6 +171,6 @@ def _usable(name: str) -> Iterator[None]:
 
 def in_member(name: str, sentence: str) -> str:
     """A sentence about a member, by its name: what is said of `[database] url` is of its own in `[[databases]]`."""
-    named = f"{name}:" in sentence or f"database {name} " in sentence
+    named = re.search(rf"\b{name}:|\bdatabase {name} ", sentence)
     own = sentence.replace("[database] url", f"[[databases]] {name} url")
     return own if named else f"database {name}: {own}"

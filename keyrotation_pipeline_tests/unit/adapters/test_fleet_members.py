@@ -38,3 +38,7 @@ def test_a_sentence_about_a_member_names_it_once() -> None:
     once = in_member("south", "give the primary's address as [database] url")
     assert once == "database south: give the primary's address as [[databases]] south url"
     assert in_member("south", once) == once
+
+
+def test_a_short_name_is_not_taken_for_the_end_of_a_word() -> None:
+    assert in_member("s", "these columns: name, email") == "database s: these columns: name, email"
