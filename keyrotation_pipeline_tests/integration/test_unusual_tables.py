@@ -95,7 +95,7 @@ def test_a_row_too_large_to_be_rewritten_at_once_is_refused(
     assert [each for each in ports.environment.preflight([two], V2) if each.fatal] == []
     ports.connection.execute("UPDATE public.cases SET b = a")
     (fatal,) = [each.message for each in ports.environment.preflight([two], V2) if each.fatal]
-    assert fatal.startswith("a row of cases holds 4 MiB in its encrypted columns, and more than 3 MiB cannot be")
+    assert fatal.startswith("a row of cases holds 4.0 MiB in its encrypted columns, and more than 3 MiB cannot be")
 
 
 def test_a_row_that_became_too_large_after_the_preflight_stops_the_walk_with_one_sentence(
@@ -106,7 +106,7 @@ def test_a_row_that_became_too_large_after_the_preflight_stops_the_walk_with_one
     ports.rewriting.sweep(REQUEST, CASES, ring, V2, wait=False)
     ports.connection.execute("INSERT INTO public.cases VALUES (2, %s)", (sealed(ring, 1, "x" * 4 * 2**20),))
     small = replace(ports.rewriting, limits=Limits(largest_row_bytes=3 * 2**20))
-    reported = "a row of cases holds 5 MiB in encrypted columns, more than 3; "
+    reported = "a row of cases holds 5.3 MiB in encrypted columns, more than 3 MiB; "
     with pytest.raises(PreflightError, match=reported):
         small.reencrypt_shard(REQUEST, Shard(CASES, 0, 1), ring, V2, lambda _: None)
     with pytest.raises(PreflightError, match=reported):

@@ -95,8 +95,8 @@ def listed(context: TraversalContext, first: int, end: int) -> list[ListedRow]:
     largest, limit = max((row.size_bytes for row in rows), default=0), context.limits.largest_row_bytes
     if largest > limit:
         raise PreflightError(
-            f"a row of {context.relation.label} holds {largest // 2**20} MiB in encrypted columns, more than "
-            f"{limit // 2**20}; move such values out of the table, then run `keyrotation rotate` again"
+            f"a row of {context.relation.label} holds {largest / 2**20:.1f} MiB in encrypted columns, more than "
+            f"{limit // 2**20} MiB; move such values out of the table, then run `keyrotation rotate` again"
         )
     return rows
 

@@ -62,7 +62,7 @@ def rows_fit(subject: Subject) -> Iterator[Problem]:
         largest = cast("tuple[int | None]", row)[0] or 0
         if largest > LARGEST_ROW_BYTES:
             yield fatal(
-                f"a row of {relation.label} holds {largest // 2**20} MiB in its encrypted columns, and more than "
+                f"a row of {relation.label} holds {largest / 2**20:.1f} MiB in its encrypted columns, and more than "
                 f"{LARGEST_ROW_BYTES // 2**20} MiB cannot be re-encrypted at once; move such values out of the table"
             )
 
