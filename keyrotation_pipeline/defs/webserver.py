@@ -23,7 +23,7 @@ from keyrotation_pipeline.defs.ui_permissions import ProcessContext, Webserver
 
 STATEMENT_TIMEOUT_MS, POOL_RECYCLE_SECONDS, POOL_MAX_OVERFLOW = 15_000, 3600, 20  # those of dagster-webserver
 HOW_TO_OPEN = (
-    "This is Dagster, started by keyrotation up. Open the address that it printed in its terminal: the whole line, "
+    "These pages are served by keyrotation up. Open the address that it printed in its terminal: the whole line, "
     "with ?token= and what follows. It is also in the file dagster/address in the home, readable by its user only."
 )
 NO_CONSOLE = (
