@@ -22,6 +22,7 @@ from keyrotation_pipeline.adapters.openpgp.decrypt import agent_key, imported_ke
 from keyrotation_pipeline.adapters.openpgp.officer_keys import ThrowAwayOfficers
 from keyrotation_pipeline.adapters.openssh import read_ssh_key
 from keyrotation_pipeline.adapters.own_schema import schema_of
+from keyrotation_pipeline.adapters.postgres.ledger.mirror import require_member
 from keyrotation_pipeline.adapters.postgres.member import connect_at, named_url
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.dump import PostgresDump
@@ -113,10 +114,14 @@ def backup_site(settings: Settings, url: str, pipeline: Pipeline, vouching: Sequ
 
 
 def _member(settings: Settings, pipeline: Pipeline, name: str) -> MemberSource:
-    """Finds a member where officers have signed it to be; each of the dump's connections is asked again."""
+    """Finds a member where officers have signed it to be; each of the dump's connections is asked again.
+
+    An empty database that somebody made in its place is not dumped as the member: its dump would supersede the others.
+    """
     places = SignedPlaces(settings, pipeline.ledger)
     with of_member(name), closing(connect(url := places.url(name))) as connection:
         places.require_signed(name, url, connection)
+        require_member(connection, pipeline.ledger.replayed().home or "", name)
         place, url = places.place(name, url, connection), named_url(url, connection)
     keys = partial(every_key, pipeline.keys)
     source = PostgresDump(url, partial(connect_at, place, url), settings.backup.postgres_binaries, keys)

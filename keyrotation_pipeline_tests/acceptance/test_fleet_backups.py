@@ -261,3 +261,34 @@ def test_a_backup_that_is_killed_between_two_dumps_leaves_nothing_to_read_and_is
     assert list(done["members"]) == ["north", "south"]
     assert left not in files(fleet, "database-*")
     assert not [each for each in json.loads(fleet.typed("status", "--json"))["warnings"] if "was begun in" in each]
+
+
+@pytest.mark.extended
+def test_a_database_that_was_made_in_a_members_place_is_not_dumped_as_the_member(
+    fleet: Fleet,  # noqa: F811
+    second: Server,  # noqa: F811
+) -> None:
+    """Name and server are those that were signed, and its dump would supersede all earlier ones."""
+    fleet.typed("backup")
+    with psycopg.connect(second.url(), autocommit=True) as admin:
+        admin.execute("ALTER DATABASE south RENAME TO former")
+        admin.execute("CREATE DATABASE south")
+    fleet.execute("south", "CREATE TABLE clients (id int PRIMARY KEY, name text, note text)")
+    refused = fleet.refused("backup")
+    assert "no dump of database south: it does not say that it is a member of this home" in refused
+    assert "bring that one back: `keyrotation recover --database south`" in refused
+    assert len(files(fleet, "database-south-*")) == 1
+    lose(second, "south")
+    with psycopg.connect(second.url(), autocommit=True) as admin:
+        admin.execute("ALTER DATABASE former RENAME TO south")
+    fleet.typed("backup")
+    assert fleet.read() == fleet.expected
+
+
+@pytest.mark.extended
+def test_a_backup_names_the_setting_of_the_member_that_is_down(fleet: Fleet) -> None:  # noqa: F811
+    fleet.urls["south"] = "postgresql://nobody@127.0.0.1:1/south"
+    refused = fleet.refused("backup")
+    assert "no dump of database south: cannot connect to south@127.0.0.1:1: " in refused
+    assert "[[databases]] south url" in refused
+    assert "[database] url" not in refused

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import psycopg
 
+from keyrotation_pipeline.adapters.fleet.members import in_member
 from keyrotation_pipeline.errors import BackupError, KeyRotationError
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.backups import DumpSource, DumpUnderWay
@@ -35,5 +36,5 @@ def of_member(name: str) -> Iterator[None]:
             f"database {name}: it stopped answering ({type(error).__name__}); when it is back, run `keyrotation backup`"
         ) from None
     except KeyRotationError as error:
-        error.args = (f"database {name}: {error}", *error.args[1:])
+        error.args = (in_member(name, str(error)), *error.args[1:])
         raise

@@ -85,13 +85,21 @@ def adopt(connection: Connection, home: str, member: str, lead: str) -> None:
             )
         create_unless_there(connection, _THERE, _CREATE)
         connection.execute(_ADOPT, (home, member, lead))
-    _require_of(connection, home, member)
+    require_member(connection, home, member)
 
 
-def _require_of(connection: Connection, home: str, member: str) -> None:
+def require_member(connection: Connection, home: str, member: str) -> None:
+    """Refuses a database that does not say itself that it is this member of this home.
+
+    Raises:
+        PreflightError: it says nothing, as one that was made anew under the old name; or it is another one.
+    """
     found = _read(connection)
     if found is None:
-        raise PreflightError("it is no member of this home yet; run `keyrotation init`")
+        raise PreflightError(
+            "it does not say that it is a member of this home; run `keyrotation init` if it is new, but if it was made "
+            f"in place of the former one, bring that one back: `keyrotation recover --database {member}`"
+        )
     if found[:2] != (home, member):
         whose = "this" if found[0] == home else "another"
         raise PreflightError(
@@ -168,7 +176,7 @@ class Mirror:
         Raises:
             PreflightError: it is no member of this home, or they are no chain that continues the audit.
         """
-        _require_of(self._connection, self._home, self._member)
+        require_member(self._connection, self._home, self._member)
         last = _head(self._connection)
         if _hash_at(self._lead, last.seq) == last.hash:
             return None
