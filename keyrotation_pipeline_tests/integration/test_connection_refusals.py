@@ -28,11 +28,12 @@ CREATE ROLE locked NOLOGIN;
 CREATE ROLE stranger LOGIN;
 CREATE DATABASE clinic;
 CREATE DATABASE closed;
+CREATE DATABASE shut ALLOW_CONNECTIONS false;
 REVOKE CONNECT ON DATABASE closed FROM PUBLIC;
 """
 ACCESS = """
 local all postgres trust
-local clinic,closed,nowhere app scram-sha-256
+local clinic,closed,nowhere,shut app scram-sha-256
 local all locked trust
 """
 
@@ -74,6 +75,7 @@ def folder(tmp_path: Path) -> Folder:
         pytest.param("app", "clinic", "asks for a password and none was given", id="no password"),
         pytest.param("app:hunter2", "nowhere", 'the server has no database "nowhere"', id="unknown database"),
         pytest.param("app:hunter2", "closed", 'GRANT CONNECT ON DATABASE "closed"', id="missing grant to connect"),
+        pytest.param("app:hunter2", "shut", 'ALTER DATABASE "shut" ALLOW_CONNECTIONS true', id="no connections to it"),
         pytest.param("app:hunter2", "clinic", "permission denied for schema keyrotation", id="missing grant in it"),
         pytest.param("locked", "clinic", 'ALTER ROLE "locked" LOGIN', id="may not log in"),
         pytest.param("stranger", "clinic", "add a line to its pg_hba.conf", id="not let in"),

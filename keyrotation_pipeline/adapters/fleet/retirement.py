@@ -7,12 +7,13 @@ everything that its evidence rests on is still the same (ADR 44).
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from keyrotation_pipeline.adapters.fleet.members import Members
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError, MemberUnavailableError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.plaintext_outside_rows import ServerFiles
-from keyrotation_pipeline.model.progress import Report
+from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import (
     MemberEvidence,
     MemberPosition,
@@ -112,7 +113,7 @@ class FleetEvidence:
         found = dict[str, Searched]()
         for name, own in self.fleet.grouped(tables):
             with self.fleet.at(name) as at:
-                found[name] = at.evidence.search(own, version, retired, report)
+                found[name] = at.evidence.search(own, version, retired, partial(_in_member, name, report))
         return replace(found.pop(""), members=found)
 
     def zero_old_rows(
@@ -191,6 +192,10 @@ def _own(name: str, position: SnapshotPosition) -> SnapshotPosition:
     if own is None:
         raise ProofError(f"database {name} became a member after the proof; open the next request, which includes it")
     return own
+
+
+def _in_member(name: str, report: Report, progress: Progress) -> None:
+    report(replace(progress, subject=of_member(name, progress.subject)))
 
 
 def _blockers(name: str, found: Sequence[str]) -> list[str]:

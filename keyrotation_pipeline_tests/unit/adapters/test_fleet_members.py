@@ -1,12 +1,19 @@
 """A member of a fleet whose server is gone."""
 
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import NoReturn, cast
 
 import pytest
 
 from keyrotation_pipeline.adapters.fleet import members
-from keyrotation_pipeline.adapters.fleet.members import Members, in_member
+from keyrotation_pipeline.adapters.fleet.members import Member, Members, in_member
+from keyrotation_pipeline.adapters.fleet.retirement import FleetEvidence
 from keyrotation_pipeline.errors import DatabaseUnavailableError, MemberUnavailableError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.progress import Progress, Report
+from keyrotation_pipeline.model.proof import Searched
+from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.ports.database import DatabasePorts
 
 
@@ -38,6 +45,21 @@ def test_a_sentence_about_a_member_names_it_once() -> None:
     once = in_member("south", "give the primary's address as [database] url")
     assert once == "database south: give the primary's address as [[databases]] south url"
     assert in_member("south", once) == once
+
+
+def test_a_search_says_which_database_it_is_in() -> None:
+    """Every member may have a table of the same name."""
+
+    def search(*arguments: object) -> Searched:
+        cast("Report", arguments[-1])(Progress(Step.RETIRED_KEY, "clients", 0, 0))
+        return Searched({}, {}, {}, {}, datetime(2026, 12, 2, tzinfo=UTC))
+
+    ports = cast("DatabasePorts", SimpleNamespace(evidence=SimpleNamespace(search=search)))
+    south = SimpleNamespace(ports=ports, is_open=True, require_unmoved=lambda: None, bring_up_to_date=lambda: None)
+    said = list[str]()
+    fleet = FleetEvidence(Members(ports, {"south": lambda: cast("Member", south)}))
+    fleet.search([], KeyVersion(1), [], lambda progress: said.append(progress.subject))
+    assert said == ["clients", "south:clients"]
 
 
 def test_a_short_name_is_not_taken_for_the_end_of_a_word() -> None:

@@ -34,6 +34,8 @@ _MESSAGES = (
      "the server allows no login as this role, to this database, from this host; add a line to its pg_hba.conf"),
     (rf"database {_NAME} does not exist",
      'the server has no database "{name}"; create it, or correct the name in {setting}'),
+    (rf"database {_NAME} is not currently accepting connections",
+     'the server accepts no connections to it; as its owner, ALTER DATABASE "{name}" ALLOW_CONNECTIONS true'),
     (rf"role {_NAME} does not exist",
      'the server has no role "{name}"; create it (deploy/sql/{role}), or correct {setting}'),
     (rf"role {_NAME} is not permitted to log in",
