@@ -156,14 +156,8 @@ class OfficerSignatures:
         key. A signature that was good at that time stays good, so it is not verified again by this home.
         """
         of = _digest(text, signature, officers, at)
-        if (good := self._good.get(of)) is None:
-            good = self._asked_as_of(text, signature, officers, at)
-            self._good.add(of, good)
-        return good
-
-    def _asked_as_of(
-        self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime
-    ) -> VerifiedSignature:
+        if (known_good := self._good.get(of)) is not None:
+            return known_good
         now, pinned = self._certificates(officers), self._pinned(officers)
         known = tuple((each.fingerprint, each.content) for each in (*now, *pinned))
 
@@ -179,7 +173,9 @@ class OfficerSignatures:
             except ApprovalError:
                 raise refused from None
 
-        return self._verified.answer((text, signature, tuple(officers), known, at), ask)
+        good = self._verified.answer((text, signature, tuple(officers), known, at), ask)
+        self._good.add(of, good)
+        return good
 
     def _verify(
         self,

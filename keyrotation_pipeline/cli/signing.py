@@ -210,16 +210,14 @@ def given_signature(
         raise typer.BadParameter("give either --text or --signature FILE", param_hint="--text / --signature")
     if officer is not None and (text or signature is not None):
         raise typer.BadParameter("give it alone", param_hint="--as")
-    return b"" if signature is None else _signature_in(signature)
-
-
-def _signature_in(name: str) -> bytes:
-    if name == "-":
+    if signature is None:
+        return b""
+    if signature == "-":
         return sys.stdin.buffer.read()
     try:
-        return read_typed(name)
+        return read_typed(signature)
     except OSError:
         raise ApprovalError(
-            f"signature file {name} cannot be read; write it with `gpg -ab` or `ssh-keygen -Y sign`, or use "
+            f"signature file {signature} cannot be read; write it with `gpg -ab` or `ssh-keygen -Y sign`, or use "
             "--signature -"
         ) from None

@@ -181,8 +181,3 @@ def cosigned_at(checkpoint: Checkpoint, line: str, key: VerifierKey, verify: Ver
             except (ValueError, OverflowError, OSError):
                 return None
     return None
-
-
-def is_plain_name(name: str) -> bool:
-    """Whether a name can be that of a key or an origin."""
-    return _NAME.fullmatch(name) is not None

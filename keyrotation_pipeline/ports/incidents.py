@@ -1,21 +1,10 @@
 """Where do incidents show, and how are people alerted: flags raised elsewhere, access logs, alert channels."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from keyrotation_pipeline.model.incidents import Alert, Flag, RecordReads
-
-
-class CloudTrail(Protocol):
-    """Reads the records of AWS CloudTrail."""
-
-    def records(self, since: datetime, until: datetime) -> Iterator[Mapping[str, Any]]:
-        """Yields every record delivered for this time, and others; unordered, and some twice.
-
-        Raises:
-            IncidentError: the logs cannot be read, or a file is not a log.
-        """
 
 
 class ApplicationAudit(Protocol):

@@ -81,19 +81,14 @@ def _require_one_detached_signature(ring: Keyring, signature: bytes) -> None:
         raise ApprovalError(f"the signature is empty; see what gpg says above, then {_SIGN_AGAIN}")
     if len(signature) > _LARGEST_SIGNATURE_BYTES:
         raise ApprovalError(f"the signature has {len(signature)} bytes, so it is not a detached one; {_SIGN_AGAIN}")
-    packets = _packets(ring, signature)
+    lines = ring.run("--list-packets", stdin=signature).output.split(b"\n")
+    packets = [found[1] for line in lines if (found := _PACKET.match(line))]
     if not packets:
         raise ApprovalError(f"the input is not an OpenPGP signature; {_SIGN_AGAIN}")
-    if set(packets) != {"signature"}:
+    if set(packets) != {b"signature"}:
         raise ApprovalError(f"the input is not a detached signature; {_SIGN_AGAIN}")
     if len(packets) > 1:
         raise ApprovalError(f"the input holds {len(packets)} signatures; give one signature at a time")
-
-
-def _packets(ring: Keyring, message: bytes) -> list[str]:
-    """Returns the kinds of the packets in a message, in order."""
-    lines = ring.run("--list-packets", stdin=message).output.split(b"\n")
-    return [found[1].decode("ascii", "backslashreplace") for line in lines if (found := _PACKET.match(line))]
 
 
 def _address(user_id: Sequence[str]) -> str | None:

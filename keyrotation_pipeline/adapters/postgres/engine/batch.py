@@ -37,7 +37,6 @@ from keyrotation_pipeline.fieldcrypto.codecs.format import column_reencryptors, 
 from keyrotation_pipeline.fieldcrypto.codecs.source import Source
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.native import Packed
 from keyrotation_pipeline.fieldcrypto.plaintext_columns import PlaintextReencryptor
 from keyrotation_pipeline.fieldcrypto.source_keys import source_in
 from keyrotation_pipeline.model.tables import EncryptedTable, Place
@@ -159,13 +158,12 @@ class Codec:
     def encrypt(self, batch: Batch) -> NewValues:
         """Re-encrypts a batch; rows without a new value are left out of the parameters."""
         natively = self._native if self._encrypts_natively and batch.rows else None
-        if natively and (not self._indexes or self._indexes.may_replace(batch.index_texts)):
-            columns = len(batch.rows[0]) - _FIRST - 2 * batch.indexes
-            if packed := natively.reencrypt(batch.rows, _FIRST, columns, _PASSED, batch.arrays, self._plaintext):
-                return self._packed(batch, packed, columns)
-        return self._by_python(batch)
-
-    def _packed(self, batch: Batch, packed: Packed, columns: int) -> NewValues:
+        if natively is None or (self._indexes and not self._indexes.may_replace(batch.index_texts)):
+            return self._by_python(batch)
+        columns = len(batch.rows[0]) - _FIRST - 2 * batch.indexes
+        packed = natively.reencrypt(batch.rows, _FIRST, columns, _PASSED, batch.arrays, self._plaintext)
+        if packed is None:
+            return self._by_python(batch)
         positions, versions, *values = packed.arrays
         parameters: dict[str, Any] = {f"value_{n}": batch.array(n).of_packed(each) for n, each in enumerate(values)}
         if self._indexes:

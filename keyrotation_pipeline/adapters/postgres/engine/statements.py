@@ -321,10 +321,13 @@ class _Stored:
     def is_to_be_rewritten(
         self, target: KeyVersion, condition: Callable[[sql.Composable, KeyVersion], sql.Composed]
     ) -> sql.Composable:
-        """Whether a value of the place meets the condition of its format; of plaintext, whether it is not encrypted."""
-        if not self._column.place.source:
-            return self.meets(lambda text: condition(text, target))
-        return _sql(not_in_full_under(places.text(self._column, "t"), target).as_string(self._connection))
+        """Whether a value or element meets the condition of its format; of plaintext, whether it is not encrypted."""
+        if self._column.place.source:
+            return _sql(not_in_full_under(places.text(self._column, "t"), target).as_string(self._connection))
+        if not self._column.place.elements:
+            return condition(self._text, target)
+        each = condition(sql.SQL("each.text"), target)
+        return sql.SQL("EXISTS (SELECT FROM {} WHERE {})").format(self._elements, each)
 
     @property
     def compared(self) -> sql.Composable:
@@ -334,12 +337,6 @@ class _Stored:
     def parameter(self, name: str) -> sql.Composable:
         """An array of values by the name of a parameter."""
         return sql.SQL(f"%({name})b::{'bytea' if self._column.is_binary else 'text'}[]")
-
-    def meets(self, condition: Callable[[sql.Composable], sql.Composable]) -> sql.Composable:
-        """Whether the value, or one of the elements, meets a condition."""
-        if not self._column.place.elements:
-            return condition(self._text)
-        return sql.SQL("EXISTS (SELECT FROM {} WHERE {})").format(self._elements, condition(sql.SQL("each.text")))
 
 
 def _index_texts(relation: Relation) -> list[sql.Composable]:

@@ -179,15 +179,13 @@ class _Traversal:
         # It may have grown since the previous slice, but it is the same relation.
         same = replace(relation, pages=0)
         if same not in self._contexts:
-            self._contexts[same] = self._new_context(relation)
+            hot = relation.oid in (self.in_hot_order or ())
+            key = row_key(self.connection, relation)
+            sql = statements(self.connection, relation, key, self.table.format, self.target, hot_order=hot)
+            rows, housekeeping, limits = self.connection, self.supervisor.connection, self.supervisor.limits
+            context = TraversalContext(rows, housekeeping, self.table, relation, sql, self.codec, limits, hot)
+            self._contexts[same] = context
         return self._contexts[same]
-
-    def _new_context(self, relation: Relation) -> TraversalContext:
-        hot = relation.oid in (self.in_hot_order or ())
-        key = row_key(self.connection, relation)
-        sql = statements(self.connection, relation, key, self.table.format, self.target, hot_order=hot)
-        rows, housekeeping, limits = self.connection, self.supervisor.connection, self.supervisor.limits
-        return TraversalContext(rows, housekeeping, self.table, relation, sql, self.codec, limits, hot)
 
     def _retry(self, table: str) -> LockRetry:
         return LockRetry(self.connection, table, self.supervisor)
