@@ -244,7 +244,7 @@ static long from_hex(const uint8_t *text, size_t chars, uint8_t *out, int *cases
 
 #include "codec_base64.h"
 #include "codec_native.h"
-#include "formats/fernet/codec.h"
+#include "formats/codecs.h"
 #include "codec_layout.h"
 #include "codec_marked.h"
 
@@ -775,7 +775,7 @@ static int codec_init(PyObject *self, PyObject *arguments, PyObject *keywords) {
         if (!PyBytes_Check(PyTuple_GetItem(labels, at))) return PyErr_SetString(PyExc_TypeError, "a label is bytes"), -1;
     if (layout && set_layout(&codec->layout, layout, strcmp(kind, "marked") == 0) < 0) return -1;
     if (layout) codec->kind = strcmp(kind, "marked") == 0 ? &MARKED : codec->layout.nonce_bytes == 12 ? &LAYOUT12 : &LAYOUT16;
-    else codec->kind = strcmp(kind, "native") == 0 ? &NATIVE : strcmp(kind, "fernet") == 0 ? &FERNET : NULL;
+    else codec->kind = kind_named(kind);
     if (!codec->kind) return PyErr_SetString(PyExc_ValueError, "there is no such format"), -1;
     codec->nonce_bytes = codec->kind->nonce_bytes;
     codec->run = 1;
