@@ -195,7 +195,9 @@ def _own(name: str, position: SnapshotPosition) -> SnapshotPosition:
 
 
 def _in_member(name: str, report: Report, progress: Progress) -> None:
-    report(replace(progress, subject=of_member(name, progress.subject)))
+    """Declared tables carry their database, and other relations do not."""
+    bare = progress.subject.removeprefix(of_member(name, ""))
+    report(replace(progress, subject=of_member(name, bare)))
 
 
 def _blockers(name: str, found: Sequence[str]) -> list[str]:

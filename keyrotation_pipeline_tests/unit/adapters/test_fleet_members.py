@@ -48,10 +48,12 @@ def test_a_sentence_about_a_member_names_it_once() -> None:
 
 
 def test_a_search_says_which_database_it_is_in() -> None:
-    """Every member may have a table of the same name."""
+    """Every member may have a table of the same name; a declared one has its database in its name already."""
+    subjects = ["keyrotation.quarantine", "south:clients counted"]
 
     def search(*arguments: object) -> Searched:
-        cast("Report", arguments[-1])(Progress(Step.RETIRED_KEY, "clients", 0, 0))
+        for subject in subjects:
+            cast("Report", arguments[-1])(Progress(Step.RETIRED_KEY, subject, 0, 0))
         return Searched({}, {}, {}, {}, datetime(2026, 12, 2, tzinfo=UTC))
 
     ports = cast("DatabasePorts", SimpleNamespace(evidence=SimpleNamespace(search=search)))
@@ -59,7 +61,7 @@ def test_a_search_says_which_database_it_is_in() -> None:
     said = list[str]()
     fleet = FleetEvidence(Members(ports, {"south": lambda: cast("Member", south)}))
     fleet.search([], KeyVersion(1), [], lambda progress: said.append(progress.subject))
-    assert said == ["clients", "south:clients"]
+    assert said == [*subjects, "south:keyrotation.quarantine", "south:clients counted"]
 
 
 def test_a_short_name_is_not_taken_for_the_end_of_a_word() -> None:
