@@ -100,6 +100,11 @@ class LegacyKey:
             form = SourceForm.of(format, options)
         except ConfigurationError as error:
             raise InvalidKeyError(f"LegacyKey: {error}") from None
+        if form.columns:
+            raise InvalidKeyError(
+                f"LegacyKey: values of {format} are in several columns, and EncryptedType reads one; read both in the "
+                "application's own code"
+            )
         material = SourceKey(key.encode() if isinstance(key, str) else key, "legacy")
         self.form = form
         self.description = f"{form}: {material.fingerprint}"

@@ -13,13 +13,17 @@ class SourceOption:
 
     Args:
         name: as the configuration and `LegacyKey` have it.
-        choices: what may be said; the first is what the library does where nothing is said.
+        choices: what may be said; the first is what the library does where nothing is said. (): any name.
         says: what it is, for the reference.
+        column: whether it names a column of the row in which a part of each value is.
+        optional: whether it may be left out.
     """
 
     name: str
-    choices: tuple[str, ...]
+    choices: tuple[str, ...] = ()
     says: str
+    column: bool = False
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,6 +86,11 @@ class Place:
         return parsed(self.source) if self.source_key else None
 
     @property
+    def beside(self) -> tuple[str, ...]:
+        """The columns that hold a part of each value of such a source, such as its nonce; they are only read."""
+        return () if self.form is None else self.form.columns
+
+    @property
     def is_column(self) -> bool:
         """Whether the whole column is the value."""
         return not self.path and not self.elements
@@ -215,7 +220,8 @@ class EncryptedTable:
     @property
     def read_columns(self) -> tuple[str, ...]:
         """The columns that the places are in, and those of the same rows that are read with them."""
-        return tuple(dict.fromkeys([*self.stored_columns, *self.conditions, *self.bound_to]))
+        beside = [column for each in self.places for column in each.beside]
+        return tuple(dict.fromkeys([*self.stored_columns, *self.conditions, *self.bound_to, *beside]))
 
     @property
     def index_columns(self) -> tuple[str, ...]:

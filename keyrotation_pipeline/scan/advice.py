@@ -52,8 +52,8 @@ _TAG_APART = Advice(
 )
 _SALTED = Advice(
     "decrypt",
-    f"{_NOT_YET}, with a salt for each value or in CBC mode; attr_encrypted reads one key only: a new key takes a "
-    "maintenance window, or a second column that the application moves to.",
+    "Not rotated in place, with a salt for each value or in CBC mode, and attr_encrypted reads one key only; "
+    "without downtime it is migrated into our own format.",
     reads_two_keys=False,
 )
 ATTR_ENCRYPTED = "attr_encrypted"
@@ -122,12 +122,13 @@ def advice_for_unmarked(format_name: str, place: Place, companions: Companions, 
     if companions.tag:
         return _TAG_APART
     if format_name == ATTR_ENCRYPTED and (companions.salt or companions.iv_bytes != GCM_IV_BYTES):
-        return _SALTED
+        return _with_sources(_SALTED, format_name, place)
     if companions.iv is None and not has_one_layout and known_advice(format_name) is None:
         return _with_sources(UNKNOWN, format_name, place)
     # A nonce of its own column is declared for columns alone.
     if companions.iv is not None:
-        return _advice(format_name, _declaration_of(place) if is_column(place) else "")
+        found = _advice(format_name, _declaration_of(place) if is_column(place) else "")
+        return _with_sources(found, format_name, place)
     return advice_for(format_name, place, wrapped=False, names_keys=False)
 
 

@@ -70,7 +70,7 @@ def _fields() -> dict[str, Any]:
                 [*said, f"of `{spec.name}`: {each.says}"],
             )
     return {
-        name: (Literal[choices] | None, Field(None, description=" ".join(said)))
+        name: ((Literal[choices] if choices else Text) | None, Field(None, description=" ".join(dict.fromkeys(said))))
         for name, (choices, said) in options.items()
     }
 

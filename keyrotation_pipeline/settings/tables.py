@@ -201,6 +201,16 @@ class TableSettings(Section):
         return self
 
     @model_validator(mode="after")
+    def _parts_of_values(self) -> Self:
+        parts = {part for each in self.places for part in each.beside}
+        if inside := sorted(parts.intersection(column for each in self.places for column in each.stored_columns)):
+            raise ConfigurationError(
+                f"[[tables]] {self.name} lists {inside[0]} among its columns, in which another one has a part of its "
+                "values; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _row(self) -> Self:
         if self.row is None:
             return self

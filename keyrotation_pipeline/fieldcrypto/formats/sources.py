@@ -44,13 +44,17 @@ class SourceForm:
         if other := sorted(set(options).difference(each.name for each in spec.options)):
             raise ConfigurationError(f'format = "{name}" has no {other[0]}; leave it out')
         for each in spec.options:
-            if options.get(each.name) not in each.choices:
+            if each.optional and each.name not in options:
+                continue
+            if not each.choices:
+                _require_name(name, each.name, options.get(each.name))
+            elif options.get(each.name) not in each.choices:
                 listed = ", ".join(f'"{choice}"' for choice in each.choices)
                 raise ConfigurationError(
                     f'format = "{name}" needs {each.name}, one of {listed}; the library takes "{each.choices[0]}" '
                     "where the application says nothing"
                 )
-        return cls(name, tuple((each.name, str(options[each.name])) for each in spec.options))
+        return cls(name, tuple((each.name, str(options[each.name])) for each in spec.options if each.name in options))
 
     @property
     def spec(self) -> SourceSpec:
@@ -60,16 +64,37 @@ class SourceForm:
     @property
     def others(self) -> "Iterator[SourceForm]":
         """Every other form of the same source."""
-        for said in product(*(each.choices for each in self.spec.options)):
-            other = SourceForm(self.name, tuple(zip((each.name for each in self.spec.options), said, strict=True)))
+        choices = {each.name: each.choices for each in self.spec.options}
+        for said in product(*(choices[name] or (own,) for name, own in self.options)):
+            other = SourceForm(self.name, tuple(zip((name for name, _ in self.options), said, strict=True)))
             if other != self:
                 yield other
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the row that hold a part of each value, in the order of the source's options."""
+        named = {each.name for each in self.spec.options if each.column}
+        return tuple(said for name, said in self.options if name in named)
 
     def __str__(self) -> str:
         return ", ".join([self.name, *(f"{name} {said}" for name, said in self.options)])
 
 
-_FORM = re.compile(r"([a-z][a-z0-9-]{0,59})((?:, [a-z_]{1,30} [A-Za-z0-9._-]{1,60})*)", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,63}", re.ASCII)
+_FORM = re.compile(rf"([a-z][a-z0-9-]{{0,59}})((?:, [a-z_]{{1,30}} {_NAME.pattern})*)", re.ASCII)
+
+
+def _require_name(source: str, option: str, said: object) -> None:
+    """Checks what is said where an application may give any name.
+
+    Raises:
+        ConfigurationError: nothing, or no name that a signed text can have.
+    """
+    if not isinstance(said, str) or _NAME.fullmatch(said) is None:
+        raise ConfigurationError(
+            f'format = "{source}" needs {option}, a name of letters, digits, dots, hyphens and underscores; add it as '
+            "the application has it"
+        )
 
 
 def parsed(text: str) -> SourceForm:

@@ -44,26 +44,30 @@ KEY = "a secret"
 
 
 MADE = json.loads((Path(__file__).parents[2] / "vectors" / "sources.json").read_text(encoding="utf-8"))
-"""By name of a source: values as its library for Node.js made them, with their texts."""
+"""By the words of a form: texts, and values as its library made them, a list where they are in several columns."""
 
 
 class Made:
     """A library of which values are kept; what it would write else, we write."""
 
-    def __init__(self, name: str, key: str | None = None) -> None:
-        self.form = SourceForm.of(name, {})
-        self.key = SourceKey((key or MADE[name]["key"]).encode(), "OLD_KEY")
+    def __init__(self, form: str, key: str | None = None) -> None:
+        self.form = parsed(form)
+        self.key = SourceKey((key or MADE[form]["key"]).encode(), "OLD_KEY")
         self._source = source_of(self.form, self.key)
 
     def __str__(self) -> str:
-        return self.form.name
+        return str(self.form)
 
     def encrypt(self, text: str) -> bytes:
         return self._source.sealed(text.encode())
 
     def of_another_key(self, number: int) -> "Made":
-        other = f"{number:064x}" if self.form.name.startswith("typeorm") else f"key {number}"
-        return Made(self.form.name, other)
+        other = f"key {number}" if self.form.name.startswith("cryptojs") else f"{number:064x}"
+        return Made(str(self.form), other)
+
+
+def as_read(stored: str | list[str]) -> bytes:
+    return (stored if isinstance(stored, str) else ";".join(stored)).encode()
 
 
 class Library:
@@ -157,19 +161,68 @@ def changed(stored: bytes) -> Iterator[tuple[str, bytes]]:
     yield "ours", sealed(ring_of(1, 2), 1, "Ada").encode()
 
 
-@pytest.mark.parametrize("name", MADE)
-def test_what_a_library_made_opens_and_is_made_again(name: str) -> None:
-    made = Made(name)
+@pytest.mark.parametrize("form", MADE)
+def test_what_a_library_made_opens_and_is_made_again(form: str) -> None:
+    made = Made(form)
     source = source_of(made.form, made.key)
-    for text, stored in MADE[name]["values"]:
-        assert source.opened(stored.encode()) == text.encode()
-        assert len(source.sealed(text.encode())) == len(stored)
+    for text, stored in MADE[form]["values"]:
+        assert source.opened(as_read(stored)) == text.encode()
+        assert len(source.sealed(text.encode())) == len(as_read(stored))
         assert source.opened(source.sealed(text.encode())) == text.encode()
 
 
 def test_a_key_that_the_library_would_not_take_is_refused() -> None:
     with pytest.raises(InvalidKeyError, match="64 hexadecimal digits"):
         LegacyKey("typeorm-encrypted-gcm", "a passphrase")
+
+
+@pytest.mark.parametrize("back_end", ["brng", "nacl", "fips"])
+@pytest.mark.parametrize("held", [b"\x01", b"\x02", (1337).to_bytes(8, "little"), bytes(8)])
+def test_what_ciphersweet_writes_of_numbers_and_booleans_is_no_text(back_end: str, held: bytes) -> None:
+    source = LegacyKey(f"ciphersweet-{back_end}", "ab" * 32, table="cases", column="age").source
+    with pytest.raises(ClosedError):  # what it would store is opened again
+        source.sealed(held)
+
+
+@pytest.mark.parametrize("encoded", [bytes.hex, lambda raw: base64.urlsafe_b64encode(raw).decode()])
+def test_a_key_of_ciphersweet_is_read_as_its_library_reads_it(encoded: Callable[[bytes], str]) -> None:
+    (form,) = (each for each in MADE if each.startswith("ciphersweet-brng"))
+    key = encoded(bytes.fromhex(MADE[form]["key"]))
+    source = source_of(parsed(form), SourceKey(key.encode(), "OLD_KEY"))
+    assert [source.opened(stored.encode()).decode() for _, stored in MADE[form]["values"]] == [
+        text for text, _ in MADE[form]["values"]
+    ]
+    for other in ("short", "z" * 64, "_" * 44):
+        with pytest.raises(InvalidKeyError, match="64 hexadecimal digits or 44 characters of base64url"):
+            LegacyKey("ciphersweet-brng", other, table="cases", column="token")
+
+
+@pytest.mark.parametrize("form", [each for each in MADE if each.startswith("attr-encrypted")])
+def test_attr_encrypted_opens_bytes_too_and_no_value_with_the_parts_of_another(form: str) -> None:
+    source = source_of(parsed(form), SourceKey(MADE[form]["key"].encode(), "OLD_KEY"))
+    (first, (value, *parts)), (_, (_, *others)) = MADE[form]["values"][:2]
+    iv, *salt = parts
+    raw = base64.b64decode(value) + f";\\x{base64.b64decode(iv).hex()}".encode()
+    salts = "".join(f";\\x{base64.b64decode(each[1:]).hex()}" for each in salt).encode()
+    assert source.opened(raw + salts) == first.encode()
+    swapped = [[value], [value, *others], [value, "", *salt], [value, iv[:-1], *salt], [value, *salt, iv, "x"]]
+    swapped += [[value.replace("\n", ""), *parts]]
+    for each in swapped:
+        with pytest.raises(ClosedError):
+            source.opened(";".join(each).encode())
+
+
+def test_values_in_several_columns_are_none_of_encrypted_type_and_their_key_has_a_length() -> None:
+    with pytest.raises(InvalidKeyError, match="are in several columns, and EncryptedType reads one"):
+        LegacyKey("attr-encrypted", "k" * 32, iv="token_iv")
+    form = SourceForm.of("attr-encrypted", {"iv": "token_iv"})
+    raw = source_of(form, SourceKey(b"k" * 32, "OLD_KEY")).sealed(b"Ada")
+    for key in (b"k".hex() * 32, base64.b64encode(b"k" * 32).decode()):
+        assert source_of(form, SourceKey(key.encode(), "OLD_KEY")).opened(raw) == b"Ada"
+    with pytest.raises(InvalidKeyError, match="has 32 bytes"):
+        source_of(form, SourceKey(b"k" * 31, "OLD_KEY"))
+    with pytest.raises(InvalidKeyError, match="has 32 bytes at least"):
+        source_of(SourceForm.of("attr-encrypted", {"iv": "a", "salt": "b"}), SourceKey(b"k" * 31, "OLD_KEY"))
 
 
 @pytest.mark.parametrize("library", ALL, ids=str)

@@ -26,6 +26,14 @@ def test_a_column_of_another_library_is_declared_with_its_form_and_the_name_of_i
     assert (str(place.form), place.source_key) == ("sqlalchemy-utils-aes, padding pkcs5", "OLD_KEY")
 
 
+def test_the_columns_in_which_a_library_has_parts_of_its_values_are_read_and_not_written(tmp_path: Path) -> None:
+    declared = FROM.format('format = "attr-encrypted", keys = { env = "K" }, salt = "note_salt", iv = "note_iv"')
+    (table,) = read(TABLE.format(declared), tmp_path).encrypted_tables
+    assert str(table.place("note").form) == "attr-encrypted, iv note_iv, salt note_salt"
+    assert table.read_columns == ("name", "note", "note_iv", "note_salt")
+    assert table.written_columns == ("name", "note")
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -50,6 +58,26 @@ def test_a_column_of_another_library_is_declared_with_its_form_and_the_name_of_i
         ),
         pytest.param(
             TABLE.format('{ column = "note", from = "plaintext", elements = true }'), "leave one out", id="elements"
+        ),
+        pytest.param(
+            TABLE.format('{ column = "note", from = "plaintext", path = ["a"] }'), "leave one out", id="a path"
+        ),
+        pytest.param(
+            TABLE.format(FROM.format('format = "ciphersweet-brng", keys = { env = "K" }, column = "note"')),
+            "needs table, a name of letters, digits, dots, hyphens and underscores; add it",
+            id="no name",
+        ),
+        pytest.param(
+            TABLE.format(
+                FROM.format('format = "ciphersweet-brng", keys = { env = "K" }, column = "a, b", table = "c"')
+            ),
+            "needs column, a name of letters",
+            id="a name that reads otherwise in a signed text",
+        ),
+        pytest.param(
+            TABLE.format(FROM.format('format = "attr-encrypted", keys = { env = "K" }, iv = "name"')),
+            "cases lists name among its columns, in which another one has a part of its values; leave it out",
+            id="a part of values among the columns",
         ),
         pytest.param(
             '[format]\nname = "fernet"\nkeys = { env = "K" }\n' + TABLE.format(NOTE),

@@ -236,6 +236,11 @@ def has_prefix(value: sql.Composable) -> sql.Composed:
     )
 
 
+def has_head(value: sql.Composable) -> sql.Composed:
+    """Returns whether a text begins with the prefix of any version and characters of base64 up to another colon."""
+    return sql.SQL("{} ~ {}").format(value, sql.Literal(f"^{PREFIX_PATTERN}[A-Za-z0-9+/]{{16,}}:"))
+
+
 def number_named(value: sql.Composable) -> sql.Composed:
     """Returns the `code` of the version whose prefix a value has; NULL without one."""
     text = sql.SQL("substring(left({}, {}) from {})").format(

@@ -9,7 +9,12 @@ from itertools import groupby
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import in_full_under, not_in_full_under, unencrypted
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
+    has_head,
+    in_full_under,
+    not_in_full_under,
+    unencrypted,
+)
 from keyrotation_pipeline.adapters.postgres.inventory.mac_sql import filled
 from keyrotation_pipeline.adapters.postgres.inventory.relations import BYTEA, Column
 from keyrotation_pipeline.fieldcrypto.binding import AFTER, UNKNOWN
@@ -81,21 +86,35 @@ def stored_text(column: Column, base: sql.Composable) -> sql.Composed:
 def read(column: Column, row: str = "") -> sql.Composed:
     """Returns the value as the engine takes it: bytes as bytes, all else as text.
 
-    The key of its row stands before it, where it may be bound to that.
+    The key of its row stands before it, where it may be bound to that; behind it the parts that are in other columns.
     """
     if not column.is_binary:
-        found = read_as_text(column, row)
+        found = _with_parts(column, read_as_text(column, row), row)
         if column.row_key is None:
             return found
         return sql.SQL("CASE WHEN {} THEN '' ELSE {} || {} END").format(
             _is_empty(column, row), _associated_data((column.row_key,), row), found
         )
-    found = sql.SQL("{}::bytea").format(stored(column, row))
+    found = _with_parts(column, sql.SQL("{}::bytea").format(stored(column, row)), row)
     if pieces := column.bound or ((column.row_key,) if column.row_key else ()):
         found = sql.SQL("CASE WHEN {} THEN '' ELSE convert_to({}, 'UTF8') || {} END").format(
             _is_empty(column, row), _associated_data(pieces, row), found
         )
     return _where_encrypted(column, found, row)
+
+
+def _with_parts(column: Column, found: sql.Composed, row: str) -> sql.Composed:
+    """Returns a value of another library with its parts in other columns as text; any other as it is."""
+    if not column.beside:
+        return found
+    parts = sql.SQL(" || ").join(
+        sql.SQL("{} || coalesce({}::text, '')").format(sql.Literal(BETWEEN), stored(each, row))
+        for each in column.beside
+    )
+    return sql.SQL("CASE WHEN {} OR {} THEN {} ELSE {} || {} END").format(
+        _is_empty(column, row), has_head(text(column, row)), found, found,
+        sql.SQL("convert_to({}, 'UTF8')").format(parts) if column.is_binary else parts,
+    )  # fmt: skip
 
 
 def value(column: Column) -> sql.Composed:

@@ -20,6 +20,8 @@ PLAIN_TEXTS = frozenset({25, 1043})  # text, varchar
 TEXT_ARRAYS = frozenset({1009, 1015})  # text[], varchar[]
 # int2, int4, int8, text, varchar, uuid: everybody writes their values as the server does.
 BOUND_TYPES = frozenset({21, 23, 20, 25, 1043, 2950})
+# In which libraries store a part of a value.
+PART_TYPES = PLAIN_TEXTS | {BYTEA}
 
 CORRECT_TABLES = "correct [[tables]] in keyrotation.toml"
 
@@ -44,6 +46,7 @@ class Column:
         bound: what the value is authenticated with, in order: texts, and columns of the same row.
         row_key: the column with the key of the row, which a value of our own may be bound to. It is read with the value
             for the codec alone: in SQL the value is judged as it is stored.
+        beside: the columns that hold a part of each value of another library, which are read for the codec alone, too.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Column:
     iv: "Column | None" = None
     bound: "tuple[str | Column, ...]" = ()
     row_key: "Column | None" = None
+    beside: "tuple[Column, ...]" = ()
 
     @property
     def is_binary(self) -> bool:
@@ -79,8 +83,8 @@ class Column:
 
     @property
     def companions(self) -> "tuple[Column, ...]":
-        """The columns that the associated data is made of."""
-        return tuple(each for each in (*self.bound, self.row_key) if isinstance(each, Column))
+        """The columns that the associated data is made of, or that hold a part of each value."""
+        return tuple(each for each in (*self.bound, self.row_key, *self.beside) if isinstance(each, Column))
 
     @property
     def holds_values(self) -> bool:
@@ -98,9 +102,12 @@ class Column:
     @property
     def _companions_fit(self) -> bool:
         """Whether the other columns that are read with it are of such types."""
-        if any(each.type_oid not in BOUND_TYPES for each in self.companions):
+        if any(each.type_oid not in self._types_of(each) for each in self.companions):
             return False
         return all(each.type_oid == BOOLEAN for each in self.conditions) and (self.iv is None or self.iv.holds_values)
+
+    def _types_of(self, companion: "Column") -> frozenset[int]:
+        return PART_TYPES if companion in self.beside else BOUND_TYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,8 +381,14 @@ def _require_index_text(tree: Sequence[Relation]) -> None:
 
 def unsuitable(relation: Relation, column: Column) -> str:
     """Says what to do about a column whose type does not fit its place."""
+    for each in column.beside:
+        if each.type_oid not in PART_TYPES:
+            return (
+                f"column {relation.label}.{each.name}, which from of column {column.name} names, is of type "
+                f"{each.type_sql}, and libraries store parts of values as text or bytea; {CORRECT_TABLES}"
+            )
     for each in column.companions:
-        if each.type_oid not in BOUND_TYPES:
+        if each.type_oid not in BOUND_TYPES and each not in column.beside:
             named = "row of [[tables]]" if column.row_key else "[format] aad"
             return (
                 f"column {relation.label}.{each.name}, which {named} names, is of type {each.type_sql}, whose "
@@ -461,4 +474,5 @@ def _column(table: EncryptedTable, place: Place, present: Mapping[str, Column]) 
         iv=present.get(place.iv),
         bound=bound,
         row_key=present.get(table.format.row),
+        beside=tuple(present[each] for each in place.beside),
     )
