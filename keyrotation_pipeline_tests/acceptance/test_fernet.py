@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,20 +165,27 @@ class Home(Commands):
 CONFIRM = '[rollout]\nmode = "confirm"\n'
 
 
+def configuration(
+    url: str, officers: Sequence[DemoOfficer], values: str, columns: str = '["email"]', parts: str = CONFIRM
+) -> str:
+    """A configuration of one table, `users`; `values` is what stands in `[format]` before the variable FIELD_KEYS."""
+    named = "".join(
+        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
+    )
+    return (
+        f'database.url = "{url}"\n{parts}[approvals]\nrequired = 2\n{named}'
+        f'[reencryption]\nshards = 1\nduty_cycle = 1.0\n[format]\n{values}\nkeys = {{ env = "FIELD_KEYS" }}\n'
+        f'[[tables]]\nname = "users"\ncolumns = {columns}\n'
+    )
+
+
 def written_home(
     folder: Path, officers: tuple[DemoOfficer, ...], keys: list[str], application: Application, parts: str = CONFIRM
 ) -> Home:
     """A configuration and a table of tokens under both keys; `init` is not typed yet."""
     file, (old, older) = folder / "keyrotation.toml", keys
-    named = "".join(
-        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-    )
-    file.write_text(
-        f'database.url = "{application.url}"\ndatabase.schema = "fernet_keys"\n'
-        f"{parts}[approvals]\nrequired = 2\n{named}"
-        '[reencryption]\nshards = 1\nduty_cycle = 1.0\n[format]\nname = "fernet"\nkeys = { env = "FIELD_KEYS" }\n'
-        '[[tables]]\nname = "users"\ncolumns = ["email"]\n'
-    )
+    schema = 'database.schema = "fernet_keys"\n'
+    file.write_text(configuration(application.url, officers, 'name = "fernet"', parts=schema + parts))
     with psycopg.connect(application.url, autocommit=True) as connection:
         connection.execute("CREATE TABLE users (id int PRIMARY KEY, email text, plain text DEFAULT 'public')")
         for row in range(ROWS):

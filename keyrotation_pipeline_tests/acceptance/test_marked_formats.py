@@ -16,7 +16,7 @@ from cryptography.fernet import MultiFernet
 
 from keyrotation_pipeline.fieldcrypto.formats.cloak_47ng.codec import CloakKey
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline_tests.acceptance.test_fernet import ROWS, Application, Home, finished
+from keyrotation_pipeline_tests.acceptance.test_fernet import ROWS, Application, Home, configuration, finished
 from keyrotation_pipeline_tests.marked_libraries import (
     BOUND_TINK,
     CLOAK,
@@ -97,14 +97,7 @@ def make_home(
         monkeypatch.setenv(VARIABLE, library.write(library.in_order([old, older])))
         officers = (security_officer, privacy_officer)
         file = tmp_path / "keyrotation.toml"
-        named = "".join(
-            f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-        )
-        file.write_text(
-            f'database.url = "{database_url}"\nrollout.mode = "confirm"\n[approvals]\nrequired = 2\n{named}'
-            f"[reencryption]\nshards = 1\nduty_cycle = 1.0\n[format]\n{library.format}\n"
-            f'keys = {{ env = "{VARIABLE}" }}\n[[tables]]\nname = "users"\ncolumns = ["email"]\n'
-        )
+        file.write_text(configuration(database_url, officers, library.format))
 
         def delivered() -> str:
             line = (tmp_path / ".keyrotation" / "keys" / "application.env").read_text().strip()

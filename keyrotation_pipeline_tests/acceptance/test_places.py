@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.model.visible_text import plain_name
-from keyrotation_pipeline_tests.acceptance.test_fernet import ROWS, Application, Home, finished
+from keyrotation_pipeline_tests.acceptance.test_fernet import ROWS, Application, Home, configuration, finished
 
 NAMES = ["mail", "secret", 'doc.credentials."api.token"', "doc.codes.0", "tags[]"]
 COLUMNS = """[
@@ -98,14 +98,7 @@ def home(
     old = Fernet.generate_key().decode()
     monkeypatch.setenv("FIELD_KEYS", old)
     officers, file = (security_officer, privacy_officer), tmp_path / "keyrotation.toml"
-    named = "".join(
-        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-    )
-    file.write_text(
-        f'database.url = "{database_url}"\nrollout.mode = "confirm"\n[approvals]\nrequired = 2\n{named}'
-        '[reencryption]\nshards = 1\nduty_cycle = 1.0\n[format]\nname = "fernet"\nkeys = { env = "FIELD_KEYS" }\n'
-        f'[[tables]]\nname = "users"\ncolumns = {COLUMNS}\n'
-    )
+    file.write_text(configuration(database_url, officers, 'name = "fernet"', COLUMNS))
     keys = MultiFernet([Fernet(old)])
     delivered = tmp_path / ".keyrotation" / "keys" / "application.env"
     application = Users(database_url, lambda: delivered.read_text().strip().removeprefix("FIELD_KEYS="), keys)
