@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
@@ -23,7 +23,7 @@ from keyrotation_pipeline.adapters.postgres.member import PostgresMember, connec
 from keyrotation_pipeline.adapters.postgres.preflight.postgres_environment import PostgresEnvironment
 from keyrotation_pipeline.adapters.postgres.retirement.postgres_retirement import PostgresEvidence, PostgresFencing
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, opening
 from keyrotation_pipeline.audit.event_signatures import VouchedEvents
 from keyrotation_pipeline.errors import ApprovalError, DatabaseUnavailableError, KeyRotationError, PreflightError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -178,12 +178,14 @@ class MemberOpener:
     Args:
         url: of the home's own database, where requests are paused and paced.
         connection: to it.
+        compared: see `Mirror`; it outlives connections to members.
     """
 
     parts: Parts
     url: str
     connection: Connection
     places: SignedPlaces
+    compared: dict[str, AuditHead] = field(default_factory=dict)
 
     def members(self, lead: DatabasePorts) -> Members:
         """Each, to be opened when it is needed."""
@@ -191,8 +193,7 @@ class MemberOpener:
 
     def _opened(self, name: str) -> PostgresMember:
         url = self.places.url(name)
-        connection = connect(url)
-        try:
+        with opening(url) as connection:
             self.places.require_signed(name, url, connection)
             require_migrated(connection)
             parts = replace(self.parts, limits=replace(self.parts.limits, ledger=partial(connect, self.url)))
@@ -202,11 +203,8 @@ class MemberOpener:
             ledger, kept = self.places.ledger, BackupDirectory(self.parts.settings.home / "former-audit")
             home = _known(ledger.replayed().home)
             left = partial(_left, ledger, name)
-            mirror = Mirror(connection, self.connection, home, name, left, kept.write)
+            mirror = Mirror(connection, self.connection, home, name, left, kept.write, self.compared)
             return PostgresMember(connection, ports, mirror, partial(self.places.require_unmoved, name))
-        except BaseException:
-            connection.close()
-            raise
 
 
 def _left(ledger: Ledger, member: str) -> Collection[AuditHead]:

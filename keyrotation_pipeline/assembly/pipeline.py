@@ -9,6 +9,7 @@ from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.backups.locked_checkpoints import LockedCheckpoints
 from keyrotation_pipeline.adapters.backups.signing_key import SigningKey, verifies
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.fleet.answers import FleetQuestions
 from keyrotation_pipeline.adapters.home_files import FileCheckpoints
 from keyrotation_pipeline.adapters.officer_signatures import OfficerFiles, OfficerSignatures
 from keyrotation_pipeline.adapters.openpgp import GnuPG
@@ -489,4 +490,5 @@ def _assemble(
         secrets=settings.secrets,
         backup_signer=trust.own_signer,
         verification=Verification(settings.verification.every_days, settings.allowed_hours),
+        ask_member=FleetQuestions(members, ledger, clock) if members.open else None,
     )

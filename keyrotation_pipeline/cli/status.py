@@ -35,6 +35,7 @@ from keyrotation_pipeline.model.status import (
     Status,
     TableStatus,
 )
+from keyrotation_pipeline.monitoring.members import ask_due, blind_spots
 from keyrotation_pipeline.monitoring.metrics import in_open_metrics, metrics_of
 from keyrotation_pipeline.monitoring.scheduler_health import conductor_at_work
 from keyrotation_pipeline.monitoring.status import overview
@@ -255,6 +256,7 @@ def _opened(declared: settings.Settings, *, count: bool) -> Iterator[Pipeline]:
     with open_pipeline(declared, actor=actor()) as pipeline:
         if count:
             count_again(pipeline)
+            ask_due(pipeline, afresh=True)
         yield pipeline
         with suppress(KeyRotationError):  # which what is shown says
             pipeline.rollout.forget()
@@ -283,7 +285,8 @@ def _watch(declared: settings.Settings, *, verbose: bool, as_json: bool) -> Neve
 
 
 def status_now(pipeline: Pipeline, declared: settings.Settings) -> Status:
-    """The status that every form of it shows."""
+    """The status that every form of it shows; members of a fleet are asked where that was a while ago."""
+    ask_due(pipeline, by_person=True)
     return replace(overview(pipeline, duties=unsettled_in_words(pipeline)), contacts=declared.contact_list)
 
 
@@ -297,7 +300,7 @@ def _show(pipeline: Pipeline, declared: settings.Settings, *, verbose: bool, as_
 
 def _lines(pipeline: Pipeline, declared: settings.Settings, shown: Status, *, verbose: bool) -> Iterator[output.Line]:
     """The text output; only this asks the database for what is not searched."""
-    seen, heartbeats = pipeline.environment.blind_spots(), pipeline.heartbeats.last()
+    seen, heartbeats = blind_spots(pipeline, shown.answers.values()), pipeline.heartbeats.last()
     yield from lines(shown, seen, heartbeats, ui_address(declared.home), verbose=verbose)
 
 

@@ -15,6 +15,7 @@ from keyrotation_pipeline.model.environment import BlindSpots
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.requests import PendingRequest, Request, Step, Walk
 from keyrotation_pipeline.model.status import RotationStatus, Status, TableStatus
+from keyrotation_pipeline.monitoring.members import blind_spots
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.reporting.keys_in_audit import key_lives
@@ -126,7 +127,7 @@ def _console(pipeline: Pipeline, look: Look) -> Console:
         tables=tuple(_bar(table, rotation) for table in status.tables),
         keys=_keys(pipeline.ledger, status.generated_at),
         events=tuple(_newest(pipeline.ledger, status.audit.seq)),
-        blind_spots=pipeline.environment.blind_spots(),
+        blind_spots=blind_spots(pipeline, status.answers.values()),
         past=past,
     )
 

@@ -70,7 +70,17 @@ def build_definitions(
         asset_checks=asset_checks,
         jobs=list(jobs.values()),
         schedules=list(schedules(naming, time_zone, rehearse_nightly=rehearse_nightly)),
-        sensors=list(sensors(naming, jobs, ownership, time_zone, timestamps=timestamps, witnesses=witnesses)),
+        sensors=list(
+            sensors(
+                naming,
+                jobs,
+                ownership,
+                time_zone,
+                timestamps=timestamps,
+                witnesses=witnesses,
+                members=any(table.name.database for table in tables),
+            )
+        ),
         resources={RESOURCE: resource},
     )
 

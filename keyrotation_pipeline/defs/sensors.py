@@ -23,6 +23,7 @@ from keyrotation_pipeline.incidents.opening import poll_flags
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.requests import Announcement
 from keyrotation_pipeline.monitoring.announcement import announcements
+from keyrotation_pipeline.monitoring.members import TICK_SECONDS, ask_due
 from keyrotation_pipeline.monitoring.scheduler_health import CONDUCTOR
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.time_stamping import stamp_if_due
@@ -54,8 +55,9 @@ def sensors(
     *,
     timestamps: bool,
     witnesses: bool,
+    members: bool,
 ) -> Iterator[dg.SensorDefinition]:
-    """Every sensor; those of time stamps and witnesses only if any are configured."""
+    """Every sensor; those of time stamps, witnesses and members of a fleet only if any are configured."""
     conducted = [jobs[name] for name in CONDUCTED if name in jobs]
     yield build_sensor(naming, Sensor(
         # With 5 seconds the daemon would skip every other tick.
@@ -79,6 +81,13 @@ def sensors(
         "channel that is down.",
         partial(_deliver_alerts, ownership=ownership),
     ))  # fmt: skip
+    if members:
+        yield build_sensor(naming, Sensor(
+            "member_check", 30,
+            "Asks each member of a fleet every 15 minutes, one after the other, for what `status` shows of it. No "
+            "other sensor asks members.",
+            _ask_members,
+        ))  # fmt: skip
     if timestamps:
         yield build_sensor(naming, Sensor(
             "audit_timestamp", 60,
@@ -130,6 +139,11 @@ def _take_flags(context: dg.SensorEvaluationContext, keyrotation: PipelineResour
     cursor = seal.on_cursor(str(changed[-1]), INCIDENT_FLAG.name)
     # Without a key: Dagster skips a request whose key it finds on any run, forged ones among them.
     return dg.SensorResult([dg.RunRequest()], cursor=cursor)
+
+
+def _ask_members(_context: dg.SensorEvaluationContext, keyrotation: PipelineResource) -> Outcome:
+    with keyrotation.open("dagster member_check") as opened:
+        return dg.SkipReason(str(ask_due(opened, seconds=TICK_SECONDS)))
 
 
 def _stamp(_context: dg.SensorEvaluationContext, keyrotation: PipelineResource) -> Outcome:

@@ -12,6 +12,7 @@ from keyrotation_pipeline.model.breach import Deadline, Rate
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.incidents import Contact, Incident
 from keyrotation_pipeline.model.keys import KeyRecord, WrappingKeyOrigin
+from keyrotation_pipeline.model.member_answers import MemberAnswer
 from keyrotation_pipeline.model.pending import PendingReason, timed_out
 from keyrotation_pipeline.model.progress import PaceSet, TableProgress
 from keyrotation_pipeline.model.request_events import Rehearsed
@@ -205,6 +206,7 @@ class Status:
         requests: those that are not over, newest first.
         attention: one sentence for each thing that is overdue, blocked or stale.
         members: of a fleet: the place of each, as officers signed it.
+        answers: of a fleet: what each member answered when it was last asked.
         alerted: those of `attention` that have alerts of their own: of incidents and of failing applications.
         warnings: one for each future problem; they do not count for `--exit-code`.
         contacts: the emergency contact list of the configuration.
@@ -241,6 +243,7 @@ class Status:
     not_counted_since: tuple[KeyVersion, ...] = ()
     alerted: frozenset[str] = frozenset()
     members: Mapping[str, str] = field(default_factory=dict)
+    answers: Mapping[str, MemberAnswer] = field(default_factory=dict)
     wrapping_key: WrappingKeyOrigin | None = None
 
     @property
@@ -248,13 +251,24 @@ class Status:
         """The requests other than the rotation."""
         return tuple(each for each in self.requests if not self.rotation or each.request.id != self.rotation.walk.id)
 
+    def _of_members(self) -> dict[str, Any]:
+        asked = {
+            name: {
+                "asked_at": instant(each.asked_at),
+                "answered_at": instant(each.answered_at),
+                "problem": each.problem,
+            }
+            for name, each in self.answers.items()
+        }
+        return {"members": dict(self.members), "member_answers": asked}
+
     def as_json(self) -> dict[str, Any]:
         """The object of `status --json`, which programs read: a change of it is a new `schema`."""
         return {
             "schema": SCHEMA,
             "generated_at": instant(self.generated_at),
             "database": self.database,
-            **({"members": dict(self.members)} if self.members else {}),
+            **(self._of_members() if self.members else {}),
             "key_versions": [
                 {
                     "version": str(record.version),

@@ -4,11 +4,12 @@ Every value of encrypted tables is decrypted; everything else is searched for un
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from keyrotation_pipeline.errors import AtWorkError
+from keyrotation_pipeline.model.member_answers import MemberAnswer
 from keyrotation_pipeline.model.page_reading import PageSpan, Reach, due, reach, to_search
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.requests import RequestStatus, Step
@@ -71,16 +72,24 @@ def undeclared(inventory: TableInventory, searched: Reach) -> Mapping[str, int]:
     return found
 
 
-def overdue(pipeline: Pipeline, now: datetime) -> list[str]:
-    """A sentence for each table with pages unread for too long, and for what is not declared."""
+def overdue(pipeline: Pipeline, answers: Collection[MemberAnswer], now: datetime) -> list[str]:
+    """A sentence for each table with pages unread for too long, and for what is not declared.
+
+    Args:
+        answers: of the members of a fleet.
+    """
     days, inventory = pipeline.verification.every_days, pipeline.inventory
+    unread = dict(inventory.unread_since(pipeline.own_tables))
+    for each in answers:
+        unread |= each.unread_since
     late = [
         f"not every value of {table} was decrypted since {since:%Y-%m-%d}, and {days} days are set; give the "
         "schedule rolling_decrypt more hours, duty_cycle or workers, or run `keyrotation verify`"
-        for table, since in sorted(inventory.unread_since(pipeline.tables).items())
+        for table, since in sorted(unread.items())
         if now - since > timedelta(days=days)
     ]
-    since = inventory.unsearched_since()
+    noted = (inventory.unsearched_since(), *(each.unsearched_since for each in answers))
+    since = min((each for each in noted if each is not None), default=None)
     if since is not None and now - since > timedelta(days=days):
         late.append(
             f"not everything that is not declared was searched since {since:%Y-%m-%d}, and {days} days are set; give "

@@ -11,7 +11,9 @@ SILENT_AFTER = timedelta(minutes=2)
 CONDUCTOR = "rotation_conductor"
 # Heartbeats further apart than that do not show that it is still running.
 AT_WORK_FOR = timedelta(minutes=1)
-SENSORS = (CONDUCTOR, "ledger_mirror", "incident_flag", "alert_delivery", "audit_timestamp", "audit_witness")
+SENSORS = (
+    CONDUCTOR, "ledger_mirror", "incident_flag", "alert_delivery", "member_check", "audit_timestamp", "audit_witness",
+)  # fmt: skip
 # One period each, and some hours: a day can have 25 of them, and a late heartbeat still counts.
 SCHEDULES = {
     "daily_key_backup": timedelta(days=1, hours=3),
@@ -24,7 +26,7 @@ SCHEDULES = {
 # Everything that can be switched off in Dagster; the last one ticks only when a run has failed.
 AUTOMATION = (*SENSORS, *SCHEDULES, "run_failure_alert")
 # There only where the configuration asks for them.
-OPTIONAL = frozenset({"audit_timestamp", "audit_witness", "nightly_rehearsal"})
+OPTIONAL = frozenset({"member_check", "audit_timestamp", "audit_witness", "nightly_rehearsal"})
 SILENCE = {**dict.fromkeys(SENSORS, SILENT_AFTER), **SCHEDULES}
 
 

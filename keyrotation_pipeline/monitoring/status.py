@@ -39,7 +39,7 @@ from keyrotation_pipeline.model.status import (
     failure_of,
 )
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
-from keyrotation_pipeline.monitoring import rolling
+from keyrotation_pipeline.monitoring import members, rolling
 from keyrotation_pipeline.monitoring.backup_status import Protection, protection
 from keyrotation_pipeline.monitoring.due import DueRotation, due_rotation
 from keyrotation_pipeline.monitoring.fleet import failing, returned, uncounted
@@ -192,14 +192,16 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside
         attention += returned(pipeline, stored, rotation, instances) if stored is not None else []
         attention += uncounted(pipeline, stored, instances)
         attention += (failed := list(failing(instances, now)))
-    fenced = fences(pipeline)
+    answers = members.answers_of(pipeline)
+    fenced = fences(pipeline, members.present(pipeline, answers) if answers or pipeline.members else None)
     attention += fenced.attention()
+    attention += members.problems(answers)
     attention += stalled(pipeline.heartbeats.last(), now)
     attention += unstamped(pipeline, now)
     attention += unwitnessed(pipeline.ledger, now)
     attention += changed_hosts(pipeline)
     attention += outside.wrapping.problems if outside.wrapping is not None else ()
-    attention += rolling.overdue(pipeline, now)
+    attention += rolling.overdue(pipeline, answers.values(), now)
     # A recipient's certificate that has ended is said already where it is an officer's.
     attention += [each for each in protected.attention if not any(said.endswith(f": {each}") for said in attention)]
     open_incidents, urgent = incidents_now(pipeline, now)
@@ -212,6 +214,7 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside
         generated_at=now,
         database=pipeline.environment.identity().name,
         members=members_among(pipeline.hosts),
+        answers=answers,
         key_versions=records,
         primary=primary,
         tables=tuple(
@@ -235,6 +238,7 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside
             *(each for each in overdue if each not in attention),
             *protected.warnings,
             *fenced.warnings(),
+            *members.not_asked(pipeline.members, answers, now),
             *unread(pipeline.ledger),
             *_plaintext(pipeline.ledger),
         ),

@@ -23,6 +23,7 @@ from keyrotation_pipeline.model.environment import (
     Speed,
 )
 from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceProbe
+from keyrotation_pipeline.model.member_answers import MemberAnswer
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.plaintext_outside_rows import ServerFiles
 from keyrotation_pipeline.model.progress import Report, Rewritten
@@ -74,7 +75,10 @@ class TableInventory(Protocol):
         """
 
     def unsearched_since(self) -> datetime | None:
-        """Since when something of what `discover` searches may not have been; None: nothing is noted; quick."""
+        """Since when something of what `discover` searches may not have been; None: nothing is noted; quick.
+
+        Of a fleet, in the home's own database.
+        """
 
     def rows_seen(self, table: EncryptedTable, version: KeyVersion, seconds: float) -> int | None:
         """Rows that hold any value under a version; None if they were not counted in so many seconds."""
@@ -358,6 +362,21 @@ class DatabaseEnvironment(Protocol):
 
     def blind_spots(self) -> BlindSpots:
         """What neither `TableInventory.discover` nor the look for replicas sees; quick, by the catalogue alone."""
+
+    def own_blind_spots(self) -> BlindSpots:
+        """The same of the home's own database, without the members of a fleet."""
+
+
+class AskMember(Protocol):
+    """Asks one member of a fleet what people see of it; over one connection, closed afterwards, and writing nothing."""
+
+    def __call__(self, member: str, tables: Sequence[EncryptedTable], others: Sequence[str]) -> MemberAnswer:
+        """Returns its answer, which says why where it does not answer or cannot be used.
+
+        Args:
+            tables: its declared ones.
+            others: names of further ones that may be there.
+        """
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What was requested, signed, done and recorded?"""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
@@ -11,6 +11,7 @@ from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, EventKind, F
 from keyrotation_pipeline.model.audit_state import AuditState
 from keyrotation_pipeline.model.incidents import Flag
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.member_answers import MemberAnswer
 from keyrotation_pipeline.model.progress import ShardProgress, Wait
 from keyrotation_pipeline.model.request_events import RotationAuditWritten
 from keyrotation_pipeline.model.requests import Request, RequestStatus, StepRecord, Walk
@@ -183,6 +184,13 @@ class Ledger(Protocol):
 
     def counts(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
         """Returns the last stored counts of those tables that have been counted."""
+
+    # members of a fleet
+    def save_answers(self, answers: Sequence[MemberAnswer]) -> None:
+        """Stores what members answered in place of what they did before. Appends no event."""
+
+    def answers(self) -> Mapping[str, MemberAnswer]:
+        """Returns what each member answered when it was last asked, by its name."""
 
     # the source procedure's table
     def rotation_audit(self) -> tuple[tuple[str | None, RotationAuditWritten], ...]:

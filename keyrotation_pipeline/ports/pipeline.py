@@ -17,6 +17,7 @@ from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.backups import Anchors, BackupVault
 from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline.ports.database import (
+    AskMember,
     DatabaseEnvironment,
     RetirementEvidence,
     TableFencing,
@@ -95,6 +96,7 @@ class Pipeline:
         backup_signer: fingerprint of the key of this home that signs backups; None: it has none.
         run_minutes: of a fleet, for how long a Dagster run begins further shards.
         verification: the number of days within which, and the hours at which, every value is read.
+        ask_member: of a fleet; None: there is none.
     """
 
     tables: tuple[EncryptedTable, ...]
@@ -122,6 +124,7 @@ class Pipeline:
     backup_signer: str | None = None
     run_minutes: int = 60
     verification: Verification = field(default_factory=Verification)
+    ask_member: AskMember | None = None
 
     @property
     def own_tables(self) -> tuple[EncryptedTable, ...]:

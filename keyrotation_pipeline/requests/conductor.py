@@ -111,11 +111,14 @@ def _open_shards(rotation: Walk, tables: Sequence[EncryptedTable], shards: int) 
     # By database, then shard, then table: concurrent processes then work on different tables, of which small ones have
     # only a first shard, and finish one database before the next. With every shard done, one more task closes the step.
     done = {(record.table, record.shard) for record in rotation.steps if record.step is Step.ROWS}
+    by_database = dict[str, list[tuple[str, EncryptedTable]]]()
+    for table in tables:
+        by_database.setdefault(table.name.database, []).append((str(table.name), table))
     open_shards = tuple(
         Task(Step.ROWS, Shard(table, index, shards))
-        for database in dict.fromkeys(table.name.database for table in tables)
+        for named in by_database.values()
         for index in range(shards)
-        for table in tables
-        if table.name.database == database and (str(table.name), index) not in done
+        for name, table in named
+        if (name, index) not in done
     )
     return open_shards or (Task(Step.ROWS),)

@@ -13,6 +13,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.key_events import KeyRetired, KeyStateChanged
 from keyrotation_pipeline.model.keys import GONE, IN_USE, KeyRecord
+from keyrotation_pipeline.model.member_answers import MemberAnswer
 from keyrotation_pipeline.model.request_events import DatabaseReconciled
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount, TableName
@@ -80,8 +81,12 @@ class Fences:
                 f"table {name} takes search indexes under {version} again, which were retired in it; find out who "
                 f"changed its constraint …_retired_search_indexes, and {again}"
             )
+        tables = dict[str, list[str]]()
         for name, message in self.unseen.items():
-            yield f"what table {name} refuses was not seen: {message}"
+            tables.setdefault(message, []).append(name)
+        for message, (name, *others) in tables.items():
+            more = f" and {len(others)} more tables refuse" if others else " refuses"
+            yield f"what table {name}{more} was not seen: {message}"
 
     def warnings(self) -> Iterator[str]:
         """A sentence for each table that nothing was promised of, or that nobody looks at."""
@@ -99,18 +104,49 @@ class Fences:
 STILL_REFUSED = "still_refused"
 
 
-def fences(pipeline: Pipeline) -> Fences:
-    """Looks at the fence of every declared table, and at what the audit says that it must refuse."""
+def fences(pipeline: Pipeline, answers: Mapping[str, MemberAnswer] | None = None) -> Fences:
+    """Looks at the fence of every declared table, and at what the audit says that it must refuse.
+
+    Args:
+        answers: what members of a fleet answered; they are not asked then. None: they are asked.
+    """
     # Others name no version, and are refused as the values are: by the login.
     with_indexes = [table.of_indexes for table in pipeline.tables if table.indexes and table.format.names_versions]
     retired, of_indexes = _retired(pipeline.ledger, has_indexes=bool(with_indexes))
-    by_table, unseen = _seen(pipeline.fencing, pipeline.tables)
-    declared = {str(table.name) for table in pipeline.tables}
-    others = [name for name in retired if name not in declared]
-    undeclared = tuple(name for name in others if pipeline.inventory.columns(TableName.parse(name)))
+    given = [each for each in answers.values() if each.problem is None] if answers is not None else []
+    by_table, unseen = _seen(pipeline.fencing, pipeline.tables if answers is None else pipeline.own_tables)
+    by_index, unseen_indexes = _seen(
+        pipeline.fencing, [each for each in with_indexes if answers is None or not each.name.database]
+    )
+    for each in given:
+        by_table, unseen = {**by_table, **each.fences}, {**unseen, **each.unseen}
+        by_index = {**by_index, **each.index_fences}
+    others = no_longer_declared(pipeline, retired)
+    undeclared = tuple(
+        name
+        for name in others
+        if (answers is None or not TableName.parse(name).database) and pipeline.inventory.columns(TableName.parse(name))
+    )
+    undeclared += tuple(name for each in given for name in each.undeclared)
     walk = pipeline.ledger.current()
-    indexes = Fences(of_indexes, *_seen(pipeline.fencing, with_indexes), ()) if with_indexes else None
+    indexes = Fences(of_indexes, by_index, unseen_indexes, ()) if with_indexes else None
     return Fences(retired, by_table, unseen, undeclared, None if walk is None else walk.id, indexes)
+
+
+def no_longer_declared(pipeline: Pipeline, names: Iterable[str]) -> Sequence[str]:
+    """Those of these tables that are not declared now."""
+    declared = {str(table.name) for table in pipeline.tables}
+    return [name for name in names if name not in declared]
+
+
+def must_refuse(ledger: Ledger) -> Mapping[str, tuple[KeyVersion, ...]]:
+    """By table, the versions that were retired in it and have not come back since."""
+    return _retired(ledger, has_indexes=False)[0]
+
+
+def last_change(ledger: Ledger) -> int:
+    """The newest event by which tables refuse other versions than before; 0: there is none."""
+    return max((event.seq for event in ledger.events(*_TELLING)), default=0)
 
 
 def lift(fencing: TableFencing, tables: Iterable[EncryptedTable], version: KeyVersion) -> tuple[str, ...]:

@@ -298,6 +298,9 @@ class FakeEnvironment:
     def blind_spots(self) -> BlindSpots:
         return self.database.unseen
 
+    def own_blind_spots(self) -> BlindSpots:
+        return self.database.unseen
+
 
 def version_of(value: str | None) -> KeyVersion | None:
     """The version that a fake cell names, None for NULL, empty and unencrypted ones, near-misses among them."""

@@ -1,7 +1,7 @@
 """The ledger in memory."""
 
 # ruff: noqa: ARG002 - a fake has the whole signature of its port.
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -13,6 +13,7 @@ from keyrotation_pipeline.model.data_events import Counted
 from keyrotation_pipeline.model.incidents import Flag
 from keyrotation_pipeline.model.key_events import KeyRegistered, KeyReplaced, KeyStateChanged
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState, other_generation
+from keyrotation_pipeline.model.member_answers import MemberAnswer
 from keyrotation_pipeline.model.progress import ShardProgress, Wait
 from keyrotation_pipeline.model.request_events import (
     Blocked,
@@ -47,6 +48,7 @@ class FakeLedger(FakeChain):
 
     flags: list[Flag] = field(default_factory=list)
     noted_waits: dict[tuple[str, str], Wait] = field(default_factory=dict)
+    stored_answers: dict[str, MemberAnswer] = field(default_factory=dict)
 
     def begin_with(self, roster: Roster | None, *keys: KeyRecord) -> None:
         """For arrangements: forget all, then pin a roster and register keys, as `init` does; nothing is noted."""
@@ -230,6 +232,12 @@ class FakeLedger(FakeChain):
     def counts(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
         kept = (self.state.counts.get(str(table.name)) for table in tables)
         return tuple(count for count in kept if count is not None and count.table in tables)
+
+    def save_answers(self, answers: Sequence[MemberAnswer]) -> None:
+        self.stored_answers |= {each.member: each for each in answers}
+
+    def answers(self) -> Mapping[str, MemberAnswer]:
+        return dict(self.stored_answers)
 
     def rotation_audit(self) -> tuple[tuple[str | None, RotationAuditWritten], ...]:
         return tuple(self.state.audit_rows.items())

@@ -60,7 +60,7 @@ class Pair:
 
     def opened(self) -> Mirror:
         """The copy, as another process finds it."""
-        return Mirror(self.member, self.lead, "home", "north", lambda: self.signed, self.kept.__setitem__)
+        return Mirror(self.member, self.lead, "home", "north", lambda: self.signed, self.kept.__setitem__, {})
 
     def cut(self, seq: int) -> None:
         """The home's own database is restored to an earlier state."""
@@ -142,7 +142,7 @@ def test_what_cannot_be_kept_is_not_removed(pair: Pair) -> None:
     def full(name: str, content: bytes) -> None:
         raise OSError(name, len(content))
 
-    broken = Mirror(pair.member, pair.lead, "home", "north", lambda: pair.signed, full)
+    broken = Mirror(pair.member, pair.lead, "home", "north", lambda: pair.signed, full, {})
     with pytest.raises(OSError, match="north-8-9"):
         broken.bring_up_to_date()
     assert events(pair.member) == before

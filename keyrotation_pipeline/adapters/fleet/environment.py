@@ -71,3 +71,7 @@ class FleetEnvironment:
                 own = (Unsearched(SILENT),)
             unsearched += [replace(each, member=name) for each in own if each not in found.unsearched]
         return replace(found, unsearched=tuple(unsearched))
+
+    def own_blind_spots(self) -> BlindSpots:
+        """See `DatabaseEnvironment.own_blind_spots`."""
+        return self.fleet.lead.environment.own_blind_spots()

@@ -92,13 +92,8 @@ class FleetInventory:
         return pages
 
     def unsearched_since(self) -> datetime | None:
-        """See `TableInventory.unsearched_since`; leaves out members that do not answer."""
-        found = list[datetime]()
-        for name in self._answering():
-            with self.members.at(name) as at:
-                since = at.inventory.unsearched_since()
-            found += [] if since is None else [since]
-        return min(found, default=None)
+        """See `TableInventory.unsearched_since`."""
+        return self.members.lead.inventory.unsearched_since()
 
     def rows_seen(self, table: EncryptedTable, version: KeyVersion, seconds: float) -> int | None:
         """See `TableInventory.rows_seen`; None, too, where a member does not answer."""
@@ -144,10 +139,10 @@ class FleetInventory:
 
     def unread_since(self, tables: Sequence[EncryptedTable]) -> Mapping[str, datetime]:
         """See `TableInventory.unread_since`; leaves out members that do not answer."""
-        since, answering = dict[str, datetime](), set(self._answering())
+        since = dict[str, datetime]()
         for name, own in self.members.grouped(tables):
-            if own and name in answering:
-                with self.members.at(name) as at:
+            if own:
+                with suppress(MemberUnavailableError), self.members.at(name) as at:
                     since |= at.inventory.unread_since(own)
         return since
 

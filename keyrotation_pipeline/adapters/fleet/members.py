@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from keyrotation_pipeline.ports.database import DatabasePorts
 
 # A server that is gone lets each attempt wait for ten seconds, and one command makes many.
 NOT_ASKED_AGAIN_SECONDS = 30.0
+# Of one process; a server has a hundred by default, for everybody.
+KEPT_OPEN = 40
 
 
 class Member(Protocol):
@@ -41,6 +44,9 @@ class Member(Protocol):
 
     def found(self) -> MemberFound:
         """It as it is now; raises PreflightError where its copy of the audit was altered."""
+
+    def require_copy(self) -> None:
+        """Refuses what `bring_up_to_date` does, by the last event of its copy alone, and writes nothing."""
 
     def require_unmoved(self) -> None:
         """Refuses one that runs elsewhere than when the walk that is under way was requested; raises PreflightError."""
@@ -75,6 +81,7 @@ class Members:
     open: Mapping[str, Callable[[], Member]]
     reconciling: bool = False
     _opened: dict[str, Member] = field(default_factory=dict, init=False)
+    _in_use: Counter[str] = field(default_factory=Counter, init=False)
     _silent: dict[str, tuple[float, str]] = field(default_factory=dict, init=False)
 
     @contextmanager
@@ -98,12 +105,43 @@ class Members:
 
     @contextmanager
     def member(self, name: str) -> Iterator[Member]:
-        """Yields one of the others as it is; errors inside name it."""
+        """Yields one of the others as it is, and keeps it open for a while; errors inside name it."""
         with _named(name):
-            if name not in self._opened or not self._opened[name].is_open:
+            if (member := self._opened.pop(name, None)) is None or not member.is_open:
                 with _usable(name):
-                    self._opened[name] = self._open(name)
-            yield self._opened[name]
+                    self._close_unused()
+                    member = self._open(name)
+            self._opened[name] = member
+            self._in_use[name] += 1
+            try:
+                yield member
+            finally:
+                self._in_use[name] -= 1
+
+    @contextmanager
+    def once(self, name: str) -> Iterator[Member]:
+        """Yields one of the others as it is, and closes it unless it was open; errors inside name it.
+
+        Raises:
+            MemberUnavailableError: it does not answer, or cannot be used.
+        """
+        was_open = name in self._opened
+        with _named(name), _usable(name), self.member(name) as member:
+            try:
+                yield member
+            finally:
+                if not was_open:
+                    del self._opened[name]
+                    member.close()
+
+    def _close_unused(self) -> None:
+        """Closes the one used last, if many are open: they are taken in turn, so it is needed again after the others.
+
+        In use may be several, each by what goes through its rows.
+        """
+        unused = (name for name in reversed(self._opened) if not self._in_use[name])
+        if len(self._opened) >= KEPT_OPEN and (last := next(unused, None)) is not None:
+            self._opened.pop(last).close()
 
     def _open(self, name: str) -> Member:
         until, why = self._silent.get(name, (0.0, ""))
@@ -132,8 +170,11 @@ class Members:
 
     def grouped(self, tables: Sequence[EncryptedTable]) -> Sequence[tuple[str, Sequence[EncryptedTable]]]:
         """Every database by name, the home's own (named "") first, with those of these tables that are in it."""
-        names = ("", *self.open)
-        return [(name, tuple(each for each in tables if each.name.database == name)) for name in names]
+        found = dict[str, list[EncryptedTable]]({name: [] for name in ("", *self.open)})
+        for each in tables:
+            if each.name.database in found:
+                found[each.name.database].append(each)
+        return [(name, tuple(own)) for name, own in found.items()]
 
     def close(self) -> None:
         """Closes what was opened."""

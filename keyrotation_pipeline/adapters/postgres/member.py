@@ -101,6 +101,10 @@ class PostgresMember:
         """See `Member.found`."""
         return MemberFound(server_of(self.connection).as_signed, self.mirror.former())
 
+    def require_copy(self) -> None:
+        """See `Member.require_copy`."""
+        self.mirror.require_copy()
+
     def require_unmoved(self) -> None:
         """See `Member.require_unmoved`."""
         self.unmoved(server_of(self.connection).as_signed)

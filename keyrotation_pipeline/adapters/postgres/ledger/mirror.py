@@ -6,7 +6,7 @@ Before each use it is compared with the audit, and what is missing is appended.
 """
 
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, MutableMapping
 from typing import Any, cast
 
 import psycopg
@@ -117,6 +117,7 @@ class Mirror:
         member: the member's name.
         set_aside: returns the last events of copies that officers have signed to be made anew.
         keep: stores a file of this name and content outside of the member.
+        compared: by member, up to which event this process has found its copy to be the audit.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class Mirror:
         member: str,
         set_aside: Callable[[], Collection[AuditHead]],
         keep: Callable[[str, bytes], None],
+        compared: MutableMapping[str, AuditHead],
     ) -> None:
         self._connection = connection
         self._lead = lead
@@ -134,8 +136,16 @@ class Mirror:
         self._member = member
         self._set_aside = set_aside
         self._keep = keep
-        # Up to which event this process has found it to be the audit.
-        self._compared = AuditHead(0, GENESIS)
+        self._all_compared = compared
+
+    @property
+    def _compared(self) -> AuditHead:
+        return self._all_compared.get(self._member, AuditHead(0, GENESIS))
+
+    def require_copy(self) -> None:
+        """Refuses a copy whose last event is not in the audit; raises as `bring_up_to_date`, and writes nothing."""
+        if (former := self.former()) is not None:
+            self._require_set_aside(former)
 
     def bring_up_to_date(self) -> None:
         """Compares it with the audit, the first time as a whole and then what was added, and appends what it lacks.
@@ -167,7 +177,7 @@ class Mirror:
             heads = [AuditHead(event[0], event[3]) for event in events]
             cursor.executemany(_APPEND, events)
             cursor.executemany(_MOVE, [(each.seq, each.hash) for each in heads])
-        self._compared = [here, *heads][-1]
+        self._all_compared[self._member] = [here, *heads][-1]
         return len(events) == _BATCH_EVENTS
 
     def former(self) -> FormerEvents | None:
@@ -194,14 +204,17 @@ class Mirror:
             raise self._altered()
         return FormerEvents(common + 1, last)
 
+    def _require_set_aside(self, former: FormerEvents) -> None:
+        if former.last not in self._set_aside():
+            raise CopyAheadError(
+                f"its copy of the audit has events {former.first} to {former.last.seq}, which this audit lacks, as "
+                "after the home's database was restored; have it made anew: `keyrotation reconcile`"
+            )
+
     def _leave(self, former: FormerEvents) -> None:
         """Keeps what the audit does not hold in a file, and removes it here, if officers have signed that."""
+        self._require_set_aside(former)
         last = former.last
-        if last not in self._set_aside():
-            raise CopyAheadError(
-                f"its copy of the audit has events {former.first} to {last.seq}, which this audit lacks, as after the "
-                "home's database was restored; have it made anew: `keyrotation reconcile`"
-            )
         columns, events = _COLUMNS.split(", "), self._events(former.first - 1)
         lines = [json.dumps(dict(zip(columns, each, strict=True))) for each in events]
         name = f"{self._member}-{former.first}-{last.seq}-{last.hash[:16]}.jsonl"

@@ -5,6 +5,7 @@ Any tool may insert a row of `keyrotation.incident_flag`, so nothing in them is 
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,11 +15,13 @@ from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.ledger.records import KeyRecords, RequestRecords
 from keyrotation_pipeline.adapters.postgres.ledger.transactions import LedgerSession, Row
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, codec_of, storable
+from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.data_events import Counted
 from keyrotation_pipeline.model.incidents import Flag
+from keyrotation_pipeline.model.member_answers import MemberAnswer
 from keyrotation_pipeline.model.progress import ShardProgress, Wait
-from keyrotation_pipeline.model.records import json_safe
+from keyrotation_pipeline.model.records import as_json, json_safe, read
 from keyrotation_pipeline.model.request_events import RotationAuditWritten
 from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
@@ -149,6 +152,15 @@ _SAVE_COUNT = """
     INSERT INTO keyrotation.table_counts (table_name, counts, counted_at) VALUES (%s, %s, %s)
     ON CONFLICT (table_name) DO UPDATE SET counts = excluded.counts, counted_at = excluded.counted_at
 """
+# What a member of a fleet answered stands there, too, under its name and a colon, which no table's name ends with.
+_SAVE_ANSWERS = """
+    INSERT INTO keyrotation.table_counts (table_name, counts, counted_at)
+    SELECT name || ':', answer, asked_at
+    FROM unnest(%s::text[], %s::jsonb[], %s::timestamptz[]) AS given (name, answer, asked_at)
+    ON CONFLICT (table_name) DO UPDATE SET counts = excluded.counts, counted_at = excluded.counted_at
+"""
+_ANSWERS = "SELECT counts FROM keyrotation.table_counts WHERE right(table_name, 1) = ':' ORDER BY table_name"
+_COUNTS = "SELECT table_name, counts, counted_at FROM keyrotation.table_counts WHERE right(table_name, 1) <> ':'"
 
 _ROTATION_AUDIT = """
     INSERT INTO keyrotation.key_rotation_audit
@@ -211,13 +223,29 @@ class PostgresLedger(KeyRecords, RequestRecords, RaisedFlags):
 
     def counts(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
         """See `Ledger.counts`; ignores counts of columns other than the declared ones."""
-        rows = self.query("SELECT table_name, counts, counted_at FROM keyrotation.table_counts")
+        rows = self.query(_COUNTS)
         kept = {row["table_name"]: row for row in rows}
         return tuple(
             count_of(table, row["counts"], row["counted_at"])
             for table in tables
             if (row := kept.get(str(table.name))) and row["counts"]["columns"] == list(table.columns)
         )
+
+    def save_answers(self, answers: Sequence[MemberAnswer]) -> None:
+        """See `Ledger.save_answers`; in one statement, however many there are."""
+        if answers:
+            names, moments = [each.member for each in answers], [each.asked_at for each in answers]
+            # As a text within JSON: a database may store no other characters than ASCII.
+            self.query(_SAVE_ANSWERS, (names, [Jsonb(json.dumps(as_json(each))) for each in answers], moments))
+
+    def answers(self) -> Mapping[str, MemberAnswer]:
+        """See `Ledger.answers`; one that cannot be read was never given."""
+        found = dict[str, MemberAnswer]()
+        for row in self.query(_ANSWERS):
+            with suppress(AuditError, TypeError, ValueError):
+                answer = read(MemberAnswer, json.loads(row["counts"]))
+                found[answer.member] = answer
+        return found
 
     def rotation_audit(self) -> tuple[tuple[str | None, RotationAuditWritten], ...]:
         """See `Ledger.rotation_audit`."""

@@ -84,3 +84,7 @@ class PostgresEnvironment:
         if not self.value_format.identified_by.is_searchable:
             unsearched = (_UNDECLARED, *unsearched)
         return BlindSpots(unsearched, gone=self.replicas.gone)
+
+    def own_blind_spots(self) -> BlindSpots:
+        """See `DatabaseEnvironment.own_blind_spots`: it is one database."""
+        return self.blind_spots()
