@@ -26,8 +26,10 @@ from keyrotation_pipeline.model.approval import ApprovalText, Officer, Roster, S
 from keyrotation_pipeline.model.audit import GENESIS, AuditHead, EventKind, Fact, Note
 from keyrotation_pipeline.model.comparison import NOT_COMPARED
 from keyrotation_pipeline.model.data_events import Counted
+from keyrotation_pipeline.model.environment import Unsearched
 from keyrotation_pipeline.model.key_events import KeyRegistered, KeyStateChanged
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.member_answers import MemberAnswer
 from keyrotation_pipeline.model.request_events import (
     Blocked,
     CancelIntended,
@@ -505,6 +507,22 @@ class LedgerSuite:
         ledger.save_counts([COUNT])
         assert ledger.counts([CLIENTS, EncryptedTable(TableName("public", "other"), ("x",))]) == (COUNT,)
         assert newest(ledger).kind == EventKind.COUNTED
+
+    def test_what_members_answered_comes_back_without_an_event_and_is_no_count(self, ledger: Ledger) -> None:
+        first = MemberAnswer("north", AT, 7, problem="no server answers there: “élan” \x00 \U0001f511")
+        second = MemberAnswer(
+            "south", AT, 7, AT, None, {"south:clients": (V1, V2)}, {"south:clients": ()}, {"south:visits": "locked"},
+            ("south:old",), {"south:clients": AT}, AT, (Unsearched("large objects", ("a", "b"), member="south"),),
+        )  # fmt: skip
+        ledger.save_counts([COUNT])
+        head = ledger.head()
+        ledger.save_answers(())
+        assert ledger.answers() == {}
+        ledger.save_answers([first, second])
+        later = replace(first, asked_at=AT + timedelta(minutes=15), problem=None)
+        ledger.save_answers([later])
+        assert ledger.answers() == {"north": later, "south": second}
+        assert (ledger.head(), ledger.counts([CLIENTS])) == (head, (COUNT,))
 
     def test_counting_again_is_an_event_even_without_a_change(self, ledger: Ledger) -> None:
         ledger.save_counts([COUNT])

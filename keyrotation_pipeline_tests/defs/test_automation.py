@@ -125,6 +125,7 @@ def test_each_schedule_and_sensor_is_expected(dagster: Dagster) -> None:
 
 def test_what_is_optional_is_expected_where_it_is_and_forgotten_where_it_is_not(dagster: Dagster) -> None:
     tables = dagster.world.pipeline.tables
+    tables += (replace(tables[0], name=replace(tables[0].name, database="north")),)
     everything = build_definitions(tables, 2, dagster.resource, timestamps=True, witnesses=True, rehearse_nightly=True)
     asked_for = replace(dagster, definitions=everything)
     here = asked_for.definitions.get_repository_def()
@@ -133,6 +134,7 @@ def test_what_is_optional_is_expected_where_it_is_and_forgotten_where_it_is_not(
 
     asked_for.tick("audit_timestamp")
     asked_for.tick("audit_witness")
+    asked_for.tick("member_check")
     heartbeats = dagster.world.pipeline.heartbeats
     assert {each.name for each in heartbeats.last()} >= OPTIONAL
     dagster.tick("ledger_mirror")  # by a configuration that asks for neither
