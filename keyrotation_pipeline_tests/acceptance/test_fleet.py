@@ -293,7 +293,7 @@ def test_a_member_that_is_down_blocks_the_retirement_alone(fleet: Fleet, second:
     status = json.loads(fleet.typed("status", "--json"))
     assert status["rotation"]["phase"] == "rows"
     assert status["members"]["south"] == f"south, system identifier {identifier}"
-    assert any("table south:clients refuses was not seen" in each for each in status["attention"])
+    assert any("database south refuses was not seen" in each for each in status["attention"])
     fleet.typed("status")
     fleet.typed("inventory", expect=1)
     assert "south" in status["rotation"]["blocked_by"]
@@ -673,7 +673,7 @@ def test_whoever_owns_a_member_keeps_the_others_from_nothing_and_blinds_no_statu
         fleet.execute("south", done)
         assert why in fleet.refused("rotate", request)
         status = json.loads(fleet.typed("status", "--json"))
-        assert any("table south:clients refuses was not seen" in each for each in status["attention"])
+        assert any("database south refuses was not seen" in each for each in status["attention"])
         assert prefixes(fleet.urls["north"]) == {"v2:"}
         fleet.execute("south", undone)
     fleet.typed("rotate", request)
