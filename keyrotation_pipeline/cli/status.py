@@ -301,7 +301,7 @@ def _show(pipeline: Pipeline, declared: settings.Settings, *, verbose: bool, as_
 
 def _lines(pipeline: Pipeline, declared: settings.Settings, shown: Status, *, verbose: bool) -> Iterator[output.Line]:
     """The text output; only this asks the database for what is not searched."""
-    seen, heartbeats = blind_spots(pipeline, shown.answers.values()), pipeline.heartbeats.last()
+    seen, heartbeats = blind_spots(pipeline.environment, shown.answers.values()), pipeline.heartbeats.last()
     yield from lines(shown, seen, heartbeats, ui_address(declared.home), verbose=verbose)
 
 

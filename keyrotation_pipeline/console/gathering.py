@@ -127,7 +127,7 @@ def _console(pipeline: Pipeline, look: Look) -> Console:
         tables=tuple(_bar(table, rotation) for table in status.tables),
         keys=_keys(pipeline.ledger, status.generated_at),
         events=tuple(_newest(pipeline.ledger, status.audit.seq)),
-        blind_spots=blind_spots(pipeline, status.answers.values()),
+        blind_spots=blind_spots(pipeline.environment, status.answers.values()),
         past=past,
     )
 

@@ -14,7 +14,8 @@ from keyrotation_pipeline.model.audit import counted, utc_minute
 from keyrotation_pipeline.model.environment import SILENT, BlindSpots, Unsearched
 from keyrotation_pipeline.model.member_answers import MemberAnswer
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
-from keyrotation_pipeline.ports.database import AskMember
+from keyrotation_pipeline.ports.database import AskMember, DatabaseEnvironment
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.fences import last_change, must_refuse, no_longer_declared
 
@@ -67,8 +68,8 @@ def _ask(pipeline: Pipeline, ask: AskMember, seconds: float | None, *, by_person
     found, until = list[MemberAnswer](), None if seconds is None else pipeline.clock.monotonic() + seconds
     with pipeline.ledger.reading():  # one transaction, however many members there are
         due, before = _due(pipeline, by_person=by_person, afresh=afresh), pipeline.ledger.answers()
-        tables, others = _tables(pipeline), defaultdict[str, list[str]](list)
-        for name in no_longer_declared(pipeline, must_refuse(pipeline.ledger)):
+        tables, others = _by_member(pipeline.tables), defaultdict[str, list[str]](list)
+        for name in no_longer_declared(pipeline.tables, must_refuse(pipeline.ledger)):
             others[TableName.parse(name).database].append(name)
         for name in due:
             if until is not None and pipeline.clock.monotonic() > until:
@@ -80,10 +81,10 @@ def _ask(pipeline: Pipeline, ask: AskMember, seconds: float | None, *, by_person
     return Asked(len(found), len(due) - len(found))
 
 
-def _tables(pipeline: Pipeline) -> Mapping[str, Sequence[EncryptedTable]]:
+def _by_member(tables: Iterable[EncryptedTable]) -> Mapping[str, Sequence[EncryptedTable]]:
     """The declared tables of each member."""
     found = defaultdict[str, list[EncryptedTable]](list)
-    for table in pipeline.tables:
+    for table in tables:
         found[table.name.database].append(table)
     return found
 
@@ -91,7 +92,7 @@ def _tables(pipeline: Pipeline) -> Mapping[str, Sequence[EncryptedTable]]:
 def _due(pipeline: Pipeline, *, by_person: bool, afresh: bool) -> Sequence[str]:
     """The members to ask now, those first that were asked longest ago."""
     answers, now, changed = pipeline.ledger.answers(), pipeline.clock.now(), last_change(pipeline.ledger)
-    tables = {name: {str(table.name) for table in own} for name, own in _tables(pipeline).items() if name}
+    tables = {name: {str(table.name) for table in own} for name, own in _by_member(pipeline.tables).items() if name}
     never = datetime.min.replace(tzinfo=now.tzinfo)
     asked_at = {name: answers[name].asked_at if name in answers else never for name in tables}
 
@@ -106,9 +107,9 @@ def _due(pipeline: Pipeline, *, by_person: bool, afresh: bool) -> Sequence[str]:
     return sorted(filter(is_due, tables), key=lambda name: (asked_at[name], name))
 
 
-def present(pipeline: Pipeline, answers: Mapping[str, MemberAnswer]) -> Mapping[str, MemberAnswer]:
+def present(ledger: Ledger, answers: Mapping[str, MemberAnswer]) -> Mapping[str, MemberAnswer]:
     """Those answers that say how it is: no table has been fenced, or the contrary, since."""
-    changed = last_change(pipeline.ledger)
+    changed = last_change(ledger)
     return {name: each for name, each in answers.items() if each.audit_seq >= changed}
 
 
@@ -149,9 +150,9 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + (f" and {counted(more, 'more database')}" if more > 0 else "")
 
 
-def blind_spots(pipeline: Pipeline, answers: Iterable[MemberAnswer]) -> BlindSpots:
+def blind_spots(environment: DatabaseEnvironment, answers: Iterable[MemberAnswer]) -> BlindSpots:
     """What is not searched in the home's own database, and was not in members when they were asked."""
-    own = pipeline.environment.own_blind_spots()
+    own = environment.own_blind_spots()
     unsearched = list(own.unsearched)
     for each in answers:
         spots = each.unsearched if each.problem is None else (Unsearched(SILENT, member=each.member),)

@@ -193,7 +193,7 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside
         attention += uncounted(pipeline, stored, instances)
         attention += (failed := list(failing(instances, now)))
     answers = members.answers_of(pipeline)
-    fenced = fences(pipeline, members.present(pipeline, answers) if answers or pipeline.members else None)
+    fenced = fences(pipeline, members.present(pipeline.ledger, answers) if answers or pipeline.members else None)
     attention += fenced.attention()
     attention += members.problems(answers)
     attention += stalled(pipeline.heartbeats.last(), now)

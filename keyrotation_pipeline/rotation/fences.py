@@ -121,7 +121,7 @@ def fences(pipeline: Pipeline, answers: Mapping[str, MemberAnswer] | None = None
     for each in given:
         by_table, unseen = {**by_table, **each.fences}, {**unseen, **each.unseen}
         by_index = {**by_index, **each.index_fences}
-    others = no_longer_declared(pipeline, retired)
+    others = no_longer_declared(pipeline.tables, retired)
     undeclared = tuple(
         name
         for name in others
@@ -133,9 +133,9 @@ def fences(pipeline: Pipeline, answers: Mapping[str, MemberAnswer] | None = None
     return Fences(retired, by_table, unseen, undeclared, None if walk is None else walk.id, indexes)
 
 
-def no_longer_declared(pipeline: Pipeline, names: Iterable[str]) -> Sequence[str]:
+def no_longer_declared(tables: Iterable[EncryptedTable], names: Iterable[str]) -> Sequence[str]:
     """Those of these tables that are not declared now."""
-    declared = {str(table.name) for table in pipeline.tables}
+    declared = {str(table.name) for table in tables}
     return [name for name in names if name not in declared]
 
 

@@ -15,9 +15,9 @@ from keyrotation_pipeline.adapters.fleet.members import KEPT_OPEN, Members
 from keyrotation_pipeline.assembly.fleet import over_members
 from keyrotation_pipeline.console.gathering import console
 from keyrotation_pipeline.errors import CopyAheadError, DatabaseUnavailableError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import member_line
 from keyrotation_pipeline.model.environment import DatabaseServer, MemberFound
-from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.member_answers import MemberAnswer
 from keyrotation_pipeline.model.proof import MemberState
 from keyrotation_pipeline.model.requests import WALK, Step, StepRecord, Walk
@@ -29,7 +29,8 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import decide
 from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation import runner
-from keyrotation_pipeline_tests.fakes import V1, V2, FakeWorld, fake_pipeline
+from keyrotation_pipeline.rotation.fences import last_change
+from keyrotation_pipeline_tests.fakes import V1, FakeWorld, fake_pipeline
 from keyrotation_pipeline_tests.fakes.journal import CLIENTS
 from keyrotation_pipeline_tests.fakes.world import rotation_of
 
@@ -232,19 +233,26 @@ def test_a_copy_of_the_audit_that_is_ahead_is_told(small: tuple[Watched, Members
     assert any("m0002" in each and "reconcile" in each for each in overview(watched.pipeline).attention)
 
 
-def test_after_a_retirement_nothing_is_said_of_fences_seen_before_until_members_are_asked_again(
+def test_after_a_change_of_keys_nothing_is_said_of_fences_seen_before_until_members_are_asked_again(
     small: tuple[Watched, Members],
 ) -> None:
+    """A retirement is one: what it fenced would look as if it was taken away."""
     watched, _ = small
-    pipeline = watched.pipeline
-    ask_due(pipeline)
-    tables, now = ("m0000:t0", "m0001:t0"), watched.world.clock.now()
-    watched.world.ledger.append(KeyRetired(V1, tables, 0, 0, "0/0", now, (V1,), (V1,), V2, ""))
-    assert not [each for each in overview(pipeline).attention if "takes values under" in each]
     watched.world.database.fence_state["m0000:t0"] = (V1,)
-    assert ask_due(pipeline) == Asked(3, 0)
-    told = [each for each in overview(pipeline).attention if "takes values under v1 again" in each]
-    assert [each.split()[1] for each in told] == ["m0001:t0"]
+
+    def refused() -> Sequence[KeyVersion]:
+        shown = overview(watched.pipeline).tables
+        return next(each.fenced_against for each in shown if str(each.table.name) == "m0000:t0")
+
+    ask_due(watched.pipeline)
+    assert refused() == (V1,)
+    ledger = watched.world.ledger
+    before = last_change(ledger) - 1
+    ledger.save_answers([replace(each, audit_seq=before) for each in ledger.answers().values()])
+    assert refused() == ()
+    assert ask_due(watched.pipeline) == Asked(3, 0)
+    assert refused() == (V1,)
+    assert ask_due(watched.pipeline) == Asked(0, 0)
 
 
 def test_what_nobody_asked_for_an_hour_is_a_warning(small: tuple[Watched, Members]) -> None:
