@@ -55,6 +55,7 @@ from keyrotation_pipeline.regular_files import read_typed
 from keyrotation_pipeline.settings import FILE_NAME, Settings
 from keyrotation_pipeline.settings.backups import BackupSettings, RecoverySettings, S3Settings, SecretPlace
 from keyrotation_pipeline.settings.key_stores import KeysSettings
+from keyrotation_pipeline.settings.recovered import FORMER_AUDIT
 from keyrotation_pipeline.settings.secrets import backed_up_fingerprints, require_no_key
 from keyrotation_pipeline.settings.sections import (
     ApprovalsSettings,
@@ -109,7 +110,7 @@ def backup_site(settings: Settings, url: str, pipeline: Pipeline, vouching: Sequ
         recipients=len(set(settings.recipients)),
         keep_local_days=settings.backup.keep_local_days,
         objectives=Objectives(settings.recovery.rto_seconds, settings.recovery.rpo_seconds),
-        members={each.name: partial(_member, settings, pipeline, each.name) for each in settings.databases},
+        members={name: partial(_member, settings, pipeline, name) for name in pipeline.members},
     )
 
 
@@ -191,7 +192,8 @@ def read_backup(settings: Settings, source: str, clock: Clock) -> tuple[str, byt
 def _configuration(settings: Settings, clock: Clock) -> Mapping[str, bytes]:
     """Returns the configuration as `keyrotation.toml`, the public certificates that it names, and our public key.
 
-    Files next to the configuration keep their relative path; others go under ``elsewhere/`` with their path.
+    Files next to the configuration keep their relative path; others go under ``elsewhere/`` with their path. What
+    only copies of the audit in members of a fleet had goes under ``former-audit/``.
     """
     gpg = GnuPG(settings.home / "gnupg", clock)
     certificates = {*settings.recipients, *settings.officers_certificates}
@@ -200,6 +202,8 @@ def _configuration(settings: Settings, clock: Clock) -> Mapping[str, bytes]:
     ssh_keys = {each.ssh_key for each in settings.approvals.officers if each.ssh_key is not None}
     found |= {_place(settings.path, path): f"{read_ssh_key(path).line}\n".encode() for path in ssh_keys}
     public = f"{signing_key(settings).public}\n".encode()
+    former = (settings.home / FORMER_AUDIT).glob("*.jsonl")
+    found |= {f"{FORMER_AUDIT}/{each.name}": _read(each) for each in former}
     return {FILE_NAME: _read(settings.path), **found, "backup-key.txt": public}
 
 

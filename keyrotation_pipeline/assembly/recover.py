@@ -66,6 +66,7 @@ from keyrotation_pipeline.requests.roster import name_home
 from keyrotation_pipeline.settings import Settings, home_of
 from keyrotation_pipeline.settings.backups import S3Settings
 from keyrotation_pipeline.settings.recovered import (
+    FORMER_AUDIT,
     BackedUpConfiguration,
     backed_up,
     over_database,
@@ -390,6 +391,9 @@ class HomeHere:
             elif read_bytes(target) != content:
                 write_new(other := target.with_name(f"{target.name}{_OF_BACKUP}"), content)
                 kept.append(f"{name} was here and stays; the backup's is {other.name}")
+        former = BackupDirectory(self._home / FORMER_AUDIT)
+        for name, content in self._configuration.former_audit.items():
+            former.write(name, content)
         missing = to_provide(self._text, self._path.parent)
         return WrittenFiles(tuple(written), tuple(kept), (*missing, *([self._unsealed] if self._unsealed else [])))
 

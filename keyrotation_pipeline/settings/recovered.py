@@ -5,7 +5,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,6 +20,8 @@ from keyrotation_pipeline.settings.values import absolute, secret_places, settin
 
 # What a recovery needs. The other sections name secrets and hosts, which may not be there on the worst day.
 _NEEDED = ("keys", "format", "tables", "reencryption", "verification", "approvals", "rollout", "backup", "time_zone")
+# Of the home: what only copies of the audit in members of a fleet had, which `reconcile` keeps there.
+FORMER_AUDIT = "former-audit"
 _HEADING = re.compile(r"\s*\[\s*database\s*\]\s*(#.*)?")
 _URL = re.compile(r"\s*url\s*=")
 _DOTTED_URL = re.compile(r"(?m)^\s*database\s*\.\s*url\s*=.*$")
@@ -38,14 +40,16 @@ class BackedUpConfiguration:
     Args:
         text: of `keyrotation.toml`, with the certificates where `files` has them.
         files: the certificates that it names, by relative path.
+        former_audit: the files in `FORMER_AUDIT`, by name.
     """
 
     text: str
     files: Mapping[str, bytes]
+    former_audit: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def backed_up(files: Mapping[str, bytes]) -> BackedUpConfiguration:
-    """Takes from a backup's files those that its configuration names, and nothing else.
+    """Takes from a backup's files those that its configuration names, and the former audit, and nothing else.
 
     A certificate that was outside the configuration's directory is named at its new place, inside it.
 
@@ -64,7 +68,9 @@ def backed_up(files: Mapping[str, bytes]) -> BackedUpConfiguration:
         if (place := _place_of(named, files)) is not None:
             wanted[place] = files[place]
             text = text if place == named else _renamed(text, named, place)
-    return BackedUpConfiguration(_with_url(text), wanted)
+    of_former = (Path(each) for each in files)
+    former = {each.name: files[str(each)] for each in of_former if str(each.parent) == FORMER_AUDIT}
+    return BackedUpConfiguration(_with_url(text), wanted, former)
 
 
 def _certificates(content: Mapping[str, Any]) -> Iterator[str]:

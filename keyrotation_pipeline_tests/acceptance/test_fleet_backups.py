@@ -224,8 +224,15 @@ def test_a_home_that_alone_was_lost_goes_on_with_its_members(fleet: Fleet, serve
     new.typed("reconcile")
     assert new.read() == new.expected
     new.typed("inventory")
-    assert len(list((folder / ".keyrotation" / "former-audit").iterdir())) == len(new.urls) - 1
-    new.typed("backup")
+    former = {each.name: each.read_bytes() for each in (folder / ".keyrotation" / "former-audit").iterdir()}
+    assert len(former) == len(new.urls) - 1
+    signer = json.loads(new.typed("backup", "--json"))["backup_signer"]
+    third = Fleet(Folder(fleet.folder.path / "third", []), {**urls, "": server.url("third")}, fleet.officers)
+    third.folder.path.mkdir()
+    given = ("--from", str(folder / ".keyrotation" / "backups"), "--key", key, "--signer", signer)
+    third.typed("recover", *given, "--server", server.url(), "--into", "third")
+    kept = third.folder.path / ".keyrotation" / "former-audit"
+    assert {each.name: each.read_bytes() for each in kept.iterdir()} == former
     new.typed("rotate", new.requested("request", "--reason", "after the loss"))
     assert (len(new.live()), new.read()) == (1, new.expected)
     new.typed("audit", "verify")
