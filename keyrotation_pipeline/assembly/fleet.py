@@ -1,9 +1,11 @@
 """Opens the members of a fleet, each of them only where officers have signed it to be."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+
+from psycopg.conninfo import make_conninfo
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.fleet.environment import FleetEnvironment
@@ -23,19 +25,26 @@ from keyrotation_pipeline.adapters.postgres.member import PostgresMember, connec
 from keyrotation_pipeline.adapters.postgres.preflight.postgres_environment import PostgresEnvironment
 from keyrotation_pipeline.adapters.postgres.retirement.postgres_retirement import PostgresEvidence, PostgresFencing
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, opening
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, display_name, opening
 from keyrotation_pipeline.audit.event_signatures import VouchedEvents
 from keyrotation_pipeline.errors import ApprovalError, DatabaseUnavailableError, KeyRotationError, PreflightError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.approval import member_line, members_among
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.environment import DatabaseServer
+from keyrotation_pipeline.model.members import (
+    MemberRule,
+    member_line,
+    members_among,
+    place_by_rule,
+    rules_among,
+)
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.database import DatabasePorts
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.settings import Settings
+from keyrotation_pipeline.settings import MemberSettings, Settings
 from keyrotation_pipeline.settings.loading import postgres_options
+from keyrotation_pipeline.settings.recovered import FORMER_AUDIT
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,23 @@ class Parts:
 
 def tables_of(settings: Settings, member: str = "") -> tuple[EncryptedTable, ...]:
     """The declared tables of one database; without a name, of the home's own."""
-    return tuple(each for each in settings.encrypted_tables if each.name.database == member)
+    return tuple(each for each in settings.tables_in([member], own=not member) if each.name.database == member)
+
+
+def members_of(settings: Settings, hosts: Collection[str] | None) -> tuple[str, ...]:
+    """The members that a configuration names, and those that joined by one of its rules, in order of name.
+
+    Args:
+        hosts: as officers signed them last, or a rule since.
+    """
+    joined = (name for name in members_among(tuple(hosts or ())) if is_by_rule(settings, name))
+    return tuple(sorted({*settings.named_members, *joined}))
+
+
+def is_by_rule(settings: Settings, member: str) -> bool:
+    """Whether a database has no entry of its own in `[[databases]]`, but a rule that covers it."""
+    entry = settings.entry_of(member)
+    return entry is not None and entry.rule is not None
 
 
 def over_members(lead: DatabasePorts, members: Members) -> DatabasePorts:
@@ -102,11 +127,14 @@ class SignedPlaces:
         """
         signed = (self._signed() or {}) if self.settings.databases else {}
         for each in self.settings.databases:
+            if each.rule is not None:
+                yield from self._lines_of_rule(each, each.rule, asked=asked)
+                continue
             if not asked and each.name in signed:
                 yield member_line(each.name, signed[each.name])
                 continue
             try:
-                with _named(each.name), closing(connect(url := self.url(each.name))) as connection:
+                with naming(each.name), closing(connect(url := self.url(each.name))) as connection:
                     place = self.place(each.name, url, connection)
             except DatabaseUnavailableError:
                 if (known := signed.get(each.name)) is None:
@@ -114,10 +142,39 @@ class SignedPlaces:
                 place = known
             yield member_line(each.name, place)
 
+    def _lines_of_rule(self, entry: MemberSettings, rule: MemberRule, *, asked: bool) -> Iterator[str]:
+        """A rule on the server where it was signed to be, or is; and each member by it, which is on the same."""
+        known = rules_among(self.ledger.replayed().hosts or ()).get(entry.name)
+        try:
+            place = known if known is not None and not asked else self._anywhere(entry)
+        except DatabaseUnavailableError:
+            if known is None:
+                raise
+            place = known
+        yield member_line(entry.name, by_rule := rule.place(place))
+        for name in members_of(self.settings, self.ledger.replayed().hosts):
+            if self.settings.entry_of(name) is entry and (own := place_by_rule(name, by_rule)) is not None:
+                yield member_line(name, own)
+
+    def _anywhere(self, entry: MemberSettings) -> str:
+        """The place of any database of a rule's server."""
+        url = self._with_schema(entry.url.get_secret_value())
+        with naming(entry.name), closing(connect(url)) as connection:
+            return self.place(entry.name, url, connection)
+
     def url(self, name: str) -> str:
-        """The connection string of a member, with the schema of the home."""
-        url = next(each.url for each in self.settings.databases if each.name == name)
-        return with_schema(url.get_secret_value(), self.settings.database.schema_name, postgres_options())
+        """The connection string of a member, with the schema of the home; a rule's leads to another database."""
+        entry = self.settings.entry_of(name)
+        if entry is None:
+            raise PreflightError(f"[[databases]] has no {name}; add it, or have it signed away by a policy")
+        url = entry.url.get_secret_value()
+        if entry.rule is not None:
+            display_name(url, f"[[databases]] {entry.name} url")
+            url = make_conninfo(url, dbname=name)
+        return self._with_schema(url)
+
+    def _with_schema(self, url: str) -> str:
+        return with_schema(url, self.settings.database.schema_name, postgres_options())
 
     def environment(self, name: str, url: str, connection: Connection) -> PostgresEnvironment:
         """The server around a member."""
@@ -142,6 +199,16 @@ class SignedPlaces:
             "have it signed with `keyrotation policy --reason TEXT`, then run `keyrotation init`"
         )
 
+    def require_covered(self, name: str, url: str, connection: Connection) -> str:
+        """Refuses a database that no rule covers which officers have signed; returns its place."""
+        rules, place = rules_among(self.ledger.replayed().hosts or ()), self.place(name, url, connection)
+        if not any(place_by_rule(name, each) == place for each in rules.values()):
+            raise ApprovalError(
+                f"it is {place}, which no rule covers that officers have signed, so nothing is read or written there; "
+                "correct [[databases]], or have it signed with `keyrotation policy --reason TEXT`"
+            )
+        return place
+
     def require_unmoved(self, name: str, server: DatabaseServer) -> None:
         """Refuses a member that runs elsewhere than when the walk that is under way was requested."""
         if (known := self.ledger.replayed().left(name)) not in {None, server}:
@@ -163,12 +230,12 @@ def adopt_members(settings: Settings, pipeline: Pipeline, migrate: Callable[[str
         PreflightError: it is another home's member, or a home itself; or it has none of its declared tables.
     """
     places, home = SignedPlaces(settings, pipeline.ledger), pipeline.ledger.replayed().home
-    for each in settings.databases:
-        with _named(each.name), closing(connect(url := places.url(each.name))) as connection:
-            places.require_signed(each.name, url, connection)
-            require_declared(connection, tables_of(settings, each.name))
+    for name in pipeline.members:
+        with naming(name), closing(connect(url := places.url(name))) as connection:
+            places.require_signed(name, url, connection)
+            require_declared(connection, tables_of(settings, name))
             migrate(url)
-            adopt(connection, _known(home), each.name, pipeline.environment.identity().name)
+            adopt(connection, known_home(home), name, pipeline.environment.identity().name)
 
 
 @dataclass(frozen=True)
@@ -187,9 +254,9 @@ class MemberOpener:
     places: SignedPlaces
     compared: dict[str, AuditHead] = field(default_factory=dict)
 
-    def members(self, lead: DatabasePorts) -> Members:
-        """Each, to be opened when it is needed."""
-        return Members(lead, {each.name: partial(self._opened, each.name) for each in self.parts.settings.databases})
+    def members(self, lead: DatabasePorts, names: Sequence[str]) -> Members:
+        """Each of these, to be opened when it is needed."""
+        return Members(lead, {name: partial(self._opened, name) for name in names})
 
     def _opened(self, name: str) -> PostgresMember:
         url = self.places.url(name)
@@ -200,8 +267,8 @@ class MemberOpener:
             environment = self.places.environment(name, url, connection)
             further = partial(connect_at, environment.identity().place, url)
             ports = parts.ports(further, connection, environment, name)
-            ledger, kept = self.places.ledger, BackupDirectory(self.parts.settings.home / "former-audit")
-            home = _known(ledger.replayed().home)
+            ledger, kept = self.places.ledger, BackupDirectory(self.parts.settings.home / FORMER_AUDIT)
+            home = known_home(ledger.replayed().home)
             left = partial(_left, ledger, name)
             mirror = Mirror(connection, self.connection, home, name, left, kept.write, self.compared)
             return PostgresMember(connection, ports, mirror, partial(self.places.require_unmoved, name))
@@ -211,14 +278,16 @@ def _left(ledger: Ledger, member: str) -> Collection[AuditHead]:
     return ledger.replayed().set_aside.get(member, ())
 
 
-def _known(home: str | None) -> str:
+def known_home(home: str | None) -> str:
+    """Refuses a home without an id, by PreflightError."""
     if home is None:
         raise PreflightError("this home has no id yet, and so no members; run `keyrotation init`")
     return home
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
+def naming(name: str) -> Iterator[None]:
+    """Has errors inside name a member."""
     try:
         yield
     except KeyRotationError as error:

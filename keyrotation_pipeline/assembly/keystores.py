@@ -164,7 +164,7 @@ def source_keys(settings: Settings, environment: Mapping[str, str]) -> Mapping[s
     Raises:
         InvalidKeyError: it is longer than any key.
     """
-    names = dict.fromkeys(p.source_key for table in settings.encrypted_tables for p in table.places if p.source_key)
+    names = dict.fromkeys(p.source_key for table in settings.declared_tables for p in table.places if p.source_key)
     return {name: SourceKey(environment[name].encode(), name) for name in names if environment.get(name)}
 
 

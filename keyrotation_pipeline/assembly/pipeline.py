@@ -1,6 +1,6 @@
 """From settings to the ports of a rotation, opened; and the actions that a request may ask for."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 
@@ -36,6 +36,7 @@ from keyrotation_pipeline.assembly.fleet import (
     Parts,
     SignedPlaces,
     adopt_members,
+    members_of,
     over_members,
     tables_of,
 )
@@ -51,6 +52,7 @@ from keyrotation_pipeline.assembly.keystores import (
     wipe_leftovers,
     withhold_modules,
 )
+from keyrotation_pipeline.assembly.listed_members import join_listed, listing
 from keyrotation_pipeline.audit.divergence import divergence
 from keyrotation_pipeline.audit.event_signatures import VouchedEvents
 from keyrotation_pipeline.audit.store_owner import OwnedKeyStore, require_not_of_others
@@ -273,7 +275,15 @@ def initialise(
                 offer_canary(pipeline.keys, pipeline.keys.read())
             if settings.activated_at is not None:
                 keys.declare_activation(pipeline, settings.activated_at)
+        _join_listed(settings, actor, migrate)
     return trial
+
+
+def _join_listed(settings: Settings, actor: str, migrate: Callable[[str], None]) -> None:
+    """Not before the rules are pinned that cover them; the pipeline of before lacks their tables."""
+    if settings.rules:
+        with open_pipeline(settings, actor=actor) as pipeline:
+            join_listed(settings, pipeline, migrate)
 
 
 def _begins_without_key(pipeline: Pipeline, stored: StoredKeys) -> bool:
@@ -461,14 +471,16 @@ def _assemble(
     places = SignedPlaces(settings, ledger)
     opener = MemberOpener(parts, url, connection, places)
     lead = parts.ports(partial(connect, url), connection, environment, "")
-    members = opener.members(lead)
+    names = members_of(settings, ledger.replayed().hosts if settings.rules else None)
+    members = opener.members(lead, names)
     opened.callback(members.close)
     ports = over_members(lead, members)
     return Pipeline(
-        tables=settings.encrypted_tables,
+        tables=settings.tables_in(names),
         shards=speed.shards,
         parallel_shards=speed.parallel_shards,
         run_minutes=speed.run_minutes,
+        listed=partial(listing, settings, ledger, url),
         ledger=ledger,
         inventory=ports.inventory,
         rewriting=ports.rewriting,

@@ -33,10 +33,12 @@ from keyrotation_pipeline.model.audit_state import (
     verified_by,
 )
 from keyrotation_pipeline.model.environment import DatabaseServer
+from keyrotation_pipeline.model.members import member_line, members_among, place_by_rule, rules_among
 from keyrotation_pipeline.model.request_events import (
     Blocked,
     DatabaseReconciled,
     HostsPinned,
+    MemberJoined,
     MemberReconciled,
     RequestOpened,
     RolloutConfirmed,
@@ -160,7 +162,10 @@ def _moved(state: AuditState, entry: AuditEntry, fact: StatusChanged) -> None:
     if fact.after is RequestStatus.RUNNING and stored.started_at is None:
         require(entry.at <= stored.start_by, "starts a request after its last date")
         fields = signed_fields(state.texts[stored.id])
-        state.hosts = hosts_in(fields)
+        # Their officers have not seen who joined since, and so have not signed them away.
+        late = state.joined_after(stored.audit_head[0])
+        signed = hosts_in(fields)
+        state.hosts = (*signed, *(member_line(*each) for each in late.items() if each[0] not in members_among(signed)))
         if state.roster is not None:
             state.began_under[stored.id] = state.roster
         state.signers.update(signer_in(fields))
@@ -241,6 +246,16 @@ def _verified(
 def _hosts_pinned(state: AuditState, _entry: AuditEntry, fact: HostsPinned) -> None:
     require(state.hosts in {None, fact.hosts}, "pins hosts that nobody has signed")
     state.hosts = fact.hosts
+
+
+def _joined(state: AuditState, entry: AuditEntry, fact: MemberJoined) -> None:
+    hosts = state.hosts or ()
+    rules = rules_among(hosts).values()
+    covered = any(place_by_rule(fact.member, each) == fact.place for each in rules)
+    require(covered, f"has {fact.member} join, which no rule covers that officers signed")
+    require(fact.member not in members_among(hosts), f"has {fact.member} join again")
+    state.hosts = (*hosts, member_line(fact.member, fact.place))
+    state.joined[fact.member] = entry.seq
 
 
 def _reconciled(state: AuditState, entry: AuditEntry, fact: DatabaseReconciled) -> None:
@@ -347,5 +362,6 @@ REQUEST_RULES: Rules = {
     RolloutConfirmed: _confirmed,
     RosterPinned: _pinned,
     HostsPinned: _hosts_pinned,
+    MemberJoined: _joined,
     DatabaseReconciled: _reconciled,
 }

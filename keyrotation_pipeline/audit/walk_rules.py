@@ -1,11 +1,12 @@
 """What the steps of a walk change, and the states of keys: in order, and while their request is under way."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from keyrotation_pipeline.audit.events import AuditEntry, Rules
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.approval import members_in, signed_fields
+from keyrotation_pipeline.model.approval import signed_fields
 from keyrotation_pipeline.model.audit_state import (
     AuditState,
     ImpossibleError,
@@ -23,6 +24,7 @@ from keyrotation_pipeline.model.key_events import (
     RetirementIntended,
 )
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, IN_USE, LOST, KeyRecord, KeyState, other_generation
+from keyrotation_pipeline.model.members import members_in
 from keyrotation_pipeline.model.request_events import (
     PromotionRecorded,
     StepFinished,
@@ -174,14 +176,20 @@ def _retirement_intended(state: AuditState, entry: AuditEntry, _fact: Retirement
 
 def _member_proven(state: AuditState, entry: AuditEntry, fact: MemberProven) -> None:
     evidence, walk = fact.evidence, state.require_walk(entry.request)
-    signed = members_in(signed_fields(state.texts[walk.id])).get(evidence.member)
+    signed = _members(state, walk).get(evidence.member)
     require(signed == evidence.state.place, f"is of {evidence.member} in another place than officers signed")
     state.proven.setdefault(walk.id, {})[evidence.member] = evidence
 
 
+def _members(state: AuditState, walk: Walk) -> Mapping[str, str]:
+    """The members that officers signed, and those that joined since by a rule which they signed."""
+    signed = members_in(signed_fields(state.texts[walk.id]))
+    return {**signed, **state.joined_after(walk.audit_head[0])}
+
+
 def _retired(state: AuditState, entry: AuditEntry, fact: KeyRetired) -> None:
     walk = state.require_walk(entry.request)
-    members = members_in(signed_fields(state.texts[walk.id]))
+    members = _members(state, walk)
     require(set(fact.members) == set(members), "is not of the members that officers signed")
     missing = next((each for each in members if each not in state.proven.get(walk.id, {})), None)
     require(missing is None, f"lacks the evidence of {missing}")

@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from keyrotation_pipeline.audit.events import entries
-from keyrotation_pipeline.model.approval import members_among
 from keyrotation_pipeline.model.audit import EventKind, utc_minute
 from keyrotation_pipeline.model.backups import BackupSet, in_order, member_in, stamp_in, stamped_at
+from keyrotation_pipeline.model.members import members_among
 from keyrotation_pipeline.ports.ledger import Ledger
 
 

@@ -144,9 +144,8 @@ def _server(given: str | None, path: Path, member: str) -> str:
     if given is not None:
         return given
     if member:
-        urls = {each.name: each.url for each in settings.load(path).databases} if path.exists() else {}
-        if member in urls:
-            return urls[member].get_secret_value()
+        if path.exists() and (entry := settings.load(path).entry_of(member)) is not None:
+            return entry.url.get_secret_value()
         raise ConfigurationError(f"no [[databases]] {member} is configured here; name the server with --server URL")
     if path.exists() and (url := settings.load(path).database.url) is not None:
         return url.get_secret_value()

@@ -198,7 +198,7 @@ def _stated(declared: Settings) -> Stated:
     """What a report has from the configuration."""
     recovery, values = declared.recovery, declared.format.value_format
     of_others = None if declared.format.name == NATIVE.name else declared.format.name
-    forms = (place.form for table in declared.encrypted_tables for place in table.places)
+    forms = (place.form for table in declared.declared_tables for place in table.places)
     found = findings(values, (each.spec for each in forms if each is not None))
     known = Cryptography(of_others, modules_in_use(), tuple(found))
     return Stated(declared.report.organisation, recovery.rto_seconds, recovery.rpo_seconds, known)

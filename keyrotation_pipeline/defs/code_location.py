@@ -8,6 +8,7 @@ import dagster as dg
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.assembly.home import installed_at
+from keyrotation_pipeline.assembly.listed_members import all_tables
 from keyrotation_pipeline.defs.assets import build_asset, step_assets, with_code_references
 from keyrotation_pipeline.defs.backups import BACKUP_TESTS, backup_assets, backup_decrypts_check
 from keyrotation_pipeline.defs.checks import checks
@@ -26,7 +27,7 @@ from keyrotation_pipeline.settings import Settings
 def configured_definitions(declared: Settings, naming: Naming) -> dg.Definitions:
     """Everything for a configuration, with the names that its project asks for."""
     return build_definitions(
-        declared.encrypted_tables,
+        all_tables(declared),
         declared.reencryption.shards,
         PipelineResource(str(declared.path), naming),
         declared.time_zone,

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 
 from keyrotation_pipeline.errors import ApprovalError
 from keyrotation_pipeline.model.earlier_summaries import FIRST_APPROVAL, SECOND_APPROVAL
-from keyrotation_pipeline.model.signed_lines import ENCRYPTED, PLACE, PLAINTEXT_STAYS, STAYS
+from keyrotation_pipeline.model.members import MEMBER, member_line, place_lines, places_in
+from keyrotation_pipeline.model.signed_lines import ENCRYPTED, PLAINTEXT_STAYS, STAYS
 from keyrotation_pipeline.model.signed_summary import APPROVAL, FOURTH_APPROVAL, THIRD_APPROVAL, summary
 from keyrotation_pipeline.model.visible_text import is_hidden, plain_name, signed_name
 
@@ -20,8 +21,6 @@ HEADERS = (HEADER, FOURTH_APPROVAL, THIRD_APPROVAL, SECOND_APPROVAL, FIRST_APPRO
 HOSTS = "Hosts"
 SECRETS = "Secrets"
 SIGNER = "Backups signed by"
-MEMBER = "databases "
-_SYSTEM = re.compile(r".+, system identifier ([0-9]+)(?:, schema [a-z0-9_]+)?")
 COMPARED = "Values compared with a backup"
 CARRIED_OUT = ("Carried out", "by people, in Dagster or by keyrotation rotate; the conductor leaves it")
 
@@ -378,46 +377,7 @@ def _lines(text: bytes) -> Sequence[str]:
 def hosts_in(fields: Mapping[str, str]) -> tuple[str, ...]:
     """The hosts in the fields of a canonical text, the places of the secrets that are sent to them, and the members."""
     hosts = tuple(each for name in (HOSTS, SECRETS) if name in fields for each in fields[name].split("; "))
-    return (*hosts, *(member_line(name, place) for name, place in members_in(fields).items()))
-
-
-def member_line(name: str, place: str) -> str:
-    """A member of a fleet among the hosts, such as ``databases north at clinic, system identifier 7``."""
-    return f"{MEMBER}{name} at {place}"
-
-
-def members_among(hosts: Sequence[str]) -> Mapping[str, str]:
-    """The places of a fleet's members among hosts, by name."""
-    named = (each.removeprefix(MEMBER).partition(" at ") for each in hosts if each.startswith(MEMBER))
-    return {name: place for name, _, place in named}
-
-
-def servers_among(hosts: Sequence[str]) -> Mapping[str, str]:
-    """The server of each of a fleet's members among hosts, by the member's name: its system identifier, in digits.
-
-    A server may have several names of a host, and its system identifier is what officers have signed.
-    """
-    found = {name: _SYSTEM.fullmatch(place) for name, place in members_among(hosts).items()}
-    return {name: number[1] for name, number in found.items() if number is not None}
-
-
-def place_lines(hosts: Sequence[str], values: Mapping[str, str]) -> Sequence[tuple[str, str]]:
-    """The lines of a fleet's members."""
-    counted = {name: f"; {number}" for name, number in values.items()}
-    return [(f"{PLACE}{name}", f"{place}{counted.get(name, '')}") for name, place in members_among(hosts).items()]
-
-
-def members_in(fields: Mapping[str, str]) -> Mapping[str, str]:
-    """The places of a fleet's members in the fields of a canonical text, by name."""
-    return {
-        name.removeprefix(PLACE): value.partition("; ")[0] for name, value in fields.items() if name.startswith(PLACE)
-    }
-
-
-def values_in(fields: Mapping[str, str]) -> Mapping[str, str]:
-    """How many values each of them had when it was signed, by name."""
-    lines = {name: fields[f"{PLACE}{name}"].partition("; ")[2] for name in members_in(fields)}
-    return {name: counted for name, counted in lines.items() if counted}
+    return (*hosts, *(member_line(name, place) for name, place in places_in(fields).items()))
 
 
 def signer_in(fields: Mapping[str, str]) -> tuple[str, ...]:

@@ -127,6 +127,7 @@ class EventKind(StrEnum):
     ROSTER_PINNED = "roster_pinned"
     ROSTER_KEEPING_INTENDED = "roster_digest_to_key_store_intended"
     HOSTS_PINNED = "hosts_pinned"
+    MEMBER_JOINED = "member_joined"
     HOME_NAMED = "home_named"
     SERVER_SEEN = "server_seen"
     SIGNING_BEGUN = "audit_signing_begun"

@@ -17,6 +17,7 @@ from keyrotation_pipeline.model.comparison import as_signed
 from keyrotation_pipeline.model.environment import DatabaseServer
 from keyrotation_pipeline.model.incidents import Incident, IncidentStatus
 from keyrotation_pipeline.model.keys import GONE, KeyRecord, KeyState
+from keyrotation_pipeline.model.members import members_among
 from keyrotation_pipeline.model.proof import MemberEvidence
 from keyrotation_pipeline.model.request_events import RotationAuditWritten, SignatureAdded
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Walk
@@ -128,6 +129,7 @@ class AuditState:
         member_servers: the same of each member of a fleet.
         set_aside: by member, the last events of copies of the audit that officers have signed to be made anew.
         hosts: those in the text of the last request that began, else those that `init` pinned; None: it pinned none.
+        joined: by member of a fleet that a rule covered, the event with which it joined last.
         signers: fingerprints of the keys that sign backups: the first that was pinned, and each that stands in the
             text of a request that began.
         signed_from: the event with which the pipeline began to sign what it appends; None: it has not.
@@ -177,6 +179,7 @@ class AuditState:
     member_servers: dict[str, DatabaseServer] = field(default_factory=dict)
     set_aside: dict[str, tuple[AuditHead, ...]] = field(default_factory=dict)
     hosts: tuple[str, ...] | None = None
+    joined: dict[str, int] = field(default_factory=dict)
     signers: set[str] = field(default_factory=set)
     signed_from: int | None = None
     signer: str | None = None
@@ -227,6 +230,11 @@ class AuditState:
     def left(self, member: str) -> DatabaseServer | None:
         """Where a member of a fleet ran when the walk that is under way was requested, or as officers signed since."""
         return self.member_servers.get(member) if self.has_walk else None
+
+    def joined_after(self, seq: int) -> Mapping[str, str]:
+        """The members of a fleet that joined by a rule after an event, each with its place."""
+        present = members_among(self.hosts or ())
+        return {name: place for name, place in present.items() if self.joined.get(name, 0) > seq}
 
     @property
     def origin(self) -> str | None:

@@ -49,6 +49,19 @@ class HostsPinned(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class MemberJoined(Fact):
+    """A database that a rule among the hosts covers is a member of the fleet from now on.
+
+    Args:
+        place: its name, system identifier and schema, as the rule says.
+    """
+
+    kind: ClassVar = EventKind.MEMBER_JOINED
+    member: str
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
 class HomeNamed(Fact):
     """The random id of the home. It tells its key store and its backups from those of others.
 

@@ -218,16 +218,27 @@ def _limits(fields: Fields, *, repeats: bool) -> Iterator[str]:
 
 
 def _of_members(fields: Fields) -> Iterator[str]:
-    members = [name.removeprefix(PLACE) for name in fields if name.startswith(PLACE)]
+    named = [name.removeprefix(PLACE) for name in fields if name.startswith(PLACE)]
+    members = [each for each in named if "*" not in each]
     if members:
         yield (
             f"The same happens in further databases, each exactly the one that its line Place names: "
             f"{', '.join(members)}. The old key goes only when it is proven in all of them."
         )
+    yield from _of_rules(fields)
     if silent := [each for each in members if fields[f"{PLACE}{each}"].endswith(f"; {NOT_COUNTED}")]:
         yield (
             f"NOBODY HAS COUNTED what is in {', '.join(silent)}, which did not answer when this was requested. The "
             "same happens there as soon as it answers, and until then the old key stays."
+        )
+
+
+def _of_rules(fields: Fields) -> Iterator[str]:
+    rules = [each for name in fields if "*" in (each := name.removeprefix(PLACE)) and name.startswith(PLACE)]
+    if rules:
+        yield (
+            "NOBODY IS ASKED about databases that join later: each whose name matches, on the server that the line "
+            f"Place names, is treated alike as soon as a query of the first database lists it: {', '.join(rules)}."
         )
 
 
@@ -322,6 +333,7 @@ def _policy(fields: Fields) -> Iterator[str]:
         )
     else:
         yield from _people_change(before, after)
+    yield from _of_rules(fields)
     yield "What cannot be undone: to take this back, the officers who decide from then on must sign another change."
 
 

@@ -19,6 +19,8 @@ from keyrotation_pipeline.fieldcrypto.search_index import IndexForm
 from keyrotation_pipeline.model.visible_text import plain_name
 
 MEMBER_NAME = "[a-z][a-z0-9_]{0,30}"
+# Covers every member whose name it matches.
+NAME_RULE = r"[a-z][a-z0-9_]{0,30}\*[a-z0-9_*]{0,30}"
 _OF_MEMBER = re.compile(f"({MEMBER_NAME}):(.+)", re.ASCII | re.DOTALL)
 
 

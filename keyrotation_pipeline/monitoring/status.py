@@ -15,10 +15,11 @@ from keyrotation_pipeline.backups.rehearsal import last_rehearsal
 from keyrotation_pipeline.errors import AuditError, BlockedError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.wrapping_keys import WrappingKeyState
-from keyrotation_pipeline.model.approval import Roster, members_among
+from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.audit import EventKind, counted, utc_minute, utc_second
 from keyrotation_pipeline.model.breach import carried_by
 from keyrotation_pipeline.model.keys import KeyRecord, StoredKeys, not_sealed
+from keyrotation_pipeline.model.members import members_among
 from keyrotation_pipeline.model.pending import PendingCode, PendingReason
 from keyrotation_pipeline.model.proof import records_reencrypted
 from keyrotation_pipeline.model.request_events import StatusChanged
@@ -52,7 +53,7 @@ from keyrotation_pipeline.requests.approvals import authority
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.requests.control import pace_of
 from keyrotation_pipeline.requests.plaintext_outside_rows import last_known
-from keyrotation_pipeline.requests.policy import changed_hosts
+from keyrotation_pipeline.requests.policy import changed_hosts, listed_otherwise
 from keyrotation_pipeline.requests.roster import require_roster, roster_of
 from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.requests.takeover import cannot_start, out_of_use
@@ -199,7 +200,7 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside
     attention += stalled(pipeline.heartbeats.last(), now)
     attention += unstamped(pipeline, now)
     attention += unwitnessed(pipeline.ledger, now)
-    attention += changed_hosts(pipeline)
+    attention += [*changed_hosts(pipeline), *listed_otherwise(pipeline)]
     attention += outside.wrapping.problems if outside.wrapping is not None else ()
     attention += rolling.overdue(pipeline, answers.values(), now)
     # A recipient's certificate that has ended is said already where it is an officer's.

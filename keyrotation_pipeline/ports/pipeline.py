@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
-from keyrotation_pipeline.model.approval import Roster, servers_among
+from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.keys import KeyMade, StoredKeys
+from keyrotation_pipeline.model.members import Listed, servers_among
 from keyrotation_pipeline.model.page_reading import Verification
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.proof import Proven
@@ -95,6 +96,7 @@ class Pipeline:
         secrets: where each secret is that is sent to one of them, and that officers sign, with its setting.
         backup_signer: fingerprint of the key of this home that signs backups; None: it has none.
         run_minutes: of a fleet, for how long a Dagster run begins further shards.
+        listed: asks which databases rules of a fleet list; raises PreflightError.
         verification: the number of days within which, and the hours at which, every value is read.
         ask_member: of a fleet; None: there is none.
     """
@@ -123,6 +125,7 @@ class Pipeline:
     secrets: tuple[str, ...] = ()
     backup_signer: str | None = None
     run_minutes: int = 60
+    listed: Callable[[], Listed] = Listed
     verification: Verification = field(default_factory=Verification)
     ask_member: AskMember | None = None
 

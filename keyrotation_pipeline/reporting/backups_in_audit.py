@@ -7,7 +7,6 @@ from datetime import datetime
 
 from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState
 from keyrotation_pipeline.errors import AuditError
-from keyrotation_pipeline.model.approval import members_among
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import (
     BackupFacts,
@@ -20,6 +19,7 @@ from keyrotation_pipeline.model.backup_events import (
 from keyrotation_pipeline.model.backups import member_in, stamp_in, stamped_at
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.members import members_among
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.reporting.sections import BackupsFound, BackupTaken, MemberProtected, RecoveryTested
 

@@ -24,12 +24,12 @@ from keyrotation_pipeline.model.approval import (
     one_of_several,
     signed_fields,
     signer_in,
-    values_in,
 )
 from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.environment import gone_as_signed, lines_as_signed
 from keyrotation_pipeline.model.incidents import IncidentStatus
 from keyrotation_pipeline.model.keys import StoredKeys
+from keyrotation_pipeline.model.members import member_line, values_in
 from keyrotation_pipeline.model.pending import PendingCode, PendingReason
 from keyrotation_pipeline.model.requests import Request, Walk
 from keyrotation_pipeline.model.signed_lines import ENCRYPTED, LEFT, NOT_COUNTED
@@ -200,6 +200,7 @@ def _text(
     header: str = HEADER,
     counts: Sequence[TableCount] | None = None,
 ) -> ApprovalText:
+    pipeline = _as_requested(pipeline, request)
     action, rollout = pipeline.actions[request.action], pipeline.rollout
     return ApprovalText(
         request=request.id,
@@ -231,6 +232,18 @@ def _text(
         unauthenticated=_unauthenticated(pipeline.tables, request, header),
         values_in=_values_in(pipeline, request, counts),
         header=header,
+    )
+
+
+def _as_requested(pipeline: Pipeline, request: Request) -> Pipeline:
+    """Without the members of a fleet that joined after a request by a rule, which stands in its text for them."""
+    if not (late := pipeline.ledger.replayed().joined_after(request.audit_head[0])):
+        return pipeline
+    lines = {member_line(*each) for each in late.items()}
+    return replace(
+        pipeline,
+        tables=tuple(table for table in pipeline.tables if table.name.database not in late),
+        hosts=tuple(each for each in pipeline.hosts if each not in lines),
     )
 
 

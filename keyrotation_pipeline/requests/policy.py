@@ -8,12 +8,13 @@ has begun goes on under the roster that it began under.
 request that began says which ones were signed; this has a change signed on its own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from keyrotation_pipeline.audit.divergence import require_consistent
-from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, RequestError
-from keyrotation_pipeline.model.approval import Roster, members_among
+from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, KeyRotationError, RequestError
+from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
+from keyrotation_pipeline.model.members import members_among, rules_among
 from keyrotation_pipeline.model.request_events import HostsPinned
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
 from keyrotation_pipeline.ports.ledger import Ledger
@@ -74,18 +75,41 @@ def changed_host_names(pipeline: Pipeline) -> tuple[tuple[str, ...], tuple[str, 
 
 
 def require_signed_members(pipeline: Pipeline) -> None:
-    """Refuses to have officers sign the place of a new member of a fleet among other things.
+    """Refuses to have officers sign among other things that a fleet has a new member or rule, or one less.
 
     Raises:
-        ApprovalError: the configuration names one that they have not signed on its own, nor `init` pinned.
+        ApprovalError: the configuration names one that they have not signed on its own, nor `init` pinned; or lacks
+            one that they have.
     """
     signed = pipeline.ledger.replayed().hosts
-    for name, place in members_among(pipeline.hosts).items():
-        if signed is not None and name not in members_among(signed):
+    if signed is None:
+        return
+    known, named = dict(_places(signed)), dict(_places(pipeline.hosts))
+    for name, place in named.items():
+        if name not in known:
             raise ApprovalError(
                 f"[[databases]] {name} is {place}, and no officers have signed that it is one; have it signed with "
                 "`keyrotation policy --reason TEXT`, then run `keyrotation init`"
             )
+    for name in known:
+        if name not in named:
+            raise ApprovalError(
+                f"{name} is no longer in [[databases]], and no officers have signed that; restore it there, or have it "
+                "signed with `keyrotation policy --reason TEXT`"
+            )
+
+
+def _places(hosts: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The members of a fleet, and the rules, each with its place."""
+    yield from (*members_among(hosts).items(), *rules_among(hosts).items())
+
+
+def listed_otherwise(pipeline: Pipeline) -> Iterator[str]:
+    """A sentence if rules of a fleet list others than its members, or cannot be asked."""
+    try:
+        yield from pipeline.listed().sentences
+    except KeyRotationError as error:
+        yield str(error)
 
 
 def require_signed_key_store(pipeline: Pipeline) -> None:

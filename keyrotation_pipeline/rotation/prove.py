@@ -12,6 +12,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import CLOSED, NOT_A_VALUE
 from keyrotation_pipeline.model.audit import counted
+from keyrotation_pipeline.model.members import Listed
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import NAMED_AT_MOST, DecryptedCount, Proven, not_encrypted
 from keyrotation_pipeline.model.requests import Step, Walk
@@ -22,6 +23,17 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.reencrypt import ring_fit_for_rows
 
 QUICK_SWEEPS = 2
+
+
+def require_listed(pipeline: Pipeline) -> None:
+    """Refuses to prove anything while a rule of a fleet lists a database that is no member.
+
+    Raises:
+        BlockedError: names it.
+        PreflightError: which databases there are cannot be told.
+    """
+    if unjoined := pipeline.listed().unjoined:
+        raise BlockedError("; ".join(Listed(unjoined).sentences))
 
 
 def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> Proven:
@@ -36,6 +48,7 @@ def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> P
         ProofError: a value is in quarantine, unencrypted or does not decrypt; names table, column and count.
         BlockedError: rows stay locked, or a table cannot be fenced; names who holds it.
     """
+    require_listed(pipeline)
     retired, ring = retired_versions(pipeline.ledger, rotation), ring_fit_for_rows(pipeline, rotation)
     refuses_writers = any(table.format.identified_by.refuses_writers for table in pipeline.tables)
     if refuses_writers:  # this fence minds no old values, and with it nobody adds any

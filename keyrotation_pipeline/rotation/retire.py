@@ -37,7 +37,7 @@ from keyrotation_pipeline.requests.approvals import require_authorised, signed_a
 from keyrotation_pipeline.requests.plaintext_outside_rows import look_after
 from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation.keys import described_archived, record_of, require_stored_and_backed_up
-from keyrotation_pipeline.rotation.prove import prove_zero_old_rows, retired_versions
+from keyrotation_pipeline.rotation.prove import prove_zero_old_rows, require_listed, retired_versions
 from keyrotation_pipeline.rotation.rollout import pending
 
 HORIZON_PATIENCE_SECONDS = 60
@@ -94,6 +94,7 @@ def _retire_or_prove_again(
 def _retire(
     pipeline: Pipeline, rotation: Walk, proof: Proven, leaving: tuple[KeyVersion, ...], report: Report
 ) -> KeyRetired:
+    require_listed(pipeline)
     # Reading everything may take hours, without locks; the transaction checks what has changed since.
     searched = pipeline.evidence.search(
         pipeline.tables, rotation.source, retired_versions(pipeline.ledger, rotation), report

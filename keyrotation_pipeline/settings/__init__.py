@@ -15,11 +15,13 @@ from keyrotation_pipeline.settings.loading import (
     process_environment,
     started_by_uv,
 )
+from keyrotation_pipeline.settings.sections import MemberSettings
 
 __all__ = [
     "DATABASE_VARIABLE",
     "DEMO_MARKER",
     "FILE_NAME",
+    "MemberSettings",
     "Settings",
     "config_path",
     "database_variable",

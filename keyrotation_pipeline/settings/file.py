@@ -1,6 +1,7 @@
 """Defines `keyrotation.toml` as a whole, with what one section says about another, and the settings that it makes."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, time
 from pathlib import Path
@@ -165,7 +166,7 @@ class File(Section):
         declared = self.format.value_format
         is_pair = declared.is_pair
         is_alike_in_rows = declared.spec.takes("aad") and not declared.spec.row_data
-        for table in self.encrypted_tables:
+        for table in self.declared_tables:
             for place in map(table.place, table.columns):
                 if bool(place.iv) != is_pair:
                     raise ConfigurationError(
@@ -194,7 +195,7 @@ class File(Section):
     def _keys_of_columns_are_known(self) -> Self:
         if not self.format.value_format.has_keys_of_columns:
             return self
-        for table in self.encrypted_tables:
+        for table in self.declared_tables:
             if other := next((each for each in table.places if each.iv or not each.is_column), None):
                 raise ConfigurationError(
                     f'[[tables]] {table.name}: a value of "{self.format.name}" is a column of its own, with its nonce; '
@@ -227,7 +228,7 @@ class File(Section):
                 f'{FILE_NAME} names no table; add [[tables]] with name = "…" and columns = ["…"], or move it away and '
                 "run `keyrotation init`"
             )
-        if twice := repeated(str(table.name) for table in self.encrypted_tables):
+        if twice := repeated(str(table.name) for table in self.declared_tables):
             raise ConfigurationError(f"table {twice} is listed in two [[tables]]; put its columns into one")
         return self
 
@@ -272,7 +273,7 @@ class File(Section):
     def _columns_have_labels(self) -> Self:
         if self.format.value_format.generation == 1:
             return self
-        for table in self.encrypted_tables:
+        for table in self.declared_tables:
             if inside := next((each for each in table.places if not each.is_column), None):
                 raise ConfigurationError(
                     f"[format] generation = 2 is for values in columns of their own, and {inside.name} of "
@@ -315,7 +316,7 @@ class File(Section):
 
     @model_validator(mode="after")
     def _only_our_own_format_begins(self) -> Self:
-        for table in self.encrypted_tables:
+        for table in self.declared_tables:
             if table.begun and self.format.name != NATIVE.name:
                 raise ConfigurationError(
                     f'[[tables]] {table.name}: from is for name = "{NATIVE.name}" alone; leave it out, and have the '
@@ -325,7 +326,7 @@ class File(Section):
 
     @model_validator(mode="after")
     def _plaintext_is_reported(self) -> Self:
-        for table in self.encrypted_tables if self.rollout.mode == RolloutMode.KUBERNETES else ():
+        for table in self.declared_tables if self.rollout.mode == RolloutMode.KUBERNETES else ():
             if table.begun:
                 raise ConfigurationError(
                     f'[[tables]] {table.name} has from, and with [rollout] mode = "kubernetes" no Pod shows whether it '
@@ -338,7 +339,7 @@ class File(Section):
         names = [each.name for each in self.databases]
         if twice := repeated(names):
             raise ConfigurationError(f"two [[databases]] are named {twice}; give each a name of its own")
-        named = {each: table.name for table in self.tables for each in self._databases_of(table) if each}
+        named = {each: table.name for table in self.tables for each in self._entries_of(table)}
         if unknown := sorted(set(named).difference(names)):
             raise ConfigurationError(
                 f"[[tables]] {named[unknown[0]]} is in {unknown[0]}, which no [[databases]] has as its name; add it "
@@ -369,18 +370,54 @@ class File(Section):
                 )
         return self
 
-    def _databases_of(self, table: TableSettings) -> tuple[str, ...]:
-        """The databases that have a table, as `TableName` names them."""
-        if table.databases is None:
-            return ("",)
-        return tuple(each.name for each in self.databases) if table.databases == "*" else tuple(sorted(table.databases))
+    def _entries_of(self, table: TableSettings) -> tuple[str, ...]:
+        """The names in `[[databases]]` of those that have a table."""
+        return tuple(each.name for each in self.databases) if table.databases == "*" else (table.databases or ())
+
+    def entry_of(self, member: str) -> MemberSettings | None:
+        """The entry of `[[databases]]` for a member: its own, else the rule that covers it."""
+        own = (each for each in self.databases if each.name == member)
+        rules = (each for each in self.databases if each.rule is not None and each.rule.covers(member))
+        return next(own, next(rules, None))
+
+    @property
+    def named_members(self) -> tuple[str, ...]:
+        """The members with an entry of their own."""
+        return tuple(each.name for each in self.databases if each.rule is None)
+
+    @property
+    def rules(self) -> tuple[MemberSettings, ...]:
+        """The entries that are rules."""
+        return tuple(each for each in self.databases if each.rule is not None)
+
+    @property
+    def declared_tables(self) -> tuple[EncryptedTable, ...]:
+        """The declared tables, once for each entry of `[[databases]]` that has them."""
+        return self.tables_in([each.name for each in self.databases])
 
     @property
     def encrypted_tables(self) -> tuple[EncryptedTable, ...]:
-        """The declared tables as values of the procedure, once for each database that has them."""
-        declared = zip(self._declared_tables, self.tables, strict=True)
-        places = ((table, database) for table, settings in declared for database in self._databases_of(settings))
-        return tuple(replace(table, name=replace(table.name, database=database)) for table, database in places)
+        """The declared tables as values of the procedure, without those of members by a rule."""
+        return self.tables_in(self.named_members)
+
+    def tables_in(self, members: Iterable[str], *, own: bool = True) -> tuple[EncryptedTable, ...]:
+        """The declared tables as values of the procedure, once for each database that has them.
+
+        Args:
+            members: the further databases, in any order.
+            own: whether those of the home's own database are among them.
+        """
+        entries = {member: entry.name for member in sorted(members) if (entry := self.entry_of(member)) is not None}
+        found = list[EncryptedTable]()
+        for table, settings in zip(self._declared_tables, self.tables, strict=True):
+            named = self._entries_of(settings)
+            found += [table] if own and settings.databases is None else []
+            found += [
+                replace(table, name=replace(table.name, database=member))
+                for member, entry in entries.items()
+                if entry in named
+            ]
+        return tuple(found)
 
     @property
     def _declared_tables(self) -> tuple[EncryptedTable, ...]:

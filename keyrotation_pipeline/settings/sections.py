@@ -15,8 +15,9 @@ from keyrotation_pipeline.model.approval import require_plain
 from keyrotation_pipeline.model.checkpoints import COSIGNATURE, VerifierKey
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact, ContactRole, IncidentType
+from keyrotation_pipeline.model.members import MemberRule
 from keyrotation_pipeline.model.progress import DEFAULT_DUTY_CYCLE, LEAST_DUTY_CYCLE, AllowedHours
-from keyrotation_pipeline.model.tables import MEMBER_NAME
+from keyrotation_pipeline.model.tables import MEMBER_NAME, NAME_RULE
 from keyrotation_pipeline.settings.key_stores import KubernetesName
 from keyrotation_pipeline.settings.values import (
     Count,
@@ -182,18 +183,50 @@ class DatabaseSettings(Section):
     delayed_standbys: tuple[Text, ...] = ()
 
 
+def in_order(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Sorts names, each once, so that their order in the file changes no signed text."""
+    return tuple(sorted(set(names)))
+
+
 class MemberSettings(Section):
     """One of `[[databases]]`: a further database under the same key, whose tables are rotated with those here.
 
     Its role and its server are prepared as those of `[database]`; the schema `keyrotation` in it is made by `init`.
 
     Args:
-        name: how it is named in `[[tables]]`, and shown: small letters, digits and underscores.
-        url: of the database, directly and not through a pooler.
+        name: how it is named in `[[tables]]`, and shown: small letters, digits and underscores. With ``*``, as in
+            ``tenant_*``, it is a rule: every database of one server that `query` lists and that it matches.
+        url: of the database, directly and not through a pooler; of a rule, of any database of its server.
+        query: of a rule: returns the names of these databases, one a row, in the home's own database.
+        gone: of a rule: names that it does not cover, as of databases that are members no more.
     """
 
-    name: Annotated[str, Field(pattern=f"^{MEMBER_NAME}$")]
+    name: Annotated[str, Field(pattern=f"^({MEMBER_NAME}|{NAME_RULE})$")]
     url: Annotated[SecretStr, secret_in("databases")]
+    query: Text | None = None
+    gone: Annotated[tuple[Annotated[str, Field(pattern=f"^{MEMBER_NAME}$")], ...], AfterValidator(in_order)] = ()
+
+    @property
+    def rule(self) -> MemberRule | None:
+        """The names that it covers; None: it is one database."""
+        return MemberRule(self.name, self.gone) if "*" in self.name else None
+
+    @model_validator(mode="after")
+    def _rule_has_a_query(self) -> Self:
+        if (self.rule is None) is (self.query is None):
+            return self
+        raise ConfigurationError(
+            f"[[databases]] {self.name} has {'no query' if self.query is None else 'a query'}, and a name with * goes "
+            'with one: write name = "tenant_*" and query = "SELECT …", which returns names, or neither'
+        )
+
+    @model_validator(mode="after")
+    def _gone_is_of_a_rule(self) -> Self:
+        if self.gone and (self.rule is None or not all(map(MemberRule(self.name).covers, self.gone))):
+            raise ConfigurationError(
+                f"[[databases]] {self.name} has gone, which names databases that a name with * matches; correct it"
+            )
+        return self
 
 
 def known_hours(text: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from keyrotation_pipeline.model.approval import member_line, servers_among
+from keyrotation_pipeline.model.members import member_line, servers_among
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.conducting import sentences_of

@@ -33,6 +33,7 @@ _PEOPLE = "a note for people"
 # Kinds of events that the model leaves out, and why.
 LEFT_OUT: Mapping[EventKind, str] = {
     EventKind.HOSTS_PINNED: _INIT,
+    EventKind.MEMBER_JOINED: "`init` records a database that a signed rule covers; the model has one database",
     EventKind.HOME_NAMED: _INIT,
     EventKind.SERVER_SEEN: "a request says before it where the database runs; in the model that stays so",
     EventKind.BACKUP_KEY_PINNED: _INIT,

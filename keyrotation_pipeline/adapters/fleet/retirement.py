@@ -10,7 +10,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from keyrotation_pipeline.adapters.fleet.members import Members
-from keyrotation_pipeline.errors import BlockedError, KeyRotationError, MemberUnavailableError, ProofError
+from keyrotation_pipeline.errors import (
+    BlockedError,
+    DefinitionChangedError,
+    KeyRotationError,
+    MemberUnavailableError,
+    ProofError,
+)
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.plaintext_outside_rows import ServerFiles
 from keyrotation_pipeline.model.progress import Progress, Report
@@ -95,6 +101,8 @@ class FleetEvidence:
         """See `RetirementEvidence.snapshot_blockers`; a member that does not answer is one."""
         found = list(self.fleet.lead.evidence.snapshot_blockers(position))
         for name in self.fleet.open:
+            if position.of(name) is None:  # joined since, so that its proof comes next
+                continue
             try:
                 with self.fleet.at(name) as at:
                     found += _blockers(name, at.evidence.snapshot_blockers(_own(name, position)))
@@ -190,7 +198,7 @@ class FleetEvidence:
 def _own(name: str, position: SnapshotPosition) -> SnapshotPosition:
     own = position.of(name)
     if own is None:
-        raise ProofError(f"database {name} became a member after the proof; open the next request, which includes it")
+        raise DefinitionChangedError(f"database {name} became a member after the proof")
     return own
 
 

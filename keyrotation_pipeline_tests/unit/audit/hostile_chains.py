@@ -31,6 +31,7 @@ from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request_events import (
     DatabaseReconciled,
     HostsPinned,
+    MemberJoined,
     RolloutConfirmed,
     RosterPinned,
     SignatureAdded,
@@ -214,6 +215,7 @@ def effects(rng: Random, state: AuditState, target: Request | None) -> Iterator[
     yield KeyRegistered(UNKNOWN, rng.choice(list(KeyState)), "9f" * 32, START)
     yield RosterPinned.of(rng.choice([ATTACKER, LATER]))
     yield HostsPinned(("alerts: mail.evil.example",))
+    yield MemberJoined("tenant_1", "tenant_1, system identifier 7")
     heads = [AuditHead(99, "9" * 64), *sorted(state.abandoned, key=lambda head: head.seq)]
     yield DatabaseReconciled(
         "restored", KeyVersion(1), (), {}, (), tuple(rng.sample(heads, rng.randrange(1, len(heads) + 1)))

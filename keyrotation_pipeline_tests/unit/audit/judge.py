@@ -196,6 +196,10 @@ class Account:
             yield "pins other hosts"
         self.hosts = facts["hosts"]
 
+    def _member_joined(self, _seq: int, _body: Body, facts: Body) -> Iterator[str]:
+        if not any(each.startswith("databases ") and "*" in each.split(" at ")[0] for each in self.hosts or ()):
+            yield f"has {facts['member']} join, and there is no rule"
+
     def _request_opened(self, _seq: int, body: Body, facts: Body) -> Iterator[str]:
         if body["request"] in self.requests:
             yield "opens it again"

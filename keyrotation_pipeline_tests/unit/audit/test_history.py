@@ -35,9 +35,12 @@ from keyrotation_pipeline.model.key_events import (
     RetirementIntended,
 )
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.members import member_line
 from keyrotation_pipeline.model.proof import MemberEvidence, MemberState
 from keyrotation_pipeline.model.request_events import (
     DatabaseReconciled,
+    HostsPinned,
+    MemberJoined,
     MemberReconciled,
     PromotionRecorded,
     RequestOpened,
@@ -628,10 +631,10 @@ PLACE = "clinic, system identifier 7"
 FLEET_RETIRED = KeyRetired(V1, ("north:clients",), 0, 9, "0/1", START, (V1,), (V1,), V2, "backup", members=("north",))
 
 
-def of_fleet(ledger: FakeLedger) -> str:
+def of_fleet(ledger: FakeLedger, **lines: str) -> str:
     """A rotation over the member north, which officers have signed."""
     request = asking(ledger, RequestAction.ROTATE)
-    text = with_lines(text_of(request, ROSTER), {"Place north": f"{PLACE}; 9 values when last counted"})
+    text = with_lines(text_of(request, ROSTER), {"Place north": f"{PLACE}; 9 values when last counted", **lines})
     ledger.append(RequestOpened.of(request, text), request.id)
     for officer in (ADA, BEN):
         ledger.append(SignatureAdded.of(signature_by(officer, text)), request.id)
@@ -672,6 +675,39 @@ def test_evidence_counts_where_officers_have_signed_the_member_to_be(ledger: Fak
     ledger.append(proven("north", "clinic, system identifier 8"), request)
     fault = newest(ledger, EventKind.MEMBER_PROVEN).fault
     assert fault == "is of north in another place than officers signed"
+
+
+RULE = member_line("tenant_*", "tenant_*, system identifier 7")
+JOINED = MemberJoined("tenant_1", "tenant_1, system identifier 7")
+
+
+def test_no_database_joins_that_no_signed_rule_covers(ledger: FakeLedger) -> None:
+    ledger.append(HostsPinned((RULE,)))
+    ledger.append(replace(JOINED, place="tenant_1, system identifier 8"))
+    fault = newest(ledger, EventKind.MEMBER_JOINED).fault
+    assert fault == "has tenant_1 join, which no rule covers that officers signed"
+
+
+def test_no_database_joins_again(ledger: FakeLedger) -> None:
+    ledger.append(HostsPinned((RULE,)))
+    ledger.append(JOINED)
+    assert newest(ledger, EventKind.MEMBER_JOINED).fault is None
+    ledger.append(JOINED)
+    assert newest(ledger, EventKind.MEMBER_JOINED).fault == "has tenant_1 join again"
+
+
+def test_a_database_that_joined_after_the_request_gives_evidence_as_its_members_do(ledger: FakeLedger) -> None:
+    request = of_fleet(ledger, **{"Place tenant_*": "tenant_*, system identifier 7"})
+    ledger.append(JOINED)
+    ledger.append(proven("north", PLACE), request)
+    ledger.append(FLEET_RETIRED, request)
+    assert newest(ledger, EventKind.KEY_RETIRED).fault == "is not of the members that officers signed"
+    retired = replace(FLEET_RETIRED, members=("north", "tenant_1"))
+    ledger.append(retired, request)
+    assert newest(ledger, EventKind.KEY_RETIRED).fault == "lacks the evidence of tenant_1"
+    ledger.append(proven("tenant_1", JOINED.place), request)
+    ledger.append(retired, request)
+    assert newest(ledger, EventKind.KEY_RETIRED).fault is None
 
 
 def test_what_is_no_public_key_signs_no_backups(ledger: FakeLedger) -> None:

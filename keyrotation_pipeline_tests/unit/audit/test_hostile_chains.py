@@ -117,6 +117,10 @@ BY_UNIT_TEST: dict[str, Callable[[FakeLedger], None]] = {
     "prepares a request that does not hold its versions compromised": (
         test_history.test_a_request_that_leaves_its_key_in_use_is_not_that_of_an_incident
     ),
+    "has {} join, which no rule covers that officers signed": (
+        test_history.test_no_database_joins_that_no_signed_rule_covers
+    ),
+    "has {} join again": test_history.test_no_database_joins_again,
     "is of {} in another place than officers signed": (
         test_history.test_evidence_counts_where_officers_have_signed_the_member_to_be
     ),

@@ -7,9 +7,9 @@ import pytest
 
 from keyrotation_pipeline.backups.member_dumps import dumped, lacking, never_dumped
 from keyrotation_pipeline.backups.member_tests import QUARTER, due_members, overdue
-from keyrotation_pipeline.model.approval import member_line
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backups import TEST_OVERDUE_AFTER, BackupSet, dump_name, manifest_name, stamp_of
+from keyrotation_pipeline.model.members import member_line
 from keyrotation_pipeline.model.request_events import HostsPinned
 from keyrotation_pipeline_tests.fakes import FakeWorld, fake_pipeline
 

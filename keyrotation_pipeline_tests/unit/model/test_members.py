@@ -2,8 +2,9 @@
 
 import pytest
 
-from keyrotation_pipeline.model.approval import hosts_in, member_line, members_among, members_in, place_lines, values_in
+from keyrotation_pipeline.model.approval import hosts_in
 from keyrotation_pipeline.model.key_events import KeyRetired
+from keyrotation_pipeline.model.members import member_line, members_among, members_in, place_lines, values_in
 from keyrotation_pipeline.model.proof import MemberPosition, MemberState, Proven, SnapshotPosition
 from keyrotation_pipeline.model.records import as_json, read
 from keyrotation_pipeline.model.tables import TableName

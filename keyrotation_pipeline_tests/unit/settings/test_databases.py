@@ -8,6 +8,7 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.errors import ConfigurationError
 
 MEMBERS = '[[databases]]\nname = "north"\nurl = "north"\n[[databases]]\nname = "south"\nurl = "south"\n'
+RULE = '[[databases]]\nname = "t_*"\nurl = "t"\nquery = "SELECT 1"\n'
 CLIENTS = '[[tables]]\nname = "clients"\ncolumns = ["name"]\n'
 
 
@@ -45,11 +46,35 @@ def test_a_table_is_in_the_databases_that_it_names(tmp_path: Path, text: str, ta
     assert [str(each.name) for each in loaded(tmp_path, text).encrypted_tables] == tables
 
 
+def test_members_by_a_rule_have_its_tables_and_one_by_name_its_own(tmp_path: Path) -> None:
+    named = '[[databases]]\nname = "t_1"\nurl = "elsewhere"\n'
+    found = loaded(
+        tmp_path,
+        f'{RULE}gone = ["t_3"]\n{named}{CLIENTS}databases = ["t_*"]\n[[tables]]\nname = "o"\n'
+        'columns = ["x"]\ndatabases = ["t_1"]',
+    )
+    assert [str(each.name) for each in found.tables_in(["t_2", "t_1", "t_3", "other"])] == ["t_2:clients", "t_1:o"]
+    assert (found.named_members, [each.name for each in found.rules]) == (("t_1",), ["t_*"])
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
         pytest.param(f'{MEMBERS}{CLIENTS}databases = ["nroth", "south"]', "is in nroth, which no", id="unknown"),
         pytest.param(f'{MEMBERS}{CLIENTS}databases = ["north"]', r"\[\[databases\]\] south has no table", id="unused"),
+        pytest.param(
+            f'[[databases]]\nname = "t_*"\nurl = "t"\n{CLIENTS}databases = "*"', r"t_\* has no query", id="no query"
+        ),
+        pytest.param(
+            f'[[databases]]\nname = "t"\nurl = "t"\nquery = "SELECT 1"\n{CLIENTS}databases = "*"',
+            "t has a query",
+            id="no rule",
+        ),
+        pytest.param(f'{RULE}gone = ["north"]\n{CLIENTS}databases = "*"', r"t_\* has gone, which", id="gone"),
+        pytest.param(f"{RULE}{CLIENTS}", r"t_\* has no table", id="rule without table"),
+        pytest.param(
+            f'{RULE}{CLIENTS}databases = "*"\n{CLIENTS}databases = ["t_*"]', r"t_\*:clients is listed in two", id="r"
+        ),
         pytest.param(f"{MEMBERS}{MEMBERS}{CLIENTS}", "two .* are named north", id="twice"),
         pytest.param(
             f'{MEMBERS}{CLIENTS}databases = "*"\n{CLIENTS}databases = ["south"]',
