@@ -104,7 +104,7 @@ from keyrotation_pipeline.rotation.key_checks import (
 )
 from keyrotation_pipeline.rotation.reconcile import RECONCILE
 from keyrotation_pipeline.rotation.replace_key import REPLACE_KEY
-from keyrotation_pipeline.rotation.rollback import ROLLBACK
+from keyrotation_pipeline.rotation.rollback import DECRYPT, ROLLBACK
 from keyrotation_pipeline.rotation.rotate import ROTATE
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.hosts import checkpoints_in, hosts_of, secrets_of, transit_line, witnesses_of
@@ -112,7 +112,7 @@ from keyrotation_pipeline.settings.loading import bare_environment
 from keyrotation_pipeline.settings.secrets import require_no_keys
 
 ACTIONS: Mapping[RequestAction, Action[Pipeline]] = {
-    each.name: each for each in (ROTATE, ROLLBACK, RECONCILE, DESTROY, POLICY, REPLACE_KEY)
+    each.name: each for each in (ROTATE, ROLLBACK, DECRYPT, RECONCILE, DESTROY, POLICY, REPLACE_KEY)
 }
 
 

@@ -57,6 +57,7 @@ from keyrotation_pipeline.model.requests import (
     RotationType,
     Walk,
 )
+from keyrotation_pipeline.model.signed_lines import DECRYPTS
 from keyrotation_pipeline.model.tables import MEMBER_NAME
 
 
@@ -71,6 +72,9 @@ def _opened(state: AuditState, entry: AuditEntry, fact: RequestOpened) -> None:
     require(names_database(text, state.place), "is to be signed for another database")
     if fact.action is not RequestAction.RECONCILE and state.roster is not None:
         require(fields.get("Officers") == state.roster.signed_officers, "is to be signed by other officers")
+    decrypts, says = fact.action is RequestAction.DECRYPT, bool(fields.get(DECRYPTS))
+    require(says or not decrypts, "is to be signed without what it decrypts")
+    require(decrypts or not says, "is to be signed for what it decrypts, which it does not")
     require((fact.type is RotationType.EMERGENCY) == (fact.incident is not None), f"is a {fact.type} request")
     require(fact.supersedes is None or fact.supersedes in state.requests, "supersedes a request that is not there")
     content: dict[str, Any] = {

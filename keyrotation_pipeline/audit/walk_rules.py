@@ -40,7 +40,7 @@ from keyrotation_pipeline.model.requests import (
 
 # A time is taken just before its event is recorded, which may wait for a lock.
 _RECORDED_WITHIN = timedelta(minutes=10)
-_CHANGING_STATES = (RequestAction.ROTATE, RequestAction.ROLLBACK, RequestAction.RECONCILE)
+_CHANGING_STATES = (RequestAction.ROTATE, RequestAction.ROLLBACK, RequestAction.DECRYPT, RequestAction.RECONCILE)
 
 
 def require_its_time(state: AuditState, entry: AuditEntry, said: datetime) -> None:

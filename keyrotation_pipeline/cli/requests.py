@@ -298,6 +298,10 @@ def rollback_command(
     reason: Annotated[
         str, typer.Option("--reason", help="Why, in one plain line; the officers sign it.")
     ] = "the rotation is to be undone",
+    decrypt: Annotated[
+        bool,
+        typer.Option("--decrypt", help="Give columns with `from` that form back.", show_default=False),
+    ] = False,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -307,10 +311,12 @@ def rollback_command(
     """
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         undone, database = pipeline.ledger.walk(request_id), pipeline.environment.identity().name
-        opened = rollback.open_rollback(pipeline, undone, reason=reason, requested_by=actor())
+        opened = rollback.open_rollback(pipeline, undone, reason=reason, requested_by=actor(), decrypt=decrypt)
         source, target = str(opened.source), str(opened.target)
         value = {"database": database, "id": opened.id, "undoes": undone.id, "from": source, "to": target}
-        what = f"{database}: rollback of {undone.id}, {source} to {target}, start by {minutes(opened.start_by)} UTC"
+        what = (
+            f"{database}: {opened.action} of {undone.id}, {source} to {target}, start by {minutes(opened.start_by)} UTC"
+        )
         propose(pipeline, opened, value, [what], as_json=as_json)
 
 

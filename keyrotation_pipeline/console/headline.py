@@ -198,7 +198,7 @@ def _short(sentence: str) -> tuple[str, str | None]:
 
 
 def _kind(walk: Walk) -> str:
-    return {"emergency": "Emergency ", "rollback": "Rollback "}.get(walk.kind, "")
+    return {"emergency": "Emergency ", "rollback": "Rollback ", "decrypt": "Decryption "}.get(walk.kind, "")
 
 
 def _rotate(walk: Walk) -> str:

@@ -20,7 +20,7 @@ from dagster._core.storage.tags import MULTIDIMENSIONAL_PARTITION_PREFIX, PARTIT
 
 from keyrotation_pipeline.errors import OutOfOrderError
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.requests import RequestAction, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline.model.tables import TableName
 from keyrotation_pipeline.ports.ledger import Ledger
 
@@ -125,7 +125,7 @@ def key_versions(naming: Naming) -> dg.DynamicPartitionsDefinition:
 
 def partition_of(walk: Walk) -> str:
     """``v2``; of a rollback ``v1-back-from-v2``, since a rotation to v1 has materialized ``v1`` already."""
-    if walk.action is RequestAction.ROLLBACK:
+    if walk.action.goes_back:
         return f"{walk.target}-back-from-{walk.source}"
     return str(walk.target)
 

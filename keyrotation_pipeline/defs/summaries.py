@@ -18,7 +18,7 @@ from keyrotation_pipeline.model.keys import KeyMade
 from keyrotation_pipeline.model.progress import TableProgress, duration
 from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.records import read
-from keyrotation_pipeline.model.requests import WALK, RequestAction, Step, StepRecord, Walk
+from keyrotation_pipeline.model.requests import WALK, Step, StepRecord, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.model.visible_text import is_hidden, visible
 
@@ -191,8 +191,8 @@ def _retired(done: KeyRetired) -> str:
 
 def _report(rotation: Walk, facts: Facts) -> str:
     audit = facts.get("audit", {})
-    what = "undone" if rotation.action is RequestAction.ROLLBACK else "finished"
-    kind = "Rollback" if rotation.action is RequestAction.ROLLBACK else f"{rotation.type.capitalize()} rotation"
+    what = "undone" if rotation.action.goes_back else "finished"
+    kind = rotation.kind.capitalize() if rotation.action.goes_back else f"{rotation.type.capitalize()} rotation"
     return (
         f"{kind} {rotation.source} to {rotation.target} is **{what}**: "
         f"{facts.get('records_reencrypted', 0):,} records re-encrypted. Reason: {plain(rotation.reason)}. "

@@ -1,12 +1,15 @@
-"""Encrypts columns that held plaintext, or values of another library, so far: what is none of our values in full."""
+"""Encrypts columns that held plaintext, or values of another library, so far: what is none of our values in full.
+
+And gives such columns their old form back.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 
 from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, Labels, Reencryptor, Rows, Value
 from keyrotation_pipeline.fieldcrypto.codecs.source import ClosedError, Source
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion, any_value_in
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion, any_value_in, version_named
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.reads import CLOSED, NOT_A_VALUE
+from keyrotation_pipeline.fieldcrypto.reads import CLOSED, NOT_A_VALUE, Defect, DefectKind
 
 
 class PlaintextReencryptor(Reencryptor):
@@ -66,6 +69,52 @@ class PlaintextReencryptor(Reencryptor):
         return texts
 
 
+class OldFormWriter(PlaintextReencryptor):
+    """`Reencryptor` that also gives some columns their old form back: plaintext, or that of another library.
+
+    Every value of ours in these columns is opened, whatever its version, and what it is replaced by is opened again and
+    compared. A value is left, as a failure, if its text is itself one, which would be decrypted once more, or if
+    nothing of the old form can hold it.
+
+    Args:
+        begun: as for `PlaintextReencryptor`.
+    """
+
+    def __init__(self, ring: KeyRing, target: KeyVersion, labels: Labels, begun: Mapping[int, Source | None]) -> None:
+        super().__init__(ring, target, labels, begun)
+        self._takes_in = False
+        self._sealed = {number: _stored_text if source is None else source.sealed for number, source in begun.items()}
+
+    def _reencrypt_column(
+        self, number: int, values: Sequence[Value], rows: Rows, nonces: bytes, failures: list[Failure]
+    ) -> tuple[list[Value], Sequence[Value]]:
+        if number not in self._begun:
+            return super()._reencrypt_column(number, values, rows, nonces, failures)
+        new: list[Value] = [None] * len(values)
+        for at, value in enumerate(values):
+            if not value or not any_value_in([value]):
+                continue
+            if (text := self._try_to_open(value, rows[at], at, number, failures)) is None:
+                continue
+            if (former := self._former(number, text)) is None:
+                failures.append(
+                    Failure(
+                        at, number, Defect(DefectKind.NO_OLD_FORM, version_named(value.partition(b":")[0].decode()))
+                    )
+                )
+            new[at] = former
+        return new, new
+
+    def _former(self, number: int, text: bytes) -> Value:
+        """Returns a text in the old form of a column; None: it cannot be had back from that."""
+        try:
+            former = self._sealed[number](text)
+            is_same = self._begun[number](former) == text
+        except ClosedError:
+            return None
+        return former if is_same and not any_value_in([former]) else None
+
+
 def is_plaintext(failure: Failure, begun: Collection[int]) -> bool:
     """Returns whether a value that does not open is of the old form of one of these columns."""
     return failure.column in begun and failure.defect == NOT_A_VALUE
@@ -73,6 +122,21 @@ def is_plaintext(failure: Failure, begun: Collection[int]) -> bool:
 
 def _unchanged(value: bytes) -> bytes:
     return value
+
+
+def _stored_text(text: bytes) -> bytes:
+    """Returns a text as PostgreSQL stores it in UTF-8.
+
+    Raises:
+        ClosedError: it stores none with a zero byte, or that is not UTF-8.
+    """
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        raise ClosedError from None
+    if b"\0" in text:
+        raise ClosedError
+    return text
 
 
 def _texts_in(values: Sequence[Value]) -> dict[int, bytes]:

@@ -113,6 +113,7 @@ class DefectKind(StrEnum):
     ENCRYPTED_TWICE = "encrypted-twice"
     SEVERAL_KEYS = "several-keys"
     CLOSED = "closed"
+    NO_OLD_FORM = "no-old-form"
 
 
 _MESSAGES = {
@@ -131,6 +132,10 @@ _MESSAGES = {
     DefectKind.CLOSED: (
         "neither encrypted under a key version nor opened by the key of the library that wrote it: damaged, under "
         "another key, or encrypted twice"
+    ),
+    DefectKind.NO_OLD_FORM: (
+        "under key version {version} it decrypts to what its former form cannot hold: another encrypted value, or "
+        "characters that are never stored in that form; store another text"
     ),
 }
 

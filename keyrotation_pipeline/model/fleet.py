@@ -160,12 +160,15 @@ class RolloutTarget:
         versions: the one that is read, or written; or those that are withdrawn; or the primary before the new key.
         begun: of what is read, the columns, by label, whose old form is read, too, and encrypted under that version.
         old_forms: of these, those of another library, each with its format and the fingerprint of the key.
+        before: the version from which a walk gives them their old form back: under `versions` that is written again.
+            None: it encrypts them.
     """
 
     kind: TargetKind
     versions: tuple[KeyVersion, ...]
     begun: tuple[str, ...] = ()
     old_forms: tuple[tuple[str, str], ...] = ()
+    before: KeyVersion | None = None
 
     def met_by(self, instance: Instance) -> bool:
         """Whether an instance had reached the target when it last reported itself; one that never reported had not."""
@@ -176,8 +179,9 @@ class RolloutTarget:
                 return instance.names_primary
             case TargetKind.READS:
                 (version,) = self.versions
+                first, last = (0, version) if self.before is None else (version.number, self.before)
                 return version in instance.reads and all(
-                    0 < instance.encrypts_from.get(label, 0) <= version.number and not self.differs(instance, label)
+                    first < instance.encrypts_from.get(label, 0) <= last.number and not self.differs(instance, label)
                     for label in self.begun
                 )
             case TargetKind.WRITES:
@@ -205,6 +209,8 @@ class RolloutTarget:
         plain = [each for each in self.begun if each not in dict(self.old_forms)]
         old = [f"plaintext in {', '.join(plain)}"] if plain else []
         old += [f"{form.rpartition(': ')[0]} in {label}" for label, form in self.old_forms]
+        if self.before is not None:
+            return f", and {', '.join(old)}, which it writes until {self.before} is the primary"
         return f", and {', '.join(old)} until {', '.join(map(str, self.versions))} is the primary"
 
     @property

@@ -213,7 +213,8 @@ def _lacking(instance: Instance, target: RolloutTarget) -> str:
     """What an instance that reads the target lacks of reading the old form, too."""
     if others := ", ".join(each for each in target.begun if target.differs(instance, each)):
         return f"another legacy of {others} than is declared, or another key"
-    return f"no encrypted_from for {', '.join(target.begun)}"
+    wanted = "" if target.before is None else f"={target.before.number}"
+    return f"no encrypted_from{wanted} for {', '.join(target.begun)}"
 
 
 def _reported(instance: Instance, target: RolloutTarget) -> str:

@@ -51,6 +51,7 @@ class RequestAction(StrEnum):
 
     ROTATE = "rotate"
     ROLLBACK = "rollback"
+    DECRYPT = "decrypt"
     RECONCILE = "reconcile"
     DESTROY = "destroy"
     POLICY = "policy"
@@ -59,7 +60,12 @@ class RequestAction(StrEnum):
     @property
     def walks(self) -> bool:
         """Whether a request of this action is a `Walk`."""
-        return self in {RequestAction.ROTATE, RequestAction.ROLLBACK}
+        return self is RequestAction.ROTATE or self.goes_back
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether it leads to an earlier key, and undoes a rotation."""
+        return self in {RequestAction.ROLLBACK, RequestAction.DECRYPT}
 
 
 class RotationType(StrEnum):
@@ -167,13 +173,18 @@ class Walk(Request):
 
     @property
     def kind(self) -> str:
-        """``routine`` or ``emergency``, or ``rollback``: as in `status` and the procedure's table."""
-        return str(self.action if self.action is RequestAction.ROLLBACK else self.type)
+        """``routine`` or ``emergency``, ``rollback`` or ``decrypt``: as in `status` and the procedure's table."""
+        return str(self.action if self.action.goes_back else self.type)
 
     @property
     def encrypts_plaintext(self) -> bool:
         """Whether it encrypts columns that held plaintext; after a rollback applications write plaintext again."""
         return self.action is RequestAction.ROTATE
+
+    @property
+    def gives_back(self) -> bool:
+        """Whether it gives the values of these columns their old form again, in which plaintext needs no key."""
+        return self.action is RequestAction.DECRYPT
 
     def label(self, step: Step) -> str:
         """What a step does, in a few words."""

@@ -34,6 +34,14 @@ STAYS = (
 )
 # Of the lines Plaintext and Other libraries, before the columns.
 ENCRYPTED, LEFT = "encrypted, and refused afterwards, in", "stays in"
+# Of a walk that gives columns their old form back: how many values each of them had when it was requested.
+DECRYPTS = "Decrypts"
+
+
+def decrypts_in(line: str, place: str) -> str | None:
+    """What a line `Decrypts` says of one place; None: nothing."""
+    found = re.search(rf"(?:^|; )([0-9,]+ value\(s\) in {re.escape(place)})(?:; |$)", line)
+    return None if found is None else found[1]
 
 
 def quoted(text: str) -> str:

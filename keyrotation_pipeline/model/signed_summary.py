@@ -15,6 +15,7 @@ from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE, UNBOUND
 from keyrotation_pipeline.model.earlier_summaries import EARLIER, earlier_summary
 from keyrotation_pipeline.model.signed_consequences import destroyed, reconciled, replaced
 from keyrotation_pipeline.model.signed_lines import (
+    DECRYPTS,
     ENCRYPTED,
     ENDED,
     HELD,
@@ -167,6 +168,32 @@ def _rollback(fields: Fields, *, repeats: bool = False) -> Iterator[str]:
     yield (
         "What cannot be undone: once it has begun, it can no longer be stopped. No key is destroyed: "
         f"{version_of(source)} stays in the archive."
+    )
+
+
+def _decrypt(fields: Fields) -> Iterator[str]:
+    """The action of its own that leads out of encryption, which its first sentence says."""
+    source, target = version_of(fields.get("From", "")), version_of(fields.get("To", ""))
+    yield (
+        f"You are asked to allow that data of {_database(fields)} are NO LONGER PROTECTED BY THIS PROGRAM: "
+        f"{fields.get(DECRYPTS, 'not said which')}, by the last count."
+    )
+    yield (
+        "Whoever can read the database, its backups or its logs from then on can read what becomes plain text, without "
+        "any key. What gets the form of another library is under that library's key alone."
+    )
+    yield from _who_and_why(fields)
+    yield (
+        f"What happens: applications write with {target} again, and into these columns what they wrote before these "
+        f"were encrypted. Then the values in these columns are decrypted, and all others in the columns listed below "
+        f"are encrypted again, from {source} back to {target}. At the end the database refuses {source}, and any "
+        f"encrypted value in these columns."
+    )
+    yield from _limits(fields, repeats=False)
+    yield from _ends(fields)
+    yield (
+        "What cannot be undone: once it has begun, it can no longer be stopped, and what was readable stays so in "
+        f"copies and backups. No key is destroyed: {source} stays in the archive, and older backups need it."
     )
 
 
@@ -399,6 +426,7 @@ _CHECK = "Did somebody whom you know tell you about it?"
 _CHECKS = {
     "rotate": f"{_CHECK} Do those who run the applications know of it?",
     "rollback": f"{_CHECK} Do those who run the applications know of it, and why the new key is given up?",
+    "decrypt": f"{_CHECK} Do those who answer for these data agree that they are stored without this protection?",
     "destroy": f"{_CHECK} Does nothing that must still be read, such as an old backup, need this key?",
     "policy": f"{_CHECK} Did each new person read their fingerprint to you, in person or by telephone?",
     "reconcile": f"{_CHECK} Was a backup restored, and do you know when?",
@@ -479,6 +507,7 @@ _DECISIONS = {
 _ACTIONS: Mapping[str, Consequences] = {
     "rotate": _rotate,
     "rollback": _rollback,
+    "decrypt": _decrypt,
     "reconcile": partial(_reconcile, reconciled),
     "destroy": partial(_destroy, destroyed),
     "policy": _policy,

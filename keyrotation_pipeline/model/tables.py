@@ -72,6 +72,7 @@ class Place:
         source: the form that values had before: ``plaintext``, or what a `SourceForm` says; a rotation encrypts what
             still has it. "": they have no form but the table's format.
         source_key: under which name the key of such a source was imported; "": plaintext has none.
+        given_back: the primary under which a walk gives values that old form again; None: it encrypts what has it.
     """
 
     column: str
@@ -81,6 +82,7 @@ class Place:
     iv: str = ""
     source: str = ""
     source_key: str = ""
+    given_back: KeyVersion | None = None
 
     @property
     def form(self) -> SourceForm | None:
@@ -205,6 +207,17 @@ class EncryptedTable:
     def begun(self) -> tuple[str, ...]:
         """The places whose values are encrypted for the first time, or come from another library."""
         return tuple(each.name for each in self.places if each.source)
+
+    @property
+    def gives_back(self) -> bool:
+        """Whether values in these places get their old form again, instead of what has it a value."""
+        return any(each.given_back is not None for each in self.places)
+
+    def giving_back(self, target: KeyVersion) -> Self:
+        """The table for a walk to this key that gives the values in these places their old form again."""
+        return replace(
+            self, places=tuple(replace(each, given_back=target) if each.source else each for each in self.places)
+        )
 
     @property
     def held_plaintext(self) -> tuple[str, ...]:

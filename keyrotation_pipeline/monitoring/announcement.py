@@ -17,7 +17,6 @@ from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.incidents import Contact, ContactRole
 from keyrotation_pipeline.model.requests import (
     Announcement,
-    RequestAction,
     RequestStatus,
     RotationType,
     Walk,
@@ -139,7 +138,7 @@ def _what(walk: Walk) -> str:
 
 
 def _is_rollback(walk: Walk) -> bool:
-    return walk.action is RequestAction.ROLLBACK
+    return walk.action.goes_back
 
 
 def _subject(walk: Walk, time_zone: str) -> str:

@@ -27,7 +27,6 @@ from keyrotation_pipeline.model.requests import (
     PastRequest,
     PendingRequest,
     Request,
-    RequestAction,
     RequestStatus,
     Step,
     Walk,
@@ -290,7 +289,7 @@ def _overdue(due: DueRotation | None) -> list[str]:
 
 
 def _named(walk: Walk) -> str:
-    return f"{'rollback' if walk.action is RequestAction.ROLLBACK else 'rotation'} {walk.id}"
+    return f"{walk.action if walk.action.goes_back else 'rotation'} {walk.id}"
 
 
 def _past_dates(rotation: Walk | None, now: datetime) -> list[str]:

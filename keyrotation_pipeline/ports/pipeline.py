@@ -1,7 +1,7 @@
 """Every port that a step of the procedure needs, opened; and what each kind of request asks for."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
@@ -128,6 +128,12 @@ class Pipeline:
     listed: Callable[[], Listed] = Listed
     verification: Verification = field(default_factory=Verification)
     ask_member: AskMember | None = None
+
+    def of_walk(self, walk: Walk) -> "Pipeline":
+        """The same with the tables as a walk rewrites them."""
+        if not walk.gives_back:
+            return self
+        return replace(self, tables=tuple(each.giving_back(walk.target) for each in self.tables))
 
     @property
     def own_tables(self) -> tuple[EncryptedTable, ...]:

@@ -14,6 +14,7 @@ from keyrotation_pipeline.reporting.wording import lasting, listed, several
 _ACTIONS: Mapping[str, str] = {
     RequestAction.ROTATE: "rotation from {source} to {target}",
     RequestAction.ROLLBACK: "rollback from {source} to {target}",
+    RequestAction.DECRYPT: "decryption of columns, and rollback from {source} to {target}",
     RequestAction.RECONCILE: "reconciliation of a restored database, with {source} as the primary",
     RequestAction.DESTROY: "destruction of {source}",
     RequestAction.POLICY: "change of officers, quorum or recipients",
@@ -35,7 +36,7 @@ def heading(request: Decided) -> str:
     """What was asked for, and how it stands: ``Routine rotation from v1 to v2, finished``."""
     known = _ACTIONS.get(request.action)
     what = request.action if known is None else known.format(source=request.source, target=request.target)
-    kind = f"{request.type} " if request.action in {RequestAction.ROTATE, RequestAction.ROLLBACK} else ""
+    kind = f"{request.type} " if RequestAction(request.action).walks else ""
     return f"{capital(f'{kind}{what}')}, {_STATUS.get(request.status, request.status)}"
 
 

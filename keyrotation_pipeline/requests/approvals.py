@@ -32,7 +32,7 @@ from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.members import member_line, values_in
 from keyrotation_pipeline.model.pending import PendingCode, PendingReason
 from keyrotation_pipeline.model.requests import Request, Walk
-from keyrotation_pipeline.model.signed_lines import ENCRYPTED, LEFT, NOT_COUNTED
+from keyrotation_pipeline.model.signed_lines import DECRYPTS, ENCRYPTED, LEFT, NOT_COUNTED, decrypts_in
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableCount
 from keyrotation_pipeline.model.visible_text import plain_name
 from keyrotation_pipeline.ports.ledger import Ledger
@@ -230,6 +230,7 @@ def _text(
         plaintext=_plaintext(pipeline.tables, request, header),
         migrated=_migrated(pipeline.tables, request, stored, header),
         unauthenticated=_unauthenticated(pipeline.tables, request, header),
+        decrypts=_decrypts(pipeline, request, header, counts),
         values_in=_values_in(pipeline, request, counts),
         header=header,
     )
@@ -258,6 +259,24 @@ def _values_in(pipeline: Pipeline, request: Request, counts: Sequence[TableCount
         found[count.table.name.database] += sum(count.values_by_version.values()) + count.unencrypted
     said = {name: f"{number:,} values when last counted" for name, number in found.items() if name}
     return said if counts is None else dict.fromkeys(pipeline.members, NOT_COUNTED) | said
+
+
+def _decrypts(pipeline: Pipeline, request: Request, header: str, counts: Sequence[TableCount] | None) -> str | None:
+    """The columns that get their old form back, with how many values were counted: from then on as in the text."""
+    if not isinstance(request, Walk) or not request.gives_back:
+        return None
+    signed = ""
+    if request.id in pipeline.ledger.replayed().texts:
+        signed = (signed_fields(pipeline.ledger.approval_text(request.id)) or {}).get(DECRYPTS, "")
+    counted = pipeline.ledger.counts(pipeline.tables) if counts is None else counts
+    held = {(each.table.name, column): sum(of.values()) for each in counted for column, of in each.by_column.items()}
+    return "; ".join(
+        decrypts_in(signed, name) or f"{held.get((table.name, place.name), 0):,} value(s) in {name}"
+        for table in pipeline.tables
+        for place in table.places
+        if place.source
+        for name in (f"{one_of_several(f'{table.name}.{place.name}', header)} to {place.source}",)
+    )
 
 
 def _value_format(tables: Sequence[EncryptedTable], request: Request, header: str) -> str | None:

@@ -61,8 +61,11 @@ def target_at(pipeline: Pipeline, walk: Walk) -> RolloutTarget:
 
 
 def reading_target(pipeline: Pipeline, walk: Walk) -> RolloutTarget:
-    """The rollout before the promotion: the target is read, and so is the old form of what the walk encrypts."""
-    if not walk.encrypts_plaintext:
+    """The rollout before the promotion: the target is read, and so is the old form of what the walk encrypts.
+
+    Or of what it decrypts: under the target that is written again.
+    """
+    if not (walk.encrypts_plaintext or walk.gives_back):
         return RolloutTarget(TargetKind.READS, (walk.target,))
     places = {
         table.label(each.name) or each.name: each for table in pipeline.tables for each in table.places if each.source
@@ -73,7 +76,8 @@ def reading_target(pipeline: Pipeline, walk: Walk) -> RolloutTarget:
         for label, each in places.items()
         if stored is not None and each.form is not None
     )
-    return RolloutTarget(TargetKind.READS, (walk.target,), tuple(places), forms)
+    before = walk.source if walk.gives_back else None
+    return RolloutTarget(TargetKind.READS, (walk.target,), tuple(places), forms, before)
 
 
 def confirmation_text(pipeline: Pipeline, walk: Walk) -> bytes:

@@ -18,7 +18,7 @@ from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.keys import LOST, KeyState
 from keyrotation_pipeline.model.pending import PendingCode, PendingReason
-from keyrotation_pipeline.model.requests import WALK, Request, RequestAction, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.requests import WALK, Request, RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import authorised_by, require_authorised
@@ -98,7 +98,7 @@ def _cause(situation: Situation, request: Request) -> str | None:
 
 def dead_end(situation: Situation, walk: Request) -> str | None:
     """Why a rollback can no longer lead to its target: a phrase; None: it can, or it is none."""
-    if walk.action is not RequestAction.ROLLBACK:
+    if not walk.action.goes_back:
         return None
     states = {record.version: record.state for record in situation.registered}
     if (state := states.get(walk.target)) in LOST:

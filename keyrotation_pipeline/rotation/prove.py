@@ -199,6 +199,12 @@ def _decrypt(
         )
     if decrypted.wrongly_indexed:
         raise ProofError(f"{decrypted.wrong_indexes}, then run this step again")
+    for place in table.places if table.gives_back else ():
+        if held := sum(decrypted.by_column.get(place.name, {}).values()):
+            raise StaleWriterError(
+                f"table {table.name}, column {place.name}: {held} value(s) were encrypted again meanwhile; "
+                f"{_stale_writers(pipeline, rotation, table)}"
+            )
     for column, number in decrypted.unencrypted.items() if rotation.encrypts_plaintext else ():
         raise StaleWriterError(
             f"table {table.name}, column {column}: {number} value(s) were written in {table.old_form} "

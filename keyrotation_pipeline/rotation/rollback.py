@@ -3,9 +3,13 @@
 It is the walk of a rotation with source and target exchanged, and three differences. The target is a key that was used
 before, and is restored from wherever it is. Rows under it are expected. The fences against it are dropped before
 anything is written under it again. The version that is undone is withdrawn, and its number is never used again.
+
+A rollback of another action, `DECRYPT`, also gives columns that are declared with `from` that form back, which its
+signed text says first. Applications write it again as soon as the earlier version is the primary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,11 +22,14 @@ from keyrotation_pipeline.model.key_events import KeyRestoreIntended, PrimaryCha
 from keyrotation_pipeline.model.keys import LOST, KeyMade, KeyRecord, KeyState, StoredKeys, active_version
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Step, Walk, held_in_words
+from keyrotation_pipeline.model.signed_lines import DECRYPTS
+from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline, StepFunction
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.approvals import approval_text, named_by_incident, stored_source
 from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_walk
+from keyrotation_pipeline.requests.inventory import count_answering, require_preflight
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.requests.takeover import (
@@ -47,6 +54,7 @@ def open_rollback(
     *,
     reason: str,
     requested_by: str,
+    decrypt: bool = False,
     start_by: datetime | None = None,
     finish_by: datetime | None = None,
 ) -> Walk:
@@ -55,6 +63,7 @@ def open_rollback(
     Args:
         rotation: the unfinished one, or the last finished one.
         reason: one plain line; officers sign it, and the post-mortem begins with it.
+        decrypt: whether columns that are declared with `from` get that form back.
         start_by: aware; default 7 days from now.
         finish_by: aware; default 30 days from now.
 
@@ -62,6 +71,7 @@ def open_rollback(
         RequestError: it cannot be undone; the message says what to do instead.
         ApprovalError: the roster differs from the pinned one, or a text has characters that could mislead.
         AuditError: somebody has tampered with the database; the audit is read from its first event.
+        PreflightError, BlockedError: of `decrypt`, columns cannot get it back, or cannot be counted.
     """
     require_roster(pipeline)
     opening.require_texts(reason, requested_by, None)
@@ -71,10 +81,12 @@ def open_rollback(
     rotation = pipeline.ledger.walk(rotation.id)
     _require_undoable(pipeline, rotation, stored.primary)
     source = _registered(pipeline.ledger, rotation)
+    if decrypt:
+        _require_decryptable(pipeline.tables, stored)
     opened = opening.new_request(
         Walk,
         pipeline,
-        ROLLBACK,
+        DECRYPT if decrypt else ROLLBACK,
         source=rotation.target,
         fingerprint=source.fingerprint,
         target=rotation.source,
@@ -84,7 +96,11 @@ def open_rollback(
         finish_by=finish_by,
         supersedes=rotation.id,
     )
-    text = approval_text(pipeline, opened)
+    counts = None
+    if decrypt:
+        require_preflight(pipeline.of_walk(opened), opened.target)
+        counts = count_answering(pipeline)
+    text = approval_text(pipeline, opened, counts)
     with pipeline.ledger.transaction():
         pipeline.ledger.open(opened, text)
         # Once more, now that the audit is locked: others may have acted since.
@@ -92,6 +108,8 @@ def open_rollback(
         _require_undoable(pipeline, rotation, active_version(pipeline.ledger.keys()) or stored.primary)
         if rotation.status is RequestStatus.RUNNING:
             pipeline.ledger.set_status(rotation.id, RequestStatus.PAUSED, by=opened.id)
+        if counts is not None:
+            pipeline.ledger.save_counts(counts)
     return opened
 
 
@@ -193,8 +211,8 @@ def _require_undoable(pipeline: Pipeline, rotation: Walk, primary: KeyVersion | 
         )
     if rotation.source == PLAINTEXT:
         raise RequestError(
-            f"rotation {rotation.id} is the first one, and nothing leads back to plaintext; run `keyrotation cancel` "
-            f"before {rotation.target} is the primary, else `keyrotation rotate {rotation.id}`"
+            f"before rotation {rotation.id} there was no key; `keyrotation cancel` it, or finish it, rotate again, and "
+            "undo that with `keyrotation rollback --decrypt`"
         )
     if rotation.done(Step.KEY_VERSION) is None:
         raise RequestError(f"rotation {rotation.id} has made no key yet; cancel it with `keyrotation cancel`")
@@ -205,6 +223,21 @@ def _require_undoable(pipeline: Pipeline, rotation: Walk, primary: KeyVersion | 
         raise RequestError(_no_way_back(rotation, source))
     if (reason := named_by_incident(Situation(pipeline), rotation.source)) is not None:
         raise RequestError(f"rotation {rotation.id} cannot be rolled back: {reason}")
+
+
+def _require_decryptable(tables: Sequence[EncryptedTable], stored: StoredKeys) -> None:
+    """Refuses what could not be given back, or would leave hashes of what becomes plain text."""
+    if not any(table.begun for table in tables):
+        raise RequestError("no column has `from`, so none is decrypted; declare it (`keyrotation docs plaintext`)")
+    for table in tables:
+        if indexed := [index.of for index in table.indexes if index.of in table.begun]:
+            raise RequestError(
+                f"the search index of {table.name}.{indexed[0]} would stay under the keys; drop it, in [[tables]] and "
+                "in the table"
+            )
+        for place in table.places:
+            if place.source_key:
+                stored.source(place.source_key)
 
 
 def _require_last(ledger: Ledger, rotation: Walk, primary: KeyVersion | None) -> None:
@@ -267,6 +300,10 @@ def _authorises(pipeline: Pipeline, request: Request) -> str:
     )
 
 
+def _authorises_decryption(pipeline: Pipeline, request: Request) -> str:
+    return f"{_authorises(pipeline, request)}, and decrypt what the line {DECRYPTS} says"
+
+
 def _target(_pipeline: Pipeline, request: Request, stored: StoredKeys) -> str:
     """The line `To`: with the fingerprint, since the key exists already."""
     return f"{request.target} {stored.material(request.target).fingerprint}"
@@ -304,3 +341,5 @@ ROLLBACK = Action(
     approved=mark_compromised,
     steps=STEPS_BACK,
 )
+
+DECRYPT = replace(ROLLBACK, name=RequestAction.DECRYPT, authorises=_authorises_decryption)

@@ -231,7 +231,7 @@ def _authorises(pipeline: Pipeline, request: Request) -> str:
 def _ended_rollback(ledger: Ledger, request: Request) -> Walk | None:
     """The rollback that a request ends since neither of its versions is the primary; None: it ends none."""
     former = None if request.supersedes is None else ledger.walk(request.supersedes)
-    if former is None or former.action is not RequestAction.ROLLBACK:
+    if former is None or not former.action.goes_back:
         return None
     return None if request.source in {former.source, former.target} else former
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 
 from keyrotation_pipeline.audit.divergence import require_consistent
@@ -119,7 +120,7 @@ def run_step(pipeline: Pipeline, request_id: str, task: Task, report: Report) ->
                 claim_store(pipeline, stored)
             if rotation.started_at is None:
                 # A request may be a month old, and its tables may have changed since.
-                require_preflight(pipeline, rotation.target)
+                require_preflight(pipeline.of_walk(rotation), rotation.target)
                 rotation = takeover.begin(pipeline, rotation)
                 # A continuation takes finished steps over.
                 if (record := rotation.done(task.step, table, index)) is not None:
@@ -236,8 +237,10 @@ def _untried_shard(
 
 
 def _run(pipeline: Pipeline, rotation: Walk, task: Task, report: Report) -> StepFacts:
+    pipeline = pipeline.of_walk(rotation)
     if task.shard is not None:
-        return reencrypt.reencrypt_shard(pipeline, rotation, task.shard, report)
+        table = task.shard.table.giving_back(rotation.target) if rotation.gives_back else task.shard.table
+        return reencrypt.reencrypt_shard(pipeline, rotation, replace(task.shard, table=table), report)
     return pipeline.actions[rotation.action].steps[task.step](pipeline, rotation, report)
 
 

@@ -3,7 +3,9 @@
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -133,6 +135,27 @@ class Home(Commands):
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:] + done.stdout
         return tuple(done.stdout.splitlines())
+
+    def rotated_with_kills(self, request: str) -> tuple[int, set[str]]:
+        """Has a walk carried out, killed again and again; returns how often, and the phases that it was killed in."""
+        command = [str(Path(sys.executable).with_name("keyrotation")), "rotate", request, "--config", str(self.file)]
+        chance, kills, phases = Random(20261202), 0, set[str]()
+        for _ in range(120):
+            wanted = self.events() + chance.randint(1, 3)
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while process.poll() is None and self.events() < wanted:
+                time.sleep(0.005)
+            with suppress(subprocess.TimeoutExpired):
+                if process.wait(chance.uniform(0, 0.3)) == 0:
+                    return kills, phases
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+                kills += 1
+            if (rotation := self.shown("status")["rotation"]) is None:
+                return kills, phases
+            phases.add(str(rotation["phase"]))
+        raise AssertionError(f"not finished after {kills} kills")
 
     def events(self) -> int:
         with psycopg.connect(self.url) as connection:

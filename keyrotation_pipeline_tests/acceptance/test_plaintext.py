@@ -3,11 +3,8 @@
 import base64
 import json
 import os
-import subprocess
-import sys
 import threading
-import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -206,32 +203,14 @@ class StaleWriter:
 
 @pytest.mark.extended
 def test_kills_at_every_step_and_a_stale_writer_lose_nothing(home: Home) -> None:
-    new, stale, chance = home.release(2), StaleWriter(home), Random(20261202)
-    command = [str(Path(sys.executable).with_name("keyrotation")), "rotate", "", "--config", str(home.file)]
-    kills, phases = 0, set[str]()
+    new, stale = home.release(2), StaleWriter(home)
     with ExitStack() as running:
         running.callback(new.attest().stop)
         running.enter_context(beside(new.work))
         running.enter_context(beside(stale.work))
-        command[2] = home.typed("request", "--reason", "encrypt the notes").splitlines()[-1]
-        home.sign(command[2])
-        for _ in range(120):
-            wanted = home.events() + chance.randint(1, 3)
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            while process.poll() is None and home.events() < wanted:
-                time.sleep(0.005)
-            with suppress(subprocess.TimeoutExpired):
-                if process.wait(chance.uniform(0, 0.3)) == 0:
-                    break
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-                kills += 1
-            if (rotation := home.shown("status")["rotation"]) is None:
-                break
-            phases.add(str(rotation["phase"]))
-        else:
-            pytest.fail(f"not finished after {kills} kills")
+        request = home.typed("request", "--reason", "encrypt the notes").splitlines()[-1]
+        home.sign(request)
+        kills, phases = home.rotated_with_kills(request)
         assert eventually(lambda: stale.refused > 0)
     assert (new.wrong, stale.wrong) == ([], [])
     assert (kills > 6, stale.written > 3, len(phases) > 5) == (True, True, True), (kills, stale.written, phases)

@@ -79,8 +79,12 @@ def opened_as(action: RequestAction) -> Request:
     return Request(**{**content, "action": action})
 
 
-def text_of(request: Request, roster: Roster = ROSTER, after: Roster | None = None) -> bytes:
-    """The text to sign for a request; for a change of the roster, to another one."""
+def text_of(
+    request: Request, roster: Roster = ROSTER, after: Roster | None = None, decrypts: str | None = None
+) -> bytes:
+    """The text to sign for a request; for a change of the roster, to another one; `decrypts`: else as its action."""
+    if decrypts is None and request.action is RequestAction.DECRYPT:
+        decrypts = "7 value(s) in cases.note to plaintext"
     is_policy = request.action is RequestAction.POLICY
     return ApprovalText(
         request=request.id, action=request.action, authorises="that, and nothing else",
@@ -92,6 +96,7 @@ def text_of(request: Request, roster: Roster = ROSTER, after: Roster | None = No
         reason=request.reason if request.incident is None else f"incident {request.incident}: {request.reason}",
         not_before=request.not_before, manual=request.manual, incident=request.incident,
         compared=None if request.incident is None else NOT_COMPARED,
+        decrypts=decrypts,
     ).render()  # fmt: skip
 
 

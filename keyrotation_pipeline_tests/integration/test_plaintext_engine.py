@@ -8,9 +8,11 @@ import pytest
 from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory import counts, quarantine
+from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_old_values
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.reads import DefectKind
 from keyrotation_pipeline.fieldcrypto.search_index import Indexer, IndexForm, Normalisation
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, SearchIndex, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import (
@@ -108,6 +110,35 @@ def test_a_rollback_leaves_plaintext_where_it_is(
     stored = {n: str(note) for n, note in migrated.execute("SELECT id, note FROM public.notes").fetchall()}
     assert opened(ring, stored.pop(9)) == ("v1", "new")
     assert stored == {n: note for n, (_, note) in texts.items() if n != 9}
+
+
+def test_a_way_back_to_plaintext_leaves_none_of_ours_and_no_count_or_fence_takes_one_for_it(
+    migrated: Connection, database_url: str, ring: KeyRing, texts: dict[int, tuple[str, str]]
+) -> None:
+    back = NOTES.giving_back(V1)
+    insert(migrated, "public.notes (id, name, note)", [(-1, "", sealed(ring, 2, "")), (-2, None, None)])
+    for row, text in list(texts.items())[::2]:
+        stored = sealed(ring, 1 + row % 4 // 2, text[1])
+        migrated.execute("UPDATE public.notes SET note = %s WHERE id = %s", (stored, row))
+    engine = Engine(database_url, ring, target=V1)
+    # Of an unknown version, and by a writer that has not stopped: each stays an old value until it is gone.
+    unknown = sealed(ring_of(9, primary=9), 9, "Ada")
+    migrated.execute("UPDATE public.notes SET note = %s WHERE id = 11", (unknown,))
+    engine.shard(back)
+    now = {int(str(n)): note for n, note in migrated.execute("SELECT id, note FROM public.notes").fetchall()}
+    assert (now.pop(-1), now.pop(-2), now.pop(11)) == ("", None, unknown)
+    assert now == {n: note for n, (_, note) in texts.items() if n != 11}
+    assert counts.old_rows(migrated, back, [KeyVersion(2)], None).rows == 1
+    assert [each.reason for each in quarantine.load(migrated, [back])] == [
+        "under key version v9, which is not in the key ring"
+    ]
+    migrated.execute("UPDATE public.notes SET note = %s WHERE id = 11", (sealed(ring, 2, "a\0b"),))
+    assert engine.sweep(back).rows == 0
+    assert [each.defect.kind for each in quarantine.load(migrated, [back])] == [DefectKind.NO_OLD_FORM]
+    migrated.execute("UPDATE public.notes SET note = %s WHERE id = 11", (sealed(ring, 1, texts[11][1]),))
+    assert count_old_values(migrated, back, [KeyVersion(2)]).encrypted == {"note": 1}
+    assert engine.sweep(back).rows == 1
+    assert not count_old_values(migrated, back, [KeyVersion(2)]).encrypted
 
 
 FORM = IndexForm("notes.note", (Normalisation.LOWER, Normalisation.NFC))

@@ -180,7 +180,9 @@ def _described(state: AuditState, request: Request) -> list[str]:
 
 
 def _kind(request: Request | RequestOpened) -> str:
-    kind = "emergency" if request.type is RotationType.EMERGENCY else str(request.action)
+    # What decrypts takes the steps of a rollback, and differs from one in rows alone.
+    action = RequestAction.ROLLBACK if request.action is RequestAction.DECRYPT else request.action
+    kind = "emergency" if request.type is RotationType.EMERGENCY else str(action)
     return f"{kind} that supersedes" if request.supersedes else kind
 
 

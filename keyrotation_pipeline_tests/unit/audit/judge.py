@@ -42,6 +42,7 @@ _ORDER = (
 )  # fmt: skip
 _AFTER = {"promotion_recorded": "dual_key_rollout", "key_retired": "zero_old_rows_proof"}
 # The times that the pipeline takes itself, by kind of event.
+_WALKS = frozenset({"rotate", "rollback", "decrypt"})
 _TIMES = {"request_opened": "requested_at", "status_changed": "at", "key_registered": "created_at"}
 _BEGUN = {"key_registered", "key_replaced", "key_destroyed", "database_reconciled"}
 
@@ -139,7 +140,7 @@ class Account:
             yield from _dated(body, facts[_TIMES[kind]])
         if kind == "key_registered" and not self._is_wanted(asked, facts):
             yield "is of a key that nobody wanted"
-        if asked is None or asked.opened["facts"]["action"] not in {"rotate", "rollback"}:
+        if asked is None or asked.opened["facts"]["action"] not in _WALKS:
             return
         if kind == "step_finished":
             yield from asked.early(_ORDER[: _ORDER.index(facts["step"])])
@@ -158,9 +159,7 @@ class Account:
         if asked is None:
             return (facts["version"], facts["fingerprint"]) in self.intended
         said = asked.opened["facts"]
-        return said["action"] == "reconcile" or (
-            said["action"] in {"rotate", "rollback"} and said["to"] == facts["version"]
-        )
+        return said["action"] == "reconcile" or (said["action"] in _WALKS and said["to"] == facts["version"])
 
     def _by_its_walk(self, said: Body, asked: _Request, facts: Body) -> Iterator[str]:
         if facts["to"] in {"compromised", "destroyed"} or (facts["from"], facts["to"]) == (
@@ -306,7 +305,7 @@ class Account:
 
     def _key_retired(self, _seq: int, body: Body, facts: Body) -> Iterator[str]:
         asked = self.requests[body["request"]].opened["facts"]
-        if facts["target"] != asked["to"] or asked["action"] not in {"rotate", "rollback"}:
+        if facts["target"] != asked["to"] or asked["action"] not in _WALKS:
             yield "is for another version than its request"
         self.retired.update(facts["taken_from_applications"])
 

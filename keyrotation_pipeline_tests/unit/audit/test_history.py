@@ -264,6 +264,20 @@ def test_facts_that_the_signed_text_does_not_say_open_nothing(ledger: FakeLedger
     assert ledger.replayed().requests == {}
 
 
+def test_a_request_to_decrypt_says_what_it_decrypts(ledger: FakeLedger) -> None:
+    asked = asking(ledger, RequestAction.DECRYPT)
+    ledger.append(RequestOpened.of(asked, text_of(asked, ROSTER, decrypts="")), asked.id)
+    assert newest(ledger, EventKind.REQUEST_OPENED).fault == "is to be signed without what it decrypts"
+
+
+def test_no_other_request_says_that_it_decrypts(ledger: FakeLedger) -> None:
+    for action in (RequestAction.ROTATE, RequestAction.ROLLBACK):
+        asked = asking(ledger, action)
+        ledger.append(RequestOpened.of(asked, text_of(asked, ROSTER, decrypts="cases.note")), asked.id)
+        fault = newest(ledger, EventKind.REQUEST_OPENED).fault
+        assert fault == "is to be signed for what it decrypts, which it does not"
+
+
 def test_an_emergency_without_an_incident_and_an_incident_without_an_emergency_open_nothing(
     ledger: FakeLedger,
 ) -> None:

@@ -93,6 +93,8 @@ BY_UNIT_TEST: dict[str, Callable[[FakeLedger], None]] = {
     "leaves a tree that officers have not signed": (
         test_history.test_a_tree_at_witnesses_is_left_only_as_officers_have_signed
     ),
+    "is to be signed without what it decrypts": test_history.test_a_request_to_decrypt_says_what_it_decrypts,
+    "is to be signed for what it decrypts, which it does not": test_history.test_no_other_request_says_that_it_decrypts,
     "starts a request after its last date": test_history.test_a_request_does_not_start_after_its_last_date,
     "pins no public key": test_history.test_what_is_no_public_key_signs_no_backups,
     "pins a roster by a change that the audit has not lost": (

@@ -7,8 +7,9 @@ import pytest
 from keyrotation_pipeline.fieldcrypto.batch import Failure, ReencryptedBatch
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.plaintext_columns import PlaintextReencryptor, is_plaintext
+from keyrotation_pipeline.fieldcrypto.plaintext_columns import OldFormWriter, PlaintextReencryptor, is_plaintext
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
+from keyrotation_pipeline.fieldcrypto.source_keys import LegacyKey
 from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of, sealed
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
@@ -90,3 +91,42 @@ def test_a_thousand_texts_that_begin_like_values_are_encrypted_once(ring: KeyRin
     made = [f"{heads[n % len(heads)]}{os.urandom(n % 40).hex()}" for n in range(1000)]
     batch = rewrite(ring, V2, list(made))
     assert (batch.failures, texts(ring, batch)) == ([], [("v2", text) for text in made])
+
+
+def given_back(ring: KeyRing, values: list[str | None]) -> ReencryptedBatch:
+    stored = [None if value is None else value.encode() for value in values]
+    names: list[bytes | None] = [sealed(ring, 2, f"name {n}").encode() for n in range(len(values))]
+    return OldFormWriter(ring, V1, ("t.note", "t.name"), {0: None}).reencrypt([stored, names])
+
+
+def test_values_of_every_version_become_texts_and_texts_stay(ring: KeyRing) -> None:
+    mixed = [*(sealed(ring, 1 + n % 2, text) for n, text in enumerate(TEXTS)), sealed(ring, 2, ""), *TEXTS, "", None]
+    batch = given_back(ring, mixed)
+    assert batch.failures == []
+    assert batch.columns[0] == [*(text.encode() for text in TEXTS), b"", *[None] * (len(TEXTS) + 2)]
+    new, names = ([None if value is None else value.decode() for value in column] for column in batch.columns)
+    assert [opened(ring, name) for name in names] == [("v1", f"name {n}") for n in range(len(mixed))]
+    assert given_back(ring, new).columns[0] == [None] * len(mixed)
+
+
+def test_what_would_be_decrypted_again_or_cannot_be_stored_stays_encrypted(ring: KeyRing) -> None:
+    twice = sealed(ring, 2, sealed(ring, 1, "Ada"))
+    batch = given_back(ring, [twice, sealed(ring, 2, "a\0b"), f"v1:{'A' * 16}:{'A' * 24}", sealed(ring, 1, "Ada")])
+    assert batch.columns[0] == [None, None, None, b"Ada"]
+    assert batch.failures == [
+        Failure(0, 0, Defect(DefectKind.ENCRYPTED_TWICE, V2)),
+        Failure(1, 0, Defect(DefectKind.NO_OLD_FORM, V2)),
+        Failure(2, 0, Defect(DefectKind.NOT_AUTHENTIC, V1)),
+    ]
+
+
+def test_the_form_of_another_library_is_given_back_only_where_it_holds_the_text() -> None:
+    """Its padding loses asterisks at the end."""
+    key = LegacyKey("sqlalchemy-utils-aes", "an old key", padding="naive")
+    ring = ring_of(1, 2)
+    writer = OldFormWriter(ring, V1, ("t.note",), {0: key.source})
+    batch = writer.reencrypt([[sealed(ring, 2, "Ada").encode(), sealed(ring, 2, "Ada*").encode()]])
+    former, left = batch.columns[0]
+    assert former is not None
+    assert (key.source.opened(former), left) == (b"Ada", None)
+    assert batch.failures == [Failure(1, 0, Defect(DefectKind.NO_OLD_FORM, V2))]

@@ -123,3 +123,23 @@ def test_whoever_reads_another_librarys_values_otherwise_than_is_declared_is_wai
     assert (found is None) is (why is None)
     assert found is None or found.why.startswith(str(why))
     assert target.statement() == "reads v2, and aes in cases.note until v2 is the primary"
+
+
+@pytest.mark.parametrize(
+    ("encrypts_from", "is_met"),
+    [
+        pytest.param(2, True, id="writes plaintext under v1, and encrypts under v2 until then"),
+        pytest.param(1, False, id="encrypts under v1, too"),
+        pytest.param(3, False, id="writes plaintext already, which tables may refuse"),
+        pytest.param(0, False, id="knows of no plaintext"),
+    ],
+)
+def test_values_are_decrypted_when_every_instance_writes_plaintext_under_the_earlier_key(
+    encrypts_from: int, *, is_met: bool
+) -> None:
+    target = RolloutTarget(TargetKind.READS, (V1,), ("cases.note",), before=V2)
+    alive = [Instance("web-0", (V1, V2), V2, AT, encrypts_from={"cases.note": encrypts_from} if encrypts_from else {})]
+    found = pending_rollout(target, RolloutMode.ATTEST, alive, UNCONFIRMED, "0" * 32)
+    assert (found is None) is is_met
+    assert found is None or "reports no encrypted_from=2 for cases.note" in found.why
+    assert target.statement() == "reads v1, and plaintext in cases.note, which it writes until v2 is the primary"

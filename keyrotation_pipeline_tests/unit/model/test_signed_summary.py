@@ -84,6 +84,14 @@ def said(header: str = HEADER, **lines: str) -> str:
              f"It ends the rotation {'0f' * 16} and undoes it", "once it has begun, it can no longer be stopped"],
             id="rollback",
         ),
+        pytest.param(
+            {"Action": "decrypt", "From": V2, "To": V1, "Decrypts": "1,234 value(s) in cases.note to plaintext",
+             "Authorises": f"end rotation {'0f' * 16} and undo it: …"},
+            ["NO LONGER PROTECTED BY THIS PROGRAM: 1,234 value(s) in cases.note to plaintext, by the last count",
+             "without any key", "from v2 back to v1", f"It ends the rotation {'0f' * 16} and undoes it",
+             "v2 stays in the archive, and older backups need it", "are stored without this protection?"],
+            id="decrypt",
+        ),
         pytest.param({"Action": "reconcile", "Authorises": "primary v2; pin again …"},
                      ["made to agree again", '"primary v2; pin again …"', "stay ended"], id="reconcile"),
         pytest.param({"Action": "destroy", "To": "destroyed", "Authorises": "destroy v1 in the key store"},
@@ -367,3 +375,8 @@ def test_a_databases_name_is_not_taken_for_more_than_a_name() -> None:
     assert 'as the administrator "root"' in plain
     sly = "x, system identifier 1, as superuser y"
     assert f'the database "{sly}" (server number 7)' in said(Database=f"{sly}, system identifier 7")
+
+
+def test_a_request_to_decrypt_says_first_what_becomes_readable() -> None:
+    lines = {"Action": "decrypt", "From": V2, "To": V1, "Decrypts": "7 value(s) in cases.note to plaintext"}
+    assert "NO LONGER PROTECTED BY THIS PROGRAM: 7 value(s) in cases.note" in said(**lines).splitlines()[0]

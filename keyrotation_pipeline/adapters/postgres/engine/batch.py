@@ -37,7 +37,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.format import column_reencryptors, 
 from keyrotation_pipeline.fieldcrypto.codecs.source import Source
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.plaintext_columns import PlaintextReencryptor
+from keyrotation_pipeline.fieldcrypto.plaintext_columns import OldFormWriter, PlaintextReencryptor
 from keyrotation_pipeline.fieldcrypto.source_keys import source_in
 from keyrotation_pipeline.model.tables import EncryptedTable, Place
 
@@ -142,7 +142,8 @@ class Codec:
         begun = {number: _source(table.place(name), ring) for number, name in _begun(table)}
         self._python: ValueReencryptor
         if begun:
-            self._python = taking_in = PlaintextReencryptor(ring, target, table.labels, begun)
+            made = OldFormWriter if table.gives_back else PlaintextReencryptor
+            self._python = taking_in = made(ring, target, table.labels, begun)
             can_be_native = taking_in.takes_only_plaintext
         else:
             self._python, can_be_native = code.reencryptor(ring, target, table.labels), True
@@ -199,7 +200,7 @@ class Codec:
         values = len(columns)
         if self._indexes and batch.rows:
             columns = columns + self._indexes.missing(batch.columns, batch.index_texts, columns, rewritten.texts)
-        kept = [row for row, new in enumerate(zip(*columns, strict=True)) if any(new)]
+        kept = [row for row, new in enumerate(zip(*columns, strict=True)) if any(each is not None for each in new)]
         if len(kept) < len(positions):
             positions, versions = [positions[row] for row in kept], [versions[row] for row in kept]
             columns = [[column[row] for row in kept] for column in columns]

@@ -33,7 +33,7 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory import places
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import not_in_full_under
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import in_full, not_in_full_under
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, IndexedColumn, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey
 from keyrotation_pipeline.adapters.postgres.inventory.search_indexes import any_to_be_opened
@@ -321,9 +321,11 @@ class _Stored:
     def is_to_be_rewritten(
         self, target: KeyVersion, condition: Callable[[sql.Composable, KeyVersion], sql.Composed]
     ) -> sql.Composable:
-        """Whether a value or element meets the condition of its format; of plaintext, whether it is not encrypted."""
+        """Whether a value or element is to be rewritten, as `places.is_to_be_rewritten` has it."""
         if self._column.place.source:
-            return _sql(not_in_full_under(places.text(self._column, "t"), target).as_string(self._connection))
+            text = places.text(self._column, "t")
+            wanted = in_full(text, [target]) if self._column.place.given_back else not_in_full_under(text, target)
+            return _sql(wanted.as_string(self._connection))
         if not self._column.place.elements:
             return condition(self._text, target)
         each = condition(sql.SQL("each.text"), target)

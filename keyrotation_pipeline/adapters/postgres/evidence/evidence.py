@@ -180,6 +180,10 @@ class Evidence:
             raise FenceError(
                 f"table {name}, column {column}: {number} value(s) are still under {version}; find what wrote them"
             )
+        for column, number in counted.encrypted.items():
+            raise FenceError(
+                f"table {name}, column {column}: {number} value(s) are encrypted again; find what wrote them"
+            )
         left = self.table.begun if leaves_plaintext(self.connection, versions) else ()
         for column, number in counted.unencrypted.items():
             if column in left:

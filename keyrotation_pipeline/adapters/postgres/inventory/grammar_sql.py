@@ -227,6 +227,11 @@ def in_full_under(value: sql.Composable, versions: Sequence[KeyVersion]) -> sql.
     return sql.SQL("{} IN ({})").format(value_class(value, versions[-2:]), codes)
 
 
+def in_full(value: sql.Composable, expected: Sequence[KeyVersion] = ()) -> sql.Composed:
+    """Returns whether a text is a value under any version, known or not; `expected`: as for `value_class`."""
+    return sql.SQL("{} > 0").format(value_class(value, expected))
+
+
 def to_be_opened(text: sql.Composable, target: KeyVersion) -> sql.Composed:
     """See `FormatSql.to_be_opened`: the prefix says all."""
     return to_be_rewritten(text, target)
@@ -350,6 +355,8 @@ def pieces(whole: sql.Composable, size: sql.Composable, piece: sql.Composable) -
 
 # What a fence calls a text that is none of our values, in its message.
 FOREIGN = "a value of another library"
+# And one of our values, where columns are of their old form again.
+ENCRYPTED = "an encrypted value"
 
 
 def refusal(
@@ -386,6 +393,18 @@ def refusal(
         none = f"""('keyrotation: {refused} is refused'::text || "left"({text}, 0))"""
         cases += f"\n    WHEN ({' AND '.join(tests)}) THEN ({none})::boolean"
     return f"\nCASE{cases}\n    ELSE true\nEND"
+
+
+def refusal_of_values(
+    text: str, versions: Iterable[KeyVersion], present: KeyVersion, *, other_generation: bool = False
+) -> str:
+    """Returns the same as `refusal` for a column that is of its old form again: values under `present` fail, too.
+
+    Those under a later version do not: a rotation may encrypt the column again.
+    """
+    usual = refusal(text, versions, other_generation=other_generation, plaintext=False)
+    failing = f"""(('keyrotation: {ENCRYPTED} is refused'::text || "left"({text}, 0)))::boolean"""
+    return usual.replace("\n    ELSE", f"\n    WHEN {_has_head(text, [present])} THEN {failing}\n    ELSE")
 
 
 def _begins_with(text: str, versions: Iterable[KeyVersion]) -> str:
@@ -425,6 +444,12 @@ def versions_refused(constraint: str) -> tuple[KeyVersion, ...]:
     conditions = "".join(re.findall(r"\n(?:CASE\n    WHEN |    WHEN (?=\(strpos\())([^\n]*)", constraint))
     names = re.findall(rf"'({VERSION_PATTERN}|{PLAINTEXT}):(?:_+:%)?'", conditions)
     return tuple(sorted(map(KeyVersion.parse, set(names))))
+
+
+def present_refused(constraint: str) -> KeyVersion | None:
+    """Returns the version that is refused besides the retired ones, by a constraint of `refusal_of_values`."""
+    found = re.search(rf"'({VERSION_PATTERN}):_+:%'::text\)+ THEN \(+'keyrotation: {ENCRYPTED} ", constraint)
+    return None if found is None else KeyVersion.parse(found[1])
 
 
 def knows(versions: Iterable[KeyVersion]) -> bool:  # noqa: ARG001

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory import places, search_indexes
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import in_full_under
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import in_full, in_full_under
 from keyrotation_pipeline.adapters.postgres.inventory.registered_versions import registered
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
@@ -33,7 +33,8 @@ _Figure = tuple[str, object, sql.Composable]
 class Tally:
     """Counts of values in one table: `old` by column and version, `unencrypted` by column; zeros are left out.
 
-    `unindexed`, by column: values without a search index under their own version.
+    `unindexed`, by column: values without a search index under their own version. `encrypted`, by column that is to be
+    of its old form again: values under any version, the present one too.
 
     `values` counts all that are neither NULL nor ``''``. A damaged value with the prefix of an old version counts as
     old, as in the fence, and as unencrypted.
@@ -43,6 +44,7 @@ class Tally:
     old: Counter[tuple[str, KeyVersion]] = field(default_factory=Counter)
     unencrypted: Counter[str] = field(default_factory=Counter)
     unindexed: Counter[str] = field(default_factory=Counter)
+    encrypted: Counter[str] = field(default_factory=Counter)
 
 
 def count_old_values(
@@ -61,13 +63,14 @@ def count_old_values(
     Raises:
         PreflightError, BlockedError: the table cannot be read to its end, or has rows outside heaps.
     """
-    found = {kind: Counter[Any]() for kind in ("values", "old", "unencrypted", "unindexed")}
+    found = {kind: Counter[Any]() for kind in ("values", "old", "unencrypted", "unindexed", "encrypted")}
     expected = registered(connection)[-_MOST_EXPECTED:]
     for relation in countable(connection, table):
         figures = list(_figures(table, relation, versions, expected))
         for kind, key, number in _counted(connection, relation, figures, first_pages.get(relation.oid, 0)):
             found[kind][key] += number
-    return Tally(found["values"].total(), +found["old"], +found["unencrypted"], +found["unindexed"])
+    by_column = (+found[kind] for kind in ("old", "unencrypted", "unindexed", "encrypted"))
+    return Tally(found["values"].total(), *by_column)
 
 
 _UNENCRYPTED = (
@@ -103,6 +106,8 @@ def _figures(
         name = column.place.name
         yield "values", name, places.number(column, sql.SQL("octet_length({}) > 0").format)
         yield "unencrypted", name, places.number(column, lambda text: values.unencrypted(text, expected))
+        if column.place.given_back:
+            yield "encrypted", name, places.number(column, lambda text: in_full(text, expected))
         for version in versions:
             under = in_full_under if column.place.source else values.under
             yield "old", (name, version), places.number(column, partial(under, versions=[version]))

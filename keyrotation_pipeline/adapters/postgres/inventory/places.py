@@ -11,6 +11,7 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     has_head,
+    in_full,
     in_full_under,
     not_in_full_under,
     unencrypted,
@@ -206,8 +207,11 @@ def is_to_be_rewritten(
 ) -> sql.Composable:
     """Returns whether a value meets the condition of its format; of a column of plaintext, whether it is not encrypted.
 
-    A text may begin like a value under the target.
+    A text may begin like a value under the target. Of a column that is to be plaintext again it is whether it is a
+    value, under whatever version.
     """
+    if column.place.given_back:
+        return in_full(text(column), [target])
     if column.place.source:
         return not_in_full_under(text(column), target)
     return any_value(column, lambda value: condition(value, target))
@@ -218,7 +222,12 @@ def is_under(
     versions: Sequence[KeyVersion],
     condition: Callable[[sql.Composable, Sequence[KeyVersion]], sql.Composable],
 ) -> sql.Composable:
-    """Returns whether a value meets the condition of its format; of a column of plaintext, only a value in full."""
+    """Returns whether a value meets the condition of its format; of a column of plaintext, only a value in full.
+
+    In a column that is to be plaintext again every value counts, under whatever version.
+    """
+    if column.place.given_back:
+        return in_full(text(column), versions[-2:])
     if column.place.source:
         return in_full_under(text(column), versions)
     return any_value(column, lambda value: condition(value, versions))

@@ -14,7 +14,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.reads import CLOSED, NOT_A_VALUE, Defect, DefectKind
-from keyrotation_pipeline.model.tables import EncryptedTable, QuarantinedValue
+from keyrotation_pipeline.model.tables import EncryptedTable, Place, QuarantinedValue
 
 _SUBSCRIPTS = re.compile(r"(?:\[-?[0-9]{1,10}\])+")
 
@@ -30,8 +30,13 @@ SELECT relation, column_name, kind, key_version, row_key FROM keyrotation.quaran
 WHERE table_name = %s ORDER BY relation, column_name, found_at DESC, row_key
 """)
 
-# The table knows only one kind of value that does not say by which key it is to be read, and one that is none of ours.
-_STORED_AS = {DefectKind.SEVERAL_KEYS: DefectKind.UNKNOWN_KEY, DefectKind.CLOSED: DefectKind.NOT_A_VALUE}
+# The table knows only one kind of value that does not say by which key it is to be read, one that is none of ours, and
+# one whose text is not to be stored.
+_STORED_AS = {
+    DefectKind.SEVERAL_KEYS: DefectKind.UNKNOWN_KEY,
+    DefectKind.CLOSED: DefectKind.NOT_A_VALUE,
+    DefectKind.NO_OLD_FORM: DefectKind.ENCRYPTED_TWICE,
+}
 
 _DROP = own("DELETE FROM keyrotation.quarantine WHERE relation = %s AND row_key = %s AND column_name = %s")
 
@@ -103,12 +108,21 @@ def _still_bad(connection: Connection, table: EncryptedTable) -> list[Quarantine
     kept = []
     for (label, column, defect), keys in groups.items():
         bad = _bad_keys(connection, sql_of(table.format), relations.get(label), column, defect, keys)
-        closed = defect == NOT_A_VALUE and table.place(column).source_key
-        kept += [QuarantinedValue(table.name, key, column, CLOSED if closed else defect) for key in keys if key in bad]
+        said = _as_found(table.place(column), defect)
+        kept += [QuarantinedValue(table.name, key, column, said) for key in keys if key in bad]
         for key in keys:
             if key not in bad:
                 connection.execute(_DROP, (label, key, column))
     return kept
+
+
+def _as_found(place: Place, defect: Defect) -> Defect:
+    """Returns the defect that was stored as another one."""
+    if defect == NOT_A_VALUE and place.source_key:
+        return CLOSED
+    if defect.kind is DefectKind.ENCRYPTED_TWICE and place.given_back:
+        return Defect(DefectKind.NO_OLD_FORM, defect.version)
+    return defect
 
 
 def _bad_keys(

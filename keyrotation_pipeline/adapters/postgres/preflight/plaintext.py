@@ -110,6 +110,11 @@ def plaintext_is_text_in_utf8(subject: Subject) -> Iterator[Problem]:
                     f"column {relation.label}.{column.name} is to be encrypted from plaintext in a database with the "
                     "encoding SQL_ASCII, where bytes are of no known encoding; move it to a database in UTF8"
                 )
+            elif column.place.given_back and encoding != "UTF8":
+                yield fatal(
+                    f"column {relation.label}.{column.name} is to be decrypted in a database with the encoding "
+                    f"{encoding}, which may lack characters of its values; move it to a database in UTF8"
+                )
 
 
 def plaintext_columns_have_no_default(subject: Subject) -> Iterator[Problem]:
@@ -161,7 +166,7 @@ def nothing_is_generated_from_plaintext(subject: Subject) -> Iterator[Problem]:
 
 def readers_of_plaintext_are_known(subject: Subject) -> Iterator[Problem]:
     """Warns of what reads the columns in the database, until the table refuses plaintext."""
-    if not subject.table.begun or fence.fences(subject.connection, subject.table):
+    if not subject.table.begun or subject.table.gives_back or fence.fences(subject.connection, subject.table):
         return
     for relation in subject.relations:
         rows = subject.connection.execute(_READERS, _parameters(subject, relation)).fetchall()
@@ -181,7 +186,7 @@ def _is_unique_by_search(subject: Subject, relation: Relation, column: str) -> b
 
 
 def _found(subject: Subject, query: sql.Composed) -> Iterator[tuple[Relation, str, str]]:
-    if not subject.table.begun:
+    if not subject.table.begun or subject.table.gives_back:
         return
     for relation in subject.relations:
         for column, other in subject.connection.execute(query, _parameters(subject, relation)).fetchall():

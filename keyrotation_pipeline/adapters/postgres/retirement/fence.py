@@ -100,7 +100,8 @@ def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) 
     existing = _definitions(connection, [relation.oid for relation in tree], table.format)
     versions_refused = refusals_of(connection, table.format).versions_refused
     named = {each for definition in existing.values() for each in versions_refused(definition)}
-    if version not in named:
+    also = {grammar_sql.present_refused(definition) for definition in existing.values()}
+    if version not in named | also and not (named and table.gives_back):
         return
     # Of search indexes that are no longer declared, nothing says which columns the rest was about. And what goes back
     # to an earlier version accepts again what its columns held before; the fence of that walk's end refuses the rest.
@@ -177,7 +178,14 @@ def _whole(
         all(
             (text := existing[relation.oid])
             == _definition(
-                relation, versions, names, refusals, text, other_generation=other_generation, plaintext=plaintext
+                relation,
+                versions,
+                names,
+                refusals,
+                text,
+                other_generation=other_generation,
+                plaintext=plaintext,
+                present=_present(relation, text),
             )
             for relation in tree
         )
@@ -207,7 +215,14 @@ def definition(
         refusals_of(connection, declared),
         other_generation=other_generation,
         plaintext=_refuses_plaintext(connection, relation, wanted),
+        present=_present(relation),
     )
+
+
+def _present(relation: relations.Relation, existing: str = "") -> KeyVersion | None:
+    """Returns the version that is refused besides the retired ones, in columns that are of their old form again."""
+    given_back = (column.place.given_back for column in relation.columns)
+    return next((each for each in given_back if each is not None), None) or grammar_sql.present_refused(existing)
 
 
 def _refuses_plaintext(connection: Connection, relation: relations.Relation, versions: Sequence[KeyVersion]) -> bool:
@@ -224,6 +239,7 @@ def _definition(
     *,
     other_generation: bool,
     plaintext: bool,
+    present: KeyVersion | None,
 ) -> str:
     wanted = tuple(versions)
     cases = [
@@ -235,6 +251,7 @@ def _definition(
             existing,
             other_generation=other_generation,
             plaintext=plaintext,
+            present=present,
         )
         for column in relation.columns
     ]
@@ -250,11 +267,14 @@ def _refusal(
     *,
     other_generation: bool,
     plaintext: bool,
+    present: KeyVersion | None,
 ) -> str:
     if column.place.elements:  # of the first generation alone
         return refusals.refusal_in_array(places.printed(column, name), versions)
     # Of bytes that are no text, the first ones are looked at.
     value = places.printed(column, name) if column.of_bytes else places.printed_text(column, name)
+    if column.place.source and present is not None and not plaintext:
+        return grammar_sql.refusal_of_values(value, versions, present, other_generation=other_generation)
     if column.place.source:  # of our own format alone
         refused = grammar_sql.FOREIGN if column.place.source_key else NEVER_ENCRYPTED
         return grammar_sql.refusal(
@@ -268,6 +288,8 @@ def _refusal(
         grammar_sql.refusal(value, versions, other_generation=other_generation, plaintext=True, refused=refused)
         for refused in (NEVER_ENCRYPTED, grammar_sql.FOREIGN)
     ]
+    if present is not None:
+        strict.append(grammar_sql.refusal_of_values(value, versions, present, other_generation=other_generation))
     return next((each for each in strict if each in existing), usual)
 
 

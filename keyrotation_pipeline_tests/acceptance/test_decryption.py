@@ -1,0 +1,144 @@
+"""A column goes back to plaintext by a request of its own, beside an application that reads both."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from random import Random
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline.encrypted_type import EncryptedType, MountedKeyRing
+from keyrotation_pipeline_tests.acceptance.migrations import Release
+from keyrotation_pipeline_tests.acceptance.test_plaintext import ROWS, Home, home
+from keyrotation_pipeline_tests.applications import beside
+from keyrotation_pipeline_tests.waiting import eventually
+
+__all__ = ["home"]
+
+
+def encrypted(home: Home) -> str:
+    """Has a rotation encrypt the notes, and returns its id."""
+    request = home.typed("request", "--reason", "encrypt the notes").splitlines()[-1]
+    home.sign(request)
+    assert home.said("rotate", request) == ""
+    return request
+
+
+@contextmanager
+def at_work(application: Release) -> Iterator[None]:
+    with ExitStack() as running:
+        running.callback(application.attest().stop)
+        running.enter_context(beside(application.work))
+        yield
+    assert application.wrong == []
+
+
+def going_back(home: Home, rotation: str) -> str:
+    """Opens the request to decrypt, has it signed, and returns its id."""
+    back = home.typed("rollback", rotation, "--decrypt", "--reason", "given up").splitlines()[-1]
+    home.sign(back)
+    return back
+
+
+def require_plaintext(home: Home) -> None:
+    """The notes are what they are to be, as they stand; the names are under the earlier key."""
+    assert home.stored("note") == [home.expected[row][1] for row in range(ROWS)]
+    assert {name[:3] for name in home.stored("name")} == {"v1:"}
+    table = home.table()
+    assert (table["unencrypted"], table["unreadable"], table["fenced_against"]) == (ROWS, 0, ["v2"])
+    for sealed in (f"v1:{'A' * 16}:{'A' * 22}==", f"v2:{'A' * 16}:{'A' * 22}=="):
+        with psycopg.connect(home.url) as connection, pytest.raises(psycopg.Error, match="keyrotation: "):
+            connection.execute("UPDATE public.cases SET note = %s WHERE id = 1", (sealed,))
+    states = {each["version"]: each["state"] for each in home.shown("status")["key_versions"]}
+    assert states == {"v1": "active", "v2": "archived"}
+    assert home.typed("audit", "verify")
+    assert [each["action"] for each in home.shown("history")] == ["decrypt", "rotate"]
+
+
+def test_a_column_goes_back_to_plaintext_beside_its_application_and_officers_sign_that_first(home: Home) -> None:
+    application = home.release(2)
+    with at_work(application):
+        done = encrypted(home)
+        assert {note[:3] for note in home.stored("note")} == {"v2:"}
+        assert "encrypted in the live rows since" in str(home.shown("status")["warnings"])
+        back = going_back(home, done)
+        text = home.typed("approve", back, "--text")
+        first = text.split("\n\n")[1].splitlines()[0]
+        assert f"NO LONGER PROTECTED BY THIS PROGRAM: {ROWS} value(s) in cases.note to plaintext" in first
+        assert f"\nAction: decrypt\nDecrypts: {ROWS} value(s) in cases.note to plaintext\nAuthorises: end " in text
+        assert home.said("rotate", back) == ""
+    assert application.writes > 10
+    require_plaintext(home)
+    assert "encrypted in the live rows since" not in str(home.shown("status")["warnings"])
+    # What the table refuses stands in nobody's way who encrypts again.
+    with at_work(home.release(3)):
+        encrypted(home)
+    assert {note[:3] for note in home.stored("note")} == {"v3:"}
+    assert home.table()["fenced_against"] == ["v1", "v2"]
+
+
+def test_nothing_is_decrypted_before_every_instance_writes_the_old_form_under_the_earlier_key(home: Home) -> None:
+    with at_work(home.release(2)):
+        done = encrypted(home)
+    back = going_back(home, done)
+    attests = home.release(1).attest()  # it would encrypt under v1, too
+    try:
+        said = home.said("rotate", back)
+    finally:
+        attests.stop()
+    assert "reports no encrypted_from=2 for cases.note" in said
+    assert {note[:3] for note in home.stored("note")} == {"v2:"}
+    assert home.shown("status")["primary"] == "v2"
+    file = home.file.read_text()
+    home.file.write_text(file.replace('{ column = "note", from = "plaintext" }', '"note"'))
+    assert "is no longer what its text for signing says (Decrypts, Plaintext)" in home.said("rotate", back)
+    home.file.write_text(file)
+    with at_work(home.release(2)):
+        assert home.said("rotate", back) == ""
+    require_plaintext(home)
+
+
+@dataclass
+class StaleWriter:
+    """An instance that does not report itself, and encrypts under whatever is the primary, without `encrypted_from`.
+
+    Args:
+        refused, written: how many of its writes the table refused, and how many it took.
+    """
+
+    home: Home
+    wrong: list[str] = field(default_factory=list)
+    refused: int = 0
+    written: int = 0
+
+    def work(self, stop: threading.Event) -> None:
+        release, chance = self.home.release(2), Random(7)
+        with psycopg.connect(self.home.url) as connection:
+            while not stop.wait(chance.uniform(0, 1.5)):
+                row, text = chance.randrange(ROWS), f"v2: stale {self.written}"
+                connection.execute("SELECT FROM public.cases WHERE id = %s FOR UPDATE", (row,))
+                try:
+                    keys = MountedKeyRing(str(self.home.keys))
+                    sealed = EncryptedType(keys).process_bind_param(text, release.engine.dialect)
+                    connection.execute("UPDATE public.cases SET note = %s WHERE id = %s", (sealed, row))
+                except psycopg.errors.InvalidTextRepresentation as error:
+                    self.refused += "an encrypted value is refused" in str(error)
+                    connection.rollback()
+                    continue
+                self.home.expected[row] = (self.home.expected[row][0], text)  # while the row is locked
+                connection.commit()
+                self.written += 1
+
+
+@pytest.mark.extended
+def test_kills_at_every_step_and_an_instance_that_encrypts_lose_nothing(home: Home) -> None:
+    with at_work(home.release(2)):
+        done = encrypted(home)
+    application, stale = home.release(2), StaleWriter(home)
+    with at_work(application), beside(stale.work):
+        kills, phases = home.rotated_with_kills(going_back(home, done))
+        assert eventually(lambda: stale.refused > 0)
+    assert (stale.wrong, kills > 6, stale.written > 3, len(phases) > 5) == ([], True, True, True), (kills, phases)
+    require_plaintext(home)
