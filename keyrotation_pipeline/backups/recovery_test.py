@@ -8,8 +8,8 @@ Source: the source procedure, section 7.3.
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,14 @@ from keyrotation_pipeline.backups.restore_checks import (
     require_no_failure,
     require_same,
 )
+from keyrotation_pipeline.backups.table_comparison import TableComparison
 from keyrotation_pipeline.errors import (
     BackupError,
+    BlockedError,
     FingerprintMismatchError,
     KeyRotationError,
     MissingVersionError,
+    PreflightError,
     UndecryptableError,
     WrongRecipientError,
 )
@@ -40,12 +43,14 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.seal import forget_opened
 from keyrotation_pipeline.model.audit import EventKind, Fact, Note
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, stamp_of
+from keyrotation_pipeline.model.comparison import TableCompared
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import Report
-from keyrotation_pipeline.model.records import json_safe
+from keyrotation_pipeline.model.records import as_json, json_safe
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey
+from keyrotation_pipeline.ports.database import TableInventory
 from keyrotation_pipeline.requests.witnessing import witness
 
 # The lock on the workspace for restoring.
@@ -64,6 +69,8 @@ class DumpTested:
         server: into which it was restored.
         warning: what the server may hide; None: nothing.
         scratch_server: its system identifier.
+        compared: of tables that held values of another library then, how they differ from the present ones.
+        not_compared: those of which that is not known, and why, one phrase each.
     """
 
     name: str
@@ -76,9 +83,12 @@ class DumpTested:
     server: str
     warning: str | None
     scratch_server: str | None
+    compared: tuple[TableCompared, ...] = ()
+    not_compared: tuple[str, ...] = ()
 
     def facts(self) -> Mapping[str, Any]:
         """The facts for the audit."""
+        found = {"compared": [as_json(each) for each in self.compared], "not_compared": list(self.not_compared)}
         return {
             "file": self.name,
             "made_at": self.made_at,
@@ -90,6 +100,7 @@ class DumpTested:
             "undumped": list(self.undumped),
             "server": self.server,
             "warning": self.warning,
+            **{name: listed for name, listed in found.items() if listed},
         }
 
 
@@ -449,6 +460,7 @@ def _restored(
     with site.restorer.restored(dump, target, key) as restored:
         require_no_failure(restored, dump)
         read = decrypt_all(restored, dump, _ring(keys), report)
+        compared, not_compared = _compared(site, dump, restored.inventory, keys)
         handed_over = restored.hand_over(lambda _done: None)
         require_same(handed_over, restored, dump)
         if read.undecryptable:
@@ -468,7 +480,37 @@ def _restored(
         restored.server,
         restored.warning,
         restored.system_identifier,
+        compared,
+        not_compared,
     )
+
+
+def _compared(
+    site: BackupContext, dump: DatabaseCopy, restored: TableInventory, keys: Mapping[KeyVersion, KeyMaterial]
+) -> tuple[tuple[TableCompared, ...], tuple[str, ...]]:
+    """Compares tables that held values of another library with the present ones, value by value, decrypted.
+
+    Where that library authenticates nothing, only this shows that a value was taken over as it was. What was written
+    since the backup differs.
+    """
+    pipeline, found, left = site.pipeline, list[TableCompared](), list[str]()
+    then = {content.table.name: content for content in dump.tables if any(content.old_forms.values())}
+    tables = [table for table in pipeline.tables if table.name in then]
+    stored = pipeline.keys.read() if tables else None
+    present = {each: stored.material(each) for each in stored.live if each not in keys} if stored else {}
+    ring = KeyRing.for_reading({**present, **keys})
+    for table in tables:
+        comparison, done = TableComparison(table, ring, then[table.name].table), TableCompared(str(table.name))
+        try:
+            with closing(comparison.differences(restored, pipeline.inventory)) as every:
+                for each in every:
+                    done = done.plus(each)
+        except (PreflightError, BlockedError) as error:
+            left.append(f"{table.name}: {error}")
+        else:
+            found.append(replace(done, rows=comparison.rows, values=comparison.values))
+    left += [f"{name}: it is not declared any more" for name in then if name not in {each.name for each in tables}]
+    return tuple(found), tuple(left)
 
 
 def _record(site: BackupContext, outcome: Fact | Note) -> None:

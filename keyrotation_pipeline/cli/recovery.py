@@ -212,6 +212,10 @@ def _tested(report: RecoveryReport) -> Iterator[output.Line]:
         yield f"restored  {tested.name}: {rows}; every encrypted value decrypts, {values:,} in all"
         yield from unread((), tested.read.unencrypted)
         yield f"          in {tested.server}; all {tested.relations:,} relations with every row, catalogue as dumped"
+        for table in tested.compared:
+            yield f"compared  {table.table}: {table.equal:,} present values as in this backup; {table}"
+        for each in tested.not_compared:
+            yield output.Text(f"          not compared: {each}", output.BAD)
         for each in tested.left_out:
             yield f"left out  {each}: only a superuser can restore it"
         yield from undumped(tested.undumped)

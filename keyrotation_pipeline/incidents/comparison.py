@@ -19,6 +19,7 @@ from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.backups.catalog import BackupContext, fetch, kept_sets
 from keyrotation_pipeline.backups.recovery_test import LOCK, recovered_keys
 from keyrotation_pipeline.backups.restore_checks import require_all_there, require_no_failure
+from keyrotation_pipeline.backups.table_comparison import TableComparison
 from keyrotation_pipeline.errors import (
     BackupError,
     BlockedError,
@@ -30,7 +31,6 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.incidents.table_comparison import TableComparison
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import BackupSealed
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, stamp_in, stamped_at

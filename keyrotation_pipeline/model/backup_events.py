@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead, EventKind, Fact
+from keyrotation_pipeline.model.comparison import TableCompared
 from keyrotation_pipeline.model.records import Alias
 
 
@@ -208,9 +209,16 @@ class BackupsExamined(Fact):
 
 @dataclass(frozen=True, slots=True)
 class DumpRestored:
-    """What a report needs of the dump that a recovery test restored: how many rows each of its tables had."""
+    """What a report needs of the dump that a recovery test restored: how many rows each of its tables had.
+
+    Args:
+        file: its name.
+        compared: of tables with values of another library, how they differ from those of the time of the test.
+    """
 
     rows: Mapping[str, int]
+    file: str = ""
+    compared: tuple[TableCompared, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +249,7 @@ class RecoveryTestFacts:
     sha256: str | None = None
     scratch_server: str | None = None
     newest: DumpRestored | None = None
+    older: DumpRestored | None = None
     members: tuple[MemberRestored, ...] = ()
 
 

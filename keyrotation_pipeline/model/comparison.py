@@ -69,6 +69,11 @@ class TableCompared:
         """Values that differ."""
         return self.changed + self.new + self.gone
 
+    @property
+    def equal(self) -> int:
+        """Present values that the backup has, too."""
+        return self.values - self.changed - self.new
+
     def __str__(self) -> str:
         """The differences, in words."""
         parts = [

@@ -9,12 +9,15 @@ from typing import Any
 from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState
 from keyrotation_pipeline.audit.retirements import Retirement, retirement_of
 from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
-from keyrotation_pipeline.model.audit import STATEMENT_TYPE, instant
+from keyrotation_pipeline.model.approval import signed_fields
+from keyrotation_pipeline.model.audit import STATEMENT_TYPE, EventKind, Note, instant
+from keyrotation_pipeline.model.backup_events import RecoveryTestFacts
 from keyrotation_pipeline.model.data_events import Counted, CountedTable, CountSkipped
 from keyrotation_pipeline.model.key_events import KeyRetired, MemberProven, ReplicasAccounted
-from keyrotation_pipeline.model.records import as_json
-from keyrotation_pipeline.model.request_events import StepFinished
+from keyrotation_pipeline.model.records import as_json, read
+from keyrotation_pipeline.model.request_events import RequestOpened, StepFinished
 from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.model.signed_lines import ENCRYPTED
 from keyrotation_pipeline.reporting.keys_in_audit import key_storage_key
 from keyrotation_pipeline.reporting.plaintext import in_statement
 
@@ -96,6 +99,7 @@ def statement_of(
                 "taken_from_key_store": [str(version) for version in retired.taken_from_applications],
                 "seen_without_it": list(_step_facts(archived).get("names", ())) if archived else None,
             },
+            **_compared(entries, event, retired),
             "archive": list(_step_facts(archived).get("archived", ())) if archived else None,
             "backups_that_need_it": list(backups),
             **in_statement(entries, plaintext),
@@ -104,6 +108,33 @@ def statement_of(
             "evidence": [_named(each) for each in (*_proven(entries, event), replicas, event, archived) if each],
         },
     }
+
+
+def _compared(entries: Sequence[HistoryEntry], event: HistoryEntry, retired: KeyRetired) -> dict[str, Any]:
+    """With which older backups the values of a library were compared since; nothing where none were taken over."""
+    asked = next((e.fact for e in entries if e.request == event.request and isinstance(e.fact, RequestOpened)), None)
+    fields = {} if asked is None else signed_fields(asked.approval_text.encode()) or {}
+    if not fields.get("Other libraries", "").startswith(ENCRYPTED):
+        return {}
+    compared = [each for entry in entries if entry.at > retired.proven_at for each in _compared_by(entry)]
+    return {"taken_over_from_a_library": {"not_authenticated": fields.get("Not authenticated"), "compared": compared}}
+
+
+def _compared_by(entry: HistoryEntry) -> Iterator[dict[str, Any]]:
+    """What a recovery test says of tables whose older backup it compared with the present rows."""
+    note = entry.fact
+    if entry.fault is not None or not isinstance(note, Note) or note.kind != EventKind.RECOVERY_TEST_PASSED:
+        return
+    tested = read(RecoveryTestFacts, note.facts)
+    for dump in filter(None, (tested.newest, tested.older)):
+        for table in dump.compared:
+            yield {
+                **_named(entry),
+                "at": instant(entry.at),
+                "backup": dump.file,
+                **as_json(table),
+                "equal": table.equal,
+            }
 
 
 def _key_storage_key(entries: Sequence[HistoryEntry], state: LedgerState) -> dict[str, Any]:

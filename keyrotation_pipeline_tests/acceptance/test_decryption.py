@@ -1,5 +1,7 @@
 """A column goes back to plaintext by a request of its own, beside an application that reads both."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -72,6 +74,11 @@ def test_a_column_goes_back_to_plaintext_beside_its_application_and_officers_sig
     assert application.writes > 10
     require_plaintext(home)
     assert "encrypted in the live rows since" not in str(home.shown("status")["warnings"])
+    pack = home.file.parent / "pack"
+    home.typed("report", "--format", "pack", "--output", str(pack))
+    done = subprocess.run([sys.executable, "-I", str(pack / "verify.py")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "decryption of columns, and rollback from v2 to v1" in (pack / "report.html").read_text()
     # What the table refuses stands in nobody's way who encrypts again.
     with at_work(home.release(3)):
         encrypted(home)

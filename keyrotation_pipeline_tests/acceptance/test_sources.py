@@ -1,6 +1,7 @@
 """Columns that another library encrypted under its one key come into our own format, beside that library."""
 
 import base64
+import json
 import os
 import subprocess
 import sys
@@ -361,6 +362,12 @@ def test_a_home_whose_only_key_is_a_librarys_is_lost_and_continued(
     found.typed("audit", "verify")
 
 
+def certified(home: Home) -> dict[str, Any]:
+    """What a new certificate says of values that a rotation took over."""
+    statement = json.loads(base64.b64decode(json.loads(home.typed("report", "--format", "certificate"))["payload"]))
+    return dict(statement["predicate"]["taken_over_from_a_library"])
+
+
 @pytest.mark.extended
 def test_a_backup_in_the_form_of_the_library_equals_the_rows_but_for_later_writes(
     home: Home, security_officer: DemoOfficer, tmp_path: Path
@@ -373,6 +380,20 @@ def test_a_backup_in_the_form_of_the_library_equals_the_rows_but_for_later_write
     with ExitStack() as running:
         running.callback(home.release(3).attest().stop)
         assert home.said("rotate", request) == ""
+    assert certified(home)["compared"] == []
+    before_it = home.stored("token")[27]
+    home.execute("UPDATE public.cases SET token = (SELECT token FROM public.cases WHERE id = 28) WHERE id = 27")
+    home.typed("backup")
+    same = f"compared  cases: {3 * ROWS - 1:,} present values as in this backup; 1 changed, 0 new, 0 gone"
+    assert same in home.typed("recovery-test", "--key", str(secret))
+    (compared,) = certified(home)["compared"]
+    assert (compared["table"], compared["equal"], compared["changed"]) == ("cases", 3 * ROWS - 1, 1)
+    assert compared["backup"].startswith("database-")
+    pack = tmp_path / "pack"
+    home.typed("report", "--format", "pack", "--output", str(pack))
+    done = subprocess.run([sys.executable, "-I", str(pack / "verify.py")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    home.execute(f"UPDATE public.cases SET token = '{before_it}' WHERE id = 27")
     home.file.write_text(home.file.read_text().replace(COLUMNS, '["name", "token", "note"]'))
     time.sleep(1)  # a discovery is told in whole seconds, and the backup must be from before it
     opened = home.typed("incident", "open", "--type", "key_exposed", "--description", "d", "--discovered-at", "now")

@@ -22,6 +22,7 @@ from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, none
 from keyrotation_pipeline.adapters.postgres.preflight.values import checks_accept_target, values_fit
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchDump
+from keyrotation_pipeline.backups.table_comparison import TableComparison
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
 from keyrotation_pipeline.fieldcrypto.formats.aes_gcm import AES_GCM
@@ -30,7 +31,6 @@ from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
-from keyrotation_pipeline.incidents.table_comparison import TableComparison
 from keyrotation_pipeline.model.comparison import DifferenceKind
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, ring_of

@@ -26,6 +26,7 @@ from keyrotation_pipeline.adapters.postgres.preflight.table import Subject
 from keyrotation_pipeline.adapters.postgres.retirement.postgres_retirement import PostgresEvidence, PostgresFencing
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchDump
+from keyrotation_pipeline.backups.table_comparison import TableComparison
 from keyrotation_pipeline.errors import FenceError, ProofError, StaleWriterError
 from keyrotation_pipeline.fieldcrypto import compiled
 from keyrotation_pipeline.fieldcrypto.blind_index import Algorithm, BlindIndexer, BlindIndexForm
@@ -36,7 +37,6 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
-from keyrotation_pipeline.incidents.table_comparison import TableComparison
 from keyrotation_pipeline.model.comparison import DifferenceKind
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, SearchIndex, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import REQUEST, Engine, ring_of, running

@@ -22,6 +22,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import tree
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchDump
+from keyrotation_pipeline.backups.table_comparison import TableComparison
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.binding import Row
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
@@ -31,7 +32,6 @@ from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
-from keyrotation_pipeline.incidents.table_comparison import TableComparison
 from keyrotation_pipeline.model.comparison import DifferenceKind
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
 from keyrotation_pipeline_tests.applications import beside

@@ -9,9 +9,9 @@ import pytest
 
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.backups.table_comparison import TableComparison
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.incidents.table_comparison import TableComparison
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of, sealed
 from keyrotation_pipeline_tests.servers import DEBIAN, Server, copy_of
