@@ -129,7 +129,8 @@ def _remark(record: StepRecord) -> str:
         case Step.DUAL_KEY_ROLLOUT | Step.PRIMARY_KEY_ROLLOUT | Step.ARCHIVED_KEY:
             cleared = facts.get("search_indexes_cleared")
             indexes = "" if cleared is None else f", search indexes of {counted(sum(cleared.values()), 'row')} cleared"
-            return f"{counted(facts.get('instances', 0), 'instance')}{indexes}"
+            number = facts.get("instances", 0)
+            return f"{counted(number, 'instance') if number else 'no instance was seen'}{indexes}"
         case Step.ROWS:
             return f"{facts.get('rows', 0):,} rows, {facts.get('values', 0):,} values"
         case Step.ZERO_OLD_ROWS_PROOF:

@@ -85,9 +85,13 @@ def delivered_again(pipeline: Pipeline, stored: StoredKeys, primary: KeyVersion,
 
 
 def seen_facts(instances: Sequence[Instance]) -> dict[str, Any]:
-    """What a step records of the instances that ended its wait, and how many of them proved what they hold."""
-    proven = sum(each.nonce is not None and not each.unproven for each in instances)
-    return {"instances": len(instances), "names": sorted(each.name for each in instances), "proven": proven}
+    """What a step records of the instances that ended its wait, and how many of them proved what they hold.
+
+    Silent ones, which an officer confirmed to have ended, were not seen.
+    """
+    seen = [each for each in instances if not each.silent]
+    proven = sum(each.nonce is not None and not each.unproven for each in seen)
+    return {"instances": len(seen), "names": sorted(each.name for each in seen), "proven": proven}
 
 
 def pending(situation: Situation, rotation: Walk, target: RolloutTarget) -> PendingReason | None:

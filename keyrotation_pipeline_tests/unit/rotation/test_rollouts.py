@@ -283,6 +283,9 @@ def test_an_officer_says_that_a_silent_instance_has_ended(world: FakeWorld, rota
     with pytest.raises(BlockedError, match="web-1"):  # which continues with the next rollout, and waits for that one
         run(world, rotation)
     assert world.keys.primary() == V2
+    done = world.ledger.walk(rotation.id).done(Step.DUAL_KEY_ROLLOUT)
+    assert done is not None
+    assert (done.facts["instances"], done.facts["names"]) == (1, ["web-1"]), "not the one that has ended"
 
 
 def test_what_an_officer_said_has_ended_is_forgotten_and_not_asked_about_again(world: FakeWorld) -> None:
