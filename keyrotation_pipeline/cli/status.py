@@ -95,15 +95,6 @@ def not_searched(blind_spots: BlindSpots, *, verbose: bool) -> str:
     return f"{len(blind_spots.unsearched)} places were not searched: `keyrotation status --verbose` names them"
 
 
-def _without_repetition(message: str, rotation: RotationStatus | None) -> str:
-    """What needs attention, without the reason that stands with the rotation already."""
-    if rotation is None:
-        return message
-    said = (rotation.blocked_by, None if rotation.pending is None else str(rotation.pending))
-    reason = next((each for each in said if each and message.endswith(each)), "")
-    return message.removesuffix(reason).rstrip(":; ") or message
-
-
 def _proven(shown: Status, now: datetime) -> str:
     """Whether backups are proven to restore: a test that failed since is what counts."""
     if shown.recovery_test_failed is None:
@@ -124,8 +115,8 @@ def _others(shown: Status) -> Iterator[output.Text]:
         yield field("Request", f"{request.id}, {request.action} of {request.source}; not signed by {missing}")
     for contact in shown.contacts:
         yield field("Contact", str(contact))
-    for message in shown.attention:
-        yield field("Attention", _without_repetition(message, shown.rotation), output.BAD)
+    for message in shown.attention_in_short:
+        yield field("Attention", message, output.BAD)
     for message in shown.warnings:
         yield field("Warning", message, "yellow")
 

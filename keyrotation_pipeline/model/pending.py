@@ -12,6 +12,8 @@ from keyrotation_pipeline.model.audit import utc_minute, utc_second
 from keyrotation_pipeline.model.fleet import Confirmation, Gone, Instance, RolloutMode, RolloutTarget, TargetKind
 
 MOST_WORDS = 25
+# How a shard begins the note that it goes on, though with longer rests.
+GOING_SLOWER = "going slower"
 _COMMAND = re.compile("`[^`]*`")
 
 
@@ -75,6 +77,11 @@ class PendingReason:
     def with_since(self) -> str:
         """The reason with the time since when, where that is known."""
         return str(self) if self.since is None else f"{self} (since {utc_second(self.since)})"
+
+    @property
+    def only_slows(self) -> bool:
+        """Whether everything that is waited for goes on, though slower."""
+        return self.code is PendingCode.DATABASE and all(GOING_SLOWER in each for each in self.why.split("; "))
 
     @property
     def is_of_applications(self) -> bool:

@@ -251,6 +251,15 @@ class Status:
         """The requests other than the rotation."""
         return tuple(each for each in self.requests if not self.rotation or each.request.id != self.rotation.walk.id)
 
+    @property
+    def attention_in_short(self) -> tuple[str, ...]:
+        """What needs attention, without the reason that stands with the rotation already."""
+        if self.rotation is None:
+            return self.attention
+        pending = self.rotation.pending
+        reasons = [each for each in (self.rotation.blocked_by, pending and str(pending)) if each]
+        return tuple(_without_one_of(reasons, each) for each in self.attention)
+
     def _of_members(self) -> dict[str, Any]:
         asked = {
             name: {
@@ -343,6 +352,11 @@ def amber(name: str, value: str, do: str) -> Check:
 def red(name: str, value: str, do: str) -> Check:
     """A check to act on before a rotation is requested: most of these refuse the request, or stop its rotation."""
     return Check(name, Light.RED, value, do)
+
+
+def _without_one_of(reasons: Iterable[str], message: str) -> str:
+    reason = next((each for each in reasons if message.endswith(each)), "")
+    return message.removesuffix(reason).rstrip(":; ") or message
 
 
 def in_two(message: str) -> tuple[str, str]:

@@ -25,6 +25,7 @@ SIZES = {
     "phone": ViewportSize(width=390, height=844),
 }
 PAPER_PAGES = 2
+ROWS, PACE = 12_000, "200"  # as many as let a browser look three times while they are re-encrypted
 INCIDENT = ("incident", "open", "--type", "key_exposed", "--description", "key in a log file", "--discovered-at", "now")
 
 
@@ -35,7 +36,7 @@ def test_each_situation_has_its_sentence_above_the_fold_and_nothing_scrolls_side
     settings, officers = prepare(tmp_path / "keyrotation.toml", RolloutMode.ATTEST)
     settings.path.write_text(settings.path.read_text().replace("shards = 4", "shards = 2"))
     with ExitStack() as stack:
-        stack.enter_context(open_home(settings, 300, lambda _line: None))
+        stack.enter_context(open_home(settings, ROWS, lambda _line: None))
         console = stack.enter_context(serving_console(folder))
         page.goto(f"{console.url}/?token={console.token}")
         folder.run("backup")
@@ -59,7 +60,7 @@ def test_each_situation_has_its_sentence_above_the_fold_and_nothing_scrolls_side
         url, keys = stack.enter_context(database_url(settings)), settings.home / "keys"
         for name in ("web-1", "web-2"):
             stack.enter_context(reporting(url, keys, name))
-        folder.run("pace", request, "--rows-per-second", "8", "--reason", "the clinic is open")
+        folder.run("pace", request, "--rows-per-second", PACE, "--reason", "the clinic is open")
         with beside(lambda _stop: rotate_until_it_fails(folder, request)):
             see(page, console, re.compile("v1 → v2 re-encrypts rows: [2-7][0-9]%"), "rows")
             folder.run("pace", request, "--reset")

@@ -23,6 +23,10 @@ NOBODY_REPORTS = PendingReason(
     datetime(2026, 12, 1, 14, 2, tzinfo=UTC),
 )
 
+SLOWED = PendingReason(
+    PendingCode.DATABASE, "the database", "clients shard 00: going slower: a small commit takes 20 ms instead of 2 ms"
+)
+
 
 def calm() -> Status:
     return replace(status(table("clients", 7)), attention=(), database="clinic@db")
@@ -44,6 +48,11 @@ def walk_with(**changes: Any) -> Walk:  # noqa: ANN401
         pytest.param(calm(), Tone.CALM, "Nothing to do. v2 is the primary key.", None, id="nothing"),
         pytest.param(walking(), Tone.WORKING, "v1 → v2 re-encrypts rows: 25% of the walk, about 2 min left.",
                      "pause", id="rows"),
+        pytest.param(walking(pending=SLOWED), Tone.WORKING,
+                     "v1 → v2 re-encrypts rows: 25% of the walk, about 2 min left, slower than it could.", "pause",
+                     id="slower"),
+        pytest.param(walking(pending=SLOWED, at_work=False), Tone.WAITING, "v1 → v2 waits: clients", "rotate",
+                     id="slower and gone"),
         pytest.param(walking(at_work=False), Tone.WAITING, "v1 → v2: “Rows” is next; no process works at it now.",
                      "rotate", id="nobody works"),
         pytest.param(walking(phase="requested", at_work=False), Tone.WAITING,
@@ -107,6 +116,8 @@ def test_steps_are_done_then_one_is_marked_and_the_rest_is_to_come() -> None:
     assert [marks[step] for step in WALK] == [*[Mark.DONE] * 3, Mark.RUNNING, *[Mark.TO_COME] * 5]
     failed = {each.step: each.mark for each in steps_of(rotation(steps=done, blocked_by="no"))}
     assert failed[Step.ROWS] is Mark.FAILED
+    slower = {each.step: each.mark for each in steps_of(replace(rotation(steps=done), pending=SLOWED))}
+    assert slower[Step.ROWS] is Mark.RUNNING
 
 
 def test_officers_act_in_a_step_that_waits_for_them() -> None:

@@ -30,7 +30,7 @@ def test_a_finished_rotation_shows_its_proof_its_reports_and_what_contradicts_it
     world.ledger.append(UndeclaredColumnsSearched(START + timedelta(days=1), (copy,), ()))
     page = shown(world, rotation)
     assert "Since then:" in page
-    assert "scratch.copy.email (4 value(s))" in page
+    assert "scratch.copy.email (4 values)" in page
     assert "/assets/" not in page, "Dagster is not served here"
 
 

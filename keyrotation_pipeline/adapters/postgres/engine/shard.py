@@ -31,6 +31,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.pending import GOING_SLOWER
 from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard
@@ -311,7 +312,7 @@ class WorkerPool:
         self._reported_at = time.monotonic()
         # The speed of one worker says little, but its reason to pause is worth reporting.
         rows = sum(stage.rows for stage in now.values())
-        note = self._note if self._note.startswith(("pausing", "waiting", "going slower")) else f"{rows:,} rows"
+        note = self._note if self._note.startswith(("pausing", "waiting", GOING_SLOWER)) else f"{rows:,} rows"
         subject = f"{self._shard.table.name} shard {self._shard.key}"
         self._report(Progress(Step.ROWS, subject, done, total, "pages", note))
 

@@ -30,6 +30,7 @@ from keyrotation_pipeline.adapters.postgres.retirement.replicas import write_dow
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.audit.event_signatures import VouchedEvents
 from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.model.pending import GOING_SLOWER
 from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
 from keyrotation_pipeline.model.request_events import StatusChanged
 from keyrotation_pipeline.model.requests import RequestStatus, RotationType, Step
@@ -190,7 +191,7 @@ class Supervisor:
         self._commits.measure(self.connection, self.request)
         self.batch_size.slowdown = self._commits.slowdown
         if reason := self._commits.reason or self._reason_of_rests():
-            self._wait_for(f"going slower: {reason}")
+            self._wait_for(f"{GOING_SLOWER}: {reason}")
         else:
             self._continue()
 
