@@ -16,7 +16,7 @@ from keyrotation_pipeline.defs.partitions import COMPLIANCE_OFFICERS, DATABASE_A
 from keyrotation_pipeline.defs.resources import PipelineParameter, PipelineResource
 from keyrotation_pipeline.defs.step_metadata import officers_of
 from keyrotation_pipeline.defs.step_runner import actor_of, step_failures
-from keyrotation_pipeline.defs.summaries import SHOWN_FINGERPRINT_CHARS, Names, plain
+from keyrotation_pipeline.defs.summaries import SHOWN_FINGERPRINT_CHARS, Names, markdown, plain
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.backup_events import BackupFacts
@@ -214,7 +214,7 @@ def _recovery_metadata(report: RecoveryReport) -> Mapping[str, Any]:
         "place": report.place,
         "manifest": report.made.name,
         "restored": report.newest.name,
-        "summary": dg.MetadataValue.md(_recovery_summary(report)),
+        "summary": markdown(_recovery_summary(report)),
         "rows": sum(report.newest.rows.values()),
         "rows_by_table": _counts(dict(report.newest.rows)),
         "relations": report.newest.relations,

@@ -10,6 +10,7 @@ from keyrotation_pipeline.defs.checks import progress_metadata
 from keyrotation_pipeline.defs.partitions import DATABASE_ADMINISTRATORS, Naming
 from keyrotation_pipeline.defs.resources import PipelineParameter, PipelineResource
 from keyrotation_pipeline.defs.step_runner import actor_of, progress_to, step_failures
+from keyrotation_pipeline.defs.summaries import markdown
 from keyrotation_pipeline.defs.triggers import is_scheduled
 from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.page_reading import LEAST_BYTES_A_DAY, Reach
@@ -75,7 +76,7 @@ def _readiness(context: dg.AssetExecutionContext, keyrotation: PipelineResource)
     columns = [dg.TableColumn(name, "string") for name in ("light", "check", "value", "do")]
     return {
         "ready": found.ready,
-        "summary": dg.MetadataValue.md(_readiness_summary(found)),
+        "summary": markdown(_readiness_summary(found)),
         "checks": dg.MetadataValue.table(records, schema=dg.TableSchema(columns)),
     }
 

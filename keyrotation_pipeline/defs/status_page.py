@@ -15,7 +15,7 @@ from keyrotation_pipeline.defs.outside_reports import CORRECTED, SEAL, Seal, rep
 from keyrotation_pipeline.defs.partitions import SITE_RELIABILITY, Naming
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.defs.step_runner import actor_of
-from keyrotation_pipeline.defs.summaries import SHOWN_WITHOUT_A_CLICK_CHARS, asset_link, plain, runs_link
+from keyrotation_pipeline.defs.summaries import SHOWN_WITHOUT_A_CLICK_CHARS, WIDTH_CHARS, asset_link, plain, runs_link
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.assessing import unsettled_in_words
 from keyrotation_pipeline.model.audit import utc_minute
@@ -27,8 +27,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 
 STATUS, AUDIT_SEQ = "status", "audit_seq"
 GROUPS = ("status", "inventory", "new_key", "rows", "old_key", "evidence", "backups")
-# At 1280 pixels Dagster's table of metadata cuts a longer line off.
-_MOST_MESSAGES, _WIDTH_CHARS = 5, 36
+_MOST_MESSAGES = 5
 _AN_HOUR_SECONDS = 3600
 
 
@@ -141,7 +140,7 @@ def _wrapped(message: str) -> list[str]:
     """In lines that the page does not cut off, with whatever people wrote as it is."""
     return [
         plain(line)
-        for line in wrap(with_short_ids(message), _WIDTH_CHARS, break_long_words=False, break_on_hyphens=False)
+        for line in wrap(with_short_ids(message), WIDTH_CHARS, break_long_words=False, break_on_hyphens=False)
     ]
 
 

@@ -12,6 +12,7 @@ from keyrotation_pipeline.defs.summaries import (
     SHOWN_FINGERPRINT_CHARS,
     Names,
     instance_table,
+    markdown,
     next_step,
     plain,
     rows_summary,
@@ -74,8 +75,8 @@ def metadata_of(
     if record.table is not None:
         shown |= _rows(naming, common, record)
     else:
-        shown["summary"] = dg.MetadataValue.md(summary(rotation, record, common.names))
-        shown["next"] = dg.MetadataValue.md(next_step(naming, rotation, record.step, pipeline.tables))
+        shown["summary"] = markdown(summary(rotation, record, common.names))
+        shown["next"] = markdown(next_step(naming, rotation, record.step, pipeline.tables))
         shown |= _numbers({"seconds": seconds, **record.facts} if seconds is not None else record.facts)
     if (fingerprint := record.facts.get("fingerprint")) is not None:
         shown["fingerprint"] = dg.MetadataValue.text(str(fingerprint)[:SHOWN_FINGERPRINT_CHARS])
@@ -124,8 +125,8 @@ def materialization(
 def _request(common: CommonFacts, record: StepRecord) -> Mapping[str, dg.MetadataValue]:
     rotation = common.rotation
     return {
-        "approved_by": dg.MetadataValue.md(", ".join(common.signed) or "nobody"),
-        "reason": dg.MetadataValue.md(f"{plain(rotation.reason)} ({runs_link(rotation)})"),
+        "approved_by": markdown(", ".join(common.signed) or "nobody"),
+        "reason": markdown(f"{plain(rotation.reason)} ({runs_link(rotation)})"),
         "rotation": dg.MetadataValue.text(rotation.id),
         "from": dg.MetadataValue.text(str(rotation.source)),
         "to": dg.MetadataValue.text(str(rotation.target)),
@@ -139,8 +140,8 @@ def _rows(naming: Naming, common: CommonFacts, record: StepRecord) -> Mapping[st
     if table is None:  # no longer declared
         return _numbers(record.facts)
     shown: dict[str, dg.MetadataValue] = {
-        "summary": dg.MetadataValue.md(rows_summary(record, table)),
-        "next": dg.MetadataValue.md(next_step(naming, common.rotation, Step.ROWS, common.pipeline.tables)),
+        "summary": markdown(rows_summary(record, table)),
+        "next": markdown(next_step(naming, common.rotation, Step.ROWS, common.pipeline.tables)),
         "table_percent": dg.MetadataValue.float(round(100 * table.share, 1)),
         "table_rows": dg.MetadataValue.int(table.rows),
         "table_eta_seconds": dg.MetadataValue.int(table.eta_seconds or 0),

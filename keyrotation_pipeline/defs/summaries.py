@@ -3,15 +3,17 @@
 Dagster shows Markdown of up to 1,000 characters on the page itself, longer Markdown only after a click.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from textwrap import wrap
 from typing import Any
 from urllib.parse import quote
 
 import dagster as dg
 
 from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming, database_name
-from keyrotation_pipeline.model.audit import utc_minute
+from keyrotation_pipeline.model.audit import counted, utc_minute
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.keys import KeyMade
@@ -23,6 +25,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.model.visible_text import is_hidden, visible
 
 SHOWN_WITHOUT_A_CLICK_CHARS = 999
+WIDTH_CHARS = 36  # at 1280 pixels Dagster's table of metadata cuts a longer line off
 SHOWN_FINGERPRINT_CHARS = 16
 Facts = Mapping[str, Any]
 
@@ -51,7 +54,7 @@ def next_step(naming: Naming, rotation: Walk, step: Step, tables: Sequence[Encry
         links = asset_link(naming.step(following if tables or following is not Step.ROWS else Step.ZERO_OLD_ROWS_PROOF))
     if rotation.manual:
         return f"{links}: materialize it, partition {rotation.target}. The conductor leaves this rotation to people."
-    return f"{links}: by `rotation_conductor` if that is switched on, else by `keyrotation rotate {rotation.id}`."
+    return f"{links}: by `rotation_conductor` if that is switched on, else by `keyrotation rotate {rotation.id[:8]}`."
 
 
 def summary(rotation: Walk, record: StepRecord, names: "Names") -> str:
@@ -151,7 +154,9 @@ def _early(facts: Facts, new: str) -> str:
 def _archived(facts: Facts, old: str) -> str:
     kept = "; ".join(f"**{each['version']}** (backup `{each['backup']}`)" for each in facts.get("archived", ()))
     cleared = facts.get("search_indexes_cleared")
-    indexes = "" if cleared is None else f" Search indexes under it were cleared in {sum(cleared.values()):,} row(s)."
+    indexes = (
+        "" if cleared is None else f" Search indexes under it were cleared in {counted(sum(cleared.values()), 'row')}."
+    )
     return f"{_instances(facts)}: working without {kept or old}, which is in the archive, out of their reach.{indexes}"
 
 
@@ -180,13 +185,12 @@ def _retired(done: KeyRetired) -> str:
     unseen = "; ".join((*done.not_searched, *done.not_seen))
     unread = f" {done.unread[0].upper()}{done.unread[1:]}." if done.unread else ""
     limits = f"{unread} Not searched: {unseen}." if unseen else unread
-    text = (
+    return (
         f"**{taken} left the applications.** In the retiring transaction, at {utc_minute(done.proven_at)}: "
         f"{done.old_values:,} of {done.values:,} values under {done.version}{done.identified_by.remark}, fences on "
         f"{len(done.tables)} tables "
         f"validated, both signatures verified again, and {done.target} backed up in `{done.target_backup}`.{limits}"
     )
-    return text if len(text) <= SHOWN_WITHOUT_A_CLICK_CHARS else f"{text[: SHOWN_WITHOUT_A_CLICK_CHARS - 1]}…"
 
 
 def _report(rotation: Walk, facts: Facts) -> str:
@@ -196,8 +200,39 @@ def _report(rotation: Walk, facts: Facts) -> str:
     return (
         f"{kind} {rotation.source} to {rotation.target} is **{what}**: "
         f"{facts.get('records_reencrypted', 0):,} records re-encrypted. Reason: {plain(rotation.reason)}. "
-        f"Anchored at event {audit.get('seq')} of the audit, hash `{audit.get('hash')}`."
+        f"Anchored at event {audit.get('seq')} of the audit, hash `{str(audit.get('hash'))[:SHOWN_FINGERPRINT_CHARS]}`."
     )
+
+
+_WORD = re.compile(r"(?:\[[^\]]*\]\([^)]*\)|`[^`]*`|\S)+")
+
+
+def markdown(text: str) -> dg.MetadataValue:
+    """Sentences of Markdown in lines that the page does not cut off, and without a click."""
+    lines = [""]
+    for word in (part for each in _WORD.findall(text) for part in _parts(each)):
+        longer = f"{lines[-1]} {word}".strip()
+        if len(_seen(longer)) <= WIDTH_CHARS:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    shown = "  \n".join(each for each in lines if each)
+    return dg.MetadataValue.md(
+        shown if len(shown) <= SHOWN_WITHOUT_A_CLICK_CHARS else f"{shown[: SHOWN_WITHOUT_A_CLICK_CHARS - 1]}…"
+    )
+
+
+def _seen(shown: str) -> str:
+    return re.sub(r"\[([^\]]*)\]\([^)]*\)|[*`\\]", r"\1", shown)
+
+
+def _parts(word: str) -> list[str]:
+    """A command that is longer than a line, in pieces."""
+    if len(_seen(word)) <= WIDTH_CHARS or "`" not in word:
+        return [word]
+    before, command, after = word.split("`", 2)
+    pieces = [f"`{each}`" for each in wrap(command, WIDTH_CHARS, break_on_hyphens=False)]
+    return [*pieces[:-1], pieces[-1] + after] if not before else [before + pieces[0], *pieces[1:-1], pieces[-1] + after]
 
 
 def plain(text: str) -> str:

@@ -25,6 +25,7 @@ from keyrotation_pipeline_tests.acceptance.browsing import (
     violations,
 )
 from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.acceptance.test_browser_situations import SCREEN, WIDER
 from keyrotation_pipeline_tests.acceptance.test_up import Ui, checks, running_up, wait_until
 from keyrotation_pipeline_tests.programs import needs_chromium
 
@@ -105,6 +106,8 @@ def read_what_stands_on_the_last_page(page: Page, ui: Ui, rotation: Walk) -> Non
     page.goto(f"{ui.url}/assets/compliance_report")
     expect(page.get_by_text(f"Routine rotation {rotation.source} to {rotation.target} is finished")).to_be_visible()
     picture(page, "asset-page")
+    page.set_viewport_size(SCREEN)
+    assert page.evaluate(WIDER) <= 0
     page.get_by_role("link", name="its runs").click()
     expect(page.get_by_text("retire_key").first).to_be_visible()
 

@@ -125,6 +125,11 @@ class Dagster(Conducted):
         return next(each for each in evaluations if each.asset_check_key == key)
 
 
+def sentences(value: object) -> str:
+    """What a page shows, with its lines joined."""
+    return " ".join(str(getattr(value, "value", value)).split())
+
+
 def shard_of(partition: str, shard: int) -> dg.MultiPartitionKey:
     """The partition of a shard."""
     return dg.MultiPartitionKey({"key_version": partition, "shard": f"{shard:02d}"})

@@ -65,7 +65,7 @@ def decrypt_failures(dagster: Dagster) -> None:
         pytest.param(stale_backup, "Key rotation needs attention", "the last backup is of", id="stale backup"),
         pytest.param(overdue_rotation, "Key rotation needs attention", "a rotation was due by", id="overdue rotation"),
         pytest.param(key_usage, "/key_usage_below_gcm_limit fails", "of the limit", id="key usage near 2^32"),
-        pytest.param(decrypt_failures, "Applications cannot decrypt", "11 value(s) within a minute", id="decryption"),
+        pytest.param(decrypt_failures, "Applications cannot decrypt", "11 values within a minute", id="decryption"),
     ],
 )
 def test_each_kind_of_alert_reaches_a_webhook_once(

@@ -119,7 +119,7 @@ def out_of_hours(world: FakeWorld) -> None:
             "retired_versions_are_refused",
             counted_old_row,
             ERROR,
-            "1 value(s) under v1, which is archived",
+            "1 value under v1, which is archived",
             id="a value",
         ),
         pytest.param("key_reads_back", other_key, ERROR, "the key store holds another v2", id="another key stored"),

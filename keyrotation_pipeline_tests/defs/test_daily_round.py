@@ -186,5 +186,5 @@ def test_what_was_not_searched_is_not_called_free_of_values(
 
     assert (late.passed, late.severity) == (False, WARN)
     assert str(late.description).startswith("behind: 0 % of 1 pages elsewhere were searched within 90 days")
-    since = "not everything that is not declared was searched since 2026-"
+    since = "undeclared places were not all searched since 2026-"
     assert [each for each in overview(world.pipeline).attention if each.startswith(since)]

@@ -13,7 +13,7 @@ from keyrotation_pipeline.model.members import member_line, servers_among
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.conducting import sentences_of
-from keyrotation_pipeline_tests.defs.conftest import Dagster, failure_of, opened
+from keyrotation_pipeline_tests.defs.conftest import Dagster, failure_of, opened, sentences
 from keyrotation_pipeline_tests.fakes import fake_pipeline
 from keyrotation_pipeline_tests.web_server import serving
 
@@ -112,7 +112,7 @@ def test_a_person_materializes_a_table_in_one_database(dagster: Dagster, promote
     done = dagster.world.ledger.walk(promoted.id).steps
     assert [(each.table, each.shard) for each in done if each.table] == [("west:clients", 0), ("west:clients", 1)]
     [event] = result.get_asset_materialization_events()
-    assert str(event.materialization.metadata["summary"].value).startswith("In west: 2 rows rewritten.")
+    assert sentences(event.materialization.metadata["summary"]).startswith("In west: 2 rows rewritten.")
 
 
 def test_a_run_with_the_tag_of_no_server_takes_the_first_that_is_due(dagster: Dagster, promoted: Walk) -> None:

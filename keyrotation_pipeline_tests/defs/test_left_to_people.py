@@ -6,7 +6,7 @@ import pytest
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation.rotate import open_request
-from keyrotation_pipeline_tests.defs.conftest import Dagster, failure_of, shard_of
+from keyrotation_pipeline_tests.defs.conftest import Dagster, failure_of, sentences, shard_of
 from keyrotation_pipeline_tests.fakes import V1, V2
 
 BEFORE_ROWS = ("key_version", "dual_key_rollout", "primary_key_rollout")
@@ -79,7 +79,7 @@ def materialized_together(dagster: Dagster, assets: tuple[str, ...]) -> dg.Execu
 def test_the_page_says_to_materialize_the_next_asset(dagster: Dagster, manual: Walk) -> None:
     result = dagster.materialize("key_version", partition="v2")
     [event] = result.get_asset_materialization_events()
-    said = str(event.materialization.metadata["next"].value)
+    said = sentences(event.materialization.metadata["next"])
     assert said == (
         "[dual_key_rollout](/assets/dual_key_rollout): materialize it, partition v2. The conductor leaves this "
         "rotation to people."

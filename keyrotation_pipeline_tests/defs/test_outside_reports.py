@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from keyrotation_pipeline.defs.instance import Instance, shared_engine
 from keyrotation_pipeline.defs.outside_reports import CORRECTED, SEAL, Seal, report_at
 from keyrotation_pipeline.model.requests import Step, Walk
-from keyrotation_pipeline_tests.defs.conftest import Dagster
+from keyrotation_pipeline_tests.defs.conftest import Dagster, sentences
 
 Walked = Callable[[Step | None], Walk]
 OLD_ROWS = dg.AssetCheckKey(dg.AssetKey(["rows", "clients"]), "zero_old_rows")
@@ -139,7 +139,7 @@ def test_a_step_that_was_reported_before_it_was_done_is_shown_once_it_is(
     dagster.tick("ledger_mirror")
 
     assert shown(dagster) == {"v2"}
-    assert "left the applications" in str(event_of(dagster, RETIRED).metadata["summary"].value)
+    assert "left the applications" in sentences(event_of(dagster, RETIRED).metadata["summary"])
 
 
 def test_what_is_said_of_a_step_is_said_again(dagster: Dagster, walked: Walked, open_server: ASGIApp) -> None:

@@ -1,5 +1,6 @@
 """What a person reads in the UI: sentences with names, tables and numbers; checks and reasons at every moment."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -12,11 +13,18 @@ from keyrotation_pipeline.defs.conductor import tick
 from keyrotation_pipeline.defs.ledger_sync import report_wait_status
 from keyrotation_pipeline.defs.outside_reports import SEAL, Seal
 from keyrotation_pipeline.defs.partitions import OWN
-from keyrotation_pipeline.defs.summaries import SHOWN_WITHOUT_A_CLICK_CHARS, Names, instance_table, summary
+from keyrotation_pipeline.defs.summaries import (
+    SHOWN_WITHOUT_A_CLICK_CHARS,
+    WIDTH_CHARS,
+    Names,
+    instance_table,
+    markdown,
+    summary,
+)
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.progress import TableProgress
 from keyrotation_pipeline.model.requests import WALK, Step, Walk
-from keyrotation_pipeline_tests.defs.conftest import Dagster, shard_of
+from keyrotation_pipeline_tests.defs.conftest import Dagster, sentences, shard_of
 from keyrotation_pipeline_tests.fakes import START, V1, V2
 
 Walked = Callable[[Step | None], Walk]
@@ -30,6 +38,22 @@ def pages(dagster: Dagster) -> Iterator[tuple[str, Mapping[str, dg.MetadataValue
         event = dagster.instance.get_latest_materialization_event(key)
         if event is not None and event.asset_materialization is not None:
             yield key.to_user_string(), event.asset_materialization.metadata
+
+
+def seen_lines(value: dg.MarkdownMetadataValue) -> list[str]:
+    """Without what Markdown does not show."""
+    return re.sub(r"\[([^\]]*)\]\([^)]*\)|[*`\\]", r"\1", str(value.md_str)).split("  \n")
+
+
+def test_a_command_that_is_longer_than_a_line_is_shown_in_pieces() -> None:
+    command = "keyrotation report --format pack --output DIR"
+    shown = markdown(f"For an auditor: `{command}`. [a page](/assets/{'x' * 60}) and the rest.")
+    assert isinstance(shown, dg.MarkdownMetadataValue)
+    assert seen_lines(shown) == [
+        "For an auditor:",
+        "keyrotation report --format pack",
+        "--output DIR. a page and the rest.",
+    ]
 
 
 def test_every_page_is_sentences_tables_and_numbers_of_a_length_that_needs_no_click(
@@ -46,15 +70,17 @@ def test_every_page_is_sentences_tables_and_numbers_of_a_length_that_needs_no_cl
         for value in metadata.values():
             if isinstance(value, dg.MarkdownMetadataValue):
                 assert len(str(value.md_str)) <= SHOWN_WITHOUT_A_CLICK_CHARS
+                if name.split("/")[0] in {*map(str, WALK)}:
+                    assert [line for line in seen_lines(value) if len(line) > WIDTH_CHARS] == []
         if name not in {"encrypted_columns", "status"}:
             assert str(metadata["approved_by"].value).startswith("Ada (")
             assert "](/runs?q" in str(metadata["reason"].value)
             assert list(metadata)[:2] == ["summary", "next"]
-    assert "Nothing under v1 is left.** The count found 0 values under it; all 4 values of 2 tables" in str(
-        shown["zero_old_rows_proof"]["summary"].value
+    assert "Nothing under v1 is left.** The count found 0 values under it; all 4 values of 2 tables" in sentences(
+        shown["zero_old_rows_proof"]["summary"]
     )
-    assert str(shown["primary_key_rollout"]["next"].value).startswith("[rows/clients](/assets/rows/clients), [rows/bil")
-    assert "Nothing is left to do" in str(shown["compliance_report"]["next"].value)
+    assert sentences(shown["primary_key_rollout"]["next"]).startswith("[rows/clients](/assets/rows/clients), [rows/bil")
+    assert "Nothing is left to do" in sentences(shown["compliance_report"]["next"])
     assert shown["rows/clients"]["table_percent"].value == 100.0
     assert (
         shown["encrypted_columns"]["values_under_v1"].value,
@@ -89,7 +115,7 @@ def test_a_shard_says_how_far_its_table_is(dagster: Dagster, walked: Walked) -> 
     [shown] = [metadata for name, metadata in pages(dagster) if name == "rows/clients"]
 
     assert shown["table_percent"].value == 50.0
-    assert "Shard 00: 1 rows rewritten. The table: **1 of 2 shards, 50%**" in str(shown["summary"].value)
+    assert "Shard 00: 1 rows rewritten. The table: **1 of 2 shards, 50%**" in sentences(shown["summary"])
 
 
 @pytest.mark.parametrize(("instances", "reported"), [
@@ -175,5 +201,5 @@ def test_the_page_of_a_finished_rollout_says_nothing_of_the_instances_that_run_n
     dagster.tick("ledger_mirror")
     [shown] = [metadata for name, metadata in pages(dagster) if name == step]
 
-    assert "1 instance (web-1; none proved which keys it holds): " in str(shown["summary"].value)
+    assert "1 instance (web-1; none proved which keys it holds): " in sentences(shown["summary"])
     assert not [name for name, value in shown.items() if "No application instance reports" in str(value.value)]
