@@ -39,8 +39,8 @@ class DeterministicValueError(KeyRotationError):
 
     def __init__(self) -> None:
         super().__init__(
-            "a declared column holds deterministic values, which queries would no longer find; write deterministic = "
-            "true in the [format] of a configuration with their key, or leave the column out"
+            "a declared column holds deterministic values, which queries would no longer find; set [format] "
+            "deterministic = true where their key is, or leave the column out"
         )
 
 

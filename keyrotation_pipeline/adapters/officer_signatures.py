@@ -17,6 +17,7 @@ from keyrotation_pipeline.adapters.openpgp.signatures import require_officer, ve
 from keyrotation_pipeline.adapters.openssh import raw_key_of, read_ssh_key, signer_of
 from keyrotation_pipeline.errors import ApprovalError, OpenPGPError
 from keyrotation_pipeline.model.approval import SSH_SIGNATURE, Officer, Roster, VerifiedSignature, ssh_fingerprint
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.backups import CertificateStatus
 from keyrotation_pipeline.regular_files import read_bytes
 
@@ -112,7 +113,8 @@ class OfficerSignatures:
             )
         if len(officers) < self._required:
             raise ApprovalError(
-                f"{self._required} approvals are required of {len(officers)} officer(s); name more in [approvals]"
+                f"{self._required} approvals are required of {counted(len(officers), 'officer')}; name more in "
+                "[approvals]"
             )
         recipients = [self._gpg.read_certificate(path) for path in self._recipients]
         return Roster(

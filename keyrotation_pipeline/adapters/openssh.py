@@ -18,6 +18,7 @@ from pathlib import Path
 from keyrotation_pipeline.adapters.process import die_with_parent
 from keyrotation_pipeline.errors import ApprovalError, OpenSSHError
 from keyrotation_pipeline.model.approval import SSH_KEY_FORM, SSH_NAMESPACE, ssh_fingerprint
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.regular_files import opened
 
 _LARGEST_KEY_BYTES = _LARGEST_SIGNATURE_BYTES = 16 * 1024
@@ -81,7 +82,7 @@ def read_ssh_key(path: Path) -> SshKey:
         raise OpenSSHError(f"{path} holds a private key; remove it, and put the public one (the file .pub) there")
     lines = [line for line in content.decode(errors="replace").splitlines() if line.strip()]
     if len(lines) != 1:
-        raise OpenSSHError(f"{path} holds {len(lines) or 'no'} line(s); give it one public key in one line")
+        raise OpenSSHError(f"{path} holds {counted(len(lines), 'line')}; give it one public key in one line")
     line = " ".join(lines[0].split(maxsplit=2)[:2])
     if not SSH_KEY_FORM.fullmatch(line):
         raise OpenSSHError(
@@ -159,8 +160,8 @@ def _require_touch(said: str) -> None:
     flags = [int(each, 16) for each in _FLAGS.findall(said)]
     if len(flags) != 1 or not flags[0] & _USER_PRESENT:
         raise ApprovalError(
-            "the signature was made without a touch of the security key; make a key that asks for one with "
-            "`ssh-keygen -t ed25519-sk`, and sign with it"
+            "the signature was made without a touch of the security key; sign with a key made by `ssh-keygen -t "
+            "ed25519-sk`, which asks for one"
         )
 
 

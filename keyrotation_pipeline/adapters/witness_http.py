@@ -73,8 +73,8 @@ class TlogWitness:
                 raise WitnessConflictError(self._name, signed, size)
             if signed < known:
                 raise WitnessError(
-                    f"{self._name} has signed {known:,} events, and says now that it has signed {signed:,}; ask its "
-                    "operator, and do not rely on it until it has a new key"
+                    f"{self._name} has signed {known:,} events, and now says {signed:,}; ask its operator, and do "
+                    "not rely on it before it has a new key"
                 )
             old = signed  # it was asked by a process that ended before it recorded the answer
         raise WitnessError(f"{self._name} says each time that it has signed another number of events; {_SETTING}")

@@ -242,8 +242,8 @@ class RestoredStages:
         """See `Stages.opened`."""
         if not has_memory():
             raise HomeError(
-                "a rehearsal holds keys in memory and never on a disk, and this machine has no /dev/shm that can be "
-                "written to; rehearse on one that has"
+                "a rehearsal holds keys in memory alone, and this machine has no writable /dev/shm; rehearse on "
+                "one that has"
             )
         with secret_home() as memory:
             home = memory / "pipeline"

@@ -30,8 +30,7 @@ def _of_database(error: Any) -> str:  # noqa: ANN401  as above
         # Its first line names a schema, a table or a function, but nothing from a row.
         return (
             f"the database role lacks a right ({error.diag.message_primary}); grant it as "
-            "deploy/sql/pipeline-role.sql does, and reset a `role` that ALTER DATABASE or ALTER ROLE may have set for "
-            "it, then run this again"
+            "deploy/sql/pipeline-role.sql does, and reset a `role` that ALTER DATABASE or ALTER ROLE has set"
         )
     # Its text, and a traceback that shows it, could contain row data.
     name = type(error).__name__
@@ -42,7 +41,7 @@ def _of_database(error: Any) -> str:  # noqa: ANN401  as above
         )
     if name in _BEFORE_ANYTHING_WAS_SENT:
         return (
-            f"something could not be sent to the database ({name}); that is a defect of this program, and running it "
-            "again does not help: report it with the command that you typed and `keyrotation --version`"
+            f"something could not be sent to the database ({name}), which is a defect of this program; report it "
+            "with the command that you typed and `keyrotation --version`"
         )
     return f"the connection to the database was lost ({name}); check that the server runs, then run this again"

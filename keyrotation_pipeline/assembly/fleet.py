@@ -195,8 +195,8 @@ class SignedPlaces:
             return
         known = f"officers have signed {signed[name]}" if name in signed else "no officers have signed that it is one"
         raise ApprovalError(
-            f"[[databases]] {name} is {place}, and {known}, so nothing is read or written there; correct its url, or "
-            "have it signed with `keyrotation policy --reason TEXT`, then run `keyrotation init`"
+            f"[[databases]] {name} is {place}, and {known}, so nothing is read or written there; correct its url, "
+            "or sign `keyrotation policy --reason TEXT`, then run `keyrotation init`"
         )
 
     def require_covered(self, name: str, url: str, connection: Connection) -> str:
@@ -213,8 +213,8 @@ class SignedPlaces:
         """Refuses a member that runs elsewhere than when the walk that is under way was requested."""
         if (known := self.ledger.replayed().left(name)) not in {None, server}:
             raise PreflightError(
-                f"it runs on {server}, and a walk is under way that was requested where it ran on {known}: after a "
-                "failover, or in a copy; run `keyrotation reconcile`"
+                f"it runs on {server}, and the walk under way was requested on {known}, so this is a failover or "
+                "a copy; run `keyrotation reconcile`"
             )
 
     def _signed(self) -> Mapping[str, str] | None:

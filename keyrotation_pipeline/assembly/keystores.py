@@ -191,8 +191,8 @@ def transit_keys(settings: Settings) -> GivenKeys:
             continue
         if number < policy.min_encryption:
             raise KeyStoreError(
-                f"{address} decrypts under {version} and does not encrypt with it, so nothing can show what it is "
-                "known by; have its min_encryption_version set to 0 until `keyrotation init` is done"
+                f"{address} decrypts under {version} and does not encrypt with it, so it cannot be tried; have "
+                "min_encryption_version set to 0 until `keyrotation init` is done"
             )
         keys[version] = server.reference(number)
     primary = KeyVersion(policy.latest) if stored is None or stored.primary is None else stored.primary

@@ -26,8 +26,8 @@ def pdf_program() -> str:
     program = next(filter(None, map(shutil.which, (*_BROWSERS, _WEASYPRINT))), None)
     if program is None:
         raise KeyRotationError(
-            "a PDF is printed by Chromium or WeasyPrint, and neither is installed here; run `apt-get install "
-            "chromium`, or print the HTML of `keyrotation report` from a browser"
+            "a PDF needs Chromium or WeasyPrint; run `apt-get install chromium`, or print the HTML of "
+            "`keyrotation report` from a browser"
         )
     return program
 

@@ -175,8 +175,10 @@ def _withhold_token(settings: Settings, pipeline: Pipeline) -> None:
     server_at(settings.format.held_at).withheld = (
         None
         if signed is None or line in signed
-        else f"officers have not signed {line}, so it gets no token and nothing to decrypt; restore [format] transit "
-        "in keyrotation.toml, or have the change signed with `keyrotation policy --reason TEXT`"
+        else (
+            f"officers have not signed {line}, so nothing is sent to it; restore [format] transit in "
+            "keyrotation.toml, or have the change signed with `keyrotation policy --reason TEXT`"
+        )
     )
 
 
@@ -336,8 +338,8 @@ def _require_same_schema(settings: Settings) -> None:
     with database_url(settings) as url, closing(connect(url)) as connection:
         if revision_of(connection) is None and (other := other_schema_of(connection, head)) is not None:
             raise HomeError(
-                f'the records of this home are in the schema {other}; write [database] schema = "{other}" again, or '
-                "use a folder of its own for another home"
+                f'the records of this home are in the schema {other}; write [database] schema = "{other}" '
+                "again, or use another folder for another home"
             )
 
 

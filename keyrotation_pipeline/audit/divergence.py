@@ -158,8 +158,8 @@ def warning(found: Divergence) -> str | None:
         return f"{'; '.join(found.findings)}; run `keyrotation reconcile`"
     if found.behind:
         return (
-            f"{found.findings[0]}, which replaced it: a key store may answer with what was there before, so wait a "
-            "minute and run the same again; if it stays so, somebody changed it back: run `keyrotation reconcile`"
+            f"{found.findings[0]}, which replaced it; a key store may answer late, so wait a minute and run this "
+            "again: if it stays so, run `keyrotation reconcile`"
         )
     return (
         f"this database was restored, or is not the one that it was ({'; '.join(found.findings)}); "

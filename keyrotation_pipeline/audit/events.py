@@ -107,9 +107,9 @@ def require_in_order(before: datetime, at: datetime) -> None:
     """
     if at < before - EVENTS_DIFFER_BY:
         raise BlockedError(
-            f"the clock of this host is {(before - at).total_seconds():,.0f} seconds behind the audit's newest event "
-            f"({before:%Y-%m-%d %H:%M:%S} UTC); set it, or, if nobody made that event, run `keyrotation "
-            "restore-database`"
+            f"the clock of this host is {(before - at).total_seconds():,.0f} seconds behind the audit's newest "
+            f"event ({before:%Y-%m-%d %H:%M:%S} UTC); set it, or run `keyrotation restore-database` if nobody "
+            "made that event"
         )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from keyrotation_pipeline.audit.history import HistoryEntry
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.audit_state import AuditState
 from keyrotation_pipeline.model.data_events import Counted, UndeclaredColumnsSearched, ValuesDecrypted
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended, KeyRetired, KeyStateChanged
@@ -90,19 +91,19 @@ def _readings(entry: HistoryEntry, retired: KeyRetired) -> Iterator[Reading]:
             for table in tables:
                 if table.counted_at >= retired.proven_at:
                     number = sum(table.values_by_version.get(str(each), 0) for each in versions)
-                    said = f"a count found {number:,} value(s) under {names} in {table.table}"
+                    said = f"a count found {counted(number, 'value')} under {names} in {table.table}"
                     yield Reading(entry, table.table, said if number else None)
         case ValuesDecrypted(tables=decrypted):
             for each in decrypted:
                 if each.began_at >= retired.proven_at:
                     said = (
-                        f"`keyrotation verify` found {each.failures:,} value(s) in {each.table} that do not decrypt, "
-                        f"which may be under {names}"
+                        f"`keyrotation verify` could not decrypt {counted(each.failures, 'value')} in "
+                        f"{each.table}, which may be under {names}"
                     )
                     yield Reading(entry, each.table, said if each.failures else None)
         case UndeclaredColumnsSearched(findings=findings, began_at=began_at) if began_at >= retired.proven_at:
             held = [each for each in findings if set(each.versions).intersection(versions)]
-            where = ", ".join(f"{each.relation}.{each.column} ({each.values:,} value(s))" for each in held)
+            where = ", ".join(f"{each.relation}.{each.column} ({counted(each.values, 'value')})" for each in held)
             said = f"an inventory found values under {names} in undeclared columns: {where}"
             yield Reading(entry, "undeclared columns", said if held else None)
 

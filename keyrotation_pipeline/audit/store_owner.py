@@ -21,8 +21,8 @@ from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.ledger import Ledger
 
 UNCLAIMED = (
-    "the key store does not say whose keys it holds; run `keyrotation init` (`--convert` for one plain key in AWS), "
-    "which tries them on the values and claims it"
+    "the key store does not say whose keys it holds; run `keyrotation init` (`--convert` for one plain key in "
+    "AWS), which tries and claims them"
 )
 
 

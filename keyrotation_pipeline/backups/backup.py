@@ -253,7 +253,7 @@ def _uncovered(made: BackupSet) -> list[str]:
     if (keyless := made.keyless) is None:
         return []
     message = (
-        f"a dump holds values under {keyless}, and no such key could be backed up; put it back with `keyrotation "
+        f"a dump holds values under {keyless}, a key that could not be backed up; put it back with `keyrotation "
         "restore-key VERSION`, or find out who writes under it"
     )
     return [message]

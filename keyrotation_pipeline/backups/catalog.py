@@ -26,7 +26,7 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.seal import open_key
-from keyrotation_pipeline.model.audit import utc_minute
+from keyrotation_pipeline.model.audit import counted, utc_minute
 from keyrotation_pipeline.model.backup_events import BackupRekeyIntended
 from keyrotation_pipeline.model.backups import (
     BackupSet,
@@ -341,9 +341,9 @@ def unknown_sets(place: BackupPlace, names: Collection[str], trust: ManifestTrus
                 found["named like ours, which no key of ours has signed"].append(name)
     for whose, sets in found.items():
         yield (
-            f"{place.description} has {len(sets)} set(s) {whose} (newest: {sets[0]}); if another pipeline writes "
-            "there, give it a directory or [backup.s3] prefix of its own; if none does, somebody forges backups: run "
-            "`keyrotation incident open`"
+            f"{place.description} has {counted(len(sets), 'set')} {whose} (newest: {sets[0]}); if another "
+            "pipeline writes there, give it a directory or [backup.s3] prefix of its own; else somebody forges "
+            "backups: run `keyrotation incident open`"
         )
 
 

@@ -141,8 +141,8 @@ def _absent(place: BackupPlace, there: frozenset[str], manifest: str) -> str:
     if stamp_in(manifest) not in map(stamp_in, {*there, *place.unfinished()}):
         return f"{manifest} is not in {place.description}; {_AGAIN}"
     return (
-        f"{manifest} is not in {place.description}, but part of its set is: the upload is under way, was interrupted, "
-        f"or somebody removed it; unless a backup is under way, {_AGAIN}"
+        f"{manifest} is not in {place.description}, but part of its set is: an interrupted upload, or somebody "
+        f"removed it; unless a backup is under way, {_AGAIN}"
     )
 
 

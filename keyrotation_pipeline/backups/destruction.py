@@ -24,7 +24,7 @@ from keyrotation_pipeline.backups.remaining_copies import (
 )
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.audit import EventKind, counted
 from keyrotation_pipeline.model.key_events import HeldFile, KeyDestroyed, KeyDestructionIntended, SourceKeyImported
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
@@ -178,8 +178,8 @@ def _require_destroyable(
     if unlisted:
         named = ", ".join(f"{dump} (of the pipeline {whose})" for dump, whose in unlisted.items())
         raise BlockedError(
-            f"it is unknown which keys {named} needs; give each pipeline a directory or [backup.s3] prefix of its own, "
-            "and have its owner move its backups there"
+            f"it is unknown which keys {named} needs; give each pipeline a directory or [backup.s3] prefix of its "
+            "own, and move its backups there"
         )
     return record, kept
 
@@ -221,8 +221,8 @@ def _require_no_values(pipeline: Pipeline, version: KeyVersion) -> None:
     for count in pipeline.inventory.count(pipeline.tables):
         if values := count.values_by_version.get(version, 0):
             raise BlockedError(
-                f"table {count.table.name} holds {values} value(s) under {version}; re-encrypt them first with "
-                "`keyrotation request`"
+                f"table {count.table.name} holds {counted(values, 'value')} under {version}; re-encrypt them "
+                "first with `keyrotation request`"
             )
         if found is not None:
             _require_no_old_forms(count, version, found[1])
@@ -240,11 +240,11 @@ def _require_no_old_forms(count: TableCount, version: KeyVersion, name: str) -> 
         place = count.table.place(column)
         if not values or (place.source and place.source_key != name):
             continue
-        what = "of another library" if place.source else "that are not encrypted"
+        what = "of another library" if place.source else "in plaintext"
         its = "is its key" if place.source else "may be their key, as `from` is not declared"
         raise BlockedError(
-            f"{count.table.name}.{column} holds {values} value(s) {what}, and {version} {its}; encrypt them first "
-            "with `keyrotation request`"
+            f"{count.table.name}.{column} holds {counted(values, 'value')} {what}, and {version} {its}; encrypt "
+            "them first with `keyrotation request`"
         )
 
 

@@ -41,7 +41,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.seal import forget_opened
-from keyrotation_pipeline.model.audit import EventKind, Fact, Note
+from keyrotation_pipeline.model.audit import EventKind, Fact, Note, counted
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, stamp_of
 from keyrotation_pipeline.model.comparison import TableCompared
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
@@ -170,8 +170,8 @@ class RecoveryReport:
         allowed, missed = self.objectives, []
         if self.versions:
             missed.append(
-                f"{len(self.versions)} of its files had to be read in older versions, since somebody deleted or "
-                f"overwrote them in {self.place}; find out who, and run `keyrotation backup`"
+                f"somebody deleted or overwrote {counted(len(self.versions), 'file')} of it in {self.place}, "
+                "where older versions were read; find out who, and run `keyrotation backup`"
             )
         if self.rto_seconds > allowed.rto_seconds:
             missed.append(

@@ -12,7 +12,7 @@ from keyrotation_pipeline.errors import KeyRotationError, MissingVersionError, R
 from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, SourceKey
-from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.model.audit import EventKind, Note, counted
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import Report
@@ -170,8 +170,8 @@ def _inventoried(pipeline: Pipeline, stages: Stages) -> Iterator[RehearsalFindin
             values = found.values + found.near_misses
             yield RehearsalFinding(
                 Step.RETIRED_KEY,
-                f"{found.relation}, column {found.column}: {found.reason} ({values:,} value(s)); declare it under "
-                "[[tables]], or remove what it holds",
+                f"{found.relation}, column {found.column}: {found.reason} ({counted(values, 'value')}); declare "
+                "it under [[tables]], or remove what it holds",
             )
 
 

@@ -29,6 +29,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.backup_events import BackupRekeyed, BackupRekeyIntended
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, MadeFrom, dump_name, free_stamps, manifest_name
 from keyrotation_pipeline.model.keys import KeyState, StoredKeys
@@ -223,8 +224,8 @@ def _reencrypted(
         before = rows.read(table, before_ring)
         if before.failures:
             raise UndecryptableError(
-                f"{before.failures:,} value(s) of {table.name} in {old.name} do not decrypt, so it cannot be rekeyed "
-                "completely; look for the keys, or for an older backup of the table"
+                f"{counted(before.failures, 'value')} of {table.name} in {old.name} cannot be decrypted, so no "
+                "complete rekeying is possible; look for the keys, or an older backup"
             )
         for _ in range(_MOST_SWEEPS):
             if not restored.rewriting.sweep(_REQUEST, table, before_ring, target, wait=False).rows:

@@ -9,7 +9,7 @@ from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets, is_int
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import utc_minute
+from keyrotation_pipeline.model.audit import counted, utc_minute
 from keyrotation_pipeline.model.backups import (
     BackupSet,
     DatabaseCopy,
@@ -69,7 +69,7 @@ def described_copies(version: KeyVersion, held: tuple[HeldCopy, ...]) -> str:
             named = "; ".join(_named(version, copy) for copy in old[:MOST_NAMED])
             more = f"; and {len(old) - MOST_NAMED} more" if len(old) > MOST_NAMED else ""
             parts.append(
-                f"{len(old)} non-current version(s) there, which anybody who may read versions can read "
+                f"{counted(len(old), 'non-current version')} there, which anybody who may read versions can read "
                 f"({_last_lock(old)}): {named}{more}"
             )
     sealed = [copy.sealed_by for copy in held if copy.sealed_by]

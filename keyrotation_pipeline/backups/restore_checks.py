@@ -53,8 +53,10 @@ def require_no_failure(restored: RestoredDump, dump: DatabaseCopy) -> None:
         advice = (
             "what takes a superuser has to be restored manually by one: report it, since it should be left out"
             if all(_LACKS_POWER.search(each) for each in restored.failures)
-            else f"install what is missing (the package postgresql-{dump.server_major} has PostgreSQL's own extensions "
-            "and ICU), or name the programs of a server like the source's in [backup] postgres_binaries"
+            else (
+                f"install what is missing (postgresql-{dump.server_major} has PostgreSQL's own extensions and ICU), "
+                "or name a like server's programs in [backup] postgres_binaries"
+            )
         )
         raise IncompleteRestoreError(
             f"{dump.file.name} does not restore completely into {restored.server}: {joined(restored.failures)}; "
@@ -90,8 +92,8 @@ def require_complete(database: str, failures: Sequence[str], undecryptable: Sequ
         )
     if some:
         raise UndecryptableError(
-            f"the new database {database} is complete, but {some}; run `keyrotation restore-key` for a missing key, "
-            "then `keyrotation verify`, and take damaged values from an older backup"
+            f"the new database {database} is complete, but {some}; run `keyrotation restore-key` for missing "
+            "keys, then `keyrotation verify`; take damaged values from an older backup"
         )
 
 
@@ -197,9 +199,9 @@ def sampled_under(inventory: TableInventory, table: EncryptedTable, version: Key
         # Where nothing but decryption tells the version, what this key does not open may be under another one.
         if each.failed and table.format.names_versions:
             raise UndecryptableError(
-                f"a value of {table.name}.{each.column} under {each.version} does not decrypt with the recovered key "
-                f"{ring.material(each.version).fingerprint[:16]}; find the key that encrypted it, or an older backup "
-                "of the table"
+                f"a value of {table.name}.{each.column} under {each.version} cannot be decrypted with the "
+                f"recovered key {ring.material(each.version).fingerprint[:16]}; find the right key, or an older "
+                "backup"
             )
         opened += each.opened
     return opened

@@ -11,8 +11,8 @@ _INTERRUPTED = 130
 _OBJECTS_BETWEEN_COLLECTIONS = 200_000
 _STOPPED = "stopped here; whatever was committed stays, and the same command continues from there\n"
 MISSING_EXTRA = (
-    "this installation has what applications import, and not {name}, which the command needs; install "
-    "'keyrotation-pipeline[pipeline]', or '…[scan]' for `keyrotation scan` and '…[exec]' for `keyrotation exec` alone\n"
+    "this installation is for applications, and has no {name}; install 'keyrotation-pipeline[pipeline]' "
+    "(or '…[scan]' for `keyrotation scan`, '…[exec]' for `keyrotation exec`)\n"
 )
 
 

@@ -102,7 +102,7 @@ def verify(*, config: Config = None, as_json: Json = False) -> None:
     if failures:
         named = ", ".join(each.table for each in done if each.failures)
         raise KeyRotationError(
-            f"{failures} value(s) of {named} do not decrypt, or only to another encrypted value; "
+            f"{counted(failures, 'value')} of {named} cannot be decrypted, or only to another encrypted value; "
             "`keyrotation inventory` names each of them"
         )
     wrong = [each.wrong_indexes for each in done if each.wrongly_indexed]
@@ -130,8 +130,8 @@ def _without_index(unindexed: Mapping[str, int]) -> Iterator[output.Line]:
     for table, rows in unindexed.items():
         if rows:
             yield (
-                f"{table}: {rows:,} rows hold a value without a search index under its key, so searches miss them "
-                "until they are saved again or the next rotation is over"
+                f"{table}: {rows:,} rows hold a value without a search index under its key; searches miss them "
+                "until they are saved again or rotated"
             )
 
 

@@ -78,8 +78,8 @@ def _nothing(place: str, keys: str, values: int) -> str:
     if not values:
         return f"{place} has no values to try; probe a column that has some"
     return (
-        f"none of {values:,} values of {place} opens with the keys in {keys} in a format that is known here; check the "
-        "keys, whether they are derived from what you have, and whether values are bound to associated data"
+        f"none of {values:,} values of {place} opens with the keys in {keys} in a known format; check whether the "
+        "keys are derived from these, or values bound to associated data"
     )
 
 

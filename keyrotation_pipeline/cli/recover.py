@@ -288,8 +288,8 @@ def _next(done: Recovered, here: HomeHere, key: Path, roles: RoleSQL | None) -> 
     if done.keys_here.absent:
         absent = " ".join(map(str, done.keys_here.absent))
         yield (
-            f"`keyrotation restore-key {absent} --key {key}`, from older sets: {done.found.made.name} was made to do "
-            "without, and the next backup is incomplete without them, unless officers have destroyed them"
+            f"`keyrotation restore-key {absent} --key {key}`, from older sets: {done.found.made.name} does "
+            "without, and the next backup is incomplete without them, unless officers destroyed them"
         )
     yield "`keyrotation backup`"
 

@@ -233,6 +233,6 @@ def _ring(found: EncryptedType | None) -> object:
 
 def _refuse(column: Any) -> NoReturn:  # noqa: ANN401
     raise refusal(
-        f"{name_of(column)} is encrypted and cannot take a SQL expression or another type's column; compute the "
-        "value in Python, or copy one with the same key ring"
+        f"{name_of(column)} is encrypted, and takes no SQL expression or column of another type; compute the "
+        "value in Python"
     )

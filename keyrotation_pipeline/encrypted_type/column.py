@@ -207,8 +207,8 @@ class EncryptedType(TypeDecorator[str]):
         self._declares_binding = binding is not None
         if (row is None) != (row_from is None) or (row_from is not None and not 1 <= row_from <= MAX_VERSION_NUMBER):
             raise InvalidBindingError(
-                "EncryptedType(row=…, row_from=…) are the name of the row's key and the number of the first version "
-                'that is bound to it, such as row="id", row_from=3; give both, or neither'
+                "EncryptedType takes both row and row_from, or neither: the row's key and the first version "
+                'bound to it, such as row="id", row_from=3'
             )
         self.row = row
         self.row_from = row_from

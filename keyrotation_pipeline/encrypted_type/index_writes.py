@@ -105,8 +105,8 @@ def require_same(found: list[IndexedText], context: Any) -> None:  # noqa: ANN40
             text, indexed = each.text.of(parameters), each.indexed.of(parameters)
             if text != indexed and not _is_same(each.index.type, text, indexed):
                 raise refusal(
-                    f"{name_of(each.index)} is a search index of {each.index.type.of}, and the statement gives the two "
-                    "different texts, so that searches would miss the row; give them the same text"
+                    f"{name_of(each.index)} is a search index of {each.index.type.of}, and the statement gives "
+                    "them different texts, so searches would miss the row; give both the same text"
                 )
     _compared.add(context)
 
@@ -181,8 +181,8 @@ def _pair(row: _Row, text: Any, index: Any, compiled: SQLCompiler) -> Iterator[I
             yield IndexedText(index, one, other)
     elif not _is_of_same_row(one, other, index.type, compiled.dialect):
         raise refusal(
-            f"{name_of(index)} is a search index of {index.type.of}, and the statement takes the two from different "
-            "places; give them the same text, or the columns of one row"
+            f"{name_of(index)} is a search index of {index.type.of}, and the statement takes them from different "
+            "places; give both the same text, or the columns of one row"
         )
 
 
@@ -242,8 +242,8 @@ def _refuse_computed(column: Any, value: Any, *, of_same_row: Any) -> None:  # n
     if same and (of_same_row is None or getattr(value, "table", None) is not of_same_row):
         return
     raise refusal(
-        f"{name_of(column)} is a search index and cannot take a SQL expression or another column, which would be "
-        "the index of another text; give it the text"
+        f"{name_of(column)} is a search index, and takes no SQL expression or other column, which would be "
+        "another text's; give it the text"
     )
 
 

@@ -64,8 +64,8 @@ def key_text(value: object, type_: TypeEngine[Any], dialect: Dialect) -> str:
     except (ValueError, TypeError):
         pass
     raise refusal(
-        f"a {type(value).__name__} in a column of type {found!r} binds no values; use whole numbers, UUIDs, or texts, "
-        "not empty and without a space at the end",
+        f"a {type(value).__name__} in a column of type {found!r} binds no values; use whole numbers, UUIDs, or "
+        "texts that do not end in a space",
         InvalidBindingError,
     )
 

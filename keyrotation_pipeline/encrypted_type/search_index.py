@@ -133,8 +133,8 @@ class SearchIndex(TypeDecorator[str]):
         if known is None or known.ring is not ring or known.form.label != self.binding:
             if self.binding is None:
                 raise InvalidBindingError(
-                    f"a search index of {self.of} is bound to its column, and which column this is is not known; use "
-                    'SearchIndex in a column of a table, or give it binding="table.column"'
+                    f"a search index of {self.of} is bound to its column, which is not known here; use "
+                    'SearchIndex in a table\'s column, or give it binding="table.column"'
                 )
             known = self._indexer = Indexer(IndexForm(self.binding, self.normalise, self.size_bytes), ring)
         return known

@@ -81,8 +81,8 @@ def _refuse_copying(types: list[EncryptedType]) -> None:
     for each in types:
         if each.holds_second_generation():
             raise refusal(
-                f"the statement stores in the column bound as {each.binding} what is encrypted for another column, "
-                "where it could never be read; read the value, and write it"
+                f"the statement stores in the column bound as {each.binding} what is encrypted for another, where "
+                "it could never be read; read the value, and write it"
             )
 
 

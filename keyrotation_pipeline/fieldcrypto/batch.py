@@ -30,8 +30,8 @@ Held = Counter[KeyVersion | None]
 _COLON = ord(":")
 
 FAULTY_MACHINE = (
-    "a new ciphertext did not decrypt to what was encrypted, and nothing of its batch was written; "
-    "the processor or memory of this machine is faulty: run `keyrotation rotate` again on another one"
+    "a new ciphertext did not decrypt to its text, and its batch was not written; this machine is faulty: run "
+    "`keyrotation rotate` on another"
 )
 
 

@@ -216,8 +216,8 @@ class KeyRing:
             )
         if misused := in_both_generations(keys):
             raise InvalidKeyError(
-                f"{' and '.join(map(str, misused))} are one number or one key in both generations of the format, which "
-                "one key may never serve; leave out the one that no value was written under"
+                f"{' and '.join(map(str, misused))} are one number or one key in both generations of the format, "
+                "which is never allowed; leave out the unused one"
             )
         self._keys = keys
         self._ciphers = {

@@ -175,7 +175,7 @@ def in_words(assessment: Assessment) -> str:
     name, notices = assessment.incident.id, assessment.due
     due = ", ".join(f"{each.to} by {each.last_date:%Y-%m-%d} ({each.paragraph})" for each in notices)
     return (
-        f"{name} is closed, and officers have not signed whether it is a breach; until then notices are due to "
+        f"{name} is closed, and officers have not signed whether it is a breach, so notices are due to "
         f"{due or 'nobody any more'}; settle it with `keyrotation incident assess {name}`"
     )
 

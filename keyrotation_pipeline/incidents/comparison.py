@@ -31,7 +31,7 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.model.audit import EventKind, Note, counted
 from keyrotation_pipeline.model.backup_events import BackupSealed
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, stamp_in, stamped_at
 from keyrotation_pipeline.model.comparison import NO_WRITE, Difference, TableCompared, ValuesCompared
@@ -141,7 +141,7 @@ class _Found:
         what = "no backup of the database" if wanted is None else f"no backup {wanted}"
         return IncidentError(
             f"{what} from before {self._discovered}, when {self._incident.id} was discovered, is in {places}, so "
-            "nothing shows what the values were; put an older one back there, and run this again"
+            "nothing shows the values before; put an older one back there, and run this again"
         )
 
     def _is_before(self, manifest: str) -> bool:
@@ -273,7 +273,7 @@ class _Comparison:
             self.tables.append(replace(done, rows=comparison.rows, values=comparison.values))
         except (PreflightError, BlockedError) as error:
             # Whoever owns one table must not keep the others from being compared.
-            begun = f", after {done.differences:,} difference(s) were listed" if done.differences else ""
+            begun = f", after {counted(done.differences, 'difference')} in the list" if done.differences else ""
             self.not_compared.append(f"{table.name}{begun}: {error}")
 
     def _with_audit(self, differences: Iterable[Difference]) -> Iterator[Difference]:

@@ -15,7 +15,7 @@ from keyrotation_pipeline.audit.events import AuditEntry, entries, recorded
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.assessing import assessment_of
-from keyrotation_pipeline.model.audit import EventKind, utc_minute
+from keyrotation_pipeline.model.audit import EventKind, counted, utc_minute
 from keyrotation_pipeline.model.breach import Deadline, carried_by, reached_at
 from keyrotation_pipeline.model.comparison import ValuesCompared, comparison_lines
 from keyrotation_pipeline.model.incident_events import (
@@ -168,7 +168,9 @@ def version(ledger: Ledger, name: str, number: int) -> ReportKept:
     kept = versions(ledger, incidents(ledger).incident(name).id)
     found = next((each for each in kept if each.number == number), None)
     if found is None:
-        raise IncidentError(f"the report of {name} has {len(kept)} version(s), and no {number}; name one of them")
+        raise IncidentError(
+            f"the report of {name} has {counted(len(kept), 'version')}, and no {number}; name one of them"
+        )
     return found
 
 
@@ -221,7 +223,7 @@ def _own_events(ledger: Ledger, incident: Incident) -> Iterator[tuple[datetime, 
             case NoticeSent(incident=incident.id, by=by, to=to, sent_on=sent_on):
                 yield entry.at, f"notice to {to} of {sent_on} reported by {by}"
             case ValuesCompared(incident=incident.id, by=by, backup=backup, differences=differences):
-                yield entry.at, f"values compared with {backup} by {by}: {differences:,} difference(s)"
+                yield entry.at, f"values compared with {backup} by {by}: {counted(differences, 'difference')}"
 
 
 def _amended(fact: IncidentAmended) -> Iterator[str]:

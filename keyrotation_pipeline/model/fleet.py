@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from keyrotation_pipeline.fieldcrypto.formats.sources import NEVER_ENCRYPTED
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import utc_minute
+from keyrotation_pipeline.model.audit import counted, utc_minute
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,9 +270,10 @@ class FailingMinute:
 
     def __str__(self) -> str:
         return (
-            f"applications could not decrypt {self.values:,} value(s) within a minute ({utc_minute(self.at)}, "
-            f"under {', '.join(self.versions)}), and more than {MOST_PER_MINUTE} are no coincidence; `keyrotation "
-            "rollout` shows which instances, `keyrotation verify` whether values or instances' keys are wrong"
+            f"applications could not decrypt {counted(self.values, 'value')} within a minute "
+            f"({utc_minute(self.at)}, under {', '.join(self.versions)}), and more than {MOST_PER_MINUTE} are no "
+            "coincidence; `keyrotation rollout` shows which instances, `keyrotation verify` whether values or "
+            "instances' keys are wrong"
         )
 
 

@@ -101,17 +101,17 @@ class PlaceProbe:
         if self.index_of and 0 < self.opened < self.tried:
             return (
                 f"{self.table}.{self.index_of}: {self.tried - self.opened:,} of {self.tried:,} search indexes in "
-                f"{self.column} are not those of their texts by {self.layout}; if blind_index changes the text first "
-                "(`expression`), remove it from indexes (`keyrotation docs search-indexes`), otherwise have the "
+                f"{self.column} are not those of their texts by {self.layout}; where blind_index has an "
+                "`expression`, remove it from indexes (`keyrotation docs search-indexes`); otherwise have the "
                 "application compute the indexes again"
             )
         if self.opened or not self.tried:
             return None
         if self.index_of:
             return (
-                f"{self.table}.{self.index_of}: none of {self.tried:,} search indexes in {self.column} is that of its "
-                f"text by {self.layout}; correct algorithm, size_bytes, the columns or bindings, or, if they have a "
-                "master key of their own, remove it from indexes"
+                f"{self.table}.{self.index_of}: none of {self.tried:,} search indexes in {self.column} is that of "
+                f"its text by {self.layout}; correct algorithm, size_bytes, the columns or bindings, or remove it "
+                "from indexes if they have a master key of their own"
             )
         if self.derived or not self.layout:
             return self.derived and (
@@ -135,9 +135,8 @@ class PlaceProbe:
     def _of_source(self) -> str | None:
         if not self.is_imported:
             return (
-                f"{self.table}.{self.column} comes from {self.layout}, whose key is not imported; set {self.key_name} "
-                "to the key of that library, then run `keyrotation init`; or, once none of its values is left, remove "
-                "`from`"
+                f"{self.table}.{self.column} comes from {self.layout}, whose key is not imported; set "
+                f"{self.key_name} to it and run `keyrotation init`, or remove `from` once no such value is left"
             )
         failed = self.tried - self.opened
         if not failed or (self.opened and failed <= max(1, _DAMAGED_AT_MOST * self.tried)):

@@ -188,7 +188,7 @@ class StoredKeys:
         if misused := in_both_generations({**live, **archived}):
             # Neither is given to anybody. Which of them is right, the registered fingerprints say.
             both = DamagedKey(
-                f"the key store holds {' and '.join(map(str, misused))}, which are one number or one key in both "
+                f"the key store holds {' and '.join(map(str, misused))}, one number or one key in both "
                 "generations of the format; move away the one that `keyrotation status` does not show"
             )
             live, archived = (

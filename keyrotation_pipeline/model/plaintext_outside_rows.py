@@ -207,7 +207,7 @@ class PlaintextOutsideRows(Fact):
     def _of_wal(self) -> tuple[str, str, str]:
         if self.rewritten_at is None:
             return "the WAL", "a change of a page can write what was replaced in it again", "until the files above are"
-        kept = f", and kept for the slot(s) {', '.join(self.slots)}" if self.slots else ""
+        kept = f", and kept for replication slot {' and '.join(self.slots)}" if self.slots else ""
         before = f"before {self.checkpoint or self.rewritten_at}"
         first = "" if self.checkpoint else "a checkpoint, and "
         return "the WAL", f"{before}{kept}", f"until {first}its files are overwritten"
@@ -222,8 +222,8 @@ class PlaintextOutsideRows(Fact):
             return None
         since = max(each.since for each in self.columns)
         return (
-            f"{self.names}: encrypted in the live rows since {utc_minute(since)}; files of the server still hold "
-            f"plaintext; run {', '.join(commands)} when the tables may be locked, then `keyrotation inventory`"
+            f"{self.names}: encrypted in the live rows since {utc_minute(since)}, but files of the server still "
+            f"hold plaintext; when tables may be locked run {', '.join(commands)}, then `keyrotation inventory`"
         )
 
 

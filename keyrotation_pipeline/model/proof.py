@@ -9,6 +9,7 @@ from typing import Annotated
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.progress import Rewritten
 from keyrotation_pipeline.model.records import UNLESS_EMPTY, read
 from keyrotation_pipeline.model.requests import Step, Walk
@@ -81,18 +82,18 @@ class DecryptedCount:
     def wrong_indexes(self) -> str:
         """Which values have the search index of another text, so that searches miss them."""
         rows = [each.key for each in self.missed if not each.is_unindexed]
-        return self._missed("have the search index of another text", self.wrongly_indexed, rows)
+        return self._missed("with the search index of another text", self.wrongly_indexed, rows)
 
     @property
     def missing_indexes(self) -> str:
         """Which values have no search index, so that searches miss them."""
         rows = [each.key for each in self.missed if each.is_unindexed]
-        return self._missed("have no search index under their key", self.unindexed, rows)
+        return self._missed("without a search index under its key", self.unindexed, rows)
 
-    def _missed(self, what: str, counted: Mapping[str, int], rows: Sequence[str]) -> str:
-        columns = ", ".join(f"column {column}: {number}" for column, number in counted.items())
+    def _missed(self, what: str, numbers: Mapping[str, int], rows: Sequence[str]) -> str:
+        columns = ", ".join(f"column {column}: {number}" for column, number in numbers.items())
         return (
-            f"table {self.table}: {sum(counted.values())} value(s) {what} ({columns}; rows "
+            f"table {self.table}: {counted(sum(numbers.values()), 'value')} {what} ({columns}; rows "
             f"{', '.join(dict.fromkeys(rows))} among them); have the application save them again"
         )
 
@@ -285,9 +286,8 @@ def not_encrypted(table: str, column: str, number: int, rows: Sequence[str]) -> 
     """Which values of a column are not encrypted, by the keys of their rows, as far as these are known."""
     named = ", ".join(rows[:NAMED_AT_MOST])
     among = " among them" if number > min(len(rows), NAMED_AT_MOST) else ""
-    return f"table {table}, column {column}: {number} value(s) are not encrypted" + (
-        f" (row(s) {named}{among})" if rows else ""
-    )
+    where = f" ({'row' if len(rows) == 1 else 'rows'} {named}{among})" if rows else ""
+    return f"table {table}, column {column}: {counted(number, 'unencrypted value')}{where}"
 
 
 def records_reencrypted(rotation: Walk) -> int:

@@ -60,10 +60,7 @@ def uncounted(pipeline: Pipeline, stored: StoredKeys | None, instances: Iterable
         return []
     now = pipeline.clock.now()
     found = [each for each in instances if each.problem is not None and not _is_old(each, now)]
-    advice = (
-        "compare the keys that were given to it with the key store, and if it did not write that row, find the role "
-        "that did and revoke its INSERT"
-    )
+    advice = "compare its keys with the key store; if it did not write that row, revoke INSERT from the role that did"
     if len(found) > MOST_NAMED:
         return [f"{len(found)} instances have reports that do not count (`keyrotation rollout` names them); {advice}"]
     return [f"instance {each.name}: {each.problem}; {advice}" for each in found]
@@ -141,16 +138,16 @@ class _Allowed:
         for each in instance.decrypted:
             if each.version in self.withdrawn and self._since_then(each.version, each.last_at):
                 yield (
-                    f"instance {instance.name} decrypted values of {each.version} after every instance had been seen "
-                    f"without it, {utc_minute(self.gone_at[each.version])}; restart it with the present keys, "
-                    "and find where it still reads such values (an export, a cache, a restored copy)"
+                    f"instance {instance.name} decrypted values of {each.version} after every instance had been "
+                    f"seen without it, {utc_minute(self.gone_at[each.version])}; restart it with the present "
+                    "keys, and find where it still reads such values (an export, a cache, a restored copy)"
                 )
 
     def _runs(self, instance: Instance) -> Iterator[str]:
         if instance.writes != self.primary:
             yield (
-                f"instance {instance.name} writes {instance.writes} while {self.primary} is the primary, so its writes "
-                "are refused or have to be rotated again; restart it with the present keys"
+                f"instance {instance.name} writes {instance.writes} while {self.primary} is the primary, so its "
+                "writes are refused or rotated again; restart it with the present keys"
             )
         elif held := sorted(self.withdrawn.intersection({*instance.reads, *instance.unproven})):
             yield (
@@ -162,8 +159,8 @@ class _Allowed:
         had = self.withdrawn.intersection({*instance.reads, instance.writes, *instance.unproven})
         if held := sorted(each for each in had if self._since_then(each, instance.reported_at)):
             yield (
-                f"instance {instance.name} came back with {', '.join(map(str, held))} after every instance had been "
-                f"seen without it, {utc_minute(self.gone_at[held[0]])}, and fell silent; make sure that it does "
+                f"instance {instance.name} came back with {', '.join(map(str, held))} after every instance had "
+                f"been seen without it, {utc_minute(self.gone_at[held[0]])}, and is silent now; see that it does "
                 "not start again with old keys"
             )
 

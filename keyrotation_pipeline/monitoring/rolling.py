@@ -83,8 +83,8 @@ def overdue(pipeline: Pipeline, answers: Collection[MemberAnswer], now: datetime
     for each in answers:
         unread |= each.unread_since
     late = [
-        f"not every value of {table} was decrypted since {since:%Y-%m-%d}, and {days} days are set; give the "
-        "schedule rolling_decrypt more hours, duty_cycle or workers, or run `keyrotation verify`"
+        f"not every value of {table} was decrypted since {since:%Y-%m-%d} ({days} days are set); give "
+        "rolling_decrypt more hours, duty_cycle or workers, or run `keyrotation verify`"
         for table, since in sorted(unread.items())
         if now - since > timedelta(days=days)
     ]
@@ -92,8 +92,8 @@ def overdue(pipeline: Pipeline, answers: Collection[MemberAnswer], now: datetime
     since = min((each for each in noted if each is not None), default=None)
     if since is not None and now - since > timedelta(days=days):
         late.append(
-            f"not everything that is not declared was searched since {since:%Y-%m-%d}, and {days} days are set; give "
-            "the schedule rolling_decrypt more hours or duty_cycle, or run `keyrotation inventory`"
+            f"undeclared places were not all searched since {since:%Y-%m-%d} ({days} days are set); give "
+            "rolling_decrypt more hours or duty_cycle, or run `keyrotation inventory`"
         )
     return late
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from keyrotation_pipeline.errors import AuditError
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.reporting.compliance import ComplianceReport
 from keyrotation_pipeline.reporting.incidents_in_audit import IncidentReported
 from keyrotation_pipeline.reporting.keys_in_audit import GENERATED, HELD
 from keyrotation_pipeline.reporting.sections import Decided, TableCounted
-from keyrotation_pipeline.reporting.wording import listed, several, when
+from keyrotation_pipeline.reporting.wording import listed, when
 
 OFFICERS_REQUIRED = 2
 NO_ROTATION = "no rotation is finished"
@@ -216,10 +217,10 @@ def _retirement(request: Decided) -> str:
     )
     unread = f"; {request.not_read_again}" if request.not_read_again else ""
     return (
-        f"{what} to {request.target}: {found.old_values:,} old value(s) of {found.values:,} counted at "
+        f"{what} to {request.target}: {counted(found.old_values, 'old value')} of {found.values:,} counted at "
         f"{when(found.proven_at)}{found.identified_by.remark}; the database refuses "
         f"{found.identified_by.refused(listed(map(str, found.fenced_against)))}; "
-        f"{several(len(found.not_searched), 'place')} not searched{unread}{later}"
+        f"{counted(len(found.not_searched), 'place')} not searched{unread}{later}"
     )
 
 
@@ -248,7 +249,10 @@ def key_access_logged(report: ComplianceReport) -> Answer:
             "`keyrotation report --from DAY`"
         )
     reads = sum(each.reads for each in access.key_reads)
-    said = f"{reads:,} read(s) by {len(access.key_reads)} reader(s) from {when(access.since)} to {when(access.until)}"
+    said = (
+        f"{counted(reads, 'read')} by {counted(len(access.key_reads), 'reader')} from {when(access.since)} to "
+        f"{when(access.until)}"
+    )
     return Answer(True, (Record("key access log", said, access.until),))  # noqa: FBT003
 
 
@@ -277,8 +281,8 @@ def _count(table: TableCounted, now: datetime) -> Record:
     fresh = now - table.counted_at <= COUNTED_WITHIN
     said = (
         f"{table.table}: {sum(table.values_by_version.values()):,} encrypted, {table.unencrypted:,} unencrypted "
-        f"and {table.unreadable:,} unreadable value(s), counted {when(table.counted_at)}"
-        f"{'' if fresh else f', more than {COUNTED_WITHIN.days} days before {when(now)}'}"
+        f"and {counted(table.unreadable, 'unreadable value')}, counted "
+        f"{when(table.counted_at)}{'' if fresh else f', more than {COUNTED_WITHIN.days} days before {when(now)}'}"
     )
     clean = not table.unencrypted and not table.unreadable
     return Record(table.table, said, table.counted_at, fresh and clean, fresh or not clean)
@@ -297,8 +301,8 @@ def every_value_decrypts(report: ComplianceReport) -> Answer:
         return nothing_recorded("nobody has read every value; run `keyrotation verify`")
     missing = [*_dropped(report, last.tables), *(t.table for t in report.data.tables if t.table not in last.tables)]
     said = (
-        f"{last.by} on {when(last.at)}: {last.failures:,} of {last.values:,} value(s) of {listed(last.tables)} do not "
-        "decrypt"
+        f"{last.by} on {when(last.at)}: {last.failures:,} of {counted(last.values, 'value')} of "
+        f"{listed(last.tables)} cannot be decrypted"
     )
     rest = f"not read: {listed(dict.fromkeys(missing))}; run `keyrotation verify`" if missing else ""
     return by_records([Record("every value", said, last.at, not last.failures)], rest)
@@ -310,7 +314,7 @@ def undeclared_searched(report: ComplianceReport) -> Answer:
         return nothing_recorded("what is not declared was not searched; run `keyrotation inventory`")
     unread = [each.not_read_again for each in report.requests if each.not_read_again]
     said = f"searched on {when(last.at)}: " + "; ".join((*(last.findings or ("no values found",)), *unread))
-    limits = f"; {several(len(last.not_searched), 'place')} not searched"
+    limits = f"; {counted(len(last.not_searched), 'place')} not searched"
     clean, complete = not last.findings, not unread
     return by_records(
         [Record("undeclared columns", f"{said}{limits}", last.at, clean and complete, complete or not clean)]

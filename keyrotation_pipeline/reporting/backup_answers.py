@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.backups import BACKUP_STALE_AFTER, TEST_OVERDUE_AFTER
 from keyrotation_pipeline.reporting.answers import (
     NO_ROTATION,
@@ -147,8 +148,8 @@ def _restored(test: RecoveryTested) -> str:
     rows = sum(test.rows.values())
     members = f", and the dump of {listed(test.members)}" if test.members else ""
     return (
-        f"passed: restored {test.manifest} into the scratch server {test.scratch_server}, with {rows:,} row(s) of "
-        f"{len(test.rows):,} declared table(s){members}"
+        f"passed: restored {test.manifest} into the scratch server {test.scratch_server}, with "
+        f"{counted(rows, 'row')} of {counted(len(test.rows), 'declared table')}{members}"
     )
 
 

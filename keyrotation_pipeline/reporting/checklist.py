@@ -15,7 +15,7 @@ from typing import TypeVar
 from keyrotation_pipeline.audit.history import HistoryEntry
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.model.audit import EventKind, Note, counted
 from keyrotation_pipeline.model.backup_events import BackupFacts, BackupSealed, ReportWritten
 from keyrotation_pipeline.model.backups import BACKUP_STALE_AFTER
 from keyrotation_pipeline.model.data_events import Counted
@@ -29,7 +29,7 @@ from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.request_events import Rehearsed, RolloutConfirmed, RotationAuditWritten, StepFinished
 from keyrotation_pipeline.model.requests import Step, Walk, announced_key
 from keyrotation_pipeline.reporting.keys_in_audit import is_held
-from keyrotation_pipeline.reporting.wording import lasting, several
+from keyrotation_pipeline.reporting.wording import lasting
 
 Entries = Sequence[HistoryEntry]
 Record = TypeVar("Record")
@@ -75,7 +75,7 @@ class RotationTrace:
             and isinstance(each.fact.facts.get("backup"), str)
         ]
         sets = [
-            (entry, f"{made.manifest}, encrypted to {several(len(made.recipients), 'certificate')}")
+            (entry, f"{made.manifest}, encrypted to {counted(len(made.recipients), 'certificate')}")
             for entry, made in self._backups
             if made.keys.get(str(self.walk.source)) == self.walk.source_fingerprint
             and (self._begun is None or entry.at <= self._begun)
@@ -100,7 +100,7 @@ class RotationTrace:
         if (found := self._rehearsal()) is None:
             return None, unseen
         entry, rehearsed = found
-        how = f"with {several(len(rehearsed.findings), 'finding')}" if rehearsed.findings else "without findings"
+        how = f"with {counted(len(rehearsed.findings), 'finding')}" if rehearsed.findings else "without findings"
         said = f"the rotation was rehearsed {how} on a restored backup, without applications, on {_day(entry.at)}"
         return None, f"{unseen}; {said} (event {entry.seq})"
 
@@ -112,7 +112,7 @@ class RotationTrace:
         seconds = rehearsed.predicted_seconds.get(str(Step.ROWS))
         if seconds is None:
             return None, f"the rehearsal of {_day(entry.at)} did not get that far (event {entry.seq})"
-        return entry, f"a rehearsal predicted {lasting(seconds)} for {several(rehearsed.rows_now, 'row')}"
+        return entry, f"a rehearsal predicted {lasting(seconds)} for {counted(rehearsed.rows_now, 'row')}"
 
     def announced(self) -> Shown:
         """An announcement that a channel has delivered."""
@@ -161,14 +161,14 @@ class RotationTrace:
         if type(seen) is not int or seen < 1:
             return None, f"no instance was seen to {did} (event {entry.seq})"
         by_proof = proven if type(proven) is int else 0
-        return entry, f"{several(seen, 'instance')} seen to {did}, {by_proof} of them by reports with proof"
+        return entry, f"{counted(seen, 'instance')} seen to {did}, {by_proof} of them by reports with proof"
 
     def reencrypted(self) -> Shown:
         """All rows were walked."""
         return self._read(
             Step.ROWS,
             Rewritten,
-            lambda done: f"{several(done.rows, 'row')}, {several(done.values, 'value')} re-encrypted",
+            lambda done: f"{counted(done.rows, 'row')}, {counted(done.values, 'value')} re-encrypted",
         )
 
     def counted(self) -> Shown:
@@ -178,17 +178,17 @@ class RotationTrace:
         first, _ = self._steps[Step.PRIMARY_KEY_ROLLOUT]
         end, _ = self._steps.get(Step.ZERO_OLD_ROWS_PROOF, (self._entries[-1], None))
         counts = [each for each in self._entries if isinstance(each.fact, Counted) and first.seq < each.seq <= end.seq]
-        counted, days = {_day(each.at) for each in counts}, set(_days(first.at, end.at))
-        if not days <= counted:
-            return None, f"counted on {len(days & counted)} of {several(len(days), 'day')}"
-        return counts[-1], f"counted on {several(len(days), 'day')}"
+        on, days = {_day(each.at) for each in counts}, set(_days(first.at, end.at))
+        if not days <= on:
+            return None, f"counted on {len(days & on)} of {counted(len(days), 'day')}"
+        return counts[-1], f"counted on {counted(len(days), 'day')}"
 
     def decrypted(self) -> Shown:
         """Every value was decrypted by the proof, which is more than a spot check."""
         return self._read(
             Step.ZERO_OLD_ROWS_PROOF,
             Proven,
-            lambda proof: f"{several(proof.values_decrypted, 'value')} read, and all of them decrypted",
+            lambda proof: f"{counted(proof.values_decrypted, 'value')} read, and all of them decrypted",
         )
 
     def proven(self) -> Shown:
@@ -219,7 +219,7 @@ class RotationTrace:
         """The row of `key_rotation_audit` is complete."""
         for entry, row in reversed(self._of(RotationAuditWritten)):
             if row.completion_date is not None:
-                return entry, f"completed, with {several(row.records_reencrypted, 'record')}"
+                return entry, f"completed, with {counted(row.records_reencrypted, 'record')}"
         return None, ""
 
     def reported(self) -> Shown:
@@ -236,7 +236,7 @@ class RotationTrace:
         new = {key.fingerprint for _, key in self._of(KeyRegistered)[:1]}
         for entry, made in self._backups:
             if made.keys.get(str(self.walk.target)) in new:
-                return entry, f"{made.manifest}, encrypted to {several(len(made.recipients), 'certificate')}"
+                return entry, f"{made.manifest}, encrypted to {counted(len(made.recipients), 'certificate')}"
         return self._read(Step.KEY_VERSION, KeyMade, lambda made: f"{made.backup}, before it was used")
 
     def scheduled(self) -> Shown:
@@ -265,7 +265,7 @@ def _backups(entries: Entries) -> Iterator[tuple[HistoryEntry, BackupFacts]]:
 
 
 def _left(proof: Proven) -> str:
-    left = f"{several(proof.old_values, 'value')} left under {_named(proof.retired)}{proof.identified_by.remark}"
+    left = f"{counted(proof.old_values, 'value')} left under {_named(proof.retired)}{proof.identified_by.remark}"
     if proof.old_values:
         return left
     return f"{left}; the database refuses {'the old logins' if proof.identified_by.refuses_writers else 'more'}"

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.reporting import answers, backup_answers
 from keyrotation_pipeline.reporting.answers import Answer, Record
 from keyrotation_pipeline.reporting.compliance import ComplianceReport
-from keyrotation_pipeline.reporting.wording import several
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +103,8 @@ OBJECTIVES = (
     Objective("backup-elsewhere", "cp-6", "7.1", "The newest backup was stored in several places",
               "The newest complete backup was stored in at least two places.", backup_answers.backup_elsewhere),
     Objective("backup-found", "cp-9", "7.2", "The newest backup was found where it is said to be",
-              "Within the last day the newest complete backup was looked for, and found in each of its places: its "
-              "signed manifest, and every other file by name and size.", backup_answers.backup_found),
+              "Within the last day the newest complete backup was found in each of its places: its signed "
+              "manifest, and every other file by name and size.", backup_answers.backup_found),
     Objective("backup-has-active-key", "cp-9", "7.1", "The key in use is backed up",
               "The newest complete backup holds exactly the active key.", backup_answers.backup_has_active_key),
     Objective("backup-after-rotation", "cp-9", "7.1", "A backup followed the last rotation",
@@ -234,10 +234,10 @@ def _concluded(section: Section, asked: Sequence[Assessed]) -> Conclusion:
 
 
 def _examined(applying: int, asked: int, records: int) -> str:
-    statements = several(asked, "statement")
+    statements = counted(asked, "statement")
     if applying < asked:
         statements = f"{statements}, of which {applying or 'none'} {'apply' if applying != 1 else 'applies'}"
-    return f"{statements}; {several(records, 'record') if records else 'no record'}"
+    return f"{statements}; {counted(records, 'record') if records else 'no record'}"
 
 
 def _why(asked: Sequence[Assessed], failed: Sequence[Assessed]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from keyrotation_pipeline.audit.history import HistoryEntry
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.data_events import (
     Counted,
     CountedTable,
@@ -168,6 +169,6 @@ def _counted(table: CountedTable) -> TableCounted:
 def _finding(found: UndeclaredValues) -> str:
     versions = ", ".join(map(str, found.versions)) or "no version"
     return (
-        f"{found.relation}.{found.column}: {found.values:,} value(s) under {versions}, "
-        f"{found.near_misses:,} near-miss(es)"
+        f"{found.relation}.{found.column}: {counted(found.values, 'value')} under {versions}, "
+        f"{counted(found.near_misses, 'near-miss')}"
     )

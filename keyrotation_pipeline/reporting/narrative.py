@@ -4,12 +4,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.incidents import IncidentType
 from keyrotation_pipeline.model.requests import RequestAction, RequestStatus, Step
 from keyrotation_pipeline.reporting.answers import retired_by
 from keyrotation_pipeline.reporting.incidents_in_audit import IncidentReported, NoticeGiven
 from keyrotation_pipeline.reporting.sections import STEPS, TRIGGERS, Approval, Decided, KeyLife, RecoveryTested
-from keyrotation_pipeline.reporting.wording import lasting, listed, several
+from keyrotation_pipeline.reporting.wording import lasting, listed
 
 _ACTIONS: Mapping[str, str] = {
     RequestAction.ROTATE: "rotation from {source} to {target}",
@@ -62,7 +63,7 @@ def account(request: Decided) -> Iterator[str]:
 
 
 def _approved(request: Decided) -> str:
-    needed = f"{several(request.required, 'officer')} must sign"
+    needed = f"{counted(request.required, 'officer')} must sign"
     if not request.approvals:
         return f"{needed}; nobody has."
     enough = len({each.fingerprint for each in request.approvals}) >= request.required
@@ -81,7 +82,7 @@ def _carried_out(request: Decided) -> Iterator[str]:
         yield "It has not begun." if request.status != RequestStatus.CANCELLED else "It never began."
         return
     rows = (
-        "" if request.records_reencrypted is None else f"; {several(request.records_reencrypted, 'row')} re-encrypted"
+        "" if request.records_reencrypted is None else f"; {counted(request.records_reencrypted, 'row')} re-encrypted"
     )
     if request.finished_at is None:
         yield f"It began on {at(request.started_at)} and has not ended{rows}."
@@ -99,7 +100,7 @@ def _evidence(request: Decided) -> Iterator[str]:
     refused = by.refused(versions) if by.refuses_writers else f"new values under {versions}"
     gone, tables = ", ".join(map(str, found.taken_from_applications)), listed(found.tables)
     yield (
-        f"Before {gone} was withdrawn from the applications, {found.old_values:,} of {several(found.values, 'value')} "
+        f"Before {gone} was withdrawn from the applications, {found.old_values:,} of {counted(found.values, 'value')} "
         f"in {tables} were found under it, on {at(found.proven_at)}{by.remark}. The database refuses "
         f"{refused}, and {found.target} is backed up in {found.target_backup}."
     )

@@ -184,7 +184,7 @@ def in_words(statement: Mapping[str, Any]) -> str:
     lines += [f"- found since, and gone by now: {each['found']} (event {each['seq']})" for each in said["found_since"]]
     lines += [f"- read since: {each['subject']} (event {each['seq']}): nothing found" for each in said["read_since"]]
     seen = applications["seen_without_it"]
-    seen_without = "not seen yet" if seen is None else f"{len(seen)} instance(s) seen without it"
+    seen_without = "not seen yet" if seen is None else f"{counted(len(seen), 'instance')} seen without it"
     lines.append(f"- applications: {seen_without}")
     lines.append(f"- snapshots: {said['snapshots']}")
     lines.append(f"- standbys: {len(said['replicas']['accounted'])} accounted; not seen: {'; '.join(said['not_seen'])}")

@@ -97,8 +97,8 @@ def _difference(
     except WitnessConflictError as error:
         if error.signed > tree.size:
             return (
-                f"{name} has signed {error.signed} events of this audit, and the pack has {tree.size}: it was cut, or "
-                "made before the last ones; have a new one made"
+                f"{name} has signed {error.signed} events of this audit, and the pack has {tree.size}: it is "
+                "older, or was cut; have a new one made"
             )
         return f"{name} has signed {error.signed} events that are not the first of this pack: it was rewritten"
     except WitnessError as error:

@@ -331,7 +331,7 @@ def _check_backups(files: Mapping[str, bytes], judged: Judged, openssl: OfflineC
     for name in sorted(each for each in files.keys() - known if each.startswith("backups/")):
         found.differences.append(f"{name} does not belong to the pack")
     if absent:
-        found.not_covered.append(f"{absent} manifest(s) of backups that no place held when the pack was made")
+        found.not_covered.append(f"manifests of backups that no place held when the pack was made: {absent}")
 
 
 def _check_certificates(files: Mapping[str, bytes], judged: Judged, openssl: OfflineCrypto, found: Findings) -> None:

@@ -14,11 +14,6 @@ def when(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def several(number: int, noun: str) -> str:
-    """A number of things in a sentence: ``1 row``, ``4,321 rows``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def lasting(seconds: float | None, otherwise: str = "not measured") -> str:
     """A duration in a sentence: ``30 s``, ``90 min``, ``4 h``, ``25 h 30 min``, ``3 days``."""
     if seconds is None:

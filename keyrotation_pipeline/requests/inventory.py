@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from keyrotation_pipeline.errors import MemberUnavailableError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.data_events import UndeclaredColumnsSearched
 from keyrotation_pipeline.model.environment import BlindSpots, Problem
 from keyrotation_pipeline.model.plaintext_outside_rows import PlaintextOutsideRows
@@ -143,7 +144,7 @@ def require_preflight(pipeline: Pipeline, target: KeyVersion) -> tuple[Problem, 
     if messages:
         more = len(messages) - 1
         others = "; ".join(f"({number}) {message}" for number, message in enumerate(messages[1:], 2))
-        rest = f" ({more} more problem(s) stop the rotation: {others})" if more else ""
+        rest = f" ({counted(more, 'more problem')}: {others})" if more else ""
         raise PreflightError(f"{messages[0]}{rest}")
     record_origin(pipeline)
     return tuple(problem for problem in problems if not problem.fatal)

@@ -260,6 +260,6 @@ def _require_in_store(keys: OwnedKeys, digests: Collection[str]) -> None:
 
 def _another(where: str) -> AuditError:
     return AuditError(
-        f"the roster pinned in this database is not the one that {where} has seen; if the database was restored, run "
-        "`keyrotation reconcile`, otherwise change nothing and run `keyrotation audit verify`"
+        f"the roster in this database is not the one that {where} has seen; run `keyrotation reconcile` if it was "
+        "restored, else `keyrotation audit verify`"
     )

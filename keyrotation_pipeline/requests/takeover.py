@@ -272,9 +272,9 @@ def out_of_use(pipeline: Pipeline, incident: Incident) -> str | None:
     held = {record.version for record in pipeline.ledger.keys() if state.may_be_held(record)}
     if unseen := [each for each in incident.versions if each in held]:
         return (  # as a reconciliation leaves it
-            f"applications do not get {', '.join(map(str, unseen))} any more, but nobody has seen that every instance "
-            "is without it: run `keyrotation request --reason TEXT`, whose rotation waits for that; then `keyrotation "
-            "backup --rekey` and `keyrotation destroy` end it"
+            f"applications do not get {', '.join(map(str, unseen))} any more, but nobody saw every instance "
+            "without it: run `keyrotation request --reason TEXT`, whose rotation waits for that; then "
+            "`keyrotation backup --rekey` and `keyrotation destroy` end it"
         )
     return (
         f"applications do not have {named} any more, so no rotation replaces it; it still opens old backups: "

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from keyrotation_pipeline.audit.history import history
 from keyrotation_pipeline.errors import KeyRotationError, MemberUnavailableError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.audit import EventKind, counted
 from keyrotation_pipeline.model.key_events import KeyRetired, KeyStateChanged
 from keyrotation_pipeline.model.keys import GONE, IN_USE, KeyRecord
 from keyrotation_pipeline.model.member_answers import MemberAnswer
@@ -72,9 +72,9 @@ class Fences:
             again = f"rotation {self.walk} will refuse them again"
         for name, version in self.lost:
             yield (
-                f"table {name} takes values under {version} again, which was retired in it; find out who changed its "
-                "constraint …_retired_key_versions or what else refused it (or whether a column was declared since), "
-                f"run `keyrotation status --count`, and {again}"
+                f"table {name} takes values under {version} again, which was retired in it; find out who changed "
+                "its constraint …_retired_key_versions, or who declared a column since, then run `keyrotation "
+                f"status --count`, and {again}"
             )
         for name, version in self.indexes.lost if self.indexes is not None else ():
             yield (
@@ -182,8 +182,9 @@ def values_of_gone_keys(count: TableCount, records: Sequence[KeyRecord]) -> Iter
     for version, number in sorted(count.values_by_version.items()):
         if number and version in gone:
             yield (
-                f"table {count.table.name} holds {number} value(s) under {version}, which is {gone[version]}, so no "
-                "application can read them; find out who wrote them, and write the records again"
+                f"table {count.table.name} holds {counted(number, 'value')} under {version}, which is "
+                f"{gone[version]}: no application can read that; find out who wrote it, and write the records "
+                "again"
             )
 
 

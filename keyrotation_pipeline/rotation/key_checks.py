@@ -130,9 +130,9 @@ def undetermined_turns(tables: Sequence[EncryptedTable], ring: KeyRing) -> tuple
     if takes_turns(first, keys[first], {each: keys[each] for each in others}):
         return ()
     message = (
-        f"the last digits of the master keys {', '.join(map(str, keys))} do not alternate between odd and even, so the "
-        "application could not tell which column the search indexes under each are in; import one key alone, or rotate "
-        "without indexes, and with BLIND_INDEX_MASTER_KEY set, until one is left"
+        f"the last digits of the master keys {', '.join(map(str, keys))} do not alternate between odd and even, "
+        "so search indexes share a column; import one key alone, or rotate without indexes, with "
+        "BLIND_INDEX_MASTER_KEY set, until one is left"
     )
     return (message,)
 
@@ -183,9 +183,9 @@ def misdeclared(pipeline: Pipeline, counts: Sequence[TableCount], trial: KeyTria
     ]
     found = [each for each in pipeline.inventory.other_formats() if each.share > _MOSTLY] if suspects else []
     return tuple(
-        f"{table.name}.{name} is declared as {table.format.name}, but {share_of(other)} of its values that were looked "
-        f"at are {other.format}, and none is {table.format.name}; correct [format], or leave the column out "
-        f"(`keyrotation scan` says what can be done about {other.format})"
+        f"{table.name}.{name} is declared as {table.format.name}, but {share_of(other)} values looked at are "
+        f"{other.format}, and none is {table.format.name}; correct [format], or leave the column out (see "
+        "`keyrotation scan`)"
         for table, name in suspects
         for other in found
         if _is_at(other, table, table.place(name))

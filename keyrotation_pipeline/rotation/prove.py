@@ -151,22 +151,22 @@ def _refusal(pipeline: Pipeline, rotation: Walk, table: EncryptedTable, remainin
     _require_empty_quarantine(pipeline)
     if remaining.plaintext and not remaining.rows:
         return StaleWriterError(
-            f"table {table.name}: {remaining.plaintext} row(s) hold values in {table.old_form} that are written again "
-            f"and again, or held locked; {_stale_writers(pipeline, rotation, table)}"
+            f"table {table.name}: values in {table.old_form} are written again and again, or held locked, in "
+            f"{counted(remaining.plaintext, 'row')}; {_stale_writers(pipeline, rotation, table)}"
         )
     if not remaining.rows:
         return StaleWriterError(
-            f"table {table.name}: {remaining.unindexed} row(s) hold a value without a search index under its key; find "
-            "what writes or locks them, then run this step again"
+            f"table {table.name}: {counted(remaining.unindexed, 'row')} with a value that has no search index "
+            "under its key; find what writes or locks such rows, then run this step again"
         )
     if remaining.written_since_promotion:
         return StaleWriterError(
-            f"table {table.name}: {remaining.written_since_promotion} row(s) were written under an old key version "
-            f"after {rotation.target} became primary; {_stale_writers(pipeline, rotation, table)}"
+            f"table {table.name}: {counted(remaining.written_since_promotion, 'row')} written under an old key "
+            f"version after {rotation.target} became primary; {_stale_writers(pipeline, rotation, table)}"
         )
     lockers = _some(pipeline.fencing.sessions(table))
     return BlockedError(
-        f"table {table.name}: {remaining.rows} row(s) with old values cannot be locked; check {lockers}; "
+        f"table {table.name}: {counted(remaining.rows, 'row')} with old values cannot be locked; check {lockers}; "
         "wait until their transactions end, then run this step again"
     )
 
@@ -194,22 +194,21 @@ def _decrypt(
         _require_encrypted(pipeline)
         _require_empty_quarantine(pipeline)
         raise ProofError(
-            f"table {table.name}, column(s) {', '.join(table.columns)}: {decrypted.failures} value(s) do not decrypt; "
-            "fix or remove them (`keyrotation verify` finds them), then run this step again"
+            f"table {table.name} ({', '.join(table.columns)}): {counted(decrypted.failures, 'value')} cannot be "
+            "decrypted; fix or remove them (`keyrotation verify` finds them), then run this step again"
         )
     if decrypted.wrongly_indexed:
         raise ProofError(f"{decrypted.wrong_indexes}, then run this step again")
     for place in table.places if table.gives_back else ():
         if held := sum(decrypted.by_column.get(place.name, {}).values()):
             raise StaleWriterError(
-                f"table {table.name}, column {place.name}: {held} value(s) were encrypted again meanwhile; "
+                f"table {table.name}, column {place.name}: {counted(held, 'value')} encrypted again meanwhile; "
                 f"{_stale_writers(pipeline, rotation, table)}"
             )
     for column, number in decrypted.unencrypted.items() if rotation.encrypts_plaintext else ():
         raise StaleWriterError(
-            f"table {table.name}, column {column}: {number} value(s) were written in {table.old_form} "
-            "meanwhile; "
-            f"{_stale_writers(pipeline, rotation, table)}"
+            f"table {table.name}, column {column}: {counted(number, 'value')} written in {table.old_form} "
+            f"meanwhile; {_stale_writers(pipeline, rotation, table)}"
         )
     return decrypted
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.audit.verify import verify_audit
-from keyrotation_pipeline.model.audit import AuditHead, utc_minute
+from keyrotation_pipeline.model.audit import AuditHead, counted, utc_minute
 from keyrotation_pipeline.model.breach import Deadline, Rate, ResponseStage, carried_by, deadlines, rate_needed
 from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.keys import KeyMade
@@ -131,9 +131,9 @@ def _data_loss(rotation: Walk) -> str:
         return "None: rows were re-encrypted, not restored, so that what was written meanwhile is kept."
     proof = read(Proven, record.facts)
     return (
-        f"None: rows were re-encrypted, not restored, so that what was written meanwhile is kept. "
-        f"{proof.values_decrypted} value(s) decrypt, {proof.old_values} are left under "
-        f"{', '.join(map(str, proof.retired))}, none is in quarantine."
+        "None: rows were re-encrypted, not restored, so that what was written meanwhile is kept. "
+        f"{counted(proof.values_decrypted, 'value')} decrypted, {proof.old_values} left under "
+        f"{', '.join(map(str, proof.retired))}, none in quarantine."
     )
 
 
@@ -151,7 +151,7 @@ def _actions(rotation: Walk, undone: Walk) -> Iterator[str]:
         (Step.ARCHIVED_KEY, f"Withdrew and archived {rotation.source}, whose number is not used again"),
     ):
         if (record := rotation.done(step)) is not None:
-            rows = f", {read(Rewritten, record.facts).rows} row(s)" if step is Step.ROWS else ""
+            rows = f", {counted(read(Rewritten, record.facts).rows, 'row')}" if step is Step.ROWS else ""
             yield f"{message}{rows} ({utc_minute(record.finished_at)})"
 
 

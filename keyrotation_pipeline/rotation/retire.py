@@ -15,6 +15,7 @@ from keyrotation_pipeline.errors import (
     StaleWriterError,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.fleet import RolloutTarget, TargetKind
 from keyrotation_pipeline.model.key_events import (
@@ -112,8 +113,8 @@ def _retire(
         evidence = pipeline.evidence.zero_old_rows(pipeline.tables, rotation.source, retired, proof.moment, searched)
         if evidence.plaintext and rotation.encrypts_plaintext:
             raise ProofError(
-                f"{evidence.plaintext} value(s) of an old form are none that a rollback leaves: events were hidden "
-                "from the count; run `keyrotation audit verify`"
+                f"of {counted(evidence.plaintext, 'value')} in an old form, a rollback leaves none: events were "
+                "hidden from the count; run `keyrotation audit verify`"
             )
         unseen = pipeline.environment.blind_spots()
         unread = (*evidence.not_read_again, *(name for each in members for name in each.not_read_again))

@@ -9,6 +9,7 @@ from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import BackupError, PreflightError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.fieldcrypto.search_index import is_odd
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.incident_events import EmergencyPrepared
 from keyrotation_pipeline.model.incidents import Incident, IncidentStatus
@@ -280,8 +281,8 @@ def _require_cancellable(pipeline: Pipeline, rotation: Walk) -> None:
             )
         if rows:
             raise RequestError(
-                f"table {table.name} holds values under {rotation.target} in {rows} row(s), so rotation {rotation.id} "
-                "cannot be cancelled; stop what writes them and re-encrypt them first"
+                f"table {table.name} holds values under {rotation.target} in {counted(rows, 'row')}, so rotation "
+                f"{rotation.id} cannot be cancelled; stop what writes them and re-encrypt them first"
             )
 
 

@@ -46,8 +46,8 @@ UNKNOWN = Advice(
 
 _TAG_APART = Advice(
     "decrypt",
-    f"{_NOT_YET}, since the tag stands in a column of its own; find out whether the application reads two keys: only "
-    "then is a new key possible without downtime.",
+    f"{_NOT_YET}, since the tag has a column of its own. A new key is possible without downtime only where the "
+    "application reads two.",
     reads_two_keys=None,
 )
 _SALTED = Advice(

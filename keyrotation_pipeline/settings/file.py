@@ -126,14 +126,14 @@ class File(Section):
         held, mode = self.format.value_format.is_held_by_server, self.rollout.mode
         if held and self.keys.store != "file":
             raise ConfigurationError(
-                f'[format] name = "{self.format.name}" needs a key store only for what versions are known by, and this '
-                'version has that in files alone; write [keys] store = "file"'
+                f'[format] name = "{self.format.name}" has its keys elsewhere, and what versions are known by '
+                'is in files alone; write [keys] store = "file"'
             )
         if held is not (mode is RolloutMode.SERVER):
             raise ConfigurationError(
-                f'[rollout] mode = "{RolloutMode.SERVER}" is for keys that a server holds, which applications never '
-                f"have themselves, and such keys have no other; write {'it' if held else 'another mode'} for [format] "
-                f'name = "{self.format.name}"'
+                f'[rollout] mode = "{RolloutMode.SERVER}" is for keys that a server holds and applications '
+                f"never have, and they have no other; write {'it' if held else 'another mode'} for [format] name "
+                f'= "{self.format.name}"'
             )
         return self
 
@@ -253,8 +253,8 @@ class File(Section):
                     continue  # its keys are derived by the names of its columns, and the label was looked at
                 if not table.format.names_versions:
                     raise ConfigurationError(
-                        f'the search index of {place}: indexes of values of "{table.format.name}" cannot be rotated by '
-                        "this version, only those of our own format; remove it from indexes"
+                        f'the search index of {place}: indexes of values of "{table.format.name}" cannot be '
+                        "rotated yet, only those of our own format; remove it from indexes"
                     )
                 if (label := table.label(index.of)) is None:
                     raise ConfigurationError(
@@ -263,8 +263,8 @@ class File(Section):
                     )
                 if (other := labels.get(label, place)) != place:
                     raise ConfigurationError(
-                        f"the search indexes of {other} and {place} are bound to the same label {json.dumps(label)}, "
-                        "so that equal texts would have equal indexes; give each its own"
+                        f"the search indexes of {other} and {place} are bound to the same label "
+                        f"{json.dumps(label)}, so equal texts would have equal indexes; give each its own"
                     )
                 labels[label] = place
         return self
@@ -276,8 +276,8 @@ class File(Section):
         for table in self.declared_tables:
             if inside := next((each for each in table.places if not each.is_column), None):
                 raise ConfigurationError(
-                    f"[format] generation = 2 is for values in columns of their own, and {inside.name} of "
-                    f"{table.name} is in a document or an array; leave generation out"
+                    f"[format] generation = 2 is for whole columns, and {inside.name} of {table.name} is in a "
+                    "document or an array; leave generation out"
                 )
             for column, label in zip(table.columns, table.labels, strict=True):
                 if label is None:
@@ -309,8 +309,8 @@ class File(Section):
         for table in self.tables:
             if table.row is not None and self.format.name != NATIVE.name:
                 raise ConfigurationError(
-                    f'[[tables]] {table.name}: row is for name = "{NATIVE.name}" alone; leave it out, or name the '
-                    "column in [format] aad, where the application binds values to it"
+                    f'[[tables]] {table.name}: row is for name = "{NATIVE.name}" alone; leave it out, or name '
+                    "the column in [format] aad if values are bound to it"
                 )
         return self
 
@@ -329,8 +329,8 @@ class File(Section):
         for table in self.declared_tables if self.rollout.mode == RolloutMode.KUBERNETES else ():
             if table.begun:
                 raise ConfigurationError(
-                    f'[[tables]] {table.name} has from, and with [rollout] mode = "kubernetes" no Pod shows whether it '
-                    'reads plaintext and values; write mode = "attest" until the column is encrypted'
+                    f"[[tables]] {table.name} has from, and no Pod shows whether it reads plaintext and values; "
+                    'write [rollout] mode = "attest" until the column is encrypted'
                 )
         return self
 

@@ -63,8 +63,8 @@ def require_no_key_files(settings: Settings, content: Mapping[str, Any]) -> None
         inside = (name for name, place in places.items() if _is_in(path, place))
         if found := next(inside, key_files.get(_identity(path))):
             raise ConfigurationError(
-                f"{setting} names the file {path}, which is in {found}, and what is there is never sent anywhere; "
-                "put the secret into a file elsewhere, and name that"
+                f"{setting} names the file {path} in {found}, and nothing there is ever sent anywhere; put the "
+                "secret elsewhere, and name that"
             )
 
 
@@ -86,8 +86,8 @@ def require_own_places(settings: Settings, content: Mapping[str, Any]) -> None:
         if taken is not None:
             what = "variable" if kind == "env" else "file"
             raise ConfigurationError(
-                f"{setting} names the {what} {name}, which is that of {taken} and is sent to nobody else; put the "
-                f"secret into a {what} of its own, and name that"
+                f"{setting} names the {what} {name}, which is that of {taken} and sent to nobody else; name "
+                f"another {what} for it"
             )
 
 

@@ -57,8 +57,8 @@ class PlaceSettings(Section):
             )
         if self.path and self.elements:
             raise ConfigurationError(
-                f"[[tables]] column {self.column} has a path and elements, and arrays inside documents cannot be "
-                'rotated yet; name each element by its path, such as ["tokens", "0"]'
+                f"[[tables]] column {self.column} has a path and elements, and arrays in documents cannot be "
+                'rotated yet; name each element, such as ["tokens", "0"]'
             )
         if self.when is not None and (self.path or self.elements):
             raise ConfigurationError(
@@ -180,8 +180,8 @@ class TableSettings(Section):
         for each in self.places:
             if each.iv and (each.iv == each.column or stored[each.iv] > 1):
                 raise ConfigurationError(
-                    f"[[tables]] {self.name} has a second use for {each.iv}, the nonces of column {each.column}; every "
-                    "value needs a nonce of its own, so leave these columns out until it has"
+                    f"[[tables]] {self.name} uses {each.iv}, the nonces of column {each.column}, twice; leave "
+                    "these columns out until every value has its own nonce"
                 )
         paths = sorted((each.column, each.path) for each in self.places)
         for (column, outer), (same, inner) in pairwise(paths):
@@ -222,8 +222,8 @@ class TableSettings(Section):
         written = {each.column for each in self.places} | {c for each in self.indexes for c in (each.odd, each.even)}
         if self.row.key in written:
             raise ConfigurationError(
-                f"[[tables]] {self.name} has row = {{ key = {json.dumps(self.row.key)} }}, a column that changes with "
-                "the encryption key; name the column of the row's own key"
+                f"[[tables]] {self.name} has row = {{ key = {json.dumps(self.row.key)} }}, which changes with the "
+                "encryption key; name the column of the row's own key"
             )
         if is_hidden(self.row.key):
             raise ConfigurationError(
@@ -239,8 +239,8 @@ class TableSettings(Section):
         for index in self.indexes:
             if index.of not in values:
                 raise ConfigurationError(
-                    f"[[tables]] {self.name} has a search index of {index.of}, which is none of its encrypted columns "
-                    "(or a value in a document, an array, or some rows alone); correct `of`"
+                    f"[[tables]] {self.name} has a search index of {index.of}, which is none of its whole "
+                    "encrypted columns (no document, array, or part of the rows); correct `of`"
                 )
             if inside := stored & {index.odd, index.even}:
                 raise ConfigurationError(
@@ -253,7 +253,7 @@ class TableSettings(Section):
             )
         if twice := repeated(column for index in self.indexes for column in (index.odd, index.even)):
             raise ConfigurationError(
-                f"[[tables]] {self.name}: column {twice} is named twice in indexes; each index needs two columns of "
-                "its own, one for keys with an odd number and one for the others"
+                f"[[tables]] {self.name}: column {twice} is named twice in indexes; give each index two columns "
+                "of its own, for odd and for even key versions"
             )
         return self

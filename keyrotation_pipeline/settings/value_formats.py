@@ -80,8 +80,8 @@ class FormatSection(Section):
             server_at(self.held_at or "")  # raises where it names no key
         elif self.spec.lists_keys and self.keys is None:
             raise ConfigurationError(
-                f'[format] name = "{self.name}" needs to know where the application has its keys; add '
-                f'keys = {{ env = "{self.spec.variable}" }}, or the name that it uses'
+                f'[format] name = "{self.name}" needs the application\'s keys; add keys = {{ env = '
+                f'"{self.spec.variable}" }}, or the name that it uses'
             )
         self._require_derivation()
         self._require_logins()

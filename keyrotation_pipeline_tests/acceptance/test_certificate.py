@@ -129,7 +129,7 @@ REFUSED: dict[str, tuple[Callable[[Rotated], AbstractContextManager[None]], str]
     "a divergence": (a_key_of_nobody, "the key store holds v9, of which the database knows nothing"),
     "a fence dropped": (fence_dropped, "table clients takes values under v1"),
     "a table no longer declared": (no_longer_declared, "nobody looks whether table clients still refuses it"),
-    "a value behind the fence": (value_behind_the_fence, "a count found 1 value(s) under v1 in clients"),
+    "a value behind the fence": (value_behind_the_fence, "a count found 1 value under v1 in clients"),
 }
 
 

@@ -423,7 +423,7 @@ def test_verify_fails_on_a_value_that_does_not_decrypt_and_inventory_names_it(cl
     foreign = encrypt(KeyRing({V1: KeyMaterial.generate()}, V1), "x")
     clinic.execute("UPDATE clients SET email = %s WHERE id = 7", foreign)
     clinic.run("verify", expect=1)
-    assert "1 value(s) of clients do not decrypt" in clinic.error
+    assert "1 values of clients cannot be decrypted" in clinic.error
     quarantined = json.loads(clinic.run("inventory", "--json"))["quarantine"]
     assert [(each["table"], each["column"]) for each in quarantined] == [("clients", "email")]
     assert foreign not in "".join(clinic.folder.printed)
@@ -442,7 +442,7 @@ def test_values_within_values_are_known_before_a_rotation_and_stop_it(clinic: Cl
     assert "are encrypted twice: " in (shown := " ".join(clinic.folder.printed[-2].split()))
     assert "values under v1 in clients.email (among them rows" in shown
     clinic.run("verify", expect=1)
-    assert "5 value(s) of clients do not decrypt, or only to another encrypted value" in clinic.error
+    assert "5 values of clients cannot be decrypted, or only to another encrypted value" in clinic.error
     reasons = {(each["key"], each["reason"]) for each in json.loads(clinic.run("inventory", "--json"))["quarantine"]}
     twice = str(Defect(DefectKind.ENCRYPTED_TWICE, V1))
     assert reasons == {(f'["{row}"]', twice) for row in inner}
@@ -615,4 +615,4 @@ def test_without_the_extra_the_command_says_what_to_install(tmp_path: Path) -> N
         check=False,
     )
     assert done.returncode == 1
-    assert "and not typer, which the command needs; install 'keyrotation-pipeline[pipeline]'" in done.stderr
+    assert "and has no typer; install 'keyrotation-pipeline[pipeline]'" in done.stderr

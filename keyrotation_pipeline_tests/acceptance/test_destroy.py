@@ -65,7 +65,7 @@ def test_an_archived_key_is_destroyed_once_no_backup_needs_it_and_two_officers_s
     text = approve(folder, opened, officers[:1])
     assert "Action: destroy\nAuthorises: destroy v1 in the key store" in text
     assert "ten years are over; copies that stay: " in text
-    assert "1 non-current version(s) there, which anybody who may read versions can read (the last lock until" in text
+    assert "1 non-current version there, which anybody who may read versions can read (the last lock until" in text
     folder.run("destroy", "v1", expect=1)
     assert "needs 1 more approval" in folder.printed[-1]
     approve(folder, opened, officers[1:])

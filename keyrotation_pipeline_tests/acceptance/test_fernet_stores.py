@@ -237,8 +237,8 @@ def test_a_store_that_lost_keys_or_its_list_is_made_whole_by_the_commands(
     # A key that nobody knows stays, and is named.
     stranger = Fernet.generate_key().decode()
     where.change_list(f"{new},{stranger}")
-    assert "holds 1 key(s) that are not in the key store" in home.typed("preflight", "--all", exits=1)
-    assert "holds 1 key(s) that are not in the key store" in home.typed("status")
+    assert "1 key that the key store does not have" in home.typed("preflight", "--all", exits=1)
+    assert "1 key that the key store does not have" in home.typed("status")
     back = finished(home, "rollback", request)
     assert listed() == [home.keys[0], stranger]
     where.change_list(home.keys[0])

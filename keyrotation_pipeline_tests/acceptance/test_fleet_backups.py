@@ -145,7 +145,7 @@ def test_a_member_is_brought_back_and_the_rotation_goes_on(
     assert done["set"] == recovered(fleet, "south")["set"]
     if through == "zero_old_rows_proof":
         refused = fleet.refused("rotate", request)
-        assert "table south:clients, column name: 60 value(s) are still under v1" in refused
+        assert "table south:clients, column name: 60 values still under v1" in refused
         assert fleet.live() == {"v1", "v2"}
     fleet.typed("rotate", request)
     assert (fleet.live(), fleet.read()) == ({"v2"}, fleet.expected)
@@ -166,7 +166,7 @@ def test_a_member_of_before_a_finished_rotation_is_read_and_rotated_again(
     steps = recovered(fleet, "south", **{"--set": old})["next"]
     assert any("values under v1: " in each and "`keyrotation reconcile`" in each for each in steps)
     said = json.loads(fleet.typed("status", "--count", "--json"))["attention"]
-    assert any("south:clients holds 60 value(s) under v1, which is archived" in each for each in said)
+    assert any("south:clients holds 60 values under v1, which is archived" in each for each in said)
     assert "v1 is archived, and `keyrotation reconcile` makes it readable" in fleet.refused("request", "--reason", "x")
     fleet.requested("reconcile")
     fleet.typed("reconcile")

@@ -173,7 +173,7 @@ def test_one_element_that_no_key_opens_is_named_and_stops_the_proof(home: Home) 
         connection.execute("UPDATE users SET tags[3] = %s WHERE id = 5", (stranger,))
         connection.execute("UPDATE users SET doc = jsonb_set(doc, '{codes,0}', '17') WHERE id = 6")
     refused = home.walk(request, stops=True)[-1]
-    assert "table users, column doc.codes.0: 1 value(s) are not encrypted" in refused
+    assert "table users, column doc.codes.0: 1 unencrypted value" in refused
     with psycopg.connect(application.url, autocommit=True) as connection:
         assert connection.execute("SELECT doc #> '{codes,0}' FROM users WHERE id = 6").fetchone() == (17,)
         fixed = application.keys.encrypt(application.texts[6][3].encode()).decode()

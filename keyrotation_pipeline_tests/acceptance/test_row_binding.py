@@ -249,7 +249,7 @@ def test_a_configuration_that_says_otherwise_than_the_application_is_met_before_
     home.file.write_text(declared.replace("from = 3", "from = 4"))
     assert "decrypts none of the" in home.typed("request", "--reason", "yearly", exits=1)
     home.file.write_text(declared.replace('key = "id"', 'key = "notes"'))
-    assert "a column that changes with the encryption key" in home.typed("request", "--reason", "yearly", exits=1)
+    assert "which changes with the encryption key" in home.typed("request", "--reason", "yearly", exits=1)
     assert {value.partition(":")[0] for value in application.stored()} == {"v3x"}
     home.file.write_text(declared)
     home.typed("verify")

@@ -299,8 +299,8 @@ def test_the_extra_scan_is_enough_and_other_commands_name_theirs(scanned: Scanne
     other = typed("status")
     assert (other.returncode, other.stderr.count("\n")) == (1, 1)
     assert other.stderr.endswith(
-        "install 'keyrotation-pipeline[pipeline]', or '…[scan]' for `keyrotation scan` and '…[exec]' for "
-        "`keyrotation exec` alone\n"
+        "install 'keyrotation-pipeline[pipeline]' "
+        "(or '…[scan]' for `keyrotation scan`, '…[exec]' for `keyrotation exec`)\n"
     )
 
 

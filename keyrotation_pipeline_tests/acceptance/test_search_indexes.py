@@ -98,7 +98,7 @@ def test_every_row_is_found_and_no_address_is_stored_twice_during_a_rotation(hom
         connection.execute('UPDATE care."Patients" SET odd = NULL WHERE id < 3')
     assert "care.Patients: 3 rows hold a value without a search index under its key" in home.typed("inventory")
     verified = home.run("verify")
-    assert "table care.Patients: 3 value(s) have no search index under their key (column e-mail: 3;" in verified[1]
+    assert "table care.Patients: 3 values without a search index under its key (column e-mail: 3;" in verified[1]
     assert re.findall(r'care\.Patients +\["(.)"\] +e-mail +missing', verified[0]) == ["0", "1", "2"]
     document = documented("verify", home.run("verify", "--json")[0])
     missing = {"table": "care.Patients", "column": "e-mail", "search_index": "missing"}

@@ -135,7 +135,7 @@ def test_older_backups_need_the_key_and_it_is_destroyed_once_none_does(
 ) -> None:
     secret, backups = tmp_path / "officer.sec.asc", tmp_path / ".keyrotation" / "backups"
     secret.write_bytes(security_officer.gpg("--armor", "--export-secret-keys"))
-    assert "holds 200 value(s) of another library" in home.said("destroy", "v2", "--reason", "too early")
+    assert "holds 200 values of another library" in home.said("destroy", "v2", "--reason", "too early")
     home.typed("backup")
     assert home.shown("recovery-test", "--key", str(secret))["passed"] is True
     (dump,) = backups.glob("database-*.dump.gpg")

@@ -194,7 +194,7 @@ def test_no_token_goes_to_a_server_that_officers_have_not_signed(home: Home, tra
         place = f"http://127.0.0.1:{evil.getsockname()[1]}"
         home.file.write_text(before.replace(transit.address, f"{place}/transit/app"))
         for command in ("init", "verify"):
-            assert f"officers have not signed keys {place}, so it gets no token" in home.typed(command, exits=1)
+            assert f"officers have not signed keys {place}, so nothing is sent to it" in home.typed(command, exits=1)
         assert f"names other hosts than officers signed (keys {place} is new" in home.typed("status")
         with pytest.raises(TimeoutError):
             evil.accept()
@@ -241,7 +241,7 @@ def test_a_rotation_that_dies_when_the_server_has_made_the_version_goes_on(
         patched.setattr(TransitKeyStore, "add", dies)
         assert home.typed("rotate", request, exits=1) == "killed"
     assert transit.described()["latest_version"] == 3
-    assert "which is not known here; if a rotation has just made it, continue that" in home.typed("status")
+    assert "which is not known here; continue the rotation that made it" in home.typed("status")
     home.typed("rotate", request, "--through", "primary_key_rollout")
     assert "it is unknown which keys" not in home.typed("status")
     transit.configure(min_decryption_version=2)

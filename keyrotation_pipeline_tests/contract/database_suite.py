@@ -442,7 +442,7 @@ class RetirementEvidenceSuite(_Rows):
     ) -> None:
         moment = self.moment(fenced)
         fenced.update(table, 0, column, cell)
-        with pytest.raises(ProofError, match=rf"table {table.name}, column {column}: 1 value\(s\) are not encrypted"):
+        with pytest.raises(ProofError, match=rf"table {table.name}, column {column}: 1 unencrypted value"):
             self.prove(fenced, moment)
 
     def test_a_quarantined_value_refuses_the_evidence(self, fenced: Subject) -> None:

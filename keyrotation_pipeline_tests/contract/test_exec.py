@@ -181,7 +181,7 @@ def test_a_list_with_a_key_of_somebody_else_or_put_back_is_not_taken_for_sealed(
     place.change(as_list([key(1), key(7)]))
     store = place.open(seal)
     with pytest.raises(
-        KeyStoreError, match=r"holds 1 key\(s\) that are not in the key store, and under a seal no list"
+        KeyStoreError, match=r"holds 1 key that the key store does not have, and a seal delivers no list"
     ):
         store.reseal(store.read().revision)
     assert base64.urlsafe_b64decode(str(place.listed()).split(",")[1])

@@ -125,7 +125,7 @@ def test_a_key_that_the_store_does_not_know_is_kept_at_the_end_and_named(place: 
     assert numbers(place) == [2, 8]
     (problem,) = store.preflight()
     assert problem.message == store.read().foreign
-    assert "holds 1 key(s) that are not in the key store" in problem.message
+    assert "1 key that the key store does not have" in problem.message
     assert not problem.fatal
     place.change_list(as_list([key(2)]))
     assert (store.read().foreign, store.preflight()) == (None, ())

@@ -102,7 +102,7 @@ def test_making_a_version_again_makes_no_other(store: TransitKeyStore, transit: 
 def test_a_version_that_somebody_else_made_is_no_next_one(store: TransitKeyStore, transit: Transit) -> None:
     transit.rotate()
     transit.rotate()
-    with pytest.raises(KeyStoreError, match="is at version 3, so v2 cannot be made: somebody rotates it"):
+    with pytest.raises(KeyStoreError, match="is at version 3, so v2 cannot be made; find out who rotates it"):
         store.made(V2)
     (problem,) = store.preflight()
     assert problem.fatal

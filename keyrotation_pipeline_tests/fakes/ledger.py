@@ -84,7 +84,7 @@ class FakeLedger(FakeChain):
                 raise KeyStoreError(f"{record.version} is registered with another fingerprint; use the next version")
             return
         if other := other_generation(record.version, record.fingerprint, self.state.keys.values()):
-            raise KeyStoreError(f"{record.version} is like {other}, and one key never serves both generations")
+            raise KeyStoreError(f"{record.version} is like {other}, and no key serves both generations")
         self.append(KeyRegistered.of(record), request)
         self.state.keys[record.version] = record
 

@@ -170,7 +170,7 @@ class FakeEvidence:
             if self.database.fence_made.get(str(table.name), 0) >= moment.xid:
                 raise FenceError(f"the fence of table {table.name} was recreated after the proof; run it again")
         for entry in self.database.quarantined(tables):
-            raise ProofError(f"table {entry.table}, column {entry.column}: 1 value(s) are in quarantine; fix them")
+            raise ProofError(f"table {entry.table}, column {entry.column}: 1 value in quarantine; fix them")
         if found := self.snapshot_blockers(moment):
             raise BlockedError("; ".join(found))
         values = sum(sum(count.values_by_version.values()) for count in FakeInventory(self.database).count(tables))
@@ -197,7 +197,7 @@ class FakeEvidence:
                 if version_of(value) in versions:
                     raise FenceError(f"table {table.name}, column {column}: a value is still under {version_of(value)}")
                 if is_unencrypted(value):
-                    raise ProofError(f"table {table.name}, column {column}: 1 value(s) are not encrypted; look again")
+                    raise ProofError(f"table {table.name}, column {column}: 1 unencrypted value; look again")
         if any(finding.blocks(retired) for finding in self.database.findings):
             raise ProofError("something is left; look at `keyrotation inventory`")
 

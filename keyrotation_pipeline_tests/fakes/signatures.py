@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from keyrotation_pipeline.errors import ApprovalError
 from keyrotation_pipeline.model.approval import Officer, Roster, VerifiedSignature
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.backups import CertificateStatus
 from keyrotation_pipeline_tests.fakes.journal import START
 
@@ -59,7 +60,7 @@ class FakeSignatures:
         if required < (1 if self.lone_officer_allowed else 2):
             raise ApprovalError(f"[approvals] required is {required}; two people must agree, so set it to 2 or more")
         if len(officers) < required:
-            raise ApprovalError(f"{required} approvals are required of {len(officers)} officer(s); name more")
+            raise ApprovalError(f"{required} approvals are required of {counted(len(officers), 'officer')}; name more")
         return self.configured
 
     def _require_valid(self, officer: Officer, at: datetime | None) -> None:

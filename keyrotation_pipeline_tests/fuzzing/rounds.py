@@ -243,7 +243,7 @@ class Round:
                     self.journal.found("the walk was over while a value was there that no key opens")
                     break
             except RefusedError as error:
-                if "value(s)" in str(error) or "in quarantine" in str(error):
+                if "cannot be decrypted" in str(error) or "in quarantine" in str(error):
                     self.journal.count("walks stopped at a damaged value")
                     break
                 time.sleep(0.2)

@@ -191,12 +191,12 @@ def test_what_opens_under_no_key_or_under_two_is_in_quarantine_and_blocks_the_pr
         notes.set(row, notes.value(V2, "fixed"))
     notes.engine.sweep(notes.table)
     moment = notes.fenced()
-    with pytest.raises(FenceError, match=r"1 row\(s\) hold values under v1 again"):  # and under v2
+    with pytest.raises(FenceError, match=r"1 row with values under v1 again"):  # and under v2
         notes.searched()
     notes.set(1, None)
-    with pytest.raises(ProofError, match=r"1 value\(s\) do not decrypt"):
+    with pytest.raises(ProofError, match=r"1 value cannot be decrypted"):
         notes.searched()
-    with pytest.raises(FenceError, match=r"column body: 1 value\(s\) .* do not open with v2 alone"):
+    with pytest.raises(FenceError, match=r"column body: 1 value .* cannot be opened with v2 alone"):
         notes.proven(moment, None)
 
 
@@ -370,7 +370,7 @@ def test_an_old_login_with_every_right_can_add_no_trigger_either(notes: Notes) -
         notes.set(1, notes.value(V1, "back"), by=old)
     with undeclared_login(notes.connection, f"{first}_other"):
         execute(sql.SQL("GRANT TRIGGER ON {} TO {}").format(table, sql.Identifier(f"{first}_other")))
-        assert f"{first}_other can write its encrypted columns, or add a trigger" in notes.problems()[0]
+        assert f"its encrypted columns can be written by {first}_other, not in" in notes.problems()[0]
 
 
 TRIGGERED = """
@@ -400,7 +400,7 @@ def test_a_trigger_that_may_set_an_encrypted_column_is_a_way_around_the_fence(
         assert notes.connection.execute('SELECT body FROM "Cl inic"."Not es" WHERE id = 3').fetchone() == (late,)
         notes.set(3, notes.value(V2, "late"), "plain")
     assert notes.fencing.fences(notes.table) == ()
-    said = rf'login {old} can write another column, and trigger early of "Cl inic"\."Not es" may then set an encrypted'
+    said = rf'login {old} can write a column, where trigger early of "Cl inic"\."Not es" may set an encrypted'
     with pytest.raises(FenceError, match=said):
         notes.fencing.fence(notes.table, [V1])
     with pytest.raises(FenceError, match="is not fenced against v1"):
@@ -520,9 +520,9 @@ def test_what_was_written_after_the_search_is_found_while_nobody_can_write(notes
     assert notes.proven(moment, searched).values == 2 * ROWS
     with notes.session(notes.logins[1]) as stale:  # an instance with the new login and the old key
         notes.set(6, notes.value(V1, "late"), by=stale)
-    with pytest.raises(FenceError, match=r"column body: 1 value\(s\) .* do not open with v2 alone"):
+    with pytest.raises(FenceError, match=r"column body: 1 value .* cannot be opened with v2 alone"):
         notes.proven(moment, searched)
-    with pytest.raises(FenceError, match=r"1 row\(s\) hold values under v1 again"):
+    with pytest.raises(FenceError, match=r"1 row with values under v1 again"):
         notes.searched()
 
 
@@ -540,7 +540,7 @@ def test_writers_go_on_until_the_last_decrypt_which_reads_what_they_wrote(
     monkeypatch.setattr(discovery, "discover", while_somebody_writes)
     assert notes.proven(moment, searched).values == 2 * ROWS
     written = notes.value(V1, "stale")
-    with pytest.raises(FenceError, match=r"column body: 1 value\(s\) .* do not open with v2 alone"):
+    with pytest.raises(FenceError, match=r"column body: 1 value .* cannot be opened with v2 alone"):
         notes.proven(moment, searched)
 
 
@@ -645,7 +645,7 @@ def test_a_key_that_was_destroyed_counts_for_nothing_in_the_next_rotation(notes:
     assert notes.fencing.old_rows(notes.table, [V1], None) == OldRows(0, 0)
     notes.set(3, notes.value(V2, "new"))
     assert notes.fencing.old_rows(notes.table, [V1, V2], None) == OldRows(1, 0)
-    with pytest.raises(ProofError, match=rf"{2 * ROWS - 1} value\(s\) do not decrypt"):
+    with pytest.raises(ProofError, match=rf"{2 * ROWS - 1} values cannot be decrypted"):
         notes.searched()
     with pytest.raises(UnknownKeyVersionError):  # whether a key is in use is not answered without it
         notes.inventory.rows_seen(notes.table, V1, 60)
@@ -683,7 +683,7 @@ def test_values_in_bytea_documents_and_arrays_are_rotated_and_proven_too(
         old.execute("UPDATE \"Cl inic\".places SET doc = '{}' WHERE id = 3")
     late = [notes.value(V1, "late")]
     migrated.execute('UPDATE "Cl inic".places SET tags = %s WHERE id = 5', (late,))
-    with pytest.raises(FenceError, match=r"column tags\[\]: 1 value\(s\) .* do not open with v2 alone"):
+    with pytest.raises(FenceError, match=r"column tags\[\]: 1 value .* cannot be opened with v2 alone"):
         notes.proven(moment, searched)
     assert notes.problems() == []
 

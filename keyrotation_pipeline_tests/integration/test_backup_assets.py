@@ -125,7 +125,7 @@ def test_a_key_that_can_sign_must_not_stay_on_a_machine(clinic: Clinic) -> None:
     secret.write_bytes(clinic.secret_key())
     declared = settings.load(with_recovery(clinic, secret))
     with (
-        pytest.raises(SigningRecoveryKeyError, match="can sign; keep a key here that can only decrypt") as refused,
+        pytest.raises(SigningRecoveryKeyError, match="can sign; name one that can only decrypt") as refused,
         recovery_key(declared),
     ):
         pass

@@ -255,7 +255,7 @@ def test_the_applications_audit_says_what_it_has_of_each_row(scene: Scene) -> No
         scene.sql("UPDATE public.clients SET name = %s WHERE id = %s", scene.seal(1, PLANTED), row)
     found = scene.compare(audit="audit_events")
     assert {each.key: each.recorded for each in found.listed} == {
-        '["1"]': f"2 write(s), the last {now:%Y-%m-%d %H:%M:%S} UTC: UPDATE Client by unknown from 10.0.0.1/32",
+        '["1"]': f"2 writes, the last {now:%Y-%m-%d %H:%M:%S} UTC: UPDATE Client by unknown from 10.0.0.1/32",
         '["2"]': "no write",
         '["3"]': "no write",
     }

@@ -375,7 +375,7 @@ def test_large_objects_that_cannot_be_read_are_reported(connection: Connection, 
     with connect(make_conninfo(database_url, user=role)) as limited:
         (found,) = discover(limited, ())
     connection.execute(f"DROP ROLE {role}".encode())
-    assert found.reason.startswith("1 large object(s) cannot be read by role reader_of_")
+    assert found.reason.startswith("1 large object cannot be read by role reader_of_")
     assert found.blocks([V1])
 
 

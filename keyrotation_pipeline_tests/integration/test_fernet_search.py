@@ -161,7 +161,7 @@ def test_a_declared_place_that_is_all_of_another_format_is_named(
     add(other)
     (sentence,) = sentences()
     assert sentence.startswith(
-        f"Some users.{place} is declared as {declared.name}, but all 2 of its values that were looked at are "
+        f"Some users.{place} is declared as {declared.name}, but all 2 values looked at are "
         f"{other.name}, and none is {declared.name}; "
     )
     add(declared)

@@ -145,7 +145,7 @@ def test_columns_that_blind_index_may_have_made_with_the_same_master_key_are_war
         PARTITION OF "Front desk"."Cli%ents" FOR VALUES FROM (-9) TO (0)"""
     )
     (sentence,) = warned_of(clients, TABLE)
-    assert sentence.startswith("column Front desk.Cli%ents.email_bidx is named like a search index of blind_index")
+    assert sentence.startswith("column Front desk.Cli%ents.email_bidx is named like a search index, which finds no row")
     assert warned_of(clients, replace(TABLE, format=replace(LOCKBOX, derivation=None))) == []
 
 
@@ -210,11 +210,11 @@ def test_the_walk_writes_each_value_with_its_blind_index_and_the_old_one_is_clea
     assert engine.sweep(INDEXED).rows == 0
     update(indexed, "email_bidx_v2 = NULL", 11)
     assert fencing.old_rows(INDEXED, [V1], None) == OldRows(0, 0, 1)
-    with pytest.raises(FenceError, match=r"1 row\(s\) hold a value without a search index under its key"):
+    with pytest.raises(FenceError, match=r"1 row with a value that has no search index under its key"):
         evidence.search([INDEXED], V1, [V1], engine.progress.append)
     assert engine.sweep(INDEXED).rows == 1
     update(indexed, "email_bidx_v2 = %s", 12, index(V2, "mail 99"))
-    with pytest.raises(ProofError, match=r"1 value\(s\) have the search index of another text") as refused:
+    with pytest.raises(ProofError, match=r"1 value with the search index of another text") as refused:
         evidence.search([INDEXED], V1, [V1], engine.progress.append)
     assert '["12"]' in str(refused.value)
     update(indexed, "email_bidx_v2 = NULL", 12)
@@ -228,7 +228,7 @@ def test_the_walk_writes_each_value_with_its_blind_index_and_the_old_one_is_clea
     def cleared() -> int:
         return clear_indexes(lambda: connect(database_url), REQUEST, INDEXED, V2, lambda _: None, Limits())
 
-    with pytest.raises(StaleWriterError, match=r"1 row\(s\) hold a value without a search index"):
+    with pytest.raises(StaleWriterError, match=r"1 row with a value that has no search index"):
         cleared()
     assert stored_indexes(indexed)[14] == (index(V1, "mail 14"), None)
     assert engine.sweep(INDEXED).rows == 1

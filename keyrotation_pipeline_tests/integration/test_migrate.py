@@ -100,7 +100,7 @@ def test_a_failed_migration_leaves_nothing_behind(database_url: str, connection:
 def test_a_read_only_database_is_named_as_such(database_url: str, connection: Connection) -> None:
     connection.execute(f"ALTER DATABASE {connection.info.dbname} SET default_transaction_read_only = on")
     with pytest.raises(
-        PreflightError, match=r"is read-only; if it is a standby, .* else set default_transaction_read_only"
+        PreflightError, match=r"is read-only; give the primary's address as .* or set default_transaction_read_only"
     ):
         migrate(database_url)
 
@@ -126,7 +126,7 @@ def test_a_schema_of_a_development_version_is_left_alone(
     connection.execute("UPDATE keyrotation.alembic_version SET version_num = %s", (revision,))
     before = connection.execute(OBJECTS).fetchall()
     for refuses in (partial(require_migrated, connection), partial(migrate, database_url)):
-        with pytest.raises(PreflightError, match=r"of a development version from before 0\.1\.0"):
+        with pytest.raises(PreflightError, match=r"of a development version before 0\.1\.0"):
             refuses()
     assert connection.execute(OBJECTS).fetchall() == before
 

@@ -100,12 +100,12 @@ def test_a_process_compares_the_whole_once_and_then_what_was_added(pair: Pair) -
         pair.member.execute("UPDATE keyrotation.audit_events SET body = '{}' WHERE seq = 2")
     append(pair.lead, 1)
     opened.bring_up_to_date()
-    with pytest.raises(PreflightError, match="is not this home's; find out who wrote it"):
+    with pytest.raises(PreflightError, match="is not this home's; find out whose it is"):
         pair.opened().bring_up_to_date()
     with writable(pair.member):
         pair.member.execute("UPDATE keyrotation.audit_events SET body = '{}' WHERE seq = %s", (EVENTS + 1,))
         pair.member.execute("UPDATE keyrotation.audit_head SET hash = repeat('b', 64)")
-    with pytest.raises(PreflightError, match="is not this home's; find out who wrote it"):
+    with pytest.raises(PreflightError, match="is not this home's; find out whose it is"):
         opened.bring_up_to_date()
 
 
@@ -167,6 +167,6 @@ def test_what_is_no_chain_is_not_asked_to_be_signed(pair: Pair, forge: str) -> N
         pair.member.execute(forge.encode())
     asked: tuple[Callable[[], object], ...] = (pair.opened().former, pair.opened().bring_up_to_date)
     for each in asked:
-        with pytest.raises(PreflightError, match="is not this home's; find out who wrote it"):
+        with pytest.raises(PreflightError, match="is not this home's; find out whose it is"):
             each()
     assert pair.kept == {}

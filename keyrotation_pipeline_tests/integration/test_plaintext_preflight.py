@@ -147,4 +147,4 @@ def test_a_unique_column_may_be_encrypted_where_its_search_index_is_unique(migra
     [(is_fatal, message)] = said(migrated, "CREATE UNIQUE INDEX second ON cases (even)", table)[
         "plaintext_is_in_no_unique_index"
     ]
-    assert (is_fatal, "have rows saved with their search index before" in message) == (False, True)
+    assert (is_fatal, "save rows with their search index first" in message) == (False, True)

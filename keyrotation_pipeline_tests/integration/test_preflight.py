@@ -354,12 +354,12 @@ def test_a_value_already_under_the_longer_prefix_needs_no_more_room(either: Conn
         ),
         pytest.param(
             "CREATE TABLE notes (c text CONSTRAINT one_digit CHECK (c ~ '^v[0-9]:'))",
-            "the CHECK one_digit of notes refuses 1 row(s) under v10",
+            "the CHECK one_digit of notes refuses 1 row under v10",
             id="CHECK of a table",
         ),
         pytest.param(
             'CREATE TABLE notes (c text, "D d" int DEFAULT 56, CONSTRAINT size CHECK (length(c) <= "D d"))',
-            "the CHECK size of notes refuses 1 row(s) under v10",
+            "the CHECK size of notes refuses 1 row under v10",
             id="CHECK that compares with another column",
         ),
     ],
@@ -552,7 +552,7 @@ def standby(server: Server, connection: Connection) -> Iterator[Connection]:
 def test_a_standby_is_refused_and_the_primary_is_warned_of_it(connection: Connection, standby: Connection) -> None:
     (sentence,) = fatal(standby)
     assert "the server is a standby and accepts no writes" in sentence
-    assert any("1 standby(s) or subscriber(s) replicate from here" in each for each in warnings(connection))
+    assert any("standbys or subscribers replicate from here (1)" in each for each in warnings(connection))
 
 
 @pytest.fixture

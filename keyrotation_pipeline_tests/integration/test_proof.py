@@ -92,7 +92,7 @@ def test_a_forged_validated_fence_does_not_hide_an_old_value(clinic: Clinic) -> 
     clinic.write_old_value_behind_the_fence()
     assert fence.fences(clinic.connection, CLIENTS) == (V1,), "the catalogue claims a whole fence"
 
-    with pytest.raises(ProofError, match=r"table clients, column email: 1 value\(s\) are still under v1"):
+    with pytest.raises(ProofError, match=r"table clients, column email: 1 value still under v1"):
         clinic.prove()
 
 
@@ -101,7 +101,7 @@ def test_a_forged_validated_fence_does_not_hide_an_old_value(clinic: Clinic) -> 
     [
         pytest.param(
             f"ALTER TABLE public.visits DROP CONSTRAINT {fence.NAME}",
-            r"table visits is not fenced against v1 on column\(s\) notes",
+            r"table visits is not fenced against v1 on notes",
             id="dropped fence",
         ),
         pytest.param(
@@ -117,38 +117,38 @@ def test_a_forged_validated_fence_does_not_hide_an_old_value(clinic: Clinic) -> 
         ),
         pytest.param(
             "UPDATE public.clients SET first_name = 'Alice' WHERE id = 2",
-            r'table clients, column first_name: 1 value\(s\) are not encrypted \(row\(s\) \["2"\]\); encrypt or',
+            r'table clients, column first_name: 1 unencrypted value \(row \["2"\]\); encrypt or',
             id="unencrypted value",
         ),
         pytest.param(
             "UPDATE public.clients SET first_name = 'v02:abc' WHERE id = 2",
-            r"table clients, column first_name: 1 value\(s\) are not encrypted",
+            r"table clients, column first_name: 1 unencrypted value",
             id="near miss",
         ),
         pytest.param(
             "UPDATE public.clients SET email = 'v2:AAAAAAAAAAAAAAAA:Anna Alice Meier, Bern' WHERE id = 2",
-            r"table clients, column email: 1 value\(s\) are not encrypted",
+            r"table clients, column email: 1 unencrypted value",
             id="plaintext behind the head of a value",
         ),
         pytest.param(
             "UPDATE public.clients SET email = 'v2:AAAAAAAAAAAAAAAA:' || repeat('Alice is well. ', 1000) || '=='",
-            r"table clients, column email: 2 value\(s\) are not encrypted",
+            r"table clients, column email: 2 unencrypted values",
             id="long plaintext behind the head of a value",
         ),
         pytest.param(
             "INSERT INTO public.visits VALUES (2, 'Alice was here')",
-            r"table visits, column notes: 1 value\(s\) are not encrypted \(row\(s\) .*2.*\); encrypt or",
+            r"table visits, column notes: 1 unencrypted value \(row .*2.*\); encrypt or",
             id="unencrypted value in the second table",
         ),
         pytest.param(
             "ALTER TABLE public.clients ADD nickname text; UPDATE public.clients SET nickname = email WHERE id = 1",
-            r"clients, column nickname: 1 encrypted value\(s\)",
+            r"clients, column nickname: 1 encrypted value",
             id="undeclared column",
         ),
         pytest.param(
             "INSERT INTO keyrotation.quarantine VALUES "
             "('clients', 'clients', '[\"1\"]', 'email', now(), 'not-authentic', 2)",
-            r"table clients, column email: 1 value\(s\) are in quarantine",
+            r"table clients, column email: 1 value in quarantine",
             id="quarantine",
         ),
     ],
@@ -165,7 +165,7 @@ def test_whatever_is_left_blocks_and_is_named_by_table_column_and_count(
 def test_an_old_value_in_an_unfenced_table_is_counted(clinic: Clinic) -> None:
     fence.unfence(clinic.connection, VISITS, V1)
     clinic.connection.execute("UPDATE public.visits SET notes = %s", (clinic.sealed(1),))
-    with pytest.raises(ProofError, match=r"table visits, column notes: 1 value\(s\) are still under v1"):
+    with pytest.raises(ProofError, match=r"table visits, column notes: 1 value still under v1"):
         clinic.prove()
 
 
@@ -375,23 +375,23 @@ def test_a_changed_table_that_is_large_by_its_toast_is_searched_before_anything_
             "UPDATE pg_class SET relchecks = 0 WHERE oid = 'public.clients'::regclass;"
             "UPDATE public.clients SET email = {old} WHERE id = 1;"
             "UPDATE pg_class SET relchecks = 1 WHERE oid = 'public.clients'::regclass",
-            r"column email: 1 value\(s\) are still under v1",
+            r"column email: 1 value still under v1",
             id="a fence that was switched off by hand for a moment",
         ),
         pytest.param(
             "CREATE TABLE public.copies AS SELECT {old} AS note",
-            r"copies, column note: 1 encrypted value\(s\)",
+            r"copies, column note: 1 encrypted value",
             id="a new table",
         ),
         pytest.param(
             "ALTER TABLE public.visits ADD note text; UPDATE public.visits SET note = {old}",
-            r"visits, column note: 1 encrypted value\(s\)",
+            r"visits, column note: 1 encrypted value",
             id="a new column",
         ),
         pytest.param(
             "CREATE TABLE public.child () INHERITS (public.visits); ALTER TABLE public.child ADD note text;"
             "INSERT INTO public.child VALUES (9, NULL, {old})",
-            r"child, column note: 1 encrypted value\(s\)",
+            r"child, column note: 1 encrypted value",
             id="a new child",
         ),
     ],
@@ -417,7 +417,7 @@ def test_a_column_that_was_generated_while_its_table_was_searched_is_read_afterw
     )
     searched = clinic.search()
     clinic.connection.execute("ALTER TABLE public.visits ALTER copy DROP EXPRESSION")
-    with pytest.raises(ProofError, match=r"visits, column copy: 1 encrypted value\(s\)"):
+    with pytest.raises(ProofError, match=r"visits, column copy: 1 encrypted value"):
         clinic.prove(searched)
     monkeypatch.setattr(search, "READ_AGAIN_PAGES", 0)
     with pytest.raises(BlockedError, match="large tables were created or changed during the search"):
@@ -440,7 +440,7 @@ def test_what_was_changed_is_read_again_though_smaller_relations_have_used_up_th
     size = "SELECT pg_relation_size('public.clients') / current_setting('block_size')::int"
     ((pages,),) = clinic.connection.execute(size).fetchall()
     monkeypatch.setattr(search, "READ_AGAIN_PAGES", int(str(pages)))
-    with pytest.raises(ProofError, match=r"clients, column city: 1 encrypted value\(s\)"):
+    with pytest.raises(ProofError, match=r"clients, column city: 1 encrypted value"):
         clinic.prove(searched)
 
 
@@ -456,12 +456,12 @@ def test_a_table_that_was_made_again_after_the_proof_is_not_the_one_proven(clini
     [
         pytest.param(
             "INSERT INTO public.clients SELECT n, {old}, '', '' FROM generate_series(10, 500) AS n",
-            r"clients, column city: \d+ encrypted value\(s\)",
+            r"clients, column city: \d+ encrypted values?",
             id="an old value in an undeclared column",
         ),
         pytest.param(
             "INSERT INTO public.clients SELECT n, '', 'Ada', '' FROM generate_series(10, 500) AS n",
-            r"table clients, column first_name: \d+ value\(s\) are not encrypted",
+            r"table clients, column first_name: \d+ unencrypted values?",
             id="unencrypted values",
         ),
     ],
@@ -521,7 +521,7 @@ def test_housekeeping_is_no_change(clinic: Clinic, monkeypatch: pytest.MonkeyPat
 
 def test_what_is_left_is_found_before_anything_is_locked(clinic: Clinic) -> None:
     clinic.write_old_value_behind_the_fence()
-    with pytest.raises(FenceError, match=r"table clients, column email: 1 value\(s\) are still under v1"):
+    with pytest.raises(FenceError, match=r"table clients, column email: 1 value still under v1"):
         clinic.search()
 
 
@@ -595,7 +595,7 @@ def test_plaintext_is_refused_by_the_count_of_a_rotation(clinic: Clinic) -> None
     clinic.connection.execute(f"ALTER TABLE public.visits DROP CONSTRAINT {fence.NAME}".encode())
     clinic.connection.execute("INSERT INTO public.visits VALUES (2, 'plain')")
     with (
-        pytest.raises(ProofError, match=r"table visits, column notes: 1 value\(s\) are not encrypted"),
+        pytest.raises(ProofError, match=r"table visits, column notes: 1 unencrypted value"),
         clinic.connection.transaction(),
     ):
         proof.zero_old_rows(clinic.connection, [CLIENTS, NOTES], V1, [V1], moment)

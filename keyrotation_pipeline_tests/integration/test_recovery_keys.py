@@ -70,7 +70,7 @@ def test_the_agents_passphrase_is_given_through_a_pipe_and_a_wrong_or_missing_on
         secret = officer.gpg("--pinentry-mode=loopback", "--passphrase", "horse", "--export-secret-keys")
         with (
             imported_key(secret, None) as key,
-            pytest.raises(RecoveryKeyError, match="has a passphrase, and none was given"),
+            pytest.raises(RecoveryKeyError, match="has a passphrase; run this at a terminal"),
         ):
             key.decrypt("x.gpg", message)
         with pytest.raises(RecoveryKeyError, match="the passphrase does not open the recovery key"):

@@ -113,7 +113,7 @@ def test_what_a_step_would_stop_at_is_named_and_what_later_ones_would(local_clin
     assert damaged.step == Step.ZERO_OLD_ROWS_PROOF
     assert "table clients, column name: 1 value (fails authentication under key version v1)" in damaged.sentence
     assert undeclared.step == Step.RETIRED_KEY
-    assert undeclared.sentence.startswith("copies, column kept: undeclared column holds encrypted values (4 value(s))")
+    assert undeclared.sentence.startswith("copies, column kept: undeclared column holds encrypted values (4 values)")
 
 
 def test_what_a_request_would_be_refused_for_is_found_before_any_row(local_clinic: Clinic) -> None:

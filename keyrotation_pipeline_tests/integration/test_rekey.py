@@ -314,7 +314,7 @@ def test_what_would_not_be_the_same_is_refused_and_leaves_nothing(local_clinic: 
     if case == "unreadable":
         stranger = ring_of(1, 2)
         connection.execute("UPDATE public.clients SET name = %s WHERE id = 1", (sealed(stranger, 1, "Eve"),))
-        error, sentence = UndecryptableError, r"1 value\(s\) of clients in .* do not decrypt"
+        error, sentence = UndecryptableError, r"1 value of clients in .* cannot be decrypted"
     if case == "trigger":
         connection.execute(
             "CREATE FUNCTION public.shout() RETURNS trigger LANGUAGE plpgsql AS "

@@ -99,7 +99,7 @@ def test_a_standby_that_dropped_out_after_it_was_seen_is_not_forgotten(clients: 
         moment = replaced(clients)
         (sentence,) = holders(clients, moment)
         assert "standby 'reports@local', last seen" in sentence
-        assert "start it again and let it catch up" in sentence
+        assert "start it again" in sentence
         assert shown(standby, clients) == "v1:"
         set_on(standby, "primary_conninfo", upstream)
         assert eventually(lambda: holders(clients, moment) == ())
@@ -162,9 +162,7 @@ def test_what_a_slot_has_received_is_not_what_its_standby_has_replayed(clients: 
 def test_an_inactive_physical_slot_holds_and_dropping_it_is_not_enough(clients: Connection) -> None:
     clients.execute("SELECT pg_create_physical_replication_slot('unknown', true)")
     moment = replaced(clients)
-    assert any(
-        "'unknown' is inactive, so what its receiver still shows is unknown" in e for e in holders(clients, moment)
-    )
+    assert any("'unknown' is inactive, so its receiver may show old values" in e for e in holders(clients, moment))
     clients.execute("SELECT pg_drop_replication_slot('unknown')")
     (sentence,) = holders(clients, moment)
     assert "add 'slot unknown' to [database] gone_replicas" in sentence
@@ -243,7 +241,7 @@ def test_a_role_that_could_not_see_who_holds_an_old_snapshot_is_refused_before_t
             each for each in found if "would be hidden from this role, so the old key could not be retired" in each
         ]
         assert bool(hidden) is not seen
-        assert all("session(s) of postgres" in each and "GRANT pg_read_all_stats" in each for each in hidden)
+        assert all("of postgres would be hidden" in each and "GRANT pg_read_all_stats" in each for each in hidden)
     finally:
         clients.execute("REASSIGN OWNED BY blind TO postgres; DROP OWNED BY blind; DROP ROLE blind")
 

@@ -95,7 +95,7 @@ def test_a_row_too_large_to_be_rewritten_at_once_is_refused(
     assert [each for each in ports.environment.preflight([two], V2) if each.fatal] == []
     ports.connection.execute("UPDATE public.cases SET b = a")
     (fatal,) = [each.message for each in ports.environment.preflight([two], V2) if each.fatal]
-    assert fatal.startswith("a row of cases holds 4.0 MiB in its encrypted columns, and more than 3 MiB cannot be")
+    assert fatal.startswith("a row of cases holds 4.0 MiB in its encrypted columns, more than the 3 MiB that can be")
 
 
 def test_a_row_that_became_too_large_after_the_preflight_stops_the_walk_with_one_sentence(

@@ -186,7 +186,7 @@ def taken_back(watched: Watched) -> None:
         news(pipeline, "something that somebody dislikes")
         assert witness(pipeline) == ()
     code, said = watched.asked(whole)
-    assert (code, "and the pack has" in said, "it was cut, or made before" in said) == (1, True, True), said
+    assert (code, "and the pack has" in said, "it is older, or was cut" in said) == (1, True, True), said
     forked = watched.pack("forked")
 
     def without_what_is_disliked(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -346,7 +346,7 @@ LIES: tuple[tuple[int, bytes, str], ...] = (
     (500, b"<html>", "answers with HTTP status 500"),
     (404, b"", "does not know this audit; give its operator the key"),
     (403, b"", "does not know the key of this home; give its operator the one"),
-    (409, b"1\n", "and says now that it has signed 1; ask its operator"),
+    (409, b"1\n", "and now says 1; ask its operator"),
     (409, b"-1 \n", "which are not the first"),
     (409, b"9" * 17 + b"\n", "has signed 99,999,999,999,999,999 events of this audit, which has"),
 )

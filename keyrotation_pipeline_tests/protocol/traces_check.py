@@ -28,7 +28,7 @@ def audits_follow_the_protocol(request: pytest.FixtureRequest) -> Iterator[None]
         found = examined(recorded)
     _dump(request.node.nodeid, found)
     unknown = sorted(found.steps.keys() - relation() - beyond())
-    assert not unknown, f"{len(unknown)} step(s) of an audit are unknown to the protocol's model: {unknown[0]}"
+    assert not unknown, f"steps of an audit that the protocol's model lacks: {len(unknown)}, such as {unknown[0]}"
 
 
 def _dump(module: str, found: Examined) -> None:

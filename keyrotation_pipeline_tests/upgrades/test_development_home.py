@@ -18,7 +18,7 @@ from keyrotation_pipeline_tests.upgrades.kept_home import DATABASE, folder_of, r
 from keyrotation_pipeline_tests.upgrades.test_kept_homes import Revived
 
 FILE = Path(__file__).parent / "development" / "key.tar.xz"
-SENTENCE = "is of a development version from before 0.1.0, which no release continues"
+SENTENCE = "is of a development version before 0.1.0, which no release continues"
 
 
 @pytest.fixture

@@ -47,8 +47,8 @@ class FileAnchors:
             return read(PinnedRoster, json.loads(self._own.read(ROSTER)))
         except (AuditError, ValueError, RecursionError):
             raise AuditError(
-                f"{self._directory / ROSTER}, which says who may approve, is damaged; restore it from a backup of the "
-                "home, or, if the roster in the database is right, remove it"
+                f"{self._directory / ROSTER}, which says who may approve, is damaged; restore it from a backup, "
+                "or remove it if the database's roster is right"
             ) from None
 
     def keep_roster(self, pinned: PinnedRoster) -> None:

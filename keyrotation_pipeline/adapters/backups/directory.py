@@ -281,8 +281,8 @@ def fetch_bounded(file: StoredFile, place: str, size_bytes: int, source: Source,
             return
         target.unlink()
     raise DamagedBackupError(
-        f"{file.name} in {place} has more than the {file.size_bytes:,} bytes in its manifest, so it is another file; "
-        "use another copy or an older backup, and find out who replaced it"
+        f"{file.name} in {place} has more than the {file.size_bytes:,} bytes in its manifest, so somebody "
+        "replaced it; use another copy or an older backup, and find out who"
     )
 
 

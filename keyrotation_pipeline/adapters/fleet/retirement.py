@@ -183,8 +183,8 @@ class FleetEvidence:
                     differs = ["its WAL is behind, as after a restore"]
                 if differs:
                     raise ProofError(
-                        f"database {each.member} has changed since it gave its evidence: {'; '.join(differs)}; nothing "
-                        "was retired: when you know who it was, run `keyrotation rotate` again, which takes it anew"
+                        f"database {each.member} has changed since it gave its evidence: {'; '.join(differs)}, "
+                        "and nothing was retired; find out who it was, then run `keyrotation rotate` again"
                     )
                 if found := member.ports.evidence.snapshot_blockers(_own(each.member, position)):
                     raise BlockedError("; ".join(_blockers(each.member, found)))

@@ -138,8 +138,8 @@ class AwsArchive:
         held = {each: self._entry(version, each) for each in known}
         if others := [each for each, found in held.items() if isinstance(found, KeyMaterial) and found != material]:
             raise KeyStoreDamagedError(
-                f"secret {others[0]} holds something else as {version} than the key to be archived; find out "
-                f"which one encrypted the values under {version}, and remove the other"
+                f"secret {others[0]} holds another key as {version}; find out which one encrypted values under "
+                f"{version}, and remove the other"
             )
         if matching := [each for each, found in held.items() if found == material]:
             name = matching[0]

@@ -13,6 +13,7 @@ from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import BARE_KEYS, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys
 
@@ -95,8 +96,9 @@ class KeyList:
         if not others:
             return None
         return (
-            f"{self.place} holds {len(others)} key(s) that are not in the key store, and are left there at its end; "
-            "values under them stop every rotation: find out whose they are, and remove them when nothing is under them"
+            f"{self.place} ends with {counted(len(others), 'key')} that the key store does not have, and values "
+            "under such keys stop every rotation; find out whose they are, and remove them when nothing is under "
+            "them"
         )
 
     def exposed(self, held: str | None, live: Live) -> Iterator[KeyVersion]:
@@ -124,8 +126,8 @@ class KeyList:
             raise KeyStoreError(f"{self.place} holds something else than keys ({error}); correct it") from None
         if others:
             raise KeyStoreError(
-                f"{self.place} holds {len(others)} key(s) that are not in the key store, and under a seal no list is "
-                "delivered; remove them when nothing is under them, then run `keyrotation reseal`"
+                f"{self.place} holds {counted(len(others), 'key')} that the key store does not have, and a seal "
+                "delivers no list; remove such keys when nothing is under them, then run `keyrotation reseal`"
             )
 
     def problems(self, stored: StoredKeys) -> Iterator[Problem]:

@@ -179,8 +179,8 @@ class SecretsManager:
                 if is_seen():
                     return
         raise KeyStoreUnavailableError(
-            f"AWS accepted a change of secret {secret} and does not show it after {PATIENCE_SECONDS:.0f} s, or "
-            "somebody changed it since; wait a minute and run the same again"
+            f"AWS accepted a change of secret {secret}, but does not show it after {PATIENCE_SECONDS:.0f} s, or "
+            "it was changed again; wait a minute, then run this again"
         )
 
     def tag(self, secret: str, tags: Mapping[str, str]) -> None:

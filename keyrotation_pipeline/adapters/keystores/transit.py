@@ -71,8 +71,8 @@ class TransitKeyStore:
             policy = server.policy()
         if policy.latest != version.number:
             raise KeyStoreError(
-                f"{self._address} is at version {policy.latest}, so {version} cannot be made: somebody rotates it; "
-                "find out who, then run `keyrotation init`, which imports it, and request the next version"
+                f"{self._address} is at version {policy.latest}, so {version} cannot be made; find out who "
+                "rotates it, run `keyrotation init`, which imports it, and request the next version"
             )
         return server.reference(version.number)
 
@@ -92,8 +92,8 @@ class TransitKeyStore:
             )
         if server_at(self._address).unknown_keys([material]) and not archived:
             raise KeyStoreError(
-                f"{self._address} does not decrypt under {version}, or is another key than the one that this names; "
-                "have min_decryption_version or the key put back there, then run the same again"
+                f"{self._address} does not decrypt under {version}, or is another key; have "
+                "min_decryption_version or the key put back there, then run this again"
             )
         return self._compared(self._files.add(version, material, revision, archived=archived))
 
@@ -227,6 +227,6 @@ def _unknown(address: str, policy: TransitPolicy, stored: StoredKeys) -> str | N
     if not stored.versions or policy.latest <= max(each.number for each in stored.versions):
         return None
     return (
-        f"{address} encrypts with version {policy.latest}, which is not known here; if a rotation has just made it, "
-        "continue that, else find out who did, and run `keyrotation init`, which imports it"
+        f"{address} encrypts with version {policy.latest}, which is not known here; continue the rotation that "
+        "made it, or find out who did, then run `keyrotation init`"
     )

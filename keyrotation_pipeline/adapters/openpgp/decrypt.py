@@ -120,8 +120,8 @@ class GpgRecoveryKey:
             )
         if _NO_PASSPHRASE in reasons:
             return RecoveryKeyError(
-                f"the recovery key {self._label} has a passphrase, and none was given; run this at a terminal, which "
-                "asks for it, or set [recovery] passphrase (with `recover`: --passphrase-file)"
+                f"the recovery key {self._label} has a passphrase; run this at a terminal, which asks for it, or "
+                "set [recovery] passphrase (`recover`: --passphrase-file)"
             )
         if reasons & {_CANCELLED, _NO_PIN_ENTRY} or _OF_PIN_ENTRY in sources:  # without a terminal, for one
             return RecoveryKeyError(
@@ -226,12 +226,12 @@ def _require_decrypts_only(fingerprint: str, usable: Mapping[str, str], officers
     if decrypting := [each for each, letters in usable.items() if letters == "e"]:
         alone = " ".join(f"'{each}!'" for each in decrypting)
         raise SigningRecoveryKeyError(
-            "[recovery] secret_key can sign; keep a key here that can only decrypt: export its subkey for encryption "
-            f"alone (gpg --armor --export-secret-subkeys {alone} > recovery.sec.asc) and name that file"
+            "[recovery] secret_key can sign; name one that can only decrypt, as `gpg --armor "
+            f"--export-secret-subkeys {alone} > recovery.sec.asc` writes it"
         )
     raise SigningRecoveryKeyError(
-        "[recovery] secret_key has no subkey that can only decrypt; make one (gpg --quick-add-key FINGERPRINT cv25519 "
-        "encr for a key made with usage cert), and add its certificate to [backup] recipients"
+        "[recovery] secret_key has no subkey that can only decrypt; add one to a key of usage cert (gpg "
+        "--quick-add-key FINGERPRINT cv25519 encr), and its certificate to [backup] recipients"
     )
 
 

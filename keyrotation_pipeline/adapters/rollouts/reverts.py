@@ -162,9 +162,9 @@ class Reverts:
         if len(self._revisions) > _AT_MOST:
             who = _other_managers(secret, ("f:data",), ("f:metadata",))
             raise BlockedError(
-                f"Secret {self.fleet.secret} was changed twice since this rollout began, last by {_named(who)}, so "
-                "that it is not known what its Pods were started with; "
-                f"{_advice_to(who, 'it')}, and run the rotation again"
+                f"Secret {self.fleet.secret} was changed twice since this rollout began, last by {_named(who)}, "
+                f"so nobody knows what its Pods were started with; {_advice_to(who, 'it')}, and run the rotation "
+                "again"
             )
 
     def written(self, workload: Workload, text: str) -> None:

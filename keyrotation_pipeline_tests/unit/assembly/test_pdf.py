@@ -16,7 +16,7 @@ PAGE = b"<!DOCTYPE html><html lang='en'><title>A report</title><style>@page { si
 
 def test_without_a_program_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(KeyRotationError, match="neither is installed here; run `apt-get install chromium`"):
+    with pytest.raises(KeyRotationError, match="a PDF needs Chromium or WeasyPrint; run `apt-get install chromium`"):
         pdf_program()
 
 

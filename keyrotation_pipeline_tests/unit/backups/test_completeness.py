@@ -175,8 +175,8 @@ def not_begun(site: Site, made: BackupSet) -> None:
 @pytest.mark.parametrize(
     ("happened", "said"),
     [
-        pytest.param(killed_after_the_dump, ", but part of its set is: the upload is under", id="after"),
-        pytest.param(killed_in_the_dump, ", but part of its set is: the upload is under", id="in the dump"),
+        pytest.param(killed_after_the_dump, ", but part of its set is: an interrupted upload", id="after"),
+        pytest.param(killed_in_the_dump, ", but part of its set is: an interrupted upload", id="in the dump"),
         pytest.param(not_begun, "; run `keyrotation backup`", id="before"),
     ],
 )
@@ -215,7 +215,7 @@ def test_a_set_of_another_pipeline_is_reported_and_changes_nothing(site: Site) -
     found = site.status()
     assert (found.manifest, found.problems) == (made.name, ())
     (sentence,) = found.unknown
-    assert "has 1 set(s) of the pipeline 3fa9c1d2, which is unknown" in sentence
+    assert "has 1 set of the pipeline 3fa9c1d2, which is unknown" in sentence
     assert manifest_name(stamp) in sentence
     assert kept_sets(site.offsite, site.trust).refused == {}
 
@@ -234,7 +234,7 @@ def test_of_many_manifests_that_are_named_like_ours_only_the_newest_are_read(
 
     monkeypatch.setattr(site.offsite, "read", reading)
     (sentence,) = unknown_sets(site.offsite, site.offsite.names(), site.trust)
-    assert f"has {MOST_READ} set(s) named like ours, which no key of ours has signed" in sentence
+    assert f"has {MOST_READ} sets named like ours, which no key of ours has signed" in sentence
     assert len(asked) == MOST_READ  # no signature, since none names our key
     assert made.name not in asked
 

@@ -539,7 +539,7 @@ def test_a_text_that_would_be_read_as_a_value_is_refused(database: Connection) -
 
 def test_a_column_that_is_yet_to_be_encrypted_is_not_copied_into_an_encrypted_one(database: Connection) -> None:
     before = clients_with(EncryptedType(RING, encrypted_from=2)).alias()
-    with pytest.raises(KeyRotationError, match="cannot take a SQL expression or another type's column"):
+    with pytest.raises(KeyRotationError, match="takes no SQL expression or column of another type"):
         database.execute(insert(CLIENTS).from_select(["first_name"], select(before.c.first_name)))
 
 

@@ -110,7 +110,7 @@ def test_what_has_several_texts_names_no_row(type_: TypeEngine[Any], value: obje
 
 def test_a_declaration_is_whole_and_its_column_is_there_and_never_null(connection: sa.Connection) -> None:
     for given in ({"row": "id", "row_from": None}, {"row": None, "row_from": 3}, {"row": "id", "row_from": 0}):
-        with pytest.raises(InvalidBindingError, match=r'such as row="id", row_from=3; give both, or neither'):
+        with pytest.raises(InvalidBindingError, match=r'such as row="id", row_from=3'):
             EncryptedType(RING, **given)
     for column, wrong in ((sa.Column("id", sa.Integer), "may be NULL"), (sa.Column("no", sa.Integer), "is not in it")):
         with pytest.raises(InvalidBindingError, match=f"bound to their row by its id, which {wrong}; name a column"):

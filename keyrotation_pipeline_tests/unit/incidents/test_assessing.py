@@ -268,7 +268,7 @@ def test_each_change_gives_the_next_version_of_the_report_and_keeps_the_former(
     assert said(world, incident, affected={"Ohio": 600}).since is not None, "a count is raised after the end, too"
     kept_report(world.pipeline, incident.id)
     assert [each.number for each in versions(world.pipeline.ledger, incident.id)] == [1, 2, 3]
-    with pytest.raises(IncidentError, match=r"has 3 version\(s\), and no 4"):
+    with pytest.raises(IncidentError, match=r"has 3 versions, and no 4"):
         version(world.pipeline.ledger, incident.id, 4)
 
 

@@ -166,7 +166,7 @@ def _handle(world: FakeWorld, incident: Incident) -> None:
             said = str(error)
             if "applications do not have" in said:
                 return
-            if "nobody has seen that every instance is without it: run `keyrotation request " in said:
+            if "nobody saw every instance without it: run `keyrotation request " in said:
                 walk(world, approved(world))
         begun = [each for each in world.ledger.requests() if each.started_at and not each.is_over]
         assert len(begun) <= 1

@@ -95,7 +95,7 @@ def test_every_difference_gives_another_revision() -> None:
     ],
 )
 def test_nothing_is_given_out_that_is_there_for_both_generations(stored: StoredKeys) -> None:
-    with pytest.raises(KeyStoreDamagedError, match="v2x, which are one number or one key in both"):
+    with pytest.raises(KeyStoreDamagedError, match="v2x, one number or one key in both"):
         stored.material(V2.other_generation)
     with pytest.raises(KeyStoreDamagedError, match="in both generations"):
         stored.ring()

@@ -119,7 +119,7 @@ def test_an_instance_that_came_back_and_fell_silent_is_seen(
 ) -> None:
     rotated.rollout.running = (Instance("batch", reads, V2, START + heard, silent=True),)
     expected = ["instance batch came back with v1 after every instance had been seen without it, 2026-01-05 09:00 UTC"]
-    assert [sentence.partition(", and fell silent")[0] for sentence in problem_of(rotated)] == expected * found
+    assert [sentence.partition(", and is silent now")[0] for sentence in problem_of(rotated)] == expected * found
 
 
 def test_one_that_fell_silent_is_news_for_a_day(rotated: FakeWorld) -> None:
@@ -135,7 +135,7 @@ def test_a_report_that_does_not_count_is_attention_with_the_number_of_its_row(ro
         Instance("web-2", (), None, START, unproven=(V2,), problem=problem),
     )
     [found] = problem_of(rotated)
-    assert found.startswith(f"instance web-2: {problem}; compare the keys")
+    assert found.startswith(f"instance web-2: {problem}; compare its keys")
     assert fleet(rotated.pipeline)["attention"] == [found]
     assert fleet(rotated.pipeline)["instances"][1]["unproven"] == ["v2"]
     rotated.rollout.running = (replace(rotated.rollout.running[1], silent=True),)
@@ -247,12 +247,12 @@ NOW, BEFORE, LONG_AGO = timedelta(0), timedelta(hours=2), timedelta(hours=25)
     ("instances", "reported"),
     [
         pytest.param((failing("a", v1={NOW: 10}),), None, id="ten"),
-        pytest.param((failing("a", v1={NOW: 11}),), "11 value(s)", id="eleven"),
-        pytest.param((failing("a", v1={NOW: 6}), failing("b", v2={NOW: 5})), "11 value(s)", id="of two together"),
+        pytest.param((failing("a", v1={NOW: 11}),), "11 values", id="eleven"),
+        pytest.param((failing("a", v1={NOW: 6}), failing("b", v2={NOW: 5})), "11 values", id="of two together"),
         pytest.param((failing("a", v1={NOW: 6, BEFORE: 6}),), None, id="in two minutes"),
         pytest.param((failing("a", none={NOW: 11}),), "under none", id="that name no version"),
         pytest.param((failing("a", v1={LONG_AGO: 500}),), None, id="a day ago"),
-        pytest.param((failing("a", v1={BEFORE: 30, NOW: 11}),), "30 value(s)", id="the worst minute"),
+        pytest.param((failing("a", v1={BEFORE: 30, NOW: 11}),), "30 values", id="the worst minute"),
     ],
 )
 def test_too_many_values_that_cannot_be_decrypted_are_attention_and_reported_once_an_hour(

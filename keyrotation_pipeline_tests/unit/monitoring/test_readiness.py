@@ -229,7 +229,7 @@ def test_a_declared_column_in_another_format_is_red(clinic: Clinic) -> None:
     clinic.world.database.other_formats = (declared_tokens("clients", "email"),)
     check = clinic.checks()["other_formats_are_known"]
     assert check.light is Light.RED
-    assert check.value.startswith("clients.email is declared as native, but all 3 of its values")
+    assert check.value.startswith("clients.email is declared as native, but all 3 values")
     assert check.do.startswith("correct [format], or leave the column out")
 
 

@@ -129,7 +129,7 @@ def failed_test(report: ComplianceReport) -> ComplianceReport:
     (one_signature, "rotations", "Not true that enough officers signed every request that began: rotate"),
     (one_officer_twice, "rotations", "Not true that enough officers signed every request that began: rotate"),
     (no_evidence, "rotations", "retired no key"),
-    (found_later, "rotations", "a count found 3 value(s)"),
+    (found_later, "rotations", "a count found 3 values"),
     (undocumented, "rotations", "has no completed row in key_rotation_audit"),
     (overdue, "keys", "Not true that the key in use is within its cryptoperiod"),
     (later(2), "backups", "Not true that the newest backup is of the last day"),

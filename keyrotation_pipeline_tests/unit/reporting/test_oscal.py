@@ -124,7 +124,7 @@ def three_must_sign(report: ComplianceReport) -> ComplianceReport:
 
 
 def found_later(report: ComplianceReport) -> ComplianceReport:
-    finding = LaterFinding(9, START, "a count found 3 value(s)", gone=False)
+    finding = LaterFinding(9, START, "a count found 3 values", gone=False)
     return replace(report, requests=tuple(replace(each, later_findings=(finding,)) for each in report.requests))
 
 

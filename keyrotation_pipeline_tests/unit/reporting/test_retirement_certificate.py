@@ -92,15 +92,13 @@ EARLIER = START - timedelta(seconds=1)
     ("facts", "found"),
     [
         pytest.param((counted(0), verified(0), searched()), None, id="nothing was found"),
-        pytest.param((counted(2),), "a count found 2 value(s) under v1 in clients", id="a count"),
+        pytest.param((counted(2),), "a count found 2 values under v1 in clients", id="a count"),
         pytest.param((counted(2), counted(0)), None, id="a newer count finds none"),
-        pytest.param((counted(0), counted(2)), "a count found 2 value(s)", id="a newer count finds some"),
+        pytest.param((counted(0), counted(2)), "a count found 2 values", id="a newer count finds some"),
         pytest.param((counted(2, EARLIER),), None, id="a count of before the proof"),
-        pytest.param((verified(1),), "found 1 value(s) in clients that do not decrypt", id="verify"),
-        pytest.param(
-            (verified(1), counted(0)), "found 1 value(s) in clients that do not", id="a count clears no verify"
-        ),
-        pytest.param((searched(V1),), "scratch.copy.email (4 value(s))", id="an inventory"),
+        pytest.param((verified(1),), "could not decrypt 1 value in clients", id="verify"),
+        pytest.param((verified(1), counted(0)), "could not decrypt 1 value in clients", id="a count clears no verify"),
+        pytest.param((searched(V1),), "scratch.copy.email (4 values)", id="an inventory"),
         pytest.param((searched(V2),), None, id="an inventory of the new key"),
     ],
 )
@@ -116,7 +114,7 @@ def test_a_key_that_a_later_reading_found_is_not_certified_as_dead(facts: tuple[
 
 def test_what_was_found_and_is_gone_stays_on_record() -> None:
     retired = after(counted(2), counted(0), verified(0))
-    assert [each.found for each in retired.found] == ["a count found 2 value(s) under v1 in clients"]
+    assert [each.found for each in retired.found] == ["a count found 2 values under v1 in clients"]
     assert [(each.entry.kind, each.found) for each in retired.newest] == [("counted", None), ("values_decrypted", None)]
 
 

@@ -77,7 +77,7 @@ def test_values_under_an_archived_version_are_attention(world: FakeWorld) -> Non
     world.ledger.save_counts(world.pipeline.inventory.count(world.pipeline.tables))
     (sentence,) = reported(world)
     assert sentence in overview(world.pipeline).attention
-    assert sentence.startswith("table visits holds 1 value(s) under v1, which is archived")
+    assert sentence.startswith("table visits holds 1 value under v1, which is archived")
 
 
 def with_tables(world: FakeWorld, *names: str) -> FakeWorld:

@@ -215,7 +215,7 @@ def quarantined_value(world: FakeWorld, authority: Authority) -> None:
         pytest.param(withdrawn_approval, ApprovalError, "expired", id="approval"),
         pytest.param(snapshot_that_stays, BlockedError, r"session 12 \(pg_dump\)", id="old snapshot"),
         pytest.param(no_proof, OutOfOrderError, "no proof of zero old rows", id="no proof"),
-        pytest.param(quarantined_value, ProofError, "are in quarantine", id="evidence missing"),
+        pytest.param(quarantined_value, ProofError, "in quarantine", id="evidence missing"),
     ],
 )
 def test_a_missing_piece_keeps_the_key_where_it_is(
@@ -273,7 +273,7 @@ def test_plaintext_that_the_count_has_let_pass_stops_whatever_is_no_rollback(
         retire_now(world)
         assert world.keys.archived() == (V1,)
     else:
-        with pytest.raises(ProofError, match=r"^3 value\(s\) of an old form are none that a rollback leaves"):
+        with pytest.raises(ProofError, match=r"^of 3 values in an old form, a rollback leaves none"):
             retire_now(world)
         assert world.keys.archived() == ()
 

@@ -319,7 +319,7 @@ def test_the_post_mortem_states_the_facts_in_the_form_of_the_source_procedure(wo
     for line in (
         "ROLLBACK POST-MORTEM", "Reason for rollback: reports are slow", f"Stopped rotation {rotation.id}",
         "its last finished step was rows. What blocked it last: instance web-1 lags; restart it.",
-        "4 value(s) decrypt, 0 are left under v2, none is in quarantine.", "Re-encrypted v2 to v1, 2 row(s)",
+        "4 values decrypted, 0 left under v2, none in quarantine.", "Re-encrypted v2 to v1, 2 rows",
         "Prevention measures:",
     ):  # fmt: skip
         assert line in text

@@ -148,7 +148,7 @@ def test_the_line_and_the_page_of_the_step_tell_how_many_rows_were_cleared(world
     facts = {"archived": [], "instances": 2, "names": ["a", "b"], "search_indexes_cleared": {"clients": 1200, "t": 34}}
     record = StepRecord(Step.ARCHIVED_KEY, None, None, START, facts)
     assert phase_line(record, 1.0).endswith("2 instances, search indexes of 1,234 rows cleared")
-    assert summary(rotation, record, Names({})).endswith(" Search indexes under it were cleared in 1,234 row(s).")
+    assert summary(rotation, record, Names({})).endswith(" Search indexes under it were cleared in 1,234 rows.")
     before = replace(record, facts={**facts, "search_indexes_cleared": None})
     assert phase_line(before, 1.0).endswith("2 instances")
     assert "Search indexes" not in summary(rotation, before, Names({}))

@@ -69,7 +69,7 @@ def test_values_are_bound_to_their_row_from_the_declared_version_on(tmp_path: Pa
         ),
         pytest.param(
             SECOND + table(more='row = { key = "email", from = 3 }'),
-            "a column that changes with the encryption key",
+            "which changes with the encryption key",
             id="a row by an encrypted column",
         ),
         pytest.param(SECOND + table(more='row = { key = "id" }'), "from", id="a row without a version"),

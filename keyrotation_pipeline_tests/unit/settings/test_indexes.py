@@ -30,10 +30,10 @@ def test_an_index_is_bound_as_its_column_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        pytest.param(table('{ of = "mail", odd = "o", even = "e" }'), "none of its encrypted columns", id="of nothing"),
+        pytest.param(table('{ of = "mail", odd = "o", even = "e" }'), "none of its whole encrypted", id="of nothing"),
         pytest.param(
             table('{ of = "doc.a", odd = "o", even = "e" }', columns='{ column = "doc", path = ["a"] }'),
-            "none of its encrypted columns",
+            "none of its whole encrypted",
             id="of a value in a document",
         ),
         pytest.param(table('{ of = "email", odd = "o" }'), "even", id="one column"),
@@ -61,7 +61,7 @@ def test_an_index_is_bound_as_its_column_is(tmp_path: Path) -> None:
         ),
         pytest.param(
             '[format]\nname = "fernet"\nkeys = { env = "K" }\n' + table(EMAIL),
-            'indexes of values of "fernet" cannot be rotated by this version, only those of our own format',
+            'indexes of values of "fernet" cannot be rotated yet, only those of our own format',
             id="of another format",
         ),
     ],

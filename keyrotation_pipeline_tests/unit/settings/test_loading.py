@@ -224,7 +224,7 @@ key_id = "arn:aws:kms:eu-central-1:111122223333:key/8f0a1c9e-0000-4000-8000-0000
         ),
         pytest.param(
             '[[tables]]\nname = "c"\ncolumns = [{ column = "a", path = ["b"], elements = true }]',
-            "arrays inside documents cannot be rotated yet",
+            "arrays in documents cannot be rotated yet",
             id="elements at a path",
         ),
         pytest.param(
@@ -254,11 +254,11 @@ key_id = "arn:aws:kms:eu-central-1:111122223333:key/8f0a1c9e-0000-4000-8000-0000
         ),
         pytest.param(
             PAIR.format(', { column = "b", iv = "a_iv" }'),
-            "[[tables]] c has a second use for a_iv, the nonces of column a",
+            "[[tables]] c uses a_iv, the nonces of column a, twice",
             id="one nonce for two values",
         ),
-        pytest.param(PAIR.format(', "a_iv"'), "has a second use for a_iv", id="a nonce that is a value"),
-        pytest.param(PAIR.replace("a_iv", "a").format(""), "has a second use for a,", id="its own nonce"),
+        pytest.param(PAIR.format(', "a_iv"'), "uses a_iv", id="a nonce that is a value"),
+        pytest.param(PAIR.replace("a_iv", "a").format(""), "uses a,", id="its own nonce"),
         pytest.param(
             '[[tables]]\nname = "c"\ncolumns = [{ column = "a", path = ["x"], iv = "a_iv" }]',
             "iv is for whole columns alone",

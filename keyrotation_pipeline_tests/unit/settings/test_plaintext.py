@@ -88,7 +88,7 @@ def test_the_columns_in_which_a_library_has_parts_of_its_values_are_read_and_not
             '[keys]\nstore = "kubernetes-secret"\n[keys.kubernetes-secret]\nnamespace = "n"\nname = "s"\n'
             'archive_name = "a"\n[rollout]\nmode = "kubernetes"\n[[rollout.workloads]]\n'
             'kind = "Deployment"\nname = "a"\ncontainer = "b"\n' + TABLE.format(NOTE),
-            'write mode = "attest" until the column is encrypted',
+            'write [rollout] mode = "attest" until the column is encrypted',
             id="Pods",
         ),
         pytest.param(

@@ -19,6 +19,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, StaleWriterError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.search_index import is_odd
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.tables import EncryptedTable
@@ -90,12 +91,12 @@ def clear_indexes(
             CLOCK.sleep(_PAUSE_SECONDS)
         if unindexed := unindexed_rows(connection, table, target):
             raise StaleWriterError(
-                f"table {table.name}: {unindexed} row(s) hold a value without a search index under its key; have what "
-                "writes them save them again, then repeat this step"
+                f"table {table.name}: {counted(unindexed, 'row')} with a value that has no search index under its "
+                "key; have the application save such rows again, then repeat this step"
             )
     raise BlockedError(
-        f"table {table.name}: rows with search indexes under a retired key, on {len(left)} page(s), stay locked by "
-        "others; wait until their transactions end, then run this step again"
+        f"table {table.name}: rows with search indexes under a retired key stay locked, on "
+        f"{counted(len(left), 'page')}; wait until those transactions end, then run this step again"
     )
 
 

@@ -96,7 +96,7 @@ def listed(context: TraversalContext, first: int, end: int) -> list[ListedRow]:
     if largest > limit:
         raise PreflightError(
             f"a row of {context.relation.label} holds {largest / 2**20:.1f} MiB in encrypted columns, more than "
-            f"{limit // 2**20} MiB; move such values out of the table, then run `keyrotation rotate` again"
+            f"{limit // 2**20} MiB; move such values elsewhere, then run `keyrotation rotate` again"
         )
     return rows
 

@@ -56,10 +56,7 @@ _MESSAGES: tuple[tuple[tuple[type[psycopg.Error], ...], type[KeyRotationError], 
     (
         (errors.UniqueViolation,),
         PreflightError,
-        (
-            "two rows hold the same text under two keys{where}, which a unique index does not let them hold under one; "
-            "find them by the application, and change one"
-        ),
+        "two rows hold one text under two keys{where}, which a unique index refuses; find them, and change one",
     ),
     ((errors.LockNotAvailable,), BlockedError, "the table is locked by another session; wait until that has ended"),
     ((errors.DiskFull,), BlockedError, "the database server's disk is full; make room"),

@@ -30,6 +30,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.format import column_reencryptors, 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows
 
@@ -71,8 +72,8 @@ class ByDecrypting(Evidence):
             raise ProofError(f"{decrypted.wrong_indexes}, then run this step again")
         if unindexed := unindexed_rows(self.connection, self.table, alone.primary):
             raise FenceError(
-                f"table {self.table.name}: {unindexed} row(s) hold a value without a search index under its key, so "
-                "searches would miss them; find what writes them without one"
+                f"table {self.table.name}: {counted(unindexed, 'row')} with a value that has no search index "
+                "under its key, so searches would miss it; find what writes without one"
             )
         for _ in range(_READINGS):
             before, since = since, oldest_in_progress(self.connection)
@@ -106,8 +107,8 @@ class ByDecrypting(Evidence):
         """See `Evidence.remade`."""
         # Rights are in the same catalog rows as the rest of the definition, such as another home's constraint.
         return DefinitionChangedError(
-            f"the definition of {place} or the rights on it were changed after the proof, and nothing tells "
-            "whether the old login could write meanwhile; find out who changed them"
+            f"{place} or the rights on it were changed after the proof, so the old login may have written "
+            "meanwhile; find out who changed them"
         )
 
     def _new_key_alone(self, retired: Sequence[KeyVersion]) -> KeyRing:
@@ -151,23 +152,24 @@ class ByDecrypting(Evidence):
                 failed.update((table.columns[each.column], each.defect) for each in failures)
         for (column, defect), number in failed.items():
             what = (
-                f"table {table.name}, column {column}: {number} value(s) that were written since the last full decrypt"
+                f"table {table.name}, column {column}: {counted(number, 'value')} written since the last full decrypt"
             )
             if defect.kind is DefectKind.UNKNOWN_KEY:
-                raise FenceError(f"{what} do not open with {alone.primary} alone; find what wrote them")
-            raise ProofError(f"{what} are {defect}; fix or remove them, then run `keyrotation rotate` again")
+                raise FenceError(f"{what} cannot be opened with {alone.primary} alone; find what writes them")
+            raise ProofError(f"{what}: {defect}; fix or remove each, then run `keyrotation rotate` again")
         return values
 
     def _refuse(self, retired: Sequence[KeyVersion], failures: int) -> None:
         """Says which of the values that do not open with the new key are under a retired one."""
         if rows := required(self.keys, self.table).old_rows(self.table, retired, None).rows:
             raise FenceError(
-                f"table {self.table.name}: {rows} row(s) hold values under {' or '.join(map(str, retired))} again; "
-                "look for transactions older than the login's fence, or instances with an old key"
+                f"table {self.table.name}: {counted(rows, 'row')} with values under "
+                f"{' or '.join(map(str, retired))} again; look for transactions older than the login's fence, or "
+                "instances with an old key"
             )
         raise ProofError(
-            f"table {self.table.name}: {failures} value(s) do not decrypt; fix or remove them (`keyrotation inventory` "
-            "lists them), then run `keyrotation rotate` again"
+            f"table {self.table.name}: {counted(failures, 'value')} cannot be decrypted; fix or remove them "
+            "(`keyrotation inventory` lists them), then run `keyrotation rotate` again"
         )
 
 
@@ -187,6 +189,6 @@ def lock_writers_out(connection: Connection, table: EncryptedTable, tree: Sequen
             connection.execute(sql.SQL("LOCK TABLE ONLY {} IN SHARE MODE").format(relation.identifier))
     except psycopg.errors.LockNotAvailable:
         raise BlockedError(
-            f"table {table.name} is being written by a transaction that does not end, or changed by another session; "
-            "wait until that ends, then run this step again"
+            f"table {table.name} is written by a transaction that does not end, or changed by a session; wait for "
+            "its end, then run this step again"
         ) from None

@@ -15,6 +15,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BackupError, FenceError, PreflightError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.backups import TableContent
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.proof import NAMED_AT_MOST, Searched, not_encrypted
@@ -144,10 +145,10 @@ class Evidence:
         Raises:
             As `search`.
         """
-        counted = self._require_zero(versions, again.first)
+        values = self._require_zero(versions, again.first)
         tree = relations.tree(self.connection, self.table)
         if again.searched is None or not any(relation.oid in again.first for relation in tree):
-            return counted
+            return values
         return again.searched.values[str(self.table.name)]
 
     def lock_out(self, again: ReadAgain) -> bool:  # noqa: ARG002
@@ -169,23 +170,24 @@ class Evidence:
     def remade(self, place: str) -> FenceError:
         """Returns the refusal of a fence that is younger than the proof."""
         return FenceError(
-            f"the fence of {place} on column(s) {', '.join(self.table.columns)} was recreated after the proof; "
-            "find out who changed it"
+            f"the fence of {place} on {', '.join(self.table.columns)} was recreated after the proof; find out who "
+            "changed it"
         )
 
     def _require_zero(self, versions: Sequence[KeyVersion], first: Mapping[int, int] = MappingProxyType({})) -> int:
         name = str(self.table.name)
-        counted = count_old_values(self.connection, self.table, versions, first)
-        for (column, version), number in counted.old.items():
+        found = count_old_values(self.connection, self.table, versions, first)
+        for (column, version), number in found.old.items():
             raise FenceError(
-                f"table {name}, column {column}: {number} value(s) are still under {version}; find what wrote them"
+                f"table {name}, column {column}: {counted(number, 'value')} still under {version}; find what "
+                "writes under it"
             )
         for column, number in counted.encrypted.items():
             raise FenceError(
                 f"table {name}, column {column}: {number} value(s) are encrypted again; find what wrote them"
             )
         left = self.table.begun if leaves_plaintext(self.connection, versions) else ()
-        for column, number in counted.unencrypted.items():
+        for column, number in found.unencrypted.items():
             if column in left:
                 self.plaintext += number
                 continue
@@ -194,9 +196,9 @@ class Evidence:
                 f"{not_encrypted(name, column, number, rows)}; encrypt or remove them (`keyrotation inventory` "
                 "counts them), then run `keyrotation rotate` again"
             )
-        for column, number in counted.unindexed.items():
+        for column, number in found.unindexed.items():
             raise FenceError(
-                f"table {name}, column {column}: {number} value(s) have no search index under their key, so searches "
-                "would miss them; find what writes them without one"
+                f"table {name}, column {column}: {counted(number, 'value')} without a search index under its key, "
+                "so searches would miss that; find what writes without one"
             )
-        return counted.values
+        return found.values

@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import require_own_planning
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import IncidentError
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.incidents import RecordReads
 from keyrotation_pipeline.model.tables import TableName
 from keyrotation_pipeline.model.visible_text import visible
@@ -141,4 +142,4 @@ def _reads(row: Mapping[str, Any]) -> RecordReads:
 
 
 def _written(row: Mapping[str, Any]) -> str:
-    return f"{row['writes']:,} write(s), the last {row['last_at']:%Y-%m-%d %H:%M:%S} UTC: {visible(row['last'])}"
+    return f"{counted(row['writes'], 'write')}, the last {row['last_at']:%Y-%m-%d %H:%M:%S} UTC: {visible(row['last'])}"

@@ -10,6 +10,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.environment import NEVER_SEARCHED, Unsearched
 from keyrotation_pipeline.model.tables import FoundColumn
 
@@ -124,7 +125,7 @@ def in_large_objects(connection: Connection, value_format: ValueFormat = NATIVE)
     if unreadable:
         role = connection.info.user
         reason = (
-            f"{unreadable} large object(s) cannot be read by role {role}; "
+            f"{counted(int(str(unreadable)), 'large object')} cannot be read by role {role}; "
             f"GRANT SELECT ON LARGE OBJECT … TO {quoted(connection, role)}"
         )
         yield FoundColumn("large objects", "*", 0, 0, (), reason)

@@ -391,9 +391,8 @@ def unsuitable(relation: Relation, column: Column) -> str:
         if each.type_oid not in BOUND_TYPES and each not in column.beside:
             named = "row of [[tables]]" if column.row_key else "[format] aad"
             return (
-                f"column {relation.label}.{each.name}, which {named} names, is of type {each.type_sql}, whose "
-                "text may not be what the application binds values to; only columns of text, varchar, uuid and whole "
-                "numbers can be in it, so leave this table out"
+                f"column {relation.label}.{each.name}, which {named} names, is of type {each.type_sql}, and only "
+                "text, varchar, uuid and whole numbers can be bound to; leave this table out"
             )
     if column.iv is not None and not column.iv.holds_values:
         return _unsuitable(relation, column.iv)
@@ -425,8 +424,8 @@ def _unsuitable(relation: Relation, column: Column) -> str:  # noqa: PLR0911  a 
         )
         return f"{place}, and only {only}; remove {option} from [[tables]] in keyrotation.toml"
     return (
-        f"{place}, whose text is not what is stored, so encrypted values in it can be neither counted nor refused; "
-        "make it text again, or remove it from [[tables]] in keyrotation.toml"
+        f"{place}, whose text is not what is stored: encrypted values cannot be counted there; make it text, or "
+        "remove it from [[tables]]"
     )
 
 

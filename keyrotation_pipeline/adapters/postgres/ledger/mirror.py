@@ -80,8 +80,8 @@ def adopt(connection: Connection, home: str, member: str, lead: str) -> None:
     if _read(connection) is None:
         if connection.execute(_HEAD).fetchone() != (0, "0" * 64):
             raise PreflightError(
-                f"its schema {schema_of(connection)} holds the audit of a home of its own, which no member has; leave "
-                "it out of [[databases]], or give the homes different schemas in [database]"
+                f"its schema {schema_of(connection)} holds the audit of another home; leave it out of "
+                "[[databases]], or give the homes different schemas in [database]"
             )
         create_unless_there(connection, _THERE, _CREATE)
         connection.execute(_ADOPT, (home, member, lead))
@@ -233,8 +233,8 @@ class Mirror:
 
     def _altered(self) -> PreflightError:
         return PreflightError(
-            f"its copy of the audit, in the schema {schema_of(self._connection)}, is not this home's; find out who "
-            "wrote it, DROP that SCHEMA there, then run `keyrotation init`"
+            f"its copy of the audit, in the schema {schema_of(self._connection)}, is not this home's; find out "
+            "whose it is, DROP that SCHEMA, then run `keyrotation init`"
         )
 
     def _require_same(self) -> AuditHead:

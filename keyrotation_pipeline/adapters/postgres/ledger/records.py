@@ -110,8 +110,8 @@ class KeyRecords(AuditChain):
     def _require_one_generation(self, version: KeyVersion, fingerprint: str) -> None:
         if other := other_generation(version, fingerprint, self.keys()):
             raise KeyStoreError(
-                f"{version} has the number or the key of {other}, and one key never serves both generations of the "
-                f"format; leave {version} out, and let a rotation make a new key"
+                f"{version} has the number or the key of {other}, and no key serves both generations; leave "
+                f"{version} out, and rotate to a new key"
             )
 
     def _require_none_active(self) -> None:

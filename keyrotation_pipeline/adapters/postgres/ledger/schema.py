@@ -100,8 +100,8 @@ def require_known(database: str, schema: str, revision: str) -> None:
     """
     if _DEVELOPMENT.fullmatch(revision):
         raise PreflightError(
-            f"the schema {schema} of {database} is of a development version from before {REVISIONS[0]}, which no "
-            "release continues; finish its rotation with that version, then see `keyrotation docs upgrades`"
+            f"the schema {schema} of {database} is of a development version before {REVISIONS[0]}, which no "
+            "release continues; finish its rotation there, then see `keyrotation docs upgrades`"
         )
     if revision not in REVISIONS:
         raise PreflightError(

@@ -16,6 +16,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.samples import TABLE_SAMPL
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, of_a_sample
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
 from keyrotation_pipeline.fieldcrypto.grammar import PREFIX_PATTERN
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.tables import SearchIndex
 
@@ -89,9 +90,9 @@ def _of_blind_index(subject: Subject) -> Iterator[Problem]:
         if name in subject.written_columns:
             continue
         yield warning(
-            f"column {declared.label}.{name} is named like a search index of blind_index, which finds no row under a "
-            f"new master key; declare it in indexes of [[tables]] {subject.table.name}. If it is to keep the present "
-            "key, set BLIND_INDEX_MASTER_KEY to that first (`keyrotation docs search-indexes`)"
+            f"column {declared.label}.{name} is named like a search index, which finds no row under a new master "
+            f"key; declare it in indexes of [[tables]] {subject.table.name}. If it is to keep the present key, "
+            "set BLIND_INDEX_MASTER_KEY to that first (`keyrotation docs search-indexes`)"
         )
 
 
@@ -155,8 +156,9 @@ def search_index_columns_hold_nothing_else(subject: Subject) -> Iterator[Problem
             if number:
                 parity = "odd" if names[name] else "even"
                 yield fatal(
-                    f"column {relation.label}.{name} is declared for search indexes under keys with an {parity} number "
-                    f"and holds other text in {number} row(s); correct indexes in keyrotation.toml, or remove that text"
+                    f"column {relation.label}.{name} is declared for search indexes under {parity} key versions, "
+                    f"and holds other text in {counted(number, 'row')}; correct indexes in keyrotation.toml, or "
+                    "remove that text"
                 )
 
 
@@ -205,7 +207,7 @@ def _pairs(subject: Subject, relation: Relation, index: IndexedColumn, unique: l
                 )
             if index.index.form.size_bytes < _LEAST_UNIQUE_BYTES:
                 yield fatal(
-                    f"unique index {name} of {relation.label} is on a search index of {index.index.form.size_bytes} "
-                    "bytes, which different texts may share; drop it, or keep at least "
-                    f"{_LEAST_UNIQUE_BYTES} bytes of the index"
+                    f"unique index {name} of {relation.label} is on a search index of "
+                    f"{index.index.form.size_bytes} bytes, which texts may share; drop it, or index at least "
+                    f"{_LEAST_UNIQUE_BYTES} bytes"
                 )

@@ -69,8 +69,8 @@ def logins_can_be_kept_from_writing(subject: Subject) -> Iterator[Problem]:
         )
     for login in missing:
         yield fatal(
-            f"login {login} of [format.logins] does not exist; create it with rights of its own on "
-            f"{subject.table.name}, and hand it to the application together with the key of its version"
+            f"login {login} of [format.logins] does not exist; create it with rights on {subject.table.name}, and "
+            "give it to the application with the key of its version"
         )
     if missing:
         return
@@ -93,8 +93,8 @@ def _held_through_others(subject: Subject) -> Iterator[Problem]:
                 continue
             through = "PUBLIC" if public else f"role {groups}"
             yield fatal(
-                f"login {login} has {right} on {relation.label}.{column} through {through}, and what comes through "
-                "others cannot be taken from it alone; grant it to each login itself, and revoke it there"
+                f"login {login} has {right} on {relation.label}.{column} through {through}, where it cannot be "
+                "taken from one login; grant it to each login itself, and revoke it there"
             )
             return
 

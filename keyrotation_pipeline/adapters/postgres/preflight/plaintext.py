@@ -102,13 +102,13 @@ def plaintext_is_text_in_utf8(subject: Subject) -> Iterator[Problem]:
                 )
             elif column.is_binary and form is None:
                 yield fatal(
-                    f"column {relation.label}.{column.name} is to be encrypted from plaintext and holds bytes, which "
-                    "the application would get back as text; leave it out of [[tables]], or make it text"
+                    f"column {relation.label}.{column.name} holds bytes, which the application would get back as "
+                    "text; make it text, or leave it out of [[tables]]"
                 )
             elif encoding == "SQL_ASCII":
                 yield fatal(
-                    f"column {relation.label}.{column.name} is to be encrypted from plaintext in a database with the "
-                    "encoding SQL_ASCII, where bytes are of no known encoding; move it to a database in UTF8"
+                    f"column {relation.label}.{column.name} is in a database with the encoding SQL_ASCII, where "
+                    "bytes are of no known encoding; move it to a database in UTF8"
                 )
             elif column.place.given_back and encoding != "UTF8":
                 yield fatal(
@@ -121,9 +121,9 @@ def plaintext_columns_have_no_default(subject: Subject) -> Iterator[Problem]:
     """Refuses defaults, which the server would store in plaintext."""
     for relation, column, _ in _found(subject, _DEFAULTS):
         yield fatal(
-            f"column {relation.label}.{column} is to be encrypted and has a DEFAULT, which would be stored in "
-            f"plaintext; have the application give it, and ALTER TABLE {subject.quoted(*relation.parts)} ALTER "
-            f"COLUMN {subject.quoted(column)} DROP DEFAULT"
+            f"column {relation.label}.{column} has a DEFAULT, which would be stored in plaintext; have the "
+            f"application give it, and ALTER TABLE {subject.quoted(*relation.parts)} ALTER COLUMN "
+            f"{subject.quoted(column)} DROP DEFAULT"
         )
 
 
@@ -135,13 +135,13 @@ def plaintext_is_in_no_unique_index(subject: Subject) -> Iterator[Problem]:
     for relation, column, index in _found(subject, _UNIQUE):
         if _is_unique_by_search(subject, relation, column):
             yield warning(
-                f"column {relation.label}.{column} is to be encrypted, and unique index {index} then sees plaintext "
-                "alone; have rows saved with their search index before, else a duplicate stops the rotation"
+                f"column {relation.label}.{column}: once it is encrypted, unique index {index} sees plaintext "
+                "alone; save rows with their search index first, else a duplicate stops the rotation"
             )
         else:
             yield fatal(
-                f"index {index} of {relation.label} stops no duplicates once {column} is encrypted; declare a search "
-                "index with a unique index on both its columns, or drop it"
+                f"index {index} of {relation.label} stops no duplicates once {column} is encrypted; drop it, or "
+                "declare a search index with a unique index on both its columns"
             )
 
 
@@ -172,8 +172,8 @@ def readers_of_plaintext_are_known(subject: Subject) -> Iterator[Problem]:
         rows = subject.connection.execute(_READERS, _parameters(subject, relation)).fetchall()
         for (reader,) in rows:
             yield warning(
-                f"{reader} reads {relation.label}, whose column(s) {', '.join(subject.table.begun)} are to be "
-                "encrypted: it gets ciphertext then, and may have kept plaintext; change it, and look for copies"
+                f"{reader} reads {relation.label}, of which {', '.join(subject.table.begun)} will be encrypted: "
+                "it gets ciphertext then, and may have kept plaintext; change it, and look for copies"
             )
 
 

@@ -11,6 +11,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, re
 from keyrotation_pipeline.adapters.postgres.preflight.table import fatal, warning
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
 from keyrotation_pipeline.errors import BlockedError, PreflightError
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.environment import Disk, Environment, Problem, Standby, UnseenDisk, Wal
 from keyrotation_pipeline.model.tables import EncryptedTable
 
@@ -200,7 +201,7 @@ def standbys_are_known(connection: Connection) -> Iterator[Problem]:
     standbys = cast("tuple[int]", row)[0]
     if standbys:
         yield warning(
-            f"{standbys} standby(s) or subscriber(s) replicate from here: VACUUM can cancel their readers without "
+            f"standbys or subscribers replicate from here ({standbys}): VACUUM can cancel their readers without "
             "hot_standby_feedback, and the old key is retired only when each has caught up; watch their lag"
         )
     for name, seconds in connection.execute(_LATE, (LATE_SECONDS,)):
@@ -217,7 +218,11 @@ def sessions_are_visible(connection: Connection) -> Iterator[Problem]:
     """
     sessions, roles, standbys = connection.execute(_HIDDEN).fetchone() or (0, "", 0)
     if sessions or standbys:
-        whose = f"{sessions} session(s) of {roles}" if sessions else f"what {standbys} standby(s) have replayed"
+        whose = (
+            f"{counted(int(str(sessions)), 'session')} of {roles}"
+            if sessions
+            else f"the position of {counted(int(str(standbys)), 'standby')}"
+        )
         yield fatal(
             f"{whose} would be hidden from this role, so the old key could not be retired; GRANT pg_read_all_stats to "
             "the role that runs keyrotation"

@@ -154,9 +154,9 @@ def columns_are_of_one_home(subject: Subject) -> Iterator[Problem]:
                 sql.SQL(subject.quoted(schema, "table_counts")), sql.Literal(name)
             )
             yield warning(
-                f"the home in schema {schema} has counted {', '.join(both)} of table {name}, too, on {day}, and would "
-                "re-encrypt them under its own keys; remove them from [[tables]] of one. "
-                f"If that is done there: {forget.as_string(subject.connection)}"
+                f"the home in schema {schema} declares {', '.join(both)} of table {name}, too (counted on {day}), "
+                "and has its own keys; remove them from [[tables]] of one. If that is done there: "
+                f"{forget.as_string(subject.connection)}"
             )
 
 
@@ -283,8 +283,8 @@ def vacuums_read_indexes_once(subject: Subject) -> Iterator[Problem]:
         need = dead_rows_bytes(connection, relation)
         if need > int(str(memory)) and not in_hot_order(connection, [relation]):
             yield warning(
-                f"a vacuum of {relation.label} may have {need / 2**20:,.0f} MiB of dead rows to remember, and "
-                f"maintenance_work_mem is {int(str(memory)) / 2**20:,.0f} MiB, so each index is read several "
+                f"a vacuum of {relation.label} may have {need / 2**20:,.0f} MiB of dead rows to remember. With "
+                f"maintenance_work_mem at {int(str(memory)) / 2**20:,.0f} MiB it reads each index several "
                 "times; set autovacuum_work_mem to as much. Our own vacuums use up to 256 MiB"
             )
 
@@ -346,6 +346,6 @@ def rows_have_a_key(subject: Subject) -> Iterator[Problem]:
                 )
             if follows is not None:
                 yield warning(
-                    f"column {name}, which row of [[tables]] names, changes with the foreign key {follows}, and values "
-                    "bound to it could not be read any more; make it ON UPDATE NO ACTION"
+                    f"column {name}, which row of [[tables]] names, changes with the foreign key {follows}, which "
+                    "makes values bound to it unreadable; make it ON UPDATE NO ACTION"
                 )

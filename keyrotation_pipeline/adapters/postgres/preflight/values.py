@@ -19,6 +19,7 @@ from keyrotation_pipeline.fieldcrypto.formats.marking import LONGEST_JUDGED_BYTE
 from keyrotation_pipeline.fieldcrypto.formats.native import SEARCH_INDEX
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.search_index import is_odd
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.environment import Problem
 
 # PostgreSQL limits messages, arrays and expressions to 1 GB, and several copies of a row exist at once.
@@ -62,8 +63,9 @@ def rows_fit(subject: Subject) -> Iterator[Problem]:
         largest = cast("tuple[int | None]", row)[0] or 0
         if largest > LARGEST_ROW_BYTES:
             yield fatal(
-                f"a row of {relation.label} holds {largest / 2**20:.1f} MiB in its encrypted columns, and more than "
-                f"{LARGEST_ROW_BYTES // 2**20} MiB cannot be re-encrypted at once; move such values out of the table"
+                f"a row of {relation.label} holds {largest / 2**20:.1f} MiB in its encrypted columns, more than "
+                f"the {LARGEST_ROW_BYTES // 2**20} MiB that can be re-encrypted at once; move such values "
+                "elsewhere"
             )
 
 
@@ -141,10 +143,9 @@ def _try_check(subject: Subject, relation: Relation, name: str, expression: str,
         return
     if refused := cast("tuple[int]", row)[0]:
         yield fatal(
-            f"the CHECK {name} of {relation.label} refuses {refused} row(s) under {subject.target}"
-            f"{' without a search index under the key before' if cleared else ''}; "
-            f"change it, or ALTER TABLE {subject.quoted(*relation.parts)} DROP CONSTRAINT "
-            f"{subject.quoted(name)}"
+            f"the CHECK {name} of {relation.label} refuses {counted(refused, 'row')} under "
+            f"{subject.target}{' without a search index under the key before' if cleared else ''}; change it, or "
+            f"ALTER TABLE {subject.quoted(*relation.parts)} DROP CONSTRAINT {subject.quoted(name)}"
         )
 
 

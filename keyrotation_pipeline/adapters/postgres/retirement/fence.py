@@ -84,8 +84,8 @@ def fence(connection: Connection, table: EncryptedTable, versions: Sequence[KeyV
         _fence_absent_versions(connection, table, wanted)
     if fences(connection, table) != wanted:
         raise ProofError(
-            f"the fence of table {table.name} does not read back as it was written; check constraint "
-            f"{name(connection, table.format)} of the table and its partitions, then run this step again"
+            f"the fence of table {table.name} does not read back as written; check constraint "
+            f"{name(connection, table.format)} there and in partitions, then run this step again"
         )
     return True
 

@@ -188,8 +188,8 @@ def _queue(connection: Connection, table: EncryptedTable, root: relations.Relati
 def _blocked(connection: Connection, table: EncryptedTable) -> BlockedError:
     who = "; ".join(lock_holders(connection, table)) or "a session that has just released it"
     return BlockedError(
-        f"table {table.name} cannot be locked for a moment, since it is in use by {who}; "
-        "wait until that ends or end it, then run this step again"
+        f"table {table.name} cannot be locked, since it is in use by {who}; wait until that ends, or end it, then "
+        "run this step again"
     )
 
 

@@ -191,7 +191,7 @@ def fence(
     if shared := kept.intersection(leaving):
         raise PreflightError(
             f"login {min(shared)} is declared for a version that is to be refused and for another one; give each "
-            "version that applications encrypt with logins of its own in [format.logins]"
+            "version logins of its own in [format.logins]"
         )
     statements = [each for login in leaving for each in _revoked(connection, table, tree, login)]
     try:
@@ -245,8 +245,8 @@ def why_not(
     declared = {login for _, login in table.format.logins}
     if masters := declared.intersection(who.administrators):
         return (
-            f"login {min(masters)} can act as the owner of the table or as a superuser, and no right can be taken from "
-            "it; have the application use a login that owns nothing"
+            f"login {min(masters)} can act as the table's owner or a superuser, who cannot lose a right; have the "
+            "application use a login that owns nothing"
         )
     if through := sorted(set(who.detours).intersection([*(who.others - declared), *_logins_of(table, versions)])):
         return (
@@ -255,19 +255,18 @@ def why_not(
         )
     if fires := sorted(set(who.triggers).intersection([*(who.others - declared), *_logins_of(table, versions)])):
         return (
-            f"login {fires[0]} can write another column, and {who.triggers[fires[0]][0]} may then set an encrypted "
-            "one; have its function set none of those, or take INSERT and UPDATE on the table from the login"
+            f"login {fires[0]} can write a column, where {who.triggers[fires[0]][0]} may set an encrypted one; "
+            "change its function, or take INSERT and UPDATE from the login"
         )
     if undeclared := sorted(who.others - declared):
         return (
-            f"login(s) {', '.join(undeclared)} can write its encrypted columns, or add a trigger to the table, and are "
-            "not in [format.logins]; revoke INSERT, UPDATE and TRIGGER from them, or declare them"
+            f"its encrypted columns can be written by {', '.join(undeclared)}, not in [format.logins]; revoke "
+            "INSERT, UPDATE and TRIGGER from each such login, or declare it"
         )
     if left := sorted(_logins_of(table, versions) & who.others):
         return (
-            f"login(s) {', '.join(left)} can still write its encrypted columns, or add a trigger to the table, through "
-            "a group, PUBLIC, a predefined role or a grant by another role than the owner; grant such rights to each "
-            "login itself, as the owner"
+            f"its encrypted columns can still be written by {', '.join(left)}, through a group, PUBLIC, a "
+            "predefined role or another role's grant; grant such rights to each login itself, as the owner"
         )
     return ""
 
@@ -358,7 +357,9 @@ def _run(connection: Connection, table: EncryptedTable, statements: Sequence[sql
             ) from None
         except psycopg.errors.UndefinedObject:
             gone = ", ".join(missing_logins(connection, table.format))
-            raise PreflightError(f"login(s) {gone} of [format.logins] do not exist; create them") from None
+            raise PreflightError(
+                f"the server does not have {gone} of [format.logins]; create each such login"
+            ) from None
         except psycopg.errors.LockNotAvailable:  # somebody else's GRANT or ALTER is not committed yet
             continue
         except psycopg.errors.InternalError_ as error:

@@ -145,8 +145,8 @@ def fence(connection: Connection, table: EncryptedTable, versions: Sequence[KeyV
         return True
     if absent := retired_signing_keys.missing(connection, wanted):
         raise ProofError(
-            f"the database holds no signing key of {', '.join(map(str, absent))}, by which table {table.name} could "
-            "refuse it; it is stored when rows are re-encrypted: run this step again"
+            f"the database has no signing key of {', '.join(map(str, absent))} by which table {table.name} could "
+            "refuse it; run this step again, which stores it"
         )
     if not _put(connection, table, tree, wanted, wait=wait):
         return False
@@ -155,9 +155,8 @@ def fence(connection: Connection, table: EncryptedTable, versions: Sequence[KeyV
         _fence_absent_versions(connection, table, wanted, {version for _, version in left})
     if fences(connection, table) != wanted:
         raise ProofError(
-            f"the fence of table {table.name} does not read back as it was written; "
-            f"check the triggers {' and '.join(names(connection))} of the table and its partitions, then run this "
-            "step again"
+            f"the fence of table {table.name} does not read back as written; check the triggers "
+            f"{' and '.join(names(connection))} there and in partitions, then run this step again"
         )
     return True
 

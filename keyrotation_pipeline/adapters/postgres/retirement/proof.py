@@ -28,6 +28,7 @@ from keyrotation_pipeline.adapters.postgres.retirement.search import RelationSta
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.proof import Searched, SnapshotPosition, ZeroOldRows
 from keyrotation_pipeline.model.tables import EncryptedTable
 
@@ -163,9 +164,9 @@ def _require_fences(
         missing = [str(version) for version in versions if version not in refused]
         if missing:
             raise FenceError(
-                f"table {table.name} is not fenced against {', '.join(missing)} on column(s) "
-                f"{', '.join(table.columns)}: {evidence.refusal.what(connection)} is missing, altered or not "
-                "validated; find out who changed it"
+                f"table {table.name} is not fenced against {', '.join(missing)} on {', '.join(table.columns)}: "
+                f"{evidence.refusal.what(connection)} is missing, altered or not validated; find out who changed "
+                "it"
             )
         _require_older(connection, evidence, xid)
 
@@ -201,6 +202,7 @@ def _require_empty_quarantine(connection: Connection, tables: Sequence[Encrypted
     for entry in entries:
         number = sum((each.table, each.column) == (entry.table, entry.column) for each in entries)
         raise ProofError(
-            f"table {entry.table}, column {entry.column}: {number} value(s) are in quarantine ({entry.reason}); "
-            "fix or remove them (`keyrotation inventory` lists them), then run `keyrotation rotate` again"
+            f"table {entry.table}, column {entry.column}: {counted(number, 'value')} in quarantine "
+            f"({entry.reason}); fix or remove them (`keyrotation inventory` lists them), then run `keyrotation "
+            "rotate` again"
         )

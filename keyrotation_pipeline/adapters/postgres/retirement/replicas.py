@@ -127,8 +127,8 @@ class _Seen:
         what = f"{self.kind} {self.name!r}" if self.kind != "slot" else f"the receiver of {self.name!r}"
         more = f" ({self.missing} connections of that name are missing)" if self.missing > 1 else ""
         return (
-            f"{what}, last seen {self.last_seen_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC, is not connected{more}, so it "
-            "may still show old values; start it again and let it catch up, or if it no longer exists add "
+            f"{what}, last seen {self.last_seen_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC, is not connected{more} "
+            "and may still show old values; start it again, or if it is gone for good add "
             f"{declared.named(self.name)!r} to [database] gone_replicas"
         )
 
@@ -196,7 +196,7 @@ def asked(
 def _unanswered(name: str) -> str:
     return (
         f"standby {name} of [database] standbys cannot be asked what it has replayed; start it and let this role "
-        "connect, or if it no longer exists remove it from the configuration"
+        "connect, or remove it if it is gone for good"
     )
 
 

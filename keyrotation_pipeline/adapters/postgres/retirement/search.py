@@ -28,6 +28,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, re
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import Searched
 from keyrotation_pipeline.model.requests import Step
@@ -125,9 +126,9 @@ def require_nothing_found(findings: Iterable[FoundColumn], retired: Sequence[Key
     for finding in findings:
         if finding.blocks(retired):
             raise ProofError(
-                f"{finding.relation}, column {finding.column}: {finding.values} encrypted value(s) "
-                f"({finding.near_misses} near-misses), {finding.reason}; "
-                "re-encrypt or remove them, and declare the column in [[tables]] before the next rotation"
+                f"{finding.relation}, column {finding.column}: {counted(finding.values, 'encrypted value')} "
+                f"({counted(finding.near_misses, 'near-miss')}), {finding.reason}; re-encrypt or remove them, and "
+                "declare the column in [[tables]] before the next rotation"
             )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from keyrotation_pipeline.adapters.postgres.retirement import locks, replicas
 from keyrotation_pipeline.adapters.postgres.retirement.locks import age
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.tables import EncryptedTable
 
 # Sessions of other databases cannot read our rows. VACUUM's snapshots show rows to nobody; a parallel worker has its
@@ -140,13 +141,13 @@ def _old_sessions(connection: Connection, xid: int, following: int) -> Iterator[
             continue
         if is_walsender:
             yield (
-                f"a session on the standby of {application} (walsender {pid}) is in a transaction that may still see "
-                "old values; find it there and wait until it ends, or end it there"
+                f"a session on the standby of {application} (walsender {pid}) is in a transaction that may still "
+                "see old values; wait until it ends, or end it there"
             )
         else:
             yield (
-                f"session {pid} ({application}) is in a transaction that began {age(seconds)} ago and may still see "
-                f"old values; wait until it ends, or end it with SELECT pg_terminate_backend({pid})"
+                f"session {pid} ({application}) is in a transaction of {age(seconds)} that may still see old "
+                f"values; wait until it ends, or end it by SELECT pg_terminate_backend({pid})"
             )
 
 
@@ -154,7 +155,8 @@ def _hidden_sessions(connection: Connection) -> Iterator[str]:
     row = connection.execute(_HIDDEN).fetchone()
     if row and row[0]:
         yield (
-            f"{row[0]} session(s) of {row[1]} are hidden from this role, so an old snapshot cannot be ruled out; "
+            "an old snapshot cannot be ruled out, since this role does not see "
+            f"{counted(int(str(row[0])), 'session')} of {row[1]}; "
             "GRANT pg_read_all_stats to the role that runs keyrotation"
         )
 
@@ -181,9 +183,9 @@ def _old_slots(
             )
         else:
             yield (
-                f"{kind} replication slot {name!r} is inactive, so what its receiver still shows is unknown; start the "
-                "receiver and let it catch up, or if it no longer exists drop the slot and add "
-                f"{declared.named(f'slot {name}')!r} to [database] gone_replicas"
+                f"{kind} replication slot {name!r} is inactive, so its receiver may show old values; start the "
+                f"receiver, or if it is gone for good drop the slot and add {declared.named(f'slot {name}')!r} to "
+                "[database] gone_replicas"
             )
 
 

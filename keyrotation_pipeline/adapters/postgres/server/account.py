@@ -119,7 +119,7 @@ class Account:
         except OSError as error:
             raise HomeError(
                 f"PostgreSQL's user {SERVER_USER} cannot reach {installation.root}, and no copy can be made in "
-                f"{PROGRAMS} ({error.strerror}); run as another user than root, or name a database in [database] url"
+                f"{PROGRAMS} ({error.strerror}); do not run as root, or name a database in [database] url"
             ) from None
         return replace(installation, binaries=copy / installation.binaries.relative_to(installation.root))
 

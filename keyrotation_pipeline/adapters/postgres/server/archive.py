@@ -135,8 +135,8 @@ def unreadable(name: str, why: str = "") -> DamagedBackupError:
         why: pg_restore's own words, if they show nothing of a row.
     """
     return DamagedBackupError(
-        f"{name} decrypts, but pg_restore cannot restore it{f' ({why})' if why else ''}; use another copy or an older "
-        "backup, and a pg_restore that is not older than the pg_dump that wrote it"
+        f"{name} decrypts, but pg_restore cannot restore it{f' ({why})' if why else ''}; use another copy or an "
+        "older backup, and a pg_restore as new as the pg_dump that wrote it"
     )
 
 

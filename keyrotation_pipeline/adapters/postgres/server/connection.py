@@ -55,8 +55,8 @@ _MESSAGES = (
 
 URL_SETTING = "[database] url"
 READ_ONLY = (
-    f"is read-only; if it is a standby, give the primary's address as {URL_SETTING}, else set "
-    "default_transaction_read_only to off for the database and for the role that rotates"
+    f"is read-only; give the primary's address as {URL_SETTING}, or set default_transaction_read_only to off for "
+    "the database and the role that rotates"
 )
 
 
@@ -129,8 +129,8 @@ def _not_a_url(url: str, setting: str) -> str:
     if scheme[1].lower() not in {"postgresql", "postgres"}:
         return f"{setting} begins with {scheme[1]}://, which is not PostgreSQL's own scheme; {_HOW}"
     return (
-        f"{setting} has a part that PostgreSQL does not know (a misspelt parameter after ?, or a character in the "
-        f"password that has to be written as %XX); {_HOW}?name=value"
+        f"{setting} has a part that PostgreSQL does not know: a misspelt parameter after ?, or a character of the "
+        f"password not written as %XX; {_HOW}?name=value"
     )
 
 

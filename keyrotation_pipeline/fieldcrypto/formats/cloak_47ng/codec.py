@@ -109,7 +109,7 @@ def _listed(text: str, place: str) -> KeyMaterial:
     return parsed_or_refused(
         parse,
         f"{place} is not a key of @47ng/cloak; write {KEY_BEGINS} and the padded URL-safe base64 of {KEY_BYTES} "
-        "bytes, since the fingerprint is that of the whole text",
+        "bytes, which the fingerprint is of",
     )
 
 

@@ -73,7 +73,7 @@ def entries(text: str) -> Sequence[str]:
         first, others = [], []
     if len(first) != 1:  # raised here, so that its context holds nothing of the text
         raise InvalidKeyError(
-            'a keyset of Tink is JSON such as {"primaryKeyId":1,"key":[…]}, and one of its keys has the primary\'s id; '
+            'a keyset of Tink is JSON such as {"primaryKeyId":1,"key":[…]}, with a key of the primary\'s id; '
             "give it as `json_proto_keyset_format` or `tinkey` writes it, not encrypted"
         )
     return [json.dumps(each) for each in (*first, *others)]

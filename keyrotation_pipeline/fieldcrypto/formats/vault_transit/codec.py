@@ -217,8 +217,8 @@ class TransitReencryptor:
         asked = [self._keys[version] for version in sorted({self._version(value) for value in values})]
         if unknown := self._server.unknown_keys(asked):
             raise KeyStoreUnavailableError(
-                f"{self._server.address} does not decrypt under {unknown[0].name} any more, or is another key than "
-                "the registered one; have min_decryption_version or the key put back there, then run the same again"
+                f"{self._server.address} does not decrypt under {unknown[0].name} any more, or is another key; "
+                "have min_decryption_version or the key put back there, then run this again"
             )
 
     def _require_target(self, values: Sequence[bytes]) -> None:

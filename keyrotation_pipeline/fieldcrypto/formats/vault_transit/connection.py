@@ -184,8 +184,8 @@ class TransitConnection:
 
     def _no_engine(self, why: str) -> KeyStoreDamagedError:
         return KeyStoreDamagedError(
-            f"{self._server} does not answer as a transit engine does: {why}; nothing was changed in the database by "
-            "that: correct [format] transit, or find out what is there, then run the same again"
+            f"{self._server} does not answer as a transit engine does: {why}, and nothing was changed; correct "
+            "[format] transit, or find out what is there, then run this again"
         )
 
     @property

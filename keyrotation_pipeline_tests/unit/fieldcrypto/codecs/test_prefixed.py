@@ -174,8 +174,8 @@ KEY = KEYSET["key"][0]
         ("{}", "a keyset of Tink is JSON such as"),
         ("not JSON", "a keyset of Tink is JSON such as"),
         ("[1]", "a keyset of Tink is JSON such as"),
-        ({**KEYSET, "primaryKeyId": 7}, "one of its keys has the primary's id"),
-        ({**KEYSET, "key": [KEY, KEY]}, "one of its keys has the primary's id"),
+        ({**KEYSET, "primaryKeyId": 7}, "with a key of the primary's id"),
+        ({**KEYSET, "key": [KEY, KEY]}, "with a key of the primary's id"),
         ({**KEYSET, "key": [{**KEY, "status": "DISABLED"}]}, "remove a disabled one from the keyset"),
         (
             {**KEYSET, "key": [{**KEY, "outputPrefixType": "RAW"}]},
