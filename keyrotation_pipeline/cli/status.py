@@ -26,6 +26,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.incidents.assessing import unsettled_in_words
 from keyrotation_pipeline.model.audit import instant, names
 from keyrotation_pipeline.model.environment import BlindSpots
+from keyrotation_pipeline.model.fleet_summary import FleetSummary, TableInFleet, tables_in_fleet
 from keyrotation_pipeline.model.progress import duration
 from keyrotation_pipeline.model.status import (
     NO_BACKUP_KNOWN,
@@ -80,12 +81,12 @@ def lines(
         yield field("Rehearsed", f"{age(shown.rehearsal.at, now)}: {shown.rehearsal.in_words}")
     yield field("Audit", f"{shown.audit.seq:,} events, head {shown.audit.hash[:SHOWN_FINGERPRINT_CHARS]}")
     yield ""
-    yield from _tables(shown)
+    yield from _tables(shown, each_database=verbose or not shown.members)
     yield output.Text(not_searched(blind_spots, verbose=verbose), indent=0)
     yield ""
     for label, text in _rotation(shown.rotation, conductor_in_words(heartbeats, now, address), verbose=verbose):
         yield field(label, text, _STYLES.get(text.partition(":")[0]))
-    yield from _others(shown)
+    yield from _others(shown, verbose=verbose)
 
 
 def not_searched(blind_spots: BlindSpots, *, verbose: bool) -> str:
@@ -104,9 +105,17 @@ def _proven(shown: Status, now: datetime) -> str:
     return f"NOT proven to restore: the recovery test failed {age(shown.recovery_test_failed, now)}{before}"
 
 
-def _others(shown: Status) -> Iterator[output.Text]:
-    for name, place in shown.members.items():
-        yield field("Member", f"{name}: {place}")
+def _others(shown: Status, *, verbose: bool) -> Iterator[output.Text]:
+    if shown.members:
+        summary = FleetSummary.of(shown)
+        asked = (
+            "not all were asked" if summary.asked_at is None else f"asked {age(summary.asked_at, shown.generated_at)}"
+        )
+        yield field("Fleet", f"{summary.in_words}; {asked}")
+    for name, place in shown.members.items() if verbose else ():
+        answer = shown.answers.get(name)
+        asked = "never" if answer is None else age(answer.asked_at, shown.generated_at)
+        yield field("Member", f"{name}: {place}; asked {asked}")
     for each in shown.incidents:
         said = f"{each.incident.id}, {each.incident.type}, {each.incident.status}; {each.clock_in_words}"
         yield field("Incident", said, output.BAD)
@@ -141,17 +150,21 @@ def conductor_in_words(heartbeats: Sequence[Heartbeat], now: datetime, address: 
     return f"its conductor was active {age(look.at, now)}{place}"
 
 
-def _tables(shown: Status) -> Iterator[output.Line]:
+def _tables(shown: Status, *, each_database: bool) -> Iterator[output.Line]:
     used = sorted({version for table in shown.tables for version, held in table.values_by_version.items() if held})
     faults = [
         (title, name)
         for title, name in (("Unencrypted", "unencrypted"), ("Unreadable", "unreadable"))
         if any(table.count and getattr(table.count, name) for table in shown.tables)
     ]
-    yield output.Table(
-        ("Table", "Rows", *names(used), *(title for title, _ in faults), "Refuses", "Counted"),
-        [_row(table, used, [name for _, name in faults], shown.generated_at) for table in shown.tables],
+    named, now = [name for _, name in faults], shown.generated_at
+    rows = (
+        [_row(table, used, named, now) for table in shown.tables]
+        if each_database
+        else [_row_of_fleet(table, used, named, now) for table in tables_in_fleet(shown.tables)]
     )
+    titles = ("Table", "Rows", *names(used), *(title for title, _ in faults), "Refuses", "Counted")
+    yield output.Table(titles, rows)
     counted = [table.count.counted_at for table in shown.tables if table.count]
     if shown.empty_versions and counted:
         versions = ", ".join(names(shown.empty_versions))
@@ -175,6 +188,16 @@ def _row(
     values = (table.values_by_version.get(version, 0) for version in versions)
     wrong = (getattr(count, name) for name in faults)
     return (table.table.name, count.rows, *values, *wrong, fenced, age(count.counted_at, now))
+
+
+def _row_of_fleet(
+    table: TableInFleet, versions: Sequence[KeyVersion], faults: Sequence[str], now: datetime
+) -> tuple[object, ...]:
+    values = (table.values_by_version.get(version, 0) for version in versions)
+    wrong = (getattr(table, name) for name in faults)
+    name = f"{table.name} ({table.databases} databases)" if table.databases > 1 else table.name
+    counted = "not all" if table.counted_at is None else age(table.counted_at, now)
+    return (name, table.rows, *values, *wrong, table.refuses, counted)
 
 
 def _rotation(rotation: RotationStatus | None, conductor: str | None, *, verbose: bool) -> Iterator[tuple[str, str]]:

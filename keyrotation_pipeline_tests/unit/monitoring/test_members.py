@@ -13,16 +13,20 @@ import pytest
 from keyrotation_pipeline.adapters.fleet.answers import FleetQuestions
 from keyrotation_pipeline.adapters.fleet.members import KEPT_OPEN, Members
 from keyrotation_pipeline.assembly.fleet import over_members
+from keyrotation_pipeline.cli.status import lines
 from keyrotation_pipeline.console.gathering import console
 from keyrotation_pipeline.errors import CopyAheadError, DatabaseUnavailableError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.approval import member_line
 from keyrotation_pipeline.model.environment import DatabaseServer, MemberFound
+from keyrotation_pipeline.model.fleet_summary import tables_in_fleet
 from keyrotation_pipeline.model.member_answers import MemberAnswer
+from keyrotation_pipeline.model.members import member_line
+from keyrotation_pipeline.model.progress import Rewritten
 from keyrotation_pipeline.model.proof import MemberState
+from keyrotation_pipeline.model.records import as_json
 from keyrotation_pipeline.model.requests import WALK, Step, StepRecord, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
-from keyrotation_pipeline.monitoring.members import ASKED_EVERY, Asked, ask_due
+from keyrotation_pipeline.monitoring.members import ASKED_EVERY, Asked, ask_due, blind_spots
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.database import DatabasePorts
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -310,3 +314,33 @@ def test_a_decision_goes_through_the_tables_once_however_many_databases_they_are
     tasks = decide(replace(rotation, steps=done), 2, tables, 2, world.clock.now()).tasks
     assert [str(each.shard.table.name) for each in tasks if each.shard][:3] == ["m0:t", "m0:t", "m1:t"]
     assert (len(tasks), Tables.passes) == (100, 1)
+
+
+def test_the_status_of_two_hundred_databases_is_a_few_lines_and_verbose_names_each() -> None:
+    watched, _ = fleet_of(200)
+    rotation, database = rotation_of(watched.world), watched.world.database
+    for name in ("m0000:t0", "m0001:t0"):
+        database.fence_state[name] = (V1,)
+    watched.down.add("m0007")
+    ask_due(watched.pipeline)
+    pipeline = watched.pipeline
+    pipeline.ledger.save_counts(watched.ports.inventory.count(pipeline.tables))
+    began = watched.world.clock.now()
+    steps = [StepRecord(step, None, None, began, {}) for step in WALK[: WALK.index(Step.ROWS)]]
+    steps += [
+        StepRecord(Step.ROWS, str(table.name), shard, began, as_json(Rewritten()))
+        for table in pipeline.tables
+        if table.name.database != "m0009"
+        for shard in range(pipeline.shards)
+    ]
+    requests = watched.world.ledger.state.requests
+    requests[rotation.id] = replace(rotation, started_at=began, steps=tuple(steps))
+    shown = overview(pipeline)
+    text = [str(each) for each in lines(shown, blind_spots(pipeline, shown.answers.values()), (), None)]
+    assert len(text) < 60
+    (fleet,) = (each for each in text if "201 databases" in each)
+    assert "201 databases, 200 re-encrypted, slowest m0009 at 0%; see to m0007; asked 0 s ago" in fleet
+    (first,) = (each for each in tables_in_fleet(shown.tables) if str(each.name) == "t0")
+    assert (first.databases, first.refuses) == (200, "v1 (2 of 200)")
+    every = lines(shown, blind_spots(pipeline, shown.answers.values()), (), None, verbose=True)
+    assert sum("Member" in str(each) for each in every) == 200
