@@ -13,8 +13,10 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.environment import BlindSpots
 from keyrotation_pipeline.model.fleet import Instance
+from keyrotation_pipeline.model.fleet_summary import FleetSummary, TableInFleet, tables_in_fleet
 from keyrotation_pipeline.model.requests import PendingRequest, Request, Step, Walk
-from keyrotation_pipeline.model.status import RotationStatus, Status, TableStatus
+from keyrotation_pipeline.model.status import RotationStatus, Status
+from keyrotation_pipeline.model.tables import TableName
 from keyrotation_pipeline.monitoring.members import blind_spots
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -55,10 +57,11 @@ class TableBar:
     """One table as a bar: values by version when last counted, or the part that this walk has rewritten since.
 
     Args:
+        table: in every database of a fleet that has it.
         rewritten: the share of its pages, 0 to 1, that the open walk has rewritten; None: it has not begun, or none is.
     """
 
-    table: TableStatus
+    table: TableInFleet
     shares: tuple[Share, ...]
     rewritten: float | None
 
@@ -90,6 +93,7 @@ class Console:
         pending: the open walk with who has signed, or else the oldest other request that is not over; None: none is.
         instances: as they report themselves; a sentence where they cannot be read.
         last: the request that ended last.
+        fleet: its databases in a sentence; None: there is one.
     """
 
     status: Status
@@ -103,6 +107,7 @@ class Console:
     events: tuple[NewEvent, ...]
     blind_spots: BlindSpots
     past: tuple[Request, ...]
+    fleet: str | None = None
 
 
 def console(pipeline: Pipeline) -> Console:
@@ -124,7 +129,8 @@ def _console(pipeline: Pipeline, look: Look) -> Console:
         pending=pending,
         signed=() if pending is None else tuple(signatures(pipeline.ledger, pending)),
         instances=look.instances,
-        tables=tuple(_bar(table, rotation) for table in status.tables),
+        tables=tuple(_bar(table, rotation) for table in tables_in_fleet(status.tables)),
+        fleet=FleetSummary.of(status).in_words if status.members else None,
         keys=_keys(pipeline.ledger, status.generated_at),
         events=tuple(_newest(pipeline.ledger, status.audit.seq)),
         blind_spots=blind_spots(pipeline.environment, status.answers.values()),
@@ -153,7 +159,7 @@ def signatures(ledger: Ledger, pending: PendingRequest) -> Iterator[Signed]:
         yield Signed(name, None)
 
 
-def _bar(table: TableStatus, rotation: RotationStatus | None) -> TableBar:
+def _bar(table: TableInFleet, rotation: RotationStatus | None) -> TableBar:
     total = sum(table.values_by_version.values())
     shares: list[Share] = []
     passed = 0.0
@@ -165,10 +171,11 @@ def _bar(table: TableStatus, rotation: RotationStatus | None) -> TableBar:
     return TableBar(table, tuple(shares), _rewritten(table, rotation))
 
 
-def _rewritten(table: TableStatus, rotation: RotationStatus | None) -> float | None:
+def _rewritten(table: TableInFleet, rotation: RotationStatus | None) -> float | None:
     if rotation is None or rotation.walk.done(Step.PRIMARY_KEY_ROLLOUT) is None:
         return None
-    return next((each.share for each in rotation.tables if each.table == str(table.table.name)), None)
+    shares = [each.share for each in rotation.tables if TableName.parse(each.table).in_any_database == table.name]
+    return sum(shares) / len(shares) if shares else None
 
 
 def _keys(ledger: Ledger, now: datetime) -> Timeline | None:

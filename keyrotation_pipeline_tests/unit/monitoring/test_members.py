@@ -15,6 +15,7 @@ from keyrotation_pipeline.adapters.fleet.members import KEPT_OPEN, Members
 from keyrotation_pipeline.assembly.fleet import over_members
 from keyrotation_pipeline.cli.status import lines
 from keyrotation_pipeline.console.gathering import console
+from keyrotation_pipeline.console.pages import front_page
 from keyrotation_pipeline.errors import CopyAheadError, DatabaseUnavailableError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.environment import DatabaseServer, MemberFound
@@ -344,3 +345,6 @@ def test_the_status_of_two_hundred_databases_is_a_few_lines_and_verbose_names_ea
     assert (first.databases, first.refuses) == (200, "v1 (2 of 200)")
     every = lines(shown, blind_spots(pipeline, shown.answers.values()), (), None, verbose=True)
     assert sum("Member" in str(each) for each in every) == 200
+    page = front_page(console(pipeline), None).decode()
+    assert page.count('class="bar"') == TABLES + 1
+    assert "201 databases, 200 re-encrypted" in page
