@@ -3,6 +3,7 @@
 Sensors, the console and `status` show recorded answers, with their age; whatever decides or is signed asks anew.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -143,6 +144,22 @@ def not_asked(members: Sequence[str], answers: Mapping[str, MemberAnswer], now: 
             f"none of {_some([*never, *old])} {when}, so what is shown of them may be out of date; run `keyrotation "
             "status`, or `keyrotation up`, whose sensor member_check asks them"
         )
+
+
+_NAMED = re.compile(r"\b(?:table|database) ([^\s;,]+)")
+
+
+def grouped(messages: Iterable[str]) -> Iterator[str]:
+    """The messages, with those that say the same of many tables or databases as one: the first, and how many more."""
+    alike = defaultdict[str, list[str]](list)
+    for each in messages:
+        alike[_NAMED.sub("", each, count=1)].append(each)
+    for found in alike.values():
+        named = _NAMED.search(found[0])
+        if len(found) > MOST_NAMED and named is not None:
+            yield f"{found[0][: named.end()]} (and {len(found) - 1:,} more){found[0][named.end() :]}"
+        else:
+            yield from found
 
 
 def _some(names: Sequence[str]) -> str:

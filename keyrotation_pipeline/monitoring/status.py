@@ -209,6 +209,7 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside
     attention += [
         message for table in pipeline.tables for message in count_problems(table, counts.get(table), records, now)
     ]
+    said = members.grouped if pipeline.members else tuple[str, ...]
     empty, not_counted_since = empty_versions(pipeline, primary, records, counts)
     return Status(
         generated_at=now,
@@ -232,15 +233,19 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside
         audit=head,
         next_rotation_due=due.due.at if due else None,
         next_rotation_rule=due.due.rule if due else None,
-        attention=tuple(dict.fromkeys(attention)),
+        attention=tuple(said(dict.fromkeys(attention))),
         alerted=frozenset([*failed, *urgent, *duties]),
-        warnings=(
-            *(each for each in overdue if each not in attention),
-            *protected.warnings,
-            *fenced.warnings(),
-            *members.not_asked(pipeline.members, answers, now),
-            *unread(pipeline.ledger),
-            *_plaintext(pipeline.ledger),
+        warnings=tuple(
+            said(
+                (
+                    *(each for each in overdue if each not in attention),
+                    *protected.warnings,
+                    *fenced.warnings(),
+                    *members.not_asked(pipeline.members, answers, now),
+                    *unread(pipeline.ledger),
+                    *_plaintext(pipeline.ledger),
+                )
+            )
         ),
         empty_versions=empty,
         not_counted_since=not_counted_since,
