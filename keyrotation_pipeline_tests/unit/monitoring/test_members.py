@@ -337,13 +337,13 @@ def test_the_status_of_two_hundred_databases_is_a_few_lines_and_verbose_names_ea
     requests = watched.world.ledger.state.requests
     requests[rotation.id] = replace(rotation, started_at=began, steps=tuple(steps))
     shown = overview(pipeline)
-    text = [str(each) for each in lines(shown, blind_spots(pipeline, shown.answers.values()), (), None)]
+    text = [str(each) for each in lines(shown, blind_spots(pipeline.environment, shown.answers.values()), (), None)]
     assert len(text) < 60
     (fleet,) = (each for each in text if "201 databases" in each)
     assert "201 databases, 200 re-encrypted, slowest m0009 at 0%; see to m0007; asked 0 s ago" in fleet
     (first,) = (each for each in tables_in_fleet(shown.tables) if str(each.name) == "t0")
     assert (first.databases, first.refuses) == (200, "v1 (2 of 200)")
-    every = lines(shown, blind_spots(pipeline, shown.answers.values()), (), None, verbose=True)
+    every = lines(shown, blind_spots(pipeline.environment, shown.answers.values()), (), None, verbose=True)
     assert sum("Member" in str(each) for each in every) == 200
     page = front_page(console(pipeline), None).decode()
     assert page.count('class="bar"') == TABLES + 1
