@@ -40,7 +40,7 @@ DECRYPTS = "Decrypts"
 
 def decrypts_in(line: str, place: str) -> str | None:
     """What a line `Decrypts` says of one place; None: nothing."""
-    found = re.search(rf"(?:^|; )([0-9,]+ value\(s\) in {re.escape(place)})(?:; |$)", line)
+    found = re.search(rf"(?:^|; )([0-9,]+ values? in {re.escape(place)})(?:; |$)", line)
     return None if found is None else found[1]
 
 

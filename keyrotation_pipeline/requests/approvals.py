@@ -268,10 +268,10 @@ def _decrypts(pipeline: Pipeline, request: Request, header: str, counts: Sequenc
     signed = ""
     if request.id in pipeline.ledger.replayed().texts:
         signed = (signed_fields(pipeline.ledger.approval_text(request.id)) or {}).get(DECRYPTS, "")
-    counted = pipeline.ledger.counts(pipeline.tables) if counts is None else counts
-    held = {(each.table.name, column): sum(of.values()) for each in counted for column, of in each.by_column.items()}
+    taken = pipeline.ledger.counts(pipeline.tables) if counts is None else counts
+    held = {(each.table.name, column): sum(of.values()) for each in taken for column, of in each.by_column.items()}
     return "; ".join(
-        decrypts_in(signed, name) or f"{held.get((table.name, place.name), 0):,} value(s) in {name}"
+        decrypts_in(signed, name) or f"{counted(held.get((table.name, place.name), 0), 'value')} in {name}"
         for table in pipeline.tables
         for place in table.places
         if place.source

@@ -68,16 +68,18 @@ def test_a_column_goes_back_to_plaintext_beside_its_application_and_officers_sig
         back = going_back(home, done)
         text = home.typed("approve", back, "--text")
         first = text.split("\n\n")[1].splitlines()[0]
-        assert f"NO LONGER PROTECTED BY THIS PROGRAM: {ROWS} value(s) in cases.note to plaintext" in first
-        assert f"\nAction: decrypt\nDecrypts: {ROWS} value(s) in cases.note to plaintext\nAuthorises: end " in text
+        assert f"NO LONGER PROTECTED BY THIS PROGRAM: {ROWS} values in cases.note to plaintext" in first
+        assert f"\nAction: decrypt\nDecrypts: {ROWS} values in cases.note to plaintext\nAuthorises: end " in text
         assert home.said("rotate", back) == ""
     assert application.writes > 10
     require_plaintext(home)
     assert "encrypted in the live rows since" not in str(home.shown("status")["warnings"])
     pack = home.file.parent / "pack"
     home.typed("report", "--format", "pack", "--output", str(pack))
-    done = subprocess.run([sys.executable, "-I", str(pack / "verify.py")], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    verified = subprocess.run(
+        [sys.executable, "-I", str(pack / "verify.py")], capture_output=True, text=True, check=False
+    )
+    assert verified.returncode == 0, verified.stdout + verified.stderr
     assert "decryption of columns, and rollback from v2 to v1" in (pack / "report.html").read_text()
     # What the table refuses stands in nobody's way who encrypts again.
     with at_work(home.release(3)):

@@ -84,7 +84,7 @@ def text_of(
 ) -> bytes:
     """The text to sign for a request; for a change of the roster, to another one; `decrypts`: else as its action."""
     if decrypts is None and request.action is RequestAction.DECRYPT:
-        decrypts = "7 value(s) in cases.note to plaintext"
+        decrypts = "7 values in cases.note to plaintext"
     is_policy = request.action is RequestAction.POLICY
     return ApprovalText(
         request=request.id, action=request.action, authorises="that, and nothing else",

@@ -85,9 +85,9 @@ def said(header: str = HEADER, **lines: str) -> str:
             id="rollback",
         ),
         pytest.param(
-            {"Action": "decrypt", "From": V2, "To": V1, "Decrypts": "1,234 value(s) in cases.note to plaintext",
+            {"Action": "decrypt", "From": V2, "To": V1, "Decrypts": "1,234 values in cases.note to plaintext",
              "Authorises": f"end rotation {'0f' * 16} and undo it: …"},
-            ["NO LONGER PROTECTED BY THIS PROGRAM: 1,234 value(s) in cases.note to plaintext, by the last count",
+            ["NO LONGER PROTECTED BY THIS PROGRAM: 1,234 values in cases.note to plaintext, by the last count",
              "without any key", "from v2 back to v1", f"It ends the rotation {'0f' * 16} and undoes it",
              "v2 stays in the archive, and older backups need it", "are stored without this protection?"],
             id="decrypt",
@@ -378,5 +378,5 @@ def test_a_databases_name_is_not_taken_for_more_than_a_name() -> None:
 
 
 def test_a_request_to_decrypt_says_first_what_becomes_readable() -> None:
-    lines = {"Action": "decrypt", "From": V2, "To": V1, "Decrypts": "7 value(s) in cases.note to plaintext"}
-    assert "NO LONGER PROTECTED BY THIS PROGRAM: 7 value(s) in cases.note" in said(**lines).splitlines()[0]
+    lines = {"Action": "decrypt", "From": V2, "To": V1, "Decrypts": "7 values in cases.note to plaintext"}
+    assert "NO LONGER PROTECTED BY THIS PROGRAM: 7 values in cases.note" in said(**lines).splitlines()[0]

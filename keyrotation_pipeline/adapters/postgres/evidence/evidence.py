@@ -182,9 +182,9 @@ class Evidence:
                 f"table {name}, column {column}: {counted(number, 'value')} still under {version}; find what "
                 "writes under it"
             )
-        for column, number in counted.encrypted.items():
+        for column, number in found.encrypted.items():
             raise FenceError(
-                f"table {name}, column {column}: {number} value(s) are encrypted again; find what wrote them"
+                f"table {name}, column {column}: {counted(number, 'value')} encrypted again; find what wrote them"
             )
         left = self.table.begun if leaves_plaintext(self.connection, versions) else ()
         for column, number in found.unencrypted.items():
