@@ -236,6 +236,11 @@ def _require_decryptable(tables: Sequence[EncryptedTable], stored: StoredKeys) -
                 "in the table"
             )
         for place in table.places:
+            if place.form is not None and place.form.columns:
+                raise RequestError(
+                    f"a value of {table.name}.{place.name} has parts in {', '.join(place.form.columns)} too, which is "
+                    "not written back; leave this column without `from`, or roll back without --decrypt"
+                )
             if place.source_key:
                 stored.source(place.source_key)
 

@@ -16,6 +16,7 @@ from keyrotation_pipeline.model.key_events import PrimaryChangeIntended
 from keyrotation_pipeline.model.keys import KeyState, activated_at
 from keyrotation_pipeline.model.request_events import Blocked
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.control import cancel, pause, resume
 from keyrotation_pipeline.rotation import rollback, runner
@@ -371,3 +372,11 @@ def test_the_key_store_describes_its_keys_in_plain_words(world: FakeWorld) -> No
         f"Encryption key v2 (rotated 2026-01-05), {who}",
         f"Archived key v1 (rotated 2026-01-05), {who}",
     ]
+
+
+def test_a_value_whose_parts_are_in_several_columns_is_not_given_back(world: FakeWorld) -> None:
+    rotation = rotated(world, Step.PRIMARY_KEY_ROLLOUT)
+    place = Place("email", source="attr-encrypted, iv email_iv", source_key="v9")
+    pipeline = replace(world.pipeline, tables=(EncryptedTable.of(TableName("public", "clients"), [place]),))
+    with pytest.raises(RequestError, match=r"a value of clients\.email has parts in email_iv too"):
+        rollback.open_rollback(pipeline, rotation, reason="slow", requested_by="dba", decrypt=True)
