@@ -199,7 +199,7 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside
     attention += stalled(pipeline.heartbeats.last(), now)
     attention += unstamped(pipeline, now)
     attention += unwitnessed(pipeline.ledger, now)
-    attention += [*changed_hosts(pipeline), *listed_otherwise(pipeline)]
+    attention += [*changed_hosts(pipeline), *listed_otherwise(pipeline.listed)]
     attention += outside.wrapping.problems if outside.wrapping is not None else ()
     attention += rolling.overdue(pipeline, answers.values(), now)
     # A recipient's certificate that has ended is said already where it is an officer's.

@@ -8,13 +8,13 @@ has begun goes on under the roster that it began under.
 request that began says which ones were signed; this has a change signed on its own.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, KeyRotationError, RequestError
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
-from keyrotation_pipeline.model.members import members_among, rules_among
+from keyrotation_pipeline.model.members import Listed, members_among, rules_among
 from keyrotation_pipeline.model.request_events import HostsPinned
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
 from keyrotation_pipeline.ports.ledger import Ledger
@@ -104,10 +104,10 @@ def _places(hosts: Sequence[str]) -> Iterator[tuple[str, str]]:
     yield from (*members_among(hosts).items(), *rules_among(hosts).items())
 
 
-def listed_otherwise(pipeline: Pipeline) -> Iterator[str]:
+def listed_otherwise(listed: Callable[[], Listed]) -> Iterator[str]:
     """A sentence if rules of a fleet list others than its members, or cannot be asked."""
     try:
-        yield from pipeline.listed().sentences
+        yield from listed().sentences
     except KeyRotationError as error:
         yield str(error)
 

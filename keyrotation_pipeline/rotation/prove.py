@@ -4,7 +4,7 @@ Each part may run again from the start at any time: sweeps then find nothing, an
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from keyrotation_pipeline.errors import BlockedError, ProofError, StaleWriterError
@@ -25,14 +25,14 @@ from keyrotation_pipeline.rotation.reencrypt import ring_fit_for_rows
 QUICK_SWEEPS = 2
 
 
-def require_listed(pipeline: Pipeline) -> None:
+def require_listed(listed: Callable[[], Listed]) -> None:
     """Refuses to prove anything while a rule of a fleet lists a database that is no member.
 
     Raises:
         BlockedError: names it.
         PreflightError: which databases there are cannot be told.
     """
-    if unjoined := pipeline.listed().unjoined:
+    if unjoined := listed().unjoined:
         raise BlockedError("; ".join(Listed(unjoined).sentences))
 
 
@@ -48,7 +48,7 @@ def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> P
         ProofError: a value is in quarantine, unencrypted or does not decrypt; names table, column and count.
         BlockedError: rows stay locked, or a table cannot be fenced; names who holds it.
     """
-    require_listed(pipeline)
+    require_listed(pipeline.listed)
     retired, ring = retired_versions(pipeline.ledger, rotation), ring_fit_for_rows(pipeline, rotation)
     refuses_writers = any(table.format.identified_by.refuses_writers for table in pipeline.tables)
     if refuses_writers:  # this fence minds no old values, and with it nobody adds any

@@ -95,7 +95,7 @@ def _retire_or_prove_again(
 def _retire(
     pipeline: Pipeline, rotation: Walk, proof: Proven, leaving: tuple[KeyVersion, ...], report: Report
 ) -> KeyRetired:
-    require_listed(pipeline)
+    require_listed(pipeline.listed)
     # Reading everything may take hours, without locks; the transaction checks what has changed since.
     searched = pipeline.evidence.search(
         pipeline.tables, rotation.source, retired_versions(pipeline.ledger, rotation), report

@@ -79,7 +79,7 @@ def test_a_key_whose_archive_holds_another_one_stays_live(secrets: TestArchivedI
     store = filled(secrets.open())
     old = f"{secrets.aws.prefix}v1-archived-20200105"
     secrets.aws.client.create_secret(Name=old, SecretString=base64_of(key(9)))
-    with pytest.raises(KeyStoreDamagedError, match=f"secret {old} holds something else as v1 than the key to"):
+    with pytest.raises(KeyStoreDamagedError, match=f"secret {old} holds another key as v1; find out which one"):
         archive(store, V1)
     with pytest.raises(KeyStoreError, match="different key under v1"):
         add(store, V1, key(1))

@@ -66,7 +66,7 @@ def test_a_change_that_is_never_seen_is_reported_as_a_late_answer(
 ) -> None:
     secret = new_stale_secret(5)
     monkeypatch.setattr("keyrotation_pipeline.adapters.keystores.secrets_manager.PATIENCE_SECONDS", 0.2)
-    with pytest.raises(KeyStoreUnavailableError, match=r"does not show it after.*run the same again"):
+    with pytest.raises(KeyStoreUnavailableError, match=r"does not show it after.*run this again"):
         add(secret.open(), V1, key(1))
 
 
