@@ -65,7 +65,8 @@ def _shares(tables: Sequence[TableProgress]) -> dict[str, float]:
 
 
 def _named(status: Status) -> Iterator[str]:
-    said = "\n".join(status.attention)
+    # What is the same of many names the first of them alone.
+    said = "\n".join(each for each in status.attention if " more)" not in each)
     words = set(re.findall(r"\b([\w-]+):|\bdatabase ([\w-]+)", said))
     named = {name for pair in words for name in pair if name}
     for name in status.members:

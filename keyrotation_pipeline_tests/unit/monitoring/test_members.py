@@ -318,10 +318,11 @@ def test_a_decision_goes_through_the_tables_once_however_many_databases_they_are
 
 
 def test_the_status_of_two_hundred_databases_is_a_few_lines_and_verbose_names_each() -> None:
-    watched, _ = fleet_of(200)
+    watched, opener = fleet_of(200)
     rotation, database = rotation_of(watched.world), watched.world.database
     for name in ("m0000:t0", "m0001:t0"):
         database.fence_state[name] = (V1,)
+    opener.close()
     watched.down.add("m0007")
     ask_due(watched.pipeline, afresh=True)
     pipeline = watched.pipeline
