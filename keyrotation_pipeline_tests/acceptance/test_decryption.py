@@ -97,7 +97,7 @@ def test_nothing_is_decrypted_before_every_instance_writes_the_old_form_under_th
         said = home.said("rotate", back)
     finally:
         attests.stop()
-    assert "reports no encrypted_from=2 for cases.note" in said
+    assert "no encrypted_from=2 for cases.note" in said
     assert {note[:3] for note in home.stored("note")} == {"v2:"}
     assert home.shown("status")["primary"] == "v2"
     file = home.file.read_text()

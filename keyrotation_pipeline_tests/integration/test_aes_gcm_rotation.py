@@ -570,7 +570,7 @@ def test_a_transaction_that_wrote_before_the_revoke_is_waited_for(notes: Notes) 
         searched = notes.searched()
         with pytest.raises(BlockedError):
             notes.proven(moment, searched)
-    with pytest.raises(FenceError, match=r"do not open with v2 alone"):
+    with pytest.raises(FenceError, match=r"cannot be opened with v2 alone"):
         notes.proven(moment, searched)
 
 
@@ -581,7 +581,7 @@ def test_a_relation_that_is_attached_after_the_search_is_read_whole(notes: Notes
     notes.connection.execute("SELECT pg_current_xact_id()")
     searched = notes.searched()
     notes.connection.execute('ALTER TABLE "Cl inic".old INHERIT "Cl inic"."Not es"')
-    with pytest.raises(FenceError, match="do not open with v2 alone"):
+    with pytest.raises(FenceError, match="cannot be opened with v2 alone"):
         notes.proven(moment, searched)
 
 

@@ -791,7 +791,7 @@ def test_columns_that_another_home_has_counted_are_warned_of(migrated: Connectio
         assert [each for each in warnings(second, other) if "home" in each] == []
     (sentence,) = (each for each in warnings(migrated, declared) if "home" in each)
     assert re.match(
-        r"the home in schema shop_keys has counted d of table Cl 'inic\.notes, too, on 20..-..-..,",
+        r"the home in schema shop_keys declares d of table Cl 'inic\.notes, too \(counted on 20..-..-..\),",
         sentence,
     )
     migrated.execute(sentence.partition("If that is done there: ")[2].encode())

@@ -44,7 +44,7 @@ def test_the_pre_flight_reports_vacuums_that_read_indexes_again(
     make(debian, rows, index)
     sentences = warned(debian)
     assert len(sentences) == reported
-    assert all("57 MiB" in each and "maintenance_work_mem is 8 MiB" in each for each in sentences)
+    assert all("57 MiB" in each and "maintenance_work_mem at 8 MiB" in each for each in sentences)
 
 
 def test_a_server_that_remembers_compactly_is_not_warned_of(connection: Connection) -> None:
