@@ -423,7 +423,7 @@ def test_verify_fails_on_a_value_that_does_not_decrypt_and_inventory_names_it(cl
     foreign = encrypt(KeyRing({V1: KeyMaterial.generate()}, V1), "x")
     clinic.execute("UPDATE clients SET email = %s WHERE id = 7", foreign)
     clinic.run("verify", expect=1)
-    assert "1 values of clients cannot be decrypted" in clinic.error
+    assert "1 value of clients cannot be decrypted" in clinic.error
     quarantined = json.loads(clinic.run("inventory", "--json"))["quarantine"]
     assert [(each["table"], each["column"]) for each in quarantined] == [("clients", "email")]
     assert foreign not in "".join(clinic.folder.printed)

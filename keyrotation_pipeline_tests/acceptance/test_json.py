@@ -99,7 +99,7 @@ def test_a_refusal_of_the_database_is_json_too(clinic: Clinic) -> None:  # noqa:
     clinic.execute("UPDATE clients SET email = first_name || 'x' WHERE id = 1")
     value = documented("verify", clinic.run("verify", "--json", expect=1))
     assert value["failures"] == 1
-    assert "do not decrypt" in refusal(clinic.error), "next to the result, which is on stdout"
+    assert "cannot be decrypted" in refusal(clinic.error), "next to the result, which is on stdout"
 
 
 @pytest.fixture

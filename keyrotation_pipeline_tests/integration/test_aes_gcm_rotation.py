@@ -267,7 +267,7 @@ def test_a_login_that_cannot_be_refused_makes_no_fence(notes: Notes, held: str) 
             execute(sql.SQL('GRANT {} ON "Cl inic"."Not es" TO {}').format(right, role))
             execute(sql.SQL("GRANT {} TO {}").format(quoted(other), quoted(first)))
         found = "; ".join(notes.problems())
-        words = {"owner": "as the owner", "another login": f"{other} can write"}
+        words = {"owner": "as the table's owner", "another login": f"can be written by {other}"}
         words |= {"group": f"through role {other}", "trigger": "has TRIGGER on"}
         assert words.get(held, f"through {'role ' * (held != 'PUBLIC')}{held}") in found
         with pytest.raises(FenceError):

@@ -118,7 +118,7 @@ def test_no_key_goes_to_a_mail_server_as_its_password(
     refusal = message_of(lambda: alert(local_clinic))
     assert mail_server.passwords == []
     assert refusal.startswith("[alerts.smtp] password ")
-    assert ("which is in the key store" in refusal) == (how not in {"a copy of a key", "a variable with a key"})
+    assert ("in the key store, and nothing" in refusal) == (how not in {"a copy of a key", "a variable with a key"})
     assert base64_of(local_clinic.ring.material(V2)) not in refusal
 
 
@@ -364,13 +364,13 @@ def test_another_name_of_the_key_that_signs_backups_is_no_secret(local_clinic: C
     (local_clinic.directory / "other").hardlink_to(local_clinic.settings.home / "backup-signing-key.pem")
     configure(local_clinic, '[recovery]\npassphrase = { file = "other" }\n')
 
-    assert "which is in the home" in message_of(lambda: settings.load(local_clinic.settings.path))
+    assert "in the home, and nothing" in message_of(lambda: settings.load(local_clinic.settings.path))
 
 
 def test_no_token_that_aws_gets_is_a_file_of_keys(local_clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(key_file(local_clinic)))
 
-    assert "which is in the key store" in message_of(lambda: settings.load(local_clinic.settings.path))
+    assert "in the key store, and nothing" in message_of(lambda: settings.load(local_clinic.settings.path))
 
 
 def test_no_database_is_connected_to_with_a_key_as_its_password(local_clinic: Clinic) -> None:

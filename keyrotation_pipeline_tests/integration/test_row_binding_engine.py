@@ -202,7 +202,11 @@ def test_a_key_that_became_null_or_is_named_otherwise_binds_nothing(visits: Visi
     ("column", "is_fatal", "sentence"),
     [
         ("id uuid UNIQUE", True, r"column t\.id, which row of \[\[tables\]\] names, may be NULL; .* SET NOT NULL, or"),
-        ("id numeric PRIMARY KEY", True, r"column t\.id, which row of \[\[tables\]\] names, is of type numeric, whose"),
+        (
+            "id numeric PRIMARY KEY",
+            True,
+            r"column t\.id, which row of \[\[tables\]\] names, is of type numeric, and",
+        ),
         (
             "b int, id int GENERATED ALWAYS AS (b * 2) STORED UNIQUE NOT NULL",
             True,

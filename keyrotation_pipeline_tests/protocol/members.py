@@ -19,6 +19,7 @@ from keyrotation_pipeline.errors import DatabaseUnavailableError, FenceError, Ke
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.environment import BlindSpots
 from keyrotation_pipeline.model.key_events import KeyRetired, MemberProven
+from keyrotation_pipeline.model.members import Listed
 from keyrotation_pipeline.model.proof import MemberPosition, MemberState, Searched, SnapshotPosition, ZeroOldRows
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.rotation import retire
@@ -261,7 +262,7 @@ def execute(world: World, changed: Mapping[int, World], stop: int) -> tuple[Run,
     at_proof = {name: MemberPosition(1, "0/1") for name, each in members.items() if each.standing == "member"}
     pipeline: Any = SimpleNamespace(
         tables=TABLES, evidence=fleet, keys=ModelKeys(run), ledger=ModelLedger(run, set(members)),
-        environment=SimpleNamespace(blind_spots=lambda: BlindSpots((), ())),
+        environment=SimpleNamespace(blind_spots=lambda: BlindSpots((), ())), listed=Listed,
     )  # fmt: skip
     rotation: Any = SimpleNamespace(id="1", source=V1, target=V2, encrypts_plaintext=False)
     proof: Any = SimpleNamespace(moment=SnapshotPosition(1, "0/1", at_proof))
