@@ -176,8 +176,9 @@ def _require_offered(listed: Sequence[ArchiveEntry], there: ServerRules, dump: D
     needed = frozenset(filter(None, map(_extension, listed))) - REACHING_OUT
     if missing := sorted(each for each in needed if there.of(each) is None):
         raise IncompleteRestoreError(
-            f"{dump.file.name} needs the extension {', '.join(missing)}, which {server} does not have; install "
-            "it, or name programs that have it in [backup] postgres_binaries"
+            f"{dump.file.name} needs the extension {', '.join(missing)}, which {server} does not have; install the "
+            f"package postgresql-{dump.server_major} or its own, or name programs that have it in [backup] "
+            "postgres_binaries"
         )
 
 
