@@ -5,10 +5,10 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+from keyrotation_pipeline.adapters.postgres.inventory.listing import listed
 from keyrotation_pipeline.adapters.postgres.inventory.relations import require_declared
 from keyrotation_pipeline.adapters.postgres.ledger.mirror import adopt
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
-from keyrotation_pipeline.adapters.postgres.server.listing import listed
 from keyrotation_pipeline.assembly.fleet import SignedPlaces, is_by_rule, known_home, members_of, naming, tables_of
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.members import Listed, MemberRule
@@ -69,7 +69,8 @@ def listing(settings: Settings, ledger: Ledger, url: str) -> Listed:
     """
     members, found = members_of(settings, ledger.replayed().hosts), set[str]()
     for each in settings.rules:
-        names = listed(partial(connect, url), MemberRule(each.name), each.query or "")
-        found |= {name for name in names if settings.entry_of(name) is not None}
+        if each.listing is not None:
+            names = listed(partial(connect, url), MemberRule(each.name), each.listing)
+            found |= {name for name in names if settings.entry_of(name) is not None}
     by_rule = (name for name in members if is_by_rule(settings, name))
     return Listed(tuple(sorted(found.difference(members))), tuple(name for name in by_rule if name not in found))

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from typing import Self
 
 from keyrotation_pipeline.model.signed_lines import PLACE
-from keyrotation_pipeline.model.tables import MEMBER_NAME, NAME_RULE
+from keyrotation_pipeline.model.tables import MEMBER_NAME, NAME_RULE, TableName
 
 MEMBER = "databases "
 _SYSTEM = re.compile(r".+, system identifier ([0-9]+)(?:, schema [a-z0-9_]+)?")
 _WITHOUT = " without "
+_LISTING = re.compile(
+    r"\s*SELECT\s+([a-z_]\w*)\s+FROM\s+(?:([a-z_]\w*)\.)?([a-z_]\w*)(?:\s+WHERE\s+([a-z_]\w*))?\s*",
+    re.ASCII | re.IGNORECASE,
+)
 _RULE = re.compile(
     rf"({NAME_RULE})(?:{_WITHOUT}({MEMBER_NAME}(?:, {MEMBER_NAME})*))?(, system identifier .+)", re.ASCII
 )
@@ -52,6 +56,33 @@ class MemberRule:
         """
         without = f"{_WITHOUT}{', '.join(self.gone)}" if self.gone else ""
         return f"{self.name}{without}{_after_name(anywhere)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Where the home's own database lists the names that a rule may cover.
+
+    No SQL of the configuration is run: a query may call functions of whoever owns what it reads.
+
+    Args:
+        column: of type text or varchar; one name a row.
+        when: a boolean column: only rows in which it is true; "": all rows.
+    """
+
+    table: TableName
+    column: str
+    when: str = ""
+
+    @classmethod
+    def parse(cls, query: str) -> Self | None:
+        """Reads ``SELECT name FROM public.tenants WHERE active``, or without `WHERE`; None: it is other SQL.
+
+        As in SQL without quotes, capital letters are small ones.
+        """
+        if (found := _LISTING.fullmatch(query)) is None:
+            return None
+        column, schema, table, when = (each and each.lower() for each in found.groups())
+        return cls(TableName(schema or "public", table), column, when or "")
 
 
 @dataclass(frozen=True, slots=True)

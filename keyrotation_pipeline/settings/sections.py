@@ -15,7 +15,7 @@ from keyrotation_pipeline.model.approval import require_plain
 from keyrotation_pipeline.model.checkpoints import COSIGNATURE, VerifierKey
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact, ContactRole, IncidentType
-from keyrotation_pipeline.model.members import MemberRule
+from keyrotation_pipeline.model.members import Listing, MemberRule
 from keyrotation_pipeline.model.progress import DEFAULT_DUTY_CYCLE, LEAST_DUTY_CYCLE, AllowedHours
 from keyrotation_pipeline.model.tables import MEMBER_NAME, NAME_RULE
 from keyrotation_pipeline.settings.key_stores import KubernetesName
@@ -36,6 +36,7 @@ from keyrotation_pipeline.settings.values import (
 
 # A witness that is no server: objects in the bucket of backups, which S3 locks.
 OBJECT_LOCK = "s3-object-lock"
+_LISTING = "SELECT name FROM public.tenants"
 
 
 def _witness_address(address: str) -> str:
@@ -197,7 +198,8 @@ class MemberSettings(Section):
         name: how it is named in `[[tables]]`, and shown: small letters, digits and underscores. With ``*``, as in
             ``tenant_*``, it is a rule: every database of one server that `query` lists and that it matches.
         url: of the database, directly and not through a pooler; of a rule, of any database of its server.
-        query: of a rule: returns the names of these databases, one a row, in the home's own database.
+        query: of a rule: `SELECT name FROM public.tenants`, with or without `WHERE` and a boolean column: where the
+            home's own database lists the names.
         gone: of a rule: names that it does not cover, as of databases that are members no more.
     """
 
@@ -217,7 +219,21 @@ class MemberSettings(Section):
             return self
         raise ConfigurationError(
             f"[[databases]] {self.name} has {'no query' if self.query is None else 'a query'}, and a name with * goes "
-            'with one: write name = "tenant_*" and query = "SELECT …", which returns names, or neither'
+            f'with one: write name = "tenant_*" and query = "{_LISTING}", or neither'
+        )
+
+    @property
+    def listing(self) -> Listing | None:
+        """Where the names of a rule are listed."""
+        return None if self.query is None else Listing.parse(self.query)
+
+    @model_validator(mode="after")
+    def _query_reads_one_column(self) -> Self:
+        if self.query is None or self.listing is not None:
+            return self
+        raise ConfigurationError(
+            f"query of [[databases]] {self.name} is not like `{_LISTING}`, with or without `WHERE` and a boolean "
+            "column; write it so"
         )
 
     @model_validator(mode="after")

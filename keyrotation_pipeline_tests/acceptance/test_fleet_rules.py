@@ -149,23 +149,36 @@ def test_a_listing_is_believed_by_nobody_and_drops_no_member(tenants: Tenants) -
     request = tenants.requested("request", "--reason", "yearly")
     tenants.typed("rotate", request, "--through", "rows")
     listing = "SELECT name FROM public.tenants"
-    for returned, sentence in (
-        ("SELECT name FROM tenants", "query of [[databases]] tenant_* failed (UndefinedTable)"),
-        ("SELECT 7", "does not return one text a row"),
-        (f"{listing}, pg_catalog.pg_sleep(60)", "did not end within 10 seconds"),
-        (f"{listing} UNION ALL SELECT 'tenant_1'", "lists tenant_1 twice, and a member is one database"),
-        (f"{listing} UNION ALL SELECT 'clinic; DROP'", 'lists "clinic; DROP", which that name does not match'),
-        ("INSERT INTO public.tenants VALUES ('tenant_5') RETURNING name", "failed (ReadOnlySqlTransaction)"),
-        (f"COMMIT; {listing}", "failed (SyntaxError)"),
+    for other in (f"{listing}, pg_catalog.pg_sleep(60)", f"COMMIT; {listing}", f"{listing} WHERE name LIKE 'tenant%'"):
+        tenants.configure(listing, other)
+        assert "tenant_* is not like `SELECT name FROM public.tenants`" in tenants.refused("init")
+        tenants.configure(other, listing)
+    for done, undone, sentence in (
+        (
+            "ALTER TABLE tenants RENAME TO named",
+            "ALTER TABLE named RENAME TO tenants",
+            "is not in the database; correct the query",
+        ),
+        ("INSERT INTO tenants VALUES (NULL)", "DELETE FROM tenants WHERE name IS NULL", "lists a row without a name"),
+        (
+            "INSERT INTO tenants VALUES ('tenant_1')",
+            "DELETE FROM tenants; INSERT INTO tenants VALUES ('tenant_1'), ('tenant_2')",
+            "lists tenant_1 twice, and a member is one database",
+        ),
+        (
+            "INSERT INTO tenants VALUES ('clinic; DROP')",
+            "DELETE FROM tenants WHERE name LIKE 'clinic%'",
+            'lists "clinic; DROP", which that name does not match',
+        ),
     ):
-        tenants.configure(listing, returned)
+        tenants.execute("", done)
         for command in (("init",), ("rotate", request)):
             assert sentence in tenants.refused(*command)
         assert any(sentence in each for each in tenants.attention())
         assert tenants.members() == ["tenant_1", "tenant_2"]
-        tenants.configure(returned, listing)
+        tenants.execute("", undone)
     tenants.execute("", EVIL)
-    assert "tenant_* failed (" in tenants.refused("init")
+    assert "tenants, declared through tenants, is not an ordinary table" in tenants.refused("init")
     tenants.execute("", "DROP VIEW tenants; ALTER TABLE named RENAME TO tenants")
     tenants.enlist("tenant_7")
     assert "database tenant_7: cannot connect to tenant_7@localhost" in tenants.refused("init")
@@ -192,17 +205,17 @@ def test_a_listing_is_believed_by_nobody_and_drops_no_member(tenants: Tenants) -
 @pytest.mark.extended
 def test_a_rule_covers_what_officers_have_signed_and_no_more(tenants: Tenants, database_url: str) -> None:
     """Whoever writes the configuration changes the rule; what is gone is signed away."""
-    name, listing = '"tenant_*"', "SELECT name FROM public.tenants"
+    name = '"tenant_*"'
     tenants.administer("CREATE DATABASE trial")
     tenants.configure(name, '"t*"')
-    tenants.configure(listing, f"{listing} UNION ALL SELECT 'trial'")
+    tenants.enlist("trial")
     assert "trial, system identifier" in tenants.refused("init")
     assert "which no rule covers that officers have signed" in tenants.said()
     assert "no officers have signed that it is one" in tenants.refused("request", "--reason", "yearly")
     with psycopg.connect(tenants.server.url("trial")) as connection:  # type: ignore[union-attr]
         schemas = connection.execute("SELECT count(*) FROM pg_namespace WHERE nspname = 'keyrotation'").fetchone()
     assert schemas == (0,)
-    tenants.configure(f"{listing} UNION ALL SELECT 'trial'", listing)
+    tenants.execute("", "DELETE FROM tenants WHERE name = 'trial'")
     tenants.configure('"t*"', name)
     with psycopg.connect(database_url, autocommit=True) as elsewhere:
         elsewhere.execute("CREATE DATABASE tenant_1")

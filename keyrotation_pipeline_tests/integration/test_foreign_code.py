@@ -10,6 +10,7 @@ from psycopg.conninfo import make_conninfo
 
 from keyrotation_pipeline.adapters.postgres.inventory import contents, relations
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
+from keyrotation_pipeline.adapters.postgres.inventory.listing import listed
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
 from keyrotation_pipeline.adapters.postgres.preflight.postgres_environment import PostgresEnvironment
 from keyrotation_pipeline.adapters.postgres.preflight.writes import never_fires_for_us, watches_others
@@ -19,6 +20,7 @@ from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.members import Listing, MemberRule
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import PostgresPorts
 
@@ -464,3 +466,43 @@ def test_the_fence_of_another_home_does_not_stop_a_rotation(database_url: str, a
             found[column] = [each for each in sentences if each.startswith("trigger")]
     assert found["email"] == []
     assert "trigger t of users would fire for every re-encrypted row" in found["name"][0]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param("CREATE INDEX ours ON tenants ((name || evil('x')))", id="expression of an index"),
+        pytest.param(
+            "CREATE TYPE kind AS ENUM ('tenant_1'); CREATE FUNCTION says(kind) RETURNS text LANGUAGE plpgsql "
+            "AS 'BEGIN RETURN evil(''x''); END'; CREATE CAST (kind AS text) WITH FUNCTION says(kind) AS IMPLICIT; "
+            "ALTER TABLE tenants ALTER name TYPE kind USING name::kind",
+            id="cast",
+        ),
+        pytest.param(
+            "ALTER TABLE tenants RENAME TO named; CREATE VIEW tenants AS SELECT evil(name) AS name FROM named",
+            id="view",
+        ),
+    ],
+)
+def test_a_table_that_lists_members_runs_no_code_of_its_owner(
+    connection: psycopg.Connection[tuple[object, ...]], roles: tuple[str, str, str], script: str
+) -> None:
+    owner, _, url = roles
+    owned(
+        connection,
+        owner,
+        """CREATE FUNCTION evil(text) RETURNS text IMMUTABLE LANGUAGE plpgsql
+            AS 'BEGIN RAISE WARNING ''ran as %'', current_user; RETURN $1; END';
+        CREATE TABLE tenants (name text); INSERT INTO tenants VALUES ('tenant_1');"""
+        + script,
+    )
+    said = list[str]()
+
+    def connected() -> Connection:
+        made = connect(url)
+        made.add_notice_handler(lambda each: said.append(each.message_primary or ""))
+        return made
+
+    with pytest.raises(PreflightError, match=r"^query of \[\[databases\]\] tenant_\*: "):
+        listed(connected, MemberRule("tenant_*"), Listing(TableName("public", "tenants"), "name"))
+    assert said == []

@@ -8,7 +8,7 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.errors import ConfigurationError
 
 MEMBERS = '[[databases]]\nname = "north"\nurl = "north"\n[[databases]]\nname = "south"\nurl = "south"\n'
-RULE = '[[databases]]\nname = "t_*"\nurl = "t"\nquery = "SELECT 1"\n'
+RULE = '[[databases]]\nname = "t_*"\nurl = "t"\nquery = "SELECT name FROM tenants"\n'
 CLIENTS = '[[tables]]\nname = "clients"\ncolumns = ["name"]\n'
 
 
@@ -66,9 +66,14 @@ def test_members_by_a_rule_have_its_tables_and_one_by_name_its_own(tmp_path: Pat
             f'[[databases]]\nname = "t_*"\nurl = "t"\n{CLIENTS}databases = "*"', r"t_\* has no query", id="no query"
         ),
         pytest.param(
-            f'[[databases]]\nname = "t"\nurl = "t"\nquery = "SELECT 1"\n{CLIENTS}databases = "*"',
+            f'[[databases]]\nname = "t"\nurl = "t"\nquery = "SELECT name FROM tenants"\n{CLIENTS}databases = "*"',
             "t has a query",
             id="no rule",
+        ),
+        pytest.param(
+            f'{RULE}{CLIENTS}databases = "*"'.replace("name FROM", "pg_terminate_backend(pid) FROM"),
+            r"query of \[\[databases\]\] t_\* is not like",
+            id="a query that calls a function",
         ),
         pytest.param(f'{RULE}gone = ["north"]\n{CLIENTS}databases = "*"', r"t_\* has gone, which", id="gone"),
         pytest.param(f"{RULE}{CLIENTS}", r"t_\* has no table", id="rule without table"),
