@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.backups.encrypted_files import EncryptedConfiguration, EncryptedDumps, EncryptedKeys
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.fleet.dumps import MemberDump, of_member
+from keyrotation_pipeline.adapters.fleet.dumps import MemberDump, naming_in_backup
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.decrypt import agent_key, imported_key
 from keyrotation_pipeline.adapters.openpgp.officer_keys import ThrowAwayOfficers
@@ -120,7 +120,7 @@ def _member(settings: Settings, pipeline: Pipeline, name: str) -> MemberSource:
     An empty database that somebody made in its place is not dumped as the member: its dump would supersede the others.
     """
     places = SignedPlaces(settings, pipeline.ledger)
-    with of_member(name), closing(connect(url := places.url(name))) as connection:
+    with naming_in_backup(name), closing(connect(url := places.url(name))) as connection:
         places.require_signed(name, url, connection)
         require_member(connection, pipeline.ledger.replayed().home or "", name)
         place, url = places.place(name, url, connection), named_url(url, connection)

@@ -1,7 +1,7 @@
 """Opens the members of a fleet, each of them only where officers have signed it to be."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -10,7 +10,7 @@ from psycopg.conninfo import make_conninfo
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.fleet.environment import FleetEnvironment
 from keyrotation_pipeline.adapters.fleet.inventory import FleetInventory
-from keyrotation_pipeline.adapters.fleet.members import Members, in_member
+from keyrotation_pipeline.adapters.fleet.members import Members, naming
 from keyrotation_pipeline.adapters.fleet.retirement import FleetEvidence, FleetFencing
 from keyrotation_pipeline.adapters.fleet.rewriting import FleetRewriting
 from keyrotation_pipeline.adapters.own_schema import with_schema
@@ -27,7 +27,7 @@ from keyrotation_pipeline.adapters.postgres.retirement.postgres_retirement impor
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, display_name, opening
 from keyrotation_pipeline.audit.event_signatures import VouchedEvents
-from keyrotation_pipeline.errors import ApprovalError, DatabaseUnavailableError, KeyRotationError, PreflightError
+from keyrotation_pipeline.errors import ApprovalError, DatabaseUnavailableError, PreflightError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.environment import DatabaseServer
@@ -283,13 +283,3 @@ def known_home(home: str | None) -> str:
     if home is None:
         raise PreflightError("this home has no id yet, and so no members; run `keyrotation init`")
     return home
-
-
-@contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Has errors inside name a member."""
-    try:
-        yield
-    except KeyRotationError as error:
-        error.args = (in_member(name, str(error)),)
-        raise

@@ -5,11 +5,12 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+from keyrotation_pipeline.adapters.fleet.members import naming
 from keyrotation_pipeline.adapters.postgres.inventory.listing import listed
 from keyrotation_pipeline.adapters.postgres.inventory.relations import require_declared
 from keyrotation_pipeline.adapters.postgres.ledger.mirror import adopt
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
-from keyrotation_pipeline.assembly.fleet import SignedPlaces, is_by_rule, known_home, members_of, naming, tables_of
+from keyrotation_pipeline.assembly.fleet import SignedPlaces, is_by_rule, known_home, members_of, tables_of
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.members import Listed, MemberRule
 from keyrotation_pipeline.model.request_events import MemberJoined

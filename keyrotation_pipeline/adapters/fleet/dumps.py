@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import psycopg
 
-from keyrotation_pipeline.adapters.fleet.members import in_member
-from keyrotation_pipeline.errors import BackupError, KeyRotationError
+from keyrotation_pipeline.adapters.fleet.members import naming
+from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.backups import DumpSource, DumpUnderWay
 
@@ -22,19 +22,17 @@ class MemberDump:
     @contextmanager
     def dumping(self, tables: Sequence[EncryptedTable]) -> Iterator[DumpUnderWay]:
         """See `DumpSource.dumping`."""
-        with of_member(self.name), self.source.dumping(tables) as under_way:
+        with naming_in_backup(self.name), self.source.dumping(tables) as under_way:
             yield under_way
 
 
 @contextmanager
-def of_member(name: str) -> Iterator[None]:
+def naming_in_backup(name: str) -> Iterator[None]:
     """Has errors inside name a member; a server that goes away is one."""
     try:
-        yield
+        with naming(name):
+            yield
     except psycopg.Error as error:
         raise BackupError(
             f"database {name}: it stopped answering ({type(error).__name__}); when it is back, run `keyrotation backup`"
         ) from None
-    except KeyRotationError as error:
-        error.args = (in_member(name, str(error)), *error.args[1:])
-        raise

@@ -185,13 +185,11 @@ class Members:
 @contextmanager
 def _named(name: str) -> Iterator[None]:
     try:
-        yield
+        with naming(name):
+            yield
     except (DatabaseUnavailableError, psycopg.OperationalError) as error:
         why = str(error) if isinstance(error, KeyRotationError) else "the connection was lost; run this again"
         raise MemberUnavailableError(in_member(name, why)) from None
-    except KeyRotationError as error:
-        error.args = (in_member(name, str(error)), *error.args[1:])
-        raise
 
 
 @contextmanager
@@ -210,8 +208,18 @@ def _usable(name: str) -> Iterator[None]:
         ) from None
 
 
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Has errors inside name a member."""
+    try:
+        yield
+    except KeyRotationError as error:
+        error.args = (in_member(name, str(error)), *error.args[1:])
+        raise
+
+
 def in_member(name: str, sentence: str) -> str:
     """A sentence about a member, by its name: what is said of `[database] url` is of its own in `[[databases]]`."""
-    named = re.search(rf"\b{name}:|\bdatabase {name} ", sentence)
+    named = re.search(r"\b{0}:|\bdatabase {0} ".format(re.escape(name)), sentence)
     own = sentence.replace("[database] url", f"[[databases]] {name} url")
     return own if named else f"database {name}: {own}"

@@ -66,3 +66,7 @@ def test_a_search_says_which_database_it_is_in() -> None:
 
 def test_a_short_name_is_not_taken_for_the_end_of_a_word() -> None:
     assert in_member("s", "these columns: name, email") == "database s: these columns: name, email"
+
+
+def test_a_rule_is_named_as_a_member_is() -> None:
+    assert in_member("tenant_*", "tenant_: it answers") == "database tenant_*: tenant_: it answers"
