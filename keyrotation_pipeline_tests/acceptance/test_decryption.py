@@ -151,3 +151,32 @@ def test_kills_at_every_step_and_an_instance_that_encrypts_lose_nothing(home: Ho
         assert eventually(lambda: stale.refused > 0)
     assert (stale.wrong, kills > 6, stale.written > 3, len(phases) > 5) == ([], True, True, True), (kills, phases)
     require_plaintext(home)
+
+
+@pytest.mark.parametrize(
+    ("exposed", "action", "notes"),
+    [
+        pytest.param("v2", "decrypt", "plaintext", id="the key that goes"),
+        pytest.param("v1", "rotate", "v3:", id="the key that it leads back to"),
+    ],
+)
+@pytest.mark.parametrize("through", ["key_version", "primary_key_rollout", "rows"])
+@pytest.mark.extended
+def test_an_emergency_in_the_middle_of_a_decryption_ends_it_or_encrypts_again(
+    home: Home, through: str, exposed: str, action: str, notes: str
+) -> None:
+    named = ("--type", "key_exposed", "--description", "in a log", "--discovered-at", "now", "--key-version", exposed)
+    with at_work(home.release(2)):
+        back = going_back(home, encrypted(home))
+        home.typed("rotate", back, "--through", through)
+        emergency = home.typed("incident", "open", *named).splitlines()[-1]
+        assert f"\nAction: {action}\n" in home.typed("approve", emergency, "--text")
+        home.sign(emergency)
+        assert home.said("rotate", emergency) == ""
+    expected = [home.expected[row][1] for row in range(ROWS)]
+    assert (home.stored("note") == expected) == (notes == "plaintext")
+    if notes != "plaintext":
+        assert {note[:3] for column in ("name", "note") for note in home.stored(column)} == {notes}
+        assert home.release(2).read() == home.expected
+    assert home.table()["unreadable"] == 0
+    assert home.typed("audit", "verify")
