@@ -17,6 +17,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyNotation
 from keyrotation_pipeline.fieldcrypto.format_spec import ELEMENTS
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact
 from keyrotation_pipeline.model.progress import AllowedHours
@@ -354,19 +355,20 @@ class File(Section):
 
     @model_validator(mode="after")
     def _members_have_a_fence(self) -> Self:
-        """What works in a single database alone, since a fence in SQL, or a server, is of that one."""
+        """What works in a single database alone: its fence, or what its evidence rests on, is of that one."""
         if not self.databases:
             return self
-        if self.format.name != NATIVE.name:
+        told = self.format.value_format
+        if told.identified_by is IdentifiedBy.DECRYPT or told.is_held_by_server:
             raise ConfigurationError(
-                f'[[databases]] are for name = "{NATIVE.name}" alone in this version, and not for '
-                f'"{self.format.name}"; give each of them a home of its own'
+                f'[[databases]] are not for the format "{self.format.name}" in this version, since it is fenced by a '
+                "login of one database or by its own server; give each database a home of its own"
             )
         for table in self.tables:
-            if table.row is not None or any(each.source is not None for each in table.columns):
+            if any(each.source is not None for each in table.columns):
                 raise ConfigurationError(
-                    f"[[tables]] {table.name} has {'row' if table.row is not None else 'from'}, which this version "
-                    "rotates in a single database alone; leave it out, or leave [[databases]] out until that is done"
+                    f"[[tables]] {table.name} has from, which this version rotates in a single database alone; leave "
+                    "it out, or leave [[databases]] out until that is done"
                 )
         return self
 

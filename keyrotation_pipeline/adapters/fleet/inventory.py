@@ -102,7 +102,7 @@ class FleetInventory:
         return None
 
     def key_markers(self, tables: Sequence[EncryptedTable]) -> Mapping[KeyVersion, str]:
-        """See `TableInventory.key_markers`; leaves out members that do not answer: our own format has none."""
+        """See `TableInventory.key_markers`; leaves out members that do not answer: each has the same."""
         markers, answering = dict[KeyVersion, str](), set(self._answering())
         for name, own in self.members.grouped(tables):
             if own and name in answering:

@@ -87,17 +87,15 @@ def test_members_by_a_rule_have_its_tables_and_one_by_name_its_own(tmp_path: Pat
             id="t",
         ),
         pytest.param(
-            f'format = {{ name = "fernet", keys = {{ env = "K" }} }}\n{MEMBERS}{CLIENTS}databases = "*"',
-            'not for "fernet"',
+            'format = { name = "lockbox", keys = { env = "K" }, logins = { v1 = "a", v2 = "b" } }\n'
+            f'{MEMBERS}{CLIENTS}databases = "*"',
+            'not for the format "lockbox"',
             id="format",
         ),
         pytest.param(
             f'{MEMBERS}[[tables]]\nname = "c"\ncolumns = [{{ column = "n", from = "plaintext" }}]\ndatabases = "*"',
             "has from, which this version rotates in a single database alone",
             id="from",
-        ),
-        pytest.param(
-            f'{MEMBERS}{CLIENTS}databases = "*"\nrow = {{ key = "id", from = 3 }}', "has row, which this", id="row"
         ),
     ],
 )
