@@ -10,7 +10,7 @@ from psycopg.conninfo import make_conninfo
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.fleet.environment import FleetEnvironment
 from keyrotation_pipeline.adapters.fleet.inventory import FleetInventory
-from keyrotation_pipeline.adapters.fleet.members import Members, naming
+from keyrotation_pipeline.adapters.fleet.members import Members, OwnTables, naming
 from keyrotation_pipeline.adapters.fleet.retirement import FleetEvidence, FleetFencing
 from keyrotation_pipeline.adapters.fleet.rewriting import FleetRewriting
 from keyrotation_pipeline.adapters.own_schema import with_schema
@@ -97,14 +97,14 @@ def is_by_rule(settings: Settings, member: str) -> bool:
     return entry is not None and entry.rule is not None
 
 
-def over_members(lead: DatabasePorts, members: Members) -> DatabasePorts:
+def over_members(lead: DatabasePorts, members: Members, own: OwnTables) -> DatabasePorts:
     """The ports of all databases as those of one."""
     return (
         DatabasePorts(
             inventory=FleetInventory(members),
             rewriting=FleetRewriting(members),
             fencing=FleetFencing(members),
-            evidence=FleetEvidence(members),
+            evidence=FleetEvidence(members, own),
             environment=FleetEnvironment(members),
         )
         if members.open

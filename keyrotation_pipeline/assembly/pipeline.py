@@ -23,6 +23,7 @@ from keyrotation_pipeline.adapters.postgres.ledger.schema import (
     require_migrated,
     revision_of,
 )
+from keyrotation_pipeline.adapters.postgres.member import PostgresOwnTables
 from keyrotation_pipeline.adapters.postgres.preflight.postgres_environment import PostgresEnvironment
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, opening, require_same_time
@@ -476,7 +477,7 @@ def _assemble(
     names = members_of(settings, ledger.replayed().hosts if settings.rules else None)
     members = opener.members(lead, names)
     opened.callback(members.close)
-    ports = over_members(lead, members)
+    ports = over_members(lead, members, PostgresOwnTables(connection, environment))
     return Pipeline(
         tables=settings.tables_in(names),
         shards=speed.shards,

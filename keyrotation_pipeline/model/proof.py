@@ -193,36 +193,8 @@ class AccountedReplica:
 
 
 @dataclass(frozen=True, slots=True)
-class ZeroOldRows:
-    """Evidence gathered in one transaction for one key version over every declared table.
-
-    It exists only if every piece holds: validated fences, a count of zero that the planner could not derive from them,
-    discovery without findings, an empty quarantine and no old snapshot.
-
-    Args:
-        not_read_again: relations too large to be read under the lock: later writes into their older pages,
-            unencrypted or in an undeclared column, were not seen.
-        format: of the values of all tables.
-        identified_by: how the key of a value was identified, which is what the count rests on.
-        plaintext: values in columns that held plaintext, counted and let pass as what a rollback leaves.
-    """
-
-    version: KeyVersion
-    tables: tuple[str, ...]
-    old_values: int
-    values: int
-    fence_lsn: str
-    proven_at: datetime
-    replicas: tuple[AccountedReplica, ...] = ()
-    not_read_again: tuple[str, ...] = ()
-    format: str = NATIVE.name
-    identified_by: IdentifiedBy = NATIVE.identified_by
-    plaintext: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class MemberState:
-    """What identifies a member of a fleet, and with it everything that its evidence rests on.
+    """What identifies a database of a fleet, and with it everything that its evidence rests on.
 
     It differs as soon as a declared table or its fence was altered, dropped or made anew, a relation was created or
     changed, the server is another one, or was restored, or a standby was promoted in its place.
@@ -239,6 +211,10 @@ class MemberState:
     fences: Mapping[str, str]
     relations: str
 
+    def has_lost_fence(self, now: "MemberState") -> bool:
+        """Whether the same database has another fence, or another file of a table."""
+        return (now.place, now.timeline) == (self.place, self.timeline) and now.fences != self.fences
+
     def differences(self, now: "MemberState") -> Iterator[str]:
         """What is not the same any more, in words."""
         if now.place != self.place:
@@ -249,6 +225,37 @@ class MemberState:
             yield f"the fence or the file of {', '.join(changed)} is another one"
         if now.relations != self.relations:
             yield "a relation was created, changed or dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroOldRows:
+    """Evidence gathered in one transaction for one key version over every declared table.
+
+    It exists only if every piece holds: validated fences, a count of zero that the planner could not derive from them,
+    discovery without findings, an empty quarantine and no old snapshot.
+
+    Args:
+        not_read_again: relations too large to be read under the lock: later writes into their older pages,
+            unencrypted or in an undeclared column, were not seen.
+        format: of the values of all tables.
+        identified_by: how the key of a value was identified, which is what the count rests on.
+        plaintext: values in columns that held plaintext, counted and let pass as what a rollback leaves.
+        state: of the home's own database in a fleet, read with this and compared again before the commit; None: the
+            tables stay locked until then.
+    """
+
+    version: KeyVersion
+    tables: tuple[str, ...]
+    old_values: int
+    values: int
+    fence_lsn: str
+    proven_at: datetime
+    replicas: tuple[AccountedReplica, ...] = ()
+    not_read_again: tuple[str, ...] = ()
+    format: str = NATIVE.name
+    identified_by: IdentifiedBy = NATIVE.identified_by
+    plaintext: int = 0
+    state: MemberState | None = None
 
 
 @dataclass(frozen=True, slots=True)

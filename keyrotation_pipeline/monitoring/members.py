@@ -130,7 +130,8 @@ def problems(answers: Mapping[str, MemberAnswer]) -> Iterator[str]:
         yield f"{len(found)} databases do not answer, or cannot be used ({names}); the first: {found[0].problem}"
         return
     for each in found:
-        yield f"what database {each.member} refuses was not seen: {each.problem}"
+        why = str(each.problem).removeprefix(f"database {each.member}: ")
+        yield f"what database {each.member} refuses was not seen: {why}"
 
 
 def not_asked(members: Sequence[str], answers: Mapping[str, MemberAnswer], now: datetime) -> Iterator[str]:

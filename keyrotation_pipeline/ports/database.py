@@ -289,7 +289,8 @@ class RetirementEvidence(Protocol):
         `retired` are all versions that the fences must name, `version` among them; `position` was taken after they were
         validated; `searched` was read after that, and what has not changed since is not read again, unless it is small.
 
-        Of a fleet it is of the home's own database alone; the members give theirs before (`members`).
+        Of a fleet it is of the home's own database alone, which it leaves unlocked (see `require_same`); the members
+        give theirs before (`members`).
 
         Raises:
             ProofError, BlockedError: a piece is missing; names table, column and count, or the holder.
@@ -312,12 +313,20 @@ class RetirementEvidence(Protocol):
         """
 
     def require_same(
-        self, tables: Sequence[EncryptedTable], position: SnapshotPosition, evidence: Sequence[MemberEvidence]
+        self,
+        tables: Sequence[EncryptedTable],
+        position: SnapshotPosition,
+        evidence: Sequence[MemberEvidence],
+        own: ZeroOldRows,
     ) -> None:
-        """Asks each member again for what its evidence rests on; reads no row, takes no lock.
+        """Asks each member of a fleet again for what its evidence rests on, and last the home's own database.
+
+        Reads no row. From then on nobody can change the own tables until the transaction ends; of members it locks
+        nothing.
 
         Raises:
-            ProofError, BlockedError, MemberUnavailableError: a member differs or does not answer; names it.
+            FenceError: a fence is another one, or the file of a table; names the database.
+            ProofError, BlockedError, MemberUnavailableError: one differs in other ways or does not answer; names it.
         """
 
     def plaintext_outside_rows(self, tables: Sequence[EncryptedTable], known: Collection[int]) -> ServerFiles:

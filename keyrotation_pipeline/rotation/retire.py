@@ -139,7 +139,7 @@ def _retire(
         )
         pipeline.ledger.append(_accounted(pipeline.ledger, rotation, evidence, members), rotation.id)
         pipeline.ledger.append(done, rotation.id)
-        pipeline.evidence.require_same(pipeline.tables, proof.moment, members)
+        pipeline.evidence.require_same(pipeline.tables, proof.moment, members, evidence)
         for version in leaving:
             stored = pipeline.keys.archive(version, stored.revision, descriptions[version])
     return done

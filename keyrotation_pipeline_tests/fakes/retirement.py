@@ -137,7 +137,11 @@ class FakeEvidence:
         yield from ()
 
     def require_same(
-        self, tables: Sequence[EncryptedTable], position: SnapshotPosition, evidence: Sequence[MemberEvidence]
+        self,
+        tables: Sequence[EncryptedTable],
+        position: SnapshotPosition,
+        evidence: Sequence[MemberEvidence],
+        own: ZeroOldRows,
     ) -> None:
         pass
 

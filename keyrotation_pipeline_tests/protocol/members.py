@@ -1,7 +1,8 @@
-"""A fleet with two members: the real retirement and the real evidence of members, over members in memory.
+"""A fleet with two members: the real retirement and the real evidence of each database, over databases in memory.
 
-Between any two steps of a retirement the process may die, and up to so many times somebody changes a member. A member
-that was compared may change until the commit: no comparison can see that, and here nobody does it.
+Between any two steps of a retirement the process may die, and up to so many times somebody changes a database. A member
+that was compared may change until the commit: no comparison can see that, and here nobody does it. The home's own
+tables are locked for their count, and again before they are compared.
 """
 
 from collections import deque
@@ -25,7 +26,8 @@ from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.rotation import retire
 from keyrotation_pipeline_tests.fakes import START
 
-NAMES = ("north", "south")
+HOME, *_MEMBERS = DATABASES = ("home", "north", "south")
+NAMES = tuple(_MEMBERS)
 V1, V2 = KeyVersion(1), KeyVersion(2)
 TABLES = tuple(EncryptedTable(TableName("public", "clients", name), ("name",)) for name in ("", *NAMES))
 # Which fence a table has: none, the one that was proven, or one that somebody made since.
@@ -36,14 +38,14 @@ Switch = tuple[object, str, Any]
 
 
 class Database(NamedTuple):
-    """A member.
+    """One of the fleet.
 
     Args:
         old: it has a row under v1.
         signed: it is where officers signed it to be.
         reached: its WAL is not behind the evidence; a restored one's is.
         answers: to the pipeline; applications reach it all the same.
-        standing: a "member"; "late", not yet one at the proof; or "gone", signed away.
+        standing: a "member"; "late", not yet one at the proof; "gone", signed away; or "home", the home's own.
     """
 
     old: bool = False
@@ -56,20 +58,24 @@ class Database(NamedTuple):
 
 
 class World(NamedTuple):
-    """Both members, whether v1 is withdrawn, whether that is committed, and how many changes may still come."""
+    """The databases, whether v1 is withdrawn, whether that is committed, and how many changes may still come.
 
-    members: tuple[Database, Database]
+    Args:
+        members: the home's own database, too, as the first.
+    """
+
+    databases: tuple[Database, Database, Database]
     archived: bool
     retired: bool
     changes: int
 
 
 class State(NamedTuple):
-    """Where the retirement stands: the number of the gap before its next step, and what it has of each member."""
+    """Where the retirement stands: the number of the gap before its next step, and what it has of each database."""
 
     gap: int
     world: World
-    taken: tuple[Database | None, Database | None] = (None, None)
+    taken: tuple[Database | None, ...] = (None, None, None)
 
 
 class _StoppedError(BaseException):
@@ -90,7 +96,7 @@ class Run:
     stop: int
     gap: int = IDLE
     step: str = ""
-    taken: list[Database | None] = field(default_factory=lambda: [None, None])
+    taken: list[Database | None] = field(default_factory=lambda: [None, None, None])
     compared: set[str] = field(default_factory=set)
     closed: bool = False
     damage: str | None = None
@@ -104,8 +110,8 @@ class Run:
             raise _StoppedError
 
     def judge(self) -> None:
-        """Nothing is withdrawn while a member has a row under v1, or takes one."""
-        for name, each in zip(NAMES, self.world.members, strict=True):
+        """Nothing is withdrawn while a database has a row under v1, or takes one."""
+        for name, each in zip(DATABASES, self.world.databases, strict=True):
             if each.standing != "gone" and (each.old or each.fence == NONE):
                 self.damage = f"v1 is withdrawn, and {name} has{' a row' if each.old else ' no fence'} under it"
 
@@ -121,7 +127,7 @@ class ModelMember:
     @property
     def now(self) -> Database:
         """As it is now; raises DatabaseUnavailableError."""
-        found = self.run.world.members[NAMES.index(self.name)]
+        found = self.run.world.databases[DATABASES.index(self.name)]
         if not found.answers:
             raise DatabaseUnavailableError("no server answers there; correct host and port in [database] url")
         return found
@@ -158,7 +164,7 @@ class ModelMember:
         return ZeroOldRows(V1, (f"{self.name}:clients",), 0, 1, "0/1", START)
 
     def state(self, _tables: Sequence[EncryptedTable]) -> MemberState:
-        number = NAMES.index(self.name)
+        number = DATABASES.index(self.name)
         if self.run.taken[number] is None:
             self.run.taken[number] = self.now
         else:
@@ -191,6 +197,25 @@ def fence_of(database: Database) -> str:
 def members_are_signed(retired: KeyRetired, signed: set[str]) -> bool:
     """The audit's rule about the members of a retirement (`walk_rules._retired`)."""
     return set(retired.members) == signed
+
+
+class OwnDatabase(ModelMember):
+    """`OwnTables` in memory, with its evidence; what is locked, nobody changes."""
+
+    def search(self, *_arguments: object) -> Searched:
+        return Searched({}, {}, {}, {}, START)
+
+    def unlocked_after(self) -> Any:  # noqa: ANN401
+        return self.transaction()
+
+    def lock(self, _tables: Sequence[EncryptedTable]) -> None:
+        self.run.at(f"locks {self.name}")
+        self.run.compared.add(self.name)
+
+    def state(self, _tables: Sequence[EncryptedTable]) -> MemberState:
+        number = DATABASES.index(self.name)
+        self.run.taken[number] = self.run.taken[number] or self.now
+        return MemberState(place_of(self.now), timeline_of(self.now), {"clients": fence_of(self.now)}, "")
 
 
 @dataclass
@@ -250,15 +275,10 @@ _ELSEWHERE: Mapping[str, Callable[..., Any]] = {
 def execute(world: World, changed: Mapping[int, World], stop: int) -> tuple[Run, str | None]:
     """Runs a retirement until a gap, or to its end; also returns the refusal with which it ended."""
     run = Run(world, changed, stop)
-    members = {name: each for name, each in zip(NAMES, world.members, strict=True) if each.standing != "gone"}
-    lead: Any = SimpleNamespace(
-        evidence=SimpleNamespace(
-            search=lambda *_: Searched({}, {}, {}, {}, START),
-            zero_old_rows=lambda *_: ZeroOldRows(V1, ("clients",), 0, 1, "0/1", START),
-        )
-    )
+    members = {name: each for name, each in zip(NAMES, world.databases[1:], strict=True) if each.standing != "gone"}
+    own = OwnDatabase(run, HOME)
     opens: Any = {name: partial(ModelMember, run, name) for name in members}
-    fleet = FleetEvidence(Members(lead, opens))
+    fleet = FleetEvidence(Members(own.ports, opens), own)
     at_proof = {name: MemberPosition(1, "0/1") for name, each in members.items() if each.standing == "member"}
     pipeline: Any = SimpleNamespace(
         tables=TABLES, evidence=fleet, keys=ModelKeys(run), ledger=ModelLedger(run, set(members)),
@@ -278,12 +298,14 @@ def execute(world: World, changed: Mapping[int, World], stop: int) -> tuple[Run,
 
 
 def changes_of(each: Database) -> Iterator[tuple[str, Database]]:
-    """What may happen to a member."""
+    """What may happen to a database; to the home's own, only what no lost connection shows."""
     if each.fence == NONE:
         yield "gets a row under v1 from a stale writer", each._replace(old=True)
         yield "gets its fence again", each._replace(fence=REMADE)
     else:
         yield "loses its fence", each._replace(fence=NONE)
+    if each.standing == HOME:
+        return
     # As they look alike at worst: rows of an earlier time under the very fence that was proven.
     yield "is restored", each._replace(old=True, reached=False)
     yield "is replaced by a standby that lags", each._replace(old=True, timeline=2)
@@ -293,18 +315,23 @@ def changes_of(each: Database) -> Iterator[tuple[str, Database]]:
 
 def _changed(world: World, names: Sequence[str]) -> Iterator[tuple[str, World]]:
     for name in names if world.changes else ():
-        north, south = world.members
-        before = north if name == NAMES[0] else south
+        number = DATABASES.index(name)
+        before = world.databases[number]
         for label, after in changes_of(before):
             if before.standing != "gone" and after != before:
-                pair = (after, south) if name == NAMES[0] else (north, after)
-                yield f"{name} {label}", world._replace(members=pair, changes=world.changes - 1)
+                yield f"{name} {label}", _with(world, number, after)._replace(changes=world.changes - 1)
+
+
+def _with(world: World, number: int, after: Database) -> World:
+    databases: Any = tuple(after if each == number else found for each, found in enumerate(world.databases))
+    return world._replace(databases=databases)
 
 
 def _repaired(world: World) -> World:
     """People bring members back, or open the next request; everything is re-encrypted, fenced and proven again."""
-    north, south = (each if each.standing == "gone" else Database() for each in world.members)
-    return world._replace(members=(north, south))
+    home, *members = world.databases
+    north, south = (each if each.standing == "gone" else Database() for each in members)
+    return world._replace(databases=(Database(standing=home.standing), north, south))
 
 
 @dataclass
@@ -335,7 +362,8 @@ class Found:
 def explore(changes: int) -> Found:
     """Visits every state with so many changes, breadth first, until something breaks."""
     late = Database(old=True, fence=NONE, standing="late")
-    first = [State(IDLE, World((Database(), south), False, False, changes)) for south in (Database(), late)]
+    own = Database(standing=HOME)
+    first = [State(IDLE, World((own, Database(), south), False, False, changes)) for south in (Database(), late)]
     found, queue = Found(dict.fromkeys(first)), deque(first)
     # How each state within a run is reached: where the run began, and the worlds that others made at its gaps.
     script: dict[State, tuple[World, Mapping[int, World]]] = {}
@@ -367,11 +395,11 @@ def _transitions(
         return
     if state.gap == IDLE:
         began, changed = world, dict[int, World]()
-        for label, after in _changed(world, NAMES):
+        for label, after in _changed(world, DATABASES):
             yield label, State(IDLE, after), None, None
         yield "everything is proven again", State(IDLE, _repaired(world)), None, None
-        if world.members[1].standing != "gone" and not world.archived:
-            signed = world._replace(members=(world.members[0], Database(standing="gone")))
+        if world.databases[-1].standing != "gone" and not world.archived:
+            signed = _with(world, len(world.databases) - 1, Database(standing="gone"))
             yield "officers sign south away", State(IDLE, signed), None, None
     else:
         began, before = script[state]
@@ -379,18 +407,15 @@ def _transitions(
         stands, _ = execute(began, changed, state.gap)
         found.steps.add(stands.step)
         yield f"dies before it {stands.step}", State(IDLE, world), None, None
-        open_to = [name for name in NAMES if name not in stands.compared]
-        if stands.closed and not stands.step.startswith("asks"):
-            open_to = []
-        if stands.step.startswith("asks"):
-            open_to = open_to[open_to.index(stands.step.split()[1]) :]
+        open_to = [name for name in DATABASES if name not in stands.compared]
+        if stands.closed and not stands.step.startswith(("asks", "locks")):
+            open_to = [name for name in open_to if name == HOME]
         for label, after in _changed(world, open_to):
             yield label, State(state.gap, after, state.taken), (began, {**changed, state.gap: after}), None
     run, refused = execute(began, changed, state.gap + 1)
     if refused is not None:
         found.refusals.add(refused)
-    north, south = run.taken
-    taken = (north, south) if run.gap else (None, None)
+    taken = tuple(run.taken) if run.gap else (None, None, None)
     label = stands.step if state.gap else "a retirement begins"
     yield label, State(run.gap, run.world, taken), (began, changed) if run.gap else None, run.damage
 

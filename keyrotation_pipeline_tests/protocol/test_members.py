@@ -8,15 +8,15 @@ import pytest
 
 from keyrotation_pipeline.adapters.fleet.retirement import FleetEvidence
 from keyrotation_pipeline.errors import MemberUnavailableError
-from keyrotation_pipeline.model.proof import MemberEvidence
+from keyrotation_pipeline.model.proof import MemberEvidence, MemberState
 from keyrotation_pipeline_tests.protocol import members
-from keyrotation_pipeline_tests.protocol.members import ModelMember, Switch, explore, patched
+from keyrotation_pipeline_tests.protocol.members import ModelMember, OwnDatabase, Switch, explore, patched
 
 _SAME, _EACH = FleetEvidence.require_same, FleetEvidence.members
 STEPS = {
-    *(f"{what} {name}" for what in ("searches", "takes the evidence of") for name in members.NAMES),
+    *(f"searches {name}" for name in members.NAMES), *(f"takes the evidence of {name}" for name in members.DATABASES),
     *(f"asks {name} again" for name in members.NAMES),
-    "records MemberProven", "records ReplicasAccounted", "records KeyRetired", "withdraws v1", "commits",
+    "locks home", "records MemberProven", "records ReplicasAccounted", "records KeyRetired", "withdraws v1", "commits",
 }  # fmt: skip
 
 
@@ -28,22 +28,25 @@ def test_nothing_old_is_left_in_a_member_and_every_retirement_can_still_end(chan
     assert found.stuck == 0
     assert found.steps == STEPS
     print(f"{len(found.parents):,} states")  # noqa: T201  shown by `pytest -s`
-    for refusal in ("became a member after the proof", "has changed since it gave its evidence", "its WAL is behind"):
+    for refusal in (
+        "became a member after the proof", "database north has changed since it gave its evidence",
+        "the home's own database has changed since it gave its evidence", "its WAL is behind",
+    ):  # fmt: skip
         assert any(refusal in each for each in found.refusals), refusal
 
 
 def _first_asked(self: FleetEvidence, *arguments: Any) -> None:  # noqa: ANN401
-    tables, position, evidence = arguments
-    for each in evidence[:1]:
-        _asked(self, tables, position, [each])
+    tables, position, evidence, own = arguments
+    _asked(self, tables, position, evidence[:1], own)
 
 
-def _asked(self: FleetEvidence, tables: Any, position: Any, evidence: Sequence[MemberEvidence]) -> None:  # noqa: ANN401
+def _asked(self: FleetEvidence, *arguments: Any) -> None:  # noqa: ANN401
     """As the real comparison, but for whether anybody is left out."""
+    tables, position, evidence, own = arguments
     kept = {name: each for name, each in self.fleet.open.items() if name in {e.member for e in evidence}}
     whole, self.fleet.open = self.fleet.open, kept
     try:
-        _SAME(self, tables, position, evidence)
+        _SAME(self, tables, position, evidence, own)
     finally:
         self.fleet.open = whole
 
@@ -59,6 +62,12 @@ def _first_alone(self: FleetEvidence, *arguments: Any) -> Iterator[MemberEvidenc
     yield next(_EACH(self, *arguments))
 
 
+def _not_locked(self: OwnDatabase, _tables: object) -> None:
+    """Whoever changes a table changes it as well after it was compared."""
+    self.run.at(f"locks {self.name}")
+
+
+SAME = MemberState("", 1, {}, "")
 LEAVES_OUT: Switch = (FleetEvidence, "members", _first_alone)
 IS_SIGNED: Switch = (members, "members_are_signed", lambda *_: True)
 GUARDS: Sequence[Any] = [
@@ -74,6 +83,8 @@ GUARDS: Sequence[Any] = [
     pytest.param(
         [(FleetEvidence, "require_same", _of_those_that_answer)], 2, ("not answer",), id="one does not answer"
     ),
+    pytest.param([(OwnDatabase, "state", lambda *_: SAME)], 1, ("home loses its fence",), id="not the own database"),
+    pytest.param([(OwnDatabase, "lock", _not_locked)], 1, ("home loses its fence",), id="no lock at last"),
     pytest.param(
         [LEAVES_OUT, IS_SIGNED, (FleetEvidence, "require_same", _asked)], 1, ("a retirement begins",),
         id="one is left out",

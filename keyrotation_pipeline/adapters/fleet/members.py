@@ -67,6 +67,19 @@ class Member(Protocol):
         """Closes its connection."""
 
 
+class OwnTables(Protocol):
+    """The tables of the home's own database in the ledger's running transaction."""
+
+    def unlocked_after(self) -> AbstractContextManager[object]:
+        """Ends the locks taken inside, and undoes what is written there."""
+
+    def lock(self, tables: Sequence[EncryptedTable]) -> None:
+        """Keeps others from changing these until the transaction ends; raises BlockedError."""
+
+    def state(self, tables: Sequence[EncryptedTable]) -> MemberState:
+        """As `Member.state`."""
+
+
 @dataclass
 class Members:
     """The home's own database, and the others by name.

@@ -1,18 +1,20 @@
 """Fences in every database of a fleet, and the evidence of each.
 
 Each member gives its evidence in a short transaction of its own, one after the other, so that no table is locked while
-another database is read. The retiring transaction is the home's own database's, and ends by asking each member whether
-everything that its evidence rests on is still the same (ADR 44).
+another database is read. The retiring transaction is the home's own database's. It counts its own tables, unlocks them,
+and ends by asking each member, and then itself, whether everything that its evidence rests on is still the same
+(ADR 44).
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from keyrotation_pipeline.adapters.fleet.members import Members
+from keyrotation_pipeline.adapters.fleet.members import Members, OwnTables
 from keyrotation_pipeline.errors import (
     BlockedError,
     DefinitionChangedError,
+    FenceError,
     KeyRotationError,
     MemberUnavailableError,
     ProofError,
@@ -23,6 +25,7 @@ from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import (
     MemberEvidence,
     MemberPosition,
+    MemberState,
     Searched,
     SnapshotPosition,
     ZeroOldRows,
@@ -83,6 +86,7 @@ class FleetEvidence:
     """`RetirementEvidence` over several databases."""
 
     fleet: Members
+    own: OwnTables
 
     def barrier(self) -> str:
         """See `RetirementEvidence.barrier`; of the home's own database."""
@@ -133,8 +137,10 @@ class FleetEvidence:
         searched: Searched | None = None,
     ) -> ZeroOldRows:
         """See `RetirementEvidence.zero_old_rows`."""
-        own = [table for table in tables if not table.name.database]
-        return self.fleet.lead.evidence.zero_old_rows(own, version, retired, position, searched)
+        own = _own_tables(tables)
+        with self.own.unlocked_after():
+            zero = self.fleet.lead.evidence.zero_old_rows(own, version, retired, position, searched)
+            return replace(zero, state=self.own.state(own))
 
     def members(
         self,
@@ -170,29 +176,51 @@ class FleetEvidence:
             )
 
     def require_same(
-        self, tables: Sequence[EncryptedTable], position: SnapshotPosition, evidence: Sequence[MemberEvidence]
+        self,
+        tables: Sequence[EncryptedTable],
+        position: SnapshotPosition,
+        evidence: Sequence[MemberEvidence],
+        own: ZeroOldRows,
     ) -> None:
         """See `RetirementEvidence.require_same`."""
-        own = dict(self.fleet.grouped(tables))
+        by_member = dict(self.fleet.grouped(tables))
         if missing := sorted(set(self.fleet.open) - {each.member for each in evidence}):
             raise ProofError(f"database {missing[0]} gave no evidence, so nothing was retired; run this step again")
         for each in evidence:
             with self.fleet.member(each.member) as member:
-                differs = list(each.state.differences(member.state(own[each.member])))
-                if not differs and not member.has_reached(each.lsn):
-                    differs = ["its WAL is behind, as after a restore"]
-                if differs:
-                    raise ProofError(
-                        f"database {each.member} has changed since it gave its evidence: {'; '.join(differs)}, "
-                        "and nothing was retired; find out who it was, then run `keyrotation rotate` again"
-                    )
+                now = member.state(by_member[each.member])
+                if not member.has_reached(each.lsn):
+                    raise _changed(f"database {each.member}", "its WAL is behind, as after a restore")
+                _require_same(f"database {each.member}", each.state, now)
                 if found := member.ports.evidence.snapshot_blockers(_own(each.member, position)):
                     raise BlockedError("; ".join(_blockers(each.member, found)))
+        if found := self.fleet.lead.evidence.snapshot_blockers(position):
+            raise BlockedError("; ".join(found))
+        self.own.lock(_own_tables(tables))
+        _require_same("the home's own database", own.state, self.own.state(_own_tables(tables)))
 
     def plaintext_outside_rows(self, tables: Sequence[EncryptedTable], known: Collection[int]) -> ServerFiles:
         """See `RetirementEvidence.plaintext_outside_rows`: no member has a column that is begun."""
-        own = [table for table in tables if not table.name.database]
-        return self.fleet.lead.evidence.plaintext_outside_rows(own, known)
+        return self.fleet.lead.evidence.plaintext_outside_rows(_own_tables(tables), known)
+
+
+def _own_tables(tables: Sequence[EncryptedTable]) -> list[EncryptedTable]:
+    return [table for table in tables if not table.name.database]
+
+
+def _require_same(database: str, then: MemberState | None, now: MemberState) -> None:
+    differences = "nobody noted it" if then is None else "; ".join(then.differences(now))
+    if differences and then is not None and then.has_lost_fence(now):
+        raise FenceError(f"{database} has changed since it gave its evidence: {differences}")
+    if differences:
+        raise _changed(database, differences)
+
+
+def _changed(database: str, differences: str) -> ProofError:
+    return ProofError(
+        f"{database} has changed since it gave its evidence: {differences}, and nothing was retired; find out who it "
+        "was, then run `keyrotation rotate` again"
+    )
 
 
 def _own(name: str, position: SnapshotPosition) -> SnapshotPosition:

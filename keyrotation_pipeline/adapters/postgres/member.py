@@ -1,4 +1,4 @@
-"""A member of a fleet on PostgreSQL: its connection, its copy of the audit, and what its evidence rests on."""
+"""The databases of a fleet on PostgreSQL: connections to members, and what the evidence of each rests on."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ from keyrotation_pipeline.adapters.postgres.evidence import evidence_of
 from keyrotation_pipeline.adapters.postgres.inventory.scans import readable_tree
 from keyrotation_pipeline.adapters.postgres.ledger.mirror import Mirror
 from keyrotation_pipeline.adapters.postgres.preflight.postgres_environment import PostgresEnvironment
+from keyrotation_pipeline.adapters.postgres.retirement.proof import lock_tables
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas
 from keyrotation_pipeline.adapters.postgres.retirement.search import RelationStates
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
@@ -79,6 +80,47 @@ def _require_at(place: str, there: str) -> None:
         )
 
 
+def state_of(connection: Connection, place: str, tables: Sequence[EncryptedTable]) -> MemberState:
+    """Everything that the evidence of these tables rests on, as it is now."""
+    fences = dict[str, str]()
+    for table in tables:
+        oids = [relation.oid for relation in readable_tree(connection, table)]
+        query = sql.SQL(_FENCES).format(fence=sql.SQL("({})").format(evidence_of(connection, table).refusal.IDENTITY))
+        fences.update(cast("list[tuple[str, str]]", connection.execute(query, (oids,)).fetchall()))
+    relations = sorted(RelationStates.now(connection, tables).identities.items())
+    ((timeline, _),) = connection.execute(_NOW).fetchall()
+    return MemberState(
+        place=place,
+        timeline=cast("int", timeline),
+        fences=fences,
+        relations=hashlib.sha256(repr(relations).encode()).hexdigest(),
+    )
+
+
+@dataclass(frozen=True)
+class PostgresOwnTables:
+    """`OwnTables` on PostgreSQL.
+
+    Args:
+        connection: the control connection of the home, in the ledger's transaction.
+    """
+
+    connection: Connection
+    environment: PostgresEnvironment
+
+    def unlocked_after(self) -> AbstractContextManager[psycopg.Transaction]:
+        """See `OwnTables.unlocked_after`: going back to a savepoint ends the locks that were taken after it."""
+        return self.connection.transaction(force_rollback=True)
+
+    def lock(self, tables: Sequence[EncryptedTable]) -> None:
+        """See `OwnTables.lock`."""
+        lock_tables(self.connection, tables)
+
+    def state(self, tables: Sequence[EncryptedTable]) -> MemberState:
+        """See `OwnTables.state`."""
+        return state_of(self.connection, self.environment.identity().place, tables)
+
+
 @dataclass(frozen=True)
 class PostgresMember:
     """`Member` on PostgreSQL.
@@ -120,20 +162,7 @@ class PostgresMember:
 
     def state(self, tables: Sequence[EncryptedTable]) -> MemberState:
         """See `Member.state`."""
-        fences = dict[str, str]()
-        for table in tables:
-            oids = [relation.oid for relation in readable_tree(self.connection, table)]
-            fence = sql.SQL("({})").format(evidence_of(self.connection, table).refusal.IDENTITY)
-            query = sql.SQL(_FENCES).format(fence=fence)
-            fences.update(cast("list[tuple[str, str]]", self.connection.execute(query, (oids,)).fetchall()))
-        relations = sorted(RelationStates.now(self.connection, tables).identities.items())
-        ((timeline, _),) = self.connection.execute(_NOW).fetchall()
-        return MemberState(
-            place=self.ports.environment.identity().place,
-            timeline=cast("int", timeline),
-            fences=fences,
-            relations=hashlib.sha256(repr(relations).encode()).hexdigest(),
-        )
+        return state_of(self.connection, self.ports.environment.identity().place, tables)
 
     def wal_position(self) -> str:
         """See `Member.wal_position`."""

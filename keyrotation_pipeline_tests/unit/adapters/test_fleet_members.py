@@ -7,7 +7,7 @@ from typing import NoReturn, cast
 import pytest
 
 from keyrotation_pipeline.adapters.fleet import members
-from keyrotation_pipeline.adapters.fleet.members import Member, Members, in_member
+from keyrotation_pipeline.adapters.fleet.members import Member, Members, OwnTables, in_member
 from keyrotation_pipeline.adapters.fleet.retirement import FleetEvidence
 from keyrotation_pipeline.errors import DatabaseUnavailableError, MemberUnavailableError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -59,7 +59,7 @@ def test_a_search_says_which_database_it_is_in() -> None:
     ports = cast("DatabasePorts", SimpleNamespace(evidence=SimpleNamespace(search=search)))
     south = SimpleNamespace(ports=ports, is_open=True, require_unmoved=lambda: None, bring_up_to_date=lambda: None)
     said = list[str]()
-    fleet = FleetEvidence(Members(ports, {"south": lambda: cast("Member", south)}))
+    fleet = FleetEvidence(Members(ports, {"south": lambda: cast("Member", south)}), cast("OwnTables", None))
     fleet.search([], KeyVersion(1), [], lambda progress: said.append(progress.subject))
     assert said == [*subjects, "south:keyrotation.quarantine", "south:clients counted"]
 

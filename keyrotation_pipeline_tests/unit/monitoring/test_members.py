@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from keyrotation_pipeline.adapters.fleet.answers import FleetQuestions
-from keyrotation_pipeline.adapters.fleet.members import KEPT_OPEN, Members
+from keyrotation_pipeline.adapters.fleet.members import KEPT_OPEN, Members, OwnTables
 from keyrotation_pipeline.assembly.fleet import over_members
 from keyrotation_pipeline.cli.status import lines
 from keyrotation_pipeline.console.gathering import console
@@ -130,7 +130,7 @@ def fleet_of(members: int, tables: int = TABLES) -> tuple[Watched, Members]:
         **{each.name: cast("Any", Counting(getattr(lead, each.name), watched.asked)) for each in fields(lead)}
     )
     opener = Members(counting, {name: partial(watched.member, name) for name in names})
-    ports = over_members(counting, opener)
+    ports = over_members(counting, opener, cast("OwnTables", None))
     fleet_pipeline = replace(
         world.pipeline,
         ledger=cast("Any", Counting(world.ledger, watched.asked)),

@@ -135,7 +135,11 @@ class PostgresEvidence:
         yield from ()
 
     def require_same(
-        self, tables: Sequence[EncryptedTable], position: SnapshotPosition, evidence: Sequence[MemberEvidence]
+        self,
+        tables: Sequence[EncryptedTable],
+        position: SnapshotPosition,
+        evidence: Sequence[MemberEvidence],
+        own: ZeroOldRows,
     ) -> None:
         """See `RetirementEvidence.require_same`: there is nobody to ask."""
 
