@@ -27,7 +27,13 @@ from keyrotation_pipeline.adapters.postgres.retirement.postgres_retirement impor
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, display_name, opening
 from keyrotation_pipeline.audit.event_signatures import VouchedEvents
-from keyrotation_pipeline.errors import ApprovalError, DatabaseUnavailableError, PreflightError
+from keyrotation_pipeline.errors import (
+    ApprovalError,
+    DatabaseUnavailableError,
+    KeyRotationError,
+    MemberUnavailableError,
+    PreflightError,
+)
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.environment import DatabaseServer
@@ -35,6 +41,7 @@ from keyrotation_pipeline.model.members import (
     MemberRule,
     member_line,
     members_among,
+    not_examined,
     place_by_rule,
     rules_among,
 )
@@ -112,6 +119,10 @@ def over_members(lead: DatabasePorts, members: Members, own: OwnTables) -> Datab
     )
 
 
+# Of a member that officers have not signed yet, where it does not answer.
+UNKNOWN_PLACE = "an unknown place"
+
+
 @dataclass(frozen=True)
 class SignedPlaces:
     """Where the members are that a configuration names, and where officers have signed them to be."""
@@ -123,24 +134,34 @@ class SignedPlaces:
         """The members among the hosts: where each is, or as signed, where it is not asked or does not answer.
 
         Raises:
-            KeyRotationError: one does not answer that is new.
+            KeyRotationError: a new one does not answer, or cannot be used, whose place is to be signed or pinned now.
         """
-        signed = (self._signed() or {}) if self.settings.databases else {}
+        signed = self._signed() if self.settings.databases else {}
+        failed = dict[str, KeyRotationError]()
         for each in self.settings.databases:
-            if each.rule is not None:
-                yield from self._lines_of_rule(each, each.rule, asked=asked)
-                continue
-            if not asked and each.name in signed:
-                yield member_line(each.name, signed[each.name])
-                continue
             try:
-                with naming(each.name), closing(connect(url := self.url(each.name))) as connection:
-                    place = self.place(each.name, url, connection)
+                yield from self._lines_of(each, signed or {}, asked=asked)
+            except KeyRotationError as error:
+                failed[each.name] = error
+                yield member_line(each.name, UNKNOWN_PLACE)
+        if asked or signed is None:
+            require_all(failed)
+
+    def _lines_of(self, entry: MemberSettings, signed: Mapping[str, str], *, asked: bool) -> Iterator[str]:
+        name = entry.name
+        if entry.rule is not None:
+            yield from self._lines_of_rule(entry, entry.rule, asked=asked)
+        elif not asked and name in signed:
+            yield member_line(name, signed[name])
+        else:
+            try:
+                with naming(name), closing(connect(url := self.url(name))) as connection:
+                    place = self.place(name, url, connection)
             except DatabaseUnavailableError:
-                if (known := signed.get(each.name)) is None:
+                if name not in signed:
                     raise
-                place = known
-            yield member_line(each.name, place)
+                place = signed[name]
+            yield member_line(name, place)
 
     def _lines_of_rule(self, entry: MemberSettings, rule: MemberRule, *, asked: bool) -> Iterator[str]:
         """A rule on the server where it was signed to be, or is; and each member by it, which is on the same."""
@@ -222,20 +243,40 @@ class SignedPlaces:
         return None if hosts is None else members_among(hosts)
 
 
-def adopt_members(settings: Settings, pipeline: Pipeline, migrate: Callable[[str], None]) -> None:
+def adopt_members(
+    settings: Settings, pipeline: Pipeline, migrate: Callable[[str], None], *, tries_keys: bool
+) -> Mapping[str, KeyRotationError]:
     """Makes the schema in each member, which says from then on whose it is; repeating it changes nothing.
 
-    Raises:
-        ApprovalError: officers have not signed its place.
-        PreflightError: it is another home's member, or a home itself; or it has none of its declared tables.
+    Args:
+        tries_keys: keys will be tried on the values of each, so that none may be missing: raises why.
+
+    Returns:
+        Why it could not, by name, while it did in the others: officers have not signed the place, it does not answer,
+        is another home's member, or a home itself, or has none of its declared tables.
     """
     places, home = SignedPlaces(settings, pipeline.ledger), pipeline.ledger.replayed().home
+    failed = dict[str, KeyRotationError]()
     for name in pipeline.members:
-        with naming(name), closing(connect(url := places.url(name))) as connection:
-            places.require_signed(name, url, connection)
-            require_declared(connection, tables_of(settings, name))
-            migrate(url)
-            adopt(connection, known_home(home), name, pipeline.environment.identity().name)
+        try:
+            with naming(name), closing(connect(url := places.url(name))) as connection:
+                places.require_signed(name, url, connection)
+                require_declared(connection, tables_of(settings, name))
+                migrate(url)
+                adopt(connection, known_home(home), name, pipeline.environment.identity().name)
+        except KeyRotationError as error:
+            failed[name] = error
+    if tries_keys:
+        require_all(failed)
+    return failed
+
+
+def require_all(failed: Mapping[str, KeyRotationError]) -> None:
+    """Raises what kept databases from being examined; of several, MemberUnavailableError that names them."""
+    if len(failed) > 1:
+        raise MemberUnavailableError(not_examined({name: str(error) for name, error in failed.items()}))
+    for error in failed.values():
+        raise error
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,14 @@
 """Has databases join a fleet that a rule of `[[databases]]` lists, and compares its listing with the members."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
 from keyrotation_pipeline.adapters.fleet.members import naming
 from keyrotation_pipeline.adapters.postgres.inventory.listing import listed
 from keyrotation_pipeline.adapters.postgres.inventory.relations import require_declared
 from keyrotation_pipeline.adapters.postgres.ledger.mirror import adopt
-from keyrotation_pipeline.adapters.postgres.server.connection import connect
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.assembly.fleet import SignedPlaces, is_by_rule, known_home, members_of, tables_of
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.members import Listed, MemberRule
@@ -21,15 +20,19 @@ from keyrotation_pipeline.regular_files import read_text
 from keyrotation_pipeline.settings import Settings
 
 
-def join_listed(settings: Settings, pipeline: Pipeline, migrate: Callable[[str], None]) -> None:
+def join_listed(
+    settings: Settings, pipeline: Pipeline, migrate: Callable[[str], None]
+) -> Mapping[str, KeyRotationError]:
     """Has every database join that a rule lists which officers have signed; one that cannot keeps no other from it.
 
+    Returns:
+        Why one cannot, by name: it does not answer, has none of its declared tables, is another member, as after a
+        renaming, or no signed rule covers it where it is.
+
     Raises:
-        PreflightError: a listing fails; or of the first that cannot join: it has none of its declared tables, or is
-            another member, as after a renaming.
-        ApprovalError: likewise, no signed rule covers it where it is.
+        PreflightError: a listing fails.
     """
-    places, failed = SignedPlaces(settings, pipeline.ledger), list[KeyRotationError]()
+    places, failed = SignedPlaces(settings, pipeline.ledger), dict[str, KeyRotationError]()
     home, lead = known_home(pipeline.ledger.replayed().home), pipeline.environment.identity().name
     for name in pipeline.listed().unjoined:
         try:
@@ -40,11 +43,10 @@ def join_listed(settings: Settings, pipeline: Pipeline, migrate: Callable[[str],
                 adopt(connection, home, name, lead)
                 pipeline.ledger.append(MemberJoined(name, place), None)
         except KeyRotationError as error:
-            failed.append(error)
+            failed[name] = error
     members = members_of(settings, pipeline.ledger.replayed().hosts)
     known_members(settings).write_text("".join(f"{each}\n" for each in members))
-    if failed:
-        raise failed[0]
+    return failed
 
 
 def known_members(settings: Settings) -> Path:
@@ -59,11 +61,11 @@ def all_tables(settings: Settings) -> tuple[EncryptedTable, ...]:
     return settings.tables_in({*settings.named_members, *names})
 
 
-def listing(settings: Settings, ledger: Ledger, url: str) -> Listed:
+def listing(settings: Settings, ledger: Ledger, connection: Connection) -> Listed:
     """Asks each rule for its databases.
 
     Args:
-        url: of the home's own database.
+        connection: to the home's own database.
 
     Raises:
         PreflightError: one fails, does not end, or lists what cannot be.
@@ -71,7 +73,7 @@ def listing(settings: Settings, ledger: Ledger, url: str) -> Listed:
     members, found = members_of(settings, ledger.replayed().hosts), set[str]()
     for each in settings.rules:
         if each.listing is not None:
-            names = listed(partial(connect, url), MemberRule(each.name), each.listing)
+            names = listed(connection, MemberRule(each.name), each.listing)
             found |= {name for name in names if settings.entry_of(name) is not None}
     by_rule = (name for name in members if is_by_rule(settings, name))
     return Listed(tuple(sorted(found.difference(members))), tuple(name for name in by_rule if name not in found))

@@ -39,6 +39,7 @@ from keyrotation_pipeline.assembly.fleet import (
     adopt_members,
     members_of,
     over_members,
+    require_all,
     tables_of,
 )
 from keyrotation_pipeline.assembly.home import EMBEDDED, create_home, database_url, heartbeat_store, require_home
@@ -60,7 +61,7 @@ from keyrotation_pipeline.audit.store_owner import OwnedKeyStore, require_not_of
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.backups.destruction import DESTROY
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
-from keyrotation_pipeline.errors import AuditError, HomeError, WrongKeyError
+from keyrotation_pipeline.errors import AuditError, HomeError, KeyRotationError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.formats.vault_transit.server import server_at
 from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -227,6 +228,7 @@ def initialise(
             none of them exists. Or the schema is of a version that this one does not continue.
         AuditError: the audit of an earlier release does not verify; nothing was changed.
         HomeError: the records of this home are in another schema; nothing was changed.
+        KeyRotationError: a member of a fleet could not be examined; everything else was done, unless keys are given.
     """
     # Alembic and SQLAlchemy take as long to import as everything else together, and no other command needs them.
     from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate  # noqa: PLC0415
@@ -247,7 +249,7 @@ def initialise(
                 require_usable(pipeline.signatures, pipeline.signatures.roster())
             pipeline.ledger.pin_roster(pipeline.signatures.roster())
             name_home(pipeline)
-            adopt_members(settings, pipeline, migrate)
+            failed = adopt_members(settings, pipeline, migrate, tries_keys=ring is not None)
             ManifestTrust(signing_key(settings), pipeline.ledger, pipeline.signatures, pipeline.clock).pin()
             pinned_roster(pipeline)  # which also stores it in the home
             require_not_of_others(stored := pipeline.keys.read(), pipeline.ledger.replayed())
@@ -278,15 +280,16 @@ def initialise(
                 offer_canary(pipeline.keys, pipeline.keys.read())
             if settings.activated_at is not None:
                 keys.declare_activation(pipeline, settings.activated_at)
-        _join_listed(settings, actor, migrate)
+        require_all({**failed, **_join_listed(settings, actor, migrate)})
     return trial
 
 
-def _join_listed(settings: Settings, actor: str, migrate: Callable[[str], None]) -> None:
+def _join_listed(settings: Settings, actor: str, migrate: Callable[[str], None]) -> Mapping[str, KeyRotationError]:
     """Not before the rules are pinned that cover them; the pipeline of before lacks their tables."""
-    if settings.rules:
-        with open_pipeline(settings, actor=actor) as pipeline:
-            join_listed(settings, pipeline, migrate)
+    if not settings.rules:
+        return {}
+    with open_pipeline(settings, actor=actor) as pipeline:
+        return join_listed(settings, pipeline, migrate)
 
 
 def _begins_without_key(pipeline: Pipeline, stored: StoredKeys) -> bool:
@@ -483,7 +486,7 @@ def _assemble(
         shards=speed.shards,
         parallel_shards=speed.parallel_shards,
         run_minutes=speed.run_minutes,
-        listed=partial(listing, settings, ledger, url),
+        listed=partial(listing, settings, ledger, connection),
         ledger=ledger,
         inventory=ports.inventory,
         rewriting=ports.rewriting,

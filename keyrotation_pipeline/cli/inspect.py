@@ -15,14 +15,17 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.recovery import note_newcomer
-from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.errors import KeyRotationError, MemberUnavailableError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.audit import counted, instant, names
 from keyrotation_pipeline.model.data_events import ValuesDecrypted
 from keyrotation_pipeline.model.fleet import LINES_OF_CODE, RolloutMode
-from keyrotation_pipeline.model.proof import MissedValue
+from keyrotation_pipeline.model.members import not_examined
+from keyrotation_pipeline.model.progress import Report
+from keyrotation_pipeline.model.proof import DecryptedCount, MissedValue
 from keyrotation_pipeline.model.status import Light, Readiness
-from keyrotation_pipeline.model.tables import TableCount
+from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 from keyrotation_pipeline.monitoring.fleet import fleet
 from keyrotation_pipeline.monitoring.readiness import readiness
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -60,8 +63,10 @@ def verify(*, config: Config = None, as_json: Json = False) -> None:
     with open_pipeline(settings.load(config), actor=actor()) as pipeline, reporting(quiet=as_json) as report:
         database = pipeline.environment.identity().name
         ring = pipeline.keys.read().ring()
-        done = tuple(pipeline.rewriting.decrypt_all(table, ring, report) for table in pipeline.tables)
-        pipeline.ledger.append(ValuesDecrypted.of(done))
+        found, silent = _decrypted(pipeline, ring, report)
+        done = tuple(found.values())
+        if done:
+            pipeline.ledger.append(ValuesDecrypted.of(done))
         note_newcomer(pipeline.ledger.replayed())
     tables = [
         {
@@ -71,7 +76,7 @@ def verify(*, config: Config = None, as_json: Json = False) -> None:
             "failures": each.failures,
             **({"plaintext": each.plaintext} if table.begun else {}),
         }
-        for table, each in zip(pipeline.tables, done, strict=True)
+        for table, each in found.items()
     ]
     failures = sum(each.failures for each in done)
     missed = [(each.table, value) for each in done for value in each.missed]
@@ -88,6 +93,7 @@ def verify(*, config: Config = None, as_json: Json = False) -> None:
             }
             for table, value in missed
         ],
+        "not_examined": silent,
     }
     columns = ("table", "rows", "values", "failures")
     shown = output.Table(
@@ -95,10 +101,10 @@ def verify(*, config: Config = None, as_json: Json = False) -> None:
     )
     yet = [
         f"{each['plaintext']:,} further values of {each['table']} are in {table.old_form}; a rotation encrypts them"
-        for table, each in zip(pipeline.tables, tables, strict=True)
+        for table, each in zip(found, tables, strict=True)
         if each.get("plaintext")
     ]
-    output.show(database, document, [shown, *yet, *_missed(missed)], as_json=as_json)
+    output.show(database, document, [shown, *yet, *_missed(missed), *_silent(silent)], as_json=as_json)
     if failures:
         named = ", ".join(each.table for each in done if each.failures)
         raise KeyRotationError(
@@ -108,6 +114,28 @@ def verify(*, config: Config = None, as_json: Json = False) -> None:
     wrong = [each.wrong_indexes for each in done if each.wrongly_indexed]
     if wrong := [*wrong, *(each.missing_indexes for each in done if each.unindexed)]:
         raise KeyRotationError("; ".join(wrong))
+    if silent:
+        raise KeyRotationError(not_examined(silent))
+
+
+def _decrypted(
+    pipeline: Pipeline, ring: KeyRing, report: Report
+) -> tuple[dict[EncryptedTable, DecryptedCount], dict[str, str]]:
+    """What the values of each table decrypt to, and why those of a database of a fleet were not read, by its name."""
+    found, silent = dict[EncryptedTable, DecryptedCount](), dict[str, str]()
+    for table in pipeline.tables:
+        database = table.name.database
+        try:
+            if database not in silent:
+                found[table] = pipeline.rewriting.decrypt_all(table, ring, report)
+        except MemberUnavailableError as error:
+            silent[database] = str(error)
+    return found, silent
+
+
+def _silent(why: Mapping[str, str]) -> Iterator[output.Line]:
+    if why:
+        yield from ("", f"Not examined: {', '.join(why)}")
 
 
 def _missed(missed: Sequence[tuple[str, MissedValue]]) -> Iterator[output.Line]:

@@ -117,6 +117,12 @@ def some(names: Sequence[str]) -> str:
     return f"database {names[0]}{f' (and {len(names) - 1} more)' if names[1:] else ''}"
 
 
+def not_examined(why: Mapping[str, str]) -> str:
+    """A sentence about databases that could not be examined while the others were: by name, why."""
+    first, *others = why.values()
+    return f"{len(why)} databases were not examined ({', '.join(why)}); the first: {first}" if others else first
+
+
 def place_by_rule(member: str, place: str) -> str | None:
     """The place that a rule gives to a member; None: it does not cover it.
 

@@ -35,6 +35,7 @@ class PendingCode(StrEnum):
     INCIDENT = "incident"
     CANNOT_START = "cannot_start"
     NEWER_VERSION = "newer_version"
+    CHANGED = "changed"
     INCONSISTENT = "inconsistent"
     DATABASE = "database"
 

@@ -12,7 +12,7 @@ from keyrotation_pipeline.audit.incidents import alert_deliveries, incidents
 from keyrotation_pipeline.audit.retirements import put_back, retirement_of
 from keyrotation_pipeline.backups.key_loss import audited_primary, lost_keys
 from keyrotation_pipeline.backups.rehearsal import last_rehearsal
-from keyrotation_pipeline.errors import AuditError, BlockedError, KeyRotationError, KeyStoreError
+from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.wrapping_keys import WrappingKeyState
 from keyrotation_pipeline.model.approval import Roster
@@ -48,7 +48,7 @@ from keyrotation_pipeline.monitoring.scheduler_health import stalled
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
-from keyrotation_pipeline.requests.approvals import authority
+from keyrotation_pipeline.requests.approvals import authority, changed_since_signed
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.requests.control import pace_of
 from keyrotation_pipeline.requests.plaintext_outside_rows import last_known
@@ -369,6 +369,9 @@ def _pending_reason(situation: Situation, rotation: Walk) -> PendingReason | Non
     if waits := ledger.waits(rotation.id):
         noted = (f"{each.place}: {each.waiting_for} (since {utc_second(each.since)})" for each in waits)
         return PendingReason(PendingCode.DATABASE, "the database", "; ".join(noted))
+    with suppress(ApprovalError, AuditError, KeyStoreError):  # each is reported on its own
+        if (changed := changed_since_signed(situation, rotation)) is not None:
+            return changed
     return runner.pending_people(rotation, runner.next_decision(situation, rotation))
 
 

@@ -42,6 +42,7 @@ from keyrotation_pipeline.requests.situation import Situation
 
 # The source procedure's column is VARCHAR(255).
 LONGEST_INITIATOR_CHARS = 255
+MOST_FIELDS = 3
 
 
 def approval_text(pipeline: Pipeline, request: Request, counts: Sequence[TableCount] | None = None) -> bytes:
@@ -58,6 +59,31 @@ def is_as_signed(pipeline: Pipeline, request: Request) -> bool:
     stored = pipeline.ledger.approval_text(request.id)
     roster = authority(pipeline, request)
     return _text(pipeline, request, pipeline.keys.read(), roster, header_of(stored)).render() == stored
+
+
+def changed_since_signed(situation: Situation, walk: Walk) -> PendingReason | None:
+    """That a walk which has begun is no longer what officers signed, and what to do; None: it is.
+
+    Raises:
+        KeyStoreError: the key store cannot be read.
+        ApprovalError, AuditError: as `authority`.
+    """
+    pipeline = situation.pipeline
+    if walk.started_at is None or walk.is_over:
+        return None
+    signed = pipeline.ledger.approval_text(walk.id)
+    rebuilt = _text(pipeline, walk, situation.stored, authority(pipeline, walk), header_of(signed)).render()
+    if not (fields := differing_lines(signed, rebuilt)):
+        return None
+    renewal = "keyrotation request" if situation.stored.primary == walk.target else f"keyrotation cancel {walk.id}"
+    shown, more = fields[:MOST_FIELDS], len(fields) - MOST_FIELDS
+    named = f"{', '.join(shown)}{f' and {more} more' if more > 0 else ''}"
+    return PendingReason(
+        PendingCode.CHANGED,
+        "officers",
+        f"rotation {walk.id} is no longer what officers signed ({named})",
+        f"restore that, or `{renewal}`",
+    )
 
 
 def authority(pipeline: Pipeline, request: Request) -> Roster:

@@ -353,13 +353,57 @@ def test_an_emergency_is_requested_signed_and_promoted_while_a_member_is_down(fl
     fleet.typed("audit", "verify")
 
 
+NOWHERE = "postgresql://127.0.0.1:1/clinic"
+
+
+@pytest.mark.extended
+def test_a_member_that_is_down_keeps_nobody_from_examining_the_others(fleet: Fleet) -> None:
+    fleet.execute("south", "DROP SCHEMA keyrotation CASCADE")
+    refused = fleet.refused("init", NORTH=NOWHERE)
+    assert refused.startswith("database north: cannot connect to clinic@127.0.0.1:1: ")
+    assert fleet.refused("init", NORTH=NOWHERE, SOUTH=NOWHERE).startswith(
+        "2 databases were not examined (north, south); the first: database north: cannot connect"
+    )
+    read = json.loads(fleet.typed("verify", "--json", expect=1, NORTH=NOWHERE))
+    assert [(each["table"], each["values"]) for each in read["tables"]] == [("clients", ROWS), ("south:clients", ROWS)]
+    assert read["not_examined"].keys() == {"north"}
+    assert "database north: cannot connect" in fleet.said()
+    said = json.loads(fleet.typed("status", "--json", NORTH=NOWHERE))["attention"]
+    (unseen,) = (each for each in said if "database north refuses was not seen: " in each)
+    assert unseen.count("database north") == 1
+    fleet.typed("verify")
+
+
+@pytest.mark.extended
+def test_a_member_that_nobody_signed_and_is_down_hides_no_status(fleet: Fleet) -> None:
+    file = fleet.folder.path / "keyrotation.toml"
+    before, west = file.read_text(), '[[databases]]\nname = "west"\nurl = { env = "WEST" }\n[approvals]'
+    file.write_text(before.replace("[approvals]", west))
+    status = json.loads(fleet.typed("status", "--json", WEST=NOWHERE))
+    assert any("(databases west at an unknown place is new)" in each for each in status["attention"])
+    for command in ("request", "policy"):
+        refused = fleet.refused(command, "--reason", "west opens", WEST=NOWHERE)
+        assert refused.startswith("database west: cannot connect to clinic@127.0.0.1:1: ")
+    assert "database west: cannot connect" in fleet.refused("init", WEST=NOWHERE)
+    file.write_text(before)
+    request = fleet.requested("request", "--reason", "yearly")
+    fleet.typed("rotate", request, "--through", "primary_key_rollout")
+    file.write_text(before.replace("[approvals]", west))
+    status = json.loads(fleet.typed("status", "--json", WEST=NOWHERE))
+    changed = f"rotation {request} is no longer what officers signed (Columns, Place west); restore that, or "
+    assert status["rotation"]["waiting_for"] == f"{changed}`keyrotation request`"
+    file.write_text(before)
+    fleet.typed("rotate", request)
+    assert fleet.live() == {"v2"}
+
+
 @pytest.mark.extended
 def test_an_emergency_is_requested_while_no_database_with_tables_answers(fleet: Fleet) -> None:
     fleet.execute("", "DROP TABLE clients")
     file, own = fleet.folder.path / "keyrotation.toml", '[[tables]]\nname = "clients"\ncolumns = ["name", "note"]\n'
     file.write_text(file.read_text().replace(own, "", 1))
-    there, nowhere = fleet.urls, "postgresql://127.0.0.1:1/clinic"
-    fleet.urls = {**there, **dict.fromkeys(MEMBERS, nowhere)}
+    there = fleet.urls
+    fleet.urls = {**there, **dict.fromkeys(MEMBERS, NOWHERE)}
     assert "database north: cannot connect to clinic@" in fleet.refused("request", "--reason", "yearly")
     because = ("--type", "key_exposed", "--description", "in a log", "--discovered-at", "now")
     request = fleet.typed("incident", "open", *because).split()[-1]

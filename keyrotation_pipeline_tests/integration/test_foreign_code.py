@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import psycopg
 import pytest
@@ -497,12 +497,8 @@ def test_a_table_that_lists_members_runs_no_code_of_its_owner(
         + script,
     )
     said = list[str]()
-
-    def connected() -> Connection:
-        made = connect(url)
-        made.add_notice_handler(lambda each: said.append(each.message_primary or ""))
-        return made
-
-    with pytest.raises(PreflightError, match=r"^query of \[\[databases\]\] tenant_\*: "):
-        listed(connected, MemberRule("tenant_*"), Listing(TableName("public", "tenants"), "name"))
+    with closing(connect(url)) as reader:
+        reader.add_notice_handler(lambda each: said.append(each.message_primary or ""))
+        with pytest.raises(PreflightError, match=r"^query of \[\[databases\]\] tenant_\*: "):
+            listed(reader, MemberRule("tenant_*"), Listing(TableName("public", "tenants"), "name"))
     assert said == []

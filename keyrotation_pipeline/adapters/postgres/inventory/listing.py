@@ -6,8 +6,7 @@ others is, without running code of its owner, and what it lists is a member only
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from psycopg import sql
@@ -25,11 +24,8 @@ LONGEST_SECONDS = 10
 _SETTINGS = f"SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '{LONGEST_SECONDS}s'"
 
 
-def listed(connect: Callable[[], Connection], rule: MemberRule, listing: Listing) -> tuple[str, ...]:
-    """Returns the names that a table lists, in order.
-
-    Args:
-        connect: opens a connection of its own to the home's database.
+def listed(connection: Connection, rule: MemberRule, listing: Listing) -> tuple[str, ...]:
+    """Returns the names that a table of the home's own database lists, in order.
 
     Raises:
         PreflightError: it cannot be read, takes longer than ten seconds, or lists what cannot be; one sentence that
@@ -38,7 +34,8 @@ def listed(connect: Callable[[], Connection], rule: MemberRule, listing: Listing
     # The place of a value is a column, too, of which another one says in which rows it counts.
     table = EncryptedTable.of(listing.table, [Place(listing.column, when=listing.when)])
     try:
-        with closing(connect()) as connection, connection.transaction():
+        # Rolled back: only this restores the settings of a surrounding transaction.
+        with connection.transaction(force_rollback=True):
             connection.execute(_SETTINGS.encode())
             found = (name for each in countable(connection, table) for name in _read(connection, each))
             names = list(_names(rule, islice(found, MOST_LISTED + 1)))
