@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from keyrotation_pipeline.audit.events import AuditEntry, Rules
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.approval import signed_fields
+from keyrotation_pipeline.model.approval import COLUMNS, signed_fields
 from keyrotation_pipeline.model.audit_state import (
     AuditState,
     ImpossibleError,
@@ -25,6 +25,7 @@ from keyrotation_pipeline.model.key_events import (
 )
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, IN_USE, LOST, KeyRecord, KeyState, other_generation
 from keyrotation_pipeline.model.members import members_in
+from keyrotation_pipeline.model.proof import MemberEvidence
 from keyrotation_pipeline.model.request_events import (
     PromotionRecorded,
     StepFinished,
@@ -178,6 +179,8 @@ def _member_proven(state: AuditState, entry: AuditEntry, fact: MemberProven) -> 
     evidence, walk = fact.evidence, state.require_walk(entry.request)
     signed = _members(state, walk).get(evidence.member)
     require(signed == evidence.state.place, f"is of {evidence.member} in another place than officers signed")
+    require(_has_its_tables(state, walk, evidence), f"is not of the tables of {evidence.member} that officers signed")
+    require(evidence.old_values == 0, f"counts old values in {evidence.member}")
     state.proven.setdefault(walk.id, {})[evidence.member] = evidence
 
 
@@ -187,12 +190,26 @@ def _members(state: AuditState, walk: Walk) -> Mapping[str, str]:
     return {**signed, **state.joined_after(walk.audit_head[0])}
 
 
+def _has_its_tables(state: AuditState, walk: Walk, evidence: MemberEvidence) -> bool:
+    """Whether it is of tables of the member alone, and of every one that has a column in the signed text."""
+    own = f"{evidence.member}:"
+    columns = (signed_fields(state.texts[walk.id]) or {}).get(COLUMNS, "").split(", ")
+    proven = tuple(f"{each}." for each in evidence.tables)
+    return all(each.startswith(own) for each in evidence.tables) and all(
+        each.startswith(proven) for each in columns if each.startswith(own)
+    )
+
+
 def _retired(state: AuditState, entry: AuditEntry, fact: KeyRetired) -> None:
     walk = state.require_walk(entry.request)
     members = _members(state, walk)
-    require(set(fact.members) == set(members), "is not of the members that officers signed")
-    missing = next((each for each in members if each not in state.proven.get(walk.id, {})), None)
+    odd = next(iter(sorted(set(fact.members) ^ set(members))), None)
+    require(odd is None, f"is not of the members that officers signed: {odd}")
+    proven = state.proven.get(walk.id, {})
+    missing = next((each for each in members if each not in proven), None)
     require(missing is None, f"lacks the evidence of {missing}")
+    less = next((name for name, each in proven.items() if not {*each.tables} <= {*fact.tables}), None)
+    require(less is None, f"leaves out tables of {less}")
     require(fact.target == walk.target, f"retires keys for {fact.target}, which its request is not about")
     require_after(state, walk, Step.RETIRED_KEY)
     if state.signed_from is not None:

@@ -284,7 +284,7 @@ class ApprovalText:
             ("Key store", self.key_store),
             ("From", self.source),
             ("To", self.target),
-            ("Columns", ", ".join(one_of_several(each, self.header) for each in self.columns)),
+            (COLUMNS, ", ".join(one_of_several(each, self.header) for each in self.columns)),
             *([] if self.value_format is None else [("Format", self.value_format)]),
             *([] if self.plaintext is None else [("Plaintext", self.plaintext)]),
             *([(PLAINTEXT_STAYS, STAYS)] if (self.plaintext or "").startswith(ENCRYPTED) else []),
@@ -309,6 +309,10 @@ class ApprovalText:
             ("Reason", self.reason),
         )
         return rendered(self.header, fields)
+
+
+# The line of a text for signing that lists every column.
+COLUMNS = "Columns"
 
 
 def one_of_several(name: str, header: str) -> str:

@@ -381,9 +381,10 @@ def test_a_member_that_nobody_signed_and_is_down_hides_no_status(fleet: Fleet) -
     file.write_text(before.replace("[approvals]", west))
     status = json.loads(fleet.typed("status", "--json", WEST=NOWHERE))
     assert any("(databases west at an unknown place is new)" in each for each in status["attention"])
-    for command in ("request", "policy"):
-        refused = fleet.refused(command, "--reason", "west opens", WEST=NOWHERE)
-        assert refused.startswith("database west: cannot connect to clinic@127.0.0.1:1: ")
+    refused = fleet.refused("request", "--reason", "yearly", WEST=NOWHERE)
+    assert "west is an unknown place, and no officers have signed that it is one" in refused
+    refused = fleet.refused("policy", "--reason", "west opens", WEST=NOWHERE)
+    assert refused.startswith("database west: cannot connect to clinic@127.0.0.1:1: ")
     assert "database west: cannot connect" in fleet.refused("init", WEST=NOWHERE)
     file.write_text(before)
     request = fleet.requested("request", "--reason", "yearly")

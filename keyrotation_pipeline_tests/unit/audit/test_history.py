@@ -679,7 +679,7 @@ def test_a_key_is_retired_by_the_members_that_officers_have_signed_and_no_others
     request = of_fleet(ledger)
     ledger.append(proven("north", PLACE), request)
     ledger.append(replace(FLEET_RETIRED, members=()), request)
-    assert newest(ledger, EventKind.KEY_RETIRED).fault == "is not of the members that officers signed"
+    assert newest(ledger, EventKind.KEY_RETIRED).fault == "is not of the members that officers signed: north"
     ledger.append(FLEET_RETIRED, request)
     assert newest(ledger, EventKind.KEY_RETIRED).fault is None
 
@@ -689,6 +689,30 @@ def test_evidence_counts_where_officers_have_signed_the_member_to_be(ledger: Fak
     ledger.append(proven("north", "clinic, system identifier 8"), request)
     fault = newest(ledger, EventKind.MEMBER_PROVEN).fault
     assert fault == "is of north in another place than officers signed"
+
+
+def test_evidence_is_of_the_tables_of_its_member_and_of_each_that_officers_signed(ledger: FakeLedger) -> None:
+    request = of_fleet(ledger, Columns="clients.name, north:clients.name, north:visits.note")
+    evidence = proven("north", PLACE).evidence
+    for tables in (("north:clients",), ("south:clients", "north:visits"), ("north:clients", "north:visits", "clients")):
+        ledger.append(MemberProven(replace(evidence, tables=tables)), request)
+        fault = newest(ledger, EventKind.MEMBER_PROVEN).fault
+        assert fault == "is not of the tables of north that officers signed"
+    ledger.append(MemberProven(replace(evidence, tables=("north:clients", "north:visits"))), request)
+    assert newest(ledger, EventKind.MEMBER_PROVEN).fault is None
+
+
+def test_evidence_of_old_values_is_none(ledger: FakeLedger) -> None:
+    request = of_fleet(ledger)
+    ledger.append(MemberProven(replace(proven("north", PLACE).evidence, old_values=1)), request)
+    assert newest(ledger, EventKind.MEMBER_PROVEN).fault == "counts old values in north"
+
+
+def test_a_retirement_names_every_table_that_a_member_has_proven(ledger: FakeLedger) -> None:
+    request = of_fleet(ledger)
+    ledger.append(proven("north", PLACE), request)
+    ledger.append(replace(FLEET_RETIRED, tables=("clients",)), request)
+    assert newest(ledger, EventKind.KEY_RETIRED).fault == "leaves out tables of north"
 
 
 RULE = member_line("tenant_*", "tenant_*, system identifier 7")
@@ -715,8 +739,9 @@ def test_a_database_that_joined_after_the_request_gives_evidence_as_its_members_
     ledger.append(JOINED)
     ledger.append(proven("north", PLACE), request)
     ledger.append(FLEET_RETIRED, request)
-    assert newest(ledger, EventKind.KEY_RETIRED).fault == "is not of the members that officers signed"
-    retired = replace(FLEET_RETIRED, members=("north", "tenant_1"))
+    assert newest(ledger, EventKind.KEY_RETIRED).fault == "is not of the members that officers signed: tenant_1"
+    tables = ("north:clients", "tenant_1:clients")
+    retired = replace(FLEET_RETIRED, members=("north", "tenant_1"), tables=tables)
     ledger.append(retired, request)
     assert newest(ledger, EventKind.KEY_RETIRED).fault == "lacks the evidence of tenant_1"
     ledger.append(proven("tenant_1", JOINED.place), request)

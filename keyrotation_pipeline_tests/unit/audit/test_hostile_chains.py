@@ -126,7 +126,12 @@ BY_UNIT_TEST: dict[str, Callable[[FakeLedger], None]] = {
     "is of {} in another place than officers signed": (
         test_history.test_evidence_counts_where_officers_have_signed_the_member_to_be
     ),
-    "is not of the members that officers signed": (
+    "is not of the tables of {} that officers signed": (
+        test_history.test_evidence_is_of_the_tables_of_its_member_and_of_each_that_officers_signed
+    ),
+    "counts old values in {}": test_history.test_evidence_of_old_values_is_none,
+    "leaves out tables of {}": test_history.test_a_retirement_names_every_table_that_a_member_has_proven,
+    "is not of the members that officers signed: {}": (
         test_history.test_a_key_is_retired_by_the_members_that_officers_have_signed_and_no_others
     ),
     "lacks the evidence of {}": test_history.test_a_key_is_not_retired_without_the_evidence_of_each_member,
