@@ -81,7 +81,7 @@ FIELDS = {
     "status": "generated_at database key_versions primary tables rotation last_backup last_backup_versions "
     "backup_signer last_recovery_test recovery_test_failed last_rehearsal incidents_open incidents "
     "requests contacts audit next_rotation_due attention warnings",
-    "verify": "database tables failures missed_by_searches",
+    "verify": "database tables failures missed_by_searches not_examined",
 }
 
 
