@@ -18,7 +18,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.ports.database import AskMember, DatabaseEnvironment
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.rotation.fences import last_change, must_refuse, no_longer_declared
+from keyrotation_pipeline.rotation.fences import as_retired, last_change, must_refuse, no_longer_declared
 
 ASKED_EVERY = timedelta(minutes=15)
 # By a person, who may have repaired it.
@@ -69,7 +69,8 @@ def _ask(pipeline: Pipeline, ask: AskMember, seconds: float | None, *, by_person
     found, until = list[MemberAnswer](), None if seconds is None else pipeline.clock.monotonic() + seconds
     with pipeline.ledger.reading():  # one transaction, however many members there are
         due, before = _due(pipeline, by_person=by_person, afresh=afresh), pipeline.ledger.answers()
-        tables, others = _by_member(pipeline.tables), defaultdict[str, list[str]](list)
+        tables = _by_member(as_retired(pipeline.ledger, pipeline.tables))
+        others = defaultdict[str, list[str]](list)
         for name in no_longer_declared(pipeline.tables, must_refuse(pipeline.ledger)):
             others[TableName.parse(name).database].append(name)
         for name in due:

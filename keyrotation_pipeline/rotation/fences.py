@@ -34,6 +34,7 @@ class Fences:
         unseen: by declared table, why not.
         undeclared: tables of `retired` that are in the database and no longer declared, so that nobody looks.
         walk: id of the rotation or rollback that is not finished, which will have them refuse again what they should.
+        decrypted: declared tables with columns that were decrypted, which must refuse encrypted values.
         indexes: the same of search indexes, for declared tables that have some.
     """
 
@@ -43,6 +44,7 @@ class Fences:
     undeclared: tuple[str, ...]
     walk: str | None = None
     indexes: "Fences | None" = None
+    decrypted: tuple[str, ...] = ()
 
     @property
     def lost(self) -> tuple[tuple[str, KeyVersion], ...]:
@@ -71,8 +73,9 @@ class Fences:
         if self.walk is not None:
             again = f"rotation {self.walk} will refuse them again"
         for name, version in self.lost:
+            also = ", or encrypted values in what was decrypted," if name in self.decrypted else ""
             yield (
-                f"table {name} takes values under {version} again, which was retired in it; find out who changed "
+                f"table {name} takes values under {version}{also} again, which was retired in it; find out who changed "
                 "its constraint …_retired_key_versions, or who declared a column since, then run `keyrotation "
                 f"status --count`, and {again}"
             )
@@ -114,7 +117,9 @@ def fences(pipeline: Pipeline, answers: Mapping[str, MemberAnswer] | None = None
     with_indexes = [table.of_indexes for table in pipeline.tables if table.indexes and table.format.names_versions]
     retired, of_indexes = _retired(pipeline.ledger, has_indexes=bool(with_indexes))
     given = [each for each in answers.values() if each.problem is None] if answers is not None else []
-    by_table, unseen = _seen(pipeline.fencing, pipeline.tables if answers is None else pipeline.own_tables)
+    tables = as_retired(pipeline.ledger, pipeline.tables)
+    asked = [table for table in tables if answers is None or not table.name.database]
+    by_table, unseen = _seen(pipeline.fencing, asked)
     by_index, unseen_indexes = _seen(
         pipeline.fencing, [each for each in with_indexes if answers is None or not each.name.database]
     )
@@ -130,7 +135,8 @@ def fences(pipeline: Pipeline, answers: Mapping[str, MemberAnswer] | None = None
     undeclared += tuple(name for each in given for name in each.undeclared)
     walk = pipeline.ledger.current()
     indexes = Fences(of_indexes, by_index, unseen_indexes, ()) if with_indexes else None
-    return Fences(retired, by_table, unseen, undeclared, None if walk is None else walk.id, indexes)
+    decrypted = tuple(str(table.name) for table in tables if table.gives_back)
+    return Fences(retired, by_table, unseen, undeclared, None if walk is None else walk.id, indexes, decrypted)
 
 
 def no_longer_declared(tables: Iterable[EncryptedTable], names: Iterable[str]) -> Sequence[str]:
@@ -142,6 +148,31 @@ def no_longer_declared(tables: Iterable[EncryptedTable], names: Iterable[str]) -
 def must_refuse(ledger: Ledger) -> Mapping[str, tuple[KeyVersion, ...]]:
     """By table, the versions that were retired in it and have not come back since."""
     return _retired(ledger, has_indexes=False)[0]
+
+
+def as_retired(ledger: Ledger, tables: Sequence[EncryptedTable]) -> Sequence[EncryptedTable]:
+    """The tables as they were when something was last retired: a decrypted column must refuse encrypted values, too."""
+    decrypted = _decrypted(ledger) if any(table.begun for table in tables) else {}
+    return [
+        table if (target := decrypted.get(str(table.name))) is None else table.giving_back(target) for table in tables
+    ]
+
+
+def _decrypted(ledger: Ledger) -> Mapping[str, KeyVersion]:
+    """By table, the version under which a walk has decrypted columns that no walk since has to do with."""
+    decrypted = dict[str, KeyVersion]()
+    for entry in history(ledger, EventKind.KEY_RETIRED, EventKind.KEY_STATE_CHANGED):
+        match entry.fact if entry.fault is None else None:
+            case KeyRetired(tables=names, target=target) if entry.request is not None:
+                back = ledger.walk(entry.request).gives_back
+                decrypted = {name: each for name, each in decrypted.items() if name not in names}
+                decrypted |= dict.fromkeys(names, target) if back else {}
+            case KeyStateChanged(version, after=after) if after in IN_USE:
+                decrypted = {name: each for name, each in decrypted.items() if each != version}
+    if (walk := ledger.current()) is not None and walk.started_at is not None:
+        # A rollback that has begun lifts the fences.
+        decrypted = {name: each for name, each in decrypted.items() if each != walk.target}
+    return decrypted
 
 
 def last_change(ledger: Ledger) -> int:

@@ -25,8 +25,9 @@ from keyrotation_pipeline.model.key_events import KeyRestoreIntended
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, LOST, KeyRecord, KeyState, StoredKeys, StoreOwner
 from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled, MemberReconciled, TreeLeft
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, held_in_words
-from keyrotation_pipeline.model.tables import TableCount
+from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 from keyrotation_pipeline.model.visible_text import plain_name, visible
+from keyrotation_pipeline.ports.database import TableFencing
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.requests import opening, takeover, witnessing
@@ -39,7 +40,7 @@ from keyrotation_pipeline.requests.roster import (
     lost_roster,
     pinned_roster,
 )
-from keyrotation_pipeline.rotation.fences import Fences, fences
+from keyrotation_pipeline.rotation.fences import Fences, as_retired, fences
 from keyrotation_pipeline.rotation.keys import record_of
 
 
@@ -350,12 +351,13 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
             for version in decided.live:
                 _bring_back(pipeline, version, rotation)
             _withdraw(pipeline, decided, rotation)
-        for table in pipeline.tables:
+        tables = as_retired(pipeline.ledger, pipeline.tables)
+        for table in tables:
             # Under a fence, rows of its version could not be updated.
             for version in decided.live:
                 pipeline.fencing.unfence(table, version)
                 pipeline.fencing.unfence(table.of_indexes, version)
-        _fence(pipeline, decided)
+        _fence(pipeline.fencing, tables, decided)
         with pipeline.ledger.transaction():
             _record(pipeline, decided, rotation)
         claim_store(pipeline, pipeline.keys.read(), tried=True)  # as officers signed
@@ -403,14 +405,13 @@ def _withdraw(pipeline: Pipeline, decided: Plan, rotation: Request) -> None:
             stored = pipeline.keys.archive(version, stored.revision)
 
 
-def _fence(pipeline: Pipeline, decided: Plan) -> None:
+def _fence(fencing: TableFencing, tables: Sequence[EncryptedTable], decided: Plan) -> None:
     """Makes each table refuse again what was retired in it, in addition to what else it refuses."""
-    for table in pipeline.tables:
+    for table in tables:
         if wanted := decided.refused.get(str(table.name)):
-            pipeline.fencing.fence(table, sorted({*wanted, *pipeline.fencing.fences(table)}))
+            fencing.fence(table, sorted({*wanted, *fencing.fences(table)}))
         if wanted := decided.refused_indexes.get(str(table.name)):
-            indexes = table.of_indexes
-            pipeline.fencing.fence(indexes, sorted({*wanted, *pipeline.fencing.fences(indexes)}))
+            fencing.fence(table.of_indexes, sorted({*wanted, *fencing.fences(table.of_indexes)}))
 
 
 def _record(pipeline: Pipeline, decided: Plan, rotation: Request) -> None:

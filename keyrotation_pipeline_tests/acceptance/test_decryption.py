@@ -1,5 +1,6 @@
 """A column goes back to plaintext by a request of its own, beside an application that reads both."""
 
+import re
 import subprocess
 import sys
 import threading
@@ -59,6 +60,36 @@ def require_plaintext(home: Home) -> None:
     assert [each["action"] for each in home.shown("history")] == ["decrypt", "rotate"]
 
 
+FENCE = "keyrotation_retired_key_versions"
+RENEW = f"ALTER TABLE public.cases DROP CONSTRAINT {FENCE}, ADD CONSTRAINT {FENCE} {{}}"
+
+
+def replaced_fences(home: Home) -> dict[str, str]:
+    """By what the owner of the table wants, a fence that looks like one of ours and takes encrypted values again."""
+    check = fence_of(home)
+    clause = re.search(r"\n    WHEN [^\n]*an encrypted value is refused[^\n]*", check)
+    assert clause is not None
+    return {
+        "that of a rollback": check.replace(clause[0], ""),
+        "of a later version": check.replace(clause[0], clause[0].replace("v1:", "v3:")),
+        "of a head alone": check.replace(clause[0], clause[0].replace(":%'", ":'")),
+    }
+
+
+def fence_of(home: Home) -> str:
+    with psycopg.connect(home.url) as connection:
+        ((check,),) = connection.execute(
+            "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = %s", (FENCE,)
+        ).fetchall()
+    return str(check)
+
+
+def noticed(home: Home) -> bool:
+    """Whether `status` asks for people."""
+    said = "table cases takes values under v2, or encrypted values in what was decrypted, again"
+    return any(each.startswith(said) for each in home.shown("status")["attention"])
+
+
 def test_a_column_goes_back_to_plaintext_beside_its_application_and_officers_sign_that_first(home: Home) -> None:
     application = home.release(2)
     with at_work(application):
@@ -81,6 +112,14 @@ def test_a_column_goes_back_to_plaintext_beside_its_application_and_officers_sig
     )
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert "decryption of columns, and rollback from v2 to v1" in (pack / "report.html").read_text()
+    refuses, unnoticed = fence_of(home), list[str]()
+    assert not noticed(home)
+    for wanted, check in replaced_fences(home).items():
+        home.execute(RENEW.format(check))
+        unnoticed += [] if noticed(home) else [wanted]
+    assert unnoticed == []
+    home.execute(RENEW.format(refuses))
+    assert not noticed(home)
     # What the table refuses stands in nobody's way who encrypts again.
     with at_work(home.release(3)):
         encrypted(home)
@@ -107,6 +146,25 @@ def test_nothing_is_decrypted_before_every_instance_writes_the_old_form_under_th
     with at_work(home.release(2)):
         assert home.said("rotate", back) == ""
     require_plaintext(home)
+
+
+@pytest.mark.extended
+def test_the_fence_of_a_decrypted_column_is_put_back_as_it_was(home: Home) -> None:
+    with at_work(home.release(2)):
+        back = going_back(home, encrypted(home))
+        assert home.said("rotate", back) == ""
+        before = fence_of(home)
+        for check in (*replaced_fences(home).values(), None):
+            home.execute(f"ALTER TABLE public.cases DROP CONSTRAINT {FENCE}" if check is None else RENEW.format(check))
+            home.sign(home.typed("reconcile").splitlines()[-1])
+            assert home.typed("reconcile")
+            assert (fence_of(home), noticed(home)) == (before, False)
+        # In the middle of the next rotation nothing is missing either.
+        again = home.typed("request", "--reason", "encrypt the notes").splitlines()[-1]
+        home.sign(again)
+        home.release(3)
+        home.typed("rotate", again, "--through", "key_version")
+        assert not noticed(home)
 
 
 @dataclass

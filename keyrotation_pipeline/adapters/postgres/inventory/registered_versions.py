@@ -37,13 +37,14 @@ def registered(connection: Connection) -> tuple[KeyVersion, ...]:
 
 
 def leaves_plaintext(connection: Connection, retired: Collection[KeyVersion]) -> bool:
-    """Returns whether the newest version is a retired one, as after a rollback: applications write plaintext again.
+    """Returns whether an older version is left than a retired one, as after a rollback: applications write plaintext.
 
     The keys of other libraries do not count: whenever they were imported, nothing is encrypted under them.
     """
     sources = {str(name) for (name,) in connection.execute(_SOURCES).fetchall()} if _is_there(connection) else set()
     known = [version for version in registered(connection) if str(version) not in sources]
-    return bool(known) and known[-1] in retired
+    newest = max((version for version in known if version in retired), default=None)
+    return newest is not None and any(version < newest for version in known if version not in retired)
 
 
 def listed_versions(found: Collection[KeyVersion], known: Collection[KeyVersion]) -> tuple[KeyVersion, ...]:

@@ -5,7 +5,6 @@ exactly the text that PostgreSQL 14 to 18 print, and a fence counts only if its 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import NoReturn
 
 import psycopg
@@ -357,24 +356,23 @@ def _validate(connection: Connection, table: EncryptedTable, root: relations.Rel
 def _fence_absent_versions(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> NoReturn:
     """Fences only the versions that the table does not hold: a fenced old value would block every update of its row."""
     counted = count_old_values(connection, table, versions)
-    plaintext = {column: number for column, number in counted.unencrypted.items() if column in table.begun}
-    # The fence refuses plaintext in any case.
-    present = set(versions) if plaintext else {version for _, version in counted.old} or set(versions)
+    refused = () if leaves_plaintext(connection, versions) else table.begun
+    old_form = {name: number for name, number in counted.unencrypted.items() if name in refused}
+    others = [f"column {name}: {number} in {table.old_form}" for name, number in old_form.items()]
+    others += [f"column {name}: {number} encrypted again" for name, number in counted.encrypted.items()]
+    # The fence refuses these in any case.
+    present = set(versions) if others else {version for _, version in counted.old} or set(versions)
     absent = tuple(version for version in versions if version not in present)
     _put(connection, table, relations.tree(connection, table), absent)
-    raise old_values_left(table, counted.old, plaintext) from None
+    raise old_values_left(table, counted.old, others) from None
 
 
 def old_values_left(
-    table: EncryptedTable,
-    left: Mapping[tuple[str, KeyVersion], int],
-    plaintext: Mapping[str, int] = MappingProxyType({}),
+    table: EncryptedTable, left: Mapping[tuple[str, KeyVersion], int], others: Iterable[str] = ()
 ) -> ProofError:
-    """Returns the refusal of a fence where old values are left, by column and version; or plaintext, by column."""
+    """Returns the refusal of a fence where old values are left, by column and version; `others`: in words."""
     named = [f"column {column}: {number} under {version}" for (column, version), number in left.items()]
-    places = ", ".join(
-        [*named, *(f"column {column}: {number} in {table.old_form}" for column, number in plaintext.items())]
-    )
+    places = ", ".join([*named, *others])
     return ProofError(
         f"table {table.name} still holds old values ({places or 'written meanwhile'}); find what writes them, "
         "then run this step again"
