@@ -28,7 +28,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, SourceKey
 from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.backup_events import BackupRekeyed, BackupRekeyIntended
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, MadeFrom, dump_name, free_stamps, manifest_name
@@ -219,6 +219,9 @@ def _reencrypted(
     rows.prepare()
     _require_all_declared(restored, old, tables, target)
     before_ring, after_ring = KeyRing(keys, target), KeyRing({target: keys[target]}, target)
+    # A ring with a later key than the target's, as after a rollback, leaves values of an old form as they are.
+    sources = {version: each for version, each in keys.items() if isinstance(each, SourceKey)}
+    taking_in = KeyRing({target: keys[target], **sources}, target)
     values = {}
     for table in tables:
         before = rows.read(table, before_ring)
@@ -227,9 +230,10 @@ def _reencrypted(
                 f"{counted(before.failures, 'value')} of {table.name} in {old.name} cannot be decrypted, so no "
                 "complete rekeying is possible; look for the keys, or an older backup"
             )
-        for _ in range(_MOST_SWEEPS):
-            if not restored.rewriting.sweep(_REQUEST, table, before_ring, target, wait=False).rows:
-                break
+        for ring in (before_ring, taking_in):
+            for _ in range(_MOST_SWEEPS):
+                if not restored.rewriting.sweep(_REQUEST, table, ring, target, wait=False).rows:
+                    break
         if table.indexes:
             restored.rewriting.clear_indexes(_REQUEST, table, target, report)
         after = rows.read(table, after_ring)

@@ -5,10 +5,11 @@ import json
 import os
 import threading
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -145,6 +146,36 @@ def test_a_rollback_brings_values_back_and_the_next_rotation_encrypts_what_was_w
     assert application.read() == home.expected
     assert {note[:3] for note in home.stored("note")} == {"v3:"}
     assert home.table()["unencrypted"] == 0
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("options", [[], ["--decrypt"]], ids=["a rollback", "a decryption"])
+def test_a_backup_from_the_middle_of_a_rotation_is_rekeyed_after_it_was_undone(
+    home: Home, security_officer: DemoOfficer, tmp_path: Path, options: list[str]
+) -> None:
+    secret = tmp_path / "officer.sec.asc"
+    secret.write_bytes(security_officer.gpg("--armor", "--export-secret-keys"))
+    application = home.release(2)
+    with ExitStack() as running:
+        running.callback(application.attest().stop)
+        request = home.typed("request", "--reason", "encrypt the notes").splitlines()[-1]
+        home.sign(request)
+        home.typed("rotate", request, "--through", "primary_key_rollout")
+        with beside(application.work):
+            assert eventually(lambda: application.writes > 10)
+        home.typed("backup")
+        (dump,) = (tmp_path / ".keyrotation" / "backups").glob("database-*.dump.gpg")
+        expected = dict(home.expected)
+        back = home.typed("rollback", request, *options).splitlines()[-1]
+        home.sign(back)
+        assert home.said("rotate", back) == ""
+    made = home.shown("backup", "--rekey", dump.name, "--key", str(secret))
+    assert made["left_behind"] == ["v2"]
+    copy = f"copy_{uuid4().hex}"
+    home.typed("restore-database", "--into", copy, "--from", made["set"], "--key", str(secret))
+    restored = replace(home, url=sa.make_url(home.url).set(database=copy).render_as_string(hide_password=False))
+    assert {value[:3] for value in restored.stored("name", "note")} == {"v1:"}
+    assert restored.release(2).read() == expected
 
 
 @pytest.mark.extended

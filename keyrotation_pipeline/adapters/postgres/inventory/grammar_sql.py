@@ -23,6 +23,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import (
     SECOND,
     SHORTEST_UNPADDED_CHARS,
     VALUE_OF_GOOD_LENGTH_PATTERN,
+    VALUE_PATTERN,
     VERSION_PATTERN,
     KeyVersion,
 )
@@ -374,7 +375,7 @@ def refusal(
         versions: the retired versions, at least one.
         other_generation: whether the same numbers are refused in the other generation, too, which never had a key.
         plaintext: of a column that held plaintext: whether a text without the head of a value, version and nonce, is
-            refused, too, unless it is empty. If not, a plaintext may begin with the prefix of a retired version.
+            refused, too, unless it is empty. If not, a plaintext may begin like a value under a retired version.
         refused: what such a text is called.
 
     Returns:
@@ -386,7 +387,7 @@ def refusal(
     failing = f"""((('keyrotation: key version '::text || {version}) || ' is retired'::text))::boolean"""
     others = [version.other_generation for version in wanted if version != PLAINTEXT] if other_generation else []
     numbers = [wanted, others] if others else [wanted]
-    begins = _has_head if plaintext is False else _begins_with
+    begins = _is_value_under if plaintext is False else _begins_with
     cases = "".join(f"\n    WHEN {begins(text, each)} THEN {failing}" for each in numbers)
     if plaintext:
         tests = [f"({text} <> ''::text)", *(f"""(({text} COLLATE "C") !~~ '{head}'::text)""" for head in _HEADS)]
@@ -404,7 +405,7 @@ def refusal_of_values(
     """
     usual = refusal(text, versions, other_generation=other_generation, plaintext=False)
     failing = f"""(('keyrotation: {ENCRYPTED} is refused'::text || "left"({text}, 0)))::boolean"""
-    return usual.replace("\n    ELSE", f"\n    WHEN {_has_head(text, [present])} THEN {failing}\n    ELSE")
+    return usual.replace("\n    ELSE", f"\n    WHEN {_is_value_under(text, [present])} THEN {failing}\n    ELSE")
 
 
 def _begins_with(text: str, versions: Iterable[KeyVersion]) -> str:
@@ -415,10 +416,12 @@ def _begins_with(text: str, versions: Iterable[KeyVersion]) -> str:
     return f"({' OR '.join(tests)})" if len(tests) > 1 else tests[0]
 
 
-def _has_head(text: str, versions: Iterable[KeyVersion]) -> str:
+def _is_value_under(text: str, versions: Iterable[KeyVersion]) -> str:
+    """Returns whether a text is a value in full; the expensive expression is evaluated where it begins like one."""
     heads = (f"{version.prefix}{'_' * version.generation.nonce_chars}:%" for version in versions)
     tests = [f"""(({text} COLLATE "C") ~~ '{head}'::text)""" for head in heads]
-    return f"({' OR '.join(tests)})" if len(tests) > 1 else tests[0]
+    has_head = f"({' OR '.join(tests)})" if len(tests) > 1 else tests[0]
+    return f"""({has_head} AND (({text} COLLATE "C") ~ '^{VALUE_PATTERN}$'::text))"""
 
 
 def refusal_in_array(array: str, versions: Iterable[KeyVersion]) -> str:
@@ -448,7 +451,7 @@ def versions_refused(constraint: str) -> tuple[KeyVersion, ...]:
 
 def present_refused(constraint: str) -> KeyVersion | None:
     """Returns the version that is refused besides the retired ones, by a constraint of `refusal_of_values`."""
-    found = re.search(rf"'({VERSION_PATTERN}):_+:%'::text\)+ THEN \(+'keyrotation: {ENCRYPTED} ", constraint)
+    found = re.search(rf"'({VERSION_PATTERN}):_+:%'::text\)[^\n]* THEN \(+'keyrotation: {ENCRYPTED} ", constraint)
     return None if found is None else KeyVersion.parse(found[1])
 
 
