@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from keyrotation_pipeline.errors import ApprovalError
 from keyrotation_pipeline.model.earlier_summaries import FIRST_APPROVAL, SECOND_APPROVAL
 from keyrotation_pipeline.model.members import MEMBER, member_line, place_lines, places_in
-from keyrotation_pipeline.model.signed_lines import DECRYPTS, ENCRYPTED, PLAINTEXT_STAYS, STAYS
+from keyrotation_pipeline.model.signed_lines import COMPARED_BACKUP, DECRYPTS, ENCRYPTED, PLAINTEXT_STAYS, STAYS
 from keyrotation_pipeline.model.signed_summary import APPROVAL, FOURTH_APPROVAL, THIRD_APPROVAL, summary
 from keyrotation_pipeline.model.visible_text import is_hidden, plain_name, signed_name
 
@@ -230,6 +230,8 @@ class ApprovalText:
         plaintext: what becomes of columns that held plaintext; None, and no line: there are none.
         migrated: the same of columns with values of other libraries, with format and key.
         unauthenticated: those of them in which only padding and UTF-8 show that a value was opened rightly.
+        compared_backups: whether a backup was compared with their tables; None, and no line: an older text, or there
+            are none of them.
         decrypts: what a walk gives its old form back, with counts; None, and no line: it encrypts.
         header: `HEADER`, or of a stored text the one that it has.
     """
@@ -261,6 +263,7 @@ class ApprovalText:
     plaintext: str | None = None
     migrated: str | None = None
     unauthenticated: str | None = None
+    compared_backups: str | None = None
     decrypts: str | None = None
     values_in: Mapping[str, str] = field(default_factory=dict)
     header: str = HEADER
@@ -290,6 +293,7 @@ class ApprovalText:
             *([(PLAINTEXT_STAYS, STAYS)] if (self.plaintext or "").startswith(ENCRYPTED) else []),
             *([] if self.migrated is None else [("Other libraries", self.migrated)]),
             *([] if self.unauthenticated is None else [("Not authenticated", self.unauthenticated)]),
+            *([] if self.compared_backups is None else [(COMPARED_BACKUP, self.compared_backups)]),
             *rollout,
             *place_lines(self.hosts, self.values_in),
             *self.not_looked_at,

@@ -34,6 +34,8 @@ STAYS = (
 )
 # Of the lines Plaintext and Other libraries, before the columns.
 ENCRYPTED, LEFT = "encrypted, and refused afterwards, in", "stays in"
+# Whether a restored backup was compared with values that nothing authenticates, and at its end where none was.
+COMPARED_BACKUP, NO_BACKUP = "Compared with a backup", "no backup was compared"
 # Of a walk that gives columns their old form back: how many values each of them had when it was requested.
 DECRYPTS = "Decrypts"
 

@@ -15,6 +15,7 @@ from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE, UNBOUND
 from keyrotation_pipeline.model.earlier_summaries import EARLIER, earlier_summary
 from keyrotation_pipeline.model.signed_consequences import destroyed, reconciled, replaced
 from keyrotation_pipeline.model.signed_lines import (
+    COMPARED_BACKUP,
     DECRYPTS,
     ENCRYPTED,
     ENDED,
@@ -235,6 +236,11 @@ def _limits(fields: Fields, *, repeats: bool) -> Iterator[str]:
             f"NOTHING PROVES that a value was not changed before, or was under another key, in "
             f"{fields['Not authenticated']}: that format has no authentication. A value counts as read rightly if its "
             "padding and characters are right."
+        )
+    if COMPARED_BACKUP in fields:
+        yield (
+            f"What a recovery test found when it compared a restored backup with these tables, value by value: "
+            f"{fields[COMPARED_BACKUP]}."
         )
     if "Not searched" in fields:
         yield (

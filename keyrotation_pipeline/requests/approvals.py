@@ -37,6 +37,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableCount
 from keyrotation_pipeline.model.visible_text import plain_name
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.compared_backups import compared_backups
 from keyrotation_pipeline.requests.conductor import past_dates
 from keyrotation_pipeline.requests.situation import Situation
 
@@ -228,6 +229,7 @@ def _text(
 ) -> ApprovalText:
     pipeline = _as_requested(pipeline, request)
     action, rollout = pipeline.actions[request.action], pipeline.rollout
+    unauthenticated = _unauthenticated(pipeline.tables, request)
     return ApprovalText(
         request=request.id,
         action=action.name,
@@ -255,7 +257,10 @@ def _text(
         value_format=_value_format(pipeline.tables, request, header),
         plaintext=_plaintext(pipeline.tables, request, header),
         migrated=_migrated(pipeline.tables, request, stored, header),
-        unauthenticated=_unauthenticated(pipeline.tables, request, header),
+        unauthenticated=_named(unauthenticated, header),
+        compared_backups=compared_backups(pipeline.ledger, request, (table.name for table, _ in unauthenticated))
+        if unauthenticated
+        else None,
         decrypts=_decrypts(pipeline, request, header, counts),
         values_in=_values_in(pipeline, request, counts),
         header=header,
@@ -351,14 +356,15 @@ def _migrated(tables: Sequence[EncryptedTable], request: Request, stored: Stored
     return f"{ENCRYPTED if request.encrypts_plaintext else LEFT} {', '.join(places)}" if places else None
 
 
-def _unauthenticated(tables: Sequence[EncryptedTable], request: Request, header: str) -> str | None:
+def _unauthenticated(tables: Sequence[EncryptedTable], request: Request) -> Sequence[tuple[EncryptedTable, Place]]:
     """Those of these columns where a value opens under a wrong key by chance, and nothing shows that it was changed."""
-    places = [
-        one_of_several(f"{table.name}.{place.name}", header)
-        for table, place, form in _from_libraries(tables)
-        if not form.spec.authenticated
-    ]
-    return ", ".join(places) if places and isinstance(request, Walk) and request.encrypts_plaintext else None
+    if not isinstance(request, Walk) or not request.encrypts_plaintext:
+        return ()
+    return [(table, place) for table, place, form in _from_libraries(tables) if not form.spec.authenticated]
+
+
+def _named(places: Sequence[tuple[EncryptedTable, Place]], header: str) -> str | None:
+    return ", ".join(one_of_several(f"{table.name}.{place.name}", header) for table, place in places) or None
 
 
 def _from_libraries(tables: Sequence[EncryptedTable]) -> Iterator[tuple[EncryptedTable, Place, SourceForm]]:

@@ -3,11 +3,12 @@
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,6 +27,7 @@ from keyrotation_pipeline_tests.acceptance import migrations
 from keyrotation_pipeline_tests.acceptance.migrations import Release, home_of
 from keyrotation_pipeline_tests.applications import beside
 from keyrotation_pipeline_tests.servers import Server
+from keyrotation_pipeline_tests.waiting import eventually
 
 ROWS = 200
 FORMER = "the application's secret"
@@ -98,7 +100,7 @@ def test_values_of_the_library_are_encrypted_beside_it_and_then_refused(home: Ho
         old_at_work.enter_context(beside(old.work))
         request = home.typed("request", "--reason", "leave sqlalchemy-utils").splitlines()[-1]
         text = home.typed("approve", request, "--text")
-        assert "\nNot authenticated: cases.token\n" in text
+        assert "\nNot authenticated: cases.token\nCompared with a backup: cases: no backup was compared\n" in text
         home.sign(request)
         old_attests = old.attest()
         running.enter_context(beside(new.work))
@@ -198,6 +200,35 @@ def test_a_rollback_brings_back_what_was_encrypted_since_and_leaves_the_library_
     assert application.wrong == []
     assert application.read() == home.expected
     assert {value[:3] for value in home.stored("token", "note")} == {"v4:"}
+
+
+@pytest.mark.extended
+def test_a_backup_from_the_middle_of_a_migration_is_rekeyed_also_after_a_rollback(
+    home: Home, security_officer: DemoOfficer, tmp_path: Path
+) -> None:
+    secret = tmp_path / "officer.sec.asc"
+    secret.write_bytes(security_officer.gpg("--armor", "--export-secret-keys"))
+    application = home.release(3)
+    with ExitStack() as running:
+        running.callback(application.attest().stop)
+        request = home.typed("request", "--reason", "leave sqlalchemy-utils").splitlines()[-1]
+        home.sign(request)
+        home.typed("rotate", request, "--through", "primary_key_rollout")
+        with beside(application.work):
+            assert eventually(lambda: application.writes > 10)
+        home.typed("backup")
+        (dump,) = (tmp_path / ".keyrotation" / "backups").glob("database-*.dump.gpg")
+        expected = dict(home.expected)
+        back = home.typed("rollback", request).splitlines()[-1]
+        home.sign(back)
+        assert home.said("rotate", back) == ""
+    made = home.shown("backup", "--rekey", dump.name, "--key", str(secret))
+    assert (made["left_behind"], made["values"]) == (["v2", "v3"], {"cases": 3 * ROWS})
+    copy = f"copy_{uuid4().hex}"
+    home.typed("restore-database", "--into", copy, "--from", made["set"], "--key", str(secret))
+    restored = replace(home, url=sa.make_url(home.url).set(database=copy).render_as_string(hide_password=False))
+    assert {value[:3] for value in restored.stored("name", "token", "note")} == {"v1:"}
+    assert restored.release(3).read() == expected
 
 
 @pytest.mark.extended
@@ -375,25 +406,23 @@ def test_a_backup_in_the_form_of_the_library_equals_the_rows_but_for_later_write
     secret = tmp_path / "officer.sec.asc"
     secret.write_bytes(security_officer.gpg("--armor", "--export-secret-keys"))
     home.typed("backup")
+    before_it = home.stored("note")[27]
+    home.execute("UPDATE public.cases SET note = (SELECT note FROM public.cases WHERE id = 28) WHERE id = 27")
+    home.typed("recovery-test", "--key", str(secret))
     request = home.typed("request", "--reason", "leave sqlalchemy-utils").splitlines()[-1]
+    text = home.typed("approve", request, "--text")
+    (line,) = re.findall("\nCompared with a backup: (.*)\n", text)
+    assert re.fullmatch(
+        f"cases: {3 * ROWS - 1} of {3 * ROWS} values as in database-\\S+ on .* UTC, 1 changed, 0 new, 0 gone", line
+    )
+    assert f"with these tables, value by value: {line}." in text
+    home.execute(f"UPDATE public.cases SET note = '{before_it}' WHERE id = 27")
+    home.typed("recovery-test", "--key", str(secret))  # what is signed is not changed by a later one
     home.sign(request)
     with ExitStack() as running:
         running.callback(home.release(3).attest().stop)
         assert home.said("rotate", request) == ""
     assert certified(home)["compared"] == []
-    before_it = home.stored("token")[27]
-    home.execute("UPDATE public.cases SET token = (SELECT token FROM public.cases WHERE id = 28) WHERE id = 27")
-    home.typed("backup")
-    same = f"compared  cases: {3 * ROWS - 1:,} present values as in this backup; 1 changed, 0 new, 0 gone"
-    assert same in home.typed("recovery-test", "--key", str(secret))
-    (compared,) = certified(home)["compared"]
-    assert (compared["table"], compared["equal"], compared["changed"]) == ("cases", 3 * ROWS - 1, 1)
-    assert compared["backup"].startswith("database-")
-    pack = tmp_path / "pack"
-    home.typed("report", "--format", "pack", "--output", str(pack))
-    done = subprocess.run([sys.executable, "-I", str(pack / "verify.py")], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    home.execute(f"UPDATE public.cases SET token = '{before_it}' WHERE id = 27")
     home.file.write_text(home.file.read_text().replace(COLUMNS, '["name", "token", "note"]'))
     time.sleep(1)  # a discovery is told in whole seconds, and the backup must be from before it
     opened = home.typed("incident", "open", "--type", "key_exposed", "--description", "d", "--discovered-at", "now")
@@ -404,3 +433,13 @@ def test_a_backup_in_the_form_of_the_library_equals_the_rows_but_for_later_write
     home.execute("UPDATE public.cases SET note = NULL WHERE id = 29")
     found = [(each["key"], each["column"], each["kind"]) for each in home.shown(*compare)["differences"]]
     assert sorted(found) == [('["29"]', "note", "gone"), ('["30"]', "token", "changed")]
+    home.typed("backup")
+    same = f"compared  cases: {3 * ROWS - 2:,} present values as in this backup; 1 changed, 0 new, 1 gone"
+    assert same in home.typed("recovery-test", "--key", str(secret))
+    (compared,) = certified(home)["compared"]
+    assert (compared["table"], compared["equal"], compared["changed"]) == ("cases", 3 * ROWS - 2, 1)
+    assert compared["backup"].startswith("database-")
+    pack = tmp_path / "pack"
+    home.typed("report", "--format", "pack", "--output", str(pack))
+    done = subprocess.run([sys.executable, "-I", str(pack / "verify.py")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
