@@ -136,7 +136,8 @@ def test_values_that_a_library_in_another_language_made_come_to_the_target(
 ) -> None:
     made, columns = MADE[name], ["note", *parsed(name).columns]
     texts = {n: text for n, (text, _) in enumerate(made["values"] * 25)}
-    migrated.execute(f"CREATE TABLE public.notes (id int PRIMARY KEY, {' text, '.join(columns)} text)".encode())
+    create = ", ".join(f"{each} {'bigint' if each == 'number' else 'text'}" for each in columns)
+    migrated.execute(f"CREATE TABLE public.notes (id int PRIMARY KEY, {create})".encode())
     values = [stored if isinstance(stored, list) else [stored] for _, stored in made["values"] * 25]
     insert(migrated, f"public.notes (id, {', '.join(columns)})", [(n, *stored) for n, stored in enumerate(values)])
     running(migrated, "routine")

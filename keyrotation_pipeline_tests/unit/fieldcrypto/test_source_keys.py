@@ -212,6 +212,21 @@ def test_attr_encrypted_opens_bytes_too_and_no_value_with_the_parts_of_another(f
             source.opened(";".join(each).encode())
 
 
+def test_a_value_of_awx_opens_with_the_key_of_its_own_row_and_field_alone() -> None:
+    form = "awx, field password, pk number"
+    made, secret = MADE[form], SourceKey(MADE[form]["key"].encode(), "OLD_KEY")
+    (text, (value, row)), _ = made["values"][:2]
+    older = value.replace("UTF8$", "")
+    assert [source_of(parsed(form), secret).opened(f"{each};{row}".encode()) for each in (value, older)] == [
+        text.encode()
+    ] * 2
+    wrong = [(form, stored) for stored in (f"{value};2", value, f"{value};", f"{value};{row};{row}")]
+    wrong += [("awx, field token, pk number", f"{value};{row}"), ("awx, field password", value)]
+    for other, stored in wrong:
+        with pytest.raises(ClosedError):
+            source_of(parsed(other), secret).opened(stored.encode())
+
+
 def test_values_in_several_columns_are_none_of_encrypted_type_and_their_key_has_a_length() -> None:
     with pytest.raises(InvalidKeyError, match="are in several columns, and EncryptedType reads one"):
         LegacyKey("attr-encrypted", "k" * 32, iv="token_iv")

@@ -20,8 +20,8 @@ PLAIN_TEXTS = frozenset({25, 1043})  # text, varchar
 TEXT_ARRAYS = frozenset({1009, 1015})  # text[], varchar[]
 # int2, int4, int8, text, varchar, uuid: everybody writes their values as the server does.
 BOUND_TYPES = frozenset({21, 23, 20, 25, 1043, 2950})
-# In which libraries store a part of a value.
-PART_TYPES = PLAIN_TEXTS | {BYTEA}
+# In which libraries store a part of a value, or what they derive its key from.
+PART_TYPES = PLAIN_TEXTS | BOUND_TYPES | {BYTEA}
 
 CORRECT_TABLES = "correct [[tables]] in keyrotation.toml"
 
@@ -385,7 +385,7 @@ def unsuitable(relation: Relation, column: Column) -> str:
         if each.type_oid not in PART_TYPES:
             return (
                 f"column {relation.label}.{each.name}, which from of column {column.name} names, is of type "
-                f"{each.type_sql}, and libraries store parts of values as text or bytea; {CORRECT_TABLES}"
+                f"{each.type_sql}, and no library reads that with a value; {CORRECT_TABLES}"
             )
     for each in column.companions:
         if each.type_oid not in BOUND_TYPES and each not in column.beside:
