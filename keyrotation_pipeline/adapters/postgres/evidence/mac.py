@@ -11,8 +11,10 @@ from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import requi
 from keyrotation_pipeline.adapters.postgres.evidence.evidence import Evidence, Fence
 from keyrotation_pipeline.adapters.postgres.inventory import retired_signing_keys
 from keyrotation_pipeline.adapters.postgres.retirement import mac_fence
+from keyrotation_pipeline.errors import FenceError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.tables import OldRows, TableCount
 
 
@@ -39,6 +41,19 @@ class ByMac(Evidence):
             return required(self.keys, self.table).old_rows(self.table, versions, promotion_xid)
         return super().old_rows(versions, promotion_xid)
 
+    def search(self, versions: Sequence[KeyVersion], report: Report) -> tuple[int, int | None]:
+        """See `Evidence.search`; a database that was restored since its proof may have no signing keys.
+
+        Raises:
+            FenceError: also if one is not there, by which the table refuses a key.
+        """
+        if absent := retired_signing_keys.missing(self.connection, versions):
+            raise FenceError(
+                f"table {self.table.name}: its database has no signing key of {', '.join(map(str, absent))} any more, "
+                "by which it would refuse that; find out who removed it, or whether the database was restored"
+            )
+        return super().search(versions, report)
+
     def fence(self, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:
         """See `Evidence.fence`."""
         if self.keys is not None:
@@ -46,3 +61,7 @@ class ByMac(Evidence):
             missing = retired_signing_keys.missing(self.connection, versions)
             retired_signing_keys.store(self.connection, self.table.format, self.keys.ring(), missing)
         return super().fence(versions, wait=wait)
+
+    def refused_by(self) -> str:
+        """See `Evidence.refused_by`: without the signing keys the triggers are as they were, and refuse nothing."""
+        return retired_signing_keys.identity(self.connection)

@@ -40,6 +40,7 @@ _REVOKE = own("REVOKE ALL ON keyrotation.retired_signing_halves FROM {}")
 _THERE = own("SELECT to_regclass('keyrotation.retired_signing_halves') IS NOT NULL")
 _ADD = own("INSERT INTO keyrotation.retired_signing_halves VALUES (%b, %b, %b) ON CONFLICT (version) DO NOTHING")
 _READ = own("SELECT version, inner_block, outer_block FROM keyrotation.retired_signing_halves")
+_IDENTITY = own("SELECT concat_ws(' ', version, xmin) FROM keyrotation.retired_signing_halves ORDER BY version")
 _DROP = own("DROP TABLE IF EXISTS keyrotation.retired_signing_halves")
 _REMOVE = own("DELETE FROM keyrotation.retired_signing_halves WHERE version = %s")
 
@@ -121,6 +122,13 @@ def missing(connection: Connection, versions: Sequence[KeyVersion]) -> tuple[Key
         return tuple(versions)
     stored = _stored(connection)
     return tuple(version for version in versions if version not in stored)
+
+
+def identity(connection: Connection) -> str:
+    """Returns what changes with any of them; empty: there is no table for them, or none in it."""
+    if connection.execute(_THERE).fetchone() != (True,):
+        return ""
+    return ", ".join(str(row) for (row,) in connection.execute(_IDENTITY).fetchall())
 
 
 def held(connection: Connection) -> tuple[KeyVersion, ...] | None:

@@ -46,9 +46,7 @@ WHERE t.tgname IN ('keyrotation_retired_keys_insert', 'keyrotation_retired_keys_
 GROUP BY t.tgrelid
 """)
 IDENTITY = own("""
-SELECT concat_ws(' ', string_agg(concat_ws(' ', f.oid, f.xmin, p.oid, p.xmin), ',' ORDER BY f.oid),
-                 (SELECT string_agg(concat_ws(' ', h.version, h.xmin), ',' ORDER BY h.version)
-                  FROM keyrotation.retired_signing_halves AS h))
+SELECT string_agg(concat_ws(' ', f.oid, f.xmin, p.oid, p.xmin), ',' ORDER BY f.oid)
 FROM pg_trigger f JOIN pg_proc p ON p.oid = f.tgfoid
 WHERE f.tgrelid = c.oid AND f.tgname IN ('keyrotation_retired_keys_insert', 'keyrotation_retired_keys_update')
 """)
