@@ -79,6 +79,9 @@ class Pages:
     def incident(self, incident_id: str) -> bytes | None:
         return None if incident_id else b""
 
+    def databases(self) -> bytes | None:
+        return b"<h1>each database</h1>"
+
     def metrics(self) -> str | None:
         return self.text
 

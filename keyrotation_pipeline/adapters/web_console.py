@@ -49,6 +49,9 @@ class Pages(Protocol):
     def incident(self, incident_id: str) -> bytes | None:
         """The page of one incident; None: there is none."""
 
+    def databases(self) -> bytes | None:
+        """The page of a fleet's databases; None: there is only one."""
+
     def metrics(self) -> str | None:
         """OpenMetrics text; None: the status cannot be read."""
 
@@ -66,6 +69,10 @@ def console_app(pages: Pages) -> Starlette:
     async def one_incident(request: Request) -> Response:
         return _page(await run_in_threadpool(pages.incident, request.path_params["id"]))
 
+    async def databases(request: Request) -> Response:
+        del request
+        return _page(await run_in_threadpool(pages.databases))
+
     async def metrics(request: Request) -> Response:
         text = await run_in_threadpool(pages.metrics)
         if text is None:
@@ -78,6 +85,7 @@ def console_app(pages: Pages) -> Starlette:
             Route("/", front),
             Route(f"{PREFIX}requests/{{id}}", one_request),
             Route(f"{PREFIX}incidents/{{id}}", one_incident),
+            Route(f"{PREFIX}databases", databases),
             Route(f"{PREFIX}console.css", _file("console.css", "text/css")),
             Route(f"{PREFIX}console.js", _file("console.js", "text/javascript")),
             Route(METRICS_PATH, metrics),

@@ -20,7 +20,13 @@ from keyrotation_pipeline.assembly.failures import message_of
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.console.gathering import console
 from keyrotation_pipeline.console.kept import Kept
-from keyrotation_pipeline.console.pages import error_page, front_page, incident_page, request_page
+from keyrotation_pipeline.console.pages import (
+    databases_page,
+    error_page,
+    front_page,
+    incident_page,
+    request_page,
+)
 from keyrotation_pipeline.monitoring.metrics import in_open_metrics
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
@@ -67,6 +73,10 @@ class LivePages:
     def incident(self, incident_id: str) -> bytes | None:
         """The page of one incident."""
         return self._other(f"incidents/{incident_id}", partial(incident_page, incident_id=incident_id))
+
+    def databases(self) -> bytes | None:
+        """The page of a fleet's databases."""
+        return self._other("databases", databases_page)
 
     def close(self) -> None:
         """Closes the pipeline."""

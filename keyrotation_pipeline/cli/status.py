@@ -213,17 +213,25 @@ def _rotation(rotation: RotationStatus | None, conductor: str | None, *, verbose
         yield "", f"pace: {rotation.pace}"
     if rotation.blocked_by:
         yield "", f"blocked: {rotation.blocked_by}"
-    if rotation.waiting_for:
+    if rotation.waiting_for and not rotation.is_slowed:
         yield "", f"waits: {rotation.waiting_for}"
         if verbose and rotation.pending is not None and rotation.pending.details:
             yield "", rotation.pending.details
-    elif conductor and rotation.at_work:
+        return
+    if rotation.is_slowed:
+        yield "", str(rotation.pending)
+    yield "", _work(rotation, conductor)
+
+
+def _work(rotation: RotationStatus, conductor: str | None) -> str:
+    """Who works at a rotation that waits for nothing, or how it goes on."""
+    walk = rotation.walk
+    if rotation.at_work:
         since = f" since {output.minutes(walk.started_at)} UTC" if walk.started_at else ""
-        yield "", f"in progress{since}: Dagster runs it, {conductor}"
-    elif conductor:
-        yield "", f"no process works at it now; Dagster has to start one, {conductor}"
-    else:
-        yield "", f"next: `keyrotation rotate {walk.id}`"
+        return f"in progress{since}" + (f": Dagster runs it, {conductor}" if conductor else "")
+    if conductor:
+        return f"no process works at it now; Dagster has to start one, {conductor}"
+    return f"next: `keyrotation rotate {walk.id}`"
 
 
 WATCH_SECONDS = 2.0

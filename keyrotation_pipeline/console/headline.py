@@ -119,7 +119,7 @@ def _of_rotation(status: Status, rotation: RotationStatus) -> Headline:
     pending = next((each for each in status.requests if each.request.id == walk.id), None)
     if walk.started_at is None and pending is not None and len(pending.signed_by) < pending.required:
         return _to_sign(name, pending)
-    if (reason := rotation.pending) is not None and not slowed(rotation):
+    if (reason := rotation.pending) is not None and not rotation.is_slowed:
         _, command = _short(reason.do)
         said = f"{name} waits: {reason.why}{_since(reason)}."
         return Headline(Tone.WAITING, said, command or _rotate(walk), rotation.waiting_for)
@@ -136,11 +136,6 @@ def _of_rotation(status: Status, rotation: RotationStatus) -> Headline:
     return Headline(
         Tone.WORKING, f"{name} {doing}: {far}{left}{how}.", f"keyrotation pause {walk.id}", rotation.waiting_for
     )
-
-
-def slowed(rotation: RotationStatus) -> bool:
-    """Whether a process works at it, though slower than it could, to leave the server to the application."""
-    return rotation.at_work and rotation.pending is not None and rotation.pending.only_slows
 
 
 def _step(rotation: RotationStatus) -> str:

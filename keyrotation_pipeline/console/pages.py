@@ -10,13 +10,14 @@ from keyrotation_pipeline.console.walk_view import StepView, finished_steps, ste
 from keyrotation_pipeline.errors import IncidentError, RequestError
 from keyrotation_pipeline.incidents.report import incident_report
 from keyrotation_pipeline.model.backups import BACKUP_STALE_AFTER, TEST_OVERDUE_AFTER
+from keyrotation_pipeline.model.fleet_summary import FleetSummary, databases_of
 from keyrotation_pipeline.model.progress import duration
 from keyrotation_pipeline.model.requests import Request, Walk
 from keyrotation_pipeline.model.status import Status
 from keyrotation_pipeline.monitoring.status import past_requests
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.templates import render
+from keyrotation_pipeline.templates import render, whole_dates
 
 REFRESH_SECONDS = 5
 
@@ -66,7 +67,7 @@ def _clock(at: datetime) -> str:
 
 
 def _day(at: datetime | None) -> str:
-    return "unknown" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"
+    return "unknown" if at is None else whole_dates(f"{at.astimezone(UTC):%Y-%m-%d %H:%M}")
 
 
 def request_page(pipeline: Pipeline, request_id: str, overview_path: str | None) -> bytes | None:
@@ -110,6 +111,22 @@ def _signed_before(ledger: Ledger, request_id: str) -> list[Signed]:
         Signed((roster.name_of(each.officer) if roster else None) or each.officer, each.signed_at)
         for each in ledger.signatures(request_id)
     ]
+
+
+def databases_page(pipeline: Pipeline, overview_path: str | None) -> bytes | None:
+    """Each database of a fleet: how far it is, when it was asked, what it needs; None: there is only one."""
+    with one_look(pipeline) as look:
+        status = look.status
+        if not status.members:
+            return None
+        return _render(
+            "console/databases.html.j2",
+            overview_path,
+            summary=FleetSummary.of(status).in_words,
+            databases=databases_of(status),
+            now=status.generated_at,
+            database=status.database,
+        )
 
 
 def incident_page(pipeline: Pipeline, incident_id: str, overview_path: str | None) -> bytes | None:

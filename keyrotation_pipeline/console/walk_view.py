@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from keyrotation_pipeline.console.headline import slowed
 from keyrotation_pipeline.model.progress import duration
 from keyrotation_pipeline.model.requests import WALK, Step, Walk
 from keyrotation_pipeline.model.status import RotationStatus
@@ -89,7 +88,7 @@ def _marked(rotation: RotationStatus, step: Step, present: Step | None) -> tuple
         return Mark.TO_COME, ""
     if rotation.blocked_by:
         return Mark.FAILED, "failed"
-    if rotation.waiting_for and not slowed(rotation):
+    if rotation.waiting_for and not rotation.is_slowed:
         return Mark.WAITING, "waits" if _actor(rotation, step, present) == "pipeline" else "awaited"
     return Mark.RUNNING if rotation.at_work else Mark.WAITING, ", ".join(_rate(rotation, step)) or "next"
 

@@ -19,6 +19,7 @@ from keyrotation_pipeline.defs.summaries import SHOWN_WITHOUT_A_CLICK_CHARS, WID
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.assessing import unsettled_in_words
 from keyrotation_pipeline.model.audit import utc_minute
+from keyrotation_pipeline.model.fleet_summary import FleetSummary
 from keyrotation_pipeline.model.progress import duration
 from keyrotation_pipeline.model.requests import PendingRequest, Step, with_short_ids
 from keyrotation_pipeline.model.status import NO_BACKUP_KNOWN, OpenIncident, RotationStatus, Status
@@ -55,6 +56,7 @@ def status_metadata(status: Status, naming: Naming) -> Mapping[str, dg.MetadataV
         "now": _short("  \n".join([*_wrapped(_now(status)), "[the console, with everything on one page](/)"])),
         "needs_attention": _messages(status.attention, "Nothing is overdue, blocked or stale."),
         "rotation": _short("  \n".join(_rotation(naming, status.rotation))),
+        **({"databases": _short("  \n".join(_databases(status)))} if status.members else {}),
         "where_to_look": dg.MetadataValue.md("  \n".join(links)),
         "incidents": _messages([_incident(each) for each in status.incidents], "None is open."),
         "to_be_signed": _messages([_unsigned(each) for each in status.other_requests], "No other request is open."),
@@ -115,10 +117,18 @@ def _rotation(naming: Naming, rotation: RotationStatus | None) -> Iterator[str]:
     yield f"{len(walk.approvals)} of {rotation.approvals_required} approvals"
     if rotation.blocked_by:
         yield from _wrapped(f"BLOCKED: {rotation.blocked_by}")
-    if rotation.waiting_for:
+    if rotation.is_slowed:
+        yield from _wrapped(str(rotation.pending))
+    elif rotation.waiting_for:
         yield from _wrapped(f"Waits: {rotation.waiting_for}")
     elif not rotation.at_work:
         yield from _wrapped(f"rotation_conductor starts the next step if it is on; else keyrotation rotate {walk.id}")
+
+
+def _databases(status: Status) -> Iterator[str]:
+    """Of a fleet: all in a sentence, and where each is."""
+    yield from _wrapped(FleetSummary.of(status).in_words)
+    yield "[each database](/console/databases)"
 
 
 def _left(seconds: float) -> str:

@@ -2,14 +2,17 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.member_answers import MemberAnswer
 from keyrotation_pipeline.model.progress import TableProgress
 from keyrotation_pipeline.model.status import Status, TableStatus
 from keyrotation_pipeline.model.tables import TableName
+
+MOST_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class FleetSummary:
             databases=len(names),
             done=len(shares) - len(left) if any(shares.values()) else None,
             slowest=None if slowest is None else (slowest or "the home's own", left[slowest]),
-            needs_people=tuple(_named(status)),
+            needs_people=tuple(_needs(status)),
             asked_at=min((each.asked_at for each in answers.values()), default=None)
             if answers.keys() >= status.members.keys()
             else None,
@@ -52,7 +55,9 @@ class FleetSummary:
         """``40 databases, 38 re-encrypted, slowest north at 35%; see to south, west``."""
         done = "" if self.done is None else f", {self.done} re-encrypted"
         slowest = "" if self.done is None or self.slowest is None else ", slowest {} at {:.0%}".format(*self.slowest)
-        people = f"; see to {', '.join(self.needs_people)}" if self.needs_people else ""
+        more = len(self.needs_people) - MOST_NAMED
+        named = ", ".join(self.needs_people[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+        people = f"; see to {named}" if named else ""
         return f"{self.databases} databases{done}{slowest}{people}"
 
 
@@ -64,15 +69,89 @@ def _shares(tables: Sequence[TableProgress]) -> dict[str, float]:
     return {name: sum(shares) / len(shares) for name, shares in found.items()}
 
 
-def _named(status: Status) -> Iterator[str]:
-    # What is the same of many names the first of them alone.
-    said = "\n".join(each for each in status.attention if " more)" not in each)
-    words = set(re.findall(r"\b([\w-]+):|\bdatabase ([\w-]+)", said))
-    named = {name for pair in words for name in pair if name}
+def _needs(status: Status) -> dict[str, list[str]]:
+    """What is to be done about each member that needs somebody, in sentences."""
+    needs = defaultdict[str, list[str]](list)
     for name in status.members:
         answer = status.answers.get(name)
-        if name in named or (answer is not None and answer.problem is not None):
-            yield name
+        if answer is not None and answer.problem is not None:
+            needs[name].append(answer.problem)
+    for said in status.attention:
+        if " more)" in said:  # the same of many, of which it names the first
+            continue
+        for name in ("".join(pair) for pair in re.findall(r"\b([\w-]+):|\bdatabase ([\w-]+)", said)):
+            if name in status.members and not any(each in said for each in needs[name]):
+                needs[name].append(said)
+    return {name: needs[name] for name in status.members if needs[name]}
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStatus:
+    """One database of a fleet.
+
+    Args:
+        name: empty: the home's own.
+        place: as officers signed it; empty: the home's own.
+        answer: of when it was last asked; None: never, or the home's own, which is asked at each look.
+        tables: each declared one.
+        share: the share of it that the open walk has re-encrypted, 0 to 1; None: the walk is not at the rows.
+        needs: what is to be done about it, in sentences.
+    """
+
+    name: str
+    place: str
+    answer: MemberAnswer | None
+    tables: tuple[TableStatus, ...]
+    share: float | None
+    needs: tuple[str, ...]
+
+    @property
+    def state(self) -> str:
+        """Whether it answered, in a few words."""
+        if not self.name:
+            return "the home's own"
+        if self.answer is None:
+            return "not asked yet"
+        return "answers" if self.answer.problem is None else "does not answer, or cannot be used"
+
+    @property
+    def rows(self) -> int | None:
+        """Of all its tables, when last counted; None: not every one was."""
+        counts = [each.count for each in self.tables]
+        return sum(each.rows for each in counts if each is not None) if all(counts) else None
+
+    @property
+    def counted_at(self) -> datetime | None:
+        """When the table was counted that was counted longest ago; None: not every one was."""
+        at = [each.count.counted_at for each in self.tables if each.count is not None]
+        return min(at) if at and len(at) == len(self.tables) else None
+
+    @property
+    def refuses(self) -> str:
+        """What every one of its tables refuses."""
+        refused = [set(each.fenced_against) for each in self.tables]
+        return ", ".join(map(str, sorted(set.intersection(*refused)))) if refused else ""
+
+
+def databases_of(status: Status) -> list[MemberStatus]:
+    """Every database of a fleet: those first that need somebody, then those that are least re-encrypted."""
+    tables = defaultdict[str, list[TableStatus]](list)
+    for each in status.tables:
+        tables[each.table.name.database].append(each)
+    shares = _shares(() if status.rotation is None else status.rotation.tables)
+    at_rows, needs = any(shares.values()), _needs(status)
+    found = [
+        MemberStatus(
+            name,
+            status.members.get(name, ""),
+            status.answers.get(name),
+            tuple(tables[name]),
+            shares.get(name) if at_rows else None,
+            tuple(needs.get(name, ())),
+        )
+        for name in {*tables, *status.members}
+    ]
+    return sorted(found, key=lambda each: (not each.needs, 1.0 if each.share is None else each.share, each.name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,11 @@ class RotationStatus:
         return None if self.pending is None else self.pending.with_since
 
     @property
+    def is_slowed(self) -> bool:
+        """Whether a process works at it, though slower than it could, to leave the server to the application."""
+        return self.at_work and self.pending is not None and self.pending.only_slows
+
+    @property
     def step_in_words(self) -> str:
         """Its present step as people call it, with its number; or its status before and after all steps."""
         step = next((each for each in WALK if each == self.phase), None)

@@ -1,5 +1,7 @@
 """Renders HTML pages, and plain text, from the Jinja templates in this folder."""
 
+import re
+
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
@@ -25,6 +27,14 @@ def _commands(text: str) -> Markup:
     )
 
 
+_DATE = re.compile(r"\d{4}-\d\d-\d\d(?: \d\d:\d\d(?: UTC)?)?")
+
+
+def whole_dates(text: str) -> Markup:
+    """A sentence whose dates are not broken at their hyphens."""
+    return Markup(_DATE.sub(r'<span class="date">\g<0></span>', str(escape(text))))  # noqa: S704  it is escaped
+
+
 _ENVIRONMENT = Environment(
     loader=PackageLoader("keyrotation_pipeline", "templates"),
     autoescape=True,
@@ -35,6 +45,7 @@ _ENVIRONMENT = Environment(
     keep_trailing_newline=True,
 )
 _ENVIRONMENT.filters["commands"] = _commands
+_ENVIRONMENT.filters["dates"] = whole_dates
 _ENVIRONMENT.filters["short_ids"] = with_short_ids
 
 

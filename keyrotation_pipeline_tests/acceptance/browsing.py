@@ -89,3 +89,11 @@ def picture(page: Page, name: str, clip: FloatRect | None = None) -> None:
     """Keep what is seen, or a part of it, where pictures are asked for."""
     if os.environ.get("KEYROTATION_TEST_PICTURES"):
         page.screenshot(path=PICTURES / f"{name}.png", clip=clip)
+
+
+def paper(page: Page, name: str) -> bytes:
+    """The page printed, as PDF, which is kept where pictures are asked for."""
+    printed = page.pdf(format="A4")
+    if os.environ.get("KEYROTATION_TEST_PICTURES"):
+        (PICTURES / f"{name}.pdf").write_bytes(printed)
+    return printed

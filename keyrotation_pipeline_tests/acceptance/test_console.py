@@ -11,7 +11,7 @@ from keyrotation_pipeline.assembly.home import database_url
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.run import open_home
 from keyrotation_pipeline.model.fleet import RolloutMode
-from keyrotation_pipeline_tests.acceptance.browsing import picture, violations
+from keyrotation_pipeline_tests.acceptance.browsing import paper, picture, violations
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.acceptance.console_server import ServedConsole, serving_console
 from keyrotation_pipeline_tests.acceptance.test_browser_situations import DAMAGE, READ, execute, sign
@@ -119,7 +119,10 @@ def see(page: Page, console: ServedConsole, said: str | re.Pattern[str], name: s
         if size != "wide":
             assert violations(page) == []
         if size == "desk":
-            assert page.pdf(format="A4").count(b"/Type /Page\n") <= PAPER_PAGES
+            assert paper(page, f"console-{name}").count(b"/Type /Page\n") <= PAPER_PAGES
+            page.emulate_media(color_scheme="dark")
+            picture(page, f"console-{name}-dark")
+            page.emulate_media(color_scheme="light")
     assert failed_resources(page) == []
 
 

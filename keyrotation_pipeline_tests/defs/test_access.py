@@ -112,6 +112,7 @@ def test_the_console_is_the_first_page_and_everything_else_is_dagsters(served: S
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     assert served.ask("GET", "/console/requests/known", headers=BEARER).text == "<h1>request known</h1>"
+    assert served.ask("GET", "/console/databases", headers=BEARER).text == "<h1>each database</h1>"
     assert served.ask("GET", "/console/requests/other", headers=BEARER).status_code == 404
     assert served.ask("GET", "/console/console.css", headers=BEARER).headers["content-type"].startswith("text/css")
     assert '<div id="root"' in served.ask("GET", "/overview", headers=BROWSER | BEARER).text

@@ -10,6 +10,8 @@ import pytest
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli import status as status_command
 from keyrotation_pipeline.cli.status import age, conductor_in_words
+from keyrotation_pipeline.defs.partitions import OWN
+from keyrotation_pipeline.defs.status_page import status_metadata
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead, counted
 from keyrotation_pipeline.model.environment import BlindSpots, Unsearched
@@ -149,6 +151,29 @@ def test_why_a_rotation_waits_and_what_is_not_searched_is_said_once(capsys: pyte
             assert f"Attention {each}\n" in text
         assert ("at length" in text, "Not searched: logs; dumps" in text) == (verbose, verbose)
         assert ("2 places were not searched" in text) is not verbose
+
+
+@pytest.mark.parametrize(
+    ("at_work", "said", "not_said"),
+    [
+        (True, "in progress\n", "waits:"),
+        (False, "waits: clients shard 00: going slower: a commit takes", "in progress"),
+    ],
+)
+def test_a_walk_that_is_slowed_does_not_wait(
+    capsys: pytest.CaptureFixture[str], at_work: bool, said: str, not_said: str
+) -> None:
+    slower = "clients shard 00: going slower: a commit takes 20 ms instead of 2 ms"
+    reason = PendingReason(PendingCode.DATABASE, "the database", slower)
+    walk = replace(rotation_of(fake_pipeline()), started_at=None)
+    rotation = RotationStatus(walk, "rows", 2, 0.25, 90, reason, at_work=at_work)
+    show(replace(status(), rotation=rotation))
+    text = capsys.readouterr().out
+    assert slower in text
+    assert said in text
+    assert not_said not in text
+    page = str(status_metadata(replace(status(), rotation=rotation), OWN)["rotation"].value)
+    assert ("Waits: " in page) is not at_work
 
 
 def test_a_step_is_called_as_on_the_console_and_a_number_has_its_plural(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from functools import partial
+from time import process_time
 from typing import Any, cast
 
 import pytest
@@ -15,11 +16,13 @@ from keyrotation_pipeline.adapters.fleet.members import KEPT_OPEN, Members, OwnT
 from keyrotation_pipeline.assembly.fleet import over_members
 from keyrotation_pipeline.cli.status import lines
 from keyrotation_pipeline.console.gathering import console
-from keyrotation_pipeline.console.pages import front_page
+from keyrotation_pipeline.console.pages import databases_page, front_page
+from keyrotation_pipeline.defs.partitions import OWN
+from keyrotation_pipeline.defs.status_page import status_metadata
 from keyrotation_pipeline.errors import CopyAheadError, DatabaseUnavailableError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.environment import DatabaseServer, MemberFound
-from keyrotation_pipeline.model.fleet_summary import tables_in_fleet
+from keyrotation_pipeline.model.fleet_summary import FleetSummary, databases_of, tables_in_fleet
 from keyrotation_pipeline.model.member_answers import MemberAnswer
 from keyrotation_pipeline.model.members import member_line
 from keyrotation_pipeline.model.progress import Rewritten
@@ -317,8 +320,9 @@ def test_a_decision_goes_through_the_tables_once_however_many_databases_they_are
     assert (len(tasks), Tables.passes) == (100, 1)
 
 
-def test_the_status_of_two_hundred_databases_is_a_few_lines_and_verbose_names_each() -> None:
-    watched, opener = fleet_of(200)
+def fleet_at_rows(databases: int) -> Pipeline:
+    """In the middle of a walk: m0007 is down, m0009 is not begun, all others are re-encrypted."""
+    watched, opener = fleet_of(databases)
     rotation, database = rotation_of(watched.world), watched.world.database
     for name in ("m0000:t0", "m0001:t0"):
         database.fence_state[name] = (V1,)
@@ -337,6 +341,11 @@ def test_the_status_of_two_hundred_databases_is_a_few_lines_and_verbose_names_ea
     ]
     requests = watched.world.ledger.state.requests
     requests[rotation.id] = replace(rotation, started_at=began, steps=tuple(steps))
+    return pipeline
+
+
+def test_the_status_of_two_hundred_databases_is_a_few_lines_and_verbose_names_each() -> None:
+    pipeline = fleet_at_rows(200)
     shown = overview(pipeline)
     text = [str(each) for each in lines(shown, blind_spots(pipeline.environment, shown.answers.values()), (), None)]
     assert len(text) < 60
@@ -351,3 +360,47 @@ def test_the_status_of_two_hundred_databases_is_a_few_lines_and_verbose_names_ea
     page = front_page(console(pipeline), None).decode()
     assert page.count('class="bar"') == TABLES + 1
     assert "201 databases, 200 re-encrypted" in page
+    assert 'href="/console/databases"' in page
+
+
+def test_a_page_lists_each_database_and_those_first_that_need_somebody() -> None:
+    pipeline = fleet_at_rows(20)
+    needy, begun, *done = databases_of(overview(pipeline))
+    assert (needy.name, needy.state) == ("m0007", "does not answer, or cannot be used")
+    assert len([each for each in needy.needs if "no server answers there" in each]) == 1
+    assert (begun.name, begun.share, begun.state) == ("m0009", 0.0, "answers")
+    assert {each.share for each in done} == {1.0}
+    assert [each.state for each in done if not each.name] == ["the home's own"]
+    page = (databases_page(pipeline, None) or b"").decode()
+    assert page.count('<th scope="row">') == 21
+    assert "What needs a person" in page
+    assert page.rindex("m0007") < page.rindex("m0009") < page.rindex("m0000")
+
+
+def test_one_database_has_no_page_of_databases() -> None:
+    assert databases_page(fake_pipeline().pipeline, None) is None
+
+
+def test_dagster_shows_a_fleet_in_a_sentence_and_links_to_each_database() -> None:
+    shown = overview(fleet_at_rows(20))
+    text = str(status_metadata(shown, OWN)["databases"].value)
+    said = "21 databases, 20 re-encrypted, slowest m0009 at 0%; see to m0007"
+    assert said in " ".join(text.replace("\\", "").split())
+    assert "[each database](/console/databases)" in text
+    assert "databases" not in status_metadata(overview(fake_pipeline().pipeline), OWN)
+
+
+def test_of_many_that_need_somebody_a_sentence_names_three() -> None:
+    watched, _ = fleet_of(20, 1)
+    watched.down |= set(watched.pipeline.members)
+    ask_due(watched.pipeline)
+    shown = overview(watched.pipeline)
+    assert FleetSummary.of(shown).in_words == "21 databases; see to m0000, m0001, m0002 and 17 more"
+
+
+@pytest.mark.parametrize("make", [lambda own: front_page(console(own), None), lambda own: databases_page(own, None)])
+def test_a_page_of_two_hundred_databases_takes_less_than_three_seconds(make: Callable[[Pipeline], object]) -> None:
+    pipeline = fleet_at_rows(200)
+    began = process_time()
+    make(pipeline)
+    assert process_time() - began < 3
