@@ -28,6 +28,7 @@ from keyrotation_pipeline.model.audit import instant, names
 from keyrotation_pipeline.model.environment import BlindSpots
 from keyrotation_pipeline.model.fleet_summary import FleetSummary, TableInFleet, tables_in_fleet
 from keyrotation_pipeline.model.progress import duration
+from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.model.status import (
     NO_BACKUP_KNOWN,
     SHOWN_FINGERPRINT_CHARS,
@@ -84,7 +85,7 @@ def lines(
     yield from _tables(shown, each_database=verbose or not shown.members)
     yield output.Text(not_searched(blind_spots, verbose=verbose), indent=0)
     yield ""
-    for label, text in _rotation(shown.rotation, conductor_in_words(heartbeats, now, address), verbose=verbose):
+    for label, text in _rotation(shown, conductor_in_words(heartbeats, now, address), verbose=verbose):
         yield field(label, text, _STYLES.get(text.partition(":")[0]))
     yield from _others(shown, verbose=verbose)
 
@@ -200,15 +201,15 @@ def _row_of_fleet(
     return (name, table.rows, *values, *wrong, table.refuses, counted)
 
 
-def _rotation(rotation: RotationStatus | None, conductor: str | None, *, verbose: bool) -> Iterator[tuple[str, str]]:
-    if rotation is None:
+def _rotation(shown: Status, conductor: str | None, *, verbose: bool) -> Iterator[tuple[str, str]]:
+    if (rotation := shown.rotation) is None:
         yield "Rotation", 'none is open; the next begins with `keyrotation request --reason "…"`'
         return
     walk = rotation.walk
     yield "Rotation", f"{walk.id}, {walk.kind}, {walk.source} to {walk.target}"
     eta = "" if rotation.eta_seconds is None else f", about {duration(rotation.eta_seconds)} left"
     yield "", f"{rotation.step_in_words}, {rotation.progress:.0%}{eta}"
-    yield "", f"approvals {len(walk.approvals)} of {rotation.approvals_required}"
+    yield "", f"approvals {len(walk.approvals)} of {rotation.approvals_required}{_unsigned(shown, walk)}"
     if rotation.pace:
         yield "", f"pace: {rotation.pace}"
     if rotation.blocked_by:
@@ -221,6 +222,14 @@ def _rotation(rotation: RotationStatus | None, conductor: str | None, *, verbose
     if rotation.is_slowed:
         yield "", str(rotation.pending)
     yield "", _work(rotation, conductor)
+
+
+def _unsigned(shown: Status, walk: Walk) -> str:
+    """Who has not signed yet, while more must."""
+    pending = next((each for each in shown.requests if each.request.id == walk.id), None)
+    if pending is None or len(pending.signed_by) >= pending.required:
+        return ""
+    return f"; not signed by {', '.join(pending.missing)}"
 
 
 def _work(rotation: RotationStatus, conductor: str | None) -> str:

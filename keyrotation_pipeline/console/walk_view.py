@@ -61,15 +61,19 @@ def steps_of(rotation: RotationStatus) -> tuple[StepView, ...]:
 
 
 def finished_steps(walk: Walk) -> tuple[StepView, ...]:
-    """Every step of a walk that is over; one that was cancelled has skipped some."""
+    """Every step of a walk that is over, with dates where they differ; one that was cancelled has skipped some."""
     done = {step: record for step in WALK if (record := walk.done(step)) is not None}
+    days = {each.finished_at.date() for each in done.values()} | (
+        {walk.finished_at.date()} if walk.finished_at else set()
+    )
+    form = "%H:%M" if len(days) == 1 else "%Y-%m-%d %H:%M"
     return tuple(
         StepView(
             step,
             walk.label(step),
             ACTORS[step],
             Mark.DONE if step in done else Mark.SKIPPED,
-            f"{done[step].finished_at:%Y-%m-%d %H:%M}" if step in done else "",
+            f"{done[step].finished_at:{form}}" if step in done else "",
         )
         for step in WALK
     )

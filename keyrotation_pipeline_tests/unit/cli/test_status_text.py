@@ -17,6 +17,7 @@ from keyrotation_pipeline.model.audit import AuditHead, counted
 from keyrotation_pipeline.model.environment import BlindSpots, Unsearched
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.pending import PendingCode, PendingReason
+from keyrotation_pipeline.model.requests import PendingRequest
 from keyrotation_pipeline.model.status import Heartbeat, RotationStatus, Status, TableStatus, without_repeats
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount, TableName
 from keyrotation_pipeline_tests.fakes import fake_pipeline, rotation_of
@@ -174,6 +175,22 @@ def test_a_walk_that_is_slowed_does_not_wait(
     assert not_said not in text
     page = str(status_metadata(replace(status(), rotation=rotation), OWN)["rotation"].value)
     assert ("Waits: " in page) is not at_work
+
+
+@pytest.mark.parametrize(
+    ("signed", "missing", "said"),
+    [
+        (("Ada",), ("Ben", "Cy"), "approvals 0 of 2; not signed by Ben, Cy\n"),
+        (("Ada", "Ben"), ("Cy",), "approvals 0 of 2\n"),
+    ],
+)
+def test_who_has_not_signed_is_named_while_somebody_must(
+    capsys: pytest.CaptureFixture[str], signed: tuple[str, ...], missing: tuple[str, ...], said: str
+) -> None:
+    walk = rotation_of(fake_pipeline())
+    rotation = RotationStatus(replace(walk, approvals=()), "requested", 2, 0.0, None, None, at_work=False)
+    show(replace(status(), rotation=rotation, requests=(PendingRequest(walk, signed, missing, 2),)))
+    assert said in capsys.readouterr().out
 
 
 def test_a_step_is_called_as_on_the_console_and_a_number_has_its_plural(capsys: pytest.CaptureFixture[str]) -> None:

@@ -135,5 +135,14 @@ def test_a_cancelled_walk_has_skipped_what_it_did_not_reach() -> None:
     assert [each.mark for each in views] == [Mark.DONE, *[Mark.SKIPPED] * 8]
 
 
+@pytest.mark.parametrize(("days", "notes"), [(0, ["03:00", "03:00"]), (1, ["2026-11-25 03:00", "2026-11-26 03:00"])])
+def test_a_finished_walk_shows_dates_where_it_took_more_than_a_day(days: int, notes: list[str]) -> None:
+    began = calm().generated_at
+    ended = began + timedelta(days=days)
+    done = tuple(StepRecord(step, None, None, at, {}) for step, at in zip(WALK[:2], (began, ended), strict=True))
+    views = finished_steps(walk_with(status=RequestStatus.FINISHED, steps=done, finished_at=ended))
+    assert [each.note for each in views[:2]] == notes
+
+
 def rotation(**changes: Any) -> RotationStatus:  # noqa: ANN401
     return RotationStatus(walk_with(**changes), "rows", 2, 0.25, 90, None, at_work=True)
