@@ -75,7 +75,7 @@ def _needs(status: Status) -> dict[str, list[str]]:
     for name in status.members:
         answer = status.answers.get(name)
         if answer is not None and answer.problem is not None:
-            needs[name].append(answer.problem)
+            needs[name].append(answer.problem.removeprefix(f"database {name}: "))
     for said in status.attention:
         if " more)" in said:  # the same of many, of which it names the first
             continue

@@ -208,6 +208,10 @@ class Walk(Request):
                 return record
         return None
 
+    def done_shards(self) -> dict[tuple[str | None, int | None], StepRecord]:
+        """The record of every finished shard, by table and number: for who asks about many."""
+        return {(each.table, each.shard): each for each in self.steps if each.step is Step.ROWS}
+
 
 CONFIRMATION_HEADERS = (CONFIRMATION, FIRST_CONFIRMATION)
 

@@ -12,7 +12,7 @@ from keyrotation_pipeline.model.progress import AllowedHours, PaceSet, Rewritten
 from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.request_events import GROW_WITH_ROWS, StatusChanged
-from keyrotation_pipeline.model.requests import WALK, RequestAction, RequestStatus, RotationType, Step, Walk
+from keyrotation_pipeline.model.requests import WALK, RequestAction, RequestStatus, RotationType, Step, StepRecord, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -68,14 +68,11 @@ def _share(pipeline: Pipeline, rotation: Walk, counts: Sequence[TableCount]) -> 
     if rotation.done(Step.ROWS):
         return 1.0
     weights = {str(count.table.name): progress.weight(count) for count in counts}
-    pages = _pages(pipeline.ledger.shard_progress(rotation.id))
+    pages, done = _pages(pipeline.ledger.shard_progress(rotation.id)), rotation.done_shards()
     passed = total = 0.0
     for table in pipeline.tables:
         name, weight = str(table.name), weights.get(str(table.name), 1)
-        shards = [
-            1.0 if rotation.done(Step.ROWS, name, shard) else pages.get((name, shard), 0.0)
-            for shard in range(pipeline.shards)
-        ]
+        shards = [1.0 if (name, shard) in done else pages.get((name, shard), 0.0) for shard in range(pipeline.shards)]
         passed += weight * sum(shards) / len(shards)
         total += weight
     return passed / total
@@ -123,8 +120,9 @@ def tables_progress(pipeline: Pipeline, walk: Walk, tables: Sequence[EncryptedTa
     for each in pipeline.ledger.shard_progress(walk.id):
         walked.setdefault(each.table, {})[each.shard] = each
     totals = {count.table: count.rows for count in pipeline.ledger.counts(tables)}
+    records = walk.done_shards()
     return tuple(
-        _progress(walk, str(table.name), pipeline.shards, walked.get(str(table.name), {}), totals.get(table))
+        _progress(records, str(table.name), pipeline.shards, walked.get(str(table.name), {}), totals.get(table))
         for table in tables
     )
 
@@ -146,9 +144,13 @@ def together(name: str, parts: Sequence[TableProgress]) -> TableProgress:
 
 
 def _progress(
-    walk: Walk, name: str, shards: int, walked: Mapping[int, ShardProgress], total: int | None
+    records: Mapping[tuple[str | None, int | None], StepRecord],
+    name: str,
+    shards: int,
+    walked: Mapping[int, ShardProgress],
+    total: int | None,
 ) -> TableProgress:
-    finished = {index: record for index in range(shards) if (record := walk.done(Step.ROWS, name, index))}
+    finished = {index: record for index in range(shards) if (record := records.get((name, index)))}
     done = [read(Rewritten, record.facts) for record in finished.values()]
     running = [each for index, each in walked.items() if index not in finished and each.total_pages]
     share = (len(done) + sum(each.done_pages / each.total_pages for each in running)) / shards

@@ -230,8 +230,8 @@ class FakeLedger(FakeChain):
         self.state.counts.update({str(count.table.name): count for count in counts})
 
     def counts(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
-        kept = (self.state.counts.get(str(table.name)) for table in tables)
-        return tuple(count for count in kept if count is not None and count.table in tables)
+        kept, wanted = (self.state.counts.get(str(table.name)) for table in tables), set(tables)
+        return tuple(count for count in kept if count is not None and count.table in wanted)
 
     def save_answers(self, answers: Sequence[MemberAnswer]) -> None:
         self.stored_answers |= {each.member: each for each in answers}
