@@ -15,6 +15,7 @@ from keyrotation_pipeline.assembly.scan import DEFAULT_VALUES, scan_database
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json
 from keyrotation_pipeline.errors import ConfigurationError, HomeError
+from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.regular_files import read_text
 from keyrotation_pipeline.scan.comparison import Comparison, Earlier, NotAScanError, compared, earlier_scan, names_of
@@ -205,8 +206,8 @@ def _examined(found: ScanReport) -> output.Text:
     some = f"a sample of {found.sampled:,} of the tables, all of the others"
     whole = {0: "all of each table", found.tables: "a sample of each table"}.get(found.sampled, some)
     return output.Text(
-        f"examined: {found.values:,} values in {found.columns:,} columns of {found.tables:,} tables that can hold text "
-        f"or bytes; {whole}",
+        f"examined: {counted(found.values, 'value')} in {counted(found.columns, 'column')} of "
+        f"{counted(found.tables, 'table')} that can hold text or bytes; {whole}",
         "bold",
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from html import escape
 
-from keyrotation_pipeline.model.audit import utc_minute
+from keyrotation_pipeline.model.audit import counted, utc_minute
 from keyrotation_pipeline.model.visible_text import visible
 from keyrotation_pipeline.scan.comparison import Comparison, names_of
 from keyrotation_pipeline.scan.report import Finding, ScanReport, name_of, share_of
@@ -59,8 +59,9 @@ def page_of(report: ScanReport, at: datetime, comparison: Comparison | None = No
 
 def _summary(report: ScanReport, at: datetime) -> Iterator[str]:
     yield (
-        f"<p>keyrotation scan, {utc_minute(at)}: {report.values:,} values in {report.columns:,} columns of "
-        f"{report.tables:,} tables, {report.sampled:,} of them by a sample. No key was needed; no value is shown.</p>"
+        f"<p>keyrotation scan, {utc_minute(at)}: {counted(report.values, 'value')} in "
+        f"{counted(report.columns, 'column')} of {counted(report.tables, 'table')}, {report.sampled:,} of them by a "
+        "sample. No key was needed; no value is shown.</p>"
     )
     yield "<ul>"
     for tier, meaning in _TIERS:

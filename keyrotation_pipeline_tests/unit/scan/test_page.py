@@ -49,6 +49,10 @@ def test_a_page_shows_every_place_and_no_value_and_runs_nothing() -> None:
     assert "2026-12-01 22:30" in page
 
 
+def test_one_table_has_no_plural() -> None:
+    assert ": 1 value in 1 column of 1 table, 0 of" in page_of(ScanReport("shop@db", (), (), 1, 1, 1, 0), AT, None)
+
+
 def test_what_is_new_and_gone_is_told_by_place_and_format() -> None:
     one, *others = REPORT.findings
     fewer = replace(REPORT, findings=tuple(others))
