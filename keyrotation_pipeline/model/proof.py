@@ -240,6 +240,7 @@ class ZeroOldRows:
         format: of the values of all tables.
         identified_by: how the key of a value was identified, which is what the count rests on.
         plaintext: values in columns that held plaintext, counted and let pass as what a rollback leaves.
+        relations: SHA-256 over the identities of all relations that are searched; "": nothing was read before.
         state: of the home's own database in a fleet, read with this and compared again before the commit; None: the
             tables stay locked until then.
     """
@@ -255,6 +256,7 @@ class ZeroOldRows:
     format: str = NATIVE.name
     identified_by: IdentifiedBy = NATIVE.identified_by
     plaintext: int = 0
+    relations: str = ""
     state: MemberState | None = None
 
 

@@ -163,7 +163,7 @@ class ModelMember:
             raise FenceError("the fence was recreated after the proof; run it again")
         return ZeroOldRows(V1, (f"{self.name}:clients",), 0, 1, "0/1", START)
 
-    def state(self, _tables: Sequence[EncryptedTable]) -> MemberState:
+    def state(self, _tables: Sequence[EncryptedTable], _relations: str = "") -> MemberState:
         number = DATABASES.index(self.name)
         if self.run.taken[number] is None:
             self.run.taken[number] = self.now
@@ -212,7 +212,7 @@ class OwnDatabase(ModelMember):
         self.run.at(f"locks {self.name}")
         self.run.compared.add(self.name)
 
-    def state(self, _tables: Sequence[EncryptedTable]) -> MemberState:
+    def state(self, _tables: Sequence[EncryptedTable], _relations: str = "") -> MemberState:
         number = DATABASES.index(self.name)
         self.run.taken[number] = self.run.taken[number] or self.now
         return MemberState(place_of(self.now), timeline_of(self.now), {"clients": fence_of(self.now)}, "")

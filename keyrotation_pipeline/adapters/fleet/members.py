@@ -54,8 +54,8 @@ class Member(Protocol):
     def transaction(self) -> AbstractContextManager[object]:
         """A READ COMMITTED transaction of its own."""
 
-    def state(self, tables: Sequence[EncryptedTable]) -> MemberState:
-        """What identifies it now, and everything that its evidence rests on."""
+    def state(self, tables: Sequence[EncryptedTable], relations: str = "") -> MemberState:
+        """What identifies it now, and everything that its evidence rests on; `relations` as `ZeroOldRows` has them."""
 
     def wal_position(self) -> str:
         """The end of its WAL."""
@@ -76,7 +76,7 @@ class OwnTables(Protocol):
     def lock(self, tables: Sequence[EncryptedTable]) -> None:
         """Keeps others from changing these until the transaction ends; raises BlockedError."""
 
-    def state(self, tables: Sequence[EncryptedTable]) -> MemberState:
+    def state(self, tables: Sequence[EncryptedTable], relations: str = "") -> MemberState:
         """As `Member.state`."""
 
 

@@ -140,7 +140,7 @@ class FleetEvidence:
         own = _own_tables(tables)
         with self.own.unlocked_after():
             zero = self.fleet.lead.evidence.zero_old_rows(own, version, retired, position, searched)
-            return replace(zero, state=self.own.state(own))
+            return replace(zero, state=self.own.state(own, zero.relations))
 
     def members(
         self,
@@ -157,7 +157,7 @@ class FleetEvidence:
                 with member.transaction():
                     before, evidence = searched.members[name], member.ports.evidence
                     zero = evidence.zero_old_rows(own, version, retired, _own(name, position), before)
-                    state, lsn = member.state(own), member.wal_position()
+                    state, lsn = member.state(own, zero.relations), member.wal_position()
                 unseen = member.ports.environment.blind_spots()
             yield MemberEvidence(
                 member=name,

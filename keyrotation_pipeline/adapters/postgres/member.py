@@ -1,6 +1,5 @@
 """The databases of a fleet on PostgreSQL: connections to members, and what the evidence of each rests on."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -80,21 +79,24 @@ def _require_at(place: str, there: str) -> None:
         )
 
 
-def state_of(connection: Connection, place: str, tables: Sequence[EncryptedTable]) -> MemberState:
-    """Everything that the evidence of these tables rests on, as it is now."""
+def state_of(connection: Connection, place: str, tables: Sequence[EncryptedTable], relations: str = "") -> MemberState:
+    """Everything that the evidence of these tables rests on, as it is now.
+
+    Args:
+        relations: as they were read in the same transaction; "": they are read now.
+    """
     fences = dict[str, str]()
     for table in tables:
         oids, evidence = [each.oid for each in readable_tree(connection, table)], evidence_of(connection, table)
         query = sql.SQL(_FENCES).format(fence=sql.SQL("({})").format(evidence.refusal.IDENTITY))
         found = cast("list[tuple[str, str]]", connection.execute(query, (oids,)).fetchall())
         fences.update({name: f"{identity} {evidence.refused_by()}".rstrip() for name, identity in found})
-    relations = sorted(RelationStates.now(connection, tables).identities.items())
     ((timeline, _),) = connection.execute(_NOW).fetchall()
     return MemberState(
         place=place,
         timeline=cast("int", timeline),
         fences=fences,
-        relations=hashlib.sha256(repr(relations).encode()).hexdigest(),
+        relations=relations or RelationStates.now(connection, tables).digest,
     )
 
 
@@ -117,9 +119,9 @@ class PostgresOwnTables:
         """See `OwnTables.lock`."""
         lock_tables(self.connection, tables)
 
-    def state(self, tables: Sequence[EncryptedTable]) -> MemberState:
+    def state(self, tables: Sequence[EncryptedTable], relations: str = "") -> MemberState:
         """See `OwnTables.state`."""
-        return state_of(self.connection, self.environment.identity().place, tables)
+        return state_of(self.connection, self.environment.identity().place, tables, relations)
 
 
 @dataclass(frozen=True)
@@ -161,9 +163,9 @@ class PostgresMember:
         """See `Member.transaction`."""
         return self.connection.transaction()
 
-    def state(self, tables: Sequence[EncryptedTable]) -> MemberState:
+    def state(self, tables: Sequence[EncryptedTable], relations: str = "") -> MemberState:
         """See `Member.state`."""
-        return state_of(self.connection, self.ports.environment.identity().place, tables)
+        return state_of(self.connection, self.ports.environment.identity().place, tables, relations)
 
     def wal_position(self) -> str:
         """See `Member.wal_position`."""

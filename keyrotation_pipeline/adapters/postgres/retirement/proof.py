@@ -75,7 +75,8 @@ def zero_old_rows(
     for each in evidence:
         each.prepare(versions)
     lock_tables(connection, tables)
-    again = ReadAgain() if searched is None else read_again(RelationStates.now(connection, tables), searched)
+    now = None if searched is None else RelationStates.now(connection, tables)
+    again = ReadAgain() if searched is None or now is None else read_again(now, searched)
     values = sum(each.require_zero(versions, again) for each in evidence)
     _require_fences(connection, tables, versions, position.xid)
     require_nothing_found(discovery.discover(connection, tables, again.first), retired)
@@ -105,6 +106,7 @@ def zero_old_rows(
         value_format.name,
         value_format.identified_by,
         sum(each.plaintext for each in evidence) + (searched.plaintext if searched else 0),
+        relations="" if now is None else now.digest,
     )
 
 

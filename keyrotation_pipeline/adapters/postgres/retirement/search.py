@@ -13,6 +13,7 @@ without any lasting lock, by the same counts and searches. What the transaction 
   the rolling search.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -67,6 +68,11 @@ class RelationStates:
     pages: Mapping[int, int]
     pages_with_toast: Mapping[int, int]
     labels: Mapping[int, str]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hex, over all identities."""
+        return hashlib.sha256(repr(sorted(self.identities.items())).encode()).hexdigest()
 
     @classmethod
     def now(cls, connection: Connection, tables: Sequence[EncryptedTable]) -> "RelationStates":
