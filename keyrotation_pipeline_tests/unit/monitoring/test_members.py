@@ -97,7 +97,7 @@ class FakeMember:
     def transaction(self) -> AbstractContextManager[object]:
         return nullcontext()
 
-    def state(self, tables: Sequence[EncryptedTable]) -> MemberState:
+    def state(self, tables: Sequence[EncryptedTable], relations: str = "") -> MemberState:
         raise NotImplementedError
 
     def wal_position(self) -> str:
