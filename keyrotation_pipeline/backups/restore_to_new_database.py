@@ -20,7 +20,7 @@ from keyrotation_pipeline.errors import (
 )
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.audit import EventKind, Note
-from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, stamp_in
+from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, member_in, stamp_in
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import NewDatabases, RecoveryKey
@@ -137,6 +137,11 @@ def find_dump(site: BackupContext, wanted: str | None) -> tuple[BackupPlace, Bac
         return max(found, key=lambda each: site.trust.order(each[1]))
     if refused is not None:
         raise refused
+    if member := member_in(wanted or ""):
+        raise BackupError(
+            f"{wanted} is of database {member} of the fleet; bring that back with `keyrotation recover --database "
+            f"{member} --into NAME`"
+        )
     places = " or ".join(place.description for place in site.places)
     what = f"{wanted} is not" if wanted else "no backup of the database is"
     raise BackupError(f"{what} in {places}; `keyrotation restore-key --survey` lists the existing ones")
