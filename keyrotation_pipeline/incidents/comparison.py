@@ -26,6 +26,7 @@ from keyrotation_pipeline.errors import (
     DamagedBackupError,
     IncidentError,
     KeyRotationError,
+    MemberUnavailableError,
     PreflightError,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -36,7 +37,7 @@ from keyrotation_pipeline.model.backup_events import BackupSealed
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, stamp_in, stamped_at
 from keyrotation_pipeline.model.comparison import NO_WRITE, Difference, TableCompared, ValuesCompared
 from keyrotation_pipeline.model.incidents import Incident
-from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.model.tables import EncryptedTable, of_member
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.database import TableInventory
@@ -247,31 +248,44 @@ class _Comparison:
         self._output = output
 
     def run(self, site: BackupContext, key: RecoveryKey, file: Path) -> None:
-        dump = self._base.dump
+        """Of the home's own database, whose dump was fetched, and of each member of a fleet."""
+        self._run(site, key, file, self._base.dump)
+        for name in self._pipeline.members:
+            try:
+                if (dump := self._base.made.dump_of(name)) is None:
+                    self.not_compared.append(f"{name}: {self._base.made.name} has no dump of it")
+                    continue
+                fetch(self._base.place, dump.file, file)
+                self._run(site, key, file, dump)
+            except KeyRotationError as error:  # which must not keep the others from being compared
+                self.not_compared.append(f"{name}: {error}")
+
+    def _run(self, site: BackupContext, key: RecoveryKey, file: Path, dump: DatabaseCopy) -> None:
+        tables = [each for each in self._pipeline.tables if each.name.database == dump.member]
         self._output.note(f"restoring {dump.file.name} from {self._base.place.description}")
         with site.restorer.restored(dump, file, key) as restored:
             file.unlink()
             require_no_failure(restored, dump)
             require_all_there(restored, dump)
             ring = _ring(self._pipeline, self._base)
-            self.not_compared += _without_key(dump, ring)
-            for table in self._pipeline.own_tables:
+            self.not_compared += (of_member(dump.member, each) for each in _without_key(dump, ring))
+            for table in tables:
                 self._output.note(f"comparing {table.name}")
-                self._compare(table, restored.inventory, ring)
-        self.not_compared += _no_longer_declared(dump, self._pipeline.own_tables)
-        self.not_compared += [f"{name}: no member of a fleet is compared" for name in self._pipeline.members]
+                self._compare(table, dump, restored.inventory, ring)
+        self.not_compared += _no_longer_declared(dump, tables)
 
-    def _compare(self, table: EncryptedTable, backup: TableInventory, ring: KeyRing) -> None:
-        then = next((each.table for each in self._base.dump.tables if each.table.name == table.name), table)
+    def _compare(self, table: EncryptedTable, dump: DatabaseCopy, backup: TableInventory, ring: KeyRing) -> None:
+        then = next((each.table for each in dump.tables if each.table.name == table.name), table)
         comparison, done = TableComparison(table, ring, then), TableCompared(str(table.name))
         try:
             # Closed at once: the audit is appended to on the connection that has the snapshot.
             with closing(comparison.differences(backup, self._pipeline.inventory)) as every:
-                for each in self._with_audit(every):
+                # An application's audit names rows of the database that it is in.
+                for each in self._with_audit(every) if not dump.member else every:
                     self._output.found(each)
                     done = done.plus(each)
             self.tables.append(replace(done, rows=comparison.rows, values=comparison.values))
-        except (PreflightError, BlockedError) as error:
+        except (PreflightError, BlockedError, MemberUnavailableError) as error:
             # Whoever owns one table must not keep the others from being compared.
             begun = f", after {counted(done.differences, 'difference')} in the list" if done.differences else ""
             self.not_compared.append(f"{table.name}{begun}: {error}")

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.model.members import Listed
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.acceptance.test_fleet import CONFIGURATION, ROWS, Fleet, second  # noqa: F401
 from keyrotation_pipeline_tests.servers import Server
@@ -119,6 +120,7 @@ def test_a_tenant_that_comes_in_the_middle_of_a_walk_joins_by_the_rule_before_th
     tenants.typed("rotate", request, "--through", "rows")
     refused = tenants.refused("rotate", request)
     assert "database tenant_3 is listed by [[databases]] and no member yet" in refused
+    require_listed_over_the_open_connection(tenants)
     assert any("tenant_3 is listed" in each for each in tenants.attention())
     assert tenants.live() == {"v1", "v2"}
     tenants.typed("init")
@@ -133,6 +135,15 @@ def test_a_tenant_that_comes_in_the_middle_of_a_walk_joins_by_the_rule_before_th
     tenants.typed("audit", "verify")
     tenants.typed("backup")
     assert "\nPlace tenant_4: " in tenants.typed("approve", tenants.requested("request", "--reason", "next"), "--text")
+
+
+def require_listed_over_the_open_connection(tenants: Tenants) -> None:
+    """As the console looks: in a snapshot, whose settings it leaves as they are."""
+    with tenants.pipeline() as pipeline, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(psycopg.Connection, "connect", None)
+        with pipeline.ledger.snapshot():
+            assert pipeline.listed() == pipeline.listed() == Listed(("tenant_3",))
+        pipeline.ledger.note_wait("request", "place", "whether it may be written again")
 
 
 EVIL = """
