@@ -18,6 +18,7 @@ from keyrotation_pipeline.fieldcrypto.wrapping_keys import WrappingKeyState
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.audit import EventKind, counted, utc_minute, utc_second
 from keyrotation_pipeline.model.breach import carried_by
+from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.keys import KeyRecord, StoredKeys, not_sealed
 from keyrotation_pipeline.model.members import members_among
 from keyrotation_pipeline.model.pending import PendingCode, PendingReason
@@ -460,6 +461,9 @@ def _plaintext(ledger: Ledger) -> Iterator[str]:
 
 def unread(ledger: Ledger) -> Iterator[str]:
     """A sentence for each retirement of which something was not read again, until an inventory has read it."""
+    retirements = history(ledger, EventKind.KEY_RETIRED)
+    if not any(isinstance(each.fact, KeyRetired) and each.fact.unread for each in retirements):
+        return  # searches are recorded every day, and need not be read for this
     entries = history(ledger, EventKind.KEY_RETIRED, EventKind.UNDECLARED_COLUMNS_SEARCHED)
     for rotation in dict.fromkeys(each.request for each in entries if each.kind == EventKind.KEY_RETIRED):
         retired = retirement_of(entries, rotation or "")

@@ -7,13 +7,14 @@ from datetime import timedelta
 import pytest
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.requests.inventory import recount, take_inventory
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rollback import open_rollback
-from keyrotation_pipeline_tests.fakes import CLIENTS, START, V1, V2, FakeWorld, fake_pipeline, rotation_of
+from keyrotation_pipeline_tests.fakes import CLIENTS, START, V1, V2, FakeLedger, FakeWorld, fake_pipeline, rotation_of
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, sign
 
 
@@ -104,3 +105,22 @@ def test_counting_one_table_again_records_the_last_counts_of_all() -> None:
     assert replace(world.ledger.counts([CLIENTS])[0], counted_at=START) == replace(
         world.pipeline.inventory.count([CLIENTS])[0], counted_at=START
     )
+
+
+def test_daily_searches_are_not_read_where_every_retirement_has_read_everything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = fake_pipeline({"clients": [{"first_name": "v2:Zoe", "email": None}]})
+    retired = KeyRetired(V1, ("clients",), 0, 9, "0/1", START, (V1,), (V1,), V2, "key.gpg")
+    world.ledger.append(retired, rotation_of(world).id)
+    take_inventory(world.pipeline)
+    asked, events = set[EventKind](), FakeLedger.events
+
+    def noted(ledger: FakeLedger, *kinds: EventKind, request: str | None = None, after_seq: int = 0) -> object:
+        asked.update(kinds)
+        return events(ledger, *kinds, request=request, after_seq=after_seq)
+
+    monkeypatch.setattr(FakeLedger, "events", noted)
+    overview(world.pipeline)
+    assert EventKind.KEY_RETIRED in asked
+    assert EventKind.UNDECLARED_COLUMNS_SEARCHED not in asked
