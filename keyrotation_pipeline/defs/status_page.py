@@ -61,7 +61,7 @@ def status_metadata(status: Status, naming: Naming) -> Mapping[str, dg.MetadataV
         "incidents": _messages([_incident(each) for each in status.incidents], "None is open."),
         "to_be_signed": _messages([_unsigned(each) for each in status.other_requests], "No other request is open."),
         "soon": _messages(status.warnings, "Nothing is due soon."),
-        "keys": dg.MetadataValue.md(", ".join(f"**{each.version}** {each.state}" for each in status.key_versions)),
+        "keys": dg.MetadataValue.md(",  \n".join(f"**{each.version}** {each.state}" for each in status.key_versions)),
         "last_backup": dg.MetadataValue.text(
             NO_BACKUP_KNOWN if status.last_backup is None else utc_minute(status.last_backup)
         ),
@@ -147,11 +147,8 @@ def _messages(messages: Sequence[str], otherwise: str) -> dg.MetadataValue:
 
 
 def _wrapped(message: str) -> list[str]:
-    """In lines that the page does not cut off, with whatever people wrote as it is."""
-    return [
-        plain(line)
-        for line in wrap(with_short_ids(message), WIDTH_CHARS, break_long_words=False, break_on_hyphens=False)
-    ]
+    """In lines that the page does not cut off, also where a path is longer, with whatever people wrote as it is."""
+    return [plain(line) for line in wrap(with_short_ids(message), WIDTH_CHARS, break_on_hyphens=False)]
 
 
 def _short(text: str) -> dg.MetadataValue:

@@ -76,6 +76,7 @@ def see(page: Page, ui: Ui, said: str | re.Pattern[str]) -> None:
     page.set_viewport_size(SCREEN)
     page.goto(f"{ui.url}/assets/status")
     expect(page.get_by_text(said).first).to_be_visible(timeout=PATIENCE_SECONDS * 1000)
+    picture(page, "ui-status")
     assert page.evaluate(WIDER) <= 0
 
 

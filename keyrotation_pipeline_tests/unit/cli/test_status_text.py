@@ -12,6 +12,7 @@ from keyrotation_pipeline.cli import status as status_command
 from keyrotation_pipeline.cli.status import age, conductor_in_words
 from keyrotation_pipeline.defs.partitions import OWN
 from keyrotation_pipeline.defs.status_page import status_metadata
+from keyrotation_pipeline.defs.summaries import WIDTH_CHARS
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead, counted
 from keyrotation_pipeline.model.environment import BlindSpots, Unsearched
@@ -191,6 +192,14 @@ def test_who_has_not_signed_is_named_while_somebody_must(
     rotation = RotationStatus(replace(walk, approvals=()), "requested", 2, 0.0, None, None, at_work=False)
     show(replace(status(), rotation=rotation, requests=(PendingRequest(walk, signed, missing, 2),)))
     assert said in capsys.readouterr().out
+
+
+def test_on_dagsters_page_no_path_and_no_row_of_keys_is_wider_than_its_table() -> None:
+    begun = f"the backup of today was begun in directory /srv/{'x' * 80}/backups and not finished"
+    keys = tuple(KeyRecord(KeyVersion(number), KeyState.ARCHIVED, "a" * 64, NOW) for number in range(1, 12))
+    metadata = status_metadata(replace(status(), warnings=(begun,), key_versions=keys), OWN)
+    shown = [str(metadata[name].value).replace("\\", "").replace("*", "") for name in ("soon", "keys")]
+    assert max(len(line.strip()) for text in shown for line in text.splitlines()) <= WIDTH_CHARS + len("- ")
 
 
 def test_a_step_is_called_as_on_the_console_and_a_number_has_its_plural(capsys: pytest.CaptureFixture[str]) -> None:
