@@ -153,18 +153,26 @@ def test_the_fence_of_a_decrypted_column_is_put_back_as_it_was(home: Home) -> No
     with at_work(home.release(2)):
         back = going_back(home, encrypted(home))
         assert home.said("rotate", back) == ""
-        before = fence_of(home)
-        for check in (*replaced_fences(home).values(), None):
-            home.execute(f"ALTER TABLE public.cases DROP CONSTRAINT {FENCE}" if check is None else RENEW.format(check))
-            home.sign(home.typed("reconcile").splitlines()[-1])
-            assert home.typed("reconcile")
-            assert (fence_of(home), noticed(home)) == (before, False)
-        # In the middle of the next rotation nothing is missing either.
-        again = home.typed("request", "--reason", "encrypt the notes").splitlines()[-1]
-        home.sign(again)
-        home.release(3)
+    before = fence_of(home)
+    for check in (*replaced_fences(home).values(), None):
+        home.execute(f"ALTER TABLE public.cases DROP CONSTRAINT {FENCE}" if check is None else RENEW.format(check))
+        home.sign(home.typed("reconcile").splitlines()[-1])
+        assert home.typed("reconcile")
+        assert (fence_of(home), noticed(home)) == (before, False)
+    home.execute(f"ALTER TABLE public.cases DROP CONSTRAINT {FENCE}")
+    home.execute("UPDATE public.cases SET note = (SELECT name FROM public.cases WHERE id = 7) WHERE id = 8")
+    home.sign(home.typed("reconcile").splitlines()[-1])
+    assert "still holds old values (column note: 1 encrypted again)" in home.said("reconcile")
+    home.execute("UPDATE public.cases SET note = 'name 7' WHERE id = 8")
+    home.expected[8] = home.expected[8][0], "name 7"
+    assert home.typed("reconcile")
+    assert (fence_of(home), noticed(home)) == (before, False)
+    # In the middle of the next rotation nothing is missing either.
+    again = home.typed("request", "--reason", "encrypt the notes").splitlines()[-1]
+    home.sign(again)
+    with at_work(home.release(3)):
         home.typed("rotate", again, "--through", "key_version")
-        assert not noticed(home)
+    assert not noticed(home)
 
 
 @dataclass
