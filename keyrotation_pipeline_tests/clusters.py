@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -59,19 +60,23 @@ class TestCluster:
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:  # noqa: ANN401 - JSON
         """One call, as administrator; a path without a leading slash is one in the namespace."""
-        from kubernetes import config  # noqa: PLC0415
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        answer = _client_of(self.kubeconfig, self.kubeconfig.read_text()).call_api(
+            path if path.startswith("/") else f"/api/v1/namespaces/{self.namespace}/{path}",
+            method,
+            header_params={"Accept": "application/json", "Content-Type": kind},
+            body=body,
+            auth_settings=["BearerToken"],
+            _preload_content=False,
+        )
+        return json.loads(answer.data)
 
-        with config.new_client_from_config(str(self.kubeconfig)) as client:
-            kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
-            answer = client.call_api(
-                path if path.startswith("/") else f"/api/v1/namespaces/{self.namespace}/{path}",
-                method,
-                header_params={"Accept": "application/json", "Content-Type": kind},
-                body=body,
-                auth_settings=["BearerToken"],
-                _preload_content=False,
-            )
-            return json.loads(answer.data)
+
+@cache
+def _client_of(kubeconfig: Path, _content: str) -> Any:  # noqa: ANN401 - kubernetes has no types
+    from kubernetes import config  # noqa: PLC0415
+
+    return config.new_client_from_config(str(kubeconfig))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ So no rule stands twice: what judges the audit here judges it there. The same re
 import ast
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 
@@ -76,6 +77,7 @@ if __name__ == "__main__":
 '''
 
 
+@cache
 def bundle(entry: str = ENTRY) -> bytes:
     """The program that runs `main` of a module.
 

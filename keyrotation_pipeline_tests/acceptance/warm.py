@@ -94,11 +94,13 @@ def _import_all() -> None:
     # The forker alone imports the product here.
     import keyrotation_pipeline  # noqa: PLC0415
     from keyrotation_pipeline.adapters.postgres.ledger.chain import AuditChain  # noqa: PLC0415
+    from keyrotation_pipeline.reporting.bundle import bundle  # noqa: PLC0415
     from keyrotation_pipeline_tests.protocol.traces_recorder import install  # noqa: PLC0415
 
     for module in pkgutil.walk_packages(keyrotation_pipeline.__path__, "keyrotation_pipeline."):
         if not module.name.startswith(DAGSTER):
             import_module(module.name)
+    bundle()  # the program of packs, which takes a second to put together
     install(AuditChain)  # each command adds what it appends to the audit to the file that its test names
     gc.freeze()  # a child that looks through all of this when it ends takes longer for that than for its start
 

@@ -121,8 +121,11 @@ class Dagster(Conducted):
     def check(self, name: str, asset: str, **tags: str) -> dg.AssetCheckEvaluation:
         """One check's evaluation."""
         key = dg.AssetCheckKey(dg.AssetKey(asset.split("/")), name)
-        evaluations = self.check_run(**tags).get_asset_check_evaluations()
-        return next(each for each in evaluations if each.asset_check_key == key)
+        job = self.definitions.resolve_job_def("evidence").get_subset(
+            asset_selection=set(), asset_check_selection={key}
+        )
+        [evaluation] = job.execute_in_process(instance=self.instance, tags=tags).get_asset_check_evaluations()
+        return evaluation
 
 
 def sentences(value: object) -> str:

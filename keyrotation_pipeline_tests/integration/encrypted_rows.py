@@ -25,8 +25,6 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.progress import Progress, Rewritten
 from keyrotation_pipeline.model.requests import RequestStatus, RotationType
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard, TableName
-from keyrotation_pipeline_tests.contract.ledger_suite import ROSTER, open_signed, rotation
-from keyrotation_pipeline_tests.fakes.chain import good_at_start
 
 REQUEST = "a" * 32
 V2 = KeyVersion(2)
@@ -91,6 +89,9 @@ def running(connection: Connection, kind: str) -> None:
     """Open and start a rotation, of which the engine reads the type and the status."""
     incident = "INC-2026-001" if kind == RotationType.EMERGENCY else None
     ledger = _ledger(connection)
+    # Not by every process that a test starts, which these imports would take longer than its work.
+    from keyrotation_pipeline_tests.contract.ledger_suite import ROSTER, open_signed, rotation  # noqa: PLC0415
+
     ledger.pin_roster(ROSTER)
     open_signed(ledger, rotation(id=REQUEST, type=RotationType(kind), incident=incident))
     become(connection, "running")
@@ -103,6 +104,8 @@ def become(connection: Connection, status: str) -> None:
 
 def _ledger(connection: Connection) -> PostgresLedger:
     identity = f"clinic@{connection.info.dbname}, system identifier 7"
+    from keyrotation_pipeline_tests.fakes.chain import good_at_start  # noqa: PLC0415
+
     return PostgresLedger(connection, SystemClock(), "tester", identity, good_at_start)
 
 

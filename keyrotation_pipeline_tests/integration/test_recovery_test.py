@@ -53,10 +53,14 @@ def last_event(clinic: Clinic) -> dict[str, Any]:
     return dict(json.loads(last.body))
 
 
-def test_everything_comes_from_the_bucket_and_values_of_every_column_and_version_are_read(clinic: Clinic) -> None:
+def test_everything_comes_from_the_bucket_and_of_a_test_its_record_alone_is_left(
+    clinic: Clinic, bucket: TestBucket
+) -> None:
     back_up(clinic.site)
     for path in clinic.backups.iterdir():
         path.unlink()
+    killed = clinic.settings.home / "recovery" / "server-x" / "data"  # what a test left that was killed
+    killed.mkdir(parents=True)
     report = run_test(clinic)
     assert report.place == clinic.site.offsite[0].description
     assert report.newest.rows == {"clients": 4, "billing.Invoices": 1}
@@ -64,20 +68,25 @@ def test_everything_comes_from_the_bucket_and_values_of_every_column_and_version
         "clients": {"name": {"v1": 4}, "email": {"v2": 2}},
         "billing.Invoices": {"note": {"v2": 1}},
     }
-    assert report.missed == ()
-    assert report.older is None
+    assert (report.missed, report.older) == ((), None)
+    assert not (clinic.settings.home / "recovery").exists()
+    assert list(Path("/dev/shm").glob(f"keyrotation-key-{os.getpid()}-*")) == []
+    assert_recorded(clinic, bucket)
+
+    clinic.pass_days(3)
+    clinic.site = replace(clinic.site, objectives=Objectives(rto_seconds=14400, rpo_seconds=86400))
+    (sentence,) = run_test(clinic).missed
+    assert "the newest backup was 259,200 s old" in sentence
+    assert "rpo_seconds allows 86,400 s" in sentence
 
 
-def test_the_record_is_in_the_audit_and_beside_the_backups_and_tells_no_secret(
-    clinic: Clinic, bucket: TestBucket
-) -> None:
-    back_up(clinic.site)
-    run_test(clinic)
+def assert_recorded(clinic: Clinic, bucket: TestBucket) -> None:
+    """A test that has passed is in the audit and beside the backups, without any secret."""
     event = last_event(clinic)
     assert event["event"] == "recovery_test_passed"
     facts, made = event["facts"], clinic.site.trust.sealed_with_dump[0]
     assert facts["newest"]["decrypted"]["clients"]["name"] == {"v1": 4}
-    assert facts["sha256"] == hashlib.sha256(clinic.site.local.read(made)).hexdigest()
+    assert facts["sha256"] == hashlib.sha256(bucket.content(made)).hexdigest()
     [(own,)] = clinic.connection.execute("SELECT system_identifier::text FROM pg_control_system()").fetchall()
     assert facts["scratch_server"].isdigit()
     assert facts["scratch_server"] != own
@@ -105,21 +114,6 @@ def test_a_place_that_takes_no_record_does_not_make_a_passed_test_a_failed_one(
     assert any(name.startswith("recovery-test-") for name in clinic.site.local.names())
 
 
-def test_nothing_of_a_test_is_left_behind(clinic: Clinic) -> None:
-    back_up(clinic.site)
-    run_test(clinic)
-    assert not (clinic.settings.home / "recovery").exists()
-    assert list(Path("/dev/shm").glob(f"keyrotation-key-{os.getpid()}-*")) == []
-
-
-def test_what_a_killed_test_left_is_wiped_by_the_next(clinic: Clinic) -> None:
-    back_up(clinic.site)
-    left = clinic.settings.home / "recovery" / "server-x" / "data"
-    left.mkdir(parents=True)
-    run_test(clinic)
-    assert not left.exists()
-
-
 def test_an_older_dump_under_an_archived_key_is_restored_with_todays_backups(clinic: Clinic) -> None:
     older = back_up(clinic.site).made
     for (row,) in clinic.connection.execute("SELECT id FROM public.clients").fetchall():
@@ -135,15 +129,6 @@ def test_an_older_dump_under_an_archived_key_is_restored_with_todays_backups(cli
     assert report.older is not None
     assert report.older.name == older.dump.file.name
     assert report.older.read.values["clients"]["name"] == {"v1": 4}
-
-
-def test_missed_objectives_are_said_with_what_was_measured(clinic: Clinic) -> None:
-    back_up(clinic.site)
-    clinic.pass_days(3)
-    clinic.site = replace(clinic.site, objectives=Objectives(rto_seconds=14400, rpo_seconds=86400))
-    (sentence,) = run_test(clinic).missed
-    assert "the newest backup was 259,200 s old" in sentence
-    assert "rpo_seconds allows 86,400 s" in sentence
 
 
 # --- the loud failures ----------------------------------------------------------------------------------------------

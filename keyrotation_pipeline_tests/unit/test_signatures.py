@@ -25,7 +25,7 @@ def used_of(function: ast.FunctionDef, name: str) -> set[str]:
 
 def too_wide(source: str) -> Iterator[str]:
     """The functions that take a `Pipeline` and use one port of it, or none."""
-    for function in ast.walk(ast.parse(source)):
+    for function in ast.walk(ast.parse(source if "Pipeline" in source else "")):
         if not isinstance(function, ast.FunctionDef) or function.name in CALLBACKS:
             continue
         given = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]

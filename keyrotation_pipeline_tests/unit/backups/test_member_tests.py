@@ -32,7 +32,7 @@ def turn(world: FakeWorld) -> tuple[str, ...]:
     return names
 
 
-@pytest.mark.parametrize(("every_days", "most"), [(1, 1), (7, 1), (19, 2), (30, 2), (92, 5), (200, 5)])
+@pytest.mark.parametrize(("every_days", "most"), [(3, 1), (7, 1), (19, 2), (30, 2), (92, 5), (200, 5)])
 def test_each_member_is_tested_within_a_quarter_however_often_tests_run(
     world: FakeWorld, every_days: int, most: int
 ) -> None:
