@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -386,8 +386,13 @@ def killed(machine: EmptyMachine, function: str, event: str, number: int) -> boo
     return "keyrotation backup" not in done.stdout
 
 
-def test_a_recovery_that_is_killed_again_and_again_is_continued(machine: EmptyMachine) -> None:
-    for function, event, number in DEATHS:
+@pytest.mark.parametrize(
+    "deaths", [pytest.param(DEATHS, marks=pytest.mark.extended, id="five"), pytest.param(DEATHS[::3], id="two")]
+)
+def test_a_recovery_that_is_killed_again_and_again_is_continued(
+    machine: EmptyMachine, deaths: Sequence[tuple[str, str, int]]
+) -> None:
+    for function, event, number in deaths:
         assert killed(machine, function, event, number), function
     done = machine.recover()
     assert done["put_back"] == {"v1": "live", "v2": "live"}

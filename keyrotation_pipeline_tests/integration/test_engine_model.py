@@ -204,9 +204,9 @@ class Rotations(RuleBasedStateMachine):
 
 
 MACHINES = [
-    ("native", "text", 10),
-    ("fernet", "jsonb", 3),
-    ("pair of bytes", "pair of bytes", 3),
+    ("native", "text", 6),
+    ("fernet", "jsonb", 2),
+    ("pair of bytes", "pair of bytes", 2),
     *(pytest.param(values, stored, 60, marks=pytest.mark.extended) for values, stored in MATRIX),
 ]
 

@@ -9,12 +9,13 @@ import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from keyrotation_pipeline_tests.kubernetes_standin import validation
 from keyrotation_pipeline_tests.kubernetes_standin.defaults import defaulted
 from keyrotation_pipeline_tests.kubernetes_standin.managed import CONTROLLERS, recorded
 
+Content = TypeVar("Content")
 Json = dict[str, Any]
 Key = tuple[str, str, str]  # plural, namespace, name
 Admit = Callable[[Json | None, Json], None]  # raises what is refused: the object before, and as it would be
@@ -45,9 +46,10 @@ MOST_BYTES = 1024 * 1024
 CREATED_AT = "2026-01-05T03:00:00Z"
 
 
-def _copied(content: Any) -> Any:  # noqa: ANN401 - JSON
+def _copied(content: Content) -> Content:
     """A copy, in a quarter of the time that `copy.deepcopy` takes."""
-    return json.loads(json.dumps(content))
+    copied: Content = json.loads(json.dumps(content))
+    return copied
 
 
 def _admit_all(_before: Json | None, _after: Json) -> None:

@@ -56,7 +56,7 @@ FUZZED_NAMES = [
 ]
 USUAL = [str(each.values[0]) for each in FUZZED_NAMES if not each.marks]
 OTHERS = [str(each.values[0]) for each in FUZZED_NAMES if each.marks]
-SANITISED_VALUES = 2_000
+SANITISED_VALUES = 1_000
 TABLE = EncryptedTable(TableName("public", "clients"), ("email",))
 
 
