@@ -571,27 +571,30 @@ def registered(owner: Connection, *versions: KeyVersion) -> None:
         forger.append(KeyRegistered(version, KeyState.ACTIVE, "f" * 64, now), at=now, database="clinic")
 
 
-def fenced(clinic: Clinic) -> SnapshotPosition:
-    fence.fence(clinic.connection, NOTES, [V1])
+def fenced(clinic: Clinic, *versions: KeyVersion) -> SnapshotPosition:
+    fence.fence(clinic.connection, NOTES, versions)
     return SnapshotPosition(
         snapshot_horizon.current_xid(clinic.connection), snapshot_horizon.barrier(clinic.connection)
     )
 
 
 @pytest.mark.parametrize("searches", [False, True])
-def test_whoever_hides_the_newest_version_from_the_count_hides_no_plaintext(clinic: Clinic, searches: bool) -> None:
-    registered(clinic.connection, V1)  # that of v2 is hidden, so that this looks like a rollback
-    moment, tables = fenced(clinic), [CLIENTS, NOTES]
+def test_a_rotation_that_looks_like_a_rollback_hides_no_plaintext_from_the_count(clinic: Clinic, searches: bool) -> None:
+    latest = KeyVersion(3)
+    retired = (V1, latest)
+    registered(clinic.connection, V1, V2, latest)  # v2 is not retired, so that this looks like a rollback to it
+    fence.fence(clinic.connection, CLIENTS, retired)
+    moment, tables = fenced(clinic, *retired), [CLIENTS, NOTES]
     clinic.connection.execute("INSERT INTO public.visits VALUES (2, 'plain'), (3, 'v2: plain')")
-    found = search.search(clinic.connection, tables, V1, [V1], lambda _: None) if searches else None
+    found = search.search(clinic.connection, tables, latest, retired, lambda _: None) if searches else None
     with clinic.connection.transaction():
-        evidence = proof.zero_old_rows(clinic.connection, tables, V1, [V1], moment, searched=found)
+        evidence = proof.zero_old_rows(clinic.connection, tables, latest, retired, moment, searched=found)
     assert evidence.plaintext == (4 if searches else 2)
 
 
 def test_plaintext_is_refused_by_the_count_of_a_rotation(clinic: Clinic) -> None:
     registered(clinic.connection, V1, V2)
-    moment = fenced(clinic)
+    moment = fenced(clinic, V1)
     clinic.connection.execute(f"ALTER TABLE public.visits DROP CONSTRAINT {fence.NAME}".encode())
     clinic.connection.execute("INSERT INTO public.visits VALUES (2, 'plain')")
     with (
