@@ -33,8 +33,9 @@ def newest_dump(ledger: Ledger, member: str) -> str:
 
 def never_dumped(ledger: Ledger) -> Iterator[str]:
     """A phrase for each signed member that no backup was made of."""
-    found = dumped(ledger)
-    yield from (f"no backup of database {name} was ever made" for name in signed_members(ledger) if name not in found)
+    members = signed_members(ledger)
+    found = dumped(ledger) if members else {}
+    yield from (f"no backup of database {name} was ever made" for name in members if name not in found)
 
 
 def lacking(ledger: Ledger, made: BackupSet) -> Iterator[str]:

@@ -63,9 +63,11 @@ def newest_dump_of(site: BackupContext, kept: KeptSets, member: str) -> tuple[Ba
 
 def overdue(ledger: Ledger, now: datetime) -> Iterator[str]:
     """A sentence for each member that was not tested within a quarter."""
+    if not (members := signed_members(ledger)):
+        return
     tested = last_tested(ledger)
     for name, stamps in dumped(ledger).items():
         at = tested.get(name)
-        if name in signed_members(ledger) and now - (at or stamped_at(stamps[0])) > TEST_OVERDUE_AFTER:
+        if name in members and now - (at or stamped_at(stamps[0])) > TEST_OVERDUE_AFTER:
             when = f"was on {at:%Y-%m-%d}" if at else "has never been made"
             yield f"the last recovery test of database {name} {when}; run `keyrotation recovery-test`"

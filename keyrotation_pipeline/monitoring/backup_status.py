@@ -110,8 +110,8 @@ def backup_lights(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetim
         amber += incomplete if found.last or incomplete else [_stale(None)]
     missing, expected = completeness.backup_lights(pipeline.ledger, found.last, now)
     red, amber = [*red, *missing], [*amber, *expected]
-    never = [f"{each}; run `keyrotation backup`" for each in never_dumped(pipeline.ledger)]
-    (amber if _was_whole(pipeline.ledger, now) else red).extend(never)
+    if never := [f"{each}; run `keyrotation backup`" for each in never_dumped(pipeline.ledger)]:
+        (amber if _was_whole(pipeline.ledger, now) else red).extend(never)
     red += (*found.changed, *found.unknown)
     amber += found.unexamined
     attention, warnings = tuple(dict.fromkeys(red)), tuple(dict.fromkeys(amber))

@@ -579,7 +579,7 @@ def fenced(clinic: Clinic, *versions: KeyVersion) -> SnapshotPosition:
 
 
 @pytest.mark.parametrize("searches", [False, True])
-def test_a_rotation_that_looks_like_a_rollback_hides_no_plaintext_from_the_count(clinic: Clinic, searches: bool) -> None:
+def test_a_rotation_that_looks_like_a_rollback_hides_no_plaintext(clinic: Clinic, searches: bool) -> None:
     latest = KeyVersion(3)
     retired = (V1, latest)
     registered(clinic.connection, V1, V2, latest)  # v2 is not retired, so that this looks like a rollback to it
