@@ -116,8 +116,8 @@ def insert(rng: Random, bodies: list[Body], eve: Attacker) -> None:
 
 def rewrite(rng: Random, bodies: list[Body], eve: Attacker) -> None:
     """One fact of one event becomes one that such facts have elsewhere."""
-    body = rng.choice([each for each in bodies[1:] if each["facts"]])
-    name = rng.choice(sorted(body["facts"]))
+    body = rng.choice([each for each in bodies[1:] if each["facts"].keys() & eve.values.keys()])
+    name = rng.choice(sorted(body["facts"].keys() & eve.values.keys()))
     body["facts"][name] = _copied(rng.choice(eve.values[name]))
 
 
