@@ -166,15 +166,21 @@ class Pkcs11Key:
         raise failure from None
 
     def _found(self, stack: ExitStack, label: str | None) -> "_TokenKey":
-        """Opens the key, and tries again where token or key seem not to be there, before any PIN was tried.
+        """Opens the key, and tries again where token or key seem not to be there, before any PIN was judged.
 
         SoftHSM before 2.7.0 writes a token's file at each login, and unlocks it before it has: other processes, which
-        wait for just that, then find an empty one.
+        wait for just that, then find an empty one, or fail in general. A token that has counted a PIN as wrong says so
+        in its flags, and is not tried again.
         """
-        from pkcs11 import TokenNotPresent, TokenNotRecognised, UserPinNotInitialized  # noqa: PLC0415
+        from pkcs11 import (  # noqa: PLC0415  see `_require_pkcs11`
+            GeneralError,
+            TokenNotPresent,
+            TokenNotRecognised,
+            UserPinNotInitialized,
+        )
 
         for seconds in _PAUSES_SECONDS:
-            absent = (_AbsentError, TokenNotPresent, TokenNotRecognised, UserPinNotInitialized)
+            absent = (_AbsentError, GeneralError, TokenNotPresent, TokenNotRecognised, UserPinNotInitialized)
             with suppress(*absent), ExitStack() as opened:
                 found = self._open(opened, label)
                 stack.push(opened.pop_all())
