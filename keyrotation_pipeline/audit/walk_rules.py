@@ -38,6 +38,7 @@ from keyrotation_pipeline.model.requests import (
     Walk,
     held_in,
 )
+from keyrotation_pipeline.model.visible_text import signed_names
 
 # A time is taken just before its event is recorded, which may wait for a lock.
 _RECORDED_WITHIN = timedelta(minutes=10)
@@ -193,7 +194,7 @@ def _members(state: AuditState, walk: Walk) -> Mapping[str, str]:
 def _has_its_tables(state: AuditState, walk: Walk, evidence: MemberEvidence) -> bool:
     """Whether it is of tables of the member alone, and of every one that has a column in the signed text."""
     own = f"{evidence.member}:"
-    columns = (signed_fields(state.texts[walk.id]) or {}).get(COLUMNS, "").split(", ")
+    columns = signed_names(signed_fields(state.texts[walk.id]).get(COLUMNS, ""))
     proven = tuple(f"{each}." for each in evidence.tables)
     return all(each.startswith(own) for each in evidence.tables) and all(
         each.startswith(proven) for each in columns if each.startswith(own)

@@ -59,3 +59,16 @@ def plain_name(name: str) -> str:
     """Returns a name that cannot be misread: quoted if it has characters that could hide or end it."""
     odd = name != name.strip() or is_hidden(name) or not set(name).isdisjoint(',;()"')
     return json.dumps(name).replace(",", "\\u002c") if odd else name
+
+
+def signed_names(listed: str) -> list[str]:
+    """Returns the names of a list in a signed text as they are; see `signed_name`."""
+    return [_unquoted(each) for each in listed.split(", ")]
+
+
+def _unquoted(name: str) -> str:
+    try:
+        found = json.loads(name) if name.startswith('"') else name
+    except ValueError:  # nobody's name: whoever wrote the text may have written anything
+        return name
+    return str(found)

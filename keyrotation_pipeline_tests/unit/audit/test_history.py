@@ -60,6 +60,7 @@ from keyrotation_pipeline.model.requests import (
     Walk,
 )
 from keyrotation_pipeline.model.signed_summary import ASSESSMENT, CONFIRMATION
+from keyrotation_pipeline.model.visible_text import signed_name
 from keyrotation_pipeline_tests.contract.ledger_suite import opened_as, rotation, signature_by, step, text_of
 from keyrotation_pipeline_tests.fakes import ROSTER, START, V1, V2, FakeLedger, FakeSignatures
 from keyrotation_pipeline_tests.fakes.event_key import PUBLIC
@@ -699,6 +700,17 @@ def test_evidence_is_of_the_tables_of_its_member_and_of_each_that_officers_signe
         fault = newest(ledger, EventKind.MEMBER_PROVEN).fault
         assert fault == "is not of the tables of north that officers signed"
     ledger.append(MemberProven(replace(evidence, tables=("north:clients", "north:visits"))), request)
+    assert newest(ledger, EventKind.MEMBER_PROVEN).fault is None
+
+
+@pytest.mark.parametrize("name", ["visits, old", 'say "visits"', "vis\u0456ts", "(visits)", "Größe"])
+def test_evidence_is_of_a_table_whose_name_a_signed_text_quotes(ledger: FakeLedger, name: str) -> None:
+    request = of_fleet(ledger, Columns=f"north:clients.name, {signed_name(f'north:{name}.note')}")
+    evidence = proven("north", PLACE).evidence
+    ledger.append(MemberProven(evidence), request)
+    fault = newest(ledger, EventKind.MEMBER_PROVEN).fault
+    assert fault == "is not of the tables of north that officers signed"
+    ledger.append(MemberProven(replace(evidence, tables=("north:clients", f"north:{name}"))), request)
     assert newest(ledger, EventKind.MEMBER_PROVEN).fault is None
 
 
