@@ -502,3 +502,30 @@ def test_a_table_that_lists_members_runs_no_code_of_its_owner(
         with pytest.raises(PreflightError, match=r"^query of \[\[databases\]\] tenant_\*: "):
             listed(reader, MemberRule("tenant_*"), Listing(TableName("public", "tenants"), "name"))
     assert said == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        pytest.param("boolean", ("tenant_1",), id="boolean"),
+        pytest.param(
+            "text",
+            r"query of \[\[databases\]\] tenant_\*: column tenants.active is of type text, and only a boolean column "
+            "can say when name counts; correct the query",
+            id="text",
+        ),
+    ],
+)
+def test_members_are_listed_where_a_boolean_column_is_true(
+    connection: psycopg.Connection[tuple[object, ...]], roles: tuple[str, str, str], kind: str, expected: object
+) -> None:
+    owner, _, url = roles
+    script = f"CREATE TABLE tenants (name text, active {kind}); INSERT INTO tenants VALUES ('tenant_1', 'true'), "
+    owned(connection, owner, f"{script}('tenant_2', 'false'), ('tenant_3', NULL)")
+    rule, listing = MemberRule("tenant_*"), Listing(TableName("public", "tenants"), "name", "active")
+    with closing(connect(url)) as reader:
+        if isinstance(expected, tuple):
+            assert listed(reader, rule, listing) == expected
+        else:
+            with pytest.raises(PreflightError, match=f"^{expected}$"):
+                listed(reader, rule, listing)

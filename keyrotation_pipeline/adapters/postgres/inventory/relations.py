@@ -12,6 +12,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.binding import parsed_template
 from keyrotation_pipeline.fieldcrypto.formats.marking import mac_of
+from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, SearchIndex
 
 # Types of PostgreSQL's own, whose numbers never change.
@@ -404,7 +405,7 @@ def _unsuitable(relation: Relation, column: Column) -> str:  # noqa: PLR0911  a 
     if column.when is not None and column.when.type_oid != BOOLEAN:
         return (
             f"column {relation.label}.{column.when.name} is of type {column.when.type_sql}, and only a boolean column "
-            f"can say when {column.name} is encrypted; correct when in keyrotation.toml"
+            f"can say when {column.name} counts; {CORRECT_TABLES}"
         )
     if column.of_bytes:
         return f"{place}, and values of this [format] are bytes, which only bytea holds; correct [format] or [[tables]]"
@@ -468,7 +469,7 @@ def _column(table: EncryptedTable, place: Place, present: Mapping[str, Column]) 
         present[place.column],
         place=place,
         when=present.get(place.when),
-        shape=mac_of(table.format.spec).shape if place.when else "",
+        shape=mac_of(table.format.spec).shape if place.when and table.format.identified_by is IdentifiedBy.MAC else "",
         of_bytes=table.format.is_binary,
         iv=present.get(place.iv),
         bound=bound,
