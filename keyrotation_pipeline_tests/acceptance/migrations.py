@@ -5,11 +5,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Self
+from uuid import uuid4
 
 import psycopg
 import sqlalchemy as sa
@@ -22,6 +23,8 @@ from keyrotation_pipeline.encrypted_type import Attestation, MountedKeyRing, att
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline_tests.acceptance import dying_command
 from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
+from keyrotation_pipeline_tests.applications import beside
+from keyrotation_pipeline_tests.waiting import eventually
 
 Types = Callable[[MountedKeyRing], "Mapping[str, sa.types.TypeEngine[Any]]"]
 Texts = dict[int, tuple[str, ...]]
@@ -170,6 +173,31 @@ class Home(Commands):
     def reported(self) -> None:
         """Lets every role report."""
         self.execute("GRANT ALL ON SCHEMA keyrotation TO PUBLIC")
+
+    def undone_and_rekeyed(self, application: Release, secret: Path, *options: str) -> tuple[Any, Self, Any]:
+        """Undoes a walk from its middle, and restores what `--rekey` makes of a backup of then.
+
+        Returns:
+            What `--rekey` said; the restored database; and the rows that it must have.
+        """
+        with ExitStack() as running:
+            running.callback(application.attest().stop)
+            request = self.typed("request", "--reason", "encrypt the notes").splitlines()[-1]
+            self.sign(request)
+            self.typed("rotate", request, "--through", "primary_key_rollout")
+            with beside(application.work):
+                assert eventually(lambda: application.writes > 10)
+            self.typed("backup")
+            (dump,) = (self.file.parent / ".keyrotation" / "backups").glob("database-*.dump.gpg")
+            expected = dict(self.expected)
+            back = self.typed("rollback", request, *options).splitlines()[-1]
+            self.sign(back)
+            assert self.said("rotate", back) == ""
+        made = self.shown("backup", "--rekey", dump.name, "--key", str(secret))
+        copy = f"copy_{uuid4().hex}"
+        self.typed("restore-database", "--into", copy, "--from", made["set"], "--key", str(secret))
+        url = sa.make_url(self.url).set(database=copy).render_as_string(hide_password=False)
+        return made, replace(self, url=url), expected
 
 
 def home_of(folder: Path, url: str, officers: tuple[DemoOfficer, ...], columns: str, create: str) -> Home:

@@ -5,11 +5,10 @@ import json
 import os
 import threading
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 import pytest
@@ -155,25 +154,8 @@ def test_a_backup_from_the_middle_of_a_rotation_is_rekeyed_after_it_was_undone(
 ) -> None:
     secret = tmp_path / "officer.sec.asc"
     secret.write_bytes(security_officer.gpg("--armor", "--export-secret-keys"))
-    application = home.release(2)
-    with ExitStack() as running:
-        running.callback(application.attest().stop)
-        request = home.typed("request", "--reason", "encrypt the notes").splitlines()[-1]
-        home.sign(request)
-        home.typed("rotate", request, "--through", "primary_key_rollout")
-        with beside(application.work):
-            assert eventually(lambda: application.writes > 10)
-        home.typed("backup")
-        (dump,) = (tmp_path / ".keyrotation" / "backups").glob("database-*.dump.gpg")
-        expected = dict(home.expected)
-        back = home.typed("rollback", request, *options).splitlines()[-1]
-        home.sign(back)
-        assert home.said("rotate", back) == ""
-    made = home.shown("backup", "--rekey", dump.name, "--key", str(secret))
+    made, restored, expected = home.undone_and_rekeyed(home.release(2), secret, *options)
     assert made["left_behind"] == ["v2"]
-    copy = f"copy_{uuid4().hex}"
-    home.typed("restore-database", "--into", copy, "--from", made["set"], "--key", str(secret))
-    restored = replace(home, url=sa.make_url(home.url).set(database=copy).render_as_string(hide_password=False))
     assert {value[:3] for value in restored.stored("name", "note")} == {"v1:"}
     assert restored.release(2).read() == expected
 

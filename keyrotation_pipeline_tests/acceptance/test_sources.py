@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -27,7 +27,6 @@ from keyrotation_pipeline_tests.acceptance import migrations
 from keyrotation_pipeline_tests.acceptance.migrations import Release, home_of
 from keyrotation_pipeline_tests.applications import beside
 from keyrotation_pipeline_tests.servers import Server
-from keyrotation_pipeline_tests.waiting import eventually
 
 ROWS = 200
 FORMER = "the application's secret"
@@ -208,25 +207,8 @@ def test_a_backup_from_the_middle_of_a_migration_is_rekeyed_also_after_a_rollbac
 ) -> None:
     secret = tmp_path / "officer.sec.asc"
     secret.write_bytes(security_officer.gpg("--armor", "--export-secret-keys"))
-    application = home.release(3)
-    with ExitStack() as running:
-        running.callback(application.attest().stop)
-        request = home.typed("request", "--reason", "leave sqlalchemy-utils").splitlines()[-1]
-        home.sign(request)
-        home.typed("rotate", request, "--through", "primary_key_rollout")
-        with beside(application.work):
-            assert eventually(lambda: application.writes > 10)
-        home.typed("backup")
-        (dump,) = (tmp_path / ".keyrotation" / "backups").glob("database-*.dump.gpg")
-        expected = dict(home.expected)
-        back = home.typed("rollback", request).splitlines()[-1]
-        home.sign(back)
-        assert home.said("rotate", back) == ""
-    made = home.shown("backup", "--rekey", dump.name, "--key", str(secret))
+    made, restored, expected = home.undone_and_rekeyed(home.release(3), secret)
     assert (made["left_behind"], made["values"]) == (["v2", "v3"], {"cases": 3 * ROWS})
-    copy = f"copy_{uuid4().hex}"
-    home.typed("restore-database", "--into", copy, "--from", made["set"], "--key", str(secret))
-    restored = replace(home, url=sa.make_url(home.url).set(database=copy).render_as_string(hide_password=False))
     assert {value[:3] for value in restored.stored("name", "token", "note")} == {"v1:"}
     assert restored.release(3).read() == expected
 
