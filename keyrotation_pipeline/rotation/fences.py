@@ -76,8 +76,7 @@ class Fences:
             also = ", or encrypted values in what was decrypted," if name in self.decrypted else ""
             yield (
                 f"table {name} takes values under {version}{also} again, which was retired in it; find out who changed "
-                "its constraint …_retired_key_versions, or who declared a column since, then run `keyrotation "
-                f"status --count`, and {again}"
+                f"its fence or declared a column, run `keyrotation status --count`, and {again}"
             )
         for name, version in self.indexes.lost if self.indexes is not None else ():
             yield (
