@@ -1,6 +1,5 @@
 """Events as they are read back: parsed, and typed by their kind."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +17,7 @@ from keyrotation_pipeline.model import (
     progress,
     request_events,
 )
-from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, AuditEvent, EventKind, Fact, Note, canonical
+from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, AuditEvent, EventKind, Fact, Note
 from keyrotation_pipeline.model.audit_state import AuditState
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.ports.ledger import Ledger
@@ -83,9 +82,7 @@ def entry_of(event: AuditEvent) -> AuditEntry:
         AuditError: its body is not what `body_of` makes.
     """
     try:
-        body = json.loads(event.body)
-        if canonical(body) != event.body:
-            raise ValueError  # noqa: TRY301  such as a name that stands twice, of which readers may take either
+        body = event.content
         return AuditEntry(
             seq=body["seq"],
             at=datetime.fromisoformat(body["at"]),
@@ -141,6 +138,16 @@ def entries(ledger: Ledger, *kinds: EventKind, request: str | None = None, after
     # Afterwards, so that nothing that was found has not been judged.
     ignored = ledger.replayed().ignored if found else frozenset()
     return (entry_of(event) for event in found if event.seq not in ignored)
+
+
+def newest_first(ledger: Ledger, *kinds: EventKind) -> Iterator[AuditEntry]:
+    """Events of these kinds, newest first, read only as far as they are taken; of `entries`, those in reverse."""
+    state: AuditState | None = None
+    for event in ledger.newest(*kinds):
+        if state is None:
+            state = ledger.replayed()  # afterwards, as in `entries`
+        if event.seq not in state.ignored:
+            yield entry_of(event)
 
 
 def recorded(ledger: Ledger, record: type[Record], request: str | None = None) -> Iterator[Record]:

@@ -245,9 +245,9 @@ def whole_history(
     return tuple(state.read(events)), state
 
 
-def history(ledger: Ledger, *kinds: EventKind) -> tuple[HistoryEntry, ...]:
-    """The events of these kinds, oldest first, each as the replay of the whole audit judged it."""
-    events = tuple(ledger.events(*kinds))
+def history(ledger: Ledger, *kinds: EventKind, after_seq: int = 0) -> tuple[HistoryEntry, ...]:
+    """The events of these kinds after one, oldest first, each as the replay of the whole audit judged it."""
+    events = tuple(ledger.events(*kinds, after_seq=after_seq))
     state = ledger.replayed()
     return tuple(_entry(state, event, entry := entry_of(event), _read(entry)[0]) for event in events)
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
 
-from keyrotation_pipeline.audit.events import entries, recorded
+from keyrotation_pipeline.audit.events import entries, newest_first, recorded
 from keyrotation_pipeline.audit.history import history
 from keyrotation_pipeline.backups.member_dumps import lacking
 from keyrotation_pipeline.backups.versions import first_verified
@@ -210,13 +210,15 @@ class ManifestTrust:
         return first_verified(place, name, verified)
 
     @property
-    def sealed_with_dump(self) -> tuple[str, ...]:
-        """Names of all manifests that were signed for dumps of the database, by the audit, newest first.
+    def sealed_with_dump(self) -> Iterator[str]:
+        """Names of the manifests that were signed for dumps of the database, by the audit, newest first.
 
         Without those that were made from an older set: they hold nothing that is newer.
         """
-        found = reversed(tuple(recorded(self._ledger, BackupSealed)))
-        return tuple(each.manifest for each in found if each.has_dump and each.made_from is None)
+        for entry in newest_first(self._ledger, EventKind.BACKUP_SEALED):
+            sealed = entry.fact()
+            if isinstance(sealed, BackupSealed) and sealed.has_dump and sealed.made_from is None:
+                yield sealed.manifest
 
     def seal_of(self, made: BackupSet) -> MadeFrom:
         """A set as one that is made from it names it.

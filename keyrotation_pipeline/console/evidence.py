@@ -1,6 +1,6 @@
 """What a finished rotation leaves: the facts of its proof, what a later reading says, and the reports written since."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -51,10 +51,13 @@ class Evidence:
 
 def evidence_of(ledger: Ledger, rotation: str) -> Evidence | None:
     """The evidence of a rotation; None: it has retired no key."""
-    retired = retirement_of(history(ledger, *_ABOUT_RETIREMENT), rotation)
+    first = next((each.seq for each in history(ledger, EventKind.KEY_RETIRED) if each.request == rotation), None)
+    if first is None:
+        return None
+    retired = retirement_of(history(ledger, *_ABOUT_RETIREMENT, after_seq=first - 1), rotation)
     if retired is None:
         return None
-    written = [each for each in history(ledger, EventKind.REPORT_WRITTEN) if each.seq > retired.entry.seq]
+    written = history(ledger, EventKind.REPORT_WRITTEN, after_seq=retired.entry.seq)
     return Evidence(retired, tuple(_contradictions(retired)), tuple(_reports(written))[::-1][:MOST_REPORTS])
 
 
@@ -67,7 +70,7 @@ def _contradictions(retired: Retirement) -> Iterator[str]:
         yield retired.unread
 
 
-def _reports(entries: list[HistoryEntry]) -> Iterator[WrittenReport]:
+def _reports(entries: Sequence[HistoryEntry]) -> Iterator[WrittenReport]:
     for each in entries:
         if each.fault is None and isinstance(each.fact, ReportWritten):
             yield WrittenReport(each.seq, each.at, each.fact.format, dict(each.fact.files))

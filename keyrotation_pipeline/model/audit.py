@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, ClassVar
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -42,7 +43,7 @@ class FormerEvents:
     last: AuditHead
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AuditEvent:
     """One stored event: `body` is the canonical JSON exactly as stored, `hash` chains it to `previous`.
 
@@ -58,6 +59,14 @@ class AuditEvent:
     kind: str
     request: str | None
     signature: str | None = None
+
+    @cached_property
+    def content(self) -> Mapping[str, Any]:
+        """The body, parsed once; raises ValueError or RecursionError if it is not canonical JSON."""
+        content: Mapping[str, Any] = json.loads(self.body)
+        if canonical(content) != self.body:
+            raise ValueError  # such as a name that stands twice, of which readers may take either
+        return content
 
 
 def body_of(

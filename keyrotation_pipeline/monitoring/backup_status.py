@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from keyrotation_pipeline.audit.events import AuditEntry, entries
+from keyrotation_pipeline.audit.events import AuditEntry, entries, newest_first
 from keyrotation_pipeline.backups import completeness
 from keyrotation_pipeline.backups.member_dumps import never_dumped
 from keyrotation_pipeline.backups.member_tests import overdue
@@ -134,17 +134,17 @@ def _since(records: Sequence[KeyRecord], now: datetime) -> datetime:
 
 def _last_failures(ledger: Ledger) -> Iterator[str]:
     """What the last backup lacks, by the audit; nothing if it was complete. One of keys alone fixes no failed dump."""
-    made = entries(ledger, EventKind.BACKUP_MADE, EventKind.BACKUP_INCOMPLETE)
-    runs = [each for each in made if each.kind == EventKind.BACKUP_INCOMPLETE or each.facts.get("dump")]
-    if runs and runs[-1].kind == EventKind.BACKUP_INCOMPLETE:
-        for failure in read(BackupIncomplete, runs[-1].facts).failures:
-            yield f"the backup of {utc_minute(runs[-1].at)} was incomplete ({failure}); run `keyrotation backup` again"
+    made = newest_first(ledger, EventKind.BACKUP_MADE, EventKind.BACKUP_INCOMPLETE)
+    last = next((each for each in made if each.kind == EventKind.BACKUP_INCOMPLETE or each.facts.get("dump")), None)
+    if last is not None and last.kind == EventKind.BACKUP_INCOMPLETE:
+        for failure in read(BackupIncomplete, last.facts).failures:
+            yield f"the backup of {utc_minute(last.at)} was incomplete ({failure}); run `keyrotation backup` again"
 
 
 def _was_whole(ledger: Ledger, now: datetime) -> bool:
     """Whether a backup made within a day held every database that there was: a member may have joined since."""
-    made = (each.at for each in entries(ledger, EventKind.BACKUP_MADE) if each.facts.get("dump"))
-    return now - max(made, default=datetime.min.replace(tzinfo=UTC)) <= BACKUP_STALE_AFTER
+    made = (each.at for each in newest_first(ledger, EventKind.BACKUP_MADE) if each.facts.get("dump"))
+    return now - next(made, datetime.min.replace(tzinfo=UTC)) <= BACKUP_STALE_AFTER
 
 
 def _unbacked(vault: BackupVault, records: Sequence[KeyRecord]) -> Iterator[str]:

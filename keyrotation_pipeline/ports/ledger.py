@@ -64,6 +64,9 @@ class Ledger(Protocol):
             AuditError: an event found by its kind is of another one.
         """
 
+    def newest(self, *kinds: EventKind) -> Iterator[AuditEvent]:
+        """Yields the events of these kinds, newest first, reading no further than they are taken; see `events`."""
+
     def verify_event(self, public: str, message: bytes, signature: bytes, /) -> bool:
         """Returns whether a signature of an event is by this key: base64 of its SubjectPublicKeyInfo."""
 

@@ -7,10 +7,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 
 import pytest
 
-from keyrotation_pipeline.audit.events import AuditEntry, entries, recorded
+from keyrotation_pipeline.audit.events import AuditEntry, entries, newest_first, recorded
 from keyrotation_pipeline.audit.verify import verify_audit
 from keyrotation_pipeline.errors import (
     ApprovalError,
@@ -300,6 +301,15 @@ class LedgerSuite:
         assert seqs(EventKind.CANCEL_INTENDED, request=rotation(2).id) == [5]
         assert seqs(EventKind.KEY_DESTROYED) == []
         assert list(recorded(opened, CancelIntended, rotation().id)) == [CancelIntended(V2)]
+
+    def test_the_newest_events_of_some_kinds_come_first_however_many_there_are(self, opened: Ledger) -> None:
+        opened.append(CancelIntended(V2), rotation().id)
+        for number in range(120):
+            opened.append(Note(EventKind.BACKUP_MADE, {"number": number}))
+        kinds = EventKind.CANCEL_INTENDED, EventKind.BACKUP_MADE
+        assert list(opened.newest(*kinds)) == list(opened.events(*kinds))[::-1]
+        assert [each.facts["number"] for each in islice(newest_first(opened, *kinds), 3)] == [119, 118, 117]
+        assert list(opened.newest(EventKind.KEY_DESTROYED)) == []
 
     @pytest.mark.parametrize("name", CHANGES)
     def test_a_change_is_undone_with_the_transaction_that_fails_around_it(self, opened: Ledger, name: str) -> None:

@@ -181,6 +181,12 @@ class FakeChain:
                     require_indexed(event)
                 yield event
 
+    def newest(self, *kinds: EventKind) -> Iterator[AuditEvent]:
+        for event in reversed(self.state.events):
+            if event.kind in kinds:
+                require_indexed(event)
+                yield event
+
     def verify_event(self, public: str, message: bytes, signature: bytes) -> bool:
         return verify_event(public, message, signature)
 

@@ -84,7 +84,7 @@ def assert_recorded(clinic: Clinic, bucket: TestBucket) -> None:
     """A test that has passed is in the audit and beside the backups, without any secret."""
     event = last_event(clinic)
     assert event["event"] == "recovery_test_passed"
-    facts, made = event["facts"], clinic.site.trust.sealed_with_dump[0]
+    facts, made = event["facts"], next(clinic.site.trust.sealed_with_dump)
     assert facts["newest"]["decrypted"]["clients"]["name"] == {"v1": 4}
     assert facts["sha256"] == hashlib.sha256(bucket.content(made)).hexdigest()
     [(own,)] = clinic.connection.execute("SELECT system_identifier::text FROM pg_control_system()").fetchall()

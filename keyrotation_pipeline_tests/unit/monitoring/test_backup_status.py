@@ -1,13 +1,13 @@
 """What `status` says of backups and recovery tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from keyrotation_pipeline.errors import BackupError
-from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.model.audit import AuditEvent, EventKind, Note
 from keyrotation_pipeline.model.backup_events import BackupIncomplete
 from keyrotation_pipeline.model.backups import BackupStatus, CertificateStatus, KeyBackup
 from keyrotation_pipeline.model.key_events import RecoveryTestDue, RecoveryTestFailed
@@ -184,6 +184,28 @@ def test_an_incomplete_backup_is_amber_at_once_and_red_after_a_day(
     for said, wanted in ((found.attention, red), (found.warnings, amber)):
         assert len(said) == len(wanted)
         assert all(part in sentence for part, sentence in zip(wanted, said, strict=True))
+
+
+def test_of_many_backups_the_audit_is_read_back_to_the_newest_one_only(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for event in (complete, complete, keys_alone):
+        event(world)
+    read, every, newest = list[int](), world.ledger.events, world.ledger.newest
+    monkeypatch.setattr(world.ledger, "newest", lambda *kinds: noted(newest(*kinds), read))
+    monkeypatch.setattr(
+        world.ledger, "events", lambda *kinds, **which: noted(every(*kinds, **which), read if kinds else [])
+    )
+    found = protection(world.pipeline, world.ledger.keys(), world.clock.now())
+    head = world.ledger.head().seq
+    assert (found.attention, read) == ((), [head, head - 1])
+
+
+def noted(events: Iterable[AuditEvent], into: list[int]) -> Iterator[AuditEvent]:
+    """Notes which events are read."""
+    for event in events:
+        into.append(event.seq)
+        yield event
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import psycopg
 
 from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.ledger import transactions
-from keyrotation_pipeline.adapters.postgres.ledger.transactions import LedgerSession, LoadedKey
+from keyrotation_pipeline.adapters.postgres.ledger.transactions import LedgerSession, LoadedKey, Row
 from keyrotation_pipeline.audit.event_signatures import EventSignature, message_of
 from keyrotation_pipeline.audit.events import entry_of, require_in_order, require_indexed
 from keyrotation_pipeline.audit.history import LedgerState
@@ -37,6 +37,12 @@ _EVENTS: LiteralString = "SELECT * FROM keyrotation.audit_events WHERE seq > %(a
 _OF_KINDS: LiteralString = " AND event = ANY (%(kinds)s)"
 _OF_REQUEST: LiteralString = " AND request = %(request)s"
 _IN_ORDER: LiteralString = " ORDER BY seq LIMIT %(page)s"
+# A page of those that are wanted most is short: the newest one alone is often enough.
+_NEWEST: LiteralString = (
+    "SELECT * FROM keyrotation.audit_events WHERE (%(before)s::bigint IS NULL OR seq < %(before)s)"
+    " AND event = ANY (%(kinds)s) ORDER BY seq DESC LIMIT %(page)s"
+)
+_NEWEST_PAGE_EVENTS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,20 +214,25 @@ class AuditChain(LedgerSession):
             rows = self.query(statement, {**asked, "after": after_seq})
             is_last = len(rows) < _PAGE_EVENTS
             for row in rows:
-                event = AuditEvent(
-                    row["seq"],
-                    row["body"],
-                    row["previous_hash"],
-                    row["hash"],
-                    row["event"],
-                    row["request"],
-                    row.get("signature"),
-                )
+                event = _event_of(row)
                 if kinds or request is not None:
-                    require_indexed(event)
-                    self._require_unchanged(event)
+                    self._require_as_replayed(event)
                 yield event
                 after_seq = event.seq
+
+    def newest(self, *kinds: EventKind) -> Iterator[AuditEvent]:
+        """See `Ledger.newest`; reads a page at a time."""
+        before: int | None = None
+        is_last = False
+        while not is_last:
+            asked = {"kinds": [str(kind) for kind in kinds], "before": before, "page": _NEWEST_PAGE_EVENTS}
+            rows = self.query(_NEWEST, asked)
+            is_last = len(rows) < _NEWEST_PAGE_EVENTS
+            for row in rows:
+                event = _event_of(row)
+                self._require_as_replayed(event)
+                yield event
+                before = event.seq
 
     def replayed(self) -> LedgerState:
         """Returns the ledger's state: the audit, replayed.
@@ -244,8 +255,9 @@ class AuditChain(LedgerSession):
             return None if key is None else signer_fingerprint(key.public)
         return None
 
-    def _require_unchanged(self, event: AuditEvent) -> None:
+    def _require_as_replayed(self, event: AuditEvent) -> None:
         """Replays the whole audit if an event differs from the replayed one, to find out what was changed."""
+        require_indexed(event)
         if differs(self.database, event):
             forget(self.database)
             # Not from a checkpoint, by which the events that changed nothing are not read.
@@ -301,3 +313,15 @@ class AuditChain(LedgerSession):
 
     def _move_head(self, event: AuditEvent) -> None:
         self.query("UPDATE keyrotation.audit_head SET seq = %s, hash = %s", (event.seq, event.hash))
+
+
+def _event_of(row: Row) -> AuditEvent:
+    return AuditEvent(
+        row["seq"],
+        row["body"],
+        row["previous_hash"],
+        row["hash"],
+        row["event"],
+        row["request"],
+        row.get("signature"),
+    )
