@@ -3,9 +3,11 @@
 import base64
 import json
 import os
+import re
 import threading
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,6 +18,7 @@ import sqlalchemy as sa
 
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.encrypted_type import EncryptedType, MountedKeyRing
+from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline_tests.acceptance import migrations
 from keyrotation_pipeline_tests.acceptance.migrations import Release, home_of
 from keyrotation_pipeline_tests.applications import beside
@@ -29,12 +32,18 @@ STRANGE = ["v2: final version", "v1:", "100 %", f"v2:{'A' * 16}:-", "ZÃ¼rich ðŸ˜
 class Home(migrations.Home):
     def release(self, encrypted_from: int | None) -> Release:
         """A release that reads both, or stores notes as they are."""
+        return self.storing(
+            lambda keys: sa.Text() if encrypted_from is None else EncryptedType(keys, encrypted_from=encrypted_from),
+            f"from {encrypted_from}",
+        )
+
+    def storing(self, note: Callable[[MountedKeyRing], sa.types.TypeEngine[Any]], label: str) -> Release:
+        """A release whose notes are of this type."""
 
         def types(keys: MountedKeyRing) -> dict[str, sa.types.TypeEngine[Any]]:
-            begun = sa.Text() if encrypted_from is None else EncryptedType(keys, encrypted_from=encrypted_from)
-            return {"name": EncryptedType(keys), "note": begun}
+            return {"name": EncryptedType(keys), "note": note(keys)}
 
-        return Release(self.url, self.keys, types, self.expected, ("note",), f"from {encrypted_from}")
+        return Release(self.url, self.keys, types, self.expected, ("note",), label)
 
     def versions(self) -> dict[str, int]:
         return dict(self.table()["values_by_version"])
@@ -121,6 +130,59 @@ def test_plaintext_is_encrypted_beside_two_releases_and_then_refused(home: Home)
             connection.execute(command.encode())
     assert pages not in plaintext_places(home)
     assert not [each for each in home.shown("status")["warnings"] if "encrypted in the live rows since" in each]
+
+
+def rolled_out(home: Home, new: Release) -> list[str]:
+    """Rotates while new instances take the place of two old ones; returns what the old ones met."""
+    olds = [replace(home.release(None), label=f"old {n}", wrong=[]) for n in (1, 2)]
+    news = [replace(new, label=f"new {n}", wrong=[]) for n in (1, 2)]
+
+    def all_work(releases: Sequence[Release]) -> None:
+        begun = [each.writes + len(each.wrong) for each in releases]
+        assert eventually(
+            lambda: (
+                min(each.writes + len(each.wrong) - before for each, before in zip(releases, begun, strict=True)) > 20
+            )
+        )
+
+    with ExitStack() as running:
+        at_work = [running.enter_context(ExitStack()) for _ in olds]
+        for stack, old in zip(at_work, olds, strict=True):
+            stack.callback(old.attest().stop)
+            stack.enter_context(beside(old.work))
+        assert eventually(lambda: len(home.shown("rollout")["instances"]) == len(olds))
+        request = home.typed("request", "--reason", "encrypt the notes").splitlines()[-1]
+        home.sign(request)
+        home.typed("rotate", request, "--through", "key_version")
+        for at, (stack, new_one) in enumerate(zip(at_work, news, strict=True)):
+            running.callback(new_one.attest().stop)
+            running.enter_context(beside(new_one.work))
+            all_work([*olds[at:], new_one])
+            assert "until v2 is the primary" in home.said("rotate", request)
+            stack.close()
+        assert home.said("rotate", request) == ""
+        all_work(news)
+    assert [each.wrong for each in news] == [[], []]
+    assert news[0].read() == home.expected
+    assert {note[:3] for note in home.stored("note")} == {"v2:"}
+    return [wrong for old in olds for wrong in old.wrong]
+
+
+def test_no_old_instance_of_a_rolling_deployment_sees_ciphertext(home: Home) -> None:
+    assert rolled_out(home, home.release(2)) == []
+
+
+class Ungated(EncryptedType):
+    """The same without the gate: it reads both, and encrypts at once."""
+
+    def process_bind_param(self, value: object, dialect: sa.Dialect) -> str | None:  # noqa: ARG002
+        return None if value is None else encrypt(self._current_ring(), str(value), self.binding)
+
+
+def test_without_the_gate_old_instances_of_the_same_deployment_see_ciphertext(home: Home) -> None:
+    met = rolled_out(home, home.storing(lambda keys: Ungated(keys, encrypted_from=2), "ungated"))
+    assert met
+    assert not [each for each in met if re.match(r"\d+: \('name \d+', 'v1:[\w+/=]{16}:", each) is None], met[:3]
 
 
 @pytest.mark.extended
