@@ -109,6 +109,50 @@ def open_value(*stored)
   row.token
 end
 """
+# As GitLab's `CryptoHelper` calls it.
+_GITLAB = """
+require "base64"
+require "encryptor"
+HOW = { algorithm: "aes-256-gcm", key: ARGV[0].byteslice(0, 32), iv: ARGV[0].byteslice(0, 12) }
+def seal(text) = [Base64.strict_encode64(Encryptor.encrypt(HOW.merge(value: text)))]
+def open_value(stored) = Encryptor.decrypt(HOW.merge(value: Base64.decode64(stored))).force_encoding("UTF-8")
+"""
+# As Infisical, and many an application by itself, calls Node's own functions.
+_NODE_GCM = """
+const crypto = require("node:crypto");
+const encrypted = (key, text) => {
+  const iv = crypto.randomBytes(16), cipher = crypto.createCipheriv("aes-256-gcm", key, iv);
+  const body = Buffer.concat([cipher.update(text, "utf8"), cipher.final()]);
+  return { iv, body, tag: cipher.getAuthTag() };
+};
+const decrypted = (key, { iv, body, tag }) => {
+  const decipher = crypto.createDecipheriv("aes-256-gcm", key, iv);
+  decipher.setAuthTag(tag);
+  return decipher.update(body, undefined, "utf8") + decipher.final("utf8");
+};
+"""
+_THREE_COLUMNS = """
+const key = process.argv[1];
+const seal = (text) => {
+  const { iv, body, tag } = encrypted(key, text);
+  return [body, iv, tag].map((each) => each.toString("base64"));
+};
+const open = (...stored) => {
+  const [body, iv, tag] = stored.map((each) => Buffer.from(each, "base64"));
+  return decrypted(key, { iv, body, tag });
+};
+"""
+_SALTED = """
+const keyOf = (salt) => crypto.scryptSync(process.argv[1], salt, 32, { N: 1024 });
+const seal = (text) => {
+  const salt = crypto.randomBytes(64), { iv, body, tag } = encrypted(keyOf(salt), text);
+  return [Buffer.concat([salt, iv, tag, body]).toString("base64")];
+};
+const open = (stored) => {
+  const raw = Buffer.from(stored, "base64"), at = (from, to) => raw.subarray(from, to);
+  return decrypted(keyOf(at(0, 64)), { iv: at(64, 80), tag: at(80, 96), body: at(96) });
+};
+"""
 _PHP_LOOP = r"""
 while (($line = fgets(STDIN)) !== false) {
     [$task, $values] = json_decode($line, true, 512, JSON_THROW_ON_ERROR);
@@ -295,6 +339,17 @@ LIBRARIES = (
             ("attr-encrypted", "attr_salted", ", mode: :per_attribute_iv_and_salt", ["iv", "salt"]),
             ("attr-encrypted-cbc", "attr_cbc", ', algorithm: "aes-256-cbc"', ["iv"]),
         )
+    ),
+    Library(
+        'format = "gitlab-token"', _HEX, _RUBY, _GITLAB + _RUBY_LOOP, _columns("gitlab"), 'require "encryptor"',
+    ),
+    Library(
+        'format = "aes-256-gcm", layout = "b64.ct", kdf = "none", iv = "infisical_iv", tag = "infisical_tag"',
+        _HEX[:32], _NODE, _NODE_GCM + _THREE_COLUMNS + _NODE_LOOP, _columns("infisical", "iv", "tag"),
+    ),
+    Library(
+        'format = "aes-256-gcm", layout = "b64.salt64.nonce16.tag16.ct", kdf = "scrypt", cost = "1024"',
+        _SECRET, _NODE, _NODE_GCM + _SALTED + _NODE_LOOP, _columns("salted"),
     ),
     *(
         Library(

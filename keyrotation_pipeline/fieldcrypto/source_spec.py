@@ -37,7 +37,8 @@ class SourceSpec:
         authenticated: whether a value opens under its own key alone. If not, only padding and UTF-8 tell a wrong key.
         deterministic: whether equal texts have equal values, so that applications can search by them.
         options: each is to be said.
-        seen_as: how `scan` names its values: by `name` where they are recognised, else by what they look like.
+        seen_as: how `scan` names its values: by `name` where they are recognised, else by what they look like. "": by
+            no name of their own.
         text_bytes: the length of the longest text that a value of ``{size}`` bytes can hold, as a term of SQL.
         against: what NIST has against how it derives keys and uses them, a sentence each.
         binary: whether values are bytes, in bytea alone; else they are text, which bytea may hold as ASCII.

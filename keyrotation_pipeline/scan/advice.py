@@ -46,8 +46,8 @@ UNKNOWN = Advice(
 
 _TAG_APART = Advice(
     "decrypt",
-    f"{_NOT_YET}, since the tag has a column of its own. A new key is possible without downtime only where the "
-    "application reads two.",
+    "Not rotated in place, since the tag has a column of its own. AES-256 is migrated into our own format without "
+    'downtime: `from = { format = "aes-256-gcm", … }` (`keyrotation docs plaintext`).',
     reads_two_keys=None,
 )
 _SALTED = Advice(

@@ -1,8 +1,11 @@
 """Defines what a folder of `formats` brings for the values of a library that reads one key."""
 
 from base64 import b64encode
-from binascii import a2b_base64
+from binascii import a2b_base64, b2a_base64
 from typing import Protocol
+
+# Of what Ruby's ``pack("m")``, which is `Base64.encode64`, writes in a line.
+_LINE_BYTES = 45
 
 
 class ClosedError(ValueError):
@@ -36,3 +39,8 @@ def canonical_base64(stored: bytes) -> bytes:
     if b64encode(raw) != stored:
         raise ClosedError
     return raw
+
+
+def in_lines(raw: bytes) -> bytes:
+    """Encodes base64 as Ruby's ``pack("m")`` writes it: in lines of 60 characters, the last one ended, too."""
+    return b"".join(b2a_base64(raw[at : at + _LINE_BYTES]) for at in range(0, len(raw), _LINE_BYTES))

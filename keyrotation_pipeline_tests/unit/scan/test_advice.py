@@ -174,7 +174,7 @@ SALTS = [f"_{at:032x}" for at in range(40)]
                 replace(TEXT, column=name): [b64(street(at)[part]) for at in range(40)]
                 for part, name in enumerate(("street_iv", "street", "street_tag"))
             },
-            "the tag has a column of its own",
+            'own format without downtime: `from = { format = "aes-256-gcm", … }`',
             id="a tag in a third column",
         ),
         pytest.param(

@@ -9,7 +9,6 @@ import hashlib
 import os
 from base64 import b64decode
 from binascii import Error as Base64Error
-from binascii import b2a_base64
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -19,13 +18,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.codecs.block_padding import padded, unpadded
-from keyrotation_pipeline.fieldcrypto.codecs.source import ClosedError, Source, canonical_base64
+from keyrotation_pipeline.fieldcrypto.codecs.source import ClosedError, Source, canonical_base64, in_lines
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import BETWEEN
 from keyrotation_pipeline.fieldcrypto.formats.attr_encrypted import CBC
 
 _KEY_BYTES, _GCM_IV_BYTES, _CBC_IV_BYTES, _TAG_BYTES, _SALT_BYTES = 32, 12, 16, 16, 16
 _ROUNDS, _SALT_HEAD = 2000, b"_"
-_LINE_BYTES = 45
 _BETWEEN = BETWEEN.encode()
 _BYTES_HEAD = b"\\x"  # as PostgreSQL writes bytea
 
@@ -106,7 +104,7 @@ class _Parts:
 
     def _sealed(self, key: bytes, text: bytes) -> bytes:
         iv = os.urandom(self._cipher.iv_bytes)
-        return _in_lines(self._cipher.encrypt(key, iv, text)) + _BETWEEN + _in_lines(iv)
+        return in_lines(self._cipher.encrypt(key, iv, text)) + _BETWEEN + in_lines(iv)
 
 
 class _SaltedParts(_Parts):
@@ -121,7 +119,7 @@ class _SaltedParts(_Parts):
 
     def sealed(self, text: bytes) -> bytes:
         salt = os.urandom(_SALT_BYTES)
-        return self._sealed(_derived(self._key, salt), text) + _BETWEEN + _SALT_HEAD + _in_lines(salt)
+        return self._sealed(_derived(self._key, salt), text) + _BETWEEN + _SALT_HEAD + in_lines(salt)
 
 
 @lru_cache(maxsize=4)  # what is sealed is opened again
@@ -145,8 +143,4 @@ def _lines(text: bytes) -> bytes | None:
         raw = b64decode(text)
     except Base64Error:
         return None
-    return raw if raw and _in_lines(raw) == text else None
-
-
-def _in_lines(raw: bytes) -> bytes:
-    return b"".join(b2a_base64(raw[at : at + _LINE_BYTES]) for at in range(0, len(raw), _LINE_BYTES))
+    return raw if raw and in_lines(raw) == text else None
