@@ -61,6 +61,7 @@ from keyrotation_pipeline.settings.sections import (
     ApprovalsSettings,
     AuditSettings,
     DatabaseSettings,
+    MemberSettings,
     OfficerSettings,
     RolloutSettings,
 )
@@ -238,7 +239,7 @@ class RestoredStages:
     settings: Settings
 
     @contextmanager
-    def opened(self, url: str, ring: KeyRing) -> Iterator[RehearsalStage]:
+    def opened(self, urls: Mapping[str, str], ring: KeyRing) -> Iterator[RehearsalStage]:
         """See `Stages.opened`."""
         if not has_memory():
             raise HomeError(
@@ -249,8 +250,9 @@ class RestoredStages:
             home = memory / "pipeline"
             home.mkdir(mode=0o700)
             officers = ThrowAwayOfficers(memory, home)
-            declared = _for_rehearsal(self.settings, url, home, officers)
-            _forget_requests(url)
+            declared = _for_rehearsal(self.settings, urls, home, officers)
+            for url in urls.values():
+                _forget_requests(url)
             sources = {name: key for name, (_, key) in ring.sources.items()}
             keys = None if ring.primary == PLAINTEXT else ring
             initialise(declared, keys, actor=_REHEARSAL, sources=sources)
@@ -271,13 +273,18 @@ class RestoredStages:
             ) from None
 
 
-def _for_rehearsal(settings: Settings, url: str, home: Path, officers: ThrowAwayOfficers) -> Settings:
+def _for_rehearsal(settings: Settings, urls: Mapping[str, str], home: Path, officers: ThrowAwayOfficers) -> Settings:
     """Returns the configuration with nothing in it that reaches anything real, and without hours to wait for."""
+    url, members = urls[""], [name for name in urls if name]
     roster = tuple(OfficerSettings(name=name, certificate=file) for name, file in officers.certificates)
     return settings.model_copy(
         update={
             "home": home,
             "database": DatabaseSettings.model_construct(url=SecretStr(url), schema_name=settings.database.schema_name),
+            "databases": tuple(
+                MemberSettings.model_construct(name=each, url=SecretStr(urls[each])) for each in members
+            ),
+            "tables": settings.tables_of_members(members),
             "keys": KeysSettings(),
             "approvals": ApprovalsSettings(required=len(roster), officers=roster),
             "rollout": RolloutSettings(mode=RolloutMode.NONE),

@@ -1,14 +1,20 @@
-"""Rehearses a rotation: restores the newest backup into a scratch server and runs the whole rotation there."""
+"""Rehearses a rotation: restores the newest backup into a scratch server and runs the whole rotation there.
+
+Of a fleet, the newest dump of each member, too, each into a server of its own; or of chosen members.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from keyrotation_pipeline.audit.events import entries
-from keyrotation_pipeline.backups.catalog import BackupContext, fetch, kept_sets
+from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets, fetch, kept_sets
+from keyrotation_pipeline.backups.member_dumps import dumped
+from keyrotation_pipeline.backups.member_tests import newest_dump_of
 from keyrotation_pipeline.backups.recovery_test import LOCK, newest_dump, recovered_keys, require_keys
 from keyrotation_pipeline.backups.restore_checks import require_all_there, require_no_failure
-from keyrotation_pipeline.errors import KeyRotationError, MissingVersionError, RehearsalError, RequestError
+from keyrotation_pipeline.errors import BackupError, KeyRotationError, MissingVersionError, RehearsalError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, SourceKey
@@ -34,25 +40,27 @@ _OUT_OF_USE = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED})
 
 
 def rehearse(
-    site: BackupContext, key: RecoveryKey, stages: Stages, request: Request | None, report: Report
+    site: BackupContext,
+    key: RecoveryKey,
+    stages: Stages,
+    request: Request | None,
+    report: Report,
+    members: Sequence[str] = (),
 ) -> Rehearsed:
     """Run a rotation on the newest backup, record the findings, and keep nothing else.
 
     Args:
         key: decrypts the backup.
         request: a rotation that has not begun; None: the next one, from the present primary.
+        members: of a fleet, to be rehearsed with the home's own database; none: every one.
 
     Raises:
-        RequestError: the request is not a rotation, or has begun.
+        RequestError: the request is not a rotation, or has begun; or there is no such member.
         WrongKeyError: values do not decrypt with the key of their version.
         RecoveryError, BackupError: there is no backup that can be restored completely.
         BlockedError: another rehearsal or recovery test is running.
     """
-    if members := site.pipeline.members:
-        raise RehearsalError(
-            f"a rehearsal restores one database, and the rotation is of {', '.join(members)}, too; rehearse with a "
-            "copy of each in a home of its own"
-        )
+    site = _of_members(site, members)
     if site.pipeline.tables[0].format.is_held_by_server:
         raise RehearsalError(
             "a rehearsal would make a real version on the server that holds the keys; rehearse in a home of its own, "
@@ -73,6 +81,20 @@ def rehearse(
         return done
 
 
+def _of_members(site: BackupContext, members: Sequence[str]) -> BackupContext:
+    """The same with these members alone, if any are named."""
+    if unknown := [name for name in members if name not in site.members]:
+        raise RequestError(
+            f"{unknown[0]} is no member of this fleet; name one of {', '.join(site.members) or '[[databases]]'}"
+        )
+    chosen = members or tuple(site.members)
+    tables = tuple(each for each in site.pipeline.tables if each.name.database in {"", *chosen})
+    if not tables:
+        raise RequestError("no table is in these databases; name a member that has one")
+    opened = {name: opens for name, opens in site.members.items() if name in chosen}
+    return replace(site, members=opened, pipeline=replace(site.pipeline, tables=tables))
+
+
 def _source(request: Request) -> KeyVersion:
     if request.action is not RequestAction.ROTATE:
         raise RequestError(f"request {request.id} is not a rotation ({request.action}); rehearse a rotation")
@@ -89,32 +111,57 @@ def _rehearsed(
 ) -> Rehearsed:
     place, registered = site.places[0], site.pipeline.ledger.keys()
     rows_now = sum(count.rows for count in site.pipeline.inventory.count(site.pipeline.tables))
-    with site.restorer.workspace() as workspace:
-        made, dump = newest_dump(kept_sets(place, site.trust), site.trust)
+    with site.restorer.workspace() as workspace, ExitStack() as stack:
+        kept = kept_sets(place, site.trust)
+        made, dump = newest_dump(kept, site.trust)
         keys = recovered_keys(place, made, key, registered)
         if source not in keys and source != PLAINTEXT:
             raise MissingVersionError(f"{made.name} has no key {source}; run `keyrotation backup`, then rehearse again")
-        require_keys(dump, keys)
-        target = workspace / "dump"
-        fetch(place, dump.file, target)
-        with site.restorer.restored(dump, target, key, durable=True) as restored:
-            target.unlink()
-            require_no_failure(restored, dump)
-            require_all_there(restored, dump)
-            with stages.opened(restored.url, KeyRing(_used(keys, source, registered, dump), source)) as stage:
-                walked = _carried_out(stage, stages, report)
-        return _as_fact(walked, restored, made, dump, source, request, rows_now)
+        dumps = {"": dump, **{name: _newest_of(site, kept, name) for name in site.members}}
+        for each in dumps.values():
+            require_keys(each, keys)
+        copies = {
+            name: stack.enter_context(_restored(site, kept, each, key, workspace)) for name, each in dumps.items()
+        }
+        urls = {name: each.url for name, each in copies.items()}
+        ring = KeyRing(_used(keys, source, registered, tuple(dumps.values())), source)
+        with stages.opened(urls, ring) as stage:
+            walked = _carried_out(stage, stages, report)
+        return _as_fact(walked, copies[""], made, dumps, source, request, rows_now)
+
+
+def _newest_of(site: BackupContext, kept: KeptSets, member: str) -> DatabaseCopy:
+    if member not in dumped(site.pipeline.ledger):
+        raise BackupError(f"no backup of database {member} was ever made; run `keyrotation backup`")
+    return newest_dump_of(site, kept, member)[1]
+
+
+@contextmanager
+def _restored(
+    site: BackupContext, kept: KeptSets, dump: DatabaseCopy, key: RecoveryKey, workspace: Path
+) -> Iterator[RestoredDump]:
+    target = workspace / "dump"
+    fetch(kept.place, dump.file, target)
+    with site.restorer.restored(dump, target, key, durable=True) as restored:
+        target.unlink()
+        require_no_failure(restored, dump)
+        require_all_there(restored, dump)
+        yield restored
 
 
 def _used(
-    keys: Mapping[KeyVersion, KeyMaterial], source: KeyVersion, registered: Sequence[KeyRecord], dump: DatabaseCopy
+    keys: Mapping[KeyVersion, KeyMaterial],
+    source: KeyVersion,
+    registered: Sequence[KeyRecord],
+    dumps: Sequence[DatabaseCopy],
 ) -> Mapping[KeyVersion, KeyMaterial]:
-    """Returns the keys without earlier ones that neither applications have nor the dump needs."""
+    """Returns the keys without earlier ones that neither applications have nor the dumps need."""
+    needed = {version for dump in dumps for version in dump.versions}
     gone = {each.version for each in registered if each.state in _OUT_OF_USE and each.version < source}
     return {
         version: key
         for version, key in keys.items()
-        if version not in gone or version in dump.versions or isinstance(key, SourceKey)
+        if version not in gone or version in needed or isinstance(key, SourceKey)
     }
 
 
@@ -179,7 +226,7 @@ def _as_fact(
     walked: _Walked,
     restored: RestoredDump,
     made: BackupSet,
-    dump: DatabaseCopy,
+    dumps: Mapping[str, DatabaseCopy],
     source: KeyVersion,
     request: str | None,
     rows_now: int,
@@ -188,20 +235,25 @@ def _as_fact(
         request=request,
         source=source,
         target=walked.target,
-        dump=dump.file.name,
+        dump=dumps[""].file.name,
         made_at=made.made_at,
         server=restored.server,
-        dump_rows=sum(content.rows for content in dump.tables),
+        dump_rows=sum(content.rows for dump in dumps.values() for content in dump.tables),
         rows_now=rows_now,
         seconds={step: round(taken, 3) for step, taken in walked.seconds.items()},
         findings=tuple(walked.findings),
+        members={name: dump.file.name for name, dump in dumps.items() if name},
     )
 
 
-def last_rehearsal(ledger: Ledger, primary: KeyVersion | None) -> LastRehearsal | None:
-    """The newest rehearsal, unless the primary has changed since."""
+def last_rehearsal(ledger: Ledger, primary: KeyVersion | None, members: Sequence[str]) -> LastRehearsal | None:
+    """The newest rehearsal, unless the primary has changed since.
+
+    Args:
+        members: of the fleet, as they are now.
+    """
     last = None
     for entry in entries(ledger, EventKind.REHEARSED):
         if isinstance(fact := entry.fact(), Rehearsed) and fact.source == primary:
-            last = LastRehearsal(entry.at, fact)
+            last = LastRehearsal(entry.at, fact, tuple(each for each in members if each not in fact.members))
     return last

@@ -1,6 +1,6 @@
 """`backup`, `restore-database` and `rehearse`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -262,26 +262,41 @@ def _lines(name: str, done: RestoredDatabase, file: Path | None) -> Iterator[out
 
 
 def rehearse_command(
-    request_id: RequestId, *, key: KeyFile = None, config: Config = None, as_json: Json = False
+    request_id: RequestId,
+    *,
+    members: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--database",
+            metavar="NAME",
+            help="Of a fleet: rehearse this member with the home's own database, and no others; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    key: KeyFile = None,
+    config: Config = None,
+    as_json: Json = False,
 ) -> None:
     """Run a rotation on a copy of the newest backup.
 
-    In a scratch server, without touching production. Finds what would stop it and how long it would take. Exit code 1
-    if it would stop.
+    In a scratch server for each database, without touching production. Finds what would stop it and how long it would
+    take. Exit code 1 if it would stop.
     """
     declared = settings.load(config)
     with opened_with_key(declared, key) as (site, opened), reporting(quiet=as_json) as report:
         database = site.pipeline.environment.identity().name
         request = site.pipeline.ledger.request(request_id)
-        done = rehearse(site, opened, RestoredStages(declared), request, report)
-    show(database, {"database": database, **_rehearsal_document(done)}, _rehearsal_lines(done), as_json=as_json)
+        done = rehearse(site, opened, RestoredStages(declared), request, report, members or ())
+        left_out = [f"database {each}" for each in site.members if each not in done.members]
+    document = {"database": database, **_rehearsal_document(done, left_out)}
+    show(database, document, _rehearsal_lines(done, left_out), as_json=as_json)
     if done.findings:
         first, *more = done.findings
         others = f" ({counted(len(more), 'more finding')} above)" if more else ""
         raise RehearsalError(f"the rotation would stop at {first.step}: {first.sentence}{others}")
 
 
-def _rehearsal_document(done: Rehearsed) -> dict[str, Any]:
+def _rehearsal_document(done: Rehearsed, left_out: Sequence[str]) -> dict[str, Any]:
     predicted = {step: round(seconds, 1) for step, seconds in done.predicted_seconds.items()}
     total = None if done.total_seconds is None else round(done.total_seconds, 1)
     return json_safe(
@@ -289,13 +304,15 @@ def _rehearsal_document(done: Rehearsed) -> dict[str, Any]:
             **done.as_json(),
             "predicted_seconds": predicted,
             "predicted_total_seconds": total,
-            "not_rehearsed": list(NOT_REHEARSED),
+            "not_rehearsed": [*left_out, *NOT_REHEARSED],
         }
     )
 
 
-def _rehearsal_lines(done: Rehearsed) -> Iterator[str]:
+def _rehearsal_lines(done: Rehearsed, left_out: Sequence[str]) -> Iterator[str]:
     yield (f"rehearsed {done.source} to {done.target} on {done.dump} of {utc_minute(done.made_at)}, in {done.server}")
+    for member, dump in done.members.items():
+        yield f"with      {member}: {dump}"
     yield f"rows      {done.dump_rows:,} in the backup, {done.rows_now:,} in the database now"
     for step, seconds in done.seconds.items():
         predicted = done.predicted_seconds.get(step)
@@ -305,5 +322,5 @@ def _rehearsal_lines(done: Rehearsed) -> Iterator[str]:
         yield f"stops at  {finding.step}: {finding.sentence}"
     if done.total_seconds is not None:
         yield f"nothing stopped it; the real one is predicted to take {done.total_seconds:,.1f} s plus the rollouts"
-    for each in NOT_REHEARSED:
+    for each in [*left_out, *NOT_REHEARSED]:
         yield f"not rehearsed: {each}"

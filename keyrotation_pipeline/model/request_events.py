@@ -322,6 +322,7 @@ class Rehearsed(Fact):
         dump_rows, rows_now: rows of the declared tables in the backup, and in the database in use.
         seconds: by step, as measured on the backup; only of finished steps.
         findings: empty: nothing that was rehearsed would stop it.
+        members: of a fleet that were rehearsed with it, each with its dump; rows are theirs, too.
     """
 
     kind: ClassVar = EventKind.REHEARSED
@@ -335,6 +336,7 @@ class Rehearsed(Fact):
     rows_now: int
     seconds: Mapping[str, float]
     findings: tuple[RehearsalFinding, ...]
+    members: Annotated[Mapping[str, str], UNLESS_EMPTY] = field(default_factory=dict, hash=False)
 
     @property
     def predicted_seconds(self) -> Mapping[str, float]:

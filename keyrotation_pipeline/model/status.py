@@ -13,6 +13,7 @@ from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.incidents import Contact, Incident
 from keyrotation_pipeline.model.keys import KeyRecord, WrappingKeyOrigin
 from keyrotation_pipeline.model.member_answers import MemberAnswer
+from keyrotation_pipeline.model.members import some
 from keyrotation_pipeline.model.pending import PendingReason, timed_out
 from keyrotation_pipeline.model.progress import PaceSet, TableProgress
 from keyrotation_pipeline.model.request_events import Rehearsed
@@ -170,10 +171,15 @@ class OpenIncident:
 
 @dataclass(frozen=True, slots=True)
 class LastRehearsal:
-    """A rehearsal, and when it ran."""
+    """A rehearsal, and when it ran.
+
+    Args:
+        without: members of the fleet that were no part of it.
+    """
 
     at: datetime
     rehearsed: Rehearsed
+    without: tuple[str, ...] = ()
 
     @property
     def in_words(self) -> str:
@@ -181,7 +187,11 @@ class LastRehearsal:
         done = self.rehearsed
         if done.total_seconds is None:
             return f"{done.source} to {done.target} would stop at {done.findings[0].step}"
-        return f"{done.source} to {done.target} in {done.total_seconds:,.0f} s plus the rollouts; nothing stopped it"
+        without = f", without {some(self.without)}," if self.without else ""
+        return (
+            f"{done.source} to {done.target}{without} in {done.total_seconds:,.0f} s plus the rollouts; nothing "
+            "stopped it"
+        )
 
     def as_json(self) -> dict[str, Any]:
         """As `status --json` has it."""
@@ -192,6 +202,7 @@ class LastRehearsal:
             "request": done.request,
             "predicted_seconds": None if seconds is None else round(seconds, 1),
             "findings": [f"{each.step}: {each.sentence}" for each in done.findings],
+            **({"without": list(self.without)} if self.without else {}),
         }
 
 

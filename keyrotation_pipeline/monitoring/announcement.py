@@ -173,9 +173,10 @@ def _local_time(at: datetime, time_zone: str) -> str:
 
 def _duration(pipeline: Pipeline, walk: Walk) -> str:
     """How long it takes, and the source of that estimate."""
-    rehearsal = last_rehearsal(pipeline.ledger, walk.source)
-    if rehearsal is not None and (seconds := rehearsal.rehearsed.total_seconds) is not None:
-        return f"about {_about(seconds)} in addition to the rollouts, by the rehearsal of {rehearsal.at:%Y-%m-%d}"
+    rehearsal = last_rehearsal(pipeline.ledger, walk.source, pipeline.members)
+    whole = rehearsal if rehearsal is not None and not rehearsal.without else None
+    if whole is not None and (seconds := whole.rehearsed.total_seconds) is not None:
+        return f"about {_about(seconds)} in addition to the rollouts, by the rehearsal of {whole.at:%Y-%m-%d}"
     if (seconds := as_long_as_last_time(pipeline, walk)) is not None:
         return f"about {_about(seconds)} from the first row on, by the last rotation, for as many values as now"
     return f"not known: none was rehearsed or finished here (`keyrotation rehearse {walk.id}` measures it)"

@@ -288,7 +288,7 @@ def _rehearsal(pipeline: Pipeline) -> Check:
     name, again = "rotation_was_rehearsed", "run `keyrotation rehearse ID` for a request that has not begun"
     if pipeline.tables[0].format.is_held_by_server:
         return green(name, "not with keys that a server holds, where it would make a real version")
-    last = last_rehearsal(pipeline.ledger, pipeline.keys.read().primary)
+    last = last_rehearsal(pipeline.ledger, pipeline.keys.read().primary, pipeline.members)
     if last is None:
         return amber(
             name, "no rotation from the present primary was rehearsed", f"run `keyrotation backup`, then {again}"
@@ -297,6 +297,8 @@ def _rehearsal(pipeline: Pipeline) -> Check:
     value = f"{last.in_words}, {_hours(age)} ago"
     if last.rehearsed.findings:
         return amber(name, value, f"fix that, then {again}")
+    if last.without:
+        return amber(name, value, f"run `keyrotation backup`, then {again}")
     return green(name, value) if age <= REHEARSAL_STALE_AFTER else amber(name, value, again)
 
 

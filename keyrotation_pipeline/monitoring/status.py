@@ -250,7 +250,7 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside
         ),
         empty_versions=empty,
         not_counted_since=not_counted_since,
-        rehearsal=last_rehearsal(pipeline.ledger, primary),
+        rehearsal=last_rehearsal(pipeline.ledger, primary, pipeline.members),
         wrapping_key=origin_of(pipeline, outside.wrapping),
     )
 

@@ -125,11 +125,14 @@ class RehearsalStage:
 class Stages(Protocol):
     """Opens rehearsal stages."""
 
-    def opened(self, url: str, ring: KeyRing) -> AbstractContextManager[RehearsalStage]:
-        """Yields a stage over the restored database at `url`; nothing of it remains when the context ends.
+    def opened(self, urls: Mapping[str, str], ring: KeyRing) -> AbstractContextManager[RehearsalStage]:
+        """Yields a stage over restored databases; nothing of it remains when the context ends.
 
-        The restored database's own requests and keys are dropped: the stage starts with `ring` and an empty ledger.
-        Keys are held in memory only.
+        Their own requests and keys are dropped: the stage starts with `ring` and an empty ledger. Keys are held in
+        memory only.
+
+        Args:
+            urls: by member of a fleet, "" for the home's own; other members are no part of the stage.
 
         Raises:
             HomeError: this machine has no in-memory file system.

@@ -1,7 +1,7 @@
 """Defines `keyrotation.toml` as a whole, with what one section says about another, and the settings that it makes."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, time
 from pathlib import Path
@@ -351,6 +351,12 @@ class File(Section):
                 f"[[databases]] {unused[0]} has no table, so nothing would be rotated in it; name it in databases of "
                 "[[tables]], or leave it out"
             )
+        own = (table.name for table in self.tables if self.databases and table.databases is None)
+        if (misread := next((each for each in own if TableName.parse(each).database), None)) is not None:
+            raise ConfigurationError(
+                f"[[tables]] {misread} reads as a table in a member of [[databases]], but is in [database]; rename it "
+                "there, or give it a home of its own"
+            )
         return self
 
     @model_validator(mode="after")
@@ -419,6 +425,16 @@ class File(Section):
                 for member, entry in entries.items()
                 if entry in named
             ]
+        return tuple(found)
+
+    def tables_of_members(self, members: Sequence[str]) -> tuple[TableSettings, ...]:
+        """The tables of the home's own database and of these members, which each names: a rule's by their own names."""
+        found = list[TableSettings]()
+        for table in self.tables:
+            named = self._entries_of(table)
+            having = tuple(name for name in members if (entry := self.entry_of(name)) and entry.name in named)
+            if table.databases is None or having:
+                found.append(table.model_copy(update={"databases": having or None}))
         return tuple(found)
 
     @property

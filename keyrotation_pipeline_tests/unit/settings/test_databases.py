@@ -61,6 +61,11 @@ def test_members_by_a_rule_have_its_tables_and_one_by_name_its_own(tmp_path: Pat
     ("text", "sentence"),
     [
         pytest.param(f'{MEMBERS}{CLIENTS}databases = ["nroth", "south"]', "is in nroth, which no", id="unknown"),
+        pytest.param(
+            MEMBERS + CLIENTS.replace("clients", "north:notes") + f'{CLIENTS}databases = "*"',
+            "north:notes reads as a table in a member",
+            id="the name of another table",
+        ),
         pytest.param(f'{MEMBERS}{CLIENTS}databases = ["north"]', r"\[\[databases\]\] south has no table", id="unused"),
         pytest.param(
             f'[[databases]]\nname = "t_*"\nurl = "t"\n{CLIENTS}databases = "*"', r"t_\* has no query", id="no query"
