@@ -111,7 +111,8 @@ class MemberTested:
     Args:
         place: name and system identifier of the database, as the dump has it.
         manifest, sha256: of the set, as the audit has it sealed; see `RecoveryReport.sha256`.
-        seconds: from the first byte fetched to the last value read.
+        seconds: from the first byte fetched to the last value read, of that dump.
+        rekeyed: as `RecoveryReport.rekeyed`, of this member.
     """
 
     member: str
@@ -120,6 +121,7 @@ class MemberTested:
     sha256: str | None
     dump: DumpTested
     seconds: float
+    rekeyed: DumpTested | None = None
 
     def facts(self) -> Mapping[str, Any]:
         """The facts for the audit."""
@@ -131,6 +133,7 @@ class MemberTested:
             "scratch_server": self.dump.scratch_server,
             "seconds": round(self.seconds, 3),
             **self.dump.facts(),
+            **({"rekeyed": self.rekeyed.facts()} if self.rekeyed else {}),
         }
 
 
@@ -328,11 +331,7 @@ def _tested(site: BackupContext, place: BackupPlace, key: RecoveryKey, report: R
         older = None
         if older_set is not None and older_set.dump is not None:
             older = _restored(site, place, older_set, older_set.dump, keys, key, workspace, report)
-        rekeyed_set = _rekeyed(site, kept, registered)
-        rekeyed = None
-        if rekeyed_set is not None and rekeyed_set.dump is not None:
-            its_keys = recovered_keys(place, rekeyed_set, key, registered)
-            rekeyed = _restored(site, place, rekeyed_set, rekeyed_set.dump, its_keys, key, workspace, report)
+        rekeyed = _rekeyed_tested(site, kept, "", key, workspace, report)
         members = tuple(
             _member_tested(site, kept, name, keys, key, workspace, report)
             for name in due_members(site.pipeline.ledger, begun)
@@ -371,7 +370,20 @@ def _member_tested(
     made, dump = newest_dump_of(site, kept, name)
     tested = _restored(site, kept.place, made, dump, keys, key, workspace, report)
     seconds = (site.pipeline.clock.now() - begun).total_seconds()
-    return MemberTested(name, dump.place, made.name, _sha256(site, made), tested, seconds)
+    rekeyed = _rekeyed_tested(site, kept, name, key, workspace, report)
+    return MemberTested(name, dump.place, made.name, _sha256(site, made), tested, seconds, rekeyed)
+
+
+def _rekeyed_tested(
+    site: BackupContext, kept: KeptSets, member: str, key: RecoveryKey, workspace: Path, report: Report
+) -> DumpTested | None:
+    """The dump of one database that `RecoveryReport.rekeyed` says; "": of the home's own."""
+    registered = site.pipeline.ledger.keys()
+    if (found := _rekeyed(site, kept, registered, member)) is None:
+        return None
+    made, dump = found
+    keys = recovered_keys(kept.place, made, key, registered)
+    return _restored(site, kept.place, made, dump, keys, key, workspace, report)
 
 
 def newest_dump(kept: KeptSets, trust: ManifestTrust) -> tuple[BackupSet, DatabaseCopy]:
@@ -426,17 +438,21 @@ def _older_under_archived_key(
     return None
 
 
-def _rekeyed(site: BackupContext, kept: KeptSets, registered: Sequence[KeyRecord]) -> BackupSet | None:
+def _rekeyed(
+    site: BackupContext, kept: KeptSets, registered: Sequence[KeyRecord], member: str
+) -> tuple[BackupSet, DatabaseCopy] | None:
     """A set that was made from an older one, as `RecoveryReport` has it; retention may have removed its dump."""
     gone = _destroyed(registered) | _withheld(site)
     passed = entries(site.pipeline.ledger, EventKind.RECOVERY_TEST_PASSED)
-    tested = {facts["file"] for each in passed if (facts := each.facts.get("rekeyed"))}
+    tests = [test for each in passed for test in (each.facts, *each.facts.get("members", ()))]
+    tested = {facts["file"] for each in tests if (facts := each.get("rekeyed"))}
     found = [
-        (dump.file.name in tested, made)
+        (made, dump)
         for made, dump in kept.dumps
-        if made.made_from is not None and not dump.member and gone.isdisjoint(dump.versions)
+        if made.made_from is not None and dump.member == member and gone.isdisjoint(dump.versions)
     ]
-    return min(found, key=lambda each: each[0])[1] if found else None  # the first of these, and so the newest
+    # The first of these, and so the newest.
+    return min(found, key=lambda each: each[1].file.name in tested, default=None)
 
 
 def _destroyed(registered: Sequence[KeyRecord]) -> frozenset[KeyVersion]:

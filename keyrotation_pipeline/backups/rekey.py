@@ -1,13 +1,15 @@
 """Rekeys old backups after a compromise: makes a set from an old one, under a key that is not compromised.
 
 The old dump is restored in a scratch server, re-encrypted there by the engine of every rotation, proven, and dumped
-again. The new set has the time of the old one, so that it is not mistaken for a fresh backup, and holds only the key
-that its dump needs. It adds a set and removes none: the old one expires by its own rules, and the old key is removed by
-`destroy`, which officers sign.
+again; of a fleet, the dump of each member, too. The new set has the time of the old one, so that it is not mistaken for
+a fresh backup, and holds only the key that its dumps need. It adds a set and removes none: the old one expires by its
+own rules, and the old key is removed by `destroy`, which officers sign.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.events import recorded
@@ -16,7 +18,7 @@ from keyrotation_pipeline.backups.catalog import BackupContext, fetch, missing_f
 from keyrotation_pipeline.backups.recovery_test import LOCK
 from keyrotation_pipeline.backups.remaining_copies import sets_to_rekey
 from keyrotation_pipeline.backups.restore_checks import require_all_there, require_no_failure, require_same
-from keyrotation_pipeline.backups.restore_to_new_database import find_dump
+from keyrotation_pipeline.backups.restore_to_new_database import find_set
 from keyrotation_pipeline.errors import (
     BackupError,
     BlockedError,
@@ -61,10 +63,10 @@ class Rekeyed:
 
 
 def rekey(site: BackupContext, key: RecoveryKey, wanted: str | None, report: Report) -> Rekeyed:
-    """Make a set whose dump has the rows of an old one under the present primary.
+    """Make a set whose dumps have the rows of an old one under the present primary.
 
     Args:
-        wanted: manifest or dump of the old set; None takes the newest that needs a compromised version.
+        wanted: manifest or a dump of the old set; None takes the newest that needs a compromised version.
 
     Raises:
         RequestError: there is nothing to rekey, or no key to do it with.
@@ -81,38 +83,24 @@ def rekey(site: BackupContext, key: RecoveryKey, wanted: str | None, report: Rep
         stored = pipeline.keys.read()
         require_consistent(pipeline, stored)
         target = _target(pipeline.ledger, stored)
-        place, old, dump = find_dump(site, wanted or _newest_to_rekey(site))
-        keys = _keys(pipeline.ledger, stored, old, dump, target)
+        place, old = find_set(site, wanted or _newest_to_rekey(site))
+        keys = _keys(pipeline.ledger, stored, old, target)
         source, stamp = site.trust.seal_of(old), _stamp(site, place, old)
         pipeline.ledger.append(BackupRekeyIntended(manifest_name(stamp), old.name, target))
-        file = workspace / "dump"
-        fetch(place, dump.file, file)
-        with site.restorer.restored(dump, file, key) as restored:
-            file.unlink()
-            require_no_failure(restored, dump)
-            require_all_there(restored, dump)
-            tables = _tables(pipeline.own_tables, dump, restored)
-            values = _reencrypted(restored, old, tables, keys, target, report)
-            handed_over = restored.hand_over(lambda _done: None)
-            require_same(handed_over, restored, dump)
-            ring = KeyRing(keys, target)
-            copy = site.dumps.make(dump_name(stamp), tables, _rekeyable(restored).source(ring))
-            # Its scratch server has a superuser of its own.
-            copy = replace(copy, definition=dump.definition, undumped=dump.undumped)
-        if set(copy.versions) != {target}:
-            site.local.remove(copy.file.name)
-            raise ProofError(f"{copy.file.name} needs {', '.join(map(str, copy.versions)) or 'no key'}; report it")
-        made = _sealed(site, old, source, stamp, copy, keys[target])
+        with _kept_if_all_are(site) as copies:
+            for dump in old.dumps:
+                copies.append(_rekeyed(site, place, old, dump, keys, target, stamp, key, workspace, report))
+        made = _sealed(site, old, source, stamp, [each.copy for each in copies], target, keys[target])
         places, _, failures = copied(site, made)
         record = BackupRekeyed(
             made.name,
             old.name,
             target,
-            tuple(version for version in dump.versions if version != target),
-            values,
+            tuple(version for version in _needed(old) if version != target),
+            {table: values for each in copies for table, values in each.values.items()},
             {each.name: each.sha256 for each in made.files},
             places,
-            handed_over.left_out,
+            tuple(phrase for each in copies for phrase in each.left_out),
             tuple(failures),
         )
         pipeline.ledger.append(record)
@@ -123,6 +111,72 @@ def rekey(site: BackupContext, key: RecoveryKey, wanted: str | None, report: Rep
             "uploads it"
         )
     return Rekeyed(made, record, left)
+
+
+@dataclass(frozen=True, slots=True)
+class _RekeyedDump:
+    """The new dump of one database, how many values of each table it has, and what it leaves to a superuser."""
+
+    copy: DatabaseCopy
+    values: Mapping[str, int]
+    left_out: tuple[str, ...]
+
+
+@contextmanager
+def _kept_if_all_are(site: BackupContext) -> Iterator[list[_RekeyedDump]]:
+    """Yields a list for dumps whose files are removed unless the context ends without an error."""
+    copies = list[_RekeyedDump]()
+    try:
+        yield copies
+    except BaseException:
+        for each in copies:
+            site.local.remove(each.copy.file.name)
+        raise
+
+
+def _rekeyed(
+    site: BackupContext,
+    place: BackupPlace,
+    old: BackupSet,
+    dump: DatabaseCopy,
+    keys: Mapping[KeyVersion, KeyMaterial],
+    target: KeyVersion,
+    stamp: str,
+    key: RecoveryKey,
+    workspace: Path,
+    report: Report,
+) -> _RekeyedDump:
+    """One dump of the old set again under the target; of the same database and moment."""
+    file = workspace / "dump"
+    fetch(place, dump.file, file)
+    with site.restorer.restored(dump, file, key) as restored:
+        file.unlink()
+        require_no_failure(restored, dump)
+        require_all_there(restored, dump)
+        tables = _tables(site.pipeline.tables, dump, restored)
+        values = _reencrypted(restored, old, tables, keys, target, report)
+        handed_over = restored.hand_over(lambda _done: None)
+        require_same(handed_over, restored, dump)
+        ring = KeyRing(keys, target)
+        copy = site.dumps.make(dump_name(stamp, dump.member), tables, _rekeyable(restored).source(ring))
+    # Its scratch server has a superuser of its own.
+    copy = replace(
+        copy,
+        definition=dump.definition,
+        undumped=dump.undumped,
+        member=dump.member,
+        place=dump.place,
+        anchor=dump.anchor,
+    )
+    if not set(copy.versions) <= {target}:
+        site.local.remove(copy.file.name)
+        raise ProofError(f"{copy.file.name} needs {', '.join(map(str, copy.versions))}; report it")
+    return _RekeyedDump(copy, values, handed_over.left_out)
+
+
+def _needed(old: BackupSet) -> tuple[KeyVersion, ...]:
+    """The versions that any of its dumps needs."""
+    return tuple(sorted({version for dump in old.dumps for version in dump.versions}))
 
 
 def _target(ledger: Ledger, stored: StoredKeys) -> KeyVersion:
@@ -146,18 +200,17 @@ def _newest_to_rekey(site: BackupContext) -> str:
     )
 
 
-def _keys(
-    ledger: Ledger, stored: StoredKeys, old: BackupSet, dump: DatabaseCopy, target: KeyVersion
-) -> Mapping[KeyVersion, KeyMaterial]:
-    """Every key that the old dump needs, and the new one; each as registered."""
-    if set(dump.versions) <= {target}:
+def _keys(ledger: Ledger, stored: StoredKeys, old: BackupSet, target: KeyVersion) -> Mapping[KeyVersion, KeyMaterial]:
+    """Every key that the old dumps need, and the new one; each as registered."""
+    if set(_needed(old)) <= {target}:
         raise RequestError(f"{old.name} needs no key but {target} already; `keyrotation backup --list` shows others")
     records = ledger.keys()
     registered = {each.version: each for each in records}
-    for version in dump.versions:
-        if version not in stored or version not in registered:
-            raise missing_from_store(dump, version)
-    return {version: stored.registered(registered[version]) for version in {*dump.versions, target}}
+    for dump in old.dumps:
+        for version in dump.versions:
+            if version not in stored or version not in registered:
+                raise missing_from_store(dump, version)
+    return {version: stored.registered(registered[version]) for version in {*_needed(old), target}}
 
 
 def _stamp(site: BackupContext, place: BackupPlace, old: BackupSet) -> str:
@@ -167,16 +220,19 @@ def _stamp(site: BackupContext, place: BackupPlace, old: BackupSet) -> str:
     return next(free_stamps(old.made_at, site.trust.pipeline, taken))
 
 
-def _tables(tables: Sequence[EncryptedTable], dump: DatabaseCopy, restored: RestoredDump) -> tuple[EncryptedTable, ...]:
+def _tables(
+    declared: Sequence[EncryptedTable], dump: DatabaseCopy, restored: RestoredDump
+) -> tuple[EncryptedTable, ...]:
     """The tables declared then, with the columns declared now, so that a column that was forgotten then is included."""
     there = {each.name for each in restored.content.relations}
     places: dict[TableName, dict[Place, Place]] = {}
     labels: dict[TableName, dict[str, str]] = {}
     formats: dict[TableName, ValueFormat] = {}
     # With its options, but nobody writes to a restored copy.
-    present = {table.format.name: replace(table.format.of_all_tables, logins=()) for table in tables}
+    present = {table.format.name: replace(table.format.of_all_tables, logins=()) for table in declared}
+    tables = [table for table in declared if table.name.database == dump.member]
     for table in (*(each.table for each in dump.tables), *tables):
-        if table.name in there:
+        if table.name.in_any_database in there:
             for place in map(table.place, table.columns):  # `from` is removed once a column is encrypted
                 places.setdefault(table.name, {}).setdefault(replace(place, source="", source_key=""), place)
             labels.setdefault(table.name, {}).update(table.bindings)
@@ -281,13 +337,20 @@ def _require_nothing_left(
 
 
 def _sealed(
-    site: BackupContext, old: BackupSet, source: MadeFrom, stamp: str, copy: DatabaseCopy, material: KeyMaterial
+    site: BackupContext,
+    old: BackupSet,
+    source: MadeFrom,
+    stamp: str,
+    copies: Sequence[DatabaseCopy],
+    target: KeyVersion,
+    material: KeyMaterial,
 ) -> BackupSet:
-    """The set of a dump that was counted in its own snapshot, with the one key that it needs."""
-    (target,) = copy.versions
+    """The set of dumps that were counted in their own snapshots, with the one key that they need."""
     keys = (site.key_files.make(target, material, stamp),)
     configuration = site.configurations.make(stamp)
     roster = pinned_roster(site.pipeline)
     head = site.pipeline.ledger.head()
-    made = BackupSet(stamp, old.database, keys, copy, head, roster.digest, configuration, source)
+    own = next((each for each in copies if not each.member), None)
+    members = tuple(each for each in copies if each.member)
+    made = BackupSet(stamp, old.database, keys, own, head, roster.digest, configuration, source, members=members)
     return site.trust.write(site.local, made)

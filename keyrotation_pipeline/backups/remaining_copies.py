@@ -151,8 +151,7 @@ def sets_to_rekey(site: BackupContext) -> tuple[BackupSet, ...]:
     for kept in site.kept():
         replaced = replacements(kept)
         for made, dump in kept.dumps:
-            is_rekeyable = not dump.member and (made.name, "") not in replaced
-            if compromised.intersection(dump.versions) and is_rekeyable:
+            if compromised.intersection(dump.versions) and (made.name, dump.member) not in replaced:
                 found.setdefault(made.name, made)
     return tuple(sorted(found.values(), key=site.trust.order, reverse=True))
 

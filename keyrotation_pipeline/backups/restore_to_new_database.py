@@ -1,6 +1,6 @@
 """Restores a dump into a new database next to the live one and reads all of it; people decide which one to use."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -113,12 +113,31 @@ def restore_to_new_database(
 
 
 def find_dump(site: BackupContext, wanted: str | None) -> tuple[BackupPlace, BackupSet, DatabaseCopy]:
-    """A dump by its name or its manifest's (None: the newest), in the nearest place that has it: the local one first.
+    """A dump of the home's own database, by its name or its manifest's (None: the newest); as `find_set`.
 
     Raises:
         BackupError, UnsignedBackupError: there is none, or it is not known to be ours.
     """
-    found: list[tuple[BackupPlace, BackupSet, DatabaseCopy]] = []
+    if member := member_in(wanted or ""):
+        raise BackupError(
+            f"{wanted} is of database {member} of the fleet; bring that back with `keyrotation recover --database "
+            f"{member} --into NAME`"
+        )
+    place, made = find_set(site, wanted, lambda each: each.dump is not None)
+    if made.dump is None:
+        raise BackupError(f"{made.name} has no dump of the home's own database; name another set")
+    return place, made, made.dump
+
+
+def find_set(
+    site: BackupContext, wanted: str | None, has_dump: Callable[[BackupSet], bool] = lambda made: bool(made.dumps)
+) -> tuple[BackupPlace, BackupSet]:
+    """A set by its manifest's name or a dump's (None: the newest), in the nearest place that has it: local first.
+
+    Raises:
+        BackupError, UnsignedBackupError: there is none, or it is not known to be ours.
+    """
+    found: list[tuple[BackupPlace, BackupSet]] = []
     refused: KeyRotationError | None = None
     for place in reversed(site.places):
         try:
@@ -129,19 +148,14 @@ def find_dump(site: BackupContext, wanted: str | None) -> tuple[BackupPlace, Bac
         if wanted is not None:
             refused = next((why for name, why in kept.refused.items() if _is_of(name, wanted)), refused)
         found += [
-            (kept.place, made, made.dump)
+            (kept.place, made)
             for made in kept.sets
-            if made.dump is not None and wanted in {None, made.dump.file.name, made.name}
+            if has_dump(made) and wanted in {None, made.name, *(each.file.name for each in made.dumps)}
         ]
     if found:
         return max(found, key=lambda each: site.trust.order(each[1]))
     if refused is not None:
         raise refused
-    if member := member_in(wanted or ""):
-        raise BackupError(
-            f"{wanted} is of database {member} of the fleet; bring that back with `keyrotation recover --database "
-            f"{member} --into NAME`"
-        )
     places = " or ".join(place.description for place in site.places)
     what = f"{wanted} is not" if wanted else "no backup of the database is"
     raise BackupError(f"{what} in {places}; `keyrotation restore-key --survey` lists the existing ones")
