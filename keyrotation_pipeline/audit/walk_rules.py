@@ -1,8 +1,12 @@
 """What the steps of a walk change, and the states of keys: in order, and while their request is under way."""
 
-from collections.abc import Mapping
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import lru_cache
+from itertools import chain
 
 from keyrotation_pipeline.audit.events import AuditEntry, Rules
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -68,19 +72,15 @@ def _finished(state: AuditState, entry: AuditEntry, fact: StepFinished) -> None:
     require_after(state, walk, fact.step)
     if not _is_taken_over(state, record):
         require_its_time(state, entry, fact.finished_at)
-    state.requests[walk.id] = replace(walk, steps=tuple(sorted((*walk.steps, record), key=_by_name)))
+    state.requests[walk.id] = walk.with_step(record)
     if fact.step is Step.ARCHIVED_KEY:
         state.unseen = {version: request for version, request in state.unseen.items() if request != walk.id}
 
 
-def _by_name(step: StepRecord) -> tuple[str, str, int]:
-    """What finished steps are ordered by, to be compared."""
-    return step.step, step.table or "", -1 if step.shard is None else step.shard
-
-
 def _is_taken_over(state: AuditState, record: StepRecord) -> bool:
     """Whether it was finished by another walk, which this one continues."""
-    return any(record in each.steps for each in state.requests.values() if isinstance(each, Walk))
+    walks = (each for each in state.requests.values() if isinstance(each, Walk))
+    return any(each.done(record.step, record.table, record.shard) == record for each in walks)
 
 
 def _promoted(state: AuditState, entry: AuditEntry, fact: PromotionRecorded) -> None:
@@ -185,20 +185,41 @@ def _member_proven(state: AuditState, entry: AuditEntry, fact: MemberProven) -> 
     state.proven.setdefault(walk.id, {})[evidence.member] = evidence
 
 
+# A fleet has an event of each member for each text.
+@lru_cache(maxsize=4)
+def _signed(text: bytes) -> tuple[Mapping[str, str], Mapping[str, Sequence[str]]]:
+    """The members in a signed text, each with its place, and their columns, by the member that they are in."""
+    fields, columns = signed_fields(text), defaultdict[str, list[str]](list)
+    for each in signed_names(fields.get(COLUMNS, "")):
+        columns[each.partition(":")[0]].append(each)
+    return members_in(fields), columns
+
+
 def _members(state: AuditState, walk: Walk) -> Mapping[str, str]:
     """The members that officers signed, and those that joined since by a rule which they signed."""
-    signed = members_in(signed_fields(state.texts[walk.id]))
+    signed, _ = _signed(state.texts[walk.id])
     return {**signed, **state.joined_after(walk.audit_head[0])}
 
 
 def _has_its_tables(state: AuditState, walk: Walk, evidence: MemberEvidence) -> bool:
-    """Whether it is of tables of the member alone, and of every one that has a column in the signed text."""
-    own = f"{evidence.member}:"
-    columns = signed_names(signed_fields(state.texts[walk.id]).get(COLUMNS, ""))
-    proven = tuple(f"{each}." for each in evidence.tables)
-    return all(each.startswith(own) for each in evidence.tables) and all(
-        each.startswith(proven) for each in columns if each.startswith(own)
+    """Whether it is of tables of the member alone, and of every one that has a column in the signed text.
+
+    There, ``north:a.b.c`` may be a path in a table ``a``, or a column of a table in a schema ``a``. Whichever of them
+    the walk has re-encrypted must be among them.
+    """
+    own, (_, signed) = f"{evidence.member}:", _signed(state.texts[walk.id])
+    columns, tables = signed.get(evidence.member, ()), frozenset(evidence.tables)
+    possible = frozenset(chain.from_iterable(map(_possible_tables, columns)))
+    return (
+        all(each.startswith(own) for each in tables)
+        and all(not tables.isdisjoint(_possible_tables(each)) for each in columns)
+        and tables.issuperset(walk.tables_of(evidence.member) & possible)
     )
+
+
+def _possible_tables(column: str) -> Iterator[str]:
+    """Each table that a column in a signed text may be of: what is before one of its dots."""
+    return (column[: each.start()] for each in re.finditer(r"\.", column))
 
 
 def _retired(state: AuditState, entry: AuditEntry, fact: KeyRetired) -> None:

@@ -2,11 +2,13 @@
 
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from itertools import takewhile
+from typing import Any, Self
 
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.model.approval import rendered
@@ -104,6 +106,15 @@ class StepRecord:
     finished_at: datetime
     facts: Mapping[str, Any]
 
+    @property
+    def order(self) -> tuple[str, str, int]:
+        """Its name, to be compared: the order in which a walk has its steps."""
+        return _order(self.step, self.table, self.shard)
+
+
+def _order(step: Step, table: str | None, shard: int | None) -> tuple[str, str, int]:
+    return step, table or "", -1 if shard is None else shard
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -165,6 +176,7 @@ class Walk(Request):
     """A request that is carried out in steps: a rotation, or a rollback.
 
     Args:
+        steps: those that are finished, in the order of their names.
         promotion_xid: `pg_current_xact_id()` just after promotion, which identifies later row versions.
     """
 
@@ -203,10 +215,24 @@ class Walk(Request):
 
     def done(self, step: Step, table: str | None = None, shard: int | None = None) -> StepRecord | None:
         """The record of a finished step (or shard), if it is finished."""
-        for record in self.steps:
-            if (record.step, record.table, record.shard) == (step, table, shard):
-                return record
+        for found in self.steps[self._place(_order(step, table, shard)) :][:1]:
+            if (found.step, found.table, found.shard) == (step, table, shard):
+                return found
         return None
+
+    def tables_of(self, member: str) -> frozenset[str]:
+        """The tables of a fleet's member that have a finished shard."""
+        own = f"{member}:"
+        later = self.steps[self._place(_order(Step.ROWS, own, None)) :]
+        return frozenset(takewhile(lambda table: table.startswith(own), (each.table or "" for each in later)))
+
+    def with_step(self, record: StepRecord) -> Self:
+        """The same with one more finished step. A walk may have thousands, so none is compared with all others."""
+        place = self._place(record.order)
+        return replace(self, steps=(*self.steps[:place], record, *self.steps[place:]))
+
+    def _place(self, order: tuple[str, str, int]) -> int:
+        return bisect_left(self.steps, order, key=lambda each: each.order)
 
     def done_shards(self) -> dict[tuple[str | None, int | None], StepRecord]:
         """The record of every finished shard, by table and number: for who asks about many."""

@@ -177,7 +177,7 @@ class FakeLedger(FakeChain):
             with self._at_once():
                 self.block(request, None)
                 self.append(StepFinished.of(record), request)
-                self.change_request(request, steps=(*rotation.steps, record))
+                self.change_request(request, steps=rotation.with_step(record).steps)
 
     def set_status(self, request: str, status: RequestStatus, by: str | None = None) -> None:
         stored, now = self.request(request), self.clock.now()

@@ -714,6 +714,43 @@ def test_evidence_is_of_a_table_whose_name_a_signed_text_quotes(ledger: FakeLedg
     assert newest(ledger, EventKind.MEMBER_PROVEN).fault is None
 
 
+@pytest.mark.parametrize(
+    ("columns", "walked", "one"),
+    [
+        pytest.param("north:a.x, north:a.b.c", ("north:a", "north:a.b"), "north:a", id="a table and a schema"),
+        pytest.param("north:a.b.c, north:a.b.c", ("north:a", "north:a.b"), "north:a.b", id="a path and a column"),
+        pytest.param("north:a.x, north:ab.x", ("north:a", "north:ab"), "north:a", id="a longer name"),
+    ],
+)
+def test_evidence_of_one_table_does_not_stand_for_another(
+    ledger: FakeLedger, columns: str, walked: tuple[str, str], one: str
+) -> None:
+    """A signed text writes a path `b.c` of a table `a` as it writes the column `c` of `a.b`."""
+    request = of_fleet(ledger, Columns=columns)
+    for table in (*walked, "northern:a.b", "a.b"):
+        ledger.append(StepFinished.of(step(Step.ROWS, table, 0)), request)
+    evidence = proven("north", PLACE).evidence
+    ledger.append(MemberProven(replace(evidence, tables=(one,))), request)
+    fault = newest(ledger, EventKind.MEMBER_PROVEN).fault
+    assert fault == "is not of the tables of north that officers signed"
+    ledger.append(MemberProven(replace(evidence, tables=walked)), request)
+    assert newest(ledger, EventKind.MEMBER_PROVEN).fault is None
+
+
+@pytest.mark.parametrize("other", ["n", "nort", "north_2", "northern"])
+def test_evidence_of_a_member_does_not_stand_for_one_whose_name_begins_so(ledger: FakeLedger, other: str) -> None:
+    lines = {f"Place {other}": f"{PLACE}; 9 values when last counted"}
+    request = of_fleet(ledger, Columns=f"north:clients.name, {other}:clients.name", **lines)
+    evidence = proven("north", PLACE).evidence
+    ledger.append(MemberProven(replace(evidence, tables=(f"{other}:clients",))), request)
+    fault = newest(ledger, EventKind.MEMBER_PROVEN).fault
+    assert fault == "is not of the tables of north that officers signed"
+    ledger.append(MemberProven(evidence), request)
+    assert newest(ledger, EventKind.MEMBER_PROVEN).fault is None
+    ledger.append(replace(FLEET_RETIRED, members=("north", other)), request)
+    assert newest(ledger, EventKind.KEY_RETIRED).fault == f"lacks the evidence of {other}"
+
+
 def test_evidence_of_old_values_is_none(ledger: FakeLedger) -> None:
     request = of_fleet(ledger)
     ledger.append(MemberProven(replace(proven("north", PLACE).evidence, old_values=1)), request)

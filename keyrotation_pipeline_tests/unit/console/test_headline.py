@@ -39,7 +39,10 @@ def walking(**changes: Any) -> Status:  # noqa: ANN401
 
 
 def walk_with(**changes: Any) -> Walk:  # noqa: ANN401
-    return replace(rotation_of(fake_pipeline()), **changes)
+    walk = replace(rotation_of(fake_pipeline()), **{**changes, "steps": ()})
+    for each in changes.get("steps", ()):
+        walk = walk.with_step(each)
+    return walk
 
 
 @pytest.mark.parametrize(

@@ -315,7 +315,8 @@ def test_a_decision_goes_through_the_tables_once_however_many_databases_they_are
     tables = Tables(EncryptedTable(TableName("public", "t", f"m{number}"), CLIENTS.columns) for number in range(50))
     done = tuple(StepRecord(step, None, None, world.clock.now(), {}) for step in WALK[: WALK.index(Step.ROWS)])
     Tables.passes = 0
-    tasks = decide(replace(rotation, steps=done), 2, tables, 2, world.clock.now()).tasks
+    walk = replace(rotation, steps=tuple(sorted(done, key=lambda each: each.order)))
+    tasks = decide(walk, 2, tables, 2, world.clock.now()).tasks
     assert [str(each.shard.table.name) for each in tasks if each.shard][:3] == ["m0:t", "m0:t", "m1:t"]
     assert (len(tasks), Tables.passes) == (100, 1)
 
@@ -340,7 +341,7 @@ def fleet_at_rows(databases: int) -> Pipeline:
         for shard in range(pipeline.shards)
     ]
     requests = watched.world.ledger.state.requests
-    requests[rotation.id] = replace(rotation, started_at=began, steps=tuple(steps))
+    requests[rotation.id] = replace(rotation, started_at=began, steps=tuple(sorted(steps, key=lambda each: each.order)))
     return pipeline
 
 
