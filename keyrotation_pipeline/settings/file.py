@@ -351,7 +351,7 @@ class File(Section):
                 f"[[databases]] {unused[0]} has no table, so nothing would be rotated in it; name it in databases of "
                 "[[tables]], or leave it out"
             )
-        own = (table.name for table in self.tables if self.databases and table.databases is None)
+        own = (str(_table_name(each.name)) for each in self.tables if self.databases and each.databases is None)
         if (misread := next((each for each in own if TableName.parse(each).database), None)) is not None:
             raise ConfigurationError(
                 f"[[tables]] {misread} reads as a table in a member of [[databases]], but is in [database]; rename it "

@@ -61,10 +61,13 @@ def test_members_by_a_rule_have_its_tables_and_one_by_name_its_own(tmp_path: Pat
     ("text", "sentence"),
     [
         pytest.param(f'{MEMBERS}{CLIENTS}databases = ["nroth", "south"]', "is in nroth, which no", id="unknown"),
-        pytest.param(
-            MEMBERS + CLIENTS.replace("clients", "north:notes") + f'{CLIENTS}databases = "*"',
-            "north:notes reads as a table in a member",
-            id="the name of another table",
+        *(
+            pytest.param(
+                MEMBERS + CLIENTS.replace("clients", name) + f'{CLIENTS}databases = "*"',
+                "north:notes reads as a table in a member",
+                id=f"the name of another table: {name}",
+            )
+            for name in ("north:notes", "public.north:notes")
         ),
         pytest.param(f'{MEMBERS}{CLIENTS}databases = ["north"]', r"\[\[databases\]\] south has no table", id="unused"),
         pytest.param(
