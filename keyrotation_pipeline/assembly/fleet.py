@@ -249,7 +249,7 @@ def adopt_members(
     """Makes the schema in each member, which says from then on whose it is; repeating it changes nothing.
 
     Args:
-        tries_keys: keys will be tried on the values of each, so that none may be missing: raises why.
+        tries_keys: keys may be tried on the values of each, so that none may be missing: raises why.
 
     Returns:
         Why it could not, by name, while it did in the others: officers have not signed the place, it does not answer,

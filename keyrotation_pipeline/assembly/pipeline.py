@@ -249,7 +249,7 @@ def initialise(
                 require_usable(pipeline.signatures, pipeline.signatures.roster())
             pipeline.ledger.pin_roster(pipeline.signatures.roster())
             name_home(pipeline)
-            failed = adopt_members(settings, pipeline, migrate, tries_keys=ring is not None)
+            failed = adopt_members(settings, pipeline, migrate, tries_keys=ring is not None or bool(sources))
             ManifestTrust(signing_key(settings), pipeline.ledger, pipeline.signatures, pipeline.clock).pin()
             pinned_roster(pipeline)  # which also stores it in the home
             require_not_of_others(stored := pipeline.keys.read(), pipeline.ledger.replayed())

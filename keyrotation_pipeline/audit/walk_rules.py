@@ -181,7 +181,8 @@ def _member_proven(state: AuditState, entry: AuditEntry, fact: MemberProven) -> 
     signed = _members(state, walk).get(evidence.member)
     require(signed == evidence.state.place, f"is of {evidence.member} in another place than officers signed")
     require(_has_its_tables(state, walk, evidence), f"is not of the tables of {evidence.member} that officers signed")
-    require(evidence.old_values == 0, f"counts old values in {evidence.member}")
+    old = evidence.old_values + (evidence.plaintext if walk.encrypts_plaintext else 0)
+    require(old == 0, f"counts old values in {evidence.member}")
     state.proven.setdefault(walk.id, {})[evidence.member] = evidence
 
 

@@ -22,6 +22,7 @@ from keyrotation_pipeline.model.audit import counted, instant, names
 from keyrotation_pipeline.model.data_events import ValuesDecrypted
 from keyrotation_pipeline.model.fleet import LINES_OF_CODE, RolloutMode
 from keyrotation_pipeline.model.members import not_examined
+from keyrotation_pipeline.model.plaintext_outside_rows import lines_of
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.proof import DecryptedCount, MissedValue
 from keyrotation_pipeline.model.status import Light, Readiness
@@ -243,7 +244,7 @@ def _rows(counts: Sequence[TableCount]) -> Iterator[str]:
 
 
 def _plaintext_places(taken: Inventory) -> Sequence[tuple[str, str, str]]:
-    return () if taken.plaintext is None else tuple(taken.plaintext.lines())
+    return tuple(lines_of(taken.plaintext))
 
 
 def _plaintext(taken: Inventory) -> Iterator[output.Line]:

@@ -1,11 +1,13 @@
 """Where plaintext of columns that a rotation has encrypted is outside the live rows, as far as that is known."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 from keyrotation_pipeline.model.audit import EventKind, Fact, utc_minute
+from keyrotation_pipeline.model.records import UNLESS_EMPTY
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
 
 NOT_KNOWN = "not known"
@@ -95,7 +97,7 @@ class ServerFiles:
 
 @dataclass(frozen=True, slots=True)
 class PlaintextOutsideRows(Fact):
-    """Where plaintext of encrypted columns is known outside the live rows.
+    """Where plaintext of encrypted columns of one database is known outside the live rows.
 
     Args:
         columns: without any, nothing is known: a rollback has applications write plaintext again.
@@ -105,6 +107,7 @@ class PlaintextOutsideRows(Fact):
         checkpoint: where the first checkpoint after that began; None: there was none yet.
         slots: replication slots that keep earlier WAL.
         is_archived: whether the server archives its WAL.
+        member: the member of a fleet that it is of; "": the home's own database.
     """
 
     kind: ClassVar = EventKind.PLAINTEXT_OUTSIDE_ROWS
@@ -116,6 +119,7 @@ class PlaintextOutsideRows(Fact):
     checkpoint: str | None = None
     slots: tuple[str, ...] = ()
     is_archived: bool = False
+    member: Annotated[str, UNLESS_EMPTY] = ""
 
     @property
     def names(self) -> str:
@@ -139,7 +143,7 @@ class PlaintextOutsideRows(Fact):
         """The same without columns of these tables that applications write plaintext into."""
         begun = {(str(table.name), column) for table in tables for column in table.begun}
         columns = tuple(each for each in self.columns if (each.table, each.column) not in begun)
-        return replace(self, columns=columns) if columns else type(self)(())
+        return replace(self, columns=columns) if columns else type(self)((), member=self.member)
 
     def columns_with(self, new: Sequence[EncryptedColumn]) -> tuple[EncryptedColumn, ...]:
         """The columns with some that were encrypted later, perhaps again: each name once."""
@@ -221,10 +225,22 @@ class PlaintextOutsideRows(Fact):
         if not commands:
             return None
         since = max(each.since for each in self.columns)
+        where = f" in database {self.member}" if self.member else ""
         return (
             f"{self.names}: encrypted in the live rows since {utc_minute(since)}, but files of the server still "
-            f"hold plaintext; when tables may be locked run {', '.join(commands)}, then `keyrotation inventory`"
+            f"hold plaintext; when tables may be locked run{where} {', '.join(commands)}, then `keyrotation inventory`"
         )
+
+
+def lines_of(found: Sequence[PlaintextOutsideRows]) -> Iterator[tuple[str, str, str]]:
+    """The rows of several databases; what is the same in several stands in one, after their names."""
+    databases = defaultdict[tuple[str, str, str], list[str]](list)
+    for each in found:
+        for line in each.lines():
+            databases[line].append(each.member or "the home's own database")
+    of_fleet = any(each.member for each in found)
+    for (where, known, until), names in databases.items():
+        yield f"{', '.join(names)}: {where}" if of_fleet else where, known, until
 
 
 def _at(position: str | None) -> int:

@@ -270,6 +270,7 @@ class MemberEvidence:
         lsn: the WAL position of that transaction; a member whose WAL is behind it was restored.
         searched_from: when the search before it began; None: everything was read in the transaction.
         not_searched, not_seen: what it does not cover.
+        plaintext: values in an old form, which a rollback leaves.
     """
 
     member: str
@@ -285,6 +286,7 @@ class MemberEvidence:
     searched_from: datetime | None = None
     not_searched: tuple[str, ...] = ()
     not_seen: tuple[str, ...] = ()
+    plaintext: Annotated[int, UNLESS_EMPTY] = 0
 
 
 # Rows, sessions or instances in one sentence.

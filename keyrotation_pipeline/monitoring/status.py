@@ -244,7 +244,7 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside
                     *fenced.warnings(),
                     *members.not_asked(pipeline.members, answers, now),
                     *unread(pipeline.ledger),
-                    *_plaintext(pipeline.ledger),
+                    *_plaintext(pipeline),
                 )
             )
         ),
@@ -452,11 +452,15 @@ def _promoted_after(at: datetime, version: KeyVersion, primary: KeyVersion | Non
     return False
 
 
-def _plaintext(ledger: Ledger) -> Iterator[str]:
-    """What people can do about plaintext in files of the server."""
-    known = last_known(ledger)
-    if known is not None and known.to_do is not None:
-        yield known.to_do
+def _plaintext(pipeline: Pipeline) -> Iterator[str]:
+    """What people can do about plaintext in files of the servers."""
+    known = last_known(pipeline.ledger).items()
+    found = {name: each.to_do for name, each in known if each.to_do and name in {"", *pipeline.members}}
+    if len(found) > members.MOST_NAMED:
+        names = ", ".join(name or "the home's own" for name in found)
+        yield f"files of {len(found)} databases still hold plaintext ({names}); the first: {next(iter(found.values()))}"
+    else:
+        yield from found.values()
 
 
 def unread(ledger: Ledger) -> Iterator[str]:

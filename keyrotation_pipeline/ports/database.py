@@ -332,6 +332,8 @@ class RetirementEvidence(Protocol):
     def plaintext_outside_rows(self, tables: Sequence[EncryptedTable], known: Collection[int]) -> ServerFiles:
         """Looks where the server may still keep plaintext that these tables have no more, in columns that are begun.
 
+        All of them are in one database.
+
         Where planner statistics hold some, it runs ANALYZE first.
 
         Args:

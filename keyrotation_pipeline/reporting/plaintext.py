@@ -7,7 +7,7 @@ from keyrotation_pipeline.audit.history import HistoryEntry
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import EventKind, Note, instant, utc_minute
 from keyrotation_pipeline.model.backup_events import BackupFacts, BackupIncomplete, BackupRekeyed
-from keyrotation_pipeline.model.plaintext_outside_rows import NOT_KNOWN, EncryptedColumn, PlaintextOutsideRows
+from keyrotation_pipeline.model.plaintext_outside_rows import NOT_KNOWN, EncryptedColumn, PlaintextOutsideRows, lines_of
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.reporting.sections import PlaintextKnown
 
@@ -18,24 +18,23 @@ _UNTIL_REMOVED = "until somebody, or a rule of the place, removes them"
 
 def plaintext_known(entries: Sequence[HistoryEntry]) -> PlaintextKnown | None:
     """What the newest look found, and which backups are older; None: no column was encrypted from plaintext."""
-    found: PlaintextOutsideRows | None = None
-    at = entries[0].at if entries else None
-    for entry in entries:
-        if isinstance(entry.fact, PlaintextOutsideRows):
-            found, at = entry.fact, entry.at
-    if found is None or at is None or not found.columns:
+    last = {each.fact.member: (each.at, each.fact) for each in entries if isinstance(each.fact, PlaintextOutsideRows)}
+    looked = [(at, found) for at, found in last.values() if found.columns]
+    if not looked:
         return None
-    columns = tuple(f"{each.name} since {utc_minute(each.since)}" for each in found.columns)
-    return PlaintextKnown(at, columns, (*found.lines(), *_of_backups(entries)))
+    found = [each for _, each in looked]
+    columns = tuple(f"{each.name} since {utc_minute(each.since)}" for of in found for each in of.columns)
+    return PlaintextKnown(max(at for at, _ in looked), columns, (*lines_of(found), *_of_backups(entries)))
 
 
 def encrypted_by(entries: Sequence[HistoryEntry]) -> int:
     """The event by which the newest of these columns was encrypted: what was backed up before may hold plaintext."""
-    known, seq = frozenset[EncryptedColumn](), 0
+    known, seq = dict[str, frozenset[EncryptedColumn]](), 0
     for entry in entries:
         if entry.fault is None and isinstance(found := entry.fact, PlaintextOutsideRows):
             columns = frozenset(found.columns)
-            seq, known = (entry.seq if columns - known else seq), columns
+            seq = entry.seq if columns - known.get(found.member, frozenset()) else seq
+            known[found.member] = columns
     return seq
 
 

@@ -285,10 +285,15 @@ def _values_in(pipeline: Pipeline, request: Request, counts: Sequence[TableCount
         return {}
     if request.id in pipeline.ledger.replayed().texts:
         return values_in(signed_fields(pipeline.ledger.approval_text(request.id)))
-    found = Counter[str]()
+    found, old = Counter[str](), Counter[str]()
     for count in pipeline.ledger.counts(pipeline.tables) if counts is None else counts:
         found[count.table.name.database] += sum(count.values_by_version.values()) + count.unencrypted
-    said = {name: f"{number:,} values when last counted" for name, number in found.items() if name}
+        old[count.table.name.database] += count.plaintext
+    said = {
+        name: f"{number:,} values when last counted" + (f", {old[name]:,} of them in an old form" if old[name] else "")
+        for name, number in found.items()
+        if name
+    }
     return said if counts is None else dict.fromkeys(pipeline.members, NOT_COUNTED) | said
 
 

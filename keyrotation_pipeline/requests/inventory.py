@@ -27,14 +27,14 @@ class Inventory:
     """The declared tables as counted now, undeclared columns with our values, unreadable values, and blind spots.
 
     Args:
-        plaintext: where it is known outside the live rows; None: no column was encrypted from plaintext.
+        plaintext: where it is known outside the live rows, by database; empty: no column was encrypted from it.
     """
 
     counts: tuple[TableCount, ...]
     findings: tuple[FoundColumn, ...]
     quarantine: tuple[QuarantinedValue, ...]
     blind_spots: BlindSpots
-    plaintext: PlaintextOutsideRows | None = None
+    plaintext: tuple[PlaintextOutsideRows, ...] = ()
 
 
 def take_inventory(pipeline: Pipeline) -> Inventory:

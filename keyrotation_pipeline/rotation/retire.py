@@ -62,7 +62,9 @@ def retire_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyRetired
     leaving = _versions_to_take(pipeline, rotation)
     pipeline.ledger.append(RetirementIntended(leaving, rotation.target), rotation.id)
     done = _retire_or_prove_again(pipeline, rotation, proof, leaving, report)
-    look_after(pipeline, rotation, done.proven_at)
+    proven = (each.evidence for each in recorded(pipeline.ledger, MemberProven, rotation.id))
+    members = {each.member: each.proven_at for each in proven if each.member in done.members}
+    look_after(pipeline, rotation, {"": done.proven_at, **members})
     return done
 
 
@@ -111,11 +113,7 @@ def _retire(
         descriptions = {each: described_archived(pipeline, rotation, each) for each in leaving}
         retired = retired_versions(pipeline.ledger, rotation)
         evidence = pipeline.evidence.zero_old_rows(pipeline.tables, rotation.source, retired, proof.moment, searched)
-        if evidence.plaintext and rotation.encrypts_plaintext:
-            raise ProofError(
-                f"of {counted(evidence.plaintext, 'value')} in an old form, a rollback leaves none: events were "
-                "hidden from the count; run `keyrotation audit verify`"
-            )
+        _require_no_old_form(rotation, evidence.plaintext)
         unseen = pipeline.environment.blind_spots()
         unread = (*evidence.not_read_again, *(name for each in members for name in each.not_read_again))
         done = KeyRetired(
@@ -151,10 +149,19 @@ def _proven_members(
     """Takes and records the evidence of each member of a fleet; none of an earlier attempt is used again."""
     retired, found = retired_versions(pipeline.ledger, rotation), list[MemberEvidence]()
     for each in pipeline.evidence.members(pipeline.tables, rotation.source, retired, proof.moment, searched):
+        _require_no_old_form(rotation, each.plaintext)
         pipeline.ledger.append(MemberProven(each), rotation.id)
         found.append(each)
         report(Progress(Step.RETIRED_KEY, each.member, len(found), 0, note="proven in its own transaction"))
     return tuple(found)
+
+
+def _require_no_old_form(rotation: Walk, number: int) -> None:
+    if number and rotation.encrypts_plaintext:
+        raise ProofError(
+            f"of {counted(number, 'value')} in an old form, only a rollback leaves any: events were hidden from the "
+            "count; run `keyrotation audit verify`"
+        )
 
 
 def _searched_from(evidence: ZeroOldRows, searched: Searched, members: Sequence[MemberEvidence]) -> Iterator[datetime]:

@@ -29,7 +29,7 @@ from keyrotation_pipeline.ports.pipeline import Action, Pipeline, StepFunction
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.approvals import approval_text, named_by_incident, stored_source
 from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_walk
-from keyrotation_pipeline.requests.inventory import count_answering, require_preflight
+from keyrotation_pipeline.requests.inventory import require_preflight
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.requests.takeover import (
@@ -71,7 +71,8 @@ def open_rollback(
         RequestError: it cannot be undone; the message says what to do instead.
         ApprovalError: the roster differs from the pinned one, or a text has characters that could mislead.
         AuditError: somebody has tampered with the database; the audit is read from its first event.
-        PreflightError, BlockedError: of `decrypt`, columns cannot get it back, or cannot be counted.
+        PreflightError, BlockedError, MemberUnavailableError: of `decrypt`, columns cannot get it back, or cannot be
+            counted, whose number officers sign.
     """
     require_roster(pipeline)
     opening.require_texts(reason, requested_by, None)
@@ -99,7 +100,7 @@ def open_rollback(
     counts = None
     if decrypt:
         require_preflight(pipeline.of_walk(opened), opened.target)
-        counts = count_answering(pipeline)
+        counts = pipeline.inventory.count(pipeline.tables)
     text = approval_text(pipeline, opened, counts)
     with pipeline.ledger.transaction():
         pipeline.ledger.open(opened, text)

@@ -326,6 +326,21 @@ class File(Section):
         return self
 
     @model_validator(mode="after")
+    def _old_forms_are_told_apart(self) -> Self:
+        """Refuses two old forms under one label, by which applications report the one that they read."""
+        forms = dict[str, tuple[str, str]]()
+        for table in self._declared_tables:
+            for place in (each for each in table.places if each.source):
+                label, form = table.label(place.name) or place.name, (place.source, place.source_key)
+                if (other := forms.setdefault(label, form)) != form:
+                    raise ConfigurationError(
+                        f"{label} is from {other[0]} in one database and from {form[0]} in another, and an "
+                        "application reports one of them; give one a label of its own, there and in EncryptedType: "
+                        f'bindings = {{ {place.column} = "label" }}'
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _plaintext_is_reported(self) -> Self:
         for table in self.declared_tables if self.rollout.mode == RolloutMode.KUBERNETES else ():
             if table.begun:
@@ -370,12 +385,6 @@ class File(Section):
                 f'[[databases]] are not for the format "{self.format.name}" in this version, since it is fenced by a '
                 "login of one database or by its own server; give each database a home of its own"
             )
-        for table in self.tables:
-            if any(each.source is not None for each in table.columns):
-                raise ConfigurationError(
-                    f"[[tables]] {table.name} has from, which this version rotates in a single database alone; leave "
-                    "it out, or leave [[databases]] out until that is done"
-                )
         return self
 
     def _entries_of(self, table: TableSettings) -> tuple[str, ...]:

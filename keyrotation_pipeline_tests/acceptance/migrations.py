@@ -40,6 +40,7 @@ class Release:
         changed: the columns that it writes.
         label: of its instances; and each release chooses rows of its own.
         begins: what the texts begin with that it writes: like values.
+        reports_to: the database that it reports to; "": that of its rows.
     """
 
     url: str
@@ -49,6 +50,7 @@ class Release:
     changed: tuple[str, ...]
     label: str
     begins: str = "v2:"
+    reports_to: str = ""
     wrong: list[str] = field(default_factory=list)
     writes: int = 0
 
@@ -63,12 +65,10 @@ class Release:
         columns = {name: mapped_column(name, each) for name, each in types.items()}
         key = mapped_column("id", sa.Integer, primary_key=True)
         self.case: Any = type("Case", (Base,), {"__tablename__": "cases", "id": key, **columns})
-        self.engine = sa.create_engine(
-            self.url.replace("postgresql://", "postgresql+psycopg://"), hide_parameters=True, poolclass=sa.NullPool
-        )
+        self.engine, self.reporting = map(_engine, (self.url, self.reports_to or self.url))
 
     def attest(self, **more: Any) -> Attestation:  # noqa: ANN401
-        return attest(self.engine, self.keys, instance=self.label, every_seconds=0.2, **more)
+        return attest(self.reporting, self.keys, instance=self.label, every_seconds=0.2, **more)
 
     def add(self, texts: Texts) -> None:
         with Session(self.engine) as session:
@@ -107,6 +107,11 @@ class Release:
         return tuple(getattr(case, name) for name in self.columns)
 
 
+def _engine(url: str) -> sa.Engine:
+    made = url.replace("postgresql://", "postgresql+psycopg://")
+    return sa.create_engine(made, hide_parameters=True, poolclass=sa.NullPool)
+
+
 @dataclass
 class Home(Commands):
     """A home of the table `cases`."""
@@ -139,12 +144,16 @@ class Home(Commands):
         assert done.returncode == 0, done.stderr[-3000:] + done.stdout
         return tuple(done.stdout.splitlines())
 
-    def rotated_with_kills(self, request: str) -> tuple[int, set[str]]:
-        """Has a walk carried out, killed again and again; returns how often, and the phases that it was killed in."""
+    def rotated_with_kills(self, request: str, *, events: int = 3) -> tuple[int, set[str]]:
+        """Has a walk carried out, killed again and again; returns how often, and the phases that it was killed in.
+
+        Args:
+            events: after at most so many new ones of the audit.
+        """
         command = [str(Path(sys.executable).with_name("keyrotation")), "rotate", request, "--config", str(self.file)]
         chance, kills, phases = Random(20261202), 0, set[str]()
         for _ in range(120):
-            wanted = self.events() + chance.randint(1, 3)
+            wanted = self.events() + chance.randint(1, events)
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             while process.poll() is None and self.events() < wanted:
                 time.sleep(0.005)

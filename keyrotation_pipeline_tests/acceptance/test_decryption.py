@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.encrypted_type import EncryptedType, MountedKeyRing
+from keyrotation_pipeline_tests.acceptance import migrations
 from keyrotation_pipeline_tests.acceptance.migrations import Release
 from keyrotation_pipeline_tests.acceptance.test_plaintext import ROWS, Home, home
 from keyrotation_pipeline_tests.applications import beside
@@ -64,7 +65,7 @@ FENCE = "keyrotation_retired_key_versions"
 RENEW = f"ALTER TABLE public.cases DROP CONSTRAINT {FENCE}, ADD CONSTRAINT {FENCE} {{}}"
 
 
-def replaced_fences(home: Home) -> dict[str, str]:
+def replaced_fences(home: migrations.Home) -> dict[str, str]:
     """By what the owner of the table wants, a fence that looks like one of ours and takes encrypted values again."""
     check = fence_of(home)
     clause = re.search(r"\n    WHEN [^\n]*an encrypted value is refused[^\n]*", check)
@@ -76,7 +77,7 @@ def replaced_fences(home: Home) -> dict[str, str]:
     }
 
 
-def fence_of(home: Home) -> str:
+def fence_of(home: migrations.Home) -> str:
     with psycopg.connect(home.url) as connection:
         ((check,),) = connection.execute(
             "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = %s", (FENCE,)

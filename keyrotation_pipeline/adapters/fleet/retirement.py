@@ -173,6 +173,7 @@ class FleetEvidence:
                 searched_from=before.began_at if zero.not_read_again else None,
                 not_searched=tuple(map(str, unseen.unsearched)),
                 not_seen=unseen.unseen,
+                plaintext=zero.plaintext,
             )
 
     def require_same(
@@ -200,8 +201,9 @@ class FleetEvidence:
         _require_same("the home's own database", own.state, self.own.state(_own_tables(tables)))
 
     def plaintext_outside_rows(self, tables: Sequence[EncryptedTable], known: Collection[int]) -> ServerFiles:
-        """See `RetirementEvidence.plaintext_outside_rows`: no member has a column that is begun."""
-        return self.fleet.lead.evidence.plaintext_outside_rows(_own_tables(tables), known)
+        """See `RetirementEvidence.plaintext_outside_rows`."""
+        with self.fleet.at(tables[0].name.database) as at:
+            return at.evidence.plaintext_outside_rows(tables, known)
 
 
 def _own_tables(tables: Sequence[EncryptedTable]) -> list[EncryptedTable]:

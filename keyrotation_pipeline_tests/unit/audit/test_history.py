@@ -753,8 +753,10 @@ def test_evidence_of_a_member_does_not_stand_for_one_whose_name_begins_so(ledger
 
 def test_evidence_of_old_values_is_none(ledger: FakeLedger) -> None:
     request = of_fleet(ledger)
-    ledger.append(MemberProven(replace(proven("north", PLACE).evidence, old_values=1)), request)
-    assert newest(ledger, EventKind.MEMBER_PROVEN).fault == "counts old values in north"
+    evidence = proven("north", PLACE).evidence
+    for old in (replace(evidence, old_values=1), replace(evidence, plaintext=1)):
+        ledger.append(MemberProven(old), request)
+        assert newest(ledger, EventKind.MEMBER_PROVEN).fault == "counts old values in north"
 
 
 def test_a_retirement_names_every_table_that_a_member_has_proven(ledger: FakeLedger) -> None:

@@ -26,7 +26,14 @@ from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.key_events import KeyRetired, ProvenAgain
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.progress import Wait
-from keyrotation_pipeline.model.proof import AccountedReplica, Proven, SnapshotPosition, ZeroOldRows
+from keyrotation_pipeline.model.proof import (
+    AccountedReplica,
+    MemberEvidence,
+    MemberState,
+    Proven,
+    SnapshotPosition,
+    ZeroOldRows,
+)
 from keyrotation_pipeline.model.records import as_json, read
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -273,9 +280,21 @@ def test_plaintext_that_the_count_has_let_pass_stops_whatever_is_no_rollback(
         retire_now(world)
         assert world.keys.archived() == (V1,)
     else:
-        with pytest.raises(ProofError, match=r"^of 3 values in an old form, a rollback leaves none"):
+        with pytest.raises(ProofError, match=r"^of 3 values in an old form, only a rollback leaves any"):
             retire_now(world)
         assert world.keys.archived() == ()
+
+
+def test_plaintext_that_the_count_of_a_member_has_let_pass_stops_a_rotation(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = MemberState("clinic, system identifier 7", 1, {}, "")
+    north = MemberEvidence("north", state, ("north:clients",), 0, 9, "0/1", "0/2", START, plaintext=3)
+    monkeypatch.setattr(type(world.pipeline.evidence), "members", lambda *_given: iter([north]))
+    with pytest.raises(ProofError, match=r"^of 3 values in an old form, only a rollback leaves any"):
+        retire_now(world)
+    assert world.keys.archived() == ()
+    assert list(world.ledger.events(EventKind.MEMBER_PROVEN)) == []
 
 
 def definition_changed(world: FakeWorld, monkeypatch: pytest.MonkeyPatch, times: int) -> None:

@@ -10,6 +10,8 @@ from keyrotation_pipeline.errors import ConfigurationError
 MEMBERS = '[[databases]]\nname = "north"\nurl = "north"\n[[databases]]\nname = "south"\nurl = "south"\n'
 RULE = '[[databases]]\nname = "t_*"\nurl = "t"\nquery = "SELECT name FROM tenants"\n'
 CLIENTS = '[[tables]]\nname = "clients"\ncolumns = ["name"]\n'
+PLAIN, LIBRARY = '"plaintext"', '{ format = "awx", field = "n", keys = { env = "K" } }'
+BEGUN = f'[[tables]]\nname = "c"\ncolumns = [{{ column = "n", from = {PLAIN} }}]\n'
 
 
 def loaded(folder: Path, text: str) -> settings.Settings:
@@ -44,6 +46,15 @@ def test_members_are_in_the_order_of_their_names(tmp_path: Path) -> None:
 )
 def test_a_table_is_in_the_databases_that_it_names(tmp_path: Path, text: str, tables: list[str]) -> None:
     assert [str(each.name) for each in loaded(tmp_path, text).encrypted_tables] == tables
+
+
+def test_a_column_of_each_member_may_come_from_plaintext_or_each_from_a_form_under_its_own_label(
+    tmp_path: Path,
+) -> None:
+    other = BEGUN.replace(PLAIN, LIBRARY).replace("columns", 'bindings = { n = "other" }\ncolumns')
+    for text in (f'{BEGUN}{BEGUN}databases = "*"', f'{BEGUN}databases = ["north"]\n{other}databases = ["south"]'):
+        tables = loaded(tmp_path, f"{MEMBERS}{text}").encrypted_tables
+        assert all(table.begun == ("n",) for table in tables)
 
 
 def test_members_by_a_rule_have_its_tables_and_one_by_name_its_own(tmp_path: Path) -> None:
@@ -101,9 +112,9 @@ def test_members_by_a_rule_have_its_tables_and_one_by_name_its_own(tmp_path: Pat
             id="format",
         ),
         pytest.param(
-            f'{MEMBERS}[[tables]]\nname = "c"\ncolumns = [{{ column = "n", from = "plaintext" }}]\ndatabases = "*"',
-            "has from, which this version rotates in a single database alone",
-            id="from",
+            f'{MEMBERS}{BEGUN}databases = ["north"]\n{BEGUN.replace(PLAIN, LIBRARY)}databases = ["south"]',
+            "c.n is from plaintext in one database and from awx",
+            id="two old forms under one label",
         ),
     ],
 )
