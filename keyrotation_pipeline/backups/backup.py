@@ -219,11 +219,7 @@ def _configuration(site: BackupContext, stamp: str) -> tuple[StoredFile | None, 
 
 def _dump(site: BackupContext, stamp: str) -> tuple[DatabaseCopy | None, list[str]]:
     try:
-        copy = site.dumps.make(dump_name(stamp), site.pipeline.own_tables)
-        if not (names := copy.names_of_sources):
-            return copy, []
-        stored = site.pipeline.keys.read()
-        return replace(copy, source_keys=tuple(sorted(stored.source(name)[0] for name in names))), []
+        return _with_source_keys(site, site.dumps.make(dump_name(stamp), site.pipeline.own_tables)), []
     except KeyRotationError as error:
         return None, [str(error)]
 
@@ -245,7 +241,15 @@ def _member_dump(site: BackupContext, stamp: str, name: str) -> DatabaseCopy:
     opened, anchor = site.members[name](), site.pipeline.ledger.head()
     tables = [table for table in site.pipeline.tables if table.name.database == name]
     copy = site.dumps.make(dump_name(stamp, name), tables, opened.source)
-    return replace(copy, member=name, place=opened.place, anchor=anchor)
+    return replace(_with_source_keys(site, copy), member=name, place=opened.place, anchor=anchor)
+
+
+def _with_source_keys(site: BackupContext, copy: DatabaseCopy) -> DatabaseCopy:
+    """The dump with the keys of other libraries that it needs."""
+    if not (names := copy.names_of_sources):
+        return copy
+    stored = site.pipeline.keys.read()
+    return replace(copy, source_keys=tuple(sorted(stored.source(name)[0] for name in names)))
 
 
 def _uncovered(made: BackupSet) -> list[str]:

@@ -32,6 +32,7 @@ from keyrotation_pipeline.errors import (
     BlockedError,
     FingerprintMismatchError,
     KeyRotationError,
+    MemberUnavailableError,
     MissingVersionError,
     PreflightError,
     UndecryptableError,
@@ -112,6 +113,7 @@ class MemberTested:
         place: name and system identifier of the database, as the dump has it.
         manifest, sha256: of the set, as the audit has it sealed; see `RecoveryReport.sha256`.
         seconds: from the first byte fetched to the last value read, of that dump.
+        older: an older dump with values of another library; None: there is none.
         rekeyed: as `RecoveryReport.rekeyed`, of this member.
     """
 
@@ -121,6 +123,7 @@ class MemberTested:
     sha256: str | None
     dump: DumpTested
     seconds: float
+    older: DumpTested | None = None
     rekeyed: DumpTested | None = None
 
     def facts(self) -> Mapping[str, Any]:
@@ -133,6 +136,7 @@ class MemberTested:
             "scratch_server": self.dump.scratch_server,
             "seconds": round(self.seconds, 3),
             **self.dump.facts(),
+            **({"older": self.older.facts()} if self.older else {}),
             **({"rekeyed": self.rekeyed.facts()} if self.rekeyed else {}),
         }
 
@@ -333,7 +337,7 @@ def _tested(site: BackupContext, place: BackupPlace, key: RecoveryKey, report: R
             older = _restored(site, place, older_set, older_set.dump, keys, key, workspace, report)
         rekeyed = _rekeyed_tested(site, kept, "", key, workspace, report)
         members = tuple(
-            _member_tested(site, kept, name, keys, key, workspace, report)
+            _member_tested(site, kept, name, keys, key, workspace, report, _destroyed(registered))
             for name in due_members(site.pipeline.ledger, begun)
         )
     return RecoveryReport(
@@ -365,13 +369,21 @@ def _member_tested(
     key: RecoveryKey,
     workspace: Path,
     report: Report,
+    destroyed: Collection[KeyVersion],
 ) -> MemberTested:
     begun = site.pipeline.clock.now()
     made, dump = newest_dump_of(site, kept, name)
     tested = _restored(site, kept.place, made, dump, keys, key, workspace, report)
     seconds = (site.pipeline.clock.now() - begun).total_seconds()
     rekeyed = _rekeyed_tested(site, kept, name, key, workspace, report)
-    return MemberTested(name, dump.place, made.name, _sha256(site, made), tested, seconds, rekeyed)
+    found = (
+        (of, each)
+        for of, each in kept.dumps
+        if each.member == name and each.source_keys and of.made_at < made.made_at
+        if frozenset(destroyed).isdisjoint(each.versions)
+    )
+    older = next((_restored(site, kept.place, *each, keys, key, workspace, report) for each in found), None)
+    return MemberTested(name, dump.place, made.name, _sha256(site, made), tested, seconds, older, rekeyed)
 
 
 def _rekeyed_tested(
@@ -521,7 +533,7 @@ def _compared(
             with closing(comparison.differences(restored, pipeline.inventory)) as every:
                 for each in every:
                     done = done.plus(each)
-        except (PreflightError, BlockedError) as error:
+        except (PreflightError, BlockedError, MemberUnavailableError) as error:
             left.append(f"{table.name}: {error}")
         else:
             found.append(replace(done, rows=comparison.rows, values=comparison.values))

@@ -205,7 +205,7 @@ def _tested(report: RecoveryReport) -> Iterator[output.Line]:
         yield output.Text(f"version   {name} is deleted or overwritten there; read in version {version}", output.BAD)
     keys = ", ".join(f"{key.version} ({key.fingerprint[:16]})" for key in report.made.keys)
     yield f"keys      {keys}: fingerprints as registered, opened by {report.recovery_key}"
-    members = (dump for each in report.members for dump in (each.dump, each.rekeyed))
+    members = (dump for each in report.members for dump in (each.dump, each.older, each.rekeyed))
     for tested in filter(None, (report.newest, report.older, report.rekeyed, *members)):
         rows = ", ".join(f"{number:,} {table}" for table, number in tested.rows.items())
         values = sum(tested.read.by_table().values())

@@ -1,6 +1,6 @@
 """Events of backups, recovery tests, time stamps and reports."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, ClassVar
@@ -230,6 +230,9 @@ class MemberRestored:
     manifest: Annotated[str, Alias("set")]
     sha256: str | None
     rows: Mapping[str, int]
+    file: str = ""
+    compared: tuple[TableCompared, ...] = ()
+    older: DumpRestored | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +254,13 @@ class RecoveryTestFacts:
     newest: DumpRestored | None = None
     older: DumpRestored | None = None
     members: tuple[MemberRestored, ...] = ()
+
+    @property
+    def compared(self) -> Iterator[tuple[str, TableCompared]]:
+        """Each table with values of another library that was compared, after the dump's file; the newest dumps last."""
+        of_members = tuple(dump for each in self.members for dump in (each.older, each))
+        dumps: tuple[DumpRestored | MemberRestored | None, ...] = (self.older, self.newest, *of_members)
+        yield from ((dump.file, table) for dump in dumps if dump is not None for table in dump.compared)
 
 
 @dataclass(frozen=True, slots=True)

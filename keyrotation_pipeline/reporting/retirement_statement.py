@@ -126,15 +126,8 @@ def _compared_by(entry: HistoryEntry) -> Iterator[dict[str, Any]]:
     if entry.fault is not None or not isinstance(note, Note) or note.kind != EventKind.RECOVERY_TEST_PASSED:
         return
     tested = read(RecoveryTestFacts, note.facts)
-    for dump in filter(None, (tested.newest, tested.older)):
-        for table in dump.compared:
-            yield {
-                **_named(entry),
-                "at": instant(entry.at),
-                "backup": dump.file,
-                **as_json(table),
-                "equal": table.equal,
-            }
+    for file, table in tested.compared:
+        yield {**_named(entry), "at": instant(entry.at), "backup": file, **as_json(table), "equal": table.equal}
 
 
 def _key_storage_key(entries: Sequence[HistoryEntry], state: LedgerState) -> dict[str, Any]:

@@ -33,10 +33,8 @@ def _compared(ledger: Ledger, until: int) -> Mapping[str, str]:
         if entry.seq > until or entry.fault is not None or not isinstance(entry.fact, Note):
             continue
         tested = read(RecoveryTestFacts, entry.fact.facts)
-        for dump in filter(None, (tested.older, tested.newest)):
-            for table in dump.compared:
-                found[table.table] = (
-                    f"{table.equal:,} of {table.values:,} values as in {visible(dump.file)} on {utc_minute(entry.at)}, "
-                    f"{table}"
-                )
+        for file, table in tested.compared:
+            found[table.table] = (
+                f"{table.equal:,} of {table.values:,} values as in {visible(file)} on {utc_minute(entry.at)}, {table}"
+            )
     return found
