@@ -3,6 +3,7 @@
 import base64
 import gc
 import os
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -329,6 +330,8 @@ THINNED = (
 )
 
 
+_ALL_EXTENDED = re.compile(r"(?m)^pytestmark = .*pytest\.mark\.extended")
+
 # Files that share one web server of Dagster, whose start takes more than their tests: one worker has them all.
 SERVED = ("defs/test_access.py", "defs/test_launch_configuration.py", "defs/test_ui_permissions.py")
 
@@ -345,6 +348,16 @@ class Together(LoadFileScheduling):  # type: ignore[misc]
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Together | None:
     """Replace the scheduler of `--dist=loadfile`."""
     return Together(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file all of whose tests are extended, where these are left out and the file is not named."""
+    if config.option.markexpr != "not extended" or not collection_path.name.startswith("test_"):
+        return None
+    if any(each.partition("::")[0].endswith(collection_path.name) for each in config.args):
+        return None
+    listed = collection_path.as_posix().endswith(tuple(f"/{each}" for each in EXTENDED if each.endswith(".py")))
+    return True if listed or _ALL_EXTENDED.search(collection_path.read_text()) else None
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -38,7 +38,12 @@ NO_SHELL = {
     "elixir",
 }
 PAGES = sorted(path.relative_to(TOP) for path in (*TOP.glob("*.md"), *TOP.glob("docs/**/*.md")))
-FILES = [path.relative_to(TOP).as_posix() for path in (*TOP.glob("*.py"), *TOP.glob("*/**/*.py"))]
+FOLDERS = ("keyrotation_pipeline*", "benchmarks", "deploy", "docs")
+FILES = [
+    path.relative_to(TOP).as_posix()
+    for folder in ("", *FOLDERS)
+    for path in TOP.glob(f"{folder}/**/*.py" if folder else "*.py")
+]
 
 
 def test_every_python_file_that_a_page_names_is_there() -> None:
@@ -72,7 +77,7 @@ def test_each_guard_of_the_threat_model_has_a_test_in_the_normal_run(request: py
     normal, collected = request.config.stash[NORMAL], request.config.stash[COLLECTED]
     guards = {(page, number): tests for page, found in guard_tests().items() for number, tests in found.items()}
     files = TOP.glob("keyrotation_pipeline_tests/**/test_*.py")
-    if sum(name.endswith(".py") for name in collected) < len(list(files)) * 0.9:
+    if sum(name.endswith(".py") for name in collected) < len(list(files)) * 0.8:
         pytest.skip("only some tests are collected")
     assert [guard for guard, tests in guards.items() if normal.isdisjoint(tests)] == []
 
