@@ -334,8 +334,8 @@ class File(Section):
                 label, form = table.label(place.name) or place.name, (place.source, place.source_key)
                 if (other := forms.setdefault(label, form)) != form:
                     raise ConfigurationError(
-                        f"{label} is from {other[0]} in one database and from {form[0]} in another, and an "
-                        "application reports one of them; give one a label of its own, there and in EncryptedType: "
+                        f"{label} is from {other[0]} in one database and from {form[0]} in another, and applications "
+                        "report by label; give one a label of its own, here and in EncryptedType: "
                         f'bindings = {{ {place.column} = "label" }}'
                     )
         return self

@@ -144,7 +144,9 @@ def test_a_key_whose_name_postgresql_quotes_is_found_in_arrays_and_rows(database
     ring = KeyRing({V1: key}, V1)
     table = EncryptedTable(TABLE, ("c",), TINK)
     key_markers.publish(database, TINK, ring)
-    value = TINK_LIBRARY.alone(text_of(TINK, ring, V1)).encrypt(b"text")
+    library = TINK_LIBRARY.alone(text_of(TINK, ring, V1))
+    # Three levels deep, a byte 1 before an escaped byte reads as a name of backslashes; random bytes have it at times.
+    value = next(made for made in iter(lambda: library.encrypt(b"text"), None) if made.count(b"\x01") == 1)
     database.execute(
         """CREATE TYPE public.pair AS (n int, b bytea); CREATE TYPE public.outer_pair AS (n int, p public.pair[]);
         CREATE TABLE public.notes (b bytea, a bytea[], r public.pair, ra public.pair[], rr public.outer_pair)"""
