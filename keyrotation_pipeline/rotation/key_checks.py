@@ -15,7 +15,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import SourceKey
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial, PlaceProbe
 from keyrotation_pipeline.model.keys import KeyUsage, StoredKeys
-from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableCount
+from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableCount, of_member
 from keyrotation_pipeline.ports.keys import OwnedKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.keys import has_blind_indexes
@@ -194,7 +194,9 @@ def misdeclared(pipeline: Pipeline, counts: Sequence[TableCount], trial: KeyTria
 
 def _is_at(finding: Finding, table: EncryptedTable, place: Place) -> bool:
     """Whether a finding, which names its table as PostgreSQL quotes it, is about a declared place."""
-    plain, declared = finding.place.table.replace('"', ""), f"{table.name.schema}.{table.name.table}".replace('"', "")
+    name = table.name
+    plain = finding.place.table.replace('"', "")
+    declared = of_member(name.database, f"{name.schema}.{name.table}".replace('"', ""))
     found = (finding.place.column, finding.place.path or (), finding.place.elements)
     return plain == declared and found == (place.column, place.path, place.elements)
 

@@ -26,7 +26,7 @@ from keyrotation_pipeline.model.requests import RotationType
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.requests.approvals import approval_text
 from keyrotation_pipeline.requests.control import cancel
-from keyrotation_pipeline.rotation.key_checks import require_keys_open
+from keyrotation_pipeline.rotation.key_checks import misdeclared, require_keys_open
 from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld
 from keyrotation_pipeline_tests.fakes.inventory import FakeInventory, declared_tokens
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation, request
@@ -250,6 +250,23 @@ def test_a_column_in_another_format_stops_a_routine_request_and_no_emergency(wor
     with pytest.raises(PreflightError, match=r"clients\.email is declared as native, but .* are fernet, and none is"):
         request(world)
     assert request(world, incident="INC-7").target == V2
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_column_of_a_member_in_another_format_stops_a_request_by_its_name(
+    world: FakeWorld, *, elsewhere: bool
+) -> None:
+    """And no other database's table of the same name."""
+    north, found = (
+        EncryptedTable(TableName("public", "clients", "north"), ("email",)),
+        declared_tokens("clients", "email"),
+    )
+    world.database.rows["north:clients"] = [{"email": "gAAAAAtoken"}]
+    at = replace(found.place, table=f"{'south' if elsewhere else 'north'}:public.clients")
+    world.database.other_formats = (replace(found, place=at),)
+    pipeline = replace(world.pipeline, tables=(*world.pipeline.tables, north))
+    wrong = misdeclared(pipeline, pipeline.inventory.count(pipeline.tables))
+    assert [each.partition(" is declared")[0] for each in wrong] == ([] if elsewhere else ["north:clients.email"])
 
 
 @pytest.mark.parametrize(
