@@ -110,7 +110,7 @@ def _sealer(ring: KeyRing, values: ValueFormat) -> Callable[[str], str]:
 
     def laid_out(text: str) -> str:
         nonce = os.urandom(layout.nonce_bytes)
-        return layout.put_together(nonce, cipher.encrypt(nonce, text.encode(), None)).decode()
+        return layout.join(nonce, cipher.encrypt(nonce, text.encode(), None)).decode()
 
     return laid_out
 

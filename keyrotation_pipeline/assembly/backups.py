@@ -19,7 +19,7 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.fleet.dumps import MemberDump, naming_in_backup
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.decrypt import agent_key, imported_key
-from keyrotation_pipeline.adapters.openpgp.officer_keys import ThrowAwayOfficers
+from keyrotation_pipeline.adapters.openpgp.officer_keys import TemporaryOfficers
 from keyrotation_pipeline.adapters.openssh import read_ssh_key
 from keyrotation_pipeline.adapters.own_schema import schema_of
 from keyrotation_pipeline.adapters.postgres.ledger.mirror import require_member
@@ -249,7 +249,7 @@ class RestoredStages:
         with secret_home() as memory:
             home = memory / "pipeline"
             home.mkdir(mode=0o700)
-            officers = ThrowAwayOfficers(memory, home)
+            officers = TemporaryOfficers(memory, home)
             declared = _for_rehearsal(self.settings, urls, home, officers)
             for url in urls.values():
                 _forget_requests(url)
@@ -273,7 +273,7 @@ class RestoredStages:
             ) from None
 
 
-def _for_rehearsal(settings: Settings, urls: Mapping[str, str], home: Path, officers: ThrowAwayOfficers) -> Settings:
+def _for_rehearsal(settings: Settings, urls: Mapping[str, str], home: Path, officers: TemporaryOfficers) -> Settings:
     """Returns the configuration with nothing in it that reaches anything real, and without hours to wait for."""
     url, members = urls[""], [name for name in urls if name]
     roster = tuple(OfficerSettings(name=name, certificate=file) for name, file in officers.certificates)

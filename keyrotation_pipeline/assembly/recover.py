@@ -72,7 +72,7 @@ from keyrotation_pipeline.settings.recovered import (
     over_database,
     schema_named,
     to_provide,
-    where_url_goes,
+    url_assignment,
     without_seal,
 )
 
@@ -275,7 +275,7 @@ class HomeHere:
         """What to do so that the configuration names the new database; without role and password."""
         parts = conninfo_to_dict(self._url)
         shown = make_conninfo("", **{name: parts[name] for name in _SHOWN if name in parts})
-        return f"{where_url_goes(self._text, self._member)}'{shown} user=…'"
+        return f"{url_assignment(self._text, self._member)}'{shown} user=…'"
 
     def role_sql(self, recorded: Roles) -> RoleSQL:
         """Returns how roles of the lost server get on this one what they had."""

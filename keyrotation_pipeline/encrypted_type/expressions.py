@@ -68,7 +68,7 @@ def refuse_computing(statement: Any, dialect: Dialect) -> Iterator[Insert | Upda
     while waiting:
         element, owner = waiting.pop()
         if isinstance(element, ColumnElement):
-            if owner is not None and not _makes_sense(owner, element) and encrypted(element.type, dialect):
+            if owner is not None and not _allows_encrypted(owner, element) and encrypted(element.type, dialect):
                 _refuse(owner, element)
         elif id(element) in seen:
             continue
@@ -112,7 +112,7 @@ def _owner_below(element: object, owner: ColumnElement[Any] | None) -> ColumnEle
     return element if isinstance(element, ColumnElement) else None
 
 
-def _makes_sense(owner: ColumnElement[Any], operand: ColumnElement[Any]) -> bool:
+def _allows_encrypted(owner: ColumnElement[Any], operand: ColumnElement[Any]) -> bool:
     if isinstance(owner, BinaryExpression) and owner.operator in {operators.is_, operators.is_not}:
         return isinstance(owner.right if operand is owner.left else owner.left, Null)
     return isinstance(owner, Cast | TypeCoerce | Exists | count)

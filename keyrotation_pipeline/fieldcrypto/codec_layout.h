@@ -129,7 +129,7 @@ typedef struct {
 
 /* Take a text apart. 0, or -1 for what the reference does not take for a value. `parts->body` and `raw` have room for the
  * whole text and a tag. */
-static int taken_apart(const Layout *layout, const uint8_t *text, size_t chars, uint8_t *raw, Parts *parts) {
+static int split_value(const Layout *layout, const uint8_t *text, size_t chars, uint8_t *raw, Parts *parts) {
     if (chars < layout->fixed_chars || memcmp(text, layout->head, layout->head_bytes) != 0) return -1;
     const uint8_t *ciphertext = NULL, *tag = NULL;
     size_t grows = chars - layout->fixed_chars, left = 0;
@@ -160,7 +160,7 @@ static int taken_apart(const Layout *layout, const uint8_t *text, size_t chars, 
 }
 
 /* Write parts as the text of `chars` characters that they replace was written. Returns its end. `raw` has room for it. */
-static uint8_t *put_together(const Layout *layout, const Parts *parts, size_t chars, uint8_t *at, uint8_t *raw) {
+static uint8_t *join_value(const Layout *layout, const Parts *parts, size_t chars, uint8_t *at, uint8_t *raw) {
     size_t grows = chars - layout->fixed_chars;
     memcpy(at, layout->head, layout->head_bytes);
     at += layout->head_bytes;
@@ -242,7 +242,7 @@ static int layout_decrypted(const Codec *codec, EVP_CIPHER_CTX *context, const P
 static int layout_opened(Codec *codec, const Cell *cell, Room *room, Parts *parts, int *under) {
     const Layout *layout = &codec->layout;
     parts->body = room->body;
-    if (taken_apart(layout, cell->text, cell->bytes, room->raw, parts) < 0) return -1;
+    if (split_value(layout, cell->text, cell->bytes, room->raw, parts) < 0) return -1;
     int openers = 0;
     for (int tried = 0; tried < codec->count; tried++) {
         int at = (codec->recent + tried) % codec->count; /* most values of a batch are under the same key */
@@ -256,7 +256,7 @@ static int layout_opened(Codec *codec, const Cell *cell, Room *room, Parts *part
     codec->recent = *under;
     Parts inner = {.body = room->other};
     size_t size = parts->bytes - TAG;
-    if (taken_apart(layout, room->text, size, room->raw, &inner) < 0) return 0;
+    if (split_value(layout, room->text, size, room->raw, &inner) < 0) return 0;
     for (int at = 0; at < codec->count; at++)
         if (layout_decrypted(codec, codec->versions[at].secret.decrypt, &inner, room->raw)) return -1;
     return 0;
@@ -294,9 +294,9 @@ static int layout_sealed(
     if (!begun_with(codec, codec->encrypt, parts->nonce, 1)) return UNVERIFIED;
     if (!encryption_ends(codec->encrypt, room->text, (int)size, parts->body)) return UNVERIFIED;
     *bytes = chars;
-    uint8_t *end = put_together(&codec->layout, parts, chars, value, room->raw);
+    uint8_t *end = join_value(&codec->layout, parts, chars, value, room->raw);
     AFTER_PACKING(value - 4, *bytes + 4);
-    int good = end == value + *bytes && taken_apart(&codec->layout, value, *bytes, room->raw, parts) == 0 &&
+    int good = end == value + *bytes && split_value(&codec->layout, value, *bytes, room->raw, parts) == 0 &&
                parts->bytes == size + TAG &&
                layout_decrypted(codec, codec->verify.decrypt, parts, room->other) &&
                memcmp(room->other, room->text, size) == 0;

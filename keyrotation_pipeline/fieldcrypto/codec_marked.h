@@ -49,7 +49,7 @@ static int marked_check(Codec *codec, const Cell *cell, int *under) {
     Parts parts;
     if (!take_room(codec, cell, &room)) return NO_MEMORY;
     parts.body = room.body;
-    if (taken_apart(&codec->layout, cell->text, cell->bytes, room.raw, &parts) < 0) return REFUSED;
+    if (split_value(&codec->layout, cell->text, cell->bytes, room.raw, &parts) < 0) return REFUSED;
     *under = named_by(codec, parts.marker);
     return marked_opened(codec, &room, &parts, *under) < 0 ? REFUSED : GOOD;
 }
@@ -60,7 +60,7 @@ static int marked_rewrite(Codec *codec, const Cell *cell, const uint8_t *nonce, 
     uint8_t mac[MAC];
     if (!take_room(codec, cell, &room)) return NO_MEMORY;
     parts.body = room.body;
-    if (taken_apart(&codec->layout, cell->text, cell->bytes, room.raw, &parts) < 0) return REFUSED;
+    if (split_value(&codec->layout, cell->text, cell->bytes, room.raw, &parts) < 0) return REFUSED;
     int under = named_by(codec, parts.marker);
     if (under == codec->target) return *bytes = 0, GOOD;
     if (marked_opened(codec, &room, &parts, under) < 0) return REFUSED;

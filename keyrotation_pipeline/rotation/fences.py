@@ -233,12 +233,12 @@ def _retired(ledger: Ledger, *, has_indexes: bool) -> tuple[Refused, Refused]:
                     indexes.setdefault(name, set()).update(versions)
             # A rollback, or the reconciliation of a restored database, lifts the fences before it says this.
             case KeyStateChanged(version, after=after) if after in IN_USE:
-                _came_back((retired, indexes), version)
+                _remove_versions((retired, indexes), version)
             case DatabaseReconciled(primary=primary, in_rows=in_rows):
-                _came_back((retired, indexes), primary, *in_rows)
+                _remove_versions((retired, indexes), primary, *in_rows)
     if (walk := ledger.current()) is not None and walk.started_at is not None:
         # A rollback that has begun lifts them before its version is active.
-        _came_back((retired, indexes), walk.target)
+        _remove_versions((retired, indexes), walk.target)
     return _in_order(retired), _in_order(indexes)
 
 
@@ -248,7 +248,7 @@ def _cleared(ledger: Ledger, walk: str | None) -> Iterable[str]:
     return () if archived is None else archived.facts.get("search_indexes_cleared", ())
 
 
-def _came_back(refused: Sequence[Mapping[str, set[KeyVersion]]], *versions: KeyVersion) -> None:
+def _remove_versions(refused: Sequence[Mapping[str, set[KeyVersion]]], *versions: KeyVersion) -> None:
     for by_table in refused:
         for each in by_table.values():
             each.difference_update(versions)

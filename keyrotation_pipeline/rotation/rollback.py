@@ -114,7 +114,7 @@ def open_rollback(
     return opened
 
 
-def bring_back_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyMade:
+def reactivate_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyMade:
     """Makes the key of the earlier version live again, from the archive if it is there.
 
     Raises:
@@ -221,7 +221,7 @@ def _require_undoable(pipeline: Pipeline, rotation: Walk, primary: KeyVersion | 
         _require_last(pipeline.ledger, rotation, primary)
     source = record_of(pipeline.ledger, rotation.source)
     if source is not None and source.state in LOST:
-        raise RequestError(_no_way_back(rotation, source))
+        raise RequestError(_cannot_roll_back(rotation, source))
     if (reason := named_by_incident(Situation(pipeline), rotation.source)) is not None:
         raise RequestError(f"rotation {rotation.id} cannot be rolled back: {reason}")
 
@@ -258,7 +258,7 @@ def _require_last(ledger: Ledger, rotation: Walk, primary: KeyVersion | None) ->
         )
 
 
-def _no_way_back(rotation: Walk, record: KeyRecord) -> str:
+def _cannot_roll_back(rotation: Walk, record: KeyRecord) -> str:
     onward = f"finish it with `keyrotation rotate {rotation.id}`, then " if not rotation.is_over else ""
     return (
         f"{record.version} is {record.state} and never becomes the primary again, so rotation {rotation.id} cannot be "
@@ -327,7 +327,7 @@ def _refuse_to_cancel(_pipeline: Pipeline, rotation: Walk) -> None:
 # The same walk with source and target exchanged; only its beginning and its report are different.
 STEPS_BACK: Mapping[Step, StepFunction[Pipeline]] = {
     **STEPS,
-    Step.KEY_VERSION: bring_back_key,
+    Step.KEY_VERSION: reactivate_key,
     Step.DUAL_KEY_ROLLOUT: roll_out_old_key,
     Step.PRIMARY_KEY_ROLLOUT: return_primary,
     Step.COMPLIANCE_REPORT: report_rollback,

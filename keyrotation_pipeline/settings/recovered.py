@@ -167,7 +167,7 @@ def _schema(content: Mapping[str, Any]) -> str:
     return home_schema(str(_at(content, "database", "schema") or DEFAULT))
 
 
-def where_url_goes(text: str, member: str = "") -> str:
+def url_assignment(text: str, member: str = "") -> str:
     """Says where a configuration takes the URL of the database, or a member's, from, as the beginning of a sentence."""
     content = tomllib.loads(text)
     urls = {each.get("name"): each.get("url") for each in content.get("databases", ())}
@@ -184,7 +184,7 @@ def where_url_goes(text: str, member: str = "") -> str:
 def to_provide(text: str, directory: Path) -> tuple[str, ...]:
     """Names every variable that a configuration names and that is not set here, and every file that is not here.
 
-    Without the database's URL, see `where_url_goes`, and the application's own keys, which the key store has again.
+    Without the database's URL, see `url_assignment`, and the application's own keys, which the key store has again.
     """
     content = tomllib.loads(text)
     missing = dict[str, None]()

@@ -240,7 +240,7 @@ def seal(values: ValueFormat, ring: KeyRing, version: int, text: str) -> str:
     if values.name == AES_GCM.name:
         nonce = os.urandom(layout_of(values).nonce_bytes)
         body = AESGCM(raw_of(ring.material(KeyVersion(version)))).encrypt(nonce, text.encode(), _bound(values))
-        value = layout_of(values).put_together(nonce, body)
+        value = layout_of(values).join(nonce, body)
         return value.hex() if values.is_binary else value.decode()
     return sealed(ring, version, text) if values == NATIVE else token(ring, KeyVersion(version), text)
 
@@ -270,7 +270,7 @@ def _app_key(ring: KeyRing, version: KeyVersion) -> str:
 
 
 def _opened(values: ValueFormat, ring: KeyRing, stored: str) -> tuple[str, str]:
-    parts = layout_of(values).taken_apart(bytes.fromhex(stored) if values.is_binary else stored.encode())
+    parts = layout_of(values).split(bytes.fromhex(stored) if values.is_binary else stored.encode())
     assert parts is not None
     for version in ring.versions:
         try:

@@ -58,11 +58,11 @@ ROWS = 40
 
 def sealed(key: KeyMaterial, text: str) -> str:
     nonce = os.urandom(12)
-    return LAYOUT.put_together(nonce, AESGCM(raw_of(key)).encrypt(nonce, text.encode(), None)).decode()
+    return LAYOUT.join(nonce, AESGCM(raw_of(key)).encrypt(nonce, text.encode(), None)).decode()
 
 
 def opened_with(key: KeyMaterial, value: str) -> str:
-    taken = LAYOUT.taken_apart(value.encode())
+    taken = LAYOUT.split(value.encode())
     assert taken is not None
     return AESGCM(raw_of(key)).decrypt(taken.nonce, taken.body, None).decode()
 
@@ -172,7 +172,7 @@ def test_a_row_that_others_write_all_the_time_is_written_by_its_key(notes: Notes
 
 
 def test_what_opens_under_no_key_or_under_two_is_in_quarantine_and_blocks_the_proof(notes: Notes) -> None:
-    both = LAYOUT.put_together(*opened_by_both(*(raw_of(notes.ring.material(v)) for v in (V1, V2)))).decode()
+    both = LAYOUT.join(*opened_by_both(*(raw_of(notes.ring.material(v)) for v in (V1, V2)))).decode()
     third = sealed(KeyMaterial.generate(), "third")
     for row, value in ((1, both), (2, third), (3, "plain"), (4, notes.value(V1, notes.value(V1, "twice")))):
         notes.set(row, value)
@@ -773,7 +773,7 @@ def test_bytes_that_are_no_value_are_seen_as_what_they_are(
     text = places.text(tree(migrated, table)[0].columns[0])
     judged = sql.SQL('SELECT {} FROM "Cl inic".scans ORDER BY id').format(LayoutSql(layout).unencrypted(text))
     found = [unencrypted for (unencrypted,) in migrated.execute(judged).fetchall()]
-    assert found == [layout.taken_apart(value) is None for value in values[:-1]] + [False]
+    assert found == [layout.split(value) is None for value in values[:-1]] + [False]
     assert engine.shard(table).quarantined == len(bad) + 1
     defects = {entry.key: entry.defect.kind for entry in quarantine.load(migrated, [table])}
     assert defects == {f'["{row}"]': DefectKind.NOT_A_VALUE for row in range(len(bad))} | {

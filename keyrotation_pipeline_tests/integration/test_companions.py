@@ -294,7 +294,7 @@ def test_real_values_with_their_nonces_in_a_second_column_are_rewritten_with_the
     for (number, value, nonce), told in zip(rows[:3], entry["values"], strict=True):
         assert value != values[number][0]
         assert nonce != values[number][1]
-        sealed_again = layout.taken_apart(f"{value};{nonce}".encode())
+        sealed_again = layout.split(f"{value};{nonce}".encode())
         assert sealed_again is not None
         text = AESGCM(raw_of(ring.material(V2))).decrypt(sealed_again.nonce, sealed_again.body, None)
         assert text == told["plaintext"].encode()
@@ -360,9 +360,7 @@ def test_bytes_that_are_bound_to_another_row_stay_in_quarantine_until_they_are_f
 
     def value(row: int) -> bytes:
         nonce = os.urandom(12)
-        return layout.put_together(
-            nonce, AESGCM(raw_of(ring.material(V1))).encrypt(nonce, b"\xff" * row, f"v{row}".encode())
-        )
+        return layout.join(nonce, AESGCM(raw_of(ring.material(V1))).encrypt(nonce, b"\xff" * row, f"v{row}".encode()))
 
     migrated.execute("CREATE TABLE public.scans (id int PRIMARY KEY, v bytea)")
     for row, stored in enumerate([value(0), value(1), value(1), b"\x01plain", b"", None]):

@@ -31,7 +31,7 @@ Name-Real: {name}
 """.encode()
 
 
-class ThrowAwayOfficers:
+class TemporaryOfficers:
     """The officers, and their certificates as files.
 
     Args:

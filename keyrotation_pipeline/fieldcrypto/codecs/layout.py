@@ -167,7 +167,7 @@ class Layout:
 
     @property
     def pattern(self) -> str:
-        """What every value of text matches; lengths and padding are judged by `taken_apart` alone."""
+        """What every value of text matches; lengths and padding are judged by `split` alone."""
         groups = [f"({_PATTERNS[each.encoding]})" for each in self._groups]
         literals = [re.escape(literal.decode()) for literal in self._literals]
         return literals[0] + "".join(map(str.__add__, groups, literals[1:]))
@@ -178,7 +178,7 @@ class Layout:
 
     def within(self, text: bytes) -> Sealed | None:
         """Returns the parts of a value in a plaintext that is nothing else; None: it is another text."""
-        return self.taken_apart(text)
+        return self.split(text)
 
     def compiled(self, *, bound: bool = False) -> CompiledFormat | None:
         """Returns the layout as the compiled codec takes it; None: it does not know such a one.
@@ -202,7 +202,7 @@ class Layout:
         """The length of the value of an empty plaintext, without padding."""
         return sum(map(len, self._literals)) + sum(_length(each.encoding, each.fixed_bytes) for each in self._groups)
 
-    def taken_apart(self, value: bytes) -> Sealed | None:
+    def split(self, value: bytes) -> Sealed | None:
         """Returns the parts of a stored value; None for anything that this layout never writes."""
         match = self._form.fullmatch(value)
         if match is None:
@@ -218,7 +218,7 @@ class Layout:
             return None
         return Sealed(found[Part.NONCE], found[Part.CIPHERTEXT] + found[Part.TAG], written)
 
-    def put_together(self, nonce: bytes, body: bytes, like: Sealed | None = None) -> bytes:
+    def join(self, nonce: bytes, body: bytes, like: Sealed | None = None) -> bytes:
         """Returns a stored value.
 
         Args:

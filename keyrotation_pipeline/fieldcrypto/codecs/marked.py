@@ -288,7 +288,7 @@ def next_named(taken: Collection[str], first: str) -> AesKey:
 
 def split(value: bytes, size: int, layout: Layout) -> MarkedValue | None:
     """Splits a value after its prefix of so many bytes; None: what follows is too short."""
-    sealed = layout.taken_apart(value[size:])
+    sealed = layout.split(value[size:])
     return None if sealed is None else MarkedValue(value[:size].hex().encode(), sealed.nonce, sealed.body)
 
 
@@ -318,4 +318,4 @@ class PrefixedKey:
         """See `MarkedKey.sealed`."""
         nonce = secrets.token_bytes(self._layout.nonce_bytes)
         body = self._cipher.encrypt(nonce, text, self._associated_data or old.bound)
-        return self._prefix + self._layout.put_together(nonce, body)
+        return self._prefix + self._layout.join(nonce, body)

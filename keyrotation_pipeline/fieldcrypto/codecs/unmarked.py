@@ -173,7 +173,7 @@ class UnmarkedReencryptor:
 
     def _open(self, value: bytes, ciphers: _Ciphers) -> _Opened | Defect:
         data, value = data_and_value(value) if self._bound else (None, value)
-        sealed = self._layout.taken_apart(value)
+        sealed = self._layout.split(value)
         if sealed is None:
             return NOT_A_VALUE
         found = [] if self._bound and data is None else _under(ciphers, sealed, data)
@@ -189,8 +189,8 @@ class UnmarkedReencryptor:
 
     def _sealed(self, opened: _Opened, target: AeadCipher, nonce: bytes) -> bytes:
         body = target.encrypt(nonce, opened.text, opened.data)
-        value = self._layout.put_together(nonce, body, opened.sealed)
-        again = self._layout.taken_apart(value)
+        value = self._layout.join(nonce, body, opened.sealed)
+        again = self._layout.split(value)
         if again is None or _decrypted(target, again, opened.data) != opened.text:
             raise KeyRotationError(FAULTY_MACHINE)
         return value

@@ -132,9 +132,9 @@ def laid_out(text: str, aad: str = "") -> Fuzzed:
         body = AESGCM(raw_of(ring.material(KeyVersion(version)))).encrypt(nonce, content, data)
         if not aad and plaintext == PLAINTEXTS[11] and version != V2.number and layout.nonce_bytes == SHORT_NONCE:
             nonce, body = opened_by_both(*(raw_of(ring.material(KeyVersion(n))) for n in (version, V2.number)))
-        value = layout.put_together(nonce, body)
+        value = layout.join(nonce, body)
         changed = {0: value.replace(b"=", b""), 1: value.upper()}.get(len(plaintext) % 3, value)
-        taken = layout.taken_apart(changed)
+        taken = layout.split(changed)
         return changed if taken is not None and (taken.nonce, taken.body) == (nonce, body) else value
 
     strange = b"=:+/-_.AFaf09 \n\x00\x80\xff" + layout.head[:2]

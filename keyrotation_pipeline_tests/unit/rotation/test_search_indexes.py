@@ -25,7 +25,7 @@ from keyrotation_pipeline.rotation.fences import fences
 from keyrotation_pipeline.rotation.key_checks import undetermined_turns
 from keyrotation_pipeline.rotation.keys import _generate
 from keyrotation_pipeline.rotation.reconcile import plan
-from keyrotation_pipeline.rotation.rollback import bring_back_key
+from keyrotation_pipeline.rotation.rollback import reactivate_key
 from keyrotation_pipeline.rotation.rollout import await_instances
 from keyrotation_pipeline.rotation.rotate import next_version
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld, fake_pipeline, rotation_of
@@ -99,7 +99,7 @@ def test_a_rollback_takes_indexes_again_before_anybody_gets_the_key(world: FakeW
         world.pipeline = replace(world.pipeline, tables=without)
     back = replace(rotation_of(world), source=V2, target=V1)
     begun = len(world.journal.entries)
-    bring_back_key(world.pipeline, back, world.report)
+    reactivate_key(world.pipeline, back, world.report)
     entries = world.journal.entries[begun:]
     assert entries[0] == "unfence of indexes clients v1"
     assert V1 in world.keys.live

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from keyrotation_pipeline.errors import ConfigurationError, DamagedBackupError
-from keyrotation_pipeline.settings.recovered import backed_up, over_database, to_provide, where_url_goes
+from keyrotation_pipeline.settings.recovered import backed_up, over_database, to_provide, url_assignment
 
 TABLES = '[[tables]]\nname = "clients"\ncolumns = ["a"]\n'
 OFFICER = '[[approvals.officers]]\nname = "A"\ncertificate = "{}"\n'
@@ -73,7 +73,7 @@ def test_an_address_that_cannot_be_replaced_is_said_to_be_one() -> None:
     text = f'database = {{ url = "postgresql://db/lost" }}\n{TABLES}'
     found = backed_up({"keyrotation.toml": text.encode()})
     assert found.text == text
-    assert where_url_goes(found.text) == "write as [database] url in keyrotation.toml: "
+    assert url_assignment(found.text) == "write as [database] url in keyrotation.toml: "
 
 
 def test_variables_and_files_that_are_not_here_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ class _Layout:
     is_each: bool
     parts: tuple[tuple[str, int], ...]
 
-    def taken_apart(self, stored: bytes) -> dict[str, bytes]:
+    def split(self, stored: bytes) -> dict[str, bytes]:
         if self.is_each:
             written = stored.split(_COLON)
             if len(written) != len(self.parts):
@@ -64,7 +64,7 @@ class _Layout:
             raise ClosedError
         return found
 
-    def put_together(self, parts: Mapping[str, bytes]) -> bytes:
+    def join(self, parts: Mapping[str, bytes]) -> bytes:
         raw = [parts[name] for name, _ in self.parts]
         return _COLON.join(map(self.encoding.encoded, raw)) if self.is_each else self.encoding.encoded(b"".join(raw))
 
@@ -119,7 +119,7 @@ class _Values:
         value, *beside = stored.rsplit(_BETWEEN, len(self._columns)) if self._columns else [stored]
         if len(beside) != len(self._columns):
             raise ClosedError
-        parts = self._layout.taken_apart(value) | dict(zip(self._columns, map(self._part, beside), strict=True))
+        parts = self._layout.split(value) | dict(zip(self._columns, map(self._part, beside), strict=True))
         nonce, body, tag = parts[_NONCE], parts[_BODY], parts.get(_TAG, b"")
         if len(nonce) not in (_GCM_NONCES if self._is_gcm else _CBC_NONCES) or len(tag) != self._is_gcm * _TAG_BYTES:
             raise ClosedError
@@ -143,7 +143,7 @@ class _Values:
             encryptor = Cipher(algorithms.AES(key), modes.CBC(parts[_NONCE])).encryptor()
             parts[_BODY] = encryptor.update(padded(text)) + encryptor.finalize()
         beside = [self._layout.encoding.encoded(parts[each]) for each in self._columns]
-        return _BETWEEN.join([self._layout.put_together(parts), *beside])
+        return _BETWEEN.join([self._layout.join(parts), *beside])
 
     def _part(self, text: bytes) -> bytes:
         if not text.startswith(_BYTES_HEAD):

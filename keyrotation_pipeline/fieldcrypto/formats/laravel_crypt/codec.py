@@ -79,7 +79,7 @@ class LaravelPayload(Layout):
     def shortest_bytes(self) -> int:
         """See `Layout.shortest_bytes`."""
         content, like = (0, None) if self._is_gcm else (_BLOCK_BYTES, _OLD)
-        return len(self.put_together(bytes(self.nonce_bytes), bytes(content + self._end_bytes), like))
+        return len(self.join(bytes(self.nonce_bytes), bytes(content + self._end_bytes), like))
 
     def compiled(self, *, bound: bool = False) -> CompiledFormat | None:  # noqa: ARG002
         """See `Layout.compiled`."""
@@ -89,8 +89,8 @@ class LaravelPayload(Layout):
         """See `Layout.cipher`."""
         return super().cipher(key) if self._is_gcm else _CbcWithMac(key)
 
-    def taken_apart(self, value: bytes) -> Sealed | None:
-        """See `Layout.taken_apart`. Older versions escape slashes in JSON."""
+    def split(self, value: bytes) -> Sealed | None:
+        """See `Layout.split`. Older versions escape slashes in JSON."""
         payload = _decoded(value)
         match = None if payload is None or b64encode(payload) != value else _PAYLOAD.fullmatch(payload)
         if payload is None or match is None:
@@ -105,8 +105,8 @@ class LaravelPayload(Layout):
             return None
         return sealed if self._written(iv, sealed.body, sealed) == payload.replace(b"\\/", b"/") else None
 
-    def put_together(self, nonce: bytes, body: bytes, like: Sealed | None = None) -> bytes:
-        """See `Layout.put_together`. It is as long as the old value, or shorter by what that escapes."""
+    def join(self, nonce: bytes, body: bytes, like: Sealed | None = None) -> bytes:
+        """See `Layout.join`. It is as long as the old value, or shorter by what that escapes."""
         return b64encode(self._written(nonce, body, like))
 
     def _written(self, nonce: bytes, body: bytes, like: Sealed | None) -> bytes:
@@ -118,7 +118,7 @@ class LaravelPayload(Layout):
     def within(self, text: bytes) -> Sealed | None:
         """See `Layout.within`: a text that PHP serialised, too."""
         serialised = _SERIALISED.fullmatch(text)
-        return self.taken_apart(serialised[1] if serialised else text)
+        return self.split(serialised[1] if serialised else text)
 
 
 class _CbcWithMac:

@@ -70,11 +70,11 @@ def ring() -> KeyRing:
 
 def stored(layout: Layout, key: KeyMaterial, text: bytes) -> bytes:
     nonce = os.urandom(layout.nonce_bytes)
-    return layout.put_together(nonce, AESGCM(raw_of(key)).encrypt(nonce, text, None))
+    return layout.join(nonce, AESGCM(raw_of(key)).encrypt(nonce, text, None))
 
 
 def read(layout: Layout, key: KeyMaterial, value: bytes) -> bytes:
-    sealed = layout.taken_apart(value)
+    sealed = layout.split(value)
     assert sealed is not None
     return AESGCM(raw_of(key)).decrypt(sealed.nonce, sealed.body, None)
 
@@ -139,10 +139,10 @@ def test_what_an_encoder_never_writes_is_not_a_value(value: bytes, ring: KeyRing
 
 def test_digits_in_both_cases_are_not_a_value(ring: KeyRing) -> None:
     layout = Layout("hex(nonce12):hex(ct tag16)")
-    lower = layout.put_together(b"\xaa" * 12, b"\xbb" * 16)
+    lower = layout.join(b"\xaa" * 12, b"\xbb" * 16)
     nonce, body = lower.split(b":")
     for value in (nonce.upper() + b":" + body, nonce + b":B" + body[1:], lower[:-1], lower + b"0", lower + b":"):
-        assert layout.taken_apart(value) is None
+        assert layout.split(value) is None
     assert UnmarkedReencryptor(ring, V2, layout).reencrypt([[lower]]).failures == [Failure(0, 0, UNDER_NO_KEY)]
 
 
@@ -159,7 +159,7 @@ def test_a_damaged_value_and_one_under_another_key_are_left_alone(ring: KeyRing)
 
 def test_a_value_that_two_keys_open_is_left_alone(ring: KeyRing) -> None:
     nonce, body = opened_by_both(raw_of(ring.material(V1)), raw_of(ring.material(V2)))
-    value = B64.put_together(nonce, body)
+    value = B64.join(nonce, body)
     assert read(B64, ring.material(V1), value) != read(B64, ring.material(V2), value)
     both = Failure(0, 0, Defect(DefectKind.SEVERAL_KEYS))
     assert UnmarkedReencryptor(ring, V2, B64).reencrypt([[value]]) == ReencryptedBatch([[None]], [both])
@@ -179,7 +179,7 @@ def test_a_value_within_a_value_is_left_alone_but_not_a_text_that_only_looks_lik
 def test_associated_data_bind_a_value_to_its_column_and_row(ring: KeyRing) -> None:
     def bound(version: KeyVersion, text: bytes, data: bytes) -> bytes:
         nonce = os.urandom(12)
-        return B64.put_together(nonce, AESGCM(raw_of(ring.material(version))).encrypt(nonce, text, data))
+        return B64.join(nonce, AESGCM(raw_of(ring.material(version))).encrypt(nonce, text, data))
 
     first, second = bound(V1, b"e7", b"users|email|7"), bound(V2, b"e8", b"users|email|8")
     twice = bound(V1, bound(V2, b"e9", b"users|email|9"), b"users|email|9")
@@ -190,7 +190,7 @@ def test_associated_data_bind_a_value_to_its_column_and_row(ring: KeyRing) -> No
     assert rewritten.failures == [Failure(row, 0, defect) for row, defect in enumerate(defects, 2)]
     new, *others = rewritten.columns[0]
     assert new is not None
-    sealed = B64.taken_apart(new)
+    sealed = B64.split(new)
     assert sealed is not None
     assert AESGCM(raw_of(ring.material(V2))).decrypt(sealed.nonce, sealed.body, b"users|email|7") == b"e7"
     assert others == [None] * 6
@@ -234,7 +234,7 @@ def test_real_values_with_associated_data_are_opened_and_sealed_again_with_it(
     (new,) = code.reencryptor(ring, V2).reencrypt([read]).columns
     texts = []
     for value in new:
-        sealed = Layout(layout).taken_apart(value or b"")
+        sealed = Layout(layout).split(value or b"")
         assert sealed is not None
         texts.append(AESGCM(raw_of(ring.material(V2))).decrypt(sealed.nonce, sealed.body, data).decode())
     assert texts == ["A", "Ana Pérez", "1984-07-12"]
@@ -278,12 +278,12 @@ def test_a_value_and_its_nonce_are_no_value_without_each_other_or_with_another_s
 
 def test_a_new_value_that_does_not_decrypt_stops_everything(ring: KeyRing, monkeypatch: pytest.MonkeyPatch) -> None:
     value = stored(B64, ring.material(V1), b"text")
-    put_together = Layout.put_together
+    join = Layout.join
 
     def flipped(self: Layout, nonce: bytes, body: bytes, like: Sealed | None = None) -> bytes:
-        return put_together(self, nonce, body[:-1] + bytes([body[-1] ^ 1]), like)
+        return join(self, nonce, body[:-1] + bytes([body[-1] ^ 1]), like)
 
-    monkeypatch.setattr(Layout, "put_together", flipped)
+    monkeypatch.setattr(Layout, "join", flipped)
     with pytest.raises(KeyRotationError, match=FAULTY_MACHINE[:40]):
         UnmarkedReencryptor(ring, V2, B64).reencrypt([[value]])
 

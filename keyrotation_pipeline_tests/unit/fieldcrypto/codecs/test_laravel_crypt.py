@@ -118,9 +118,9 @@ NOT_PAYLOADS = [
 
 @pytest.mark.parametrize(("cipher", "value"), NOT_PAYLOADS)
 def test_what_laravel_never_writes_is_no_value(cipher: str, value: str) -> None:
-    assert LaravelPayload(cipher).taken_apart(value.encode()) is None
-    assert LaravelPayload("AES-256-CBC").taken_apart(GOOD.encode()) is not None
-    assert LaravelPayload("AES-256-GCM").taken_apart(GCM.encode()) is not None
+    assert LaravelPayload(cipher).split(value.encode()) is None
+    assert LaravelPayload("AES-256-CBC").split(GOOD.encode()) is not None
+    assert LaravelPayload("AES-256-GCM").split(GCM.encode()) is not None
 
 
 @pytest.mark.parametrize("cipher", CIPHERS)
