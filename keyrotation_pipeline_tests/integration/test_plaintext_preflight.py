@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.preflight import preflight
+from keyrotation_pipeline.adapters.postgres.inventory.scans import readable_tree
+from keyrotation_pipeline.adapters.postgres.preflight import preflight, writes
+from keyrotation_pipeline.adapters.postgres.preflight.table import Subject
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion, ciphertext_length
 from keyrotation_pipeline.fieldcrypto.search_index import IndexForm
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, SearchIndex, TableName
+from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, ring_of, running
 
 V2 = KeyVersion(2)
 CASES = EncryptedTable.of(TableName("public", "cases"), [Place("note", source="plaintext")])
@@ -72,6 +75,10 @@ def test_a_plain_column_of_text_may_be_encrypted(migrated: Connection) -> None:
             f"{TABLE} CREATE INDEX words ON cases USING gin (to_tsvector('simple', note))", "words", id="full text",
         ),
         pytest.param(
+            "plaintext_is_not_searched_by_its_content",
+            f"{TABLE} CREATE INDEX parts ON cases USING spgist (note)", "parts", id="by parts, as trigrams",
+        ),
+        pytest.param(
             "nothing_is_generated_from_plaintext",
             TABLE.replace("other text", "other text GENERATED ALWAYS AS (upper(note)) STORED"), "other", id="generated",
         ),
@@ -130,6 +137,41 @@ def test_what_works_with_plaintext_alone_is_refused(migrated: Connection, check:
 def test_what_reads_plaintext_in_the_database_is_named(migrated: Connection, script: str, named: str) -> None:
     found = said(migrated, f"{TABLE} {script}")["readers_of_plaintext_are_known"]
     assert [is_fatal for is_fatal, message in found if message.startswith(f"{named} reads")] == [False]
+
+
+def subject(connection: Connection, table: EncryptedTable = CASES) -> Subject:
+    return Subject(connection, table, readable_tree(connection, table), V2)
+
+
+def forecast(connection: Connection) -> str:
+    return next((each.message for each in writes.disk_has_room(subject(connection))), "")
+
+
+def table_bytes(connection: Connection) -> int:
+    ((size,),) = connection.execute("SELECT pg_table_size('public.cases')").fetchall()
+    return int(str(size))
+
+
+@pytest.mark.parametrize("characters", [8, 40, 300])
+def test_the_forecast_of_room_is_what_encrypting_takes(
+    migrated: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch, characters: int
+) -> None:
+    monkeypatch.setattr(writes, "FORECAST_FROM_BYTES", 8192)
+    migrated.execute("CREATE TABLE public.cases (id int PRIMARY KEY, note text)")
+    assert "ANALYZE public.cases first" not in forecast(migrated), "it is empty"
+    migrated.execute(
+        "INSERT INTO public.cases SELECT n, CASE WHEN n %% 4 > 0 THEN left(repeat(md5(n::text), 10), %s) END "
+        "FROM generate_series(1, 12000) AS n",
+        (characters,),
+    )
+    assert "ANALYZE public.cases first" in forecast(migrated)
+    migrated.execute("VACUUM ANALYZE public.cases")
+    before, added = table_bytes(migrated), writes.added_bytes(subject(migrated))
+    assert added
+    assert f"about {(before / 10 + 1.3 * added) / 2**30:.1f} GiB larger" in forecast(migrated)
+    running(migrated, "routine")
+    Engine(database_url, ring_of(1, 2)).shard(CASES)
+    assert 0.8 < (1.1 * before + 1.3 * added) / table_bytes(migrated) < 1.3
 
 
 def test_columns_that_are_encrypted_already_are_not_asked_for_any_of_this(migrated: Connection) -> None:

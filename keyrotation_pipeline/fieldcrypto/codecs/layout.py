@@ -13,7 +13,7 @@ Both columns are then read as one text with a semicolon between them, raw bytes 
 import re
 from base64 import b64encode
 from binascii import Error as Base64Error
-from binascii import a2b_base64, a2b_hex, b2a_base64, b2a_hex
+from binascii import a2b_base64, a2b_hex, b2a_hex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,6 +23,7 @@ from typing import Protocol
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.errors import InvalidLayoutError
+from keyrotation_pipeline.fieldcrypto.codecs.source import in_lines
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import BETWEEN
 from keyrotation_pipeline.fieldcrypto.native import CompiledEncoding, CompiledFormat, Nonces
 
@@ -75,8 +76,6 @@ _ALPHABETS: Mapping[Encoding, str] = MappingProxyType(
     }
 )
 _LONGEST_COMPILED_LITERAL = 64
-# Bytes in a line of base64 as Ruby's pack("m") writes it: each of 60 characters and a line feed, the last one, too.
-_LINE_BYTES = 45
 _GROUP = re.compile(r"(raw|b64url|b64lines|b64|hex)\(([a-z0-9 ]+)\)")
 _HEAD = re.compile(r"raw\( *0x((?:[0-9a-f]{2})+) ")
 
@@ -343,7 +342,7 @@ def _encoded(encoding: Encoding, content: bytes) -> bytes:
         case Encoding.B64:
             return b64encode(content)
         case Encoding.B64LINES:
-            return b"".join(b2a_base64(content[at : at + _LINE_BYTES]) for at in range(0, len(content), _LINE_BYTES))
+            return in_lines(content)
         case Encoding.B64URL:
             return b64encode(content).translate(_TO_URL_SAFE)
 
