@@ -11,7 +11,7 @@ from keyrotation_pipeline.settings.values import Endpoint, Positive, Section, Se
 
 
 class S3Settings(Section):
-    """`[backup.s3]`: a bucket; credentials come from where boto3 looks for them, never from this file.
+    """`[backup.s3]`: a bucket; credentials as boto3 finds them.
 
     Args:
         bucket: it must be versioned.

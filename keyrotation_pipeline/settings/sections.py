@@ -96,7 +96,7 @@ class AuditSettings(Section):
 
     Args:
         timestamp_url: the authority to ask. Without it none is asked; earlier time stamps are still verified.
-        timestamp_certificates: its root, and roots of authorities used before. Never fetched from anywhere.
+        timestamp_certificates: its root, and roots of authorities used before. Never fetched.
         witness: those that sign that the audit only grows, each as ``{ url = "https://…", key = "NAME+ID+BASE64" }``;
             or ``"s3-object-lock"``.
     """

@@ -103,8 +103,8 @@ class IndexSettings(Section):
         of: the encrypted column.
         odd: the column for indexes under keys with an odd number.
         even: the column for indexes under keys with an even number.
-        normalise: what is done to a text first, in this order. As in `SearchIndex`.
-        size_bytes: how much of the 32 bytes is kept. As in `SearchIndex`.
+        normalise: what is done to a text first, in this order.
+        size_bytes: how much of the 32 bytes is kept.
         algorithm: of blind_index only, with its own costs; `argon2id` if it is not given.
     """
 
@@ -146,9 +146,9 @@ class TableSettings(Section):
 
     Args:
         name: ``name`` or ``schema.name``, without quoting.
-        columns: the encrypted ones, each by its name; a value in documents of a jsonb column as ``{ column =
-            "payload", path = ["secrets", "token"] }``, the elements of a text[] column as ``{ column = "tags",
-            elements = true }``.
+        columns: the encrypted ones, each by its name; a value in a jsonb column as ``{ column = "payload", path =
+            ["secrets", "token"] }``, elements of text[] as ``{ column = "tags", elements = true }``; one in plaintext
+            as ``{ column = "note", from = "plaintext" }``, another library's as `keyrotation docs plaintext` says.
         bindings: of columns whose values of the second generation are bound to another label than ``table.column``, as
             after a renaming: these labels. Search indexes are bound to them in both generations. Where a key
             is derived for each column, table and attribute by whose names it is, where they are others.
