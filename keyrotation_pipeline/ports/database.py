@@ -318,11 +318,14 @@ class RetirementEvidence(Protocol):
         position: SnapshotPosition,
         evidence: Sequence[MemberEvidence],
         own: ZeroOldRows,
+        retired: Sequence[KeyVersion],
+        searched: Searched,
     ) -> None:
         """Asks each member of a fleet again for what its evidence rests on, and last the home's own database.
 
-        Reads no row. From then on nobody can change the own tables until the transaction ends; of members it locks
-        nothing.
+        From then on nobody can change the own tables until the transaction ends; of members nothing stays locked. It
+        reads no row, unless only decrypting tells a key: then each gives all of its evidence again, the home's own
+        database last, whose writers wait until the transaction ends.
 
         Raises:
             FenceError: a fence is another one, or the file of a table; names the database.

@@ -114,7 +114,7 @@ def _retire(
         retired = retired_versions(pipeline.ledger, rotation)
         evidence = pipeline.evidence.zero_old_rows(pipeline.tables, rotation.source, retired, proof.moment, searched)
         _require_no_old_form(rotation, evidence.plaintext)
-        unseen = pipeline.environment.blind_spots()
+        unseen, value_format = pipeline.environment.blind_spots(), pipeline.tables[0].format
         unread = (*evidence.not_read_again, *(name for each in members for name in each.not_read_again))
         done = KeyRetired(
             version=evidence.version,
@@ -131,13 +131,13 @@ def _retire(
             not_seen=unseen.unseen,
             not_read_again=unread,
             searched_from=min(_searched_from(evidence, searched, members)) if unread else None,
-            format=evidence.format,
-            identified_by=evidence.identified_by,
+            format=value_format.name,
+            identified_by=value_format.identified_by,
             members=tuple(each.member for each in members),
         )
         pipeline.ledger.append(_accounted(pipeline.ledger, rotation, evidence, members), rotation.id)
         pipeline.ledger.append(done, rotation.id)
-        pipeline.evidence.require_same(pipeline.tables, proof.moment, members, evidence)
+        pipeline.evidence.require_same(pipeline.tables, proof.moment, members, evidence, retired, searched)
         for version in leaving:
             stored = pipeline.keys.archive(version, stored.revision, descriptions[version])
     return done

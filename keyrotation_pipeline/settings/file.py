@@ -17,7 +17,6 @@ from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyNotation
 from keyrotation_pipeline.fieldcrypto.format_spec import ELEMENTS
 from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
-from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact
 from keyrotation_pipeline.model.progress import AllowedHours
@@ -376,14 +375,11 @@ class File(Section):
 
     @model_validator(mode="after")
     def _members_have_a_fence(self) -> Self:
-        """What works in a single database alone: its fence, or what its evidence rests on, is of that one."""
-        if not self.databases:
-            return self
-        told = self.format.value_format
-        if told.identified_by is IdentifiedBy.DECRYPT or told.is_held_by_server:
+        """What works in a single database alone."""
+        if self.databases and self.format.value_format.is_held_by_server:
             raise ConfigurationError(
-                f'[[databases]] are not for the format "{self.format.name}" in this version, since it is fenced by a '
-                "login of one database or by its own server; give each database a home of its own"
+                f'[[databases]] are not for the format "{self.format.name}" in this version, since it is fenced by its '
+                "own server; give each database a home of its own"
             )
         return self
 

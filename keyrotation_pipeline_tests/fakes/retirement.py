@@ -142,6 +142,8 @@ class FakeEvidence:
         position: SnapshotPosition,
         evidence: Sequence[MemberEvidence],
         own: ZeroOldRows,
+        retired: Sequence[KeyVersion],
+        searched: Searched,
     ) -> None:
         pass
 

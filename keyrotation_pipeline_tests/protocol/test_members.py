@@ -36,17 +36,17 @@ def test_nothing_old_is_left_in_a_member_and_every_retirement_can_still_end(chan
 
 
 def _first_asked(self: FleetEvidence, *arguments: Any) -> None:  # noqa: ANN401
-    tables, position, evidence, own = arguments
-    _asked(self, tables, position, evidence[:1], own)
+    tables, position, evidence, *others = arguments
+    _asked(self, tables, position, evidence[:1], *others)
 
 
 def _asked(self: FleetEvidence, *arguments: Any) -> None:  # noqa: ANN401
     """As the real comparison, but for whether anybody is left out."""
-    tables, position, evidence, own = arguments
+    _, _, evidence, *_ = arguments
     kept = {name: each for name, each in self.fleet.open.items() if name in {e.member for e in evidence}}
     whole, self.fleet.open = self.fleet.open, kept
     try:
-        _SAME(self, tables, position, evidence, own)
+        _SAME(self, *arguments)
     finally:
         self.fleet.open = whole
 

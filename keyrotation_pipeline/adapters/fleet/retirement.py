@@ -182,6 +182,8 @@ class FleetEvidence:
         position: SnapshotPosition,
         evidence: Sequence[MemberEvidence],
         own: ZeroOldRows,
+        retired: Sequence[KeyVersion],
+        searched: Searched,
     ) -> None:
         """See `RetirementEvidence.require_same`."""
         by_member = dict(self.fleet.grouped(tables))
@@ -193,12 +195,19 @@ class FleetEvidence:
                 if not member.has_reached(each.lsn):
                     raise _changed(f"database {each.member}", "its WAL is behind, as after a restore")
                 _require_same(f"database {each.member}", each.state, now)
-                if found := member.ports.evidence.snapshot_blockers(_own(each.member, position)):
+                at, before = _own(each.member, position), searched.members[each.member]
+                if found := member.ports.evidence.snapshot_blockers(at):
                     raise BlockedError("; ".join(_blockers(each.member, found)))
+                if _rests_on_writers(by_member[each.member]):
+                    with member.transaction():
+                        member.ports.evidence.zero_old_rows(by_member[each.member], own.version, retired, at, before)
+                    self.fleet.lead.evidence.current_xid()  # its session would end if it were idle for a minute
         if found := self.fleet.lead.evidence.snapshot_blockers(position):
             raise BlockedError("; ".join(found))
         self.own.lock(_own_tables(tables))
         _require_same("the home's own database", own.state, self.own.state(_own_tables(tables)))
+        if _rests_on_writers(_own_tables(tables)):
+            self.fleet.lead.evidence.zero_old_rows(_own_tables(tables), own.version, retired, position, searched)
 
     def plaintext_outside_rows(self, tables: Sequence[EncryptedTable], known: Collection[int]) -> ServerFiles:
         """See `RetirementEvidence.plaintext_outside_rows`."""
@@ -208,6 +217,11 @@ class FleetEvidence:
 
 def _own_tables(tables: Sequence[EncryptedTable]) -> list[EncryptedTable]:
     return [table for table in tables if not table.name.database]
+
+
+def _rests_on_writers(tables: Sequence[EncryptedTable]) -> bool:
+    """Whether what was written since the evidence shows in no fence, so that only reading it again does."""
+    return any(table.format.identified_by.refuses_writers for table in tables)
 
 
 def _require_same(database: str, then: MemberState | None, now: MemberState) -> None:

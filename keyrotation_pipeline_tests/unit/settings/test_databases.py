@@ -106,9 +106,9 @@ def test_members_by_a_rule_have_its_tables_and_one_by_name_its_own(tmp_path: Pat
             id="t",
         ),
         pytest.param(
-            'format = { name = "lockbox", keys = { env = "K" }, logins = { v1 = "a", v2 = "b" } }\n'
+            'rollout.mode = "server"\nformat = { name = "vault-transit", transit = "https://vault/v1/transit/keys" }\n'
             f'{MEMBERS}{CLIENTS}databases = "*"',
-            'not for the format "lockbox"',
+            'not for the format "vault-transit"',
             id="format",
         ),
         pytest.param(

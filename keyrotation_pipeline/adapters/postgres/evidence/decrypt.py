@@ -103,6 +103,11 @@ class ByDecrypting(Evidence):
         self._require_written_since(self._alone, self._since, again.first)
         return True
 
+    def refused_by(self) -> str:
+        """See `Evidence.refused_by`: who can write, also by rights of a role that belong to no relation."""
+        who = login_fence.writers(self.connection, self.table, relations.tree(self.connection, self.table))
+        return f"writers {', '.join(sorted(who.others | who.administrators))}"
+
     def remade(self, place: str) -> FenceError:
         """See `Evidence.remade`."""
         # Rights are in the same catalog rows as the rest of the definition, such as another home's constraint.

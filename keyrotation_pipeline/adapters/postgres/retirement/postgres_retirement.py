@@ -140,6 +140,8 @@ class PostgresEvidence:
         position: SnapshotPosition,
         evidence: Sequence[MemberEvidence],
         own: ZeroOldRows,
+        retired: Sequence[KeyVersion],
+        searched: Searched,
     ) -> None:
         """See `RetirementEvidence.require_same`: there is nobody to ask."""
 
