@@ -80,7 +80,7 @@ class Release:
     def work(self, stop: threading.Event) -> None:
         """Reads rows and compares them with what was written, by whatever release; writes others."""
         chance = Random(self.label)
-        while not stop.wait(0.004):
+        while not stop.wait(0.02):
             try:
                 with Session(self.engine) as session:
                     self._step(session, chance.randrange(len(self.expected)))
