@@ -130,11 +130,6 @@ def _member(settings: Settings, pipeline: Pipeline, name: str) -> MemberSource:
     return MemberSource(place, MemberDump(name, source))
 
 
-def has_recovery_key(settings: Settings) -> bool:
-    """Returns whether a recovery test can run without an officer."""
-    return settings.recovery.secret_key is not None or settings.recovery.gnupg_home is not None
-
-
 @contextmanager
 def recovery_key(
     settings: Settings, file: Path | None = None, passphrase: bytes | None = None

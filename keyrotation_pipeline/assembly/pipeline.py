@@ -506,6 +506,7 @@ def _assemble(
         sign=own.signed,
         hosts=(*hosts_of(settings), *places.lines(asked=asks_members)),
         secrets=settings.secrets,
+        has_recovery_key=settings.recovery.names_a_key,
         backup_signer=trust.own_signer,
         verification=Verification(settings.verification.every_days, settings.allowed_hours),
         ask_member=FleetQuestions(members, ledger, clock) if members.open else None,

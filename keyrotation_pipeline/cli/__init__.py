@@ -11,8 +11,8 @@ _INTERRUPTED = 130
 _OBJECTS_BETWEEN_COLLECTIONS = 200_000
 _STOPPED = "stopped here; whatever was committed stays, and the same command continues from there\n"
 MISSING_EXTRA = (
-    "this installation is for applications, and has no {name}; install 'keyrotation-pipeline[pipeline]' "
-    "(or '…[scan]' for `keyrotation scan`, '…[exec]' for `keyrotation exec`)\n"
+    "this is keyrotation-pipeline for applications, which encrypts columns and lacks {name} for this command; "
+    "to rotate keys, run `pip install 'keyrotation-pipeline[pipeline]'` ([scan] or [exec] is enough for these two)\n"
 )
 
 

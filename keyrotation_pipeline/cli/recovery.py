@@ -231,7 +231,12 @@ def _survey(declared: Settings, *, as_json: bool) -> None:
     with open_backups(declared, actor=actor()) as site:
         database = site.pipeline.environment.identity().name
         found = survey(site)
-    output.show(database, {"database": database, **_survey_document(found)}, _surveyed(found), as_json=as_json)
+    output.show(
+        database,
+        {"database": database, **_survey_document(found)},
+        _surveyed(found, has_key=declared.recovery.names_a_key),
+        as_json=as_json,
+    )
     lost = sorted({f"{each.table} under {each.version}" for each in found.database if each.lost})
     if lost:
         raise BackupError(
@@ -240,7 +245,7 @@ def _survey(declared: Settings, *, as_json: bool) -> None:
         )
 
 
-def _surveyed(found: LossSurvey) -> Iterator[output.Line]:
+def _surveyed(found: LossSurvey, *, has_key: bool) -> Iterator[output.Line]:
     keys = [(str(each.version), str(each.state), _where(each)) for each in found.keys]
     yield output.Table(("Version", "State", "Key"), keys)
     yield ""
@@ -257,14 +262,14 @@ def _surveyed(found: LossSurvey) -> Iterator[output.Line]:
     for problem in found.problems:
         yield output.Text(f"problem   {problem}", output.BAD)
     if missing := [str(each.version) for each in found.keys if each.backups and not each.stored]:
-        yield f"restore   `keyrotation restore-key {' '.join(missing)} --key FILE`"
+        yield f"restore   `keyrotation restore-key {' '.join(missing)}{'' if has_key else ' --key FILE'}`"
 
 
 def _where(key: RegisteredKey) -> str:
     if key.stored or not key.backups:
         return "in the key store" if key.stored else "nowhere"
     more = f" and {len(key.backups) - 1} more" if len(key.backups) > 1 else ""
-    return f"by `keyrotation restore-key {key.version}`, from {key.backups[0]}{more}"
+    return f"in {key.backups[0]}{more}"
 
 
 def _by_key(tables: Sequence[ReadableValues]) -> Iterator[tuple[str, int, str, str]]:

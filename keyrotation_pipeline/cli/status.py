@@ -21,6 +21,7 @@ from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, Verbose, actor
 from keyrotation_pipeline.cli.output import field
+from keyrotation_pipeline.console.headline import Tone, headline
 from keyrotation_pipeline.errors import DatabaseUnavailableError, KeyRotationError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import PLAINTEXT, KeyVersion
 from keyrotation_pipeline.incidents.assessing import unsettled_in_words
@@ -28,7 +29,7 @@ from keyrotation_pipeline.model.audit import instant, names
 from keyrotation_pipeline.model.environment import BlindSpots
 from keyrotation_pipeline.model.fleet_summary import FleetSummary, TableInFleet, tables_in_fleet
 from keyrotation_pipeline.model.progress import duration
-from keyrotation_pipeline.model.requests import Walk
+from keyrotation_pipeline.model.requests import Request, Step, Walk
 from keyrotation_pipeline.model.status import (
     NO_BACKUP_KNOWN,
     SHOWN_FINGERPRINT_CHARS,
@@ -45,7 +46,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.inventory import count_again
 
 MINUTE_SECONDS, HOUR_SECONDS, DAY_SECONDS = 60, 3600, 86400
-_STYLES = {"blocked": output.BAD, "waits": "yellow"}  # waiting is not a failure
+_TONES = {Tone.FAILED: output.BAD, Tone.WAITING: "yellow"}  # waiting is not a failure
 
 
 def lines(
@@ -54,16 +55,21 @@ def lines(
     heartbeats: Sequence[Heartbeat],
     address: str | None,
     *,
+    last: Request | None = None,
     verbose: bool = False,
 ) -> Iterator[output.Line]:
-    """The lines below the heading.
+    """The lines below the heading: what is the case and what to do first, as on the console.
 
     Args:
         heartbeats: of Dagster's sensors, the last of each.
         address: of Dagster's UI, without its token; None: not known.
+        last: the request that ended last.
         verbose: whether everything that is not searched is named, and why the rotation waits in full.
     """
-    now = shown.generated_at
+    now, said = shown.generated_at, headline(shown, last)
+    yield field("Now", said.sentence, _TONES.get(said.tone))
+    if said.next is not None:
+        yield field("Next", said.next)
     yield ""
     due = f"next rotation due by {output.minutes(shown.next_rotation_due)}"
     due = "under which nothing is encrypted" if shown.primary == PLAINTEXT else due
@@ -86,7 +92,7 @@ def lines(
     yield output.Text(not_searched(blind_spots, verbose=verbose), indent=0)
     yield ""
     for label, text in _rotation(shown, conductor_in_words(heartbeats, now, address), verbose=verbose):
-        yield field(label, text, _STYLES.get(text.partition(":")[0]))
+        yield field(label, text)
     yield from _others(shown, verbose=verbose)
 
 
@@ -172,7 +178,8 @@ def _tables(shown: Status, *, each_database: bool) -> Iterator[output.Line]:
         yield output.Text(
             f"No value under {versions} when last counted, {age(min(counted), shown.generated_at)}.", indent=0
         )
-    if shown.not_counted_since:
+    moving = shown.rotation is not None and shown.rotation.phase == Step.PRIMARY_KEY_ROLLOUT
+    if shown.not_counted_since and not moving:  # while applications move, each count is out of date at once
         versions = ", ".join(names(shown.not_counted_since))
         yield output.Text(
             f"Tables were not counted since {versions} became the primary; run `keyrotation status --count`.", indent=0
@@ -212,16 +219,16 @@ def _rotation(shown: Status, conductor: str | None, *, verbose: bool) -> Iterato
     yield "", f"approvals {len(walk.approvals)} of {rotation.approvals_required}{_unsigned(shown, walk)}"
     if rotation.pace:
         yield "", f"pace: {rotation.pace}"
-    if rotation.blocked_by:
-        yield "", f"blocked: {rotation.blocked_by}"
-    if rotation.waiting_for and not rotation.is_slowed:
-        yield "", f"waits: {rotation.waiting_for}"
-        if verbose and rotation.pending is not None and rotation.pending.details:
+    if rotation.pending is not None and rotation.is_slowed:
+        yield "", str(rotation.pending)
+    elif rotation.pending is not None:
+        if rotation.blocked_by:  # which is what stands at the top
+            yield "", f"waits: {rotation.waiting_for}"
+        if verbose and rotation.pending.details:
             yield "", rotation.pending.details
         return
-    if rotation.is_slowed:
-        yield "", str(rotation.pending)
-    yield "", _work(rotation, conductor)
+    if (work := _work(rotation, conductor)) is not None:
+        yield "", work
 
 
 def _unsigned(shown: Status, walk: Walk) -> str:
@@ -232,15 +239,13 @@ def _unsigned(shown: Status, walk: Walk) -> str:
     return f"; not signed by {', '.join(pending.missing)}"
 
 
-def _work(rotation: RotationStatus, conductor: str | None) -> str:
-    """Who works at a rotation that waits for nothing, or how it goes on."""
+def _work(rotation: RotationStatus, conductor: str | None) -> str | None:
+    """Who works at a rotation that waits for nothing; None: nobody."""
     walk = rotation.walk
     if rotation.at_work:
         since = f" since {output.minutes(walk.started_at)} UTC" if walk.started_at else ""
         return f"in progress{since}" + (f": Dagster runs it, {conductor}" if conductor else "")
-    if conductor:
-        return f"no process works at it now; Dagster has to start one, {conductor}"
-    return f"next: `keyrotation rotate {walk.id}`"
+    return f"no process works at it now; Dagster has to start one, {conductor}" if conductor else None
 
 
 WATCH_SECONDS = 2.0
@@ -333,7 +338,8 @@ def _show(pipeline: Pipeline, declared: settings.Settings, *, verbose: bool, as_
 def _lines(pipeline: Pipeline, declared: settings.Settings, shown: Status, *, verbose: bool) -> Iterator[output.Line]:
     """The text output; only this asks the database for what is not searched."""
     seen, heartbeats = blind_spots(pipeline.environment, shown.answers.values()), pipeline.heartbeats.last()
-    yield from lines(shown, seen, heartbeats, ui_address(declared.home), verbose=verbose)
+    last = next((each for each in pipeline.ledger.requests() if each.is_over), None)
+    yield from lines(shown, seen, heartbeats, ui_address(declared.home), last=last, verbose=verbose)
 
 
 class Service(IntEnum):

@@ -42,6 +42,7 @@ class Headline:
     Args:
         sentence: of at most 25 words or so, without a command.
         command: what to type next; None: nothing is to be done by hand.
+        do: what to do, where that is more than the command; with backticks around commands.
         detail: the whole sentence of `keyrotation status`, where it says more than the short one and the command.
     """
 
@@ -49,6 +50,12 @@ class Headline:
     sentence: str
     command: str | None = None
     detail: str | None = None
+    do: str | None = None
+
+    @property
+    def next(self) -> str | None:
+        """What to do, in words where there are some; None: nothing is to be done by hand."""
+        return self.do or (None if self.command is None else f"`{self.command}`")
 
 
 def headline(status: Status, last: Request | None) -> Headline:
@@ -60,7 +67,8 @@ def headline(status: Status, last: Request | None) -> Headline:
     said = _headline(status, last)
     command = None if said.command is None else with_short_ids(said.command)
     sentence = with_short_ids(said.sentence)
-    return replace(said, sentence=sentence, command=command, detail=_further(said.detail, sentence, command))
+    do = with_short_ids(said.do) if said.do else None
+    return replace(said, sentence=sentence, command=command, detail=_further(said.detail, sentence, command), do=do)
 
 
 # What joins a command to a sentence.
@@ -109,10 +117,9 @@ def _of_rotation(status: Status, rotation: RotationStatus) -> Headline:
     walk = rotation.walk
     name = f"{_kind(walk)}{walk.source} → {walk.target}"
     if rotation.blocked_by:
-        short, command = _short(rotation.blocked_by)
-        return Headline(
-            Tone.FAILED, f"{name} stopped at {_step(rotation)}: {short}", command or _rotate(walk), rotation.blocked_by
-        )
+        (short, command), (_, do) = _short(rotation.blocked_by), in_two(rotation.blocked_by)
+        said = f"{name} stopped at {_step(rotation)}: {short}."
+        return Headline(Tone.FAILED, said, command or _rotate(walk), rotation.blocked_by, do or None)
     if walk.status is RequestStatus.PAUSED:
         since = _since(rotation.pending)
         return Headline(Tone.WAITING, f"{name} is paused{since}.", f"keyrotation resume {walk.id}")
@@ -120,9 +127,9 @@ def _of_rotation(status: Status, rotation: RotationStatus) -> Headline:
     if walk.started_at is None and pending is not None and len(pending.signed_by) < pending.required:
         return _to_sign(name, pending)
     if (reason := rotation.pending) is not None and not rotation.is_slowed:
-        _, command = _short(reason.do)
         said = f"{name} waits: {reason.why}{_since(reason)}."
-        return Headline(Tone.WAITING, said, command or _rotate(walk), rotation.waiting_for)
+        command = _command_about(walk, reason.do) or _rotate(walk)
+        return Headline(Tone.WAITING, said, command, rotation.waiting_for, reason.do or None)
     left = "" if rotation.eta_seconds is None else f", about {duration(rotation.eta_seconds)} left"
     doing = STEP_NAMES[Step(rotation.phase)] if rotation.phase in set(Step) else "is about to start"
     if not rotation.at_work:
@@ -184,8 +191,8 @@ def _idle(status: Status, last: Request | None) -> Headline:
 
 
 def _of_sentence(tone: Tone, sentence: str, otherwise: str | None = None) -> Headline:
-    short, command = _short(sentence)
-    return Headline(tone, otherwise or f"{short[:1].upper()}{short[1:]}.", command, sentence)
+    (short, command), (_, do) = _short(sentence), in_two(sentence)
+    return Headline(tone, otherwise or f"{short[:1].upper()}{short[1:]}.", command, sentence, do or None)
 
 
 def _about(sentences: tuple[str, ...], name: str) -> str | None:
@@ -195,9 +202,17 @@ def _about(sentences: tuple[str, ...], name: str) -> str | None:
 def _short(sentence: str) -> tuple[str, str | None]:
     """The first part of a sentence, and the first command in it."""
     value, _ = in_two(sentence)
-    parts = sentence.split("`")
-    commands = [part for part in parts[1::2] if part.startswith("keyrotation ")]
-    return value.replace("`", ""), commands[0] if commands else None
+    return value.replace("`", ""), next(iter(_commands_in(sentence)), None)
+
+
+def _commands_in(sentence: str) -> list[str]:
+    return [part for part in sentence.split("`")[1::2] if part.startswith("keyrotation ")]
+
+
+def _command_about(walk: Walk, do: str) -> str | None:
+    """The first command that names the request, since a page of the docs helps nobody at night; else the first one."""
+    commands = _commands_in(do)
+    return next((each for each in commands if walk.id in each), next(iter(commands), None))
 
 
 def _kind(walk: Walk) -> str:

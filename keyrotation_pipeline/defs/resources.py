@@ -136,7 +136,7 @@ class PipelineResource:
 
     def has_recovery_key(self) -> bool:
         """Whether `[recovery]` names a key."""
-        return backups.has_recovery_key(self._declared())
+        return self._declared().recovery.names_a_key
 
     def _declared(self) -> settings.Settings:
         return settings.load(Path(self.config_file) if self.config_file else None)

@@ -134,6 +134,11 @@ def timed_out(message: str, request: str) -> bool:
     return message.endswith(_then(request))
 
 
+def paused_sentence(request: str) -> str:
+    """What ends an attempt while the request is paused: not a failure."""
+    return f"rotation {request} was paused; continue with `keyrotation resume {request}`"
+
+
 def _is_older(instance: Instance, nonces: Collection[str] | None) -> bool:
     """Whether a report may have been prepared before the request was opened, or before the key store changed."""
     return instance.nonce is not None and nonces is not None and instance.nonce not in nonces

@@ -14,7 +14,7 @@ from keyrotation_pipeline.model.incidents import Contact, Incident
 from keyrotation_pipeline.model.keys import KeyRecord, WrappingKeyOrigin
 from keyrotation_pipeline.model.member_answers import MemberAnswer
 from keyrotation_pipeline.model.members import some
-from keyrotation_pipeline.model.pending import PendingReason, timed_out
+from keyrotation_pipeline.model.pending import PendingReason, paused_sentence, timed_out
 from keyrotation_pipeline.model.progress import PaceSet, TableProgress
 from keyrotation_pipeline.model.request_events import Rehearsed
 from keyrotation_pipeline.model.requests import WALK, PendingRequest, Request, Walk
@@ -57,8 +57,15 @@ class TableStatus:
 
 
 def failure_of(walk: Walk) -> str | None:
-    """What stopped a walk's last attempt; None: nothing, or it only timed out waiting for instances or an officer."""
-    return None if walk.blocked_by is None or timed_out(walk.blocked_by, walk.id) else walk.blocked_by
+    """What stopped a walk's last attempt; None: nothing, or somebody paused it, or it timed out waiting for people."""
+    if walk.blocked_by is None or was_paused(walk) or timed_out(walk.blocked_by, walk.id):
+        return None
+    return walk.blocked_by
+
+
+def was_paused(walk: Walk) -> bool:
+    """Whether a pause ended the walk's last attempt; in a member of a fleet, too, which the sentence then names."""
+    return walk.blocked_by is not None and walk.blocked_by.endswith(paused_sentence(walk.id))
 
 
 @dataclass(frozen=True, slots=True)

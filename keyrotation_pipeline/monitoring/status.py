@@ -1,9 +1,11 @@
 """Gathers the status that the command line and Dagster show, with requests, open incidents and the last counts."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from keyrotation_pipeline.audit.divergence import divergence, require_consistent
 from keyrotation_pipeline.audit.events import recorded
@@ -38,6 +40,7 @@ from keyrotation_pipeline.model.status import (
     Status,
     TableStatus,
     failure_of,
+    was_paused,
 )
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 from keyrotation_pipeline.monitoring import members, rolling
@@ -66,6 +69,7 @@ from keyrotation_pipeline.rotation.report import clock_of, rate_of
 
 # A rejected flag is raised again, not fixed; after a while it is history.
 SHOWN_FOR = timedelta(days=7)
+_RESTORE_KEY = re.compile(r"(`keyrotation restore-key(?: v\d+)+)`")
 
 
 def pending_requests(pipeline: Pipeline) -> tuple[PendingRequest, ...]:
@@ -172,7 +176,10 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside
         outside: as it was asked before a snapshot began; None: it is asked now.
     """
     outside, now = outside or Outside.of(pipeline), pipeline.clock.now()
+    typed = _as_typed_here(has_recovery_key=pipeline.has_recovery_key)
     records, rotation, head = pipeline.ledger.keys(), takeover.current_or_next(pipeline), pipeline.ledger.head()
+    if rotation is not None and rotation.blocked_by is not None:
+        rotation = replace(rotation, blocked_by=typed(rotation.blocked_by))
     counts = {count.table: count for count in pipeline.ledger.counts(pipeline.tables)}
     situation, protected = outside.situation, outside.protected
     stored, attention = _stored(situation)
@@ -234,7 +241,7 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside
         audit=head,
         next_rotation_due=due.due.at if due else None,
         next_rotation_rule=due.due.rule if due else None,
-        attention=tuple(said(dict.fromkeys(attention))),
+        attention=tuple(said(dict.fromkeys(map(typed, attention)))),
         alerted=frozenset([*failed, *urgent, *duties]),
         warnings=tuple(
             said(
@@ -253,6 +260,12 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside
         rehearsal=last_rehearsal(pipeline.ledger, primary, pipeline.members),
         wrapping_key=origin_of(pipeline, outside.wrapping),
     )
+
+
+def _as_typed_here(*, has_recovery_key: bool) -> Callable[[str], str]:
+    """Adds ``--key FILE`` to each command that restores a key, where the configuration names no recovery key."""
+    option = "" if has_recovery_key else " --key FILE"
+    return partial(_RESTORE_KEY.sub, rf"\1{option}`")
 
 
 def _stored(situation: Situation) -> tuple[StoredKeys | None, list[str]]:
@@ -310,7 +323,7 @@ def _blocked(situation: Situation, rotation: Walk | None) -> list[str]:
     pipeline = situation.pipeline
     failure = failure_of(rotation) if rotation else None
     messages = [f"{_named(rotation)} is blocked: {failure}"] if rotation and failure else []
-    if rotation and rotation.blocked_by and not failure:
+    if rotation and rotation.blocked_by and not failure and not was_paused(rotation):
         # Its wait timed out, and nothing retries it; this disappears once the applications are there.
         reason = runner.pending(situation, rotation)
         messages += [f"{_named(rotation)} timed out waiting: {reason}"] if reason else []

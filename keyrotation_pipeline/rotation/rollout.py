@@ -18,7 +18,7 @@ from keyrotation_pipeline.model.fleet import (
     TargetKind,
 )
 from keyrotation_pipeline.model.keys import StoredKeys
-from keyrotation_pipeline.model.pending import PendingCode, PendingReason, pending_rollout
+from keyrotation_pipeline.model.pending import PendingCode, PendingReason, paused_sentence, pending_rollout
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.ledger import Ledger
@@ -194,6 +194,6 @@ def _nonces(pipeline: Pipeline, rotation: Walk, target: RolloutTarget) -> Collec
 def _obey(ledger: Ledger, rotation: Walk) -> None:
     status = ledger.walk(rotation.id).status
     if status is RequestStatus.PAUSED:
-        raise BlockedError(f"rotation {rotation.id} was paused; continue with `keyrotation resume {rotation.id}`")
+        raise BlockedError(paused_sentence(rotation.id))
     if status is RequestStatus.CANCELLED:
         raise BlockedError(f"rotation {rotation.id} was cancelled; open the next one with `keyrotation request`")

@@ -90,7 +90,7 @@ def pending_people(rotation: Walk, decision: Decision) -> PendingReason | None:
         PendingCode.PEOPLE,
         "an operator",
         f"somebody is to materialize {due} (partition {rotation.target}) in Dagster",
-        f"or run `keyrotation rotate {rotation.id}`",
+        f"do that there, or run `keyrotation rotate {rotation.id}`",
     )
 
 

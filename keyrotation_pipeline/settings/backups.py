@@ -109,11 +109,16 @@ class RecoverySettings(Section):
     rto_seconds: Positive = 4 * 3600
     rpo_seconds: Positive = 25 * 3600
 
+    @property
+    def names_a_key(self) -> bool:
+        """Whether backups can be opened without an officer."""
+        return self.secret_key is not None or self.gnupg_home is not None
+
     @model_validator(mode="after")
     def _one_key(self) -> Self:
         if self.secret_key is not None and self.gnupg_home is not None:
             raise ConfigurationError("[recovery] names both secret_key and gnupg_home; remove one")
-        if self.rehearse_nightly and self.secret_key is None and self.gnupg_home is None:
+        if self.rehearse_nightly and not self.names_a_key:
             raise ConfigurationError(
                 "[recovery] rehearse_nightly needs a key that decrypts backups; name it in secret_key or gnupg_home"
             )

@@ -615,4 +615,5 @@ def test_without_the_extra_the_command_says_what_to_install(tmp_path: Path) -> N
         check=False,
     )
     assert done.returncode == 1
-    assert "and has no typer; install 'keyrotation-pipeline[pipeline]'" in done.stderr
+    assert "for applications, which encrypts columns and lacks typer for this command; " in done.stderr
+    assert "run `pip install 'keyrotation-pipeline[pipeline]'`" in done.stderr

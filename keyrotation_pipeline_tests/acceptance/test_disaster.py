@@ -275,7 +275,7 @@ def test_recovery_test_and_restore_key_as_commands(
     assert '"passed": true' in folder.run("recovery-test", "--key", "recovery.key", "--json")
 
     shutil.rmtree(folder.path / ".keyrotation" / "keys")
-    assert "by `keyrotation restore-key v1`" in folder.run("restore-key", "--survey")
+    assert "restore   `keyrotation restore-key v1" in folder.run("restore-key", "--survey")
     name = max(path.name for path in (folder.path / ".keyrotation/backups").glob("encryption-key-v1-*.gpg"))
     source = f"s3://{bucket.name}/encryption-keys/{name}"
     folder.run("restore-key", "v1", "--from", source, "--key", "recovery.key")

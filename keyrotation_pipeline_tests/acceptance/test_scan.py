@@ -298,10 +298,7 @@ def test_the_extra_scan_is_enough_and_other_commands_name_theirs(scanned: Scanne
     assert nothing.stderr.startswith("no database is named; give --url, or set KEYROTATION_DATABASE_URL")
     other = typed("status")
     assert (other.returncode, other.stderr.count("\n")) == (1, 1)
-    assert other.stderr.endswith(
-        "install 'keyrotation-pipeline[pipeline]' "
-        "(or '…[scan]' for `keyrotation scan`, '…[exec]' for `keyrotation exec`)\n"
-    )
+    assert "run `pip install 'keyrotation-pipeline[pipeline]'`" in other.stderr
 
 
 SHOP = """

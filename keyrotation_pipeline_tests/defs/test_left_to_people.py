@@ -34,7 +34,7 @@ def conductor_says(dagster: Dagster) -> str:
 
 def left(due: str, walk: Walk) -> str:
     return (
-        f"left to people: somebody is to materialize {due} (partition v2) in Dagster; or run "
+        f"left to people: somebody is to materialize {due} (partition v2) in Dagster; do that there, or run "
         f"`keyrotation rotate {walk.id}`"
     )
 

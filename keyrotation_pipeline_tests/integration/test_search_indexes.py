@@ -188,7 +188,7 @@ def test_clearing_stops_where_the_rotation_is_paused_and_goes_on_later(
 ) -> None:
     Engine(database_url, ring).shard(PEOPLE)
     become(people, "paused")
-    with pytest.raises(BlockedError, match="was paused; go on with `keyrotation resume"):
+    with pytest.raises(BlockedError, match="was paused; continue with `keyrotation resume"):
         cleared(database_url)
     become(people, "running")
     assert cleared(database_url) == ROWS

@@ -40,7 +40,7 @@ def test_the_keys_are_lost(clinic: Clinic, record_minutes: RecordMinutes) -> Non
         clinic.strike()
         shutil.rmtree(clinic.keys)
         application.wait_for(20)
-        assert "by `keyrotation restore-key v1`" in clinic.typed(lines_of("on-call/lost"), ("v3", "v1"))
+        assert "restore   `keyrotation restore-key v1" in clinic.typed(lines_of("on-call/lost"), ("v3", "v1"))
         application.wait_for(20)
     record_minutes(clinic.require_whole())
 

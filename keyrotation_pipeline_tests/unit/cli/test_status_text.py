@@ -148,7 +148,8 @@ def test_why_a_rotation_waits_and_what_is_not_searched_is_said_once(capsys: pyte
     for verbose in (False, True):
         output.show(None, {}, status_command.lines(shown, spots, (), None, verbose=verbose), as_json=False)
         text = capsys.readouterr().out
-        assert text.count(str(reason)) == 1
+        assert text.count(reason.why) == 1
+        assert f"Now       v1 → v2 waits: {reason.why}.\nNext      {reason.do}\n" in text
         for each in ("rotation x cannot begin", "a rotation was due by May", "the newest backup is old"):
             assert f"Attention {each}\n" in text
         assert ("at length" in text, "Not searched: logs; dumps" in text) == (verbose, verbose)
@@ -158,8 +159,8 @@ def test_why_a_rotation_waits_and_what_is_not_searched_is_said_once(capsys: pyte
 @pytest.mark.parametrize(
     ("at_work", "said", "not_said"),
     [
-        (True, "in progress\n", "waits:"),
-        (False, "waits: clients shard 00: going slower: a commit takes", "in progress"),
+        (True, "in progress\n", " waits: "),
+        (False, "Now       v1 → v2 waits: clients shard 00: going slower: a commit takes", "in progress"),
     ],
 )
 def test_a_walk_that_is_slowed_does_not_wait(
@@ -176,6 +177,16 @@ def test_a_walk_that_is_slowed_does_not_wait(
     assert not_said not in text
     page = str(status_metadata(replace(status(), rotation=rotation), OWN)["rotation"].value)
     assert ("Waits: " in page) is not at_work
+
+
+def test_nobody_is_asked_to_count_again_while_applications_move_to_the_new_key(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rotation = RotationStatus(rotation_of(fake_pipeline()), "rows", 2, 0.25, None, None, at_work=True)
+    counted = replace(status(table("clients", 7)), not_counted_since=(V2,))
+    for phase, asked in (("rows", True), ("primary_key_rollout", False)):
+        show(replace(counted, rotation=replace(rotation, phase=phase)))
+        assert ("`keyrotation status --count`" in capsys.readouterr().out) is asked
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 
 from keyrotation_pipeline.console.headline import Headline, Tone, headline
 from keyrotation_pipeline.console.walk_view import Mark, finished_steps, steps_of
-from keyrotation_pipeline.model.pending import PendingCode, PendingReason
+from keyrotation_pipeline.model.pending import PendingCode, PendingReason, paused_sentence
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord, Walk
-from keyrotation_pipeline.model.status import RotationStatus, Status
+from keyrotation_pipeline.model.status import RotationStatus, Status, failure_of
 from keyrotation_pipeline_tests.fakes import fake_pipeline, rotation_of
 from keyrotation_pipeline_tests.unit.cli.test_status_text import status, table
 
@@ -91,6 +91,26 @@ def test_each_state_has_one_short_sentence_and_the_command(
 def test_the_whole_sentence_is_shown_only_where_it_says_more(blocked_by: str, *, further: bool) -> None:
     said = headline(walking(walk=walk_with(blocked_by=blocked_by)), None)
     assert said.detail == (blocked_by if further else None)
+
+
+def test_what_to_do_is_said_in_words_and_the_command_is_the_one_about_the_request() -> None:
+    walk = walk_with(id="3cd33be26c2712641a756edf4621da0f")
+    do = f"add `attest()` (`keyrotation docs applications`), or `keyrotation confirm {walk.id}`"
+    said = headline(walking(walk=walk, pending=replace(NOBODY_REPORTS, do=do)), None)
+    assert said.command == "keyrotation confirm 3cd33be2"
+    assert said.next == "add `attest()` (`keyrotation docs applications`), or `keyrotation confirm 3cd33be2`"
+    assert headline(walking(walk=walk), None).next == "`keyrotation pause 3cd33be2`"
+
+
+def test_a_walk_that_was_paused_at_work_has_not_failed() -> None:
+    id_ = "3cd33be26c2712641a756edf4621da0f"
+    sentence = f"database south: {paused_sentence(id_)}"
+    paused = walk_with(id=id_, status=RequestStatus.PAUSED, blocked_by=sentence)
+    said = headline(walking(walk=paused, at_work=False), None)
+    assert (said.tone, said.command) == (Tone.WAITING, "keyrotation resume 3cd33be2")
+    resumed = replace(paused, status=RequestStatus.RUNNING)
+    assert failure_of(resumed) is None
+    assert headline(walking(walk=resumed, at_work=False), None).command == "keyrotation rotate 3cd33be2"
 
 
 def test_ids_are_as_short_as_commands_take_them() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -13,6 +14,7 @@ from keyrotation_pipeline.model.fleet import Instance, RolloutMode
 from keyrotation_pipeline.model.key_events import KeyDestructionIntended
 from keyrotation_pipeline.model.requests import RequestStatus, Step
 from keyrotation_pipeline.monitoring.status import overview
+from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.takeover import mark_compromised
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rollback import open_rollback
@@ -92,13 +94,15 @@ def test_the_way_back_to_a_primary_is_the_one_to_its_key(incident: str | None) -
     walk = approved(world, incident=incident)
     mark_compromised(world.pipeline, walk)
 
-    def said() -> list[str]:
-        return [sentence for sentence in overview(world.pipeline).attention if sentence.startswith("the key store")]
+    def said(ports: Pipeline = world.pipeline) -> list[str]:
+        return [sentence for sentence in overview(ports).attention if sentence.startswith("the key store")]
 
     world.keys.primary_version = None
     assert said() == ["the key store names no primary; name v1 with `keyrotation restore-key v1`"]
     world.keys.live.clear()
     assert said() == ["the key store holds no v1; put it back with `keyrotation restore-key v1`"]
+    ports = replace(world.pipeline, has_recovery_key=False)
+    assert said(ports) == ["the key store holds no v1; put it back with `keyrotation restore-key v1 --key FILE`"]
 
 
 def test_key_store_and_applications_are_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:

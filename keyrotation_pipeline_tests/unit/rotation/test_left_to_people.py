@@ -60,7 +60,8 @@ def test_the_status_says_what_somebody_is_to_materialize(
     shown = overview(world.pipeline).rotation
     assert shown is not None
     assert shown.waiting_for == (
-        f"somebody is to materialize {due} (partition v2) in Dagster; or run `keyrotation rotate {manual.id}`"
+        f"somebody is to materialize {due} (partition v2) in Dagster; "
+        f"do that there, or run `keyrotation rotate {manual.id}`"
     )
 
 
