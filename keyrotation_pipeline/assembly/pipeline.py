@@ -455,7 +455,8 @@ def _assemble(
     standbys = tuple(url.get_secret_value() for url in settings.database.standbys)
     replicas = Replicas(standbys, settings.database.gone_replicas)
     own_server = settings.home / EMBEDDED if settings.database.url is None else None
-    environment = PostgresEnvironment(url, connection, replicas, settings.format.value_format, own_server)
+    declared, has_tables = settings.format.value_format, bool(tables_of(settings))
+    environment = PostgresEnvironment(url, connection, replicas, declared, own_server, has_tables)
     officers = [OfficerFiles(each.name, each.certificate, each.ssh_key) for each in settings.approvals.officers]
     identity = str(environment.identity())
     checkpoints = FileCheckpoints(settings.home / "audit-checkpoint", clock)

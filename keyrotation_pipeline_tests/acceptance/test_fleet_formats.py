@@ -139,6 +139,26 @@ def test_each_database_refuses_the_old_key_of_another_library(fleet: LibraryFlee
     fleet.typed("audit", "verify")
 
 
+@pytest.mark.parametrize("fleet", [pytest.param(RAILS, id="Rails")], indirect=True)
+@pytest.mark.extended
+def test_a_home_without_tables_of_its_own_says_that_nobody_looks_for_copies_there(fleet: LibraryFleet) -> None:
+    """It knows what values look like by its tables. Those of members are searched, and a copy there is found."""
+    file = fleet.folder.path / "keyrotation.toml"
+    file.write_text(file.read_text().replace('[[tables]]\nname = "clients"\ncolumns = ["name", "note"]\n', "", 1))
+    request = fleet.requested("request", "--reason", "yearly")
+    said = "the home's own database, which has no [[tables]], for values of another library"
+    assert f"Not searched: {said}" in fleet.typed("approve", request, "--text")
+    fleet.execute("north", "CREATE TABLE copies AS SELECT name AS kept FROM clients")
+    assert "copies, column kept: " in fleet.refused("rotate", request)
+    fleet.execute("north", "DROP TABLE copies")
+    fleet.typed("rotate", request)
+    (retired,) = [each["facts"] for each in fleet.events("key_retired")]
+    assert isinstance(retired, dict)
+    assert said in retired["not_searched"]
+    assert retired["format"] in fleet.library.format
+    fleet.typed("audit", "verify")
+
+
 @pytest.mark.parametrize("fleet", [pytest.param(FERNET, id="Fernet")], indirect=True)
 @pytest.mark.extended
 def test_a_signing_key_that_is_gone_from_a_member_after_its_evidence_keeps_the_old_key(

@@ -31,6 +31,7 @@ SELECT (SELECT system_identifier::text FROM pg_control_system()),
        (SELECT rolname FROM pg_roles WHERE rolname = current_user AND rolsuper)
 """
 _UNDECLARED = Unsearched("columns that are not declared, where nothing tells a value from other text")
+_OF_OTHERS = Unsearched("the home's own database, which has no [[tables]], for values of another library")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class PostgresEnvironment:
         replicas: what the configuration says of standbys and subscribers.
         value_format: of the declared tables' values.
         embedded: the directory of the home's own server; None: it is another one.
+        has_tables: whether some are declared in it; if not, values of our own format alone are searched for.
     """
 
     url: str = field(repr=False)  # it may hold a password
@@ -48,6 +50,7 @@ class PostgresEnvironment:
     replicas: Replicas = NONE_DECLARED
     value_format: ValueFormat = NATIVE
     embedded: Path | None = None
+    has_tables: bool = True
 
     def identity(self) -> DatabaseIdentity:
         """Which database this is."""
@@ -83,6 +86,8 @@ class PostgresEnvironment:
         unsearched = search_exclusions(self.connection)
         if not self.value_format.identified_by.is_searchable:
             unsearched = (_UNDECLARED, *unsearched)
+        elif not self.has_tables and self.value_format.name != NATIVE.name:
+            unsearched = (_OF_OTHERS, *unsearched)
         return BlindSpots(unsearched, gone=self.replicas.gone)
 
     def own_blind_spots(self) -> BlindSpots:
