@@ -93,7 +93,7 @@ def with_logins(
     folder: Path, first: str, server: Server, second: Server, officers: tuple[DemoOfficer, ...], form: Form = HEX
 ) -> Iterator[LoginFleet]:
     """The home's own database and north are on one server, whose roles they share; south is on another."""
-    names = tuple(f"app_{secrets.token_hex(4)}_g{number}" for number in (1, 2))
+    names = tuple(f"app_{secrets.token_hex(4)}_g{number}" for number in (1, 2, 3))
     with copy_of(server, "template1") as north:
         with psycopg.connect(second.url(), autocommit=True) as admin:
             admin.execute("CREATE DATABASE south")
@@ -108,7 +108,9 @@ def with_logins(
                     admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(name)))
         for database, url in urls.items():
             with psycopg.connect(url, autocommit=True) as connection:
-                connection.execute(f"CREATE TABLE clients (id int PRIMARY KEY, name {form.column}, note text)".encode())
+                connection.execute(
+                    f"CREATE TABLE clients (id int PRIMARY KEY, name {form.column}, note {form.column})".encode()
+                )
                 for name in names:
                     connection.execute(
                         sql.SQL("GRANT SELECT, INSERT, UPDATE, DELETE ON clients TO {}").format(sql.Identifier(name))

@@ -11,7 +11,9 @@ store has answered.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
+from functools import cache
 from typing import cast
 
 import psycopg
@@ -71,7 +73,9 @@ def zero_old_rows(
     """
     _require_read_committed(connection)
     versions = tuple(sorted({*retired, version}))
-    evidence = [evidence_of(connection, table, keys) for table in tables]
+    # All tables have the same keys: a key store elsewhere is asked once.
+    once = keys and replace(keys, ring=cache(keys.ring))
+    evidence = [evidence_of(connection, table, once) for table in tables]
     for each in evidence:
         each.prepare(versions)
     lock_tables(connection, tables)
