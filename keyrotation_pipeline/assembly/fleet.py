@@ -44,6 +44,7 @@ from keyrotation_pipeline.model.members import (
     not_examined,
     place_by_rule,
     rules_among,
+    same_database,
 )
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.database import DatabasePorts
@@ -130,22 +131,29 @@ class SignedPlaces:
     settings: Settings
     ledger: Ledger
 
-    def lines(self, *, asked: bool) -> Iterator[str]:
+    def lines(self, own: str, *, asked: bool) -> Sequence[str]:
         """The members among the hosts: where each is, or as signed, where it is not asked or does not answer.
 
+        Args:
+            own: the place of the home's own database.
+
         Raises:
-            KeyRotationError: a new one does not answer, or cannot be used, whose place is to be signed or pinned now.
+            KeyRotationError: a new one does not answer, or cannot be used, or is another one by a second name, whose
+                place is to be signed or pinned now.
         """
         signed = self._signed() if self.settings.databases else {}
-        failed = dict[str, KeyRotationError]()
+        failed, found = dict[str, KeyRotationError](), list[str]()
         for each in self.settings.databases:
             try:
-                yield from self._lines_of(each, signed or {}, asked=asked)
+                found += self._lines_of(each, signed or {}, asked=asked)
             except KeyRotationError as error:
                 failed[each.name] = error
-                yield member_line(each.name, UNKNOWN_PLACE)
+                found.append(member_line(each.name, UNKNOWN_PLACE))
         if asked or signed is None:
             require_all(failed)
+            if (sentence := same_database(own, found, signed or {})) is not None:
+                raise PreflightError(sentence)
+        return found
 
     def _lines_of(self, entry: MemberSettings, signed: Mapping[str, str], *, asked: bool) -> Iterator[str]:
         name = entry.name

@@ -505,7 +505,7 @@ def _assemble(
         timestamps=_authority(settings, ledger),
         witnesses=tuple(_witness(settings, each, ledger, own) for each in witnesses_of(settings)),
         sign=own.signed,
-        hosts=(*hosts_of(settings), *places.lines(asked=asks_members)),
+        hosts=(*hosts_of(settings), *places.lines(environment.identity().place, asked=asks_members)),
         secrets=settings.secrets,
         has_recovery_key=settings.recovery.names_a_key,
         backup_signer=trust.own_signer,

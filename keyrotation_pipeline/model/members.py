@@ -123,6 +123,22 @@ def not_examined(why: Mapping[str, str]) -> str:
     return f"{len(why)} databases were not examined ({', '.join(why)}); the first: {first}" if others else first
 
 
+def same_database(own: str, hosts: Sequence[str], signed: Mapping[str, str]) -> str | None:
+    """A sentence about a member that is the home's own database, or another member, by a second name; None: none is.
+
+    Args:
+        own: the place of the home's own database.
+        hosts: with the members as they are to be signed.
+        signed: the places of members that are signed already, which were asked then.
+    """
+    there = {own: "[database]"}
+    for name, place in members_among(hosts).items():
+        known = there.setdefault(place, f"[[databases]] {name}")
+        if known != f"[[databases]] {name}" and signed.get(name) != place:
+            return f"[[databases]] {name} is {place}, and so is {known}; correct its url, or leave it out"
+    return None
+
+
 def place_by_rule(member: str, place: str) -> str | None:
     """The place that a rule gives to a member; None: it does not cover it.
 

@@ -139,7 +139,7 @@ class ModelMember:
     def bring_up_to_date(self) -> None:
         assert self.now
 
-    require_unmoved = close = bring_up_to_date
+    require_unmoved = require_copy = close = bring_up_to_date
 
     def blind_spots(self) -> BlindSpots:
         return BlindSpots((), ())

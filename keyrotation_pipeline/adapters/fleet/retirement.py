@@ -191,6 +191,7 @@ class FleetEvidence:
             raise ProofError(f"database {missing[0]} gave no evidence, so nothing was retired; run this step again")
         for each in evidence:
             with self.fleet.member(each.member) as member:
+                member.require_copy()
                 now = member.state(by_member[each.member])
                 if not member.has_reached(each.lsn):
                     raise _changed(f"database {each.member}", "its WAL is behind, as after a restore")

@@ -31,7 +31,7 @@ _NOW = "SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32):
 _REACHED = "SELECT NOT pg_is_in_recovery() AND pg_current_wal_insert_lsn() >= %s::pg_lsn"
 _FENCES = """
 SELECT concat_ws('.', nullif(n.nspname, 'public'), c.relname),
-       concat_ws(' ', 'relation', c.oid, 'file', pg_relation_filenode(c.oid), 'fence', {fence})
+       concat_ws(' ', 'relation', c.oid, 'file', pg_relation_filepath(c.oid), 'fence', {fence})
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY (%s::bigint[]::oid[])
 """
 

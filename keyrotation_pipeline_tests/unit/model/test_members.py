@@ -4,7 +4,14 @@ import pytest
 
 from keyrotation_pipeline.model.approval import hosts_in
 from keyrotation_pipeline.model.key_events import KeyRetired
-from keyrotation_pipeline.model.members import member_line, members_among, members_in, place_lines, values_in
+from keyrotation_pipeline.model.members import (
+    member_line,
+    members_among,
+    members_in,
+    place_lines,
+    same_database,
+    values_in,
+)
 from keyrotation_pipeline.model.proof import MemberPosition, MemberState, Proven, SnapshotPosition
 from keyrotation_pipeline.model.records import as_json, read
 from keyrotation_pipeline.model.tables import TableName
@@ -64,3 +71,24 @@ def test_a_member_has_a_line_of_its_own_and_is_a_host() -> None:
 )
 def test_what_changed_since_the_evidence_is_named(now: MemberState, differs: list[str]) -> None:
     assert list(MemberState("p", 1, {"a": "1"}, "r").differences(now)) == differs
+
+
+OWN, EAST = "own, system identifier 7", "east, system identifier 8"
+
+
+@pytest.mark.parametrize(
+    ("places", "signed", "said"),
+    [
+        pytest.param({"east": EAST, "north": NORTH}, {}, None, id="each another one"),
+        pytest.param({"own": OWN}, {}, f"[[databases]] own is {OWN}, and so is [database]; ", id="the home's own"),
+        pytest.param(
+            {"east": EAST, "e": EAST}, {"east": EAST}, f"e is {EAST}, and so is [[databases]] east; ", id="twin"
+        ),
+        pytest.param({"east": EAST, "e": EAST}, {"east": EAST, "e": EAST}, None, id="signed before"),
+        pytest.param({"east_*": "east_*, system identifier 7", "own": EAST}, {}, None, id="a rule is no database"),
+    ],
+)
+def test_a_database_by_a_second_name_is_named(places: dict[str, str], signed: dict[str, str], said: str | None) -> None:
+    sentence = same_database(OWN, [member_line(name, place) for name, place in places.items()], signed)
+    assert (said or "") in (sentence or "")
+    assert (sentence is None) == (said is None)
