@@ -121,6 +121,22 @@ def test_no_time_limit_of_the_database_ends_our_sessions(server: Server, setting
         rotate(url, between=lambda: time.sleep(0.5))
 
 
+@pytest.mark.parametrize("setting", ["transaction_timeout", "idle_in_transaction_session_timeout"])
+def test_a_time_limit_that_ends_a_session_before_it_is_lifted_is_a_refusal(
+    server: Server, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of a millisecond, say; otherwise whoever sets it for a member of a fleet would end every command."""
+    monkeypatch.setattr(server_connection, "_require_direct", lambda *_: time.sleep(0.5))
+    with (
+        hostile(server, "hostile_limit", "", f"{setting} = '1ms'") as url,
+        pytest.raises(
+            DatabaseUnavailableError,
+            match=r"^cannot connect to hostile_limit@\S+: the .*transaction timeout of role or",
+        ),
+    ):
+        connect(url)
+
+
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "EUC_JP", "UTF8"])
 def test_a_database_of_another_encoding_is_rotated(server: Server, encoding: str) -> None:
     with hostile(server, "hostile_encoding", f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'") as url:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, cast
 
 import psycopg
-from psycopg import OperationalError, ProgrammingError
+from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.json import Jsonb
 
@@ -48,6 +48,8 @@ _MESSAGES = (
      "the server ended the connection; check that it runs, then run this again"),
     (r"too many clients already|remaining connection slots|too many connections for",
      "the server has no connection left; end some, or raise its max_connections"),
+    (r"due to (?P<name>[a-z -]+) timeout",
+     "the {name} timeout of role or database ends the session before it is set up; raise it"),
     (r"Connection refused|No such file or directory|[Tt]imed? ?out|[Tt]imeout|No route to host|Network is unreachable",
      "no server answers there; start it, or correct host and port in {setting}"),
 )  # fmt: skip
@@ -61,7 +63,7 @@ READ_ONLY = (
 
 
 def refusal_of(
-    error: OperationalError, url: str, setting: str = URL_SETTING, role: str = "pipeline-role.sql"
+    error: psycopg.Error, url: str, setting: str = URL_SETTING, role: str = "pipeline-role.sql"
 ) -> DatabaseUnavailableError:
     """Returns the sentence for a refused connection; it names host and database, never the password.
 
@@ -81,7 +83,7 @@ def refusal_of(
     return DatabaseUnavailableError(f"cannot connect to {display_name(url)}: {_without_password(why, url)}")
 
 
-def _what_to_correct(error: OperationalError, setting: str) -> str:
+def _what_to_correct(error: psycopg.Error, setting: str) -> str:
     """Returns what libpq knows without words: the server may speak any language, and libpq gets no SQLSTATE."""
     if error.pgconn is not None and error.pgconn.used_password:
         return f"it refused after it got the password; correct user, password or database in {setting}"
@@ -184,6 +186,8 @@ WHERE name IN ('idle_session_timeout', 'transaction_timeout') OR name = 'synchro
 SESSION_SETTINGS = "; ".join(f"SET {name} = '{value}'" for name, value in _PINNED.items()) + ";" + _PINNED_WHERE_KNOWN
 
 Connection = psycopg.Connection[tuple[object, ...]]
+# How a server ends a session, by settings of role and database that hold until ours do; no OperationalError.
+_TIMED_OUT = (psycopg.errors.IdleInTransactionSessionTimeout, psycopg.errors.TransactionTimeout)
 
 
 def connect(url: str) -> "psycopg.Connection[tuple[object, ...]]":
@@ -216,7 +220,7 @@ def opening(url: str) -> Iterator[Connection]:
             unless_kept.pop_all()
     except psycopg.errors.ProtocolViolation:  # how a statement pooler refuses a transaction
         raise _pooled(url) from None
-    except psycopg.OperationalError as error:
+    except (psycopg.OperationalError, *_TIMED_OUT) as error:
         raise refusal_of(error, url) from None
 
 
