@@ -8,7 +8,7 @@ import subprocess
 import psycopg
 import pytest
 
-from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, environment
+from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
 from keyrotation_pipeline_tests.acceptance.test_fleet import MEMBERS, ROWS, Fleet, fleet, second  # noqa: F401
 from keyrotation_pipeline_tests.acceptance.test_fleet_backups import files, lose, manifest, recovered, recovery_key
 from keyrotation_pipeline_tests.servers import Server
@@ -49,6 +49,43 @@ def test_every_dump_of_a_set_is_made_again_and_a_member_is_brought_back_from_it(
     fleet.typed("rotate", fleet.requested("request", "--reason", "south is back"))
     assert (fleet.live(), fleet.read()) == ({"v3"}, fleet.expected)
     fleet.typed("audit", "verify")
+
+
+def test_everything_is_brought_back_from_a_set_that_was_made_again(
+    fleet: Fleet,  # noqa: F811
+    server: Server,
+    second: Server,  # noqa: F811
+) -> None:
+    """The home and every member are lost, and the present key is not in the audit of the time of the dumps."""
+    old = json.loads(fleet.typed("backup", "--json"))["set"]
+    fleet.typed("rotate", fleet.requested("request", "--reason", "yearly"))
+    key = recovery_key(fleet)
+    made = json.loads(fleet.typed("backup", "--rekey", old, "--key", key, "--json"))["set"]
+    signer = json.loads(fleet.typed("status", "--json"))["backup_signer"]
+    own, north = (fleet.urls[each].partition("?")[0].rpartition("/")[2] for each in ("", "north"))
+    for at, name in ((server, own), (server, north), (second, "south")):
+        lose(at, name)
+    new = Fleet(Folder(fleet.folder.path / "new", []), fleet.urls, fleet.officers, fleet.expected)
+    new.folder.path.mkdir()
+    backups = str(fleet.folder.path / ".keyrotation" / "backups")
+    given = ("--from", backups, "--key", key, "--signer", signer, "--set", made, "--json")
+    done = json.loads(new.typed("recover", *given, "--server", server.url(), "--into", own))
+    assert (done["rows"], done["put_back"]) == ({"clients": ROWS}, {"v2": "live"})
+    for member, at, name in (("north", server, north), ("south", second, "south")):
+        one = json.loads(new.typed("recover", *given, "--server", at.url(), "--database", member, "--into", name))
+        assert one["values_decrypted"] == {f"{member}:clients": ROWS}
+    new.requested("reconcile")
+    new.typed("reconcile")
+    assert (new.live(), new.read()) == ({"v2"}, new.expected)
+    new.typed("verify")
+    new.typed("audit", "verify")
+    assert any("keyrotation restore-key v1" in each for each in done["next"]), done["next"]
+    first, *_ = files(fleet, "*v1*.gpg")
+    new.typed("restore-key", "v1", "--key", key, "--from", str(first))
+    new.typed("backup")
+    new.typed("rotate", new.requested("request", "--reason", "yearly"))
+    assert (new.live(), new.read()) == ({"v3"}, new.expected)
+    new.typed("audit", "verify")
 
 
 def test_a_rekeying_that_is_killed_between_two_dumps_leaves_nothing_and_is_repeated(fleet: Fleet) -> None:  # noqa: F811
