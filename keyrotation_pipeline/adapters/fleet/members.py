@@ -10,6 +10,7 @@ from typing import Protocol
 
 import psycopg
 
+from keyrotation_pipeline.adapters.postgres.server.connection import READ_ONLY
 from keyrotation_pipeline.errors import (
     AuditError,
     CopyAheadError,
@@ -203,6 +204,8 @@ def _named(name: str) -> Iterator[None]:
     except (DatabaseUnavailableError, psycopg.OperationalError) as error:
         why = str(error) if isinstance(error, KeyRotationError) else "the connection was lost; run this again"
         raise MemberUnavailableError(in_member(name, why)) from None
+    except psycopg.errors.ReadOnlySqlTransaction:
+        raise MemberUnavailableError(in_member(name, f"it {READ_ONLY}")) from None
 
 
 @contextmanager
