@@ -57,15 +57,26 @@ def _parsed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         "--witness", metavar="URL", action="append", default=[], type=_url,
         help="ask this witness for what it has signed last; may be given several times",
     )  # fmt: skip
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_args(_joined(arguments))
     return parsed.heads, parsed.witness
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with each head as one that was copied with what stands before it, and without quotes."""
+    joined: list[str] = []
+    for each in arguments:
+        if joined and re.fullmatch(r"audit|(?:audit head:)?(?: ?[0-9]{1,18})?", joined[-1].lower(), re.ASCII):
+            joined[-1] += f" {each}"
+        else:
+            joined.append(each)
+    return joined
 
 
 def _head(text: str) -> str:
     """The hash, also of the whole line of a signed text or a report, which has the event's number before it."""
     found = re.fullmatch(r"(?:audit head: )?(?:[0-9]{1,18} )?([0-9a-f]{64})", text.strip().lower(), re.ASCII)
     if found is None:
-        raise argparse.ArgumentTypeError("a head has 64 hex digits; copy them, or the whole line in quotes")
+        raise argparse.ArgumentTypeError("a head has 64 hex digits; copy them, or the whole line Audit head")
     return found[1]
 
 

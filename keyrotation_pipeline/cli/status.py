@@ -93,7 +93,7 @@ def lines(
     yield ""
     for label, text in _rotation(shown, conductor_in_words(heartbeats, now, address), verbose=verbose):
         yield field(label, text)
-    yield from _others(shown, verbose=verbose)
+    yield from _others(shown, said_first=said.of, verbose=verbose)
 
 
 def not_searched(blind_spots: BlindSpots, *, verbose: bool) -> str:
@@ -112,7 +112,7 @@ def _proven(shown: Status, now: datetime) -> str:
     return f"NOT proven to restore: the recovery test failed {age(shown.recovery_test_failed, now)}{before}"
 
 
-def _others(shown: Status, *, verbose: bool) -> Iterator[output.Text]:
+def _others(shown: Status, *, said_first: str | None, verbose: bool) -> Iterator[output.Text]:
     if shown.members:
         summary = FleetSummary.of(shown)
         asked = (
@@ -132,7 +132,8 @@ def _others(shown: Status, *, verbose: bool) -> Iterator[output.Text]:
     for contact in shown.contacts:
         yield field("Contact", str(contact))
     for message in shown.attention_in_short:
-        yield field("Attention", message, output.BAD)
+        if message != said_first:
+            yield field("Attention", message, output.BAD)
     for message in shown.warnings:
         yield field("Warning", message, "yellow")
 

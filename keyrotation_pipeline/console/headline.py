@@ -43,6 +43,7 @@ class Headline:
         sentence: of at most 25 words or so, without a command.
         command: what to type next; None: nothing is to be done by hand.
         do: what to do, where that is more than the command; with backticks around commands.
+        of: the message of the status that says just this.
         detail: the whole sentence of `keyrotation status`, where it says more than the short one and the command.
     """
 
@@ -51,6 +52,7 @@ class Headline:
     command: str | None = None
     detail: str | None = None
     do: str | None = None
+    of: str | None = None
 
     @property
     def next(self) -> str | None:
@@ -192,7 +194,8 @@ def _idle(status: Status, last: Request | None) -> Headline:
 
 def _of_sentence(tone: Tone, sentence: str, otherwise: str | None = None) -> Headline:
     (short, command), (_, do) = _short(sentence), in_two(sentence)
-    return Headline(tone, otherwise or f"{short[:1].upper()}{short[1:]}.", command, sentence, do or None)
+    of = sentence if otherwise is None else None
+    return Headline(tone, otherwise or f"{short[:1].upper()}{short[1:]}.", command, sentence, do or None, of)
 
 
 def _about(sentences: tuple[str, ...], name: str) -> str | None:

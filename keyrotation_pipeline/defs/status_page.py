@@ -53,7 +53,7 @@ def status_metadata(status: Status, naming: Naming) -> Mapping[str, dg.MetadataV
         "[sensors and schedules](/automation)",
     )
     return {
-        "now": _short("  \n".join([*_wrapped(_now(status)), "[the console, with everything on one page](/)"])),
+        "now": _short("  \n".join(["[the console](/)", *_wrapped(_now(status))])),
         "needs_attention": _messages(status.attention, "Nothing is overdue, blocked or stale."),
         "rotation": _short("  \n".join(_rotation(naming, status.rotation))),
         **({"databases": _short("  \n".join(_databases(status)))} if status.members else {}),
@@ -178,8 +178,7 @@ STATUS_PAGE = Asset(
     "status",
     {"report"},
     SITE_RELIABILITY,
-    "**Where we stand**: what needs attention, what the open rotation waits for, and what to do next; as "
-    "`keyrotation status` says. The sensor `alert_delivery` renews this page within half a minute of a change; while "
-    "that sensor does not run, the page stays as it was.",
+    "**Where we stand**: see `now` below, or **[the console](/)**, with everything on one page. The sensor "
+    "`alert_delivery` renews this page within half a minute of a change, while it runs.",
     _materialize,
 )

@@ -247,9 +247,15 @@ def _require_decryptable(tables: Sequence[EncryptedTable], stored: StoredKeys) -
 
 
 def _require_last(ledger: Ledger, rotation: Walk, primary: KeyVersion | None) -> None:
-    if (current := ledger.current()) is not None:
+    current = ledger.current()
+    if current is not None and current.action.goes_back and current.source == rotation.target:
         raise RequestError(
-            f"rotation {current.id} is not finished; roll that back with `keyrotation rollback {current.id}`"
+            f"rotation {rotation.id} is being rolled back already; continue with `keyrotation rotate {current.id}`"
+        )
+    if current is not None:
+        raise RequestError(
+            f"{current.action if current.action.goes_back else 'rotation'} {current.id} is not finished; "
+            f"roll that back with `keyrotation rollback {current.id}`"
         )
     if primary != rotation.target:
         raise RequestError(

@@ -126,6 +126,9 @@ def test_a_pack_holds_offline_and_says_what_it_does_not_cover(made: Packed, pack
     head = json.loads((pack / "pack.json").read_text())["audit"]
     for typed in (f"{head['seq']} {head['hash']}", f"Audit head: {head['seq']} {head['hash'].upper()}"):
         assert verified(pack, typed)[1].startswith("everything that was checked holds\n")
+    unquoted = ("Audit", "head:", str(head["seq"]), head["hash"])
+    for words in (unquoted, unquoted[2:]):
+        assert verified(pack, *words)[1].startswith("everything that was checked holds\n")
     readme = (pack / "README.txt").read_text()
     officers = json.loads((pack / "report.json").read_text())["policy"]["officers"]
     assert all(each["fingerprint"] in readme for each in officers)

@@ -52,7 +52,8 @@ def test_a_command_that_is_longer_than_a_line_is_shown_in_pieces() -> None:
     assert seen_lines(shown) == [
         "For an auditor:",
         "keyrotation report --format pack",
-        "--output DIR. a page and the rest.",
+        "--output DIR. a page and the",
+        "rest.",
     ]
 
 

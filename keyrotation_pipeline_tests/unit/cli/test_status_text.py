@@ -131,7 +131,7 @@ def test_a_column_that_is_not_all_zero_is_shown(screen: Screen) -> None:
 
 
 def test_a_pipe_gets_each_sentence_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = replace(status(), attention=("word " * 60,))
+    shown = replace(status(), attention=("first", "word " * 60))
     show(shown)
 
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("Attention")] == [

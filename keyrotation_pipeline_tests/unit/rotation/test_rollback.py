@@ -287,6 +287,14 @@ def test_only_the_last_finished_rotation_is_rolled_back(world: FakeWorld) -> Non
         opened(world, first)
 
 
+def test_who_asks_for_a_rollback_twice_is_sent_to_the_one_under_way(world: FakeWorld) -> None:
+    first = rotated(world, WALK[-1])
+    undoing = signed(world, first)
+    run(world, undoing, Step.PRIMARY_KEY_ROLLOUT)
+    with pytest.raises(RequestError, match=f"{first.id} is being rolled back already; .*rotate {undoing.id}`"):
+        opened(world, first)
+
+
 def test_a_rotation_without_a_key_is_cancelled_instead(world: FakeWorld) -> None:
     with pytest.raises(RequestError, match="keyrotation cancel"):
         opened(world, approved(world))
