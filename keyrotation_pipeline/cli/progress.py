@@ -26,6 +26,7 @@ from keyrotation_pipeline.model.progress import Progress, Report, duration
 from keyrotation_pipeline.model.requests import Step
 
 PLAIN_SECONDS = 5.0
+REPEATED_SECONDS = 300.0  # while nothing changes
 ALL_ROWS = "all rows"
 STATE_CHARS = 28  # of a note within a bar's line: rows and their rate
 SHORTEST_SECONDS = 1.0  # a rate over less time is no basis for an estimate
@@ -185,9 +186,10 @@ class OnTerminal:
 
 
 class OnLines:
-    """Prints a line with its time, at most one in five seconds, so that a log of a long night stays readable.
+    """Prints a line with its time, so that a log of a long night stays readable: at most one in five seconds.
 
-    Only a wait for somebody is printed at once, since no report may follow it.
+    The same line is printed again after five minutes, as a sign of life. Only a wait for somebody is printed at once,
+    since no report may follow it.
     """
 
     def __init__(
@@ -197,7 +199,7 @@ class OnLines:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._now, self._overall, self._clock = now, overall, clock
-        self._last_wait = ""
+        self._last_wait = self._written = ""
         self._written_at = -PLAIN_SECONDS
 
     def __call__(self, progress: Progress) -> None:
@@ -208,12 +210,14 @@ class OnLines:
             whole = f"{self._overall}; "
         wait = progress.note if progress.note.startswith("waiting") else ""
         new_wait, self._last_wait = wait not in {"", self._last_wait}, wait
-        if not new_wait and self._clock() - self._written_at < PLAIN_SECONDS:
-            return
-        self._written_at = self._clock()
         amount = f"{progress.done:,} of {progress.total:,} {progress.unit}" if progress.total else progress.note
         remark = f" ({progress.note})" if progress.total and progress.note else ""
-        note(f"{seconds(self._now())} {whole}{_title(progress)}: {amount or 'under way'}{remark}")
+        text = f"{whole}{_title(progress)}: {amount or 'under way'}{remark}"
+        least = REPEATED_SECONDS if text == self._written else PLAIN_SECONDS
+        if not new_wait and self._clock() - self._written_at < least:
+            return
+        self._written_at, self._written = self._clock(), text
+        note(f"{seconds(self._now())} {text}")
 
 
 def _title(progress: Progress) -> str:

@@ -107,6 +107,16 @@ def test_what_waits_is_shown_at_once_and_once(seconds: Seconds, capsys: pytest.C
     ]
 
 
+def test_a_log_of_a_wait_for_people_repeats_its_line_every_five_minutes(
+    seconds: Seconds, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reported = OnLines(lambda: AT, None, seconds)
+    for _ in range(100):
+        reported(Progress(Step.DUAL_KEY_ROLLOUT, "read v2", 0, 0, note="no application instance reports itself"))
+        seconds.now += 6.0
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
 def test_a_terminal_shows_one_bar_above_the_shards(overall: Overall, seconds: Seconds) -> None:
     screen = StringIO()
     bars = bars_on(Console(file=screen, force_terminal=True, width=140, color_system=None))
