@@ -862,7 +862,7 @@ def test_a_copy_of_a_members_files_is_no_member_until_officers_have_signed_that(
     with clone_of(second) as clone:
         fleet.urls["south"] = clone.url("south")
         assert "database south: it runs on " in fleet.refused("rotate", request)
-        assert "after a failover, or in a copy; run `keyrotation reconcile`" in fleet.folder.printed[-1]
+        assert "so this is a failover or a copy; run `keyrotation reconcile`" in fleet.folder.printed[-1]
         assert prefixes(clone.url("south")) == prefixes(original) == {"v1:"}
         assert prefixes(fleet.urls["north"]) == {"v2:"}
         second.stop()
