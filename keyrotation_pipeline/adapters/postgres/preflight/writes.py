@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterator, Sequence
 
+from psycopg import sql
+
 from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import (
     foreign_event_triggers,
@@ -10,12 +12,15 @@ from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import (
     foreign_parts_of_ours,
     to_be_ours,
 )
-from keyrotation_pipeline.adapters.postgres.inventory.relations import heap_and_toast_bytes
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heap_and_toast_bytes
+from keyrotation_pipeline.adapters.postgres.inventory.samples import TABLE_SAMPLE_BYTES
+from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, of_a_sample
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
 from keyrotation_pipeline.adapters.postgres.server.dump_text import unquoted
 from keyrotation_pipeline.fieldcrypto.formats.native import SEARCH_INDEX
+from keyrotation_pipeline.fieldcrypto.formats.sources import NEVER_ENCRYPTED
 from keyrotation_pipeline.model.environment import Problem
 
 TRIGGER_CLAUSE = "WHEN (current_setting('keyrotation.engine', true) IS DISTINCT FROM 'on')"
@@ -148,14 +153,12 @@ def watches_others(definition: str, columns: Sequence[str]) -> bool:
 # Smaller tables need no forecast of disk space.
 FORECAST_FROM_BYTES = 2**30
 
-# A value of ours has a head of 20 characters, and base64 of a text and its tag.
-_ADDED = """
-SELECT CASE WHEN count(*) = count(s.avg_width) THEN
-    coalesce(sum(greatest(c.reltuples, 0) * (1 - s.null_frac) * (s.avg_width / 3.0 + 42)), 0)::bigint END
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN unnest(%s::text[]) AS plain (name)
-LEFT JOIN pg_stats s ON (s.schemaname, s.tablename, s.attname, s.inherited) = (n.nspname, c.relname, plain.name, false)
-WHERE c.oid = ANY(%s::bigint[]::oid[]) AND pg_relation_size(c.oid) > 0
+# How many bytes plaintext becomes longer by, as a share of its rows as they are stored, compressed ones too. A value of
+# ours has a head of 20 characters, and base64 of the text and its tag, which nothing compresses.
+_GROWTH = """
+SELECT coalesce(sum({added})::float8 / nullif(sum(pg_column_size(t.*)), 0), 0) FROM ONLY {relation} AS t {pages}
 """
+_ADDED = "CASE WHEN {0}::text <> '' THEN 20 + 4 * ((octet_length({0}::text) + 18) / 3) - pg_column_size({0}) ELSE 0 END"
 
 _RIGHTS = """
 SELECT has_schema_privilege(c.relnamespace, 'USAGE'), has_table_privilege(c.oid, 'SELECT'),
@@ -281,22 +284,33 @@ def disk_has_room(subject: Subject) -> Iterator[Problem]:
     """
     size = heap_and_toast_bytes(subject.connection, [relation.oid for relation in subject.heaps])
     if size >= FORECAST_FROM_BYTES:
-        added = added_bytes(subject) if subject.table.begun and not subject.table.gives_back else 0
-        gib, growth = (size + (added or 0)) / 2**30, (size / 10 + 1.3 * (added or 0)) / 2**30
-        name = subject.quoted(subject.table.name.schema, subject.table.name.table)
-        unknown = "" if added is not None else f" (for a forecast, ANALYZE {name} first)"
+        added = added_bytes(subject)
+        gib, growth = size / 2**30, (size / 10 + 1.3 * added) / 2**30
         yield warning(
-            f"re-encrypting {subject.table.name} ({size / 2**30:.1f} GiB) writes about {3 * gib:.0f} GiB of WAL and "
-            f"makes the table {'about' if added is not None else 'at least'} {growth:.1f} GiB larger{unknown}; check "
-            "that disk and archive have room"
+            f"re-encrypting {subject.table.name} ({gib:.1f} GiB) writes about {3 * (size + added) / 2**30:.0f} GiB of "
+            f"WAL and makes the table about {growth:.1f} GiB larger; check that disk and archive have room"
         )
 
 
-def added_bytes(subject: Subject) -> int | None:
-    """By how many bytes plaintext grows when it is encrypted, by the planner's statistics; None: there are none."""
-    parameters = (list(subject.table.begun), [relation.oid for relation in subject.heaps])
-    row = subject.connection.execute(_ADDED, parameters).fetchone()
-    return None if row is None or row[0] is None else int(str(row[0]))
+def added_bytes(subject: Subject) -> float:
+    """By how many bytes the plaintext of a table grows when it is encrypted, by a sample of its rows.
+
+    Values of other libraries are counted as of ours: they are about as long.
+    """
+    plain = [each.column for each in subject.table.places if each.source == NEVER_ENCRYPTED]
+    return sum(_added(subject, relation, plain) for relation in subject.heaps) if plain else 0.0
+
+
+def _added(subject: Subject, relation: Relation, columns: Sequence[str]) -> float:
+    named = (sql.SQL(_ADDED).format(sql.Identifier("t", column)) for column in columns)
+    query = sql.SQL(_GROWTH).format(
+        added=sql.SQL(" + ").join(named),
+        relation=relation.identifier,
+        pages=of_a_sample(subject.connection, relation.oid, TABLE_SAMPLE_BYTES, len(subject.heaps)),
+    )
+    with heap_scan(subject.connection, relation.label, relation.oid):
+        ((share,),) = subject.connection.execute(query).fetchall()
+    return float(str(share)) * heap_and_toast_bytes(subject.connection, [relation.oid])
 
 
 def _rights(subject: Subject, oid: int) -> tuple[object, ...]:
