@@ -90,6 +90,8 @@ def _words_of(text: str) -> set[str]:
 
 
 def _headline(status: Status, last: Request | None) -> Headline:
+    if status.audit_fault is not None:  # whoever forged it may ask for signatures
+        return _of_sentence(Tone.FAILED, status.audit_fault)
     if status.rotation is not None:
         return _of_rotation(status, status.rotation)
     if status.incidents:
@@ -117,7 +119,7 @@ def _next_stage(shown: OpenIncident) -> str:
 
 def _of_rotation(status: Status, rotation: RotationStatus) -> Headline:
     walk = rotation.walk
-    name = f"{_kind(walk)}{walk.source} → {walk.target}"
+    name = _named(walk)
     if rotation.blocked_by:
         (short, command), (_, do) = _short(rotation.blocked_by), in_two(rotation.blocked_by)
         said = f"{name} stopped at {_step(rotation)}: {short}."
@@ -161,7 +163,7 @@ def _to_sign(name: str, pending: PendingRequest) -> Headline:
     """Whom a request waits for; the command is that of one officer."""
     missing, more = pending.missing, pending.required - len(pending.signed_by)
     if len(missing) == more:
-        named = " and ".join(f"the {each}" for each in missing)
+        named = " and ".join(f"the {each}" if each.endswith("Officer") else each for each in missing)
     else:
         named = f"{more} {'signature' if more == 1 else 'signatures'} ({', '.join(missing[:-1])} or {missing[-1]})"
     since = utc_minute(pending.request.requested_at)
@@ -186,9 +188,7 @@ def _idle(status: Status, last: Request | None) -> Headline:
     then = "" if due is None else f" The next rotation is due by {due:%-d %B %Y}."
     if isinstance(last, Walk) and is_news(last, status.generated_at):
         ended = utc_minute(last.finished_at or status.generated_at)
-        return Headline(
-            Tone.CALM, f"{_kind(last)}{last.source} → {last.target} finished at {ended}.{then}", "keyrotation report"
-        )
+        return Headline(Tone.CALM, f"{_named(last)} finished at {ended}.{then}", "keyrotation report")
     return Headline(Tone.CALM, f"Nothing to do. {status.primary} is the primary key.{then}")
 
 
@@ -218,8 +218,9 @@ def _command_about(walk: Walk, do: str) -> str | None:
     return next((each for each in commands if walk.id in each), next(iter(commands), None))
 
 
-def _kind(walk: Walk) -> str:
-    return {"emergency": "Emergency ", "rollback": "Rollback ", "decrypt": "Decryption "}.get(walk.kind, "")
+def _named(walk: Walk) -> str:
+    kind = {"emergency": "Emergency ", "rollback": "Rollback ", "decrypt": "Decryption "}.get(walk.kind, "")
+    return f"{kind}{walk.source} → {walk.target}"
 
 
 def _rotate(walk: Walk) -> str:

@@ -240,6 +240,7 @@ class Status:
         next_rotation_rule: why it is due then, and what is not known about that.
         rehearsal: the newest one from the present primary; None: there is none.
         wrapping_key: where that of stored keys comes from; None: there is none, or it never said so.
+        audit_fault: why the audit does not verify, which `attention` has, too; None: it does. Not in the JSON.
     """
 
     generated_at: datetime
@@ -268,6 +269,7 @@ class Status:
     members: Mapping[str, str] = field(default_factory=dict)
     answers: Mapping[str, MemberAnswer] = field(default_factory=dict)
     wrapping_key: WrappingKeyOrigin | None = None
+    audit_fault: str | None = None
 
     @property
     def other_requests(self) -> tuple[PendingRequest, ...]:

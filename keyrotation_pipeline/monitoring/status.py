@@ -184,7 +184,8 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside
     situation, protected = outside.situation, outside.protected
     stored, attention = _stored(situation)
     primary = stored.primary if stored is not None else None
-    inconsistent = _inconsistent(pipeline, stored) if stored is not None else []
+    error = _inconsistent(pipeline, stored) if stored is not None else None
+    inconsistent = [] if error is None else [str(error)]
     attention += [*inconsistent, *(_of_keys(pipeline.ledger, stored, records) if stored is not None else [])]
     due = due_rotation(situation, primary)
     overdue = _overdue(due)
@@ -259,6 +260,7 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside
         not_counted_since=not_counted_since,
         rehearsal=last_rehearsal(pipeline.ledger, primary, pipeline.members),
         wrapping_key=origin_of(pipeline, outside.wrapping),
+        audit_fault=str(error) if isinstance(error, AuditError) else None,
     )
 
 
@@ -292,13 +294,13 @@ def _unnamed(ledger: Ledger, stored: StoredKeys) -> Iterator[str]:
         yield f"the key store names no primary; {then}"
 
 
-def _inconsistent(pipeline: Pipeline, stored: StoredKeys) -> list[str]:
+def _inconsistent(pipeline: Pipeline, stored: StoredKeys) -> KeyRotationError | None:
     """Whether the database was restored or its audit tampered with: until that is settled, every change is refused."""
     try:
         require_consistent(pipeline, stored)
     except (AuditError, BlockedError, KeyStoreError) as error:
-        return [str(error)]
-    return []
+        return error
+    return None
 
 
 def _overdue(due: DueRotation | None) -> list[str]:

@@ -59,7 +59,8 @@ def fault_of(typed: Folder) -> str:
     fault = typed.printed[-1]
     assert "the audit does not verify: " in fault
     typed.run("status", "--exit-code", expect=1)
-    assert "audit does not verify: " in typed.printed[-2] + typed.printed[-1]
+    said = typed.printed[-2] + typed.printed[-1]
+    assert "\nNow       The audit does not verify: " in said, "before anything that somebody may have forged"
     return fault
 
 

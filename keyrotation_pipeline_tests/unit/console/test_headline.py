@@ -9,7 +9,7 @@ import pytest
 from keyrotation_pipeline.console.headline import Headline, Tone, headline
 from keyrotation_pipeline.console.walk_view import Mark, finished_steps, steps_of
 from keyrotation_pipeline.model.pending import PendingCode, PendingReason, paused_sentence
-from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord, Walk
+from keyrotation_pipeline.model.requests import WALK, PendingRequest, RequestStatus, Step, StepRecord, Walk
 from keyrotation_pipeline.model.status import RotationStatus, Status, failure_of
 from keyrotation_pipeline_tests.fakes import fake_pipeline, rotation_of
 from keyrotation_pipeline_tests.unit.cli.test_status_text import status, table
@@ -79,6 +79,22 @@ def test_each_state_has_one_short_sentence_and_the_command(
     assert said.sentence.startswith(sentence)
     assert len(said.sentence.split()) <= MOST_WORDS
     assert said.command is None if command is None else (said.command or "").startswith(f"keyrotation {command}")
+
+
+def test_nobody_is_asked_to_sign_or_run_anything_while_the_audit_does_not_verify() -> None:
+    fault = (
+        "the audit does not verify: event 7 is not signed; keep this database as it is, and compare it with a backup"
+    )
+    for shown in (calm(), walking(), walking(walk=walk_with(status=RequestStatus.PAUSED))):
+        said = headline(replace(shown, audit_fault=fault, attention=(fault,)), None)
+        assert (said.tone, said.sentence) == (Tone.FAILED, "The audit does not verify: event 7 is not signed.")
+        assert (said.of, said.command) == (fault, None)
+
+
+def test_titles_of_officers_have_an_article_and_names_have_none() -> None:
+    pending = PendingRequest(replace(walk_with(), started_at=None), (), ("Security Officer", "Ada Byron"), 2)
+    said = headline(replace(walking(walk=replace(walk_with(), started_at=None)), requests=(pending,)), None)
+    assert said.sentence.startswith("v1 → v2 waits for the Security Officer and Ada Byron, requested ")
 
 
 @pytest.mark.parametrize(
