@@ -12,7 +12,7 @@ _OBJECTS_BETWEEN_COLLECTIONS = 200_000
 _STOPPED = "stopped here; whatever was committed stays, and the same command continues from there\n"
 MISSING_EXTRA = (
     "this is keyrotation-pipeline for applications, which encrypts columns and lacks {name} for this command; "
-    "to rotate keys, run `pip install 'keyrotation-pipeline[pipeline]'` ([scan] or [exec] is enough for these two)\n"
+    "run `pip install 'keyrotation-pipeline[pipeline]'` (`[scan]` is enough for scan, `[exec]` for exec)\n"
 )
 
 
