@@ -237,8 +237,6 @@ class ZeroOldRows:
     Args:
         not_read_again: relations too large to be read under the lock: later writes into their older pages,
             unencrypted or in an undeclared column, were not seen.
-        format: of the values of all tables.
-        identified_by: how the key of a value was identified, which is what the count rests on.
         plaintext: values in columns that held plaintext, counted and let pass as what a rollback leaves.
         relations: SHA-256 over the identities of all relations that are searched; "": nothing was read before.
         state: of the home's own database in a fleet, read with this and compared again before the commit; None: the
@@ -253,8 +251,6 @@ class ZeroOldRows:
     proven_at: datetime
     replicas: tuple[AccountedReplica, ...] = ()
     not_read_again: tuple[str, ...] = ()
-    format: str = NATIVE.name
-    identified_by: IdentifiedBy = NATIVE.identified_by
     plaintext: int = 0
     relations: str = ""
     state: MemberState | None = None

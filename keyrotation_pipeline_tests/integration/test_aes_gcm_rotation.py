@@ -205,9 +205,10 @@ def test_the_evidence_is_of_decrypting_and_says_so(notes: Notes) -> None:
     searched = notes.searched()
     assert searched.values == {"Cl inic.Not es": 2 * ROWS}
     found = notes.proven(moment, searched)
-    assert (found.old_values, found.values, found.identified_by) == (0, 2 * ROWS, IdentifiedBy.DECRYPT)
+    assert (found.old_values, found.values) == (0, 2 * ROWS)
+    assert notes.table.format.identified_by is IdentifiedBy.DECRYPT  # which the retirement records
     assert notes.proven(moment, None).values == 2 * ROWS
-    assert "weaker evidence than a count by the database" in found.identified_by.evidence
+    assert "weaker evidence than a count by the database" in notes.table.format.identified_by.evidence
 
 
 def test_of_what_is_too_large_to_be_read_again_only_new_pages_are_decrypted_and_the_evidence_says_so(
@@ -221,7 +222,7 @@ def test_of_what_is_too_large_to_be_read_again_only_new_pages_are_decrypted_and_
         found = notes.evidence.zero_old_rows([notes.table], V1, [V1], moment, searched)
         notes.set(5, notes.value(V2, "meanwhile"), by=new)
     assert notes.table.name.table in str(found.not_read_again)
-    assert "not read again: only their new pages, while others could write" in found.identified_by.evidence
+    assert "not read again: only their new pages, while others could write" in notes.table.format.identified_by.evidence
 
 
 def test_an_old_login_is_refused_at_once_in_open_sessions_and_keeps_its_other_columns(notes: Notes) -> None:

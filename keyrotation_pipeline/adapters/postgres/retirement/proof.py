@@ -97,7 +97,6 @@ def zero_old_rows(
     names = tuple(str(table.name) for table in tables)
     seen = replicas.accounted(connection, declared)
     not_read_again = tuple(sorted(searched.labels[oid] for oid in again.first)) if searched else ()
-    value_format = discovery.format_of_home(tables)
     return ZeroOldRows(
         version,
         names,
@@ -107,8 +106,6 @@ def zero_old_rows(
         proven_at,
         seen,
         not_read_again,
-        value_format.name,
-        value_format.identified_by,
         sum(each.plaintext for each in evidence) + (searched.plaintext if searched else 0),
         relations="" if now is None else now.digest,
     )
