@@ -1,12 +1,19 @@
 """Officers for tests: real keys in real gpg homes, and the things that go wrong with them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from keyrotation_pipeline.demo.officers import DemoOfficer
+
+
+def roster_in_toml(officers: Iterable[DemoOfficer]) -> str:
+    """The officers as keyrotation.toml has them, by OpenPGP certificate."""
+    return "".join(
+        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
+    )
 
 
 def make_officer(directory: Path, name: str, expires: str = "0", extra: Sequence[str] = ()) -> DemoOfficer:

@@ -26,6 +26,7 @@ from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.acceptance import warm
 from keyrotation_pipeline_tests.acceptance.command import environment
+from keyrotation_pipeline_tests.officers import roster_in_toml
 
 V1 = KeyVersion(1)
 TABLES = ("clients", "visits")
@@ -71,10 +72,7 @@ class Clinic:
 
     def name_officers(self, number: int) -> None:
         """Let the configuration name so many."""
-        named = "".join(
-            f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n'
-            for each in self.officers[:number]
-        )
+        named = roster_in_toml(self.officers[:number])
         tables = "".join(f'[[tables]]\nname = "{table}"\ncolumns = ["note"]\n' for table in TABLES)
         # Recipients stay the two of the beginning, so that a change of officers is that alone.
         recipients = ", ".join(f'"{each.certificate}"' for each in self.officers[:2])

@@ -17,6 +17,7 @@ from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.acceptance.test_aes_gcm import HEX, Form
 from keyrotation_pipeline_tests.acceptance.test_fleet import CONFIGURATION, ROWS, Fleet
+from keyrotation_pipeline_tests.officers import roster_in_toml
 from keyrotation_pipeline_tests.servers import Server, copy_of
 
 
@@ -118,9 +119,7 @@ def with_logins(
                 for row in range(ROWS):
                     value = form.seal(key, made.expected[database, row])
                     connection.execute("INSERT INTO clients VALUES (%s, %s)", (row, value))
-        named = "".join(
-            f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-        )
+        named = roster_in_toml(officers)
         listed = ", ".join(f'v{number} = "{name}"' for number, name in enumerate(names, 1))
         (folder / "keyrotation.toml").write_text(
             CONFIGURATION.format(officers=named)

@@ -24,6 +24,7 @@ from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline_tests.acceptance import dying_command
 from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
 from keyrotation_pipeline_tests.applications import beside
+from keyrotation_pipeline_tests.officers import roster_in_toml
 from keyrotation_pipeline_tests.waiting import eventually
 
 Types = Callable[[MountedKeyRing], "Mapping[str, sa.types.TypeEngine[Any]]"]
@@ -216,9 +217,7 @@ def home_of(folder: Path, url: str, officers: tuple[DemoOfficer, ...], columns: 
         columns: as [[tables]] has them.
         create: the columns of the table `cases`, besides its key.
     """
-    named = "".join(
-        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-    )
+    named = roster_in_toml(officers)
     file = folder / "keyrotation.toml"
     file.write_text(
         f'database.url = "{url}"\n[rollout]\nmode = "attest"\ninstance_ttl_seconds = 5\ntimeout_seconds = 3\n'

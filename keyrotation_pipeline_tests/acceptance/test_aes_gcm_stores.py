@@ -25,6 +25,7 @@ from keyrotation_pipeline_tests.acceptance.test_aes_gcm import (
 )
 from keyrotation_pipeline_tests.aws_secrets import TestSecret
 from keyrotation_pipeline_tests.key_places import AwsPlace
+from keyrotation_pipeline_tests.officers import roster_in_toml
 
 pytestmark = pytest.mark.extended
 VARIABLE = "FIELD_KEYS"
@@ -52,9 +53,7 @@ def in_aws(
     secret = TestSecret(made.name, made.url, made.client, VARIABLE, by_commas(KeyEncoding.HEX))
     secret.overwrite(json.dumps({VARIABLE: old}))
     officers, file = (security_officer, privacy_officer), tmp_path / "keyrotation.toml"
-    named = "".join(
-        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-    )
+    named = roster_in_toml(officers)
     file.write_text(
         f'database.url = "{database_url}"\nrollout.mode = "confirm"\n[approvals]\nrequired = 2\n{named}'
         '[reencryption]\nshards = 1\nduty_cycle = 1.0\n[format]\nname = "aes-gcm"\nkeys = { env = "FIELD_KEYS" }\n'

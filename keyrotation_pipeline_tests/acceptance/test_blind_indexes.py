@@ -29,6 +29,7 @@ from psycopg.conninfo import make_conninfo
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
 from keyrotation_pipeline_tests.applications import beside
+from keyrotation_pipeline_tests.officers import roster_in_toml
 
 ROWS = 40
 COLUMNS = ("email_bidx", "email_bidx_v2")
@@ -256,9 +257,7 @@ def home(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Home:
     officers, file, first = (security_officer, privacy_officer), tmp_path / "keyrotation.toml", secrets.token_hex(32)
-    named = "".join(
-        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-    )
+    named = roster_in_toml(officers)
     listed = ", ".join(f'{version} = "{login}"' for version, login in zip(("v1", "v2", "v4"), logins, strict=True))
     file.write_text(
         f'database.url = "{database_url}"\nrollout.mode = "confirm"\n[approvals]\nrequired = 2\n{named}'

@@ -20,6 +20,7 @@ from psycopg import sql
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline_tests.acceptance.test_aes_gcm import ROWS, Application, Home, killed_before_it_decrypts
 from keyrotation_pipeline_tests.acceptance.test_aes_gcm import logins as logins  # noqa: PLC0414
+from keyrotation_pipeline_tests.officers import roster_in_toml
 
 TABLE = sql.Identifier("front desk", "Mem bers")
 SLOTS = ("ssn %", "e'mail")
@@ -158,9 +159,7 @@ def home(
     form, old = FORMS[request.param], secrets.token_hex(32)
     monkeypatch.setenv("FIELD_KEYS", old)
     file, officers = tmp_path / "keyrotation.toml", (security_officer, privacy_officer)
-    named = "".join(
-        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-    )
+    named = roster_in_toml(officers)
     places = [f'{{ column = "{slot}"' + (f', iv = "{slot}_iv" }}' if form.has_nonces else " }") for slot in SLOTS]
     file.write_text(
         f'database.url = "{database_url}"\nrollout.mode = "confirm"\n[approvals]\nrequired = 2\n{named}'

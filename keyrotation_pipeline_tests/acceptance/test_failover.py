@@ -24,6 +24,7 @@ from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.integration.encrypted_rows import insert, sealed
+from keyrotation_pipeline_tests.officers import roster_in_toml
 from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server, discard, loopback_address, standby_of, start_server
 from keyrotation_pipeline_tests.waiting import eventually
 
@@ -48,10 +49,7 @@ class Pair:
         return f"postgresql://postgres@{hosts}/postgres?target_session_attrs=read-write"
 
     def configure(self, url: str, *gone: str) -> None:
-        roster = "".join(
-            f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n'
-            for each in self.officers
-        )
+        roster = roster_in_toml(self.officers)
         (self.folder.path / "keyrotation.toml").write_text(
             f'[database]\nurl = "{url}"\ngone_replicas = {list(gone)}\n[rollout]\nmode = "none"\n'
             f'[[tables]]\nname = "clients"\ncolumns = ["name"]\n[reencryption]\nshards = 2\n{roster}'

@@ -26,6 +26,7 @@ from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text
 from keyrotation_pipeline_tests.applications import beside
+from keyrotation_pipeline_tests.officers import roster_in_toml
 
 ROWS = 120
 DELIVERED = Path(".keyrotation/keys/application.env")
@@ -169,9 +170,7 @@ def configuration(
     url: str, officers: Sequence[DemoOfficer], values: str, columns: str = '["email"]', parts: str = CONFIRM
 ) -> str:
     """A configuration of one table, `users`; `values` is what stands in `[format]` before the variable FIELD_KEYS."""
-    named = "".join(
-        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-    )
+    named = roster_in_toml(officers)
     return (
         f'database.url = "{url}"\n{parts}[approvals]\nrequired = 2\n{named}'
         f'[reencryption]\nshards = 1\nduty_cycle = 1.0\n[format]\n{values}\nkeys = {{ env = "FIELD_KEYS" }}\n'

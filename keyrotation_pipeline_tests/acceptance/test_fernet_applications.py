@@ -30,6 +30,7 @@ from keyrotation_pipeline_tests.acceptance.fernet_applications import (
     sqlalchemy,
 )
 from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
+from keyrotation_pipeline_tests.officers import roster_in_toml
 from keyrotation_pipeline_tests.pages import block, fenced
 
 CLIENT_TABLE = '[[tables]]\nname = "clinic_client"\ncolumns = ["name", "note"]\n'
@@ -94,9 +95,7 @@ def officers(
 def clinic(application: Project, officers: tuple[DemoOfficer, ...], tables: str, keys: list[str]) -> Clinic:
     """A home for an application that has written its rows already."""
     file = application.folder / "keyrotation.toml"
-    named = "".join(
-        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-    )
+    named = roster_in_toml(officers)
     mode = "attest" if application.reports else "confirm"
     file.write_text(
         f'database.url = "{application.url}"\nrollout = {{ mode = "{mode}", timeout_seconds = 1 }}\n'

@@ -44,6 +44,7 @@ from keyrotation_pipeline.rotation.runner import run
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.applications import beside
 from keyrotation_pipeline_tests.conducting import Conducted
+from keyrotation_pipeline_tests.officers import roster_in_toml
 from keyrotation_pipeline_tests.servers import Server, copy_of, discard, start_server
 from keyrotation_pipeline_tests.waiting import eventually
 
@@ -227,9 +228,7 @@ def fleet(
             with psycopg.connect(url, autocommit=True) as connection:
                 connection.execute("CREATE TABLE clients (id int PRIMARY KEY, name text, note text)")
                 connection.execute("INSERT INTO clients (id) SELECT generate_series(0, %s)", (ROWS - 1,))
-        named = "".join(
-            f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-        )
+        named = roster_in_toml(officers)
         (tmp_path / "keyrotation.toml").write_text(CONFIGURATION.format(officers=named))
         made = Fleet(Folder(tmp_path, []), urls, officers)
         made.typed("init", ENCRYPTION_MASTER_KEY=base64.b64encode(os.urandom(32)).decode())

@@ -30,6 +30,7 @@ from keyrotation_pipeline_tests.acceptance.test_fleet import fleet as native  # 
 from keyrotation_pipeline_tests.acceptance.test_fleet_backups import lose, recovered, recovery_key
 from keyrotation_pipeline_tests.applications import beside
 from keyrotation_pipeline_tests.marked_libraries import CLOAK_ECTO, RAILS, Library
+from keyrotation_pipeline_tests.officers import roster_in_toml
 from keyrotation_pipeline_tests.servers import Server, copy_of
 
 FERNET = Library(
@@ -93,9 +94,7 @@ def fleet(
         urls = {"": database_url, "north": north, "south": second.url("south")}
         with psycopg.connect(second.url(), autocommit=True) as admin:
             admin.execute("CREATE DATABASE south")
-        named = "".join(
-            f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-        )
+        named = roster_in_toml(officers)
         form = f'[format]\n{library.format}\nkeys = {{ env = "FIELD_KEYS" }}\n'
         (tmp_path / "keyrotation.toml").write_text(CONFIGURATION.format(officers=named) + form)
         made = LibraryFleet(Folder(tmp_path, []), urls, officers, library=library)

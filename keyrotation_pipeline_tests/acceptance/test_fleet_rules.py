@@ -13,6 +13,7 @@ from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.model.members import Listed
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.acceptance.test_fleet import CONFIGURATION, ROWS, Fleet, second  # noqa: F401
+from keyrotation_pipeline_tests.officers import roster_in_toml
 from keyrotation_pipeline_tests.servers import Server
 
 NAMED = CONFIGURATION[CONFIGURATION.index("[[databases]]") : CONFIGURATION.index("[approvals]")]
@@ -90,9 +91,7 @@ def tenants(
     privacy_officer: DemoOfficer,
 ) -> Tenants:
     officers = (security_officer, privacy_officer)
-    named = "".join(
-        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-    )
+    named = roster_in_toml(officers)
     (tmp_path / "keyrotation.toml").write_text(CONFIGURATION.replace(NAMED, RULE).format(officers=named))
     made = Tenants(Folder(tmp_path, []), {"": database_url}, officers, server=second)
     with psycopg.connect(database_url, autocommit=True) as connection:

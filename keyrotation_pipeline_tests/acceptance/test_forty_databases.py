@@ -27,6 +27,7 @@ from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
 from keyrotation_pipeline_tests.acceptance.test_fleet import Fleet
 from keyrotation_pipeline_tests.applications import beside
+from keyrotation_pipeline_tests.officers import roster_in_toml
 from keyrotation_pipeline_tests.servers import DEBIAN, EMBEDDED_18, Server, discard, start_server
 from keyrotation_pipeline_tests.waiting import eventually
 
@@ -47,9 +48,7 @@ def servers() -> Iterator[tuple[Server, ...]]:
 
 
 def configured(folder: Path, members: Sequence[str], officers: Sequence[DemoOfficer]) -> None:
-    roster = "".join(
-        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-    )
+    roster = roster_in_toml(officers)
     declared = "".join(f'[[databases]]\nname = "{each}"\nurl = {{ env = "{each.upper()}" }}\n' for each in members)
     (folder / "keyrotation.toml").write_text(
         'rollout.mode = "none"\nreencryption = { shards = 1, duty_cycle = 1.0 }\n'

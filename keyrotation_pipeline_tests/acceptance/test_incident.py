@@ -32,6 +32,7 @@ from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.acceptance.documents import documented
 from keyrotation_pipeline_tests.applications import reporting
+from keyrotation_pipeline_tests.officers import roster_in_toml
 from keyrotation_pipeline_tests.pages import fenced
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
@@ -99,9 +100,7 @@ def clinic(
         for number in range(20):
             connection.execute("INSERT INTO clients VALUES (%s, %s)", (number, encrypt(ring, f"Zoe {number}")))
     officers = (security_officer, privacy_officer)
-    named = "".join(
-        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-    )
+    named = roster_in_toml(officers)
     clinic = Clinic(Folder(tmp_path, []), database_url, officers)
     clinic.file.write_text(
         f'database.url = "{database_url}"\n[approvals]\nrequired = 2\n{named}'

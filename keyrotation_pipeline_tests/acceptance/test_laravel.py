@@ -13,6 +13,7 @@ from keyrotation_pipeline_tests.acceptance.test_aes_gcm import logins as logins 
 from keyrotation_pipeline_tests.acceptance.test_fernet_applications import Clinic
 from keyrotation_pipeline_tests.acceptance.test_fernet_applications import officers as officers  # noqa: PLC0414
 from keyrotation_pipeline_tests.acceptance.test_lockbox import ProjectWithLogins
+from keyrotation_pipeline_tests.officers import roster_in_toml
 
 # A file that loads the classes of Laravel 11 or later.
 LARAVEL = os.environ.get("KEYROTATION_TEST_LARAVEL", "")
@@ -130,9 +131,7 @@ def test_an_application_is_rotated_and_rolled_back_while_it_writes(
             connection.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON clients TO {login}".encode())
     application.seed([old])
     file = tmp_path / "keyrotation.toml"
-    named = "".join(
-        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-    )
+    named = roster_in_toml(officers)
     file.write_text(
         f'database.url = "{database_url}"\nrollout.mode = "confirm"\n'
         f"[approvals]\nrequired = 2\n{named}[reencryption]\nshards = 1\nduty_cycle = 1.0\n"

@@ -16,6 +16,7 @@ from keyrotation_pipeline_tests.acceptance.marked_applications import RUBY_LOOP,
 from keyrotation_pipeline_tests.acceptance.test_aes_gcm import logins as logins  # noqa: PLC0414
 from keyrotation_pipeline_tests.acceptance.test_fernet_applications import Clinic
 from keyrotation_pipeline_tests.acceptance.test_fernet_applications import officers as officers  # noqa: PLC0414
+from keyrotation_pipeline_tests.officers import roster_in_toml
 from keyrotation_pipeline_tests.pages import report_of
 
 VARIABLE = "LOCKBOX_MASTER_KEY"
@@ -136,9 +137,7 @@ def home(
             connection.execute(f'GRANT SELECT, INSERT, UPDATE, DELETE ON "front desk".clients TO {login}'.encode())
     application.seed([old])
     file = tmp_path / "keyrotation.toml"
-    named = "".join(
-        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-    )
+    named = roster_in_toml(officers)
     file.write_text(
         f'database.url = "{database_url}"\nrollout = {{ mode = "attest", timeout_seconds = 1 }}\n'
         f"[approvals]\nrequired = 2\n{named}[reencryption]\nshards = 1\nduty_cycle = 1.0\n"

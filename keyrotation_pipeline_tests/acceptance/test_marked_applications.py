@@ -17,6 +17,7 @@ from keyrotation_pipeline_tests.acceptance.marked_applications import (
     rails_with_envelopes,
 )
 from keyrotation_pipeline_tests.acceptance.test_fernet_applications import Clinic, officers  # noqa: F401
+from keyrotation_pipeline_tests.officers import roster_in_toml
 
 TABLE = '[[tables]]\nname = "clients"\ncolumns = ["name", "note"]\n'
 Made = Callable[[str, Path], MarkedProject]
@@ -26,9 +27,7 @@ def home(application: MarkedProject, people: tuple[DemoOfficer, ...]) -> Clinic:
     """A home for an application that has written its rows with the older of two keys."""
     keys = [application.library.generate() for _ in range(2)]
     file = application.folder / "keyrotation.toml"
-    named = "".join(
-        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in people
-    )
+    named = roster_in_toml(people)
     mode = "attest" if application.reports else "confirm"
     file.write_text(
         f'database.url = "{application.url}"\nrollout = {{ mode = "{mode}", timeout_seconds = 1 }}\n'

@@ -23,6 +23,7 @@ from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline_tests.acceptance.command import environment
+from keyrotation_pipeline_tests.officers import roster_in_toml
 from keyrotation_pipeline_tests.pages import TOP, block
 
 ROWS = 200
@@ -120,13 +121,7 @@ class Site:
         text = written.read_text()
         for name, value in rollout.items():
             text = re.sub(rf"(?m)^{name} = \S+", f"{name} = {json.dumps(value)}", text)
-        written.write_text(
-            text
-            + "".join(
-                f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n'
-                for each in self.officers
-            )
-        )
+        written.write_text(text + roster_in_toml(self.officers))
         self.type(command("uv run keyrotation init"))
         self.type(command("uv run keyrotation inventory"))
         if rollout.get("mode") == "confirm":

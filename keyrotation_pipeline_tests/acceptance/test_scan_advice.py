@@ -19,6 +19,7 @@ from keyrotation_pipeline.fieldcrypto.formats.registry import SPECS
 from keyrotation_pipeline.fieldcrypto.identified_by import IdentifiedBy
 from keyrotation_pipeline.scan.report import Finding
 from keyrotation_pipeline_tests.acceptance.test_fernet import CONFIRM, Commands
+from keyrotation_pipeline_tests.officers import roster_in_toml
 from keyrotation_pipeline_tests.vectors.format_vectors import VECTORS, FormatVector
 
 ROWS = 200
@@ -131,9 +132,7 @@ def _stored(url: str, case: Case, logins: Sequence[str], rows: int) -> Finding:
 def _home(
     folder: Path, url: str, case: Case, officers: Sequence[DemoOfficer], logins: Sequence[str], name: str
 ) -> Commands:
-    named = "".join(
-        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-    )
+    named = roster_in_toml(officers)
     needed = logins if SPECS[name].identified_by is IdentifiedBy.DECRYPT else ()
     lines = "\n".join((f'[format]\nname = "{name}"', *_section(case.vector, needed)))
     file = folder / "keyrotation.toml"

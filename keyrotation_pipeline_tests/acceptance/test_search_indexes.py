@@ -17,6 +17,7 @@ from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline_tests.acceptance.documents import documented
 from keyrotation_pipeline_tests.acceptance.searching import CREATE, ROWS, Searching
 from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
+from keyrotation_pipeline_tests.officers import roster_in_toml
 
 DECLARED = """
 [[tables]]
@@ -72,9 +73,7 @@ def home(
 ) -> Iterator[Home]:
     monkeypatch.setenv("ENCRYPTION_MASTER_KEY", base64.b64encode(os.urandom(32)).decode())
     officers, file = (security_officer, privacy_officer), tmp_path / "keyrotation.toml"
-    named = "".join(
-        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-    )
+    named = roster_in_toml(officers)
     file.write_text(
         f'database.url = "{database_url}"\nrollout.mode = "confirm"\n[approvals]\nrequired = 2\n{named}'
         f"[reencryption]\nshards = 1\nduty_cycle = 1.0\n{DECLARED}"

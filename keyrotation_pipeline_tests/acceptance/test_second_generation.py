@@ -25,6 +25,7 @@ from keyrotation_pipeline.encrypted_type import EncryptedType, MountedKeyRing
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
 from keyrotation_pipeline_tests.applications import beside
+from keyrotation_pipeline_tests.officers import roster_in_toml
 
 ROWS = 80
 BOUND = (
@@ -138,9 +139,7 @@ def home(
     monkeypatch.setenv("ENCRYPTION_MASTER_KEY", base64.b64encode(os.urandom(32)).decode())
     officers = (security_officer, privacy_officer)
     file = tmp_path / "keyrotation.toml"
-    named = "".join(
-        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-    )
+    named = roster_in_toml(officers)
     file.write_text(
         f'database.url = "{database_url}"\nrollout.mode = "confirm"\n[approvals]\nrequired = 2\n{named}'
         "[reencryption]\nshards = 1\nduty_cycle = 1.0\n[format]\ngeneration = 1\n"

@@ -22,6 +22,7 @@ from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.aws_secrets import TestSecret
 from keyrotation_pipeline_tests.buckets import REGION
 from keyrotation_pipeline_tests.clusters import TestKeySecrets
+from keyrotation_pipeline_tests.officers import roster_in_toml
 
 V1, V2, V3 = map(KeyVersion, (1, 2, 3))
 ROWS = 20
@@ -245,10 +246,7 @@ class Setting:
                 connection.execute("INSERT INTO visits (note) VALUES (%s)", (f"plain {row}",))
 
     def configure(self) -> None:
-        officers = "".join(
-            f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n'
-            for each in self.officers
-        )
+        officers = roster_in_toml(self.officers)
         (self.folder.path / "keyrotation.toml").write_text(
             f'database.url = "{self.url}"\n{self.place.configuration()}'
             '[[tables]]\nname = "clients"\ncolumns = ["name"]\n[[tables]]\nname = "visits"\ncolumns = ["note"]\n'

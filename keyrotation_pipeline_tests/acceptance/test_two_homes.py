@@ -29,6 +29,7 @@ from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline_tests.acceptance import test_aes_gcm as aes_gcm
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.applications import beside
+from keyrotation_pipeline_tests.officers import roster_in_toml
 from keyrotation_pipeline_tests.servers import Server
 
 # One home in a schema of its own is in test_fernet.
@@ -195,9 +196,7 @@ _FIRST_KEYS: dict[str, Callable[[], dict[str, str]]] = {
 
 def _configured(folder: Path, schema: str, officers: tuple[DemoOfficer, ...], columns: str, form: str) -> None:
     folder.mkdir()
-    named = "".join(
-        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-    )
+    named = roster_in_toml(officers)
     tables = f'[[tables]]\nname = "users"\ncolumns = [{columns}]\n'
     text = CONFIGURATION.format(schema=schema, format=form, officers=named, tables=tables)
     (folder / "keyrotation.toml").write_text(text)

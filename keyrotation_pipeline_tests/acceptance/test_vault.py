@@ -29,6 +29,7 @@ from keyrotation_pipeline.fieldcrypto.formats.vault_transit import connection as
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
 from keyrotation_pipeline_tests.applications import beside
+from keyrotation_pipeline_tests.officers import roster_in_toml
 from keyrotation_pipeline_tests.pages import fenced
 from keyrotation_pipeline_tests.transit_standin import Transit, transit_at_work
 
@@ -117,9 +118,7 @@ def home(
     transit: Transit,
 ) -> Home:
     officers, file = (security_officer, privacy_officer), tmp_path / "keyrotation.toml"
-    named = "".join(
-        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-    )
+    named = roster_in_toml(officers)
     file.write_text(
         f'[database]\nurl = "{database_url}"\n[rollout]\nmode = "server"\n[approvals]\nrequired = 2\n{named}'
         f'[reencryption]\nshards = 1\nduty_cycle = 1.0\n[format]\nname = "vault-transit"\n'

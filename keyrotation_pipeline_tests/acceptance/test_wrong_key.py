@@ -37,6 +37,7 @@ from keyrotation_pipeline_tests.acceptance.documents import documented
 from keyrotation_pipeline_tests.acceptance.test_clusters_page import one_gnupg_home
 from keyrotation_pipeline_tests.fakes import ProcessKilled
 from keyrotation_pipeline_tests.forging import Forger, owner_of
+from keyrotation_pipeline_tests.officers import roster_in_toml
 from keyrotation_pipeline_tests.pages import block
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
@@ -50,9 +51,7 @@ class Home:
         self.folder, self.url, self.officers = Folder(path, []), url, officers
         self.right, self.wrong = KeyMaterial.generate(), KeyMaterial.generate()
         self.file = path / "keyrotation.toml"
-        roster = "".join(
-            f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-        )
+        roster = roster_in_toml(officers)
         self.file.write_text(
             f'database.url = "{url}"\nrollout.mode = "none"\n[[tables]]\nname = "clients"\ncolumns = ["name", "note"]\n'
             f"{roster}"

@@ -14,6 +14,7 @@ from keyrotation_pipeline_tests.acceptance import warm
 from keyrotation_pipeline_tests.acceptance.command import environment
 from keyrotation_pipeline_tests.fuzzing.formats import Format
 from keyrotation_pipeline_tests.fuzzing.tables import Table
+from keyrotation_pipeline_tests.officers import roster_in_toml
 
 PATIENCE_SECONDS = 300.0
 
@@ -44,10 +45,7 @@ class Home:
         self, url: str, form: Format, tables: tuple[Table, ...], logins: dict[str, str], further: str
     ) -> None:
         """Writes `keyrotation.toml`."""
-        named = "".join(
-            f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n'
-            for each in self.officers
-        )
+        named = roster_in_toml(self.officers)
         versions = ", ".join(f'{version} = "{login}"' for version, login in logins.items())
         declared_logins = f"logins = {{ {versions} }}\n" if form.logins else ""
         (self.folder / "keyrotation.toml").write_text(

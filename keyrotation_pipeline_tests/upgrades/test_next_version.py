@@ -28,6 +28,7 @@ from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
+from keyrotation_pipeline_tests.officers import roster_in_toml
 from keyrotation_pipeline_tests.pages import block
 from keyrotation_pipeline_tests.servers import Server
 from keyrotation_pipeline_tests.upgrades.kept_home import DATABASE, HOMES, folder_of, revived
@@ -151,9 +152,7 @@ def test_a_backup_that_the_version_before_made_is_recovered_and_upgraded(
     monkeypatch.setenv("CLINIC", server.url("lost_clinic"))
     monkeypatch.setenv("ENCRYPTION_MASTER_KEY", base64_of(key := KeyMaterial.generate()))
     officers = (security_officer, privacy_officer)
-    named = "".join(
-        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-    )
+    named = roster_in_toml(officers)
     (before / "keyrotation.toml").write_text(
         f'database.url = {{ env = "CLINIC" }}\nrollout.mode = "none"\n[approvals]\nrequired = 2\n{named}'
         f'[backup]\ndirectory = "{tmp_path / "backups"}"\n[[tables]]\nname = "clients"\ncolumns = ["email"]\n'
@@ -209,9 +208,7 @@ def test_the_way_back_leads_to_the_database_of_the_backup(
 ) -> None:
     """This version stands for the one before, and one with a further migration for that to which it was upgraded."""
     officers = (security_officer, privacy_officer)
-    named = "".join(
-        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-    )
+    named = roster_in_toml(officers)
     (tmp_path / "keyrotation.toml").write_text(
         'database.url = { env = "KEYROTATION_DATABASE_URL" }\nrollout.mode = "none"\n[approvals]\nrequired = 2\n'
         f'{named}[[tables]]\nname = "clients"\ncolumns = ["email"]\n'
