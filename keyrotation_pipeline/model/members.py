@@ -131,8 +131,9 @@ def same_database(own: str, hosts: Sequence[str], signed: Mapping[str, str]) -> 
         hosts: with the members as they are to be signed.
         signed: the places of members that are signed already, which were asked then.
     """
-    there = {own: "[database]"}
-    for name, place in members_among(hosts).items():
+    there, members = {own: "[database]"}, members_among(hosts)
+    # Those that are signed come first, wherever they stand: a new one is the second name.
+    for name, place in sorted(members.items(), key=lambda each: signed.get(each[0]) != each[1]):
         known = there.setdefault(place, f"[[databases]] {name}")
         if known != f"[[databases]] {name}" and signed.get(name) != place:
             return f"[[databases]] {name} is {place}, and so is {known}; correct its url, or leave it out"

@@ -107,6 +107,16 @@ def tenants(
     return made
 
 
+@pytest.mark.extended
+def test_a_tenant_is_not_signed_under_a_second_name(tenants: Tenants, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the new entry stands before the rule by which it is a member."""
+    monkeypatch.setenv("ACME", tenants.urls["tenant_1"])
+    rule = RULE.format().strip()
+    tenants.configure(rule, f'[[databases]]\nname = "acme"\nurl = {{ env = "ACME" }}\n\n{rule}')
+    refused = tenants.refused("policy", "--reason", "acme opens")
+    assert ", and so is [[databases]] tenant_1; correct its url, or leave it out" in refused
+
+
 def test_a_tenant_that_comes_in_the_middle_of_a_walk_joins_by_the_rule_before_the_proof(tenants: Tenants) -> None:
     rule = f"tenant_*, system identifier {tenants.system('tenant_1')}"
     assert tenants.members() == ["tenant_1", "tenant_2"]

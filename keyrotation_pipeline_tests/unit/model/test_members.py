@@ -84,6 +84,9 @@ OWN, EAST = "own, system identifier 7", "east, system identifier 8"
         pytest.param(
             {"east": EAST, "e": EAST}, {"east": EAST}, f"e is {EAST}, and so is [[databases]] east; ", id="twin"
         ),
+        pytest.param(
+            {"e": EAST, "east": EAST}, {"east": EAST}, f"e is {EAST}, and so is [[databases]] east; ", id="twin before"
+        ),
         pytest.param({"east": EAST, "e": EAST}, {"east": EAST, "e": EAST}, None, id="signed before"),
         pytest.param({"east_*": "east_*, system identifier 7", "own": EAST}, {}, None, id="a rule is no database"),
     ],
