@@ -24,6 +24,7 @@ SETTINGS = (
     "search_path = 'nowhere'", "bytea_output = 'escape'", "DateStyle = 'German'", "TimeZone = 'Asia/Kathmandu'",
     "IntervalStyle = 'iso_8601'", "default_transaction_isolation = 'serializable'", "quote_all_identifiers = on",
     "standard_conforming_strings = off", "synchronous_commit = off", "session_replication_role = replica",
+    "client_encoding = 'LATIN1'",
 )  # fmt: skip
 TABLES = (('we"ird', "a:b"), ("Big", "Name"), ("public", "x-y z"), ("ünï", "täb"))
 COLUMNS, ROWS = ('na"me', "no.te"), 20

@@ -111,6 +111,20 @@ def test_bounds_by_name_of_another_collation_than_the_servers_fail_no_test(clini
     assert restore(clinic).failures == ()
 
 
+@pytest.mark.parametrize("options", [NO_ENCODING, SWEDISH], ids=["SQL_ASCII", "UTF8"])
+def test_names_and_texts_beyond_what_the_database_sets_for_its_clients_come_back(
+    clinic_of: ClinicOf, options: str
+) -> None:
+    clinic = clinic_of(options)
+    clinic.connection.execute("CREATE TABLE public.täb AS SELECT 'ünï 東京' AS t")
+    name = clinic.connection.info.dbname
+    clinic.connection.execute(f"ALTER DATABASE {name} SET client_encoding = 'LATIN1'".encode())
+    back_up(clinic.site)
+    assert restore(clinic).failures == ()
+    with the_copy(clinic) as copy:
+        assert copy.execute("SELECT t FROM public.täb".encode()).fetchall() == [("ünï 東京",)]
+
+
 def test_bytes_of_no_encoding_come_back_as_they_were(clinic_of: ClinicOf) -> None:
     clinic = clinic_of(NO_ENCODING)
     clinic.connection.execute(

@@ -85,7 +85,9 @@ class PostgresDump:
         for _ in attempts(SystemClock(), pause_seconds=1.0, patience_seconds=PATIENCE_SECONDS):
             exporting.execute(_SNAPSHOT.encode())
             snapshot = str(exporting.execute("SELECT pg_export_snapshot()").fetchall()[0][0])
-            command = programs.command("pg_dump", *_OPTIONS, f"--snapshot={snapshot}")
+            # Else what the database sets for its clients, to which it converts, or says that it has.
+            encoding = exporting.info.parameter_status("server_encoding")
+            command = programs.command("pg_dump", *_OPTIONS, f"--encoding={encoding}", f"--snapshot={snapshot}")
             with suppress(_HiddenRowsError), _running(command, programs.environment(self.url)) as stream:
                 # It writes nothing before it has locked every table.
                 select.select([stream], [], [])
