@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
@@ -59,14 +60,19 @@ def open_key_store(settings: Settings, home: Callable[[], str | None] | None = N
     return files if settings.format.held_at is None else TransitKeyStore(files, settings.format.held_at)
 
 
+# Members of a fleet may be counted at the same time, and a token has one session.
+_READING = Lock()
+
+
 def every_key(store: KeyStore) -> KeyRing:
     """Returns a ring of every key in a store, archived ones too, as counting needs it and applications do not get it.
 
     Raises:
         KeyStoreDamagedError: as `StoredKeys.ring`.
     """
-    stored = store.read()
-    ring = stored.ring()
+    with _READING:
+        stored = store.read()
+        ring = stored.ring()
     archived = {version: key for version, key in stored.archived.items() if isinstance(key, KeyMaterial)}
     return KeyRing({**archived, **{version: ring.material(version) for version in ring.versions}}, ring.primary)
 

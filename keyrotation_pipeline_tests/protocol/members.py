@@ -2,21 +2,28 @@
 
 Between any two steps of a retirement the process may die, and up to so many times somebody changes a database. A member
 that was compared may change until the commit: no comparison can see that, and here nobody does it. The home's own
-tables are locked for their count, and again before they are compared.
+tables are locked for their count, and again before they are compared. Members are compared in turn: what one thread
+sees, no other changes.
+
+Where only decrypting tells a key, a writer whose right was back for a moment leaves no trace but its row.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from unittest import mock
 
+from keyrotation_pipeline.adapters.fleet import retirement
 from keyrotation_pipeline.adapters.fleet.members import Members
 from keyrotation_pipeline.adapters.fleet.retirement import FleetEvidence
 from keyrotation_pipeline.errors import DatabaseUnavailableError, FenceError, KeyRotationError, ProofError
+from keyrotation_pipeline.fieldcrypto.formats.aes_gcm import AES_GCM
+from keyrotation_pipeline.fieldcrypto.formats.native import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.environment import BlindSpots
 from keyrotation_pipeline.model.key_events import KeyRetired, MemberProven
@@ -29,7 +36,11 @@ from keyrotation_pipeline_tests.fakes import START
 HOME, *_MEMBERS = DATABASES = ("home", "north", "south")
 NAMES = tuple(_MEMBERS)
 V1, V2 = KeyVersion(1), KeyVersion(2)
-TABLES = tuple(EncryptedTable(TableName("public", "clients", name), ("name",)) for name in ("", *NAMES))
+# By whether only decrypting tells their keys.
+TABLES = {
+    decrypting: tuple(EncryptedTable(TableName("public", "clients", name), ("name",), each) for name in ("", *NAMES))
+    for decrypting, each in ((False, NATIVE), (True, AES_GCM))
+}
 # Which fence a table has: none, the one that was proven, or one that somebody made since.
 NONE, PROVEN, REMADE = range(3)
 IDLE = 0
@@ -62,12 +73,14 @@ class World(NamedTuple):
 
     Args:
         members: the home's own database, too, as the first.
+        decrypting: only decrypting tells the keys of values.
     """
 
     databases: tuple[Database, Database, Database]
     archived: bool
     retired: bool
     changes: int
+    decrypting: bool = False
 
 
 class State(NamedTuple):
@@ -89,6 +102,7 @@ class Run:
     Args:
         changed: what the world is at a gap, by number, where somebody changed it.
         stop: at which gap; `damage`: what was broken on the way.
+        counted: which have given evidence; `locked`: whose tables nobody but writers changes.
     """
 
     world: World
@@ -98,6 +112,8 @@ class Run:
     step: str = ""
     taken: list[Database | None] = field(default_factory=lambda: [None, None, None])
     compared: set[str] = field(default_factory=set)
+    counted: set[str] = field(default_factory=set)
+    locked: set[str] = field(default_factory=set)
     closed: bool = False
     damage: str | None = None
 
@@ -141,6 +157,9 @@ class ModelMember:
 
     require_unmoved = require_copy = close = bring_up_to_date
 
+    def limited(self, _seconds: float) -> Any:  # noqa: ANN401
+        return nullcontext()
+
     def blind_spots(self) -> BlindSpots:
         return BlindSpots((), ())
 
@@ -157,6 +176,10 @@ class ModelMember:
         return nullcontext()
 
     def zero_old_rows(self, *_arguments: object) -> ZeroOldRows:
+        if self.name in self.run.counted:
+            self.run.at(f"takes the evidence of {self.name} again")
+            self.run.compared.add(self.name)
+        self.run.counted.add(self.name)
         if self.now.old:
             raise ProofError("a row is under v1; run it again")
         if self.now.fence != PROVEN:
@@ -169,8 +192,13 @@ class ModelMember:
             self.run.taken[number] = self.now
         else:
             self.run.at(f"asks {self.name} again")
-            self.run.compared.add(self.name)
+            self._is_compared()
         return MemberState(place_of(self.now), timeline_of(self.now), {"clients": fence_of(self.now)}, "")
+
+    def _is_compared(self) -> None:
+        """From here on nobody changes it, unless all of its evidence is still to be given again."""
+        if not self.run.world.decrypting:
+            self.run.compared.add(self.name)
 
     def wal_position(self) -> str:
         return "0/1"
@@ -210,7 +238,8 @@ class OwnDatabase(ModelMember):
 
     def lock(self, _tables: Sequence[EncryptedTable]) -> None:
         self.run.at(f"locks {self.name}")
-        self.run.compared.add(self.name)
+        self.run.locked.add(self.name)
+        self._is_compared()
 
     def state(self, _tables: Sequence[EncryptedTable], _relations: str = "") -> MemberState:
         number = DATABASES.index(self.name)
@@ -281,7 +310,7 @@ def execute(world: World, changed: Mapping[int, World], stop: int) -> tuple[Run,
     fleet = FleetEvidence(Members(own.ports, opens), own)
     at_proof = {name: MemberPosition(1, "0/1") for name, each in members.items() if each.standing == "member"}
     pipeline: Any = SimpleNamespace(
-        tables=TABLES, evidence=fleet, keys=ModelKeys(run), ledger=ModelLedger(run, set(members)),
+        tables=TABLES[world.decrypting], evidence=fleet, keys=ModelKeys(run), ledger=ModelLedger(run, set(members)),
         environment=SimpleNamespace(blind_spots=lambda: BlindSpots((), ())), listed=Listed,
     )  # fmt: skip
     rotation: Any = SimpleNamespace(id="1", source=V1, target=V2, encrypts_plaintext=False)
@@ -313,11 +342,17 @@ def changes_of(each: Database) -> Iterator[tuple[str, Database]]:
     yield ("does not answer" if each.answers else "answers again"), each._replace(answers=not each.answers)
 
 
-def _changed(world: World, names: Sequence[str]) -> Iterator[tuple[str, World]]:
+BY_A_WRITER = "gets a row under v1 by the old login, whose right was back for a moment"
+
+
+def _changed(world: World, names: Sequence[str], locked: Collection[str] = ()) -> Iterator[tuple[str, World]]:
     for name in names if world.changes else ():
         number = DATABASES.index(name)
         before = world.databases[number]
-        for label, after in changes_of(before):
+        changes = [] if name in locked else list(changes_of(before))
+        if world.decrypting:
+            changes.append((BY_A_WRITER, before._replace(old=True)))
+        for label, after in changes:
             if before.standing != "gone" and after != before:
                 yield f"{name} {label}", _with(world, number, after)._replace(changes=world.changes - 1)
 
@@ -359,11 +394,12 @@ class Found:
         return labels
 
 
-def explore(changes: int) -> Found:
+def explore(changes: int, *, decrypting: bool = False) -> Found:
     """Visits every state with so many changes, breadth first, until something breaks."""
     late = Database(old=True, fence=NONE, standing="late")
     own = Database(standing=HOME)
-    first = [State(IDLE, World((own, Database(), south), False, False, changes)) for south in (Database(), late)]
+    souths = (Database(), late)
+    first = [State(IDLE, World((own, Database(), south), False, False, changes, decrypting)) for south in souths]
     found, queue = Found(dict.fromkeys(first)), deque(first)
     # How each state within a run is reached: where the run began, and the worlds that others made at its gaps.
     script: dict[State, tuple[World, Mapping[int, World]]] = {}
@@ -408,9 +444,9 @@ def _transitions(
         found.steps.add(stands.step)
         yield f"dies before it {stands.step}", State(IDLE, world), None, None
         open_to = [name for name in DATABASES if name not in stands.compared]
-        if stands.closed and not stands.step.startswith(("asks", "locks")):
+        if stands.closed and not stands.step.startswith(("asks", "locks", "takes")):
             open_to = [name for name in open_to if name == HOME]
-        for label, after in _changed(world, open_to):
+        for label, after in _changed(world, open_to, stands.locked):
             yield label, State(state.gap, after, state.taken), (began, {**changed, state.gap: after}), None
     run, refused = execute(began, changed, state.gap + 1)
     if refused is not None:
@@ -430,10 +466,28 @@ def _leading(ends: Sequence[State], backwards: Mapping[State, Sequence[State]]) 
     return reached
 
 
+class _InTurn:
+    """`ThreadPoolExecutor` without threads."""
+
+    def __init__(self, _threads: int) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None: ...
+
+    def submit(self, ask: Callable[..., None], *arguments: object) -> Future[None]:
+        ask(*arguments)
+        done = Future[None]()
+        done.set_result(None)
+        return done
+
+
 @contextmanager
 def patched(switches: Sequence[Switch] = ()) -> Iterator[None]:
     """With what other models have, and without some guards."""
     with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(retirement, "ThreadPoolExecutor", _InTurn))
         for name, instead in _ELSEWHERE.items():
             stack.enter_context(mock.patch.object(retire, name, instead))
         for where, name, instead in switches:

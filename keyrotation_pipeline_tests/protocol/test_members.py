@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from keyrotation_pipeline.adapters.fleet import retirement
 from keyrotation_pipeline.adapters.fleet.retirement import FleetEvidence
 from keyrotation_pipeline.errors import MemberUnavailableError
 from keyrotation_pipeline.model.proof import MemberEvidence, MemberState
+from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline_tests.protocol import members
 from keyrotation_pipeline_tests.protocol.members import ModelMember, OwnDatabase, Switch, explore, patched
 
@@ -20,13 +22,17 @@ STEPS = {
 }  # fmt: skip
 
 
+AGAIN = {f"takes the evidence of {name} again" for name in members.DATABASES}
+
+
+@pytest.mark.parametrize("decrypting", [False, True])
 @pytest.mark.parametrize("changes", [2, pytest.param(3, marks=pytest.mark.extended)])
-def test_nothing_old_is_left_in_a_member_and_every_retirement_can_still_end(changes: int) -> None:
+def test_nothing_old_is_left_in_a_member_and_every_retirement_can_still_end(changes: int, *, decrypting: bool) -> None:
     with patched():
-        found = explore(changes)
+        found = explore(changes, decrypting=decrypting)
     assert found.broken is None, "\n".join([str(found.broken), *found.counterexample])
     assert found.stuck == 0
-    assert found.steps == STEPS
+    assert found.steps == STEPS | (AGAIN if decrypting else set())
     print(f"{len(found.parents):,} states")  # noqa: T201  shown by `pytest -s`
     for refusal in (
         "became a member after the proof", "database north has changed since it gave its evidence",
@@ -103,6 +109,23 @@ def test_without_a_guard_of_the_evidence_of_members_a_key_is_withdrawn_that_rows
     assert found.broken.startswith("v1 is withdrawn")
     for each in way:
         assert any(each in label for label in found.counterexample), found.counterexample
+
+
+@pytest.mark.parametrize("unasked", [members.NAMES, (members.HOME,)])
+def test_without_all_evidence_again_a_writer_whose_right_was_back_for_a_moment_is_missed(
+    unasked: tuple[str, ...],
+) -> None:
+    """Where only decrypting tells a key: its row is all that it leaves."""
+    rests = retirement._rests_on_writers  # noqa: SLF001
+
+    def asked(tables: Sequence[EncryptedTable]) -> bool:
+        return rests(tables) and (tables[0].name.database or members.HOME) not in unasked
+
+    with patched([(retirement, "_rests_on_writers", asked)]):
+        found = explore(1, decrypting=True)
+    assert found.broken is not None
+    assert found.broken.startswith("v1 is withdrawn")
+    assert any(each.startswith(unasked) and each.endswith(members.BY_A_WRITER) for each in found.counterexample)
 
 
 @pytest.mark.parametrize(("switches", "refusal"), [

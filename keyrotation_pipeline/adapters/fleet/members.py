@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Protocol
 
 import psycopg
@@ -55,6 +56,9 @@ class Member(Protocol):
     def transaction(self) -> AbstractContextManager[object]:
         """A READ COMMITTED transaction of its own."""
 
+    def limited(self, seconds: float) -> AbstractContextManager[None]:
+        """Gives what is asked inside so long in all; raises DatabaseUnavailableError, and its connection is closed."""
+
     def state(self, tables: Sequence[EncryptedTable], relations: str = "") -> MemberState:
         """What identifies it now, and everything that its evidence rests on; `relations` as `ZeroOldRows` has them."""
 
@@ -83,7 +87,7 @@ class OwnTables(Protocol):
 
 @dataclass
 class Members:
-    """The home's own database, and the others by name.
+    """The home's own database, and the others by name; threads may take different ones at the same time.
 
     Args:
         lead: the ports of the home's own database.
@@ -97,6 +101,8 @@ class Members:
     _opened: dict[str, Member] = field(default_factory=dict, init=False)
     _in_use: Counter[str] = field(default_factory=Counter, init=False)
     _silent: dict[str, tuple[float, str]] = field(default_factory=dict, init=False)
+    # One is opened at a time, for which the audit is replayed.
+    _opening: Lock = field(default_factory=Lock, init=False)
 
     @contextmanager
     def at(self, name: str) -> Iterator[DatabasePorts]:
@@ -121,12 +127,13 @@ class Members:
     def member(self, name: str) -> Iterator[Member]:
         """Yields one of the others as it is, and keeps it open for a while; errors inside name it."""
         with _named(name):
-            if (member := self._opened.pop(name, None)) is None or not member.is_open:
-                with _usable(name):
-                    self._close_unused()
-                    member = self._open(name)
-            self._opened[name] = member
-            self._in_use[name] += 1
+            with self._opening:
+                if (member := self._opened.pop(name, None)) is None or not member.is_open:
+                    with _usable(name):
+                        self._close_unused()
+                        member = self._open(name)
+                self._opened[name] = member
+                self._in_use[name] += 1
             try:
                 yield member
             finally:

@@ -2,15 +2,16 @@
 
 Each member gives its evidence in a short transaction of its own, one after the other, so that no table is locked while
 another database is read. The retiring transaction is the home's own database's. It counts its own tables, unlocks them,
-and ends by asking each member, and then itself, whether everything that its evidence rests on is still the same
-(ADR 44).
+and ends by asking the members, a few at once, and then itself, whether everything that its evidence rests on is still
+the same (ADR 44).
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
 
-from keyrotation_pipeline.adapters.fleet.members import Members, OwnTables
+from keyrotation_pipeline.adapters.fleet.members import Member, Members, OwnTables
 from keyrotation_pipeline.errors import (
     BlockedError,
     DefinitionChangedError,
@@ -31,6 +32,12 @@ from keyrotation_pipeline.model.proof import (
     ZeroOldRows,
 )
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, of_member
+
+# While members are asked again, nobody else appends to the audit, and the ledger's session ends if it is idle for a
+# minute.
+ASKED_AT_ONCE = 8
+ASKED_FOR_SECONDS = 60.0
+KEPT_AWAKE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -154,11 +161,11 @@ class FleetEvidence:
         for name, own in self.fleet.grouped(tables)[1:]:
             with self.fleet.member(name) as member:
                 member.bring_up_to_date()
+                # Of before the lock: what is changed in between is another one when it is compared.
+                before, state = searched.members[name], member.state(own)
                 with member.transaction():
-                    before, evidence = searched.members[name], member.ports.evidence
-                    zero = evidence.zero_old_rows(own, version, retired, _own(name, position), before)
-                    state, lsn = member.state(own, zero.relations), member.wal_position()
-                unseen = member.ports.environment.blind_spots()
+                    zero = member.ports.evidence.zero_old_rows(own, version, retired, _own(name, position), before)
+                lsn, unseen = member.wal_position(), member.ports.environment.blind_spots()
             yield MemberEvidence(
                 member=name,
                 state=state,
@@ -189,26 +196,35 @@ class FleetEvidence:
         by_member = dict(self.fleet.grouped(tables))
         if missing := sorted(set(self.fleet.open) - {each.member for each in evidence}):
             raise ProofError(f"database {missing[0]} gave no evidence, so nothing was retired; run this step again")
-        for each in evidence:
-            with self.fleet.member(each.member) as member:
-                member.require_copy()
-                now = member.state(by_member[each.member])
-                if not member.has_reached(each.lsn):
-                    raise _changed(f"database {each.member}", "its WAL is behind, as after a restore")
-                _require_same(f"database {each.member}", each.state, now)
+
+        def compare(each: MemberEvidence) -> None:
+            with self.fleet.member(each.member) as member, member.limited(ASKED_FOR_SECONDS):
                 at, before = _own(each.member, position), searched.members[each.member]
-                if found := member.ports.evidence.snapshot_blockers(at):
-                    raise BlockedError("; ".join(_blockers(each.member, found)))
+                _require_member_same(member, by_member[each.member], each, at)
                 if _rests_on_writers(by_member[each.member]):
                     with member.transaction():
                         member.ports.evidence.zero_old_rows(by_member[each.member], own.version, retired, at, before)
-                    self.fleet.lead.evidence.current_xid()  # its session would end if it were idle for a minute
+
+        self._of_each(evidence, compare)
         if found := self.fleet.lead.evidence.snapshot_blockers(position):
             raise BlockedError("; ".join(found))
         self.own.lock(_own_tables(tables))
         _require_same("the home's own database", own.state, self.own.state(_own_tables(tables)))
         if _rests_on_writers(_own_tables(tables)):
             self.fleet.lead.evidence.zero_old_rows(_own_tables(tables), own.version, retired, position, searched)
+
+    def _of_each(self, evidence: Sequence[MemberEvidence], compare: Callable[[MemberEvidence], None]) -> None:
+        """Compares a few at once, and raises what the first of them raised, in their order."""
+        with ThreadPoolExecutor(ASKED_AT_ONCE) as threads:
+            asked = [threads.submit(compare, each) for each in evidence]
+            try:
+                for each in asked:
+                    while wait([each], KEPT_AWAKE_SECONDS).not_done:
+                        self.fleet.lead.evidence.current_xid()
+                    each.result()
+            finally:
+                for each in asked:
+                    each.cancel()
 
     def plaintext_outside_rows(self, tables: Sequence[EncryptedTable], known: Collection[int]) -> ServerFiles:
         """See `RetirementEvidence.plaintext_outside_rows`."""
@@ -223,6 +239,19 @@ def _own_tables(tables: Sequence[EncryptedTable]) -> list[EncryptedTable]:
 def _rests_on_writers(tables: Sequence[EncryptedTable]) -> bool:
     """Whether what was written since the evidence shows in no fence, so that only reading it again does."""
     return any(table.format.identified_by.refuses_writers for table in tables)
+
+
+def _require_member_same(
+    member: Member, tables: Sequence[EncryptedTable], then: MemberEvidence, position: SnapshotPosition
+) -> None:
+    """Refuses one whose evidence rests on what is not the same any more, or where something may show old values."""
+    member.require_copy()
+    now = member.state(tables)
+    if not member.has_reached(then.lsn):
+        raise _changed(f"database {then.member}", "its WAL is behind, as after a restore")
+    _require_same(f"database {then.member}", then.state, now)
+    if found := member.ports.evidence.snapshot_blockers(position):
+        raise BlockedError("; ".join(_blockers(then.member, found)))
 
 
 def _require_same(database: str, then: MemberState | None, now: MemberState) -> None:

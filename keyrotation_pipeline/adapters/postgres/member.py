@@ -16,7 +16,7 @@ from keyrotation_pipeline.adapters.postgres.preflight.postgres_environment impor
 from keyrotation_pipeline.adapters.postgres.retirement.proof import lock_tables
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas
 from keyrotation_pipeline.adapters.postgres.retirement.search import RelationStates
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, LimitedConnection, connect
 from keyrotation_pipeline.adapters.postgres.server.whereabouts import server_of
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
@@ -133,7 +133,7 @@ class PostgresMember:
         unmoved: refuses where it runs, by PreflightError.
     """
 
-    connection: Connection
+    connection: LimitedConnection
     ports: DatabasePorts
     mirror: Mirror
     unmoved: Callable[[DatabaseServer], None]
@@ -162,6 +162,10 @@ class PostgresMember:
     def transaction(self) -> AbstractContextManager[psycopg.Transaction]:
         """See `Member.transaction`."""
         return self.connection.transaction()
+
+    def limited(self, seconds: float) -> AbstractContextManager[None]:
+        """See `Member.limited`."""
+        return self.connection.limited(seconds)
 
     def state(self, tables: Sequence[EncryptedTable], relations: str = "") -> MemberState:
         """See `Member.state`."""

@@ -97,6 +97,10 @@ class FakeMember:
     def transaction(self) -> AbstractContextManager[object]:
         return nullcontext()
 
+    def limited(self, seconds: float) -> AbstractContextManager[None]:
+        assert seconds > 0
+        return nullcontext()
+
     def state(self, tables: Sequence[EncryptedTable], relations: str = "") -> MemberState:
         raise NotImplementedError
 

@@ -28,6 +28,10 @@ _THERE = own("SELECT to_regclass('keyrotation.mirror_of') IS NOT NULL")
 _READ = own("SELECT home, member, lead FROM keyrotation.mirror_of")
 _ADOPT = own("INSERT INTO keyrotation.mirror_of (home, member, lead) VALUES (%s, %s, %s)")
 _HEAD = own("SELECT seq, hash FROM keyrotation.audit_head")
+_IS_WHOLE = own("""
+SELECT seq = coalesce((SELECT max(seq) FROM keyrotation.audit_events), 0)
+   AND coalesce((SELECT min(seq) FROM keyrotation.audit_events), 1) = 1 FROM keyrotation.audit_head
+""")
 _COLUMNS = "seq, body, previous_hash, hash, event, request, signature"
 _BATCH_EVENTS = 1000
 _SINCE = own(f"SELECT {_COLUMNS} FROM keyrotation.audit_events WHERE seq > %s ORDER BY seq LIMIT %s")  # noqa: S608
@@ -143,9 +147,14 @@ class Mirror:
         return self._all_compared.get(self._member, AuditHead(0, GENESIS))
 
     def require_copy(self) -> None:
-        """Refuses a copy whose last event is not in the audit; raises as `bring_up_to_date`, and writes nothing."""
+        """Refuses a copy whose last event is not in the audit; raises as `bring_up_to_date`, and writes nothing.
+
+        Events that were added to it are noticed, and what was changed in others is by its next user.
+        """
         if (former := self.former()) is not None:
             self._require_set_aside(former)
+        elif self._connection.execute(_IS_WHOLE).fetchone() != (True,):
+            raise self._altered()
 
     def bring_up_to_date(self) -> None:
         """Compares it with the audit, the first time as a whole and then what was added, and appends what it lacks.

@@ -2,13 +2,15 @@
 
 import codecs
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import psycopg
 from psycopg import ProgrammingError
+from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.json import Jsonb
 
@@ -190,7 +192,62 @@ Connection = psycopg.Connection[tuple[object, ...]]
 _TIMED_OUT = (psycopg.errors.IdleInTransactionSessionTimeout, psycopg.errors.TransactionTimeout)
 
 
-def connect(url: str) -> "psycopg.Connection[tuple[object, ...]]":
+_Answer = TypeVar("_Answer")
+
+
+class LimitedConnection(psycopg.Connection[tuple[object, ...]]):
+    """A connection whose answers are waited for until a limit, if one is set.
+
+    A server that is frozen ends no statement, and neither TCP nor a Unix socket shows that.
+    """
+
+    _limit: tuple[float, float] | None = None
+
+    @contextmanager
+    def limited(self, seconds: float) -> Iterator[None]:
+        """Waits for all answers inside no longer than this in all, and closes the connection then.
+
+        Raises:
+            DatabaseUnavailableError: it took longer.
+        """
+        self._limit = seconds, time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self._limit = None
+
+    def wait(self, gen: PQGen[_Answer], *arguments: Any, **options: Any) -> _Answer:  # noqa: ANN401  as there
+        """See `psycopg.Connection.wait`."""
+        if self._limit is None:
+            return super().wait(gen, *arguments, **options)
+        seconds, until = self._limit
+        try:
+            return super().wait(_waiting_until(until, gen), *arguments, **options)
+        except _LateError:
+            self.close()
+            raise DatabaseUnavailableError(
+                f"it has not answered within {seconds:.0f} seconds; find out what its server does, then run this again"
+            ) from None
+
+
+class _LateError(Exception):
+    """The limit has passed."""
+
+
+def _waiting_until(limit: float, waiting: PQGen[_Answer]) -> PQGen[_Answer]:
+    """Continues what a connection waits for, which is asked several times a second, until a time."""
+    try:
+        wanted = next(waiting)
+        while True:
+            ready = yield wanted
+            if time.monotonic() > limit:
+                raise _LateError
+            wanted = waiting.send(ready)
+    except StopIteration as done:
+        return cast("_Answer", done.value)
+
+
+def connect(url: str) -> LimitedConnection:
     """Opens a connection in autocommit mode.
 
     Args:
@@ -205,13 +262,15 @@ def connect(url: str) -> "psycopg.Connection[tuple[object, ...]]":
 
 
 @contextmanager
-def opening(url: str) -> Iterator[Connection]:
+def opening(url: str) -> Iterator[LimitedConnection]:
     """Opens as `connect` does; queries inside use the transaction that sets the session up. Closes on error."""
     display_name(url)  # refuses anything that is not a connection string
     try:
         with ExitStack() as unless_kept:
             there = make_conninfo(url, **(NETWORK | conninfo_to_dict(url)))
-            connection = psycopg.connect(there, autocommit=True, application_name=APPLICATION_NAME, connect_timeout=10)
+            connection = LimitedConnection.connect(
+                there, autocommit=True, application_name=APPLICATION_NAME, connect_timeout=10
+            )
             unless_kept.callback(connection.close)
             with connection.transaction():
                 _require_direct(connection, url)
