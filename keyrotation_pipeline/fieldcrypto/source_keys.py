@@ -1,8 +1,9 @@
 """Opens and seals the values of a library that reads one key, so that they can be brought into our own format."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import import_module
-from typing import cast
+from typing import Any, cast
 
 from keyrotation_pipeline.errors import ConfigurationError, InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.codecs.source import ClosedError, Source
@@ -53,9 +54,31 @@ class CheckedSource:
         return True
 
 
+def require_possible(form: SourceForm) -> None:
+    """Checks what a form says, without a key.
+
+    Raises:
+        InvalidKeyError: no library writes values so.
+    """
+    if form.spec.options_may_clash:
+        _code(form).require_possible(form.name, dict(form.options))
+
+
+def possible_others(form: SourceForm) -> Iterator[SourceForm]:
+    """Yields the other forms of the same source in which values can be."""
+    for other in form.others:
+        with suppress(InvalidKeyError):
+            require_possible(other)
+            yield other
+
+
+def _code(form: SourceForm) -> Any:  # noqa: ANN401  a module
+    return import_module(f"{form.spec.package}.codec")
+
+
 def source_of(form: SourceForm, key: SourceKey) -> CheckedSource:
     """Returns a source under one key."""
-    code = import_module(f"{form.spec.package}.codec")
+    code = _code(form)
     return CheckedSource(cast("Source", code.source(form.name, raw_of(key), dict(form.options))))
 
 

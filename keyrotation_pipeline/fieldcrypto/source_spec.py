@@ -37,6 +37,7 @@ class SourceSpec:
         authenticated: whether a value opens under its own key alone. If not, only padding and UTF-8 tell a wrong key.
         deterministic: whether equal texts have equal values, so that applications can search by them.
         options: each is to be said.
+        options_may_clash: whether `codec.require_possible` refuses some of what they can say together.
         seen_as: how `scan` names its values: by `name` where they are recognised, else by what they look like. "": by
             no name of their own.
         text_bytes: the length of the longest text that a value of ``{size}`` bytes can hold, as a term of SQL.
@@ -51,6 +52,7 @@ class SourceSpec:
     authenticated: bool
     deterministic: bool = False
     options: tuple[SourceOption, ...] = ()
+    options_may_clash: bool = False
     seen_as: str
     text_bytes: str = "{size}"
     binary: bool = False

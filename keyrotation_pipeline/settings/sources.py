@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from keyrotation_pipeline.errors import ConfigurationError
+from keyrotation_pipeline.errors import ConfigurationError, InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.formats.sources import NEVER_ENCRYPTED, SourceForm, sources
+from keyrotation_pipeline.fieldcrypto.source_keys import require_possible
 from keyrotation_pipeline.settings.value_formats import KeyVariable
-from keyrotation_pipeline.settings.values import Section, Text
+from keyrotation_pipeline.settings.values import Section, Text, repeated
 
 
 class SourceSection(Section):
@@ -24,9 +25,14 @@ class SourceSection(Section):
     @model_validator(mode="after")
     def _is_known(self) -> "SourceSection":
         try:
-            form = self.form
-        except ConfigurationError as error:
+            if (form := self.form) is not None:
+                require_possible(form)
+        except (ConfigurationError, InvalidKeyError) as error:
             raise ConfigurationError(f"[[tables]] columns, from: {error}") from None
+        if form is not None and (twice := repeated(form.columns)):
+            raise ConfigurationError(
+                f"[[tables]] columns, from: column {twice} is named for two parts of a value; correct one"
+            )
         if form is not None and self.keys is None:
             raise ConfigurationError(
                 f'[[tables]] columns, from: format = "{self.format}" needs to know where the application has its key; '

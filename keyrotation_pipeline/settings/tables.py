@@ -45,10 +45,15 @@ class PlaceSettings(Section):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        if self.source is not None and (self.path or self.elements or self.iv or self.when):
+        if self.source is not None and (self.path or self.elements):
             raise ConfigurationError(
-                f"[[tables]] column {self.column} has from, which is for values that are the whole column, and more; "
-                "leave one out"
+                f"[[tables]] column {self.column} has from, which is for whole columns, and a path or elements; have "
+                "the application save each value encrypted, or in a column of its own, and leave out from"
+            )
+        if self.source is not None and (self.iv or self.when):
+            raise ConfigurationError(
+                f"[[tables]] column {self.column} has from, which is for values that are the whole column, and iv or "
+                "when; leave one out"
             )
         if self.iv is not None and (self.path or self.elements):
             raise ConfigurationError(

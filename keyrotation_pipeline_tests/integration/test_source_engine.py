@@ -1,17 +1,20 @@
 """A column of another library at 200 000 rows, beside a writer in that library: nothing lost, nothing wrong."""
 
+import base64
 import json
+import os
 import threading
 import time
 from pathlib import Path
 from random import Random
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy_utils.types.encrypted.encrypted_type import AesEngine, AesGcmEngine  # type: ignore[import-untyped]
 
 from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.inventory import quarantine
+from keyrotation_pipeline.adapters.postgres.inventory import quarantine, samples
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.formats.sources import parsed
@@ -45,9 +48,13 @@ aes._set_padding_mechanism()  # noqa: SLF001
 
 @pytest.fixture
 def ring() -> KeyRing:
+    return ring_with(SourceKey(SECRET.encode(), "OLD_KEY"))
+
+
+def ring_with(key: SourceKey) -> KeyRing:
     first = ring_of(1, 2)
     keys: dict[KeyVersion, KeyMaterial] = {version: first.material(version) for version in first.versions}
-    return KeyRing({**keys, KeyVersion(3): SourceKey(SECRET.encode(), "OLD_KEY")}, first.primary)
+    return KeyRing({**keys, KeyVersion(3): key}, first.primary)
 
 
 Texts = dict[int, tuple[str, str]]
@@ -188,6 +195,40 @@ def test_bytea_of_libraries_becomes_our_values_as_ascii_and_refuses_all_else(
 
 def as_text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def test_parts_in_columns_of_bytea_are_read_alike_before_anybody_signs_and_by_the_engine(
+    migrated: Connection, database_url: str
+) -> None:
+    form = "aes-256-gcm, layout b64.ct, kdf none, iv note_iv, tag note_tag"
+    notes = EncryptedTable.of(TableName("public", "notes"), [Place("note", source=form, source_key="OLD_KEY")])
+    secret = b"k" * 32
+    ring = ring_with(SourceKey(secret, "OLD_KEY"))
+    migrated.execute("CREATE TABLE public.notes (id int PRIMARY KEY, note text, note_iv bytea, note_tag bytea)")
+    texts = {n: f"note {n}" for n in range(50)}
+    for n, text in texts.items():
+        nonce = os.urandom(12)
+        body = AESGCM(secret).encrypt(nonce, text.encode(), None)
+        row = n, base64.b64encode(body[:-16]).decode(), nonce, body[-16:]
+        migrated.execute("INSERT INTO public.notes VALUES (%s, %s, %s, %s)", row)
+    running(migrated, "routine")
+    (probed,) = samples.probe(migrated, notes, ring, 10)
+    assert (probed.tried, probed.opened) == (10, 10)
+    Engine(database_url, ring).shard(notes)
+    rows = migrated.execute("SELECT id, note FROM public.notes").fetchall()
+    assert {n: opened(ring, str(note)) for n, note in rows} == {n: ("v2", text) for n, text in texts.items()}
+
+
+def test_where_no_value_opens_the_other_forms_are_tried_that_values_can_have(migrated: Connection) -> None:
+    key, salt_of = SourceKey(b"a secret", "OLD_KEY"), "aes-256-gcm, layout b64.salt16.nonce12.tag16.ct, kdf {}, cost 64"
+    migrated.execute("CREATE TABLE public.notes (id int PRIMARY KEY, note text)")
+    for n in range(10):
+        stored = source_of(parsed(salt_of.format("pbkdf2-sha512")), key).sealed(b"Ada")
+        migrated.execute("INSERT INTO public.notes VALUES (%s, %s)", (n, stored.decode()))
+    place = Place("note", source=salt_of.format("scrypt"), source_key="OLD_KEY")
+    notes = EncryptedTable.of(TableName("public", "notes"), [place])
+    (probed,) = samples.probe(migrated, notes, ring_with(key), 10)
+    assert (probed.opened, probed.fits) == (0, salt_of.format("pbkdf2-sha512"))
 
 
 def test_a_rollback_leaves_what_the_library_wrote(migrated: Connection, database_url: str, ring: KeyRing) -> None:

@@ -25,7 +25,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, SourceKey
 from keyrotation_pipeline.fieldcrypto.plaintext_columns import PlaintextReencryptor, is_plaintext
 from keyrotation_pipeline.fieldcrypto.reads import CLOSED
-from keyrotation_pipeline.fieldcrypto.source_keys import LegacyKey, source_in, source_of
+from keyrotation_pipeline.fieldcrypto.source_keys import LegacyKey, possible_others, source_in, source_of
 from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of, sealed
 
 TEXTS = [
@@ -272,6 +272,13 @@ def test_a_layout_that_no_value_can_have_is_refused(changes: dict[str, str], sai
     said_of_it = OWN | changes
     with pytest.raises((InvalidKeyError, ConfigurationError), match=re.escape(said)):
         source_of(SourceForm.of(said_of_it.pop("format"), said_of_it), SourceKey(b"a secret", "OLD_KEY"))
+
+
+def test_the_other_forms_that_are_tried_are_those_that_values_can_have() -> None:
+    said = {each: OWN[each] for each in OWN if each != "format"}
+    others = {str(each) for each in possible_others(SourceForm.of("aes-256-gcm", said | {"cost": "1024"}))}
+    head = "aes-256-gcm, layout b64.salt16.nonce12.tag16.ct, kdf"
+    assert others == {f"{head} pbkdf2-{each}, cost 1024" for each in ("sha256", "sha512", "sha1")}
 
 
 def test_values_in_several_columns_are_none_of_encrypted_type_and_their_key_has_a_length() -> None:

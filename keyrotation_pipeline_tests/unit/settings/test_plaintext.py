@@ -8,6 +8,7 @@ from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline_tests.unit.settings.test_loading import read
 
 TABLE = '[[tables]]\nname = "cases"\ncolumns = ["name", {}]\n'
+LAYOUT = 'format = "aes-256-gcm", keys = {{ env = "K" }}, layout = "{}", kdf = "{}"'
 FROM = '{{ column = "note", from = {{ {} }} }}'
 NOTE = '{ column = "note", from = "plaintext" }'
 
@@ -57,10 +58,42 @@ def test_the_columns_in_which_a_library_has_parts_of_its_values_are_read_and_not
             TABLE.format(FROM.format('format = "sqlalchemy-utils-aesgcm", keys = "secret"')), "keys", id="a bare key"
         ),
         pytest.param(
-            TABLE.format('{ column = "note", from = "plaintext", elements = true }'), "leave one out", id="elements"
+            TABLE.format('{ column = "note", from = "plaintext", elements = true }'),
+            "a path or elements; have the application save each value encrypted, or in a column of its own",
+            id="elements",
         ),
         pytest.param(
-            TABLE.format('{ column = "note", from = "plaintext", path = ["a"] }'), "leave one out", id="a path"
+            TABLE.format('{ column = "note", from = "plaintext", path = ["a"] }'),
+            "a path or elements; have the application save each value encrypted, or in a column of its own",
+            id="a path",
+        ),
+        pytest.param(
+            TABLE.format('{ column = "note", from = "plaintext", when = "sealed" }'), "leave one out", id="some rows"
+        ),
+        pytest.param(
+            TABLE.format(FROM.format(LAYOUT.format("b64.nonce12.ct", "none"))),
+            "hold nonce, ct, not nonce, ct, tag once each; correct from in [[tables]]",
+            id="a layout without a tag",
+        ),
+        pytest.param(
+            TABLE.format(FROM.format(LAYOUT.format("b64.nonce13.tag16.ct", "none"))),
+            "layout has nonce13, which this cipher does not; correct from in [[tables]]",
+            id="a nonce of another length",
+        ),
+        pytest.param(
+            TABLE.format(FROM.format(LAYOUT.format("b64.salt16.nonce12.tag16.ct", "pbkdf2-sha256"))),
+            "cost is a number of at most 10000000 in quotes",
+            id="no rounds",
+        ),
+        pytest.param(
+            TABLE.format(FROM.format(LAYOUT.format("b64.salt16.nonce12.tag16.ct", "scrypt") + ', cost = "1000"')),
+            "cost of scrypt is N, a power of two, not 1000; correct from in [[tables]]",
+            id="no power of two",
+        ),
+        pytest.param(
+            TABLE.format(FROM.format(LAYOUT.format("b64.ct", "none") + ', iv = "part", tag = "part"')),
+            "column part is named for two parts of a value; correct one",
+            id="two parts in one column",
         ),
         pytest.param(
             TABLE.format(FROM.format('format = "ciphersweet-brng", keys = { env = "K" }, column = "note"')),

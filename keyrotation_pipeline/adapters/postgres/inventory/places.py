@@ -109,13 +109,18 @@ def _with_parts(column: Column, found: sql.Composed, row: str) -> sql.Composed:
     if not column.beside:
         return found
     parts = sql.SQL(" || ").join(
-        sql.SQL("{} || coalesce({}::text, '')").format(sql.Literal(BETWEEN), stored(each, row))
-        for each in column.beside
+        sql.SQL("{} || coalesce({}, '')").format(sql.Literal(BETWEEN), _part(each, row)) for each in column.beside
     )
     return sql.SQL("CASE WHEN {} OR {} THEN {} ELSE {} || {} END").format(
         _is_empty(column, row), has_head(text(column, row)), found, found,
         sql.SQL("convert_to({}, 'UTF8')").format(parts) if column.is_binary else parts,
     )  # fmt: skip
+
+
+def _part(column: Column, row: str) -> sql.Composed:
+    """A part of another library's value as text: bytes in hex, however the session writes them."""
+    text = "'\\x' || encode({}, 'hex')" if column.type_oid == BYTEA else "{}::text"
+    return sql.SQL(text).format(stored(column, row))
 
 
 def value(column: Column) -> sql.Composed:

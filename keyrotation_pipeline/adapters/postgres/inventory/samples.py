@@ -30,7 +30,7 @@ from keyrotation_pipeline.fieldcrypto.material import SourceKey
 from keyrotation_pipeline.fieldcrypto.probe import fitting, fitting_derivation
 from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
 from keyrotation_pipeline.fieldcrypto.search_index import is_odd
-from keyrotation_pipeline.fieldcrypto.source_keys import source_of
+from keyrotation_pipeline.fieldcrypto.source_keys import possible_others, source_of
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial, PlaceProbe
 from keyrotation_pipeline.model.tables import EncryptedTable, SearchIndex
 from keyrotation_pipeline.model.visible_text import plain_name
@@ -177,7 +177,7 @@ def _from_source(
     if (found := ring.sources.get(place.source_key)) is None:
         return replace(probe, is_imported=False)
     opened = _number_opened(form, found[1], old)
-    others = () if opened else (each for each in form.others if _number_opened(each, found[1], old[:_FITTED]))
+    others = () if opened else (each for each in possible_others(form) if _number_opened(each, found[1], old[:_FITTED]))
     return replace(probe, opened=opened, fits=next((str(each) for each in others), None))
 
 

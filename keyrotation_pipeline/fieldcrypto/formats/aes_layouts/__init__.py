@@ -46,6 +46,7 @@ GCM = SourceSpec(
     authenticated=True,
     options=(*_BEFORE_COLUMNS, _column("iv", "nonce"), _column("tag", "tag"), _column("salt", "salt")),
     seen_as="",
+    options_may_clash=True,
     source=_READ,
 )
 CBC = SourceSpec(
@@ -55,6 +56,7 @@ CBC = SourceSpec(
     authenticated=False,
     options=(*_BEFORE_COLUMNS, _column("iv", "nonce"), _column("salt", "salt")),
     seen_as="",
+    options_may_clash=True,
     source=_READ,
 )
 SOURCES = (GCM, CBC)

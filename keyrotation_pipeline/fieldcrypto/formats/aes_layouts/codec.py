@@ -19,7 +19,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.block_padding import padded, unpadd
 from keyrotation_pipeline.fieldcrypto.codecs.source import ClosedError, Source
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import BETWEEN
 from keyrotation_pipeline.fieldcrypto.formats.aes_layouts import CBC
-from keyrotation_pipeline.fieldcrypto.formats.aes_layouts.derivation import KeyOfValue, key_of_value
+from keyrotation_pipeline.fieldcrypto.formats.aes_layouts.derivation import KeyOfValue, derivation, key_of_value
 from keyrotation_pipeline.fieldcrypto.formats.aes_layouts.encoding import ENCODINGS, Encoding
 
 _NONCE, _TAG, _SALT, _BODY = "nonce", "tag", "salt", "ct"
@@ -37,11 +37,25 @@ def source(name: str, key: bytes, options: Mapping[str, str]) -> Source:
     Raises:
         InvalidKeyError: the options contradict each other, or it is no such key.
     """
-    is_gcm = name != CBC.name
+    layout, columns = _parts(name, options)
+    return _Values(layout, columns, key_of_value(key, options), is_gcm=name != CBC.name)
+
+
+def require_possible(name: str, options: Mapping[str, str]) -> None:
+    """Checks that the options contradict neither each other nor the cipher.
+
+    Raises:
+        InvalidKeyError: they do.
+    """
+    _parts(name, options)
+    derivation(options)
+
+
+def _parts(name: str, options: Mapping[str, str]) -> "tuple[_Layout, tuple[str, ...]]":
     layout = _layout(options["layout"])
     columns = tuple(part for option, part in _OPTIONS.items() if option in options)
-    _require_parts(layout, columns, is_gcm=is_gcm, derives=options["kdf"] != "none")
-    return _Values(layout, columns, key_of_value(key, options), is_gcm=is_gcm)
+    _require_parts(layout, columns, is_gcm=name != CBC.name, derives=options["kdf"] != "none")
+    return layout, columns
 
 
 @dataclass(frozen=True)

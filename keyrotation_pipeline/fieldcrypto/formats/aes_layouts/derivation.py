@@ -26,24 +26,30 @@ def key_of_value(key: bytes, options: Mapping[str, str]) -> KeyOfValue:
     Raises:
         InvalidKeyError: the key is not written so, has another length, or the options do not say how it is derived.
     """
-    kdf, encoding = options["kdf"], options.get("key_encoding", "text")
-    function, _, hash_name = kdf.partition("-")
-    for option, functions in (("cost", {"scrypt", "pbkdf2"}), ("info", {"hkdf"})):
-        if option in options and function not in functions:
-            raise InvalidKeyError(f"kdf {kdf} takes no {option}; leave it out of from in [[tables]]")
-    raw = _decoded(key, encoding)
-    if function == "none":
+    derive, raw = derivation(options), _decoded(key, options.get("key_encoding", "text"))
+    if derive is None:
         if len(raw) != _KEY_BYTES:
             raise InvalidKeyError(
                 f"a key of AES-256 has {_KEY_BYTES} bytes, this one {len(raw)}; say how it is written by key_encoding"
             )
         return lambda _salt: raw
     # What is sealed is opened again.
-    return lru_cache(maxsize=4)(partial(_derivation(function, hash_name, options), raw))
+    return lru_cache(maxsize=4)(partial(derive, raw))
 
 
-def _derivation(function: str, hash_name: str, options: Mapping[str, str]) -> Callable[[bytes, bytes], bytes]:
+def derivation(options: Mapping[str, str]) -> Callable[[bytes, bytes], bytes] | None:
+    """Returns what derives a key from the application's and a salt; None: that is the key.
+
+    Raises:
+        InvalidKeyError: the options do not say how it is derived.
+    """
+    function, _, hash_name = options["kdf"].partition("-")
+    for option, functions in (("cost", {"scrypt", "pbkdf2"}), ("info", {"hkdf"})):
+        if option in options and function not in functions:
+            raise InvalidKeyError(f"kdf {options['kdf']} takes no {option}; leave it out of from in [[tables]]")
     match function:
+        case "none":
+            return None
         case "scrypt":
             n = _number(options.get("cost", str(_SCRYPT_N)), _MOST_SCRYPT_N)
             if n < 2 or n & (n - 1):  # noqa: PLR2004
