@@ -26,7 +26,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
 # A batch of the plain UPDATE: as many pages as the engine takes at once at most.
 PLAIN_PAGES = 128
-_SAME_BYTES = f"UPDATE ONLY public.clients SET {', '.join(f'{column} = {column}' for column in CLIENTS.columns)}"
+_SAME_BYTES = ", ".join(f"{column} = {column}" for column in CLIENTS.columns)
 # Until a backend that has just ended is counted with its parent.
 _SETTLING_SECONDS = 0.5
 
@@ -37,6 +37,7 @@ class Run:
 
     Args:
         cpu_seconds: of client and server together.
+        client_cpu_seconds: of the client alone.
         worker_peak_mb: resident memory of the largest worker; 0 where nobody asks.
         growth: size of the table afterwards by its size before; 0 where nobody asks.
         wal_bytes: that the server wrote.
@@ -45,6 +46,7 @@ class Run:
     rows: int
     seconds: float
     cpu_seconds: float
+    client_cpu_seconds: float
     worker_peak_mb: float = 0.0
     growth: float = 0.0
     wal_bytes: int = 0
@@ -60,9 +62,19 @@ class Run:
         return self.cpu_seconds / self.rows * 1e6
 
 
-def plain_update(clinic: Clinic, connections: int) -> Run:
-    """The database's own plain UPDATE of the same bytes, by page ranges, over some connections at once."""
-    statement = f"{_SAME_BYTES} WHERE ctid >= %s::tid AND ctid < %s::tid".encode()
+def to_values(clinic: Clinic) -> str:
+    """Returns what sets each column to one text, which is as long as its values under our own format are on average."""
+    average = ", ".join(f"round(avg(octet_length({column})))" for column in CLIENTS.columns)
+    with closing(opened(clinic.url)) as connection:
+        (sizes,) = connection.execute(f"SELECT {average} FROM public.template_native".encode()).fetchall()
+    return ", ".join(
+        f"{column} = 'v2:{'A' * (int(str(size)) - 3)}'" for column, size in zip(CLIENTS.columns, sizes, strict=True)
+    )
+
+
+def plain_update(clinic: Clinic, connections: int, setting: str = _SAME_BYTES) -> Run:
+    """The database's own plain UPDATE, of the same bytes or `setting`, by page ranges, over some connections."""
+    statement = f"UPDATE ONLY public.clients SET {setting} WHERE ctid >= %s::tid AND ctid < %s::tid".encode()
 
     def update(connection: Connection, first: int, end: int) -> int:
         span = (f"({first},0)", f"({end},0)")
@@ -71,14 +83,14 @@ def plain_update(clinic: Clinic, connections: int) -> Run:
     return _by_page_ranges(clinic, connections, update, PLAIN_PAGES)
 
 
-def hot_update(clinic: Clinic, connections: int) -> Run:
-    """The same bytes in HOT order, without reading, guards or encryption: less than this no engine can take."""
+def hot_update(clinic: Clinic, connections: int, setting: str = _SAME_BYTES) -> Run:
+    """The same in HOT order, without reading, guards or encryption: less than this no engine can take."""
     with closing(opened(clinic.url)) as connection:
         lines = "SELECT max((ctid::text::point)[1])::int FROM public.clients WHERE ctid < '(256,0)'"
         ((most,),) = connection.execute(lines).fetchall()
     statement = (
-        f"{_SAME_BYTES} WHERE ctid = ANY (%b) AND (SELECT count(*) FROM ONLY public.clients AS looked "
-        "WHERE looked.ctid >= %s::tid AND looked.ctid < %s::tid) >= 0"
+        f"UPDATE ONLY public.clients SET {setting} WHERE ctid = ANY (%b) AND (SELECT count(*) "
+        "FROM ONLY public.clients AS looked WHERE looked.ctid >= %s::tid AND looked.ctid < %s::tid) >= 0"
     ).encode()
 
     def update(connection: Connection, first: int, end: int) -> int:
@@ -204,6 +216,7 @@ def _measured(clinic: Clinic, run: Callable[[], dict[str, Any]]) -> Run:
         outcome["rows"],
         outcome["seconds"],
         server + outcome["client_cpu_seconds"],
+        outcome["client_cpu_seconds"],
         outcome.get("worker_peak_mb", 0.0),
         outcome.get("growth", 0.0),
         wal,

@@ -29,6 +29,9 @@ from keyrotation_pipeline.fieldcrypto.formats.sources import NEVER_ENCRYPTED
 PLAIN, HOT, ENGINE, SEED = "plain UPDATE", "UPDATE in HOT order", "engine", "seed's ORM loop, mended"
 SEED_ROWS = 5_000
 
+# Between a contender and the format of the values that it rewrites, where that is not our own.
+_OF = " of "
+
 Results = dict[tuple[str, int], list[Run]]
 
 
@@ -106,10 +109,25 @@ def _round(
             _fill(place, table, rows)
             results.setdefault((HOT, count), []).append(contenders.hot_update(place, count))
         for values in filter(None, [NATIVE.name, other]):
-            name = ENGINE if values == NATIVE.name else f"{ENGINE}, {values}"
+            if other == NEVER_ENCRYPTED:
+                _to_values(place, table, rows, count, results, values)
             _fill(place, table, rows, values)
-            results.setdefault((name, count), []).append(contenders.engine(place, count, native=native, values=values))
+            run = contenders.engine(place, count, native=native, values=values)
+            results.setdefault((_named(ENGINE, values), count), []).append(run)
             _require_done(place, rows, values)
+
+
+def _to_values(place: Clinic, table: str, rows: int, count: int, results: Results, values: str) -> None:
+    """What a row costs the database alone that becomes a value: one of the same length, or one that was plaintext."""
+    setting = contenders.to_values(place)
+    for name, update in ((PLAIN, contenders.plain_update), (HOT, contenders.hot_update)):
+        _fill(place, table, rows, values)
+        run = update(place, count, setting)
+        results.setdefault((_named(f"{name} to values", values), count), []).append(run)
+
+
+def _named(contender: str, values: str) -> str:
+    return contender if values == NATIVE.name else f"{contender}{_OF}{values}"
 
 
 def _fill(place: Clinic, table: str, rows: int, values: str = NATIVE.name) -> None:
@@ -131,18 +149,20 @@ def _summary(results: Results) -> list[dict[str, Any]]:
         # Ratios within a round: what slows the whole machine slows both.
         plain, native = (
             [run.rows_per_second / other.rows_per_second for run, other in zip(runs, others, strict=True)]
-            for others in (results.get((each, workers), runs) for each in (PLAIN, ENGINE))
+            for others in (results.get((each, workers), runs) for each in (PLAIN, name.partition(_OF)[0]))
         )
         rates = [run.rows_per_second for run in runs]
         cost = [run.cpu_per_million_rows for run in runs]
+        client = [run.client_cpu_seconds / run.rows * 1e6 for run in runs]
         summary.append(
             {
                 "contender": name,
                 "workers": workers,
                 "rows_per_second": _spread(rates),
                 "of_the_plain_update": _spread(plain),
-                "of_the_engine": _spread(native),
+                "of_our_own_format": _spread(native),
                 "cpu_seconds_per_million_rows": _spread(cost),
+                "client_cpu_seconds_per_million_rows": _spread(client),
                 "worker_peak_mb": max(run.worker_peak_mb for run in runs),
                 "growth": _spread([run.growth for run in runs]),
                 "wal_bytes_per_row": _spread([run.wal_bytes / run.rows for run in runs]),
@@ -163,7 +183,7 @@ def show(console: Console, summary: Sequence[Mapping[str, Any]]) -> None:
         "workers",
         "rows/s (min–max)",
         "of plain UPDATE",
-        "CPU-µs/row",
+        "CPU-µs/row: client, server",
         "MB/worker",
         "growth",
         "WAL B/row",
@@ -171,20 +191,21 @@ def show(console: Console, summary: Sequence[Mapping[str, Any]]) -> None:
     table = Table(*head)
     for each in summary:
         rate, ratio, cost = each["rows_per_second"], each["of_the_plain_update"], each["cpu_seconds_per_million_rows"]
+        client = each["client_cpu_seconds_per_million_rows"]["median"]
         table.add_row(
             each["contender"],
             str(each["workers"]),
             f"{rate['median']:,.0f} ({rate['min']:,.0f}–{rate['max']:,.0f})",
             f"{ratio['median']:.2f} ({ratio['min']:.2f}–{ratio['max']:.2f})",
-            f"{cost['median']:.1f}",
+            f"{cost['median']:.1f}: {client:.1f}, {cost['median'] - client:.1f}",
             f"{each['worker_peak_mb']:.0f}" if each["worker_peak_mb"] else "–",
             f"{each['growth']['median']:.2f}" if each["growth"]["median"] else "–",
             f"{each['wal_bytes_per_row']['median']:,.0f}",
         )
     console.print(table)
     for each in summary:
-        if each["contender"].startswith(f"{ENGINE}, "):
-            ratio = each["of_the_engine"]
+        if _OF in each["contender"]:
+            ratio = each["of_our_own_format"]
             of = f"{ratio['median']:.2f} ({ratio['min']:.2f}–{ratio['max']:.2f})"
             console.print(f"{each['contender']} × {each['workers']}: {of} of our own format", highlight=False)
     for seed in (each["rows_per_second"]["median"] for each in summary if each["contender"] == SEED):
