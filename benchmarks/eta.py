@@ -40,7 +40,7 @@ class Recorder:
         with open_pipeline(self.settings, actor="benchmark") as pipeline:
             while not self.over.wait(SECONDS):
                 counts = pipeline.ledger.counts(pipeline.tables)
-                far, left = progress_and_eta(pipeline, pipeline.ledger.walk(self.request), counts, None)
+                far, left = progress_and_eta(pipeline, pipeline.ledger.walk(self.request), counts)
                 self.seen.append((time.monotonic(), far, left))
 
     def told(self, began: float, ended: float) -> str:

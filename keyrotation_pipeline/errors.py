@@ -376,6 +376,14 @@ class BlockedError(KeyRotationError):
     """The rotation must wait for something outside it, which the message names."""
 
 
+class PausedError(BlockedError):
+    """Somebody paused the rotation: nothing failed."""
+
+
+class RolloutPendingError(BlockedError):
+    """Instances, or an officer who confirms a rollout, were waited for in vain: nothing failed."""
+
+
 class AtWorkError(BlockedError):
     """Another process is doing the same thing and holds its lock."""
 

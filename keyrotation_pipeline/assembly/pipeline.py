@@ -69,6 +69,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, SourceKey
 from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceOf
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.page_reading import Verification
+from keyrotation_pipeline.model.progress import Pace
 from keyrotation_pipeline.model.requests import RequestAction
 from keyrotation_pipeline.model.witnesses import Witness
 from keyrotation_pipeline.ports.clock import Clock
@@ -509,6 +510,7 @@ def _assemble(
         secrets=settings.secrets,
         has_recovery_key=settings.recovery.names_a_key,
         backup_signer=trust.own_signer,
+        pace=Pace(speed.max_rows_per_second, speed.duty_cycle, settings.allowed_hours),
         verification=Verification(settings.verification.every_days, settings.allowed_hours),
         ask_member=FleetQuestions(members, ledger, clock) if members.open else None,
     )

@@ -194,7 +194,8 @@ def _sign_from_now(state: AuditState, signer: str | None = None) -> None:
 
 def _blocked(state: AuditState, entry: AuditEntry, fact: Blocked | Unblocked) -> None:
     stored = state.known(entry.request)
-    state.requests[stored.id] = replace(stored, blocked_by=fact.sentence if isinstance(fact, Blocked) else None)
+    sentence, pending = (fact.sentence, fact.rollout_pending) if isinstance(fact, Blocked) else (None, False)
+    state.requests[stored.id] = replace(stored, blocked_by=sentence, rollout_pending=pending)
 
 
 def _confirmed(state: AuditState, entry: AuditEntry, fact: RolloutConfirmed) -> None:

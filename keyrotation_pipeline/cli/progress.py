@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from typing import cast
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -22,14 +23,14 @@ from rich.text import Text as Line
 
 from keyrotation_pipeline.assembly.host import system_time
 from keyrotation_pipeline.cli.output import console, note, printable, seconds, wrapped
-from keyrotation_pipeline.model.progress import Progress, Report, duration
+from keyrotation_pipeline.model.progress import Progress, Report, about_left
 from keyrotation_pipeline.model.requests import Step
 
 PLAIN_SECONDS = 5.0
 REPEATED_SECONDS = 300.0  # while nothing changes
 ALL_ROWS = "all rows"
 STATE_CHARS = 28  # of a note within a bar's line: rows and their rate
-SHORTEST_SECONDS = 1.0  # a rate over less time is no basis for an estimate
+SHORTEST_SECONDS = 1.0  # over less time there is no rate
 
 
 class Overall:
@@ -39,6 +40,7 @@ class Overall:
         rows: by table.
         shards: of each table.
         done: subjects that are finished already, as ``clients shard 00``.
+        left: the remaining seconds of the whole rotation, as `status` has them; asked every few seconds.
         clock: seconds, monotonic.
     """
 
@@ -47,8 +49,11 @@ class Overall:
         rows: Mapping[str, int],
         shards: int,
         done: Collection[str] = (),
+        left: Callable[[], float | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._left = left
+        self._asked_at, self._known = -PLAIN_SECONDS, cast("float | None", None)
         self._weights = {
             f"{table} shard {index:02d}": number / shards for table, number in rows.items() for index in range(shards)
         }
@@ -82,18 +87,18 @@ class Overall:
         seconds, passed = self._clock() - at, self.rows - rows
         return passed / seconds if seconds >= SHORTEST_SECONDS and passed > 0 else None
 
-    @property
-    def eta_seconds(self) -> float | None:
-        """Remaining seconds at that rate."""
-        pace = self.rows_per_second
-        return None if pace is None else max(self.total - self.rows, 0.0) / pace
+    def seconds_left(self) -> float | None:
+        """The remaining seconds of the rotation, a few seconds old at most; None: not known."""
+        if self._clock() - self._asked_at >= PLAIN_SECONDS:
+            self._asked_at, self._known = self._clock(), self._left()
+        return self._known
 
     def __str__(self) -> str:
-        """``27,120 of 60,000 rows (45 %), 1,203 a second, ETA 27 s``."""
+        """``27,120 of 60,000 rows (45 %), 1,203 a second, about 27 s left``."""
         percent = f" ({100 * self.rows / self.total:.0f} %)" if self.total else ""
-        pace, eta = self.rows_per_second, self.eta_seconds
-        rest = "" if pace is None or eta is None else f", {pace:,.0f} a second, ETA {duration(eta)}"
-        return f"{self.rows:,.0f} of {self.total:,} rows{percent}{rest}"
+        pace, left = self.rows_per_second, self.seconds_left()
+        rate = "" if pace is None else f", {pace:,.0f} a second"
+        return f"{self.rows:,.0f} of {self.total:,} rows{percent}{rate}{about_left(left)}"
 
 
 @contextmanager
@@ -106,7 +111,7 @@ def reporting(overall: Overall | None = None, *, quiet: bool = False) -> Iterato
     if quiet:
         yield lambda _progress: None
     elif sys.stderr.isatty():
-        with bars_on(console(stderr=True)) as bars:
+        with bars_on(console(stderr=True), timed=overall is None) as bars:
             yield OnTerminal(bars, overall)
     else:
         yield OnLines(system_time, overall)
@@ -130,14 +135,18 @@ class Screen(Bars):
         yield from (Line(each) for each in (wrapped(text, self.console.width) if text else ()))
 
 
-def bars_on(where: Console) -> Screen:
-    """Bars that disappear when they end."""
+def bars_on(where: Console, *, timed: bool) -> Screen:
+    """Bars that disappear when they end.
+
+    Args:
+        timed: each says how long it will take; a rotation has one estimate for all.
+    """
     return Screen(
         TextColumn("{task.description}", table_column=Column(overflow="fold")),
         BarColumn(),
         TaskProgressColumn(),
         TextColumn("{task.fields[state]}"),
-        TimeRemainingColumn(),
+        *([TimeRemainingColumn()] if timed else []),
         console=where,
         transient=True,
         # On a terminal result lines appear above the bars; in a pipe they are unchanged.
@@ -148,7 +157,7 @@ def bars_on(where: Console) -> Screen:
 class OnTerminal:
     """One bar for all rows, and one per subject; the bars of a finished step are removed for the next one's.
 
-    The step with the rows, their rate and the time left stands above them, what is waited for below.
+    The step with the rows, their rate and the rotation's time left stands above them, what is waited for below.
     """
 
     def __init__(self, bars: Screen, overall: Overall | None = None) -> None:

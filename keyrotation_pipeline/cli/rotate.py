@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -21,6 +22,7 @@ from keyrotation_pipeline.model.audit import counted
 from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord, Walk
+from keyrotation_pipeline.monitoring.progress import seconds_left
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.requests.situation import Situation
@@ -113,7 +115,7 @@ def _run(pipeline: Pipeline, rotation: Walk, through: Step | None, *, quiet: boo
 def _overall(pipeline: Pipeline, rotation: Walk) -> Overall:
     rows = {str(count.table.name): count.rows for count in pipeline.ledger.counts(pipeline.tables)}
     done = {f"{each.table} shard {each.shard:02d}" for each in rotation.steps if each.shard is not None}
-    return Overall(rows, pipeline.shards, done)
+    return Overall(rows, pipeline.shards, done, partial(seconds_left, pipeline, rotation.id))
 
 
 def phase_line(record: StepRecord, seconds: float) -> str:

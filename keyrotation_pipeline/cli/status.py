@@ -28,7 +28,7 @@ from keyrotation_pipeline.incidents.assessing import unsettled_in_words
 from keyrotation_pipeline.model.audit import instant, names
 from keyrotation_pipeline.model.environment import BlindSpots
 from keyrotation_pipeline.model.fleet_summary import FleetSummary, TableInFleet, tables_in_fleet
-from keyrotation_pipeline.model.progress import duration
+from keyrotation_pipeline.model.progress import about_left
 from keyrotation_pipeline.model.requests import Request, Step, Walk
 from keyrotation_pipeline.model.status import (
     NO_BACKUP_KNOWN,
@@ -215,8 +215,7 @@ def _rotation(shown: Status, conductor: str | None, *, verbose: bool) -> Iterato
         return
     walk = rotation.walk
     yield "Rotation", f"{walk.id}, {walk.kind}, {walk.source} to {walk.target}"
-    eta = "" if rotation.eta_seconds is None else f", about {duration(rotation.eta_seconds)} left"
-    yield "", f"{rotation.step_in_words}, {rotation.progress:.0%}{eta}"
+    yield "", f"{rotation.step_in_words}, {rotation.progress:.0%}{about_left(rotation.eta_seconds)}"
     yield "", f"approvals {len(walk.approvals)} of {rotation.approvals_required}{_unsigned(shown, walk)}"
     if rotation.pace:
         yield "", f"pace: {rotation.pace}"

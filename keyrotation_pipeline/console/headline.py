@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.pending import PendingReason
-from keyrotation_pipeline.model.progress import duration
+from keyrotation_pipeline.model.progress import about_left
 from keyrotation_pipeline.model.requests import WALK, PendingRequest, Request, RequestStatus, Step, Walk, with_short_ids
 from keyrotation_pipeline.model.status import OpenIncident, RotationStatus, Status, in_two
 
@@ -132,9 +132,9 @@ def _of_rotation(status: Status, rotation: RotationStatus) -> Headline:
         return _to_sign(name, pending)
     if (reason := rotation.pending) is not None and not rotation.is_slowed:
         said = f"{name} waits: {reason.why}{_since(reason)}."
-        command = _command_about(walk, reason.do) or _rotate(walk)
-        return Headline(Tone.WAITING, said, command, rotation.waiting_for, reason.do or None)
-    left = "" if rotation.eta_seconds is None else f", about {duration(rotation.eta_seconds)} left"
+        command = _command_about(walk, reason.to_do) or _rotate(walk)
+        return Headline(Tone.WAITING, said, command, rotation.waiting_for, reason.to_do or None)
+    left = about_left(rotation.eta_seconds)
     doing = STEP_NAMES[Step(rotation.phase)] if rotation.phase in set(Step) else "is about to start"
     if not rotation.at_work:
         return Headline(Tone.WAITING, f"{name}: {_step(rotation)} is next; no process works at it now.", _rotate(walk))

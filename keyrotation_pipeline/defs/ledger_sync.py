@@ -37,7 +37,7 @@ from keyrotation_pipeline.defs.summaries import plain
 from keyrotation_pipeline.errors import AuditError, BackupError
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.backup_events import BackupFacts
-from keyrotation_pipeline.model.progress import TableProgress, duration
+from keyrotation_pipeline.model.progress import TableProgress
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
@@ -182,7 +182,7 @@ def report_wait_status(
         tables = _by_asset(list(found))
         for observation in _row_observations(naming, rotation, message, tables, before):
             instance.report_runless_asset_event(observation)
-        return "; ".join((*(_progress(progress) for _, progress in tables), message))
+        return "; ".join((*(_percent(progress) for _, progress in tables), message))
     reason = runner.pending(Situation(pipeline), rotation) if phase in set(Step) else None
     if reason and str(reason) not in message:
         message = f"{message}; waiting for {reason}"
@@ -213,18 +213,11 @@ def _row_observations(
             numbers: dict[str, float] = {"table_percent": round(100 * progress.share, 1), "table_rows": progress.rows}
             if progress.rows_per_second is not None:
                 numbers["table_rows_per_second"] = progress.rows_per_second
-            if progress.eta_seconds is not None:
-                numbers["table_eta_seconds"] = progress.eta_seconds
             metadata = {
                 **_wait_metadata(rotation, message),
                 **{name: dg.MetadataValue.float(float(number)) for name, number in numbers.items()},
             }
-            yield dg.AssetObservation(naming.rows(table), description=_progress(progress), metadata=metadata)
-
-
-def _progress(of: TableProgress) -> str:
-    eta = "" if of.eta_seconds is None else f", about {duration(of.eta_seconds)} to go"
-    return f"{_percent(of)}{eta}"
+            yield dg.AssetObservation(naming.rows(table), description=_percent(progress), metadata=metadata)
 
 
 def _percent(of: TableProgress) -> str:

@@ -144,7 +144,6 @@ def _rows(naming: Naming, common: CommonFacts, record: StepRecord) -> Mapping[st
         "next": markdown(next_step(naming, common.rotation, Step.ROWS, common.pipeline.tables)),
         "table_percent": dg.MetadataValue.float(round(100 * table.share, 1)),
         "table_rows": dg.MetadataValue.int(table.rows),
-        "table_eta_seconds": dg.MetadataValue.int(table.eta_seconds or 0),
     }
     if table.rows_per_second is not None:
         shown["table_rows_per_second"] = dg.MetadataValue.float(table.rows_per_second)

@@ -84,11 +84,8 @@ def rows_summary(record: StepRecord, table: TableProgress) -> str:
     skipped = facts.get("skipped", 0)
     left = f" {skipped:,} rows moved meanwhile; the sweep of the proof rewrites them." if skipped else ""
     whole = "Every shard is done." if table.shards_done == table.shards else ""
-    eta = "" if table.eta_seconds is None else f", about {duration(table.eta_seconds)} to go"
     what = f"In {database_name(TableName.parse(table.table))}" if record.shard is None else f"Shard {record.shard:02d}"
-    return (
-        f"{what}: {facts.get('rows', 0):,} rows rewritten.{left}{trouble} The table: **{table}**{eta}. {whole}"
-    ).rstrip()
+    return (f"{what}: {facts.get('rows', 0):,} rows rewritten.{left}{trouble} The table: **{table}**. {whole}").rstrip()
 
 
 def instance_table(instances: Iterable[Instance], now: datetime) -> dg.MetadataValue:

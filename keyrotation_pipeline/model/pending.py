@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from typing import Self
 
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE
@@ -38,6 +39,8 @@ class PendingCode(StrEnum):
     CHANGED = "changed"
     INCONSISTENT = "inconsistent"
     DATABASE = "database"
+    SLOWED = "slowed"
+    CLUSTER = "cluster"
 
 
 _OF_APPLICATIONS = frozenset(
@@ -52,9 +55,10 @@ class PendingReason:
     Args:
         who: who or what is waited for, such as ``officers``.
         why: what is the case.
-        do: the command that helps, or what to do; empty: nothing helps but time. Together with `why` it has at most
-            `MOST_WORDS` words, commands apart.
+        do: the command that helps, or what to do; empty: nothing helps but time. Together with `why` and `then` it has
+            at most `MOST_WORDS` words, commands apart.
         since: None: not known.
+        then: what else to do, with what joins it to that, where nobody waits for it any more.
         details: what else there is to say, for who asks.
     """
 
@@ -64,6 +68,7 @@ class PendingReason:
     do: str = ""
     since: datetime | None = None
     details: str = ""
+    then: str = ""
 
     @classmethod
     def of(cls, code: PendingCode, who: str, message: str) -> Self:
@@ -72,7 +77,17 @@ class PendingReason:
         return cls(code, who, why, do)
 
     def __str__(self) -> str:
+        return f"{self.while_waiting}{self.then}"
+
+    @property
+    def while_waiting(self) -> str:
+        """The reason in words, and what helps, while something waits for it."""
         return f"{self.why}; {self.do}" if self.do else self.why
+
+    @property
+    def to_do(self) -> str:
+        """What helps, and what to do then."""
+        return f"{self.do}{self.then}"
 
     @property
     def with_since(self) -> str:
@@ -82,12 +97,15 @@ class PendingReason:
     @property
     def only_slows(self) -> bool:
         """Whether everything that is waited for goes on, though slower."""
-        return self.code is PendingCode.DATABASE and all(GOING_SLOWER in each for each in self.why.split("; "))
+        return self.code is PendingCode.SLOWED
 
     @property
     def is_of_applications(self) -> bool:
         """Whether a rollout waits for instances, or for an officer who confirms it."""
         return self.code in _OF_APPLICATIONS
+
+
+of_cluster = partial(PendingReason.of, PendingCode.CLUSTER, "the cluster")
 
 
 def pending_rollout(
@@ -129,13 +147,8 @@ def pending_rollout(
     return _unconfirmed(target, request) if mode is RolloutMode.CONFIRM else _no_instances(target, request)
 
 
-def timed_out(message: str, request: str) -> bool:
-    """Whether what stopped an attempt was a rollout that waited in vain: not a failure."""
-    return message.endswith(_then(request))
-
-
 def paused_sentence(request: str) -> str:
-    """What ends an attempt while the request is paused: not a failure."""
+    """What ends an attempt while the request is paused."""
     return f"rotation {request} was paused; continue with `keyrotation resume {request}`"
 
 
@@ -146,19 +159,17 @@ def _is_older(instance: Instance, nonces: Collection[str] | None) -> bool:
 
 def _lagging(lagging: Sequence[Instance], target: RolloutTarget, request: str) -> PendingReason:
     named = [f"{each.name} ({_reported(each, target)})" for each in lagging]
-    rest, do = f": not seen to {target}", f"{_remedy(target)}{_then(request)}"
-    return PendingReason(
-        PendingCode.INSTANCES, "instances", _with_names(named, rest, do), do, details=f"{'; '.join(named)}{rest}"
-    )
+    rest, do, then = f": not seen to {target}", _remedy(target), _then(request)
+    why, details = _with_names(named, rest, f"{do}{then}"), f"{'; '.join(named)}{rest}"
+    return PendingReason(PendingCode.INSTANCES, "instances", why, do, details=details, then=then)
 
 
 def _silent(silent: Sequence[Instance], request: str) -> PendingReason:
     named = [f"{each.name} (last report {utc_minute(each.reported_at)})" for each in silent]
-    rest = ": silent, and not known to have ended"
-    do = f"let an officer confirm its end: `keyrotation confirm {request}`{_then(request)}"
-    return PendingReason(
-        PendingCode.SILENT_INSTANCES, "instances", _with_names(named, rest, do), do, details=f"{'; '.join(named)}{rest}"
-    )
+    rest, then = ": silent, and not known to have ended", _then(request)
+    do = f"let an officer confirm its end: `keyrotation confirm {request}`"
+    why, details = _with_names(named, rest, f"{do}{then}"), f"{'; '.join(named)}{rest}"
+    return PendingReason(PendingCode.SILENT_INSTANCES, "instances", why, do, details=details, then=then)
 
 
 def _no_instances(target: RolloutTarget, request: str) -> PendingReason:
@@ -166,8 +177,9 @@ def _no_instances(target: RolloutTarget, request: str) -> PendingReason:
         PendingCode.NO_INSTANCES,
         "instances",
         "no application instance reports itself",
-        f"add `attest()` (`keyrotation docs applications`), or `keyrotation confirm {request}`{_then(request)}",
+        f"add `attest()` (`keyrotation docs applications`), or `keyrotation confirm {request}`",
         details=f"{_required(target)}; that none reports itself does not prove it",
+        then=_then(request),
     )
 
 
@@ -176,8 +188,9 @@ def _unconfirmed(target: RolloutTarget, request: str) -> PendingReason:
         PendingCode.CONFIRMATION,
         "officers",
         f"no officer has confirmed yet that every application instance {_is_there(target)}",
-        f"`keyrotation confirm {request}`{_then(request)}",
+        f"`keyrotation confirm {request}`",
         details=_required(target),
+        then=_then(request),
     )
 
 

@@ -1,15 +1,14 @@
-"""Progress of a long step, the estimated time to completion, the allowed hours, and the pace."""
+"""Progress of a long step, the allowed hours, and the pace."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from typing import ClassVar, Self
 from zoneinfo import ZoneInfo
 
 from keyrotation_pipeline.errors import ConfigurationError, RequestError
 from keyrotation_pipeline.model.audit import EventKind, Fact
-from keyrotation_pipeline.model.requests import WALK, Step
-from keyrotation_pipeline.model.tables import TableCount
+from keyrotation_pipeline.model.requests import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +35,11 @@ def duration(seconds: float) -> str:
     if not hours:
         return f"{minutes} min"
     return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24:02d} h"  # noqa: PLR2004
+
+
+def about_left(seconds: float | None) -> str:
+    """``, about 12 min left``; empty: that is not known."""
+    return "" if seconds is None else f", about {duration(seconds)} left"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +78,19 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class ShardProgress:
-    """The progress of one shard: pages of its relations, rows rewritten."""
+    """The progress of one shard: pages of its relations, rows rewritten, and how long its workers have worked at it."""
 
     table: str
     shard: int
     done_pages: int
     total_pages: int
     rows: int
-    rows_per_second: float
+    seconds: float
+
+    @property
+    def rows_per_second(self) -> float:
+        """Of one worker."""
+        return self.rows / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +101,6 @@ class TableProgress:
         share: of its pages, 0 to 1.
         rows: rewritten so far; fewer than in the table where the application wrote the new version itself.
         rows_per_second: of the running shards together; of all so far where none runs; None: not known.
-        eta_seconds: None where that is not known, and at the end.
     """
 
     table: str
@@ -101,7 +109,6 @@ class TableProgress:
     share: float
     rows: int
     rows_per_second: float | None
-    eta_seconds: int | None
 
     def __str__(self) -> str:
         return f"{self.shards_done} of {self.shards} shards, {self.share:.0%}"
@@ -177,6 +184,34 @@ LEAST_DUTY_CYCLE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast rows may be rewritten.
+
+    Args:
+        rows_per_second: of one shard; 0: no cap.
+        duty_cycle: share of the time in which a worker keeps the database busy.
+        hours: None: always.
+    """
+
+    rows_per_second: float = 0
+    duty_cycle: float = DEFAULT_DUTY_CYCLE
+    hours: AllowedHours | None = None
+
+    def as_set(self, to: "PaceSet") -> "Pace":
+        """This pace with what an operator has set."""
+        rows, duty = to.rows_per_second, to.duty_cycle
+        return Pace(
+            self.rows_per_second if rows is None else rows,
+            self.duty_cycle if duty is None else duty,
+            self.hours if to.hours is None else to.allowed_hours(),
+        )
+
+
+# Without caps and rests, at any hour.
+IN_AN_EMERGENCY = Pace(duty_cycle=1.0)
+
+
+@dataclass(frozen=True, slots=True)
 class PaceSet(Fact):
     """The complete pace from now on. Each None is as configured, or the emergency's default.
 
@@ -221,141 +256,3 @@ class PaceSet(Fact):
         if self.hours is not None:
             parts.append("at any hour" if self.hours == ALWAYS else f"hours {self.hours} {self.time_zone}")
         return ", ".join(parts) or "as configured"
-
-
-# Seconds a step takes whatever the rows; a rollout is as quick as the applications' reports. Like what follows, from a
-# quiet machine (`benchmarks.eta`, 2 million values): a slower one shows by its rows that it is.
-_FIXED = {
-    Step.KEY_VERSION: 0.3,
-    Step.DUAL_KEY_ROLLOUT: 0.4,
-    Step.PRIMARY_KEY_ROLLOUT: 0.4,
-    Step.ROWS: 0.4,
-    Step.ZERO_OLD_ROWS_PROOF: 0.3,
-    Step.RETIRED_KEY: 0.5,
-    Step.ARCHIVED_KEY: 0.2,
-    Step.KEY_ROTATION_AUDIT: 0.1,
-    Step.COMPLIANCE_REPORT: 0.1,
-}
-# Microseconds per value.
-_PER_VALUE = {Step.ZERO_OLD_ROWS_PROOF: 0.85, Step.RETIRED_KEY: 0.45}
-_ROWS_ROUTINE, _ROWS_EMERGENCY = 20.0, 4.0
-# In a first rotation: what of the time of the rows they take at least, by an emergency, which does not rest. A slow
-# machine is slow with both, and the mistake stays a small part of the whole.
-_OF_ROWS = {Step.ZERO_OLD_ROWS_PROOF: 0.2, Step.RETIRED_KEY: 0.12}
-# From here on the pace of the rows is taken for theirs.
-_LEAST_SHARE = 0.02
-# The cost of a row in values: reading and writing it, in addition to encrypting them (benchmarks/README.md).
-_VALUES_PER_ROW = 10
-# A step that takes longer than expected is never shown as almost done.
-_LEAST_LEFT = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Sofar:
-    """The state of a running walk.
-
-    Args:
-        values: in all declared columns.
-        done: finished steps.
-        share: the share of rows processed, 0 to 1.
-        rows_began_at, rows_ended_at: None: not yet.
-        step_began_at: when the present step could begin.
-        idle: pauses.
-        hours: those in which rows are rewritten; None: always.
-        seconds_before: what steps took with `values_before` values, in the last rotation.
-    """
-
-    now: datetime
-    emergency: bool
-    values: int
-    done: frozenset[Step]
-    share: float
-    rows_began_at: datetime | None
-    rows_ended_at: datetime | None
-    step_began_at: datetime
-    idle: Sequence[tuple[datetime, datetime]] = ()
-    hours: AllowedHours | None = None
-    seconds_before: Mapping[Step, float] = field(default_factory=dict)
-    values_before: int = 0
-
-
-def weight(count: TableCount) -> int:
-    """The relative cost of a table's rows."""
-    return max(1, _VALUES_PER_ROW * count.rows + sum(count.values_by_version.values()))
-
-
-def seconds_left(far: Sofar) -> float:
-    """Seconds until the walk ends, without waits for people."""
-    left = [step for step in WALK if step not in far.done]
-    rows = _rows_left(far) if Step.ROWS in left else 0.0
-    others = sum(_left_of(far, step, first=step is left[0]) for step in left if step is not Step.ROWS)
-    return rows + others
-
-
-def progress(far: Sofar) -> float:
-    """Progress from 0 to 1, by the expected duration of steps; it only grows, and never stops."""
-    weights = {step: _nominal(far, step) for step in WALK}
-    # In this order, so that all of them sum up to exactly 1.
-    passed = sum(weights[step] for step in WALK if step in far.done)
-    present = next((step for step in WALK if step not in far.done), None)
-    if present is Step.ROWS:
-        passed += weights[present] * far.share
-    elif present is not None:
-        elapsed = _working(far, far.step_began_at, far.now, None)
-        passed += weights[present] * elapsed / (elapsed + weights[present])
-    return passed / sum(weights.values())
-
-
-def _rows_left(far: Sofar) -> float:
-    """Elapsed seconds for the remaining rows, including hours in which rows may not be rewritten."""
-    began = far.rows_began_at
-    worked = _working(far, began, far.now, far.hours) if began is not None else 0.0
-    if far.share >= _LEAST_SHARE:
-        needed = worked * (1 - far.share) / far.share
-    else:
-        expected = _expected(far, Step.ROWS)
-        needed = max(expected - worked, worked, _LEAST_LEFT * expected)
-    return needed if far.hours is None else (far.hours.after(far.now, needed) - far.now).total_seconds()
-
-
-def _left_of(far: Sofar, step: Step, *, first: bool) -> float:
-    expected = _expected(far, step)
-    elapsed = _working(far, far.step_began_at, far.now, None) if first else 0.0
-    return max(expected - elapsed, _LEAST_LEFT * max(expected, elapsed))
-
-
-def _expected(far: Sofar, step: Step) -> float:
-    """Expected seconds, by the last rotation of this database, else by benchmarks."""
-    before = far.seconds_before.get(step)
-    if before is not None and far.values_before:
-        return before * (far.values / far.values_before if step in {*_PER_VALUE, Step.ROWS} else 1.0)
-    works = 1.0 if far.emergency else DEFAULT_DUTY_CYCLE
-    return max(_nominal(far, step), _OF_ROWS.get(step, 0.0) * _rows_in_all(far) * works)
-
-
-def _rows_in_all(far: Sofar) -> float:
-    """Working seconds for all rows at the measured pace; 0 before there is one."""
-    if far.rows_began_at is None or far.share < _LEAST_SHARE:
-        return 0.0
-    return _working(far, far.rows_began_at, far.rows_ended_at or far.now, far.hours) / far.share
-
-
-def _nominal(far: Sofar, step: Step) -> float:
-    if step is Step.ROWS:
-        per_value = _ROWS_EMERGENCY if far.emergency else _ROWS_ROUTINE
-        return _FIXED[step] + per_value * far.values / 1e6
-    return _FIXED[step] + _PER_VALUE.get(step, 0.0) * far.values / 1e6
-
-
-def _working(far: Sofar, began: datetime, ended: datetime, hours: AllowedHours | None) -> float:
-    """Seconds from one instant to another without pauses, and of those only the allowed ones."""
-    spans = [(began, ended)]
-    for idle_from, idle_to in far.idle:
-        spans = [
-            span
-            for first, last in spans
-            for span in ((first, min(last, idle_from)), (max(first, idle_to), last))
-            if span[0] < span[1]
-        ]
-    each = (((last - first).total_seconds() if hours is None else hours.within(first, last)) for first, last in spans)
-    return sum(each)

@@ -204,10 +204,11 @@ class PromotionRecorded(Fact):
 
 @dataclass(frozen=True, slots=True)
 class Blocked(Fact):
-    """What stopped the last attempt."""
+    """What stopped the last attempt. `rollout_pending`: it waited in vain for a rollout, and did not fail."""
 
     kind: ClassVar = EventKind.BLOCKED
     sentence: str
+    rollout_pending: Annotated[bool, UNLESS_EMPTY] = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,8 @@ class Request:
         approvals: primary-key fingerprints of the officers whose signatures are stored (verified when used).
         supersedes: the request that ends when this one starts, which undoes it (a rollback) or takes it over.
         audit_head: seq and hash of the audit when the request was opened.
-        blocked_by: sentence of the last failed attempt, None once a later attempt got further.
+        blocked_by: sentence of the last attempt that ended early, None once a later attempt got further.
+        rollout_pending: whether that attempt waited in vain for a rollout, and did not fail.
         not_before: it may be signed at once, but nothing of it starts earlier; None: it starts when it is signed.
         manual: people carry it out, and the conductor starts no step; the signed text says so.
     """
@@ -150,9 +151,15 @@ class Request:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     blocked_by: str | None = None
+    rollout_pending: bool = False
     supersedes: str | None = None
     not_before: datetime | None = None
     manual: bool = False
+
+    @property
+    def failure(self) -> str | None:
+        """Why the last attempt failed; None: it did not, or waited for a rollout in vain."""
+        return None if self.rollout_pending else self.blocked_by
 
     @property
     def is_over(self) -> bool:

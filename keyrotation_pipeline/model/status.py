@@ -14,7 +14,7 @@ from keyrotation_pipeline.model.incidents import Contact, Incident
 from keyrotation_pipeline.model.keys import KeyRecord, WrappingKeyOrigin
 from keyrotation_pipeline.model.member_answers import MemberAnswer
 from keyrotation_pipeline.model.members import some
-from keyrotation_pipeline.model.pending import PendingReason, paused_sentence, timed_out
+from keyrotation_pipeline.model.pending import PendingReason
 from keyrotation_pipeline.model.progress import PaceSet, TableProgress
 from keyrotation_pipeline.model.request_events import Rehearsed
 from keyrotation_pipeline.model.requests import WALK, PendingRequest, Request, Walk
@@ -54,18 +54,6 @@ class TableStatus:
             "fenced_against": names(self.fenced_against),
             "counted_at": instant(count.counted_at) if count else None,
         }
-
-
-def failure_of(walk: Walk) -> str | None:
-    """What stopped a walk's last attempt; None: nothing, or somebody paused it, or it timed out waiting for people."""
-    if walk.blocked_by is None or was_paused(walk) or timed_out(walk.blocked_by, walk.id):
-        return None
-    return walk.blocked_by
-
-
-def was_paused(walk: Walk) -> bool:
-    """Whether a pause ended the walk's last attempt; in a member of a fleet, too, which the sentence then names."""
-    return walk.blocked_by is not None and walk.blocked_by.endswith(paused_sentence(walk.id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +99,7 @@ class RotationStatus:
     @property
     def blocked_by(self) -> str | None:
         """What stopped the last attempt, unless that timed out: then `pending` says what is missing now."""
-        return failure_of(self.walk)
+        return self.walk.failure
 
     def as_json(self) -> dict[str, Any]:
         """As `status --json` has it."""

@@ -6,7 +6,6 @@ from datetime import datetime
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.keys import RotationDue, rotation_due
 from keyrotation_pipeline.model.requests import RotationType, Walk
-from keyrotation_pipeline.model.status import failure_of
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation import runner
@@ -78,4 +77,4 @@ def due_rotation(situation: Situation, primary: KeyVersion | None) -> DueRotatio
 def _stopped_by(situation: Situation, walk: Walk) -> str | None:
     if (reason := runner.pending(situation, walk, to_start=True)) is not None:
         return str(reason)
-    return f"{walk.action} {walk.id} is blocked; see `keyrotation status`" if failure_of(walk) else None
+    return f"{walk.action} {walk.id} is blocked; see `keyrotation status`" if walk.failure else None

@@ -23,7 +23,7 @@ from keyrotation_pipeline.model.breach import carried_by
 from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.keys import KeyRecord, StoredKeys, not_sealed
 from keyrotation_pipeline.model.members import members_among
-from keyrotation_pipeline.model.pending import PendingCode, PendingReason
+from keyrotation_pipeline.model.pending import GOING_SLOWER, PendingCode, PendingReason
 from keyrotation_pipeline.model.proof import records_reencrypted
 from keyrotation_pipeline.model.request_events import StatusChanged
 from keyrotation_pipeline.model.requests import (
@@ -39,8 +39,6 @@ from keyrotation_pipeline.model.status import (
     RotationStatus,
     Status,
     TableStatus,
-    failure_of,
-    was_paused,
 )
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 from keyrotation_pipeline.monitoring import members, rolling
@@ -323,9 +321,9 @@ def _past_dates(rotation: Walk | None, now: datetime) -> list[str]:
 
 def _blocked(situation: Situation, rotation: Walk | None) -> list[str]:
     pipeline = situation.pipeline
-    failure = failure_of(rotation) if rotation else None
+    failure = rotation.failure if rotation else None
     messages = [f"{_named(rotation)} is blocked: {failure}"] if rotation and failure else []
-    if rotation and rotation.blocked_by and not failure and not was_paused(rotation):
+    if rotation and rotation.rollout_pending:
         # Its wait timed out, and nothing retries it; this disappears once the applications are there.
         reason = runner.pending(situation, rotation)
         messages += [f"{_named(rotation)} timed out waiting: {reason}"] if reason else []
@@ -357,7 +355,7 @@ def _rotation(
 ) -> RotationStatus:
     pipeline = situation.pipeline
     pace = pace_of(pipeline.ledger, walk)
-    far, eta_seconds = progress_and_eta(pipeline, walk, tuple(counts.values()), pace)
+    far, eta_seconds = progress_and_eta(pipeline, walk, tuple(counts.values()))
     return RotationStatus(
         walk=walk,
         phase=phase_of(walk),
@@ -384,7 +382,12 @@ def _pending_reason(situation: Situation, rotation: Walk) -> PendingReason | Non
         return replace(reason, since=changes[-1].at) if changes else reason
     if waits := ledger.waits(rotation.id):
         noted = (f"{each.place}: {each.waiting_for} (since {utc_second(each.since)})" for each in waits)
-        return PendingReason(PendingCode.DATABASE, "the database", "; ".join(noted))
+        code = (
+            PendingCode.SLOWED
+            if all(each.waiting_for.startswith(GOING_SLOWER) for each in waits)
+            else PendingCode.DATABASE
+        )
+        return PendingReason(code, "the database", "; ".join(noted))
     with suppress(ApprovalError, AuditError, KeyStoreError):  # each is reported on its own
         if (changed := changed_since_signed(situation, rotation)) is not None:
             return changed

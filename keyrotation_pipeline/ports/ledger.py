@@ -155,8 +155,12 @@ class Ledger(Protocol):
     def set_promotion(self, request: str, xid: int) -> None:
         """Records the transaction id of the promotion, once."""
 
-    def block(self, request: str, message: str | None) -> None:
-        """Records what stopped the last attempt, or that nothing does."""
+    def block(self, request: str, message: str | None, *, rollout_pending: bool = False) -> None:
+        """Records what stopped the last attempt, or that nothing does.
+
+        Args:
+            rollout_pending: it waited in vain for a rollout.
+        """
 
     def shard_progress(self, request: str) -> tuple[ShardProgress, ...]:
         """Returns the progress of each shard of a rotation."""

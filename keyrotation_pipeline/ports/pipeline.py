@@ -10,7 +10,7 @@ from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.keys import KeyMade, StoredKeys
 from keyrotation_pipeline.model.members import Listed, servers_among
 from keyrotation_pipeline.model.page_reading import Verification
-from keyrotation_pipeline.model.progress import Report
+from keyrotation_pipeline.model.progress import Pace, Report
 from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.requests import Request, RequestAction, Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable
@@ -98,6 +98,7 @@ class Pipeline:
         backup_signer: fingerprint of the key of this home that signs backups; None: it has none.
         run_minutes: of a fleet, for how long a Dagster run begins further shards.
         listed: asks which databases rules of a fleet list; raises PreflightError.
+        pace: of a routine rotation, where nobody sets another.
         verification: the number of days within which, and the hours at which, every value is read.
         ask_member: of a fleet; None: there is none.
     """
@@ -128,6 +129,7 @@ class Pipeline:
     backup_signer: str | None = None
     run_minutes: int = 60
     listed: Callable[[], Listed] = Listed
+    pace: Pace = field(default_factory=Pace)
     verification: Verification = field(default_factory=Verification)
     ask_member: AskMember | None = None
 

@@ -6,11 +6,12 @@ from typing import Protocol
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.fleet import Gone, Instance, RolloutMode, RolloutTarget
+from keyrotation_pipeline.model.pending import PendingReason
 
 # Returns what is still missing, given the current instances; None: nothing. It may raise, to end the wait.
-PendingCheck = Callable[[Sequence[Instance]], str | None]
+PendingCheck = Callable[[Sequence[Instance]], PendingReason | None]
 # Called with how many instances are done, how many there are, and what is waited for.
-ProgressCallback = Callable[[int, int, str], None]
+ProgressCallback = Callable[[int, int, PendingReason | None], None]
 
 
 class Rollout(Protocol):
@@ -51,5 +52,6 @@ class Rollout(Protocol):
             The instances as they were when nothing was missing.
 
         Raises:
-            BlockedError: it timed out; the sentence is that of `pending`.
+            RolloutPendingError: it timed out; the sentence is that of `pending`.
+            BlockedError: it cannot be done, or something else than the applications was waited for in vain.
         """

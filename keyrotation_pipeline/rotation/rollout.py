@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from keyrotation_pipeline.errors import BlockedError, KeyStoreError
+from keyrotation_pipeline.errors import BlockedError, KeyStoreError, PausedError, RolloutPendingError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead, EventKind
 from keyrotation_pipeline.model.fleet import (
@@ -46,16 +46,17 @@ def await_instances(
     """Rolls out a target to every application instance, and waits until each is seen or confirmed to have reached it.
 
     Raises:
-        BlockedError: timed out, with the sentence that says what is pending; or the request was paused or cancelled.
+        RolloutPendingError: timed out, with the sentence that says what is pending.
+        BlockedError: the request was paused or cancelled, or the cluster refuses it.
     """
     _deliver_again(pipeline, rotation)
     wait = _Wait(pipeline, rotation, target)
 
-    def forward(done: int, total: int, note: str) -> None:
-        # What to do about it is said once, if the wait ends in vain; for an officer nobody waits here.
-        if note and pipeline.rollout.mode is RolloutMode.CONFIRM:
-            return
-        report(Progress(step, str(target), done, total, "instances", note.partition("; ")[0]))
+    def forward(done: int, total: int, reason: PendingReason | None) -> None:
+        if reason is not None and pipeline.rollout.mode is RolloutMode.CONFIRM:
+            return  # nobody waits here for an officer
+        note = "" if reason is None else reason.while_waiting if reason.is_of_applications else reason.why
+        report(Progress(step, str(target), done, total, "instances", note))
 
     return pipeline.rollout.roll_out(target, wait.pending, forward)
 
@@ -141,10 +142,10 @@ def require_named_primary(pipeline: Pipeline, rotation: Walk) -> None:
     """Refuses to make a key that an application may write under before it is the primary.
 
     Raises:
-        BlockedError: no instance reports, or one does not name its primary, and no officer has confirmed it.
+        RolloutPendingError: no instance reports, or one does not name its primary, and no officer has confirmed it.
     """
     if reason := unnamed_primary(Situation(pipeline), rotation):
-        raise BlockedError(str(reason))
+        raise RolloutPendingError(str(reason))
 
 
 @dataclass
@@ -158,7 +159,7 @@ class _Wait:
     _confirmation: Confirmation = field(default_factory=Confirmation)
     _nonces: Collection[str] | None = ()
 
-    def pending(self, instances: Sequence[Instance]) -> str | None:
+    def pending(self, instances: Sequence[Instance]) -> PendingReason | None:
         _obey(self.pipeline.ledger, self.rotation)
         head = self.pipeline.ledger.head()
         if head != self._head:
@@ -167,8 +168,7 @@ class _Wait:
             if self._confirmation.gone:  # so that no later rollout asks about them again
                 self.pipeline.rollout.forget(self._confirmation.gone)
         mode, confirmation = self.pipeline.rollout.mode, self._confirmation
-        reason = pending_rollout(self.target, mode, instances, confirmation, self.rotation.id, self._nonces)
-        return None if reason is None else str(reason)
+        return pending_rollout(self.target, mode, instances, confirmation, self.rotation.id, self._nonces)
 
 
 def _nonces(pipeline: Pipeline, rotation: Walk, target: RolloutTarget) -> Collection[str] | None:
@@ -194,6 +194,6 @@ def _nonces(pipeline: Pipeline, rotation: Walk, target: RolloutTarget) -> Collec
 def _obey(ledger: Ledger, rotation: Walk) -> None:
     status = ledger.walk(rotation.id).status
     if status is RequestStatus.PAUSED:
-        raise BlockedError(paused_sentence(rotation.id))
+        raise PausedError(paused_sentence(rotation.id))
     if status is RequestStatus.CANCELLED:
         raise BlockedError(f"rotation {rotation.id} was cancelled; open the next one with `keyrotation request`")

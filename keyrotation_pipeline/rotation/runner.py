@@ -15,6 +15,8 @@ from keyrotation_pipeline.errors import (
     KeyStoreError,
     MemberUnavailableError,
     OutOfOrderError,
+    PausedError,
+    RolloutPendingError,
 )
 from keyrotation_pipeline.model.pending import PendingCode, PendingReason
 from keyrotation_pipeline.model.progress import Report
@@ -130,7 +132,7 @@ def run_step(pipeline: Pipeline, request_id: str, task: Task, report: Report) ->
             raise  # nothing is written to a database that was tampered with; `status` says the same
         except KeyRotationError as error:
             with suppress(DatabaseUnavailableError):  # else its own sentence would hide this one
-                pipeline.ledger.block(rotation.id, str(error))
+                _note_end(pipeline.ledger, rotation, error)
             raise
         plain = facts if isinstance(facts, Mapping) else as_json(facts)
         record = StepRecord(task.step, table, index, pipeline.clock.now(), plain)
@@ -139,6 +141,12 @@ def run_step(pipeline: Pipeline, request_id: str, task: Task, report: Report) ->
     if record.step is WALK[-1]:
         witnessing.show_outside(pipeline)
     return record
+
+
+def _note_end(ledger: Ledger, rotation: Walk, error: KeyRotationError) -> None:
+    """Records what stopped an attempt; a pause has an event of its own, and leaves nothing that failed."""
+    message = None if isinstance(error, PausedError) else str(error)
+    ledger.block(rotation.id, message, rollout_pending=isinstance(error, RolloutPendingError))
 
 
 def run(pipeline: Pipeline, request_id: str, report: Report, through: Step | None = None) -> Iterator[StepRecord]:

@@ -391,6 +391,13 @@ class LedgerSuite:
         assert opened.walk(rotation().id).blocked_by is None
         assert newest(opened).fact() == Unblocked()
 
+    def test_a_rollout_that_was_waited_for_in_vain_is_no_failure(self, opened: Ledger) -> None:
+        opened.block(rotation().id, "web-1 lags; restart it", rollout_pending=True)
+        found = opened.walk(rotation().id)
+        assert (found.blocked_by, found.failure) == ("web-1 lags; restart it", None)
+        opened.block(rotation().id, "web-1 lags; restart it")
+        assert opened.walk(rotation().id).failure == "web-1 lags; restart it"
+
     @pytest.mark.parametrize("sentence", [None, "web-1 lags; restart it"])
     def test_what_blocks_as_before_is_no_change(self, opened: Ledger, sentence: str | None) -> None:
         opened.block(rotation().id, sentence)

@@ -5,9 +5,10 @@ from typing import Protocol
 
 import pytest
 
-from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.errors import BlockedError, PausedError, RolloutPendingError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.fleet import Gone, Instance, RolloutMode, RolloutTarget, TargetKind
+from keyrotation_pipeline.model.pending import PendingCode, PendingReason
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.rollout import Rollout
 
@@ -41,13 +42,15 @@ class Stage(Protocol):
     def is_silent(self, name: str, seconds: int) -> None: ...
 
 
-def report_nothing(done: int, total: int, note: str) -> None:
+def report_nothing(done: int, total: int, reason: PendingReason | None) -> None:
     """A report that nobody reads."""
 
 
-def lagging(instances: Sequence[Instance]) -> str | None:
+def lagging(instances: Sequence[Instance]) -> PendingReason | None:
     names = [each.name for each in instances if not READ_V2.met_by(each)]
-    return f"{', '.join(names)} lags; restart it" if names else None
+    return (
+        PendingReason(PendingCode.INSTANCES, "instances", f"{', '.join(names)} lags", "restart it") if names else None
+    )
 
 
 class RolloutSuite:
@@ -145,45 +148,45 @@ class RolloutSuite:
 
     def test_what_is_lacking_after_the_time_out_is_the_refusal(self, stage: Stage) -> None:
         stage.says("web-1", (V1,), V1)
-        with pytest.raises(BlockedError, match=r"^web-1 lags; restart it$"):
+        with pytest.raises(RolloutPendingError, match=r"^web-1 lags; restart it$"):
             stage.rollout(RolloutMode.ATTEST, 0).roll_out(READ_V2, lagging, report_nothing)
 
     def test_the_instances_are_looked_at_again_until_nothing_is_lacking(self, stage: Stage) -> None:
         stage.says("web-1", (V1,), V1)
-        looks: list[str | None] = []
+        looks: list[PendingReason | None] = []
 
-        def then_it_reloads(instances: Sequence[Instance]) -> str | None:
+        def then_it_reloads(instances: Sequence[Instance]) -> PendingReason | None:
             looks.append(lagging(instances))
             stage.says("web-1", (V1, V2), V1)
             return looks[-1]
 
         [seen] = stage.rollout(RolloutMode.ATTEST, 20).roll_out(READ_V2, then_it_reloads, report_nothing)
-        assert (seen.reads, looks) == ((V1, V2), ["web-1 lags; restart it", None])
+        assert (seen.reads, [each and each.why for each in looks]) == ((V1, V2), ["web-1 lags", None])
 
     def test_every_look_is_reported(self, stage: Stage) -> None:
         stage.says("web-1", (V1, V2), V1)
         stage.says("web-2", (V1,), V1)
-        reported: list[tuple[int, int, str]] = []
+        reported: list[tuple[int, int, PendingReason | None]] = []
         with pytest.raises(BlockedError):
             stage.rollout(RolloutMode.ATTEST, 0).roll_out(READ_V2, lagging, lambda *each: reported.append(each))
-        assert reported == [(1, 2, "web-2 lags; restart it")]
+        assert [(done, total, str(reason)) for done, total, reason in reported] == [(1, 2, "web-2 lags; restart it")]
 
     def test_whoever_judges_can_end_the_wait(self, stage: Stage) -> None:
         stage.says("web-1", (V1,), V1)
 
-        def paused(instances: Sequence[Instance]) -> str | None:
-            raise BlockedError("the rotation was paused; resume it")
+        def paused(instances: Sequence[Instance]) -> PendingReason | None:
+            raise PausedError("the rotation was paused; resume it")
 
-        with pytest.raises(BlockedError, match="paused"):
+        with pytest.raises(PausedError, match="paused"):
             stage.rollout(RolloutMode.ATTEST, 20).roll_out(READ_V2, paused, report_nothing)
 
     def test_an_officer_is_not_waited_for(self, stage: Stage) -> None:
         looks: list[int] = []
 
-        def unconfirmed(instances: Sequence[Instance]) -> str | None:
+        def unconfirmed(instances: Sequence[Instance]) -> PendingReason | None:
             looks.append(len(instances))
-            return "nobody has confirmed; confirm it"
+            return PendingReason(PendingCode.CONFIRMATION, "officers", "nobody has confirmed", "confirm it")
 
-        with pytest.raises(BlockedError, match="nobody has confirmed"):
+        with pytest.raises(RolloutPendingError, match="nobody has confirmed"):
             stage.rollout(RolloutMode.CONFIRM, 20).roll_out(READ_V2, unconfirmed, report_nothing)
         assert looks == [0]

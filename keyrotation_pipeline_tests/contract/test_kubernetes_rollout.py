@@ -13,6 +13,7 @@ from keyrotation_pipeline.adapters.rollouts.templates import Fleet, Workload
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.fleet import Gone, Instance, Pod, RolloutMode, RolloutTarget, TargetKind
+from keyrotation_pipeline.model.pending import PendingCode, PendingReason
 from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline_tests.clusters import (
     Exchange,
@@ -106,12 +107,12 @@ class Stage:
         return KubernetesRollout(cluster, fleet, keys, self.reported, timeout_seconds, clock, self.settle_seconds)
 
     def roll_out(self, target: RolloutTarget, **options: float) -> tuple[Instance, ...]:
-        def lacking(instances: Sequence[Instance]) -> str | None:
+        def lacking(instances: Sequence[Instance]) -> PendingReason | None:
             names = [each.name for each in instances if not target.met_by(each)]
-            return f"{', '.join(names)} lags" if names else None
+            return PendingReason(PendingCode.INSTANCES, "instances", f"{', '.join(names)} lags") if names else None
 
-        def report(_done: int, _total: int, note: str) -> None:
-            self.stated.append(note)
+        def report(_done: int, _total: int, reason: PendingReason | None) -> None:
+            self.stated.append("" if reason is None else str(reason))
 
         return self.rollout(**options).roll_out(target, lacking, report)
 
@@ -284,7 +285,7 @@ def test_whoever_judges_can_end_the_wait_before_anything_is_changed(stage: Stage
     workload = stage.fleet.start()
     add_second(stage)
 
-    def paused(_instances: Sequence[Instance]) -> str | None:
+    def paused(_instances: Sequence[Instance]) -> PendingReason | None:
         raise BlockedError("the rotation was paused; resume it")
 
     with pytest.raises(BlockedError, match="paused"):

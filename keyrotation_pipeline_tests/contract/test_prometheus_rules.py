@@ -43,7 +43,7 @@ def full() -> Status:
         walk=replace(walk, blocked_by="the disk is full; make room"), phase="rows", approvals_required=2,
         progress=0.25, eta_seconds=90, at_work=True,
         pending=PendingReason(PendingCode.INSTANCES, "instances", f"{HOSTILE}: not seen"),
-        tables=(TableProgress("clients", 1, 4, 0.3, 290, 12.5, 56),),
+        tables=(TableProgress("clients", 1, 4, 0.3, 290, 12.5),),
     )  # fmt: skip
     return replace(
         overview(pipeline),

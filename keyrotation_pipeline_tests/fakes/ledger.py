@@ -199,10 +199,11 @@ class FakeLedger(FakeChain):
             self.append(PromotionRecorded(xid), request)
             self.change_request(request, promotion_xid=xid)
 
-    def block(self, request: str, sentence: str | None) -> None:
-        if self.request(request).blocked_by != sentence:
-            self.append(Unblocked() if sentence is None else Blocked(sentence), request)
-            self.change_request(request, blocked_by=sentence)
+    def block(self, request: str, sentence: str | None, *, rollout_pending: bool = False) -> None:
+        stored = self.request(request)
+        if (stored.blocked_by, stored.rollout_pending) != (sentence, rollout_pending):
+            self.append(Unblocked() if sentence is None else Blocked(sentence, rollout_pending), request)
+            self.change_request(request, blocked_by=sentence, rollout_pending=rollout_pending)
 
     def change_request(self, request: str, **changes: Any) -> None:  # noqa: ANN401 - fields of a request
         stored = self.request(request)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.errors import RolloutPendingError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.fleet import Gone, Instance, RolloutMode, RolloutTarget
@@ -132,9 +132,9 @@ class FakeRollout:
             if waited:
                 self.meanwhile()
             instances = self.instances()
-            sentence = pending(instances)
+            reason = pending(instances)
             there = sum(target.met_by(each) for each in instances if not each.silent)
-            report(there, len(instances), sentence or "")
-            if sentence is None:
+            report(there, len(instances), reason)
+            if reason is None:
                 return instances
-        raise BlockedError(sentence)
+        raise RolloutPendingError(str(reason))

@@ -31,11 +31,12 @@ from keyrotation_pipeline.adapters.rollouts.pod_keys import (
 from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
 from keyrotation_pipeline.adapters.rollouts.reverts import Reverts
 from keyrotation_pipeline.adapters.rollouts.templates import Fleet, Workload
-from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.errors import BlockedError, RolloutPendingError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.fleet import Gone, Instance, Pod, RolloutMode, RolloutTarget, TargetKind
 from keyrotation_pipeline.model.keys import StoredKeys
+from keyrotation_pipeline.model.pending import PendingReason, of_cluster
 from keyrotation_pipeline.ports.clock import Clock, attempts
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.rollout import PendingCheck, ProgressCallback
@@ -140,7 +141,7 @@ class KubernetesRollout:
     def roll_out(self, target: RolloutTarget, pending: PendingCheck, report: ProgressCallback) -> tuple[Instance, ...]:
         """See `Rollout.roll_out`. Workloads are changed one after another, so a bad template stops it early."""
         self.forget()
-        message: str | None = None
+        reason: PendingReason | None = None
         reverts = Reverts(target, self._fleet)
         for _ in attempts(self._clock, pause_seconds=POLL_SECONDS, patience_seconds=self._timeout_seconds):
             snapshot = self._take_snapshot()
@@ -152,13 +153,13 @@ class KubernetesRollout:
             now = self._clock.monotonic()
             reverts.see(snapshot.secret, now)
             undone = reverts.contradiction(snapshot.keys, snapshot.secret, now)
-            message = undone or self._roll(snapshot, instances, reverts) or lacks
-            report(sum(target.met_by(each) for each in instances if not each.silent), len(instances), message or "")
-            if message is None:
+            reason = undone or self._roll(snapshot, instances, reverts) or lacks
+            report(sum(target.met_by(each) for each in instances if not each.silent), len(instances), reason)
+            if reason is None:
                 return instances
-        raise BlockedError(message)
+        raise (BlockedError if reason is not lacks else RolloutPendingError)(str(reason))
 
-    def _roll(self, snapshot: _Snapshot, instances: Sequence[Instance], reverts: Reverts) -> str | None:
+    def _roll(self, snapshot: _Snapshot, instances: Sequence[Instance], reverts: Reverts) -> PendingReason | None:
         """Gives the first workload without it its new template; returns what that waits for, None: nothing is left."""
         wanted = described(snapshot.keys, str(snapshot.secret["resourceVersion"]))
         for workload in self._fleet.workloads:
@@ -168,17 +169,20 @@ class KubernetesRollout:
             )
             if text != wanted and not proven:
                 if not reverts.has_settled(self._settle_seconds):
-                    return f"Secret {self._fleet.secret} has just changed; wait, and run the rotation again"
+                    return of_cluster(f"Secret {self._fleet.secret} has just changed; wait, and run the rotation again")
                 earlier = snapshot.earlier_of(workload)
                 reverts.before_writing(workload, snapshot.found[workload], wanted, snapshot.secret, earlier)
                 if self._annotate(workload, wanted):
                     reverts.written(workload, wanted)
-                return f"{workload}: its new template has not been observed yet; wait, and run the rotation again"
+                return of_cluster(
+                    f"{workload}: its new template has not been observed yet; wait, and run the rotation again"
+                )
             newest = snapshot.newest_of(workload)
             if why := progress.failed(snapshot.found[workload], newest):
                 raise BlockedError(f"the rollout of {workload} failed: {why}; repair it, and run the rotation again")
             if waits := _unfinished(snapshot, workload):
-                return f"{workload}: {waits}; see `kubectl rollout status {str(workload).lower()}`, and run it again"
+                see = f"see `kubectl rollout status {str(workload).lower()}`, and run it again"
+                return of_cluster(f"{workload}: {waits}; {see}")
         return None
 
     def _annotate(self, workload: Workload, text: str) -> bool:

@@ -8,7 +8,7 @@ import psycopg
 
 from keyrotation_pipeline.adapters.own_schema import own, schema_of
 from keyrotation_pipeline.adapters.rollouts.reports import TABLE, Reported, ReportRow, read_reports
-from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.errors import BlockedError, RolloutPendingError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.environment import Problem
@@ -138,12 +138,12 @@ class ReportedInstances:
         self.forget()
         for _ in attempts(self._clock, pause_seconds=POLL_SECONDS, patience_seconds=self._patience_seconds):
             instances = self.instances()
-            message = pending(instances)
+            reason = pending(instances)
             there = sum(target.met_by(instance) for instance in instances if not instance.silent)
-            report(there, len(instances), message or "")
-            if message is None:
+            report(there, len(instances), reason)
+            if reason is None:
                 return instances
-        raise BlockedError(message)
+        raise RolloutPendingError(str(reason))
 
     def _reported(self) -> Reported:
         rows = self._rows()

@@ -19,6 +19,7 @@ from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, variable_of
 from keyrotation_pipeline.model.fleet import RolloutTarget, TargetKind
 from keyrotation_pipeline.model.keys import StoredKeys
+from keyrotation_pipeline.model.pending import PendingReason, of_cluster
 
 Json = dict[str, Any]
 # A part of the names under which each of them writes, and the page that says what to change.
@@ -122,7 +123,7 @@ class Reverts:
         """Returns whether the Secret has been seen unchanged for so long."""
         return self._settled_seconds >= seconds
 
-    def contradiction(self, keys: StoredKeys, secret: Json, now: float) -> str | None:
+    def contradiction(self, keys: StoredKeys, secret: Json, now: float) -> PendingReason | None:
         """Returns why no Pod could reach the target with what the Secret holds now; None: each can.
 
         Args:
@@ -141,7 +142,7 @@ class Reverts:
         message = self._about_entry(*wrong, secret)
         if self._contradictions == _AT_MOST or now - self._contradicted_at >= PATIENCE_SECONDS:
             raise BlockedError(message)
-        return message
+        return of_cluster(message)
 
     def before_writing(self, workload: Workload, found: Json, text: str, secret: Json, earlier: Iterable[str]) -> None:
         """Refuses to write an annotation once more that others have undone twice, or whose Secret does not rest.

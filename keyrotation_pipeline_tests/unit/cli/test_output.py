@@ -85,7 +85,7 @@ def test_json_means_the_same_and_shows_no_hidden_character(capsys: pytest.Captur
 
 def test_bars_on_a_terminal_show_none_either() -> None:
     drawn = io.StringIO()
-    with progress.bars_on(Console(file=drawn, force_terminal=True, width=200, markup=False)) as bars:
+    with progress.bars_on(Console(file=drawn, force_terminal=True, width=200, markup=False), timed=True) as bars:
         progress.OnTerminal(bars)(Progress(None, HOSTILE, 1, 2, "rows", HOSTILE))
         bars.refresh()
     assert r"web-1\x9b2J" in drawn.getvalue()

@@ -167,7 +167,7 @@ def test_a_walk_that_is_slowed_does_not_wait(
     capsys: pytest.CaptureFixture[str], at_work: bool, said: str, not_said: str
 ) -> None:
     slower = "clients shard 00: going slower: a commit takes 20 ms instead of 2 ms"
-    reason = PendingReason(PendingCode.DATABASE, "the database", slower)
+    reason = PendingReason(PendingCode.SLOWED, "the database", slower)
     walk = replace(rotation_of(fake_pipeline()), started_at=None)
     rotation = RotationStatus(walk, "rows", 2, 0.25, 90, reason, at_work=at_work)
     show(replace(status(), rotation=rotation))

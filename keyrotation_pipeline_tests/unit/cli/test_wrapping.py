@@ -127,9 +127,11 @@ def test_a_row_that_is_wider_than_its_words_allow_becomes_a_block(show: Callable
 def test_bars_show_the_time_left_and_the_whole_instruction() -> None:
     drawn = StringIO()
     seconds = [0.0]
-    overall = progress.Overall({"billing.appointments": 12_345_678}, 1, (), lambda: seconds[0])
+    overall = progress.Overall({"billing.appointments": 12_345_678}, 1, left=lambda: 90.0, clock=lambda: seconds[0])
     subject, rate = "billing.appointments shard 00", "1,203,456 rows, 10,203 a second"
-    with progress.bars_on(Console(file=drawn, force_terminal=True, width=COLUMNS, color_system=None)) as bars:
+    with progress.bars_on(
+        Console(file=drawn, force_terminal=True, width=COLUMNS, color_system=None), timed=False
+    ) as bars:
         shown = progress.OnTerminal(bars, overall)
         for done in (10, 50):
             shown(Progress(Step.ROWS, subject, done, 100, "pages", rate))
@@ -138,7 +140,7 @@ def test_bars_show_the_time_left_and_the_whole_instruction() -> None:
         shown(Progress(Step.DUAL_KEY_ROLLOUT, "read v2", 0, 1, "instances", WAIT))
         bars.refresh()
     words = " ".join(CONTROL.sub(" ", drawn.getvalue()).split())
-    assert "rows: 6,172,839 of 12,345,678 rows (50 %), 102,881 a second, ETA 1 min" in words
+    assert "rows: 6,172,839 of 12,345,678 rows (50 %), 102,881 a second, about 2 min left" in words
     assert f"{subject}: {rate}" in words
     assert WAIT.replace(ID, ID[:8]) in words
     assert "…" not in words

@@ -8,9 +8,9 @@ import pytest
 
 from keyrotation_pipeline.console.headline import Headline, Tone, headline
 from keyrotation_pipeline.console.walk_view import Mark, finished_steps, steps_of
-from keyrotation_pipeline.model.pending import PendingCode, PendingReason, paused_sentence
+from keyrotation_pipeline.model.pending import PendingCode, PendingReason
 from keyrotation_pipeline.model.requests import WALK, PendingRequest, RequestStatus, Step, StepRecord, Walk
-from keyrotation_pipeline.model.status import RotationStatus, Status, failure_of
+from keyrotation_pipeline.model.status import RotationStatus, Status
 from keyrotation_pipeline_tests.fakes import fake_pipeline, rotation_of
 from keyrotation_pipeline_tests.unit.cli.test_status_text import status, table
 
@@ -24,7 +24,7 @@ NOBODY_REPORTS = PendingReason(
 )
 
 SLOWED = PendingReason(
-    PendingCode.DATABASE, "the database", "clients shard 00: going slower: a small commit takes 20 ms instead of 2 ms"
+    PendingCode.SLOWED, "the database", "clients shard 00: going slower: a commit takes 20 ms; resting 4 times as long"
 )
 
 
@@ -118,15 +118,10 @@ def test_what_to_do_is_said_in_words_and_the_command_is_the_one_about_the_reques
     assert headline(walking(walk=walk), None).next == "`keyrotation pause 3cd33be2`"
 
 
-def test_a_walk_that_was_paused_at_work_has_not_failed() -> None:
-    id_ = "3cd33be26c2712641a756edf4621da0f"
-    sentence = f"database south: {paused_sentence(id_)}"
-    paused = walk_with(id=id_, status=RequestStatus.PAUSED, blocked_by=sentence)
-    said = headline(walking(walk=paused, at_work=False), None)
-    assert (said.tone, said.command) == (Tone.WAITING, "keyrotation resume 3cd33be2")
-    resumed = replace(paused, status=RequestStatus.RUNNING)
-    assert failure_of(resumed) is None
-    assert headline(walking(walk=resumed, at_work=False), None).command == "keyrotation rotate 3cd33be2"
+def test_a_rollout_that_was_waited_for_in_vain_has_not_failed() -> None:
+    walk = walk_with(blocked_by="web-1 lags; restart it", rollout_pending=True)
+    said = headline(walking(walk=walk, at_work=False), None)
+    assert (said.tone, said.sentence) == (Tone.WAITING, "v1 → v2: “Rows” is next; no process works at it now.")
 
 
 def test_ids_are_as_short_as_commands_take_them() -> None:

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
+from typing import Any
 
 import pytest
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.progress import AllowedHours, Sofar, duration, progress, seconds_left, weight
+from keyrotation_pipeline.model.eta import Sofar, progress, seconds_left, weight
+from keyrotation_pipeline.model.progress import IN_AN_EMERGENCY, AllowedHours, Pace, PaceSet, duration
 from keyrotation_pipeline.model.requests import WALK, Step
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount, TableName
 
@@ -38,9 +40,13 @@ def hours_of_rows(far: Sofar) -> float:
     [
         pytest.param(in_the_rows(1, 0.1), 9.0, id="as fast as so far"),
         pytest.param(in_the_rows(9, 0.9), 1.0, id="near its end"),
-        pytest.param(replace(in_the_rows(4, 0.5), hours=NIGHTS), 4.0, id="tonight is enough"),
-        pytest.param(replace(in_the_rows(4, 0.25), hours=NIGHTS), 28.0, id="four hours tonight, eight tomorrow night"),
-        pytest.param(replace(in_the_rows(25, 0.45), hours=NIGHTS), 27.0, id="the day between did not count as work"),
+        pytest.param(replace(in_the_rows(4, 0.5), usual=Pace(hours=NIGHTS)), 4.0, id="tonight is enough"),
+        pytest.param(
+            replace(in_the_rows(4, 0.25), usual=Pace(hours=NIGHTS)), 28.0, id="four hours tonight, eight tomorrow night"
+        ),
+        pytest.param(
+            replace(in_the_rows(25, 0.45), usual=Pace(hours=NIGHTS)), 27.0, id="the day between did not count as work"
+        ),
         pytest.param(
             replace(in_the_rows(4, 0.1), idle=((BEGAN + timedelta(hours=1), BEGAN + timedelta(hours=4)),)),
             9.0,
@@ -65,6 +71,56 @@ def test_rows_go_at_the_pace_they_have_shown_of_allowed_hours_alone(far: Sofar, 
     assert hours_of_rows(far) == hours
 
 
+ROWS = 360_000
+TEN_A_SECOND, HALF = Pace(10.0), Pace(duty_cycle=2 * Pace().duty_cycle)
+
+
+def paced(hours: float, share: float, *paces: tuple[float, Pace], **changes: Any) -> Sofar:  # noqa: ANN401
+    """The same of 360 000 rows, after others have set a pace, each so many hours after the rows began."""
+    set_then = tuple((BEGAN + timedelta(hours=at), pace) for at, pace in paces)
+    return replace(in_the_rows(hours, share), rows=ROWS, paces=set_then, **changes)
+
+
+@pytest.mark.parametrize(
+    ("far", "hours"),
+    [
+        pytest.param(paced(1, 0.5, (1, TEN_A_SECOND)), 5.0, id="a cap is set: what is left at ten rows a second"),
+        pytest.param(paced(1, 0.5, (1, TEN_A_SECOND), at_once=2), 2.5, id="in two shards at a time"),
+        pytest.param(paced(2, 0.6, (1, TEN_A_SECOND)), 4.0, id="under way for an hour"),
+        pytest.param(paced(2, 0.6, (1, TEN_A_SECOND), (2, Pace())), 0.8, id="lifted: as fast as before it"),
+        pytest.param(
+            paced(2, 0.2, (0, TEN_A_SECOND), seconds_before={**AFTER, Step.ROWS: HOUR}), 8.0, id="since the start"
+        ),
+        pytest.param(
+            paced(2, 0.2, (0, TEN_A_SECOND), (2, Pace()), seconds_before={**AFTER, Step.ROWS: HOUR}),
+            0.8,
+            id="lifted, and never seen without: as the last one",
+        ),
+        pytest.param(paced(1, 0.5, (1, Pace(1000.0))), 1.0, id="a cap that holds nothing back"),
+        pytest.param(paced(1, 0.001, (1, TEN_A_SECOND)), 9.99, id="too early, but for the cap"),
+        pytest.param(paced(1, 0.5, (1, HALF)), 0.5, id="it rests half as much"),
+        pytest.param(paced(2, 0.8, (1, HALF)), 0.5 * 2 * 1.5 / 0.8 * 0.2, id="it has rested less for an hour"),
+        pytest.param(paced(4, 0.25, (0, Pace(hours=NIGHTS))), 28.0, id="nights alone"),
+        pytest.param(paced(11, 0.5, at_work_seconds=HOUR), 1.0, id="its process died, and ten hours passed"),
+        pytest.param(paced(1, 0.5, at_work_seconds=4 * HOUR), 1.0, id="four workers"),
+    ],
+)  # fmt: skip
+def test_the_time_left_follows_the_pace_that_is_set(far: Sofar, hours: float) -> None:
+    assert hours_of_rows(far) == pytest.approx(hours, abs=0.01)
+
+
+def test_a_capped_rotation_says_nothing_about_the_speed_of_the_proof() -> None:
+    first = replace(paced(10, 0.5, (0, Pace(5.0))), seconds_before={}, values_before=0)
+    free = replace(paced(0.1, 0.5), seconds_before={}, values_before=0)
+    assert seconds_left(replace(first, values=1000)) == pytest.approx(10 * HOUR, rel=0.01)
+    assert seconds_left(replace(free, values=1000)) == pytest.approx((0.1 + 0.32 * 0.2 * 0.35) * HOUR, rel=0.01)
+
+
+def test_what_an_operator_leaves_unset_is_as_usual() -> None:
+    assert Pace(7, 0.5, NIGHTS).as_set(PaceSet(duty_cycle=0.2)) == Pace(7, 0.2, NIGHTS)
+    assert Pace(7, 0.5, NIGHTS).as_set(PaceSet(rows_per_second=0, hours="always")) == Pace(0, 0.5, None)
+
+
 def test_what_grows_with_the_values_takes_as_much_longer_than_in_the_last_rotation() -> None:
     far = replace(in_the_rows(1, 1.0), done=BEFORE_ROWS | {Step.ROWS})
     at_once = replace(far, step_began_at=far.now)
@@ -83,9 +139,10 @@ def test_a_step_under_way_has_less_to_go(elapsed: int, left: int) -> None:
 
 
 def test_in_a_first_rotation_a_machine_that_is_slow_with_the_rows_is_slow_with_the_proof() -> None:
-    first = replace(in_the_rows(100, 0.5), emergency=True, seconds_before={}, values_before=0)
-    assert seconds_left(first) == pytest.approx((100 + 0.32 * 200) * HOUR, rel=0.01)
-    assert seconds_left(replace(first, emergency=False)) == pytest.approx((100 + 0.112 * 200) * HOUR, rel=0.01)
+    first = replace(in_the_rows(100, 0.5), seconds_before={}, values_before=0)
+    urgent = replace(first, emergency=True, usual=IN_AN_EMERGENCY)
+    assert seconds_left(urgent) == pytest.approx((100 + 0.32 * 200) * HOUR, rel=0.01)
+    assert seconds_left(first) == pytest.approx((100 + 0.112 * 200) * HOUR, rel=0.01)
 
 
 def test_a_table_of_many_columns_takes_longer_than_one_of_as_many_rows() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.fleet import Confirmation, Gone, Instance, RolloutMode, RolloutTarget, TargetKind
-from keyrotation_pipeline.model.pending import MOST_WORDS, PendingCode, PendingReason, pending_rollout, timed_out, words
+from keyrotation_pipeline.model.pending import MOST_WORDS, PendingCode, PendingReason, pending_rollout, words
 from keyrotation_pipeline.model.requests import RequestStatus
 from keyrotation_pipeline.requests.conductor import decide
 from keyrotation_pipeline_tests.fakes import fake_pipeline, rotation_of
@@ -36,8 +36,8 @@ def test_however_many_are_waited_for_the_sentence_stays_short(
     if found is not None:
         assert words(str(found)) <= MOST_WORDS
         assert len(found.why) <= 200
-        assert "`keyrotation " in found.do
-        assert timed_out(str(found), "0" * 32)
+        assert "`keyrotation " in found.to_do
+        assert str(found) == f"{found.while_waiting}; then run `keyrotation rotate {'0' * 32}`"
 
 
 def test_names_are_left_out_with_their_number() -> None:

@@ -8,13 +8,25 @@ from datetime import timedelta
 import pytest
 
 from keyrotation_pipeline.backups.key_loss import restore_key
-from keyrotation_pipeline.errors import BlockedError, KeyRotationError, KeyStoreError
+from keyrotation_pipeline.cli.progress import OnLines
+from keyrotation_pipeline.errors import (
+    BlockedError,
+    KeyRotationError,
+    KeyStoreError,
+    PausedError,
+    RolloutPendingError,
+)
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.fleet import Instance, RolloutMode
 from keyrotation_pipeline.model.key_events import KeyDestructionIntended
+from keyrotation_pipeline.model.pending import MOST_WORDS, words
+from keyrotation_pipeline.model.progress import Pace
 from keyrotation_pipeline.model.requests import RequestStatus, Step
+from keyrotation_pipeline.monitoring.metrics import in_open_metrics
+from keyrotation_pipeline.monitoring.progress import seconds_left
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.control import pause, resume, set_pace
 from keyrotation_pipeline.requests.takeover import mark_compromised
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rollback import open_rollback
@@ -160,6 +172,27 @@ def test_the_eta_is_there_from_the_first_step_to_the_last_and_progress_grows() -
     assert shown.eta_seconds is not None, "with the last one to go by"
 
 
+@pytest.mark.parametrize("by", ["configuration", "operator"])
+def test_status_and_rotate_say_the_same_time_left_which_follows_the_cap(by: str) -> None:
+    """They said 17 s and 16 min of the same rotation."""
+    world = before_any_rotation()
+    walk = approved(world)
+    list(runner.run(world.pipeline, walk.id, world.report, Step.PRIMARY_KEY_ROLLOUT))
+    rows = 3600
+    world.ledger.save_counts([replace(each, rows=rows) for each in world.ledger.counts(world.pipeline.tables)])
+    if by == "operator":
+        set_pace(world.ledger, world.ledger.walk(walk.id), {"rows_per_second": 1}, None)
+    ports = replace(world.pipeline, pace=Pace(1.0)) if by == "configuration" else world.pipeline
+
+    shown = overview(ports)
+    assert shown.rotation is not None
+    assert shown.rotation.eta_seconds == seconds_left(ports, walk.id)
+    assert shown.rotation.eta_seconds == pytest.approx(rows, rel=0.01)
+    assert "\nkeyrotation_rotation_eta_seconds{" in in_open_metrics(shown)
+    uncapped = seconds_left(replace(ports, pace=Pace()), walk.id)
+    assert by == "operator" or (uncapped is not None and uncapped < rows / 10)
+
+
 def test_a_rotation_says_whether_a_process_works_at_it() -> None:
     world = before_any_rotation()
     walk = approved(world)
@@ -232,6 +265,36 @@ def test_who_never_answers_is_named_and_has_not_failed() -> None:
     assert f"rotation {walk.id} is blocked: the disk is full" in shown.attention
 
 
+def test_a_pause_in_the_middle_of_a_wait_is_nothing_that_failed() -> None:
+    world = before_any_rotation()
+    walk = approved(world)
+    world.ledger.block(walk.id, "the disk is full")
+    world.rollout.running = (Instance("web-1", (V1,), V1, world.clock.at),)
+    world.rollout.timeout_seconds, world.rollout.meanwhile = 60, lambda: pause(world.ledger, walk)
+    with pytest.raises(PausedError):
+        list(runner.run(world.pipeline, walk.id, world.report))
+    shown = overview(world.pipeline).rotation
+    assert shown is not None
+    assert (shown.blocked_by, shown.walk.blocked_by) == (None, None)
+    resume(world.ledger, walk)
+    assert world.ledger.walk(walk.id).failure is None
+
+
+def test_who_waits_is_told_once_who_is_waited_for_and_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    world = before_any_rotation()
+    walk = approved(world)
+    list(runner.run(world.pipeline, walk.id, world.report, Step.KEY_VERSION))
+    world.rollout.running = ()
+    world.rollout.timeout_seconds = 60
+    with pytest.raises(RolloutPendingError, match=f"; then run `keyrotation rotate {walk.id}`$"):
+        list(runner.run(world.pipeline, walk.id, OnLines(world.clock.now, None, world.clock.monotonic)))
+    (line,) = capsys.readouterr().err.splitlines()
+    _, _, said = line.partition("dual_key_rollout read v2: ")
+    help_ = f"add `attest()` (`keyrotation docs applications`), or `keyrotation confirm {walk.id[:8]}`"
+    assert said == f"no application instance reports itself; {help_}"
+    assert words(said) <= MOST_WORDS
+
+
 def test_a_rollback_is_called_one() -> None:
     world = before_any_rotation()
     walk = approved(world)
@@ -274,7 +337,7 @@ def test_in_the_middle_of_a_rotation_instances_that_cannot_be_seen_are_reported_
     world = before_any_rotation()
     walk = approved(world)
     next(runner.run(world.pipeline, walk.id, world.report))
-    world.ledger.block(walk.id, f"web-1: silent; then run `keyrotation rotate {walk.id}`")
+    world.ledger.block(walk.id, "web-1: silent", rollout_pending=True)
     asked: list[object] = []
 
     def unseen(rollout: FakeRollout) -> tuple[Instance, ...]:

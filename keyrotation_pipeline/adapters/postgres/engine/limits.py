@@ -91,7 +91,7 @@ class Limits:
     ledger: Callable[[], Connection] | None = field(default=None, repr=False)  # it may hold a password
 
     def in_an_emergency(self) -> "Limits":
-        """Returns these limits with all cores, no rests and no allowed hours. Configured caps still apply.
+        """Returns these limits with all cores, and without rests, caps and allowed hours.
 
         Each worker also keeps about one core of the server busy, so more workers than half the cores would only wait. A
         thread that decrypts waits for the server instead, so it keeps only one core busy.
@@ -100,6 +100,7 @@ class Limits:
             self,
             workers=max(self.workers, (os.cpu_count() or 2) // 2),
             threads_per_worker=2,
+            max_rows_per_second=0,
             hours=None,
             duty_cycle=1.0,
             statement_seconds=max(self.statement_seconds, 0.001),

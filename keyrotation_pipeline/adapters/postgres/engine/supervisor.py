@@ -29,7 +29,7 @@ from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import end_wa
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import write_down
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.audit.event_signatures import VouchedEvents
-from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.errors import BlockedError, PausedError
 from keyrotation_pipeline.model.pending import GOING_SLOWER, paused_sentence
 from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
 from keyrotation_pipeline.model.request_events import StatusChanged
@@ -61,7 +61,7 @@ def require_running(connection: Connection, request: str, vouched: VouchedEvents
     """
     moved = newest_of(connection, request, StatusChanged, vouched)
     if moved is not None and moved.after is RequestStatus.PAUSED:
-        raise BlockedError(paused_sentence(request))
+        raise PausedError(paused_sentence(request))
     if moved is not None and moved.after is RequestStatus.CANCELLED:
         raise BlockedError(f"rotation {request} was cancelled; open the next one with `keyrotation request`")
 

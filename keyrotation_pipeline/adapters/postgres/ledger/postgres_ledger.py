@@ -191,7 +191,7 @@ class PostgresLedger(KeyRecords, RequestRecords, RaisedFlags):
                 row["done_pages"],
                 row["total_pages"],
                 row["rows"],
-                row["rows"] / row["seconds"] if row["seconds"] else 0.0,
+                row["seconds"],
             )
             for row in self.query(_SHARDS, (request,))
         )

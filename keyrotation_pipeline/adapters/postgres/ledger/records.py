@@ -236,12 +236,12 @@ class RequestRecords(AuditChain):
             if walk.promotion_xid is None:
                 self.append(PromotionRecorded(xid), walk.id)
 
-    def block(self, request: str, message: str | None) -> None:
+    def block(self, request: str, message: str | None, *, rollout_pending: bool = False) -> None:
         """See `Ledger.block`; the same sentence again changes nothing."""
         with self.change():
             stored = self.request(request)
-            if stored.blocked_by != message:
-                self.append(Unblocked() if message is None else Blocked(message), stored.id)
+            if (stored.blocked_by, stored.rollout_pending) != (message, rollout_pending):
+                self.append(Unblocked() if message is None else Blocked(message, rollout_pending), stored.id)
 
     def _unfinished(self, *, waiting: bool) -> Walk | None:
         known = sorted(self.replayed().requests.values(), key=lambda each: each.type is not RotationType.EMERGENCY)

@@ -22,6 +22,10 @@ def test_a_statement_comes_to_take_the_time_that_it_may(microseconds: int) -> No
     assert rows * microseconds / 1e6 == pytest.approx(0.001, rel=0.1)
 
 
+def test_an_emergency_knows_no_configured_cap() -> None:
+    assert Limits(max_rows_per_second=5).in_an_emergency().max_rows_per_second == 0
+
+
 @pytest.mark.parametrize("limits", [Limits(statement_seconds=0.001), Limits().in_an_emergency()])
 def test_the_quickest_statements_decide_until_all_take_longer(limits: Limits) -> None:
     size = BatchSize(limits)
