@@ -60,6 +60,12 @@ class AuditEntry:
     kind: str
     facts: Mapping[str, Any]
 
+    @property
+    def about(self) -> str:
+        """What it is about, in a word or two: the step, the version, the state that follows."""
+        named = (self.facts.get(name) for name in ("step", "table", "version", "after", "to", "incident"))
+        return " ".join(each for each in named if isinstance(each, str))
+
     def fact(self) -> Fact | Note | None:
         """What the event says; None for a kind that this package does not know.
 

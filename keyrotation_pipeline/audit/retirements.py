@@ -125,7 +125,7 @@ def live_again(stored: StoredKeys, record: KeyRecord) -> Iterator[str]:
     if stored.primary == version:
         yield f"{version} is the key store's primary; find out who named it, and run `keyrotation status`"
     if version in stored.live:
-        archive = f"have `keyrotation restore-key {version}` archive it"
+        archive = f"have {stored.restore(version)} archive it"
         yield f"{version} is live in the key store; find out who put it there, and {archive}"
     for other, key in stored.live.items():
         if isinstance(key, KeyMaterial) and key.fingerprint == record.fingerprint and other != version:

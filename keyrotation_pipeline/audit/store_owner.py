@@ -84,8 +84,9 @@ def require_ours(stored: StoredKeys, state: AuditState) -> None:
 class OwnedKeyStore:
     """`ports.OwnedKeys`: a store that only the home of this ledger changes."""
 
-    def __init__(self, store: KeyStore, ledger: Ledger) -> None:
+    def __init__(self, store: KeyStore, ledger: Ledger, *, recovery_key_named: bool = True) -> None:
         self._store, self._ledger = store, ledger
+        self._recovery_key_named = recovery_key_named
         self._stamps = True
 
     @property
@@ -108,7 +109,7 @@ class OwnedKeyStore:
 
     def read(self) -> StoredKeys:
         """See `KeyStore.read`."""
-        return self._store.read()
+        return replace(self._store.read(), recovery_key_named=self._recovery_key_named)
 
     def made(self, version: KeyVersion) -> KeyMaterial | None:
         """See `KeyStore.made`."""

@@ -78,7 +78,7 @@ SECTIONS = {
         "status": Command("status", "status", "Show keys, tables, the rotation, and what to type next."),
         "metrics": Command("status", "metrics", "Print the status in OpenMetrics text, for Prometheus."),
         "rollout": Command("inspect", "rollout", "Show which application instance reads and writes what."),
-        "history": Command("requests", "history", "List past requests, with how long each took."),
+        "history": Command("history", "history", "List past requests, or show what happened to one."),
     },
     "Protect": {
         "backup": Command("backups", "backup", "Back up all keys and the database at one moment."),

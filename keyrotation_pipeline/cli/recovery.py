@@ -29,6 +29,7 @@ from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.errors import BackupError, RecoveryError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit_state import AuditState
+from keyrotation_pipeline.model.keys import restore_command
 from keyrotation_pipeline.model.records import json_safe
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.regular_files import read_typed
@@ -262,7 +263,7 @@ def _surveyed(found: LossSurvey, *, has_key: bool) -> Iterator[output.Line]:
     for problem in found.problems:
         yield output.Text(f"problem   {problem}", output.BAD)
     if missing := [str(each.version) for each in found.keys if each.backups and not each.stored]:
-        yield f"restore   `keyrotation restore-key {' '.join(missing)}{'' if has_key else ' --key FILE'}`"
+        yield f"restore   {restore_command(*missing, recovery_key_named=has_key)}"
 
 
 def _where(key: RegisteredKey) -> str:

@@ -39,7 +39,7 @@ from keyrotation_pipeline.cli.signing import (
 from keyrotation_pipeline.model.requests import PendingRequest, Request, RequestAction, Walk
 from keyrotation_pipeline.model.signed_lines import quoted
 from keyrotation_pipeline.monitoring.announcement import announcement_of
-from keyrotation_pipeline.monitoring.status import past_requests, pending_requests
+from keyrotation_pipeline.monitoring.status import pending_requests
 from keyrotation_pipeline.requests import control
 from keyrotation_pipeline.requests.approvals import add_approval, authority
 from keyrotation_pipeline.requests.conductor import phase_of
@@ -218,20 +218,6 @@ def _pending(listed: Sequence[PendingRequest]) -> Iterator[str]:
         yield f"  {_dates(each)}, finish by {output.minutes(each.finish_by)} UTC"
     if not listed:
         yield "no request is pending"
-
-
-def history(*, config: Config = None, as_json: Json = False) -> None:
-    """List past requests, with how long each took."""
-    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        listed, database = past_requests(pipeline.ledger), pipeline.environment.identity().name
-    rows = [
-        (past.request.id, f"{past.request.type} {past.request.action}", past.request.source, past.request.target,
-         output.minutes(past.request.started_at), "-" if past.seconds is None else f"{past.seconds:,.0f} s",
-         "-" if past.rows is None else past.rows, past.outcome)
-        for past in listed
-    ]  # fmt: skip
-    table = output.Table(("Request", "What", "From", "To", "Started", "Took", "Rows", "Outcome"), rows)
-    output.show(database, [each.as_json() for each in listed], [table], as_json=as_json)
 
 
 def _earliest(not_before: str | None, time_zone: str) -> datetime | None:

@@ -80,9 +80,7 @@ class NewEvent:
     @property
     def about(self) -> str:
         """What it is about, in a word or two: the step, the version, the state that follows."""
-        facts = {} if self.entry is None else self.entry.facts
-        named = (facts.get(name) for name in ("step", "table", "version", "after", "to", "incident"))
-        return " ".join(each for each in named if isinstance(each, str))
+        return "" if self.entry is None else self.entry.about
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,26 @@
 
 import re
 import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import partial
 
 from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.pending import PendingReason
 from keyrotation_pipeline.model.progress import about_left
-from keyrotation_pipeline.model.requests import WALK, PendingRequest, Request, RequestStatus, Step, Walk, with_short_ids
-from keyrotation_pipeline.model.status import OpenIncident, RotationStatus, Status, in_two
+from keyrotation_pipeline.model.requests import (
+    WALK,
+    PendingRequest,
+    Request,
+    RequestAction,
+    RequestStatus,
+    Step,
+    Walk,
+    with_short_ids,
+)
+from keyrotation_pipeline.model.status import Fault, OpenIncident, RotationStatus, Status, in_two
 
 SHOWN_AS_FINISHED = timedelta(days=1)
 STEP_NAMES = {
@@ -90,19 +101,56 @@ def _words_of(text: str) -> set[str]:
 
 
 def _headline(status: Status, last: Request | None) -> Headline:
-    if status.audit_fault is not None:  # whoever forged it may ask for signatures
-        return _of_sentence(Tone.FAILED, status.audit_fault)
-    if status.rotation is not None:
-        return _of_rotation(status, status.rotation)
-    if status.incidents:
-        shown = status.incidents[0]
-        said = f"Incident {shown.incident.id} is open: {_next_stage(shown)}."
-        return _of_sentence(Tone.FAILED, _about(status.attention, shown.incident.id) or said, said)
-    if status.other_requests:
-        return _unsigned(status.other_requests[0])
-    if status.attention:
-        return _of_sentence(Tone.FAILED, status.attention[0])
-    return _idle(status, last)
+    return next((said for each in _FIRST if (said := each(status)) is not None), None) or _idle(status, last)
+
+
+def _fault(kind: Fault, status: Status) -> Headline | None:
+    return _of_sentence(Tone.FAILED, status.faults[kind]) if kind in status.faults else None
+
+
+def _incident(status: Status) -> Headline | None:
+    """One that nobody deals with yet; the rotation under way is the answer to the others."""
+    walk = None if status.rotation is None else status.rotation.walk.id
+    awaited = (each for each in status.incidents if each.carrier is None or each.carrier.id != walk)
+    return _about_incident(status, next((each for each in awaited if not each.is_rotated), None))
+
+
+def _incident_to_close(status: Status) -> Headline | None:
+    return _about_incident(status, next((each for each in status.incidents if each.is_rotated), None))
+
+
+def _about_incident(status: Status, shown: OpenIncident | None) -> Headline | None:
+    if shown is None:
+        return None
+    said = f"Incident {shown.incident.id} is open: {_next_stage(shown)}."
+    return _of_sentence(Tone.FAILED, _about(status.attention, shown.incident.id) or said, said)
+
+
+def _walk(status: Status) -> Headline | None:
+    return None if status.rotation is None else _of_rotation(status, status.rotation)
+
+
+def _request(status: Status) -> Headline | None:
+    return _unsigned(status.other_requests[0]) if status.other_requests else None
+
+
+def _attention(status: Status) -> Headline | None:
+    return _of_sentence(Tone.FAILED, status.attention[0]) if status.attention else None
+
+
+# What somebody must know first, at night: whether the records can be believed, since whoever forged them may ask for
+# signatures; whether keys and database belong together, since everything is refused until they do; whether
+# applications fail; then what has a deadline.
+_FIRST: Sequence[Callable[[Status], Headline | None]] = (
+    partial(_fault, Fault.AUDIT),
+    partial(_fault, Fault.KEYS),
+    partial(_fault, Fault.APPLICATIONS),
+    _incident,
+    _walk,
+    _incident_to_close,
+    _request,
+    _attention,
+)
 
 
 def _since(reason: PendingReason | None) -> str:
@@ -172,9 +220,21 @@ def _to_sign(name: str, pending: PendingRequest) -> Headline:
 
 def _unsigned(pending: PendingRequest) -> Headline:
     request = pending.request
+    asked = _ASKED[request.action].format(request.source)
     if len(pending.signed_by) < pending.required:
-        return _to_sign(f"The {request.action} of {request.source}", pending)
-    return Headline(Tone.WAITING, f"The {request.action} of {request.source} is signed, and not carried out yet.")
+        return _to_sign(asked, pending)
+    return Headline(Tone.WAITING, f"{asked} is signed, and not carried out yet.")
+
+
+_ASKED = {
+    RequestAction.ROTATE: "The rotation of {}",
+    RequestAction.ROLLBACK: "The rollback of {}",
+    RequestAction.DECRYPT: "The decryption of {}",
+    RequestAction.RECONCILE: "The reconciliation",
+    RequestAction.DESTROY: "The destruction of {}",
+    RequestAction.POLICY: "The change of policy",
+    RequestAction.REPLACE_KEY: "The replacement of {}",
+}
 
 
 def is_news(last: Request, now: datetime) -> bool:

@@ -370,10 +370,3 @@ def _tried(wrapping: WrappingKey) -> None:
 
 UNSEALED = Seal()
 """Stores keys as they are, and refuses a sealed text by saying what is missing."""
-
-
-def problem(place: str, version: KeyVersion | str, error: InvalidKeyError) -> str:
-    """Returns what to do about a text of a store that holds no key, as a sentence."""
-    if isinstance(error, BrokenSealError):
-        return f"{place} {error}"
-    return f"{place} does not hold the base64 of 32 bytes; remove it, then run `keyrotation restore-key {version}`"

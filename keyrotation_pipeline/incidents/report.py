@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 from keyrotation_pipeline.audit.assessments import Assessment
-from keyrotation_pipeline.audit.events import AuditEntry, entries, recorded
+from keyrotation_pipeline.audit.events import entries, recorded
 from keyrotation_pipeline.audit.incidents import incidents
+from keyrotation_pipeline.audit.sentences import is_of_shard, said_by
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.assessing import assessment_of
 from keyrotation_pipeline.model.audit import EventKind, counted, utc_minute
@@ -28,15 +29,7 @@ from keyrotation_pipeline.model.incident_events import (
     ReportKept,
 )
 from keyrotation_pipeline.model.incidents import Contact, Incident
-from keyrotation_pipeline.model.key_events import KeyStateChanged
 from keyrotation_pipeline.model.proof import records_reencrypted
-from keyrotation_pipeline.model.request_events import (
-    Blocked,
-    RequestOpened,
-    SignatureAdded,
-    StatusChanged,
-    StepFinished,
-)
 from keyrotation_pipeline.model.requests import Request, Step, Walk
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -111,7 +104,7 @@ def incident_report(pipeline: Pipeline, name: str) -> Report:
     )
     sections = (
         Section("Summary", tuple(_summary(incident, carrier))),
-        Section("Timeline", tuple(_timeline(pipeline, incident, carrier, assessment))),
+        Section("Timeline", tuple(_timeline_lines(_timeline(pipeline, incident, carrier, assessment)))),
         Section("Impact", tuple(_impact(incident, requests, carrier, clock, assessment))),
         Section("Root Cause", (incident.root_cause or FOR_PEOPLE,)),
         Section("Remediation", tuple(_remediation(incident, carrier))),
@@ -185,16 +178,32 @@ def _summary(incident: Incident, carrier: Request | None) -> Iterator[str]:
         yield f"Emergency {carrier.action} {carrier.id}, {carrier.source} to {carrier.target}: {carrier.status}"
 
 
-def _timeline(pipeline: Pipeline, incident: Incident, carrier: Request | None, assessment: Assessment) -> Iterator[str]:
+def timeline_of(pipeline: Pipeline, name: str) -> list[tuple[datetime, str]]:
+    """What happened to an incident and its emergency request, oldest first.
+
+    Raises:
+        IncidentError: there is no such incident.
+    """
+    incident = incidents(pipeline.ledger).incident(name)
+    carrier = carried_by(incident, pipeline.ledger.requests())
+    return _timeline(pipeline, incident, carrier, assessment_of(pipeline, incident))
+
+
+def _timeline(
+    pipeline: Pipeline, incident: Incident, carrier: Request | None, assessment: Assessment
+) -> list[tuple[datetime, str]]:
     timeline = [(incident.discovered_at, "discovered"), *_own_events(pipeline.ledger, incident), *assessment.history]
     if carrier is not None:
-        roster = pinned_roster(pipeline)
-        names = {officer.fingerprint: officer.name for officer in roster.officers}
-        found = (
-            (entry.at, _message(entry, names)) for entry in entries(pipeline.ledger, *_REPORTED, request=carrier.id)
-        )
-        timeline += [(at, message) for at, message in found if message]
-    for at, message in sorted(timeline, key=lambda each: each[0]):
+        names = {officer.fingerprint: officer.name for officer in pinned_roster(pipeline).officers}
+        for entry in entries(pipeline.ledger, *_REPORTED, request=carrier.id):
+            if not is_of_shard(entry):
+                whose = "rotation " if entry.kind == EventKind.STATUS_CHANGED else ""
+                timeline.append((entry.at, f"{whose}{said_by(entry, names)}"))
+    return sorted(timeline, key=lambda each: each[0])
+
+
+def _timeline_lines(timeline: Sequence[tuple[datetime, str]]) -> Iterator[str]:
+    for at, message in timeline:
         yield f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC: {message}"
 
 
@@ -233,25 +242,6 @@ def _amended(fact: IncidentAmended) -> Iterator[str]:
     texts = ("scope", "impact", "root_cause", "remediation", "lessons")
     if given := [name.replace("_", " ") for name in texts if getattr(fact, name) is not None]:
         yield f"{', '.join(given)} written by {fact.by}"
-
-
-def _message(entry: AuditEntry, names: dict[str, str]) -> str:
-    """What an event says; empty for a shard, of which there are many."""
-    message = ""
-    match entry.fact():
-        case RequestOpened(source=source, target=target):
-            message = f"emergency rotation {source} to {target} requested"
-        case SignatureAdded(officer=officer):
-            message = f"signed by {names.get(officer, officer)}"
-        case StatusChanged(after=after):
-            message = f"rotation {after}"
-        case KeyStateChanged(version=version, after=after):
-            message = f"{version} became {after}"
-        case StepFinished(step=step, table=None):
-            message = f"{step} finished"
-        case Blocked(sentence=reason):
-            message = f"blocked: {reason}"
-    return message
 
 
 def _assessed(incident: Incident, assessment: Assessment) -> str | None:

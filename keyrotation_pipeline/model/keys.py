@@ -8,7 +8,12 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Self
 
-from keyrotation_pipeline.errors import KeyStoreDamagedError, MissingSourceKeyError
+from keyrotation_pipeline.errors import (
+    BrokenSealError,
+    InvalidKeyError,
+    KeyStoreDamagedError,
+    MissingSourceKeyError,
+)
 from keyrotation_pipeline.fieldcrypto.grammar import FIRST, PLAINTEXT, SECOND, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing, in_both_generations, versions_as_text
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, SourceKey
@@ -102,9 +107,34 @@ def other_generation(version: KeyVersion, fingerprint: str, records: Iterable[Ke
 
 @dataclass(frozen=True, slots=True)
 class DamagedKey:
-    """An entry that holds no valid key. It does not hide the others."""
+    """An entry that holds no valid key. It does not hide the others.
+
+    Args:
+        message: what is wrong, and what to do first.
+        lost: the version that is then to be restored; None: the message says all.
+    """
 
     message: str
+    lost: KeyVersion | None = None
+
+    @classmethod
+    def of(cls, place: str, version: KeyVersion, error: InvalidKeyError, remedy: str = "remove it") -> Self:
+        """A text in a place of a store that holds no key."""
+        if isinstance(error, BrokenSealError):
+            return cls(f"{place} {error}")
+        return cls(f"{place} does not hold the base64 of 32 bytes; {remedy}", version)
+
+    def sentence(self, *, recovery_key_named: bool) -> str:
+        """What is wrong, and everything that is to be done."""
+        if self.lost is None:
+            return self.message
+        return f"{self.message}, then run {restore_command(self.lost, recovery_key_named=recovery_key_named)}"
+
+
+def restore_command(*versions: KeyVersion | str, recovery_key_named: bool) -> str:
+    """What restores keys; with the file of the recovery key, where the configuration does not say where it is."""
+    option = "" if recovery_key_named else " --key FILE"
+    return f"`keyrotation restore-key {' '.join(map(str, versions))}{option}`"
 
 
 KeyEntry = KeyMaterial | DamagedKey
@@ -164,6 +194,7 @@ class StoredKeys:
     sealed_by: str = ""
     unsealed: tuple[KeyVersion, ...] = ()
     canary: KeyMaterial | None = None
+    recovery_key_named: bool = True
 
     def under(self, sealed_by: str, unsealed: Iterable[KeyVersion], canary: KeyMaterial | None) -> Self:
         """The same with what is sealed."""
@@ -249,12 +280,14 @@ class StoredKeys:
         """
         entry = self.live.get(version) or self.archived.get(version)
         if entry is None:
-            raise KeyStoreDamagedError(
-                f"the key store holds no {version}; put it back with `keyrotation restore-key {version}`"
-            )
+            raise KeyStoreDamagedError(f"the key store holds no {version}; put it back with {self.restore(version)}")
         if isinstance(entry, DamagedKey):
-            raise KeyStoreDamagedError(entry.message)
+            raise KeyStoreDamagedError(entry.sentence(recovery_key_named=self.recovery_key_named))
         return entry
+
+    def restore(self, version: KeyVersion) -> str:
+        """The command that restores a key."""
+        return restore_command(version, recovery_key_named=self.recovery_key_named)
 
     def ring(self) -> KeyRing:
         """Every live key and the primary, and what opens values of other libraries.
@@ -270,7 +303,7 @@ class StoredKeys:
         if self.primary not in self.live and self.primary != PLAINTEXT:
             raise KeyStoreDamagedError(
                 f"the key store's primary is {self.primary}, whose key is not live there; "
-                f"put it back with `keyrotation restore-key {self.primary}`"
+                f"put it back with {self.restore(self.primary)}"
             )
         if self.primary in self.compromised:
             raise KeyStoreDamagedError(
@@ -291,7 +324,7 @@ class StoredKeys:
             raise KeyStoreDamagedError(
                 f"the key store holds another {record.version} ({material.fingerprint[:16]}) than the registered one "
                 f"({record.fingerprint[:16]}); find out whose it is, move it away, and run "
-                f"`keyrotation restore-key {record.version}`"
+                f"{self.restore(record.version)}"
             )
         return material
 

@@ -17,8 +17,17 @@ from keyrotation_pipeline.model.members import some
 from keyrotation_pipeline.model.pending import PendingReason
 from keyrotation_pipeline.model.progress import PaceSet, TableProgress
 from keyrotation_pipeline.model.request_events import Rehearsed
-from keyrotation_pipeline.model.requests import WALK, PendingRequest, Request, Walk
+from keyrotation_pipeline.model.requests import WALK, PendingRequest, Request, RequestStatus, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
+
+
+class Fault(StrEnum):
+    """What is wrong with the ground on which everything else stands."""
+
+    AUDIT = "audit"
+    KEYS = "keys"
+    APPLICATIONS = "applications"
+
 
 SCHEMA = 1
 SHOWN_FINGERPRINT_CHARS = 16
@@ -138,6 +147,11 @@ class OpenIncident:
     at: datetime
 
     @property
+    def is_rotated(self) -> bool:
+        """Whether its emergency rotation has finished, so that only closing it is left."""
+        return self.carrier is not None and self.carrier.status is RequestStatus.FINISHED
+
+    @property
     def clock_in_words(self) -> str:
         """The next stage that is not reached, and the time left for it."""
         for deadline in self.clock:
@@ -228,7 +242,8 @@ class Status:
         next_rotation_rule: why it is due then, and what is not known about that.
         rehearsal: the newest one from the present primary; None: there is none.
         wrapping_key: where that of stored keys comes from; None: there is none, or it never said so.
-        audit_fault: why the audit does not verify, which `attention` has, too; None: it does. Not in the JSON.
+        faults: of the audit, of the keys and the database, of applications: the first of each that `attention` has,
+            too. Not in the JSON.
     """
 
     generated_at: datetime
@@ -257,7 +272,7 @@ class Status:
     members: Mapping[str, str] = field(default_factory=dict)
     answers: Mapping[str, MemberAnswer] = field(default_factory=dict)
     wrapping_key: WrappingKeyOrigin | None = None
-    audit_fault: str | None = None
+    faults: Mapping[Fault, str] = field(default_factory=dict)
 
     @property
     def other_requests(self) -> tuple[PendingRequest, ...]:

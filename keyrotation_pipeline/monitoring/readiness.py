@@ -170,7 +170,7 @@ def _open(pipeline: Pipeline, walk: Walk) -> Check:
     state = f"{walk.action} {walk.id} of {walk.source} to {walk.target} is {walk.status}"
     try:
         reason = runner.next_decision(Situation(pipeline), walk).pending
-        waits, do = (reason.why, reason.do) if reason is not None else ("", "")
+        waits, do = (reason.why, reason.to_do) if reason is not None else ("", "")
     except KeyRotationError as error:  # of the instances, the key store or the audit
         waits, do = in_two(f"not seen what it waits for: {error}")
     value = f"{state}: {waits}" if waits else state
@@ -352,7 +352,7 @@ def _naming(
     if reason is None:
         return green(name, "every instance that reports does; one that does not report is not seen")
     if mode is RolloutMode.ATTEST:
-        return red(name, reason.why, reason.do)
+        return red(name, reason.why, reason.to_do)
     then = (
         f'the rotation then stops with "{target} value seen before promotion", and only a rollback helps, which an '
         "emergency does not have"

@@ -1,11 +1,9 @@
 """Gathers the status that the command line and Dagster show, with requests, open incidents and the last counts."""
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
 
 from keyrotation_pipeline.audit.divergence import divergence, require_consistent
 from keyrotation_pipeline.audit.events import recorded
@@ -35,6 +33,7 @@ from keyrotation_pipeline.model.requests import (
     Walk,
 )
 from keyrotation_pipeline.model.status import (
+    Fault,
     OpenIncident,
     RotationStatus,
     Status,
@@ -67,7 +66,6 @@ from keyrotation_pipeline.rotation.report import clock_of, rate_of
 
 # A rejected flag is raised again, not fixed; after a while it is history.
 SHOWN_FOR = timedelta(days=7)
-_RESTORE_KEY = re.compile(r"(`keyrotation restore-key(?: v\d+)+)`")
 
 
 def pending_requests(pipeline: Pipeline) -> tuple[PendingRequest, ...]:
@@ -174,17 +172,16 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside
         outside: as it was asked before a snapshot began; None: it is asked now.
     """
     outside, now = outside or Outside.of(pipeline), pipeline.clock.now()
-    typed = _as_typed_here(has_recovery_key=pipeline.has_recovery_key)
     records, rotation, head = pipeline.ledger.keys(), takeover.current_or_next(pipeline), pipeline.ledger.head()
-    if rotation is not None and rotation.blocked_by is not None:
-        rotation = replace(rotation, blocked_by=typed(rotation.blocked_by))
     counts = {count.table: count for count in pipeline.ledger.counts(pipeline.tables)}
     situation, protected = outside.situation, outside.protected
-    stored, attention = _stored(situation)
+    stored, unread_keys = _stored(situation)
     primary = stored.primary if stored is not None else None
     error = _inconsistent(pipeline, stored) if stored is not None else None
     inconsistent = [] if error is None else [str(error)]
-    attention += [*inconsistent, *(_of_keys(pipeline.ledger, stored, records) if stored is not None else [])]
+    lost = [] if stored is None else [*_unnamed(pipeline.ledger, stored), *lost_keys(pipeline.ledger, stored, records)]
+    keys = [*unread_keys, *inconsistent, *lost]
+    attention = [*keys, *(_of_store(pipeline.ledger, stored) if stored is not None else [])]
     due = due_rotation(situation, primary)
     overdue = _overdue(due)
     attention += overdue if due is not None and due.needs_people else []
@@ -240,7 +237,7 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside
         audit=head,
         next_rotation_due=due.due.at if due else None,
         next_rotation_rule=due.due.rule if due else None,
-        attention=tuple(said(dict.fromkeys(map(typed, attention)))),
+        attention=tuple(said(dict.fromkeys(attention))),
         alerted=frozenset([*failed, *urgent, *duties]),
         warnings=tuple(
             said(
@@ -258,14 +255,8 @@ def overview(pipeline: Pipeline, *, duties: Sequence[str] = (), outside: Outside
         not_counted_since=not_counted_since,
         rehearsal=last_rehearsal(pipeline.ledger, primary, pipeline.members),
         wrapping_key=origin_of(pipeline, outside.wrapping),
-        audit_fault=str(error) if isinstance(error, AuditError) else None,
+        faults=_faults(error, keys, failed),
     )
-
-
-def _as_typed_here(*, has_recovery_key: bool) -> Callable[[str], str]:
-    """Adds ``--key FILE`` to each command that restores a key, where the configuration names no recovery key."""
-    option = "" if has_recovery_key else " --key FILE"
-    return partial(_RESTORE_KEY.sub, rf"\1{option}`")
 
 
 def _stored(situation: Situation) -> tuple[StoredKeys | None, list[str]]:
@@ -276,19 +267,28 @@ def _stored(situation: Situation) -> tuple[StoredKeys | None, list[str]]:
         return None, [str(error)]
 
 
-def _of_keys(ledger: Ledger, stored: StoredKeys, records: Sequence[KeyRecord]) -> list[str]:
-    """What is wrong with the keys."""
+def _faults(error: KeyRotationError | None, keys: Sequence[str], failing_instances: Sequence[str]) -> dict[Fault, str]:
+    """The first of each kind, where there is one."""
+    said, of_audit = str(error), isinstance(error, AuditError)
+    found = {
+        Fault.AUDIT: [said] if of_audit else [],
+        Fault.KEYS: [each for each in keys if not of_audit or each != said],
+        Fault.APPLICATIONS: failing_instances,
+    }
+    return {kind: sentences[0] for kind, sentences in found.items() if sentences}
+
+
+def _of_store(ledger: Ledger, stored: StoredKeys) -> list[str]:
+    """What is wrong with the key store, while every key is there."""
     of_list = filter(None, (stored.undelivered, stored.foreign, not_sealed(stored.unsealed, stored.sealed_by)))
-    retired = put_back(ledger.replayed(), stored)
-    lost = lost_keys(ledger, stored, records)
-    return [*_unnamed(ledger, stored), *of_list, *stored.left_behind.values(), *retired, *lost]
+    return [*of_list, *stored.left_behind.values(), *put_back(ledger.replayed(), stored)]
 
 
 def _unnamed(ledger: Ledger, stored: StoredKeys) -> Iterator[str]:
     """That there is no primary, unless its key is lost, which is said of that, and whose restore names it again."""
     known = audited_primary(ledger) if stored.primary is None else None
     if stored.primary is None and (known is None or known in stored):
-        then = "run `keyrotation init`" if known is None else f"name {known} with `keyrotation restore-key {known}`"
+        then = "run `keyrotation init`" if known is None else f"name {known} with {stored.restore(known)}"
         yield f"the key store names no primary; {then}"
 
 

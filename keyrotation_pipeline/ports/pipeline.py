@@ -94,7 +94,6 @@ class Pipeline:
         sign: signs with the key of this home; returns its public half, base64, too, or raises BackupError.
         hosts: those that the configuration names, each with its setting.
         secrets: where each secret is that is sent to one of them, and that officers sign, with its setting.
-        has_recovery_key: whether the configuration names a key that opens backups; else commands take `--key`.
         backup_signer: fingerprint of the key of this home that signs backups; None: it has none.
         run_minutes: of a fleet, for how long a Dagster run begins further shards.
         listed: asks which databases rules of a fleet list; raises PreflightError.
@@ -125,7 +124,6 @@ class Pipeline:
     sign: Sign | None = None
     hosts: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
-    has_recovery_key: bool = True
     backup_signer: str | None = None
     run_minutes: int = 60
     listed: Callable[[], Listed] = Listed

@@ -88,7 +88,7 @@ def _require_archived(pipeline: Pipeline, stored: StoredKeys, rotation: Walk, re
 def _require_only_archived(stored: StoredKeys, record: KeyRecord) -> None:
     if record.version in stored.live:
         raise KeyStoreError(
-            f"key {record.version} is live in the key store again; archive it with `keyrotation restore-key "
-            f"{record.version}`, or wait a minute and run the same again"
+            f"key {record.version} is live in the key store again; archive it with {stored.restore(record.version)}, "
+            "or wait a minute and run the same again"
         )
     stored.material(record.version)

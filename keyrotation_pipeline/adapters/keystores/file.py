@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from keyrotation_pipeline.adapters.keystores import changes, owner_only
 from keyrotation_pipeline.adapters.keystores.key_list import in_order
@@ -30,7 +30,7 @@ from keyrotation_pipeline.adapters.keystores.named_versions import (
     text_of_owner,
 )
 from keyrotation_pipeline.adapters.keystores.seal_checks import seal_problems
-from keyrotation_pipeline.errors import BrokenSealError, InvalidKeyError, KeyStoreDamagedError, KeyStoreError
+from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import BARE_KEYS, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import versions_as_text
@@ -45,6 +45,7 @@ APPLICATION_FILE = "application.env"
 MOST_LIST_BYTES = 65_536
 _MOST_OWNER_BYTES = 65_536
 First = Callable[[StoredKeys], None]
+_Key = TypeVar("_Key", KeyMaterial, KeyMaterial | None)
 _KEY_FILE = re.compile(rf"({VERSION_PATTERN})\.key")
 
 
@@ -290,7 +291,9 @@ class FileKeyStore:
 
     def _entry(self, place: Path, version: KeyVersion) -> KeyEntry:
         try:
-            return self._require(place, version)
+            return self._required(version, place)
+        except InvalidKeyError as error:
+            return DamagedKey.of(str(_file(place, version)), version, error, "move it away")
         except KeyStoreDamagedError as error:
             return DamagedKey(str(error))
 
@@ -313,7 +316,10 @@ class FileKeyStore:
             raise KeyStoreDamagedError(f"{_file(place, version)} does not read back as written; check the disk")
 
     def _require(self, place: Path, version: KeyVersion) -> KeyMaterial:
-        material = self._key(place, version)
+        return self._whole(place, version, self._required)
+
+    def _required(self, version: KeyVersion, place: Path) -> KeyMaterial:
+        material = self._opened(version, place)
         if material is None:
             raise KeyStoreDamagedError(
                 f"{_file(place, version)} is missing; restore it with `keyrotation restore-key {version}`"
@@ -321,17 +327,18 @@ class FileKeyStore:
         return material
 
     def _key(self, place: Path, version: KeyVersion) -> KeyMaterial | None:
-        path = _file(place, version)
-        text = owner_only.read(path)
+        return self._whole(place, version, self._opened)
+
+    def _opened(self, version: KeyVersion, place: Path) -> KeyMaterial | None:
+        text = owner_only.read(_file(place, version))
+        return None if text is None else self._seal.key_of(version, text)
+
+    def _whole(self, place: Path, version: KeyVersion, read: Callable[[KeyVersion, Path], _Key]) -> _Key:
         try:
-            return None if text is None else self._seal.key_of(version, text)
-        except BrokenSealError as error:
-            raise KeyStoreDamagedError(f"{path} {error}") from None
-        except InvalidKeyError:
-            raise KeyStoreDamagedError(
-                f"{path} does not hold the base64 of 32 bytes; move it away, "
-                f"then run `keyrotation restore-key {version}`"
-            ) from None
+            return read(version, place)
+        except InvalidKeyError as error:
+            damaged = DamagedKey.of(str(_file(place, version)), version, error, "move it away")
+            raise KeyStoreDamagedError(damaged.sentence(recovery_key_named=True)) from None
 
 
 def _with(stored: StoredKeys, version: KeyVersion, material: KeyMaterial) -> StoredKeys:

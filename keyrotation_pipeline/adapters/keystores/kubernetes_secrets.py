@@ -13,7 +13,7 @@ from keyrotation_pipeline.adapters.cluster import SECRET, Access, Cluster, Json,
 from keyrotation_pipeline.adapters.keystores import changes
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError, KeyStoreError, KeyStoreUnavailableError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.seal import Seal, problem
+from keyrotation_pipeline.fieldcrypto.seal import Seal
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry
 from keyrotation_pipeline.ports.clock import Clock
 
@@ -80,7 +80,7 @@ class Secret:
         try:
             return seal.key_of(version, self.text(entry))
         except InvalidKeyError as error:
-            return DamagedKey(problem(f"entry {entry} of {self.name}", version, error))
+            return DamagedKey.of(f"entry {entry} of {self.name}", version, error)
 
     def last_applied(self, entry: str) -> bool:
         """Returns whether kubectl's copy of the text holds an entry, or cannot be read."""

@@ -15,7 +15,7 @@ from keyrotation_pipeline.adapters.keystores.secrets_manager import SecretsManag
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.fieldcrypto.seal import UNSEALED, Seal, problem
+from keyrotation_pipeline.fieldcrypto.seal import UNSEALED, Seal
 from keyrotation_pipeline.model.environment import Problem
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoreOwner
 from keyrotation_pipeline.ports.clock import Clock
@@ -127,7 +127,7 @@ def entry(place: str, version: KeyVersion, text: object, seal: Seal = UNSEALED) 
     try:
         return seal.key_of(version, str(text))
     except InvalidKeyError as error:
-        return DamagedKey(problem(place, version, error))
+        return DamagedKey.of(place, version, error)
 
 
 # AWS keeps about so many versions of a secret, and drops none on its first day; a rotation puts fewer than so many.

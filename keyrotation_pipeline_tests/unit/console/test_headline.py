@@ -8,10 +8,11 @@ import pytest
 
 from keyrotation_pipeline.console.headline import Headline, Tone, headline
 from keyrotation_pipeline.console.walk_view import Mark, finished_steps, steps_of
+from keyrotation_pipeline.model.incidents import Incident, IncidentType
 from keyrotation_pipeline.model.pending import PendingCode, PendingReason
 from keyrotation_pipeline.model.requests import WALK, PendingRequest, RequestStatus, Step, StepRecord, Walk
-from keyrotation_pipeline.model.status import RotationStatus, Status
-from keyrotation_pipeline_tests.fakes import fake_pipeline, rotation_of
+from keyrotation_pipeline.model.status import Fault, OpenIncident, RotationStatus, Status
+from keyrotation_pipeline_tests.fakes import V1, fake_pipeline, rotation_of
 from keyrotation_pipeline_tests.unit.cli.test_status_text import status, table
 
 MOST_WORDS = 25
@@ -81,12 +82,57 @@ def test_each_state_has_one_short_sentence_and_the_command(
     assert said.command is None if command is None else (said.command or "").startswith(f"keyrotation {command}")
 
 
+def incident(**changes: Any) -> OpenIncident:  # noqa: ANN401
+    known = Incident(
+        "INC-2026-001", IncidentType.KEY_EXPOSED, "in a log", calm().generated_at, calm().generated_at, "sre", (V1,)
+    )
+    return replace(OpenIncident(known, None, (), None, calm().generated_at), **changes)
+
+
+def test_what_somebody_must_know_first_at_night_leads() -> None:
+    """All of it at once, then without the first, until nothing is left."""
+    audit = "the audit does not verify: event 7 is not signed; keep this database as it is"
+    restored = "the database was restored; run `keyrotation reconcile`"
+    cannot = "web-1 cannot decrypt under v1; restore it"
+    finished = walk_with(id="f" * 32, status=RequestStatus.FINISHED)
+    shown = replace(
+        walking(),
+        faults={Fault.APPLICATIONS: cannot, Fault.KEYS: restored, Fault.AUDIT: audit},
+        incidents=(incident(carrier=finished), incident()),
+        requests=(PendingRequest(replace(walk_with(), id="a" * 32), (), ("Ada", "Ben"), 2),),
+        attention=("the backup is old; run `keyrotation backup`",),
+    )
+    is_open = "Incident INC-2026-001 is open: every stage is reached."
+    removed: list[tuple[str, dict[str, Any]]] = [
+        ("The audit does not verify: event 7 is not signed.",
+         {"faults": {Fault.KEYS: restored, Fault.APPLICATIONS: cannot}}),
+        ("The database was restored.", {"faults": {Fault.APPLICATIONS: cannot}}),
+        ("Web-1 cannot decrypt under v1.", {"faults": {}}),
+        (is_open, {"incidents": shown.incidents[:1]}),
+        ("v1 → v2 re-encrypts rows: 25% of the walk, about 2 min left.", {"rotation": None}),
+        (is_open, {"incidents": ()}),
+        ("The rotation of v1 waits for Ada and Ben, requested 2026-01-05 09:00 UTC.", {"requests": ()}),
+        ("The backup is old.", {"attention": ()}),
+        ("Nothing to do. v2 is the primary key. The next rotation is due by 21 September 2027.", {}),
+    ]  # fmt: skip
+    for sentence, without in removed:
+        assert headline(shown, None).sentence == sentence
+        shown = replace(shown, **without)
+
+
+def test_the_rotation_under_way_is_the_answer_to_its_incident() -> None:
+    shown = walking()
+    assert shown.rotation is not None
+    said = headline(replace(shown, incidents=(incident(carrier=shown.rotation.walk),)), None)
+    assert said.sentence.startswith("v1 → v2 re-encrypts rows")
+
+
 def test_nobody_is_asked_to_sign_or_run_anything_while_the_audit_does_not_verify() -> None:
     fault = (
         "the audit does not verify: event 7 is not signed; keep this database as it is, and compare it with a backup"
     )
     for shown in (calm(), walking(), walking(walk=walk_with(status=RequestStatus.PAUSED))):
-        said = headline(replace(shown, audit_fault=fault, attention=(fault,)), None)
+        said = headline(replace(shown, faults={Fault.AUDIT: fault}, attention=(fault,)), None)
         assert (said.tone, said.sentence) == (Tone.FAILED, "The audit does not verify: event 7 is not signed.")
         assert (said.of, said.command) == (fault, None)
 

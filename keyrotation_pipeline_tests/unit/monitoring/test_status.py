@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from keyrotation_pipeline.audit.store_owner import OwnedKeyStore
 from keyrotation_pipeline.backups.key_loss import restore_key
 from keyrotation_pipeline.cli.progress import OnLines
 from keyrotation_pipeline.errors import (
@@ -113,8 +114,10 @@ def test_the_way_back_to_a_primary_is_the_one_to_its_key(incident: str | None) -
     assert said() == ["the key store names no primary; name v1 with `keyrotation restore-key v1`"]
     world.keys.live.clear()
     assert said() == ["the key store holds no v1; put it back with `keyrotation restore-key v1`"]
-    ports = replace(world.pipeline, has_recovery_key=False)
-    assert said(ports) == ["the key store holds no v1; put it back with `keyrotation restore-key v1 --key FILE`"]
+    keys = OwnedKeyStore(world.keys, world.ledger, recovery_key_named=False)
+    assert said(replace(world.pipeline, keys=keys)) == [
+        "the key store holds no v1; put it back with `keyrotation restore-key v1 --key FILE`"
+    ]
 
 
 def test_key_store_and_applications_are_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:

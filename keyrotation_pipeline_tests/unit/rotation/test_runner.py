@@ -223,10 +223,10 @@ def test_a_connection_that_ends_with_a_step_hides_no_reason(world: FakeWorld, mo
     world.rollout.running = (Instance("web-1", (V1,), V1, START),)
     rotation, block = approved(world), world.ledger.block
 
-    def gone(request: str, sentence: str | None) -> None:
+    def gone(request: str, sentence: str | None, *, rollout_pending: bool = False) -> None:
         if sentence is not None:
             raise DatabaseUnavailableError("the connection to clinic@localhost was lost")
-        block(request, sentence)
+        block(request, sentence, rollout_pending=rollout_pending)
 
     monkeypatch.setattr(world.ledger, "block", gone)
     with pytest.raises(KeyRotationError, match="web-1"):
