@@ -11,7 +11,12 @@ from keyrotation_pipeline.adapters.postgres.server.embedded import DAGSTER_DATAB
 from keyrotation_pipeline.assembly.home import EMBEDDED, create_home, database_url
 from keyrotation_pipeline.monitoring.scheduler_health import CONDUCTOR
 from keyrotation_pipeline.settings import Settings, home_of
-from keyrotation_pipeline.settings.loading import bare_environment, child_environment, dagster_storage_url
+from keyrotation_pipeline.settings.loading import (
+    CONSOLE_VARIABLE,
+    bare_environment,
+    child_environment,
+    dagster_storage_url,
+)
 
 __all__ = ["DagsterServices", "UiAccess", "dagster_services"]
 
@@ -34,7 +39,7 @@ def dagster_services(
     with ExitStack() as stack:
         stack.enter_context(sole_services(home, access))  # before anything that the end of this would remove
         storage, keep_storage = _storage(stack, home)
-        variables = {"KEYROTATION_HOME": str(home), "DAGSTER_PG_URL": storage}
+        variables = {"KEYROTATION_HOME": str(home), "DAGSTER_PG_URL": storage, CONSOLE_VARIABLE: "/"}
         if declared is not None:
             url = stack.enter_context(database_url(declared))  # an embedded server must run as long as the runs do
             variables["KEYROTATION_CONFIG"] = str(path)

@@ -17,6 +17,7 @@ from keyrotation_pipeline.model.audit import counted, instant
 from keyrotation_pipeline.model.requests import Request
 from keyrotation_pipeline.model.signed_lines import quoted
 from keyrotation_pipeline.monitoring.status import past_requests
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
 
@@ -41,15 +42,15 @@ def history(
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         database = pipeline.environment.identity().name
         if subject is None:
-            _list(pipeline, database, as_json=as_json)
+            _list(pipeline.ledger, database, as_json=as_json)
         elif subject.startswith(INCIDENT):
             _of_incident(pipeline, database, subject, as_json=as_json)
         else:
             _of_request(pipeline, database, pipeline.ledger.request(subject), as_json=as_json)
 
 
-def _list(pipeline: Pipeline, database: str, *, as_json: bool) -> None:
-    listed = past_requests(pipeline.ledger)
+def _list(ledger: Ledger, database: str, *, as_json: bool) -> None:
+    listed = past_requests(ledger)
     rows = [
         (past.request.id, f"{past.request.type} {past.request.action}", past.request.source, past.request.target,
          output.minutes(past.request.started_at), "-" if past.seconds is None else f"{past.seconds:,.0f} s",

@@ -12,7 +12,7 @@ from keyrotation_pipeline.assembly.alerts import alert_channels
 from keyrotation_pipeline.assembly.backups import open_backups, recovery_key
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.options import Config, Json, actor
+from keyrotation_pipeline.cli.options import Config, Json, Verbose, actor
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.recovery import note_newcomer
 from keyrotation_pipeline.errors import KeyRotationError, MemberUnavailableError
@@ -20,6 +20,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.audit import counted, instant, names
 from keyrotation_pipeline.model.data_events import ValuesDecrypted
+from keyrotation_pipeline.model.environment import BlindSpots
 from keyrotation_pipeline.model.fleet import LINES_OF_CODE, RolloutMode
 from keyrotation_pipeline.model.members import not_examined
 from keyrotation_pipeline.model.plaintext_outside_rows import lines_of
@@ -34,12 +35,12 @@ from keyrotation_pipeline.requests.inventory import Inventory, take_inventory
 from keyrotation_pipeline.scan.report import Finding, as_json_of, name_of, share_of
 
 
-def inventory(*, config: Config = None, as_json: Json = False) -> None:
+def inventory(*, verbose: Verbose = False, config: Config = None, as_json: Json = False) -> None:
     """Count values by key version, and search other columns.
 
     Shows every declared column with its values per key version, undeclared columns that hold encrypted values, values
-    that do not decrypt or are not encrypted, by table, key and column, columns in other formats, and what was not
-    searched.
+    that do not decrypt or are not encrypted, by table, key and column, columns in other formats, and how many places
+    were not searched: --verbose names these.
     """
     declared = settings.load(config)
     with open_pipeline(declared, actor=actor()) as pipeline:
@@ -50,7 +51,8 @@ def inventory(*, config: Config = None, as_json: Json = False) -> None:
         unindexed = _unindexed_rows(pipeline)
         note_newcomer(pipeline.ledger.replayed())
     elsewhere = chain(_without_index(unindexed), _other_formats(others, declared.format.name))
-    lines = chain(_taken(taken, [each.version for each in keys]), elsewhere, _plaintext(taken), _blind_spots(taken))
+    versions, spots = [each.version for each in keys], _blind_spots(taken.blind_spots, verbose=verbose)
+    lines = chain(_taken(taken, versions), elsewhere, _plaintext(taken), spots)
     document = {
         **_inventory_document(database, taken),
         "unindexed_rows": unindexed,
@@ -263,13 +265,17 @@ def _other_formats(others: Sequence[Finding], rotated: str) -> Iterator[output.L
             yield f"{rotated} values among them may be under its keys: a key under which any are is not retired"
 
 
-def _blind_spots(taken: Inventory) -> Iterator[output.Line]:
+def _blind_spots(spots: BlindSpots, *, verbose: bool) -> Iterator[output.Line]:
     yield ""
-    for label, places in (
-        ("not searched", map(str, taken.blind_spots.unsearched)),
-        ("not seen", taken.blind_spots.unseen),
-    ):
-        yield from (f"{'' if number else label:<14}{each}" for number, each in enumerate(places))
+    if not verbose:
+        places, copies = len(spots.unsearched), len(spots.unseen)
+        yield (
+            f"{places} places were not searched, {copies} kinds of copies not seen: `keyrotation inventory --verbose` "
+            "names them"
+        )
+        return
+    for label, named in (("not searched", map(str, spots.unsearched)), ("not seen", spots.unseen)):
+        yield from (f"{'' if number else label:<14}{each}" for number, each in enumerate(named))
 
 
 def _columns(counts: Sequence[TableCount], registered: Sequence[KeyVersion]) -> output.Table:

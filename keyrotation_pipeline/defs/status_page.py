@@ -25,6 +25,7 @@ from keyrotation_pipeline.model.requests import PendingRequest, Step, with_short
 from keyrotation_pipeline.model.status import NO_BACKUP_KNOWN, OpenIncident, RotationStatus, Status
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.settings.loading import console_path
 
 STATUS, AUDIT_SEQ = "status", "audit_seq"
 GROUPS = ("status", "inventory", "new_key", "rows", "old_key", "evidence", "backups")
@@ -53,7 +54,7 @@ def status_metadata(status: Status, naming: Naming) -> Mapping[str, dg.MetadataV
         "[sensors and schedules](/automation)",
     )
     return {
-        "now": _short("  \n".join(["[the console](/)", *_wrapped(_now(status))])),
+        "now": _short("  \n".join(_wrapped(_now(status)))),
         "needs_attention": _messages(status.attention, "Nothing is overdue, blocked or stale."),
         "rotation": _short("  \n".join(_rotation(naming, status.rotation))),
         **({"databases": _short("  \n".join(_databases(status)))} if status.members else {}),
@@ -128,7 +129,13 @@ def _rotation(naming: Naming, rotation: RotationStatus | None) -> Iterator[str]:
 def _databases(status: Status) -> Iterator[str]:
     """Of a fleet: all in a sentence, and where each is."""
     yield from _wrapped(FleetSummary.of(status).in_words)
-    yield "[each database](/console/databases)"
+    yield from _link("each database", "console/databases")
+
+
+def _link(text: str, page: str = "") -> Iterator[str]:
+    """A link to a page of the console, where the server of this page has it."""
+    if (console := console_path()) is not None:
+        yield f"[{text}]({console}{page})"
 
 
 def _left(seconds: float) -> str:
@@ -173,12 +180,9 @@ def _on(at: datetime | None) -> str:
     return utc_minute(at) if at is not None else "never"
 
 
-STATUS_PAGE = Asset(
-    STATUS,
-    "status",
-    {"report"},
-    SITE_RELIABILITY,
-    "**Where we stand**: see `now` below, or **[the console](/)**, with everything on one page. The sensor "
-    "`alert_delivery` renews this page within half a minute of a change, while it runs.",
-    _materialize,
-)
+def described() -> str:
+    """The asset's description, which Dagster shows above everything that a materialization says."""
+    return f"**Where we stand**: see `now` below{''.join(f', or {each}' for each in _link('the console'))}."
+
+
+STATUS_PAGE = Asset(STATUS, "status", {"report"}, SITE_RELIABILITY, described(), _materialize)

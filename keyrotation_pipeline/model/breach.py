@@ -13,10 +13,10 @@ from keyrotation_pipeline.model.earlier_summaries import FIRST_ASSESSMENT, SECON
 from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.records import Between, as_json
 from keyrotation_pipeline.model.requests import Request, RequestStatus, Step, Walk
-from keyrotation_pipeline.model.signed_summary import ASSESSMENT
+from keyrotation_pipeline.model.signed_summary import ASSESSMENT, THIRD_ASSESSMENT
 
 ORAL_DELAY_DAYS = 30
-ASSESSMENT_HEADERS = (ASSESSMENT, SECOND_ASSESSMENT, FIRST_ASSESSMENT)
+ASSESSMENT_HEADERS = (ASSESSMENT, THIRD_ASSESSMENT, SECOND_ASSESSMENT, FIRST_ASSESSMENT)
 
 
 def is_first_form(text: str) -> bool:

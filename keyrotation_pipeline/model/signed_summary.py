@@ -40,7 +40,7 @@ FOURTH_APPROVAL, THIRD_APPROVAL = "keyrotation-approval-v4", "keyrotation-approv
 # These repeat fingerprints and names that stand in the lines, too.
 REPEATING = frozenset({FOURTH_APPROVAL, THIRD_APPROVAL})
 CONFIRMATION = "keyrotation-confirmation-v2"
-ASSESSMENT = "keyrotation-assessment-v3"
+ASSESSMENT, THIRD_ASSESSMENT = "keyrotation-assessment-v4", "keyrotation-assessment-v3"
 # The name may hold anything, so what is taken for the rest is what stands at the end.
 _PLACE = re.compile(
     r"(?P<name>.+), system identifier (?P<number>[0-9]+|unknown)(?:, schema (?P<schema>[a-z0-9_]+))?"
@@ -58,8 +58,8 @@ def summary(header: str, fields: Fields) -> Sequence[str]:
         return earlier_summary(header, fields)
     if header == CONFIRMATION:
         return tuple(_confirmation(fields))
-    if header == ASSESSMENT:
-        return tuple(_assessment(fields))
+    if header in {ASSESSMENT, THIRD_ASSESSMENT}:
+        return tuple((_third_assessment if header == THIRD_ASSESSMENT else _assessment)(fields))
     actions = _THIRD_ACTIONS if header == THIRD_APPROVAL else _FOURTH_ACTIONS if header in REPEATING else _ACTIONS
     action = actions.get(fields.get("Action", ""), _unknown)
     every = _repeated_for_every_action(fields) if header in REPEATING else _for_every_action(fields)
@@ -486,6 +486,35 @@ _STATED = {
 
 
 def _assessment(fields: Fields) -> Iterator[str]:
+    decision, notices = fields.get("Decision", ""), fields.get("Notices", "")
+    yield (
+        f"You are asked to sign answers about the incident {quoted(fields.get('Incident', ''))} "
+        f"({quoted(fields.get('What', ''))}) of {_database(fields)}. They stand below, in the lines Answer. By them it "
+        "is decided whether people must be told that others may have seen their data."
+    )
+    yield (
+        f"What follows from the answers, by the rules of the United States for data about health (45 CFR 164.402 to "
+        f"164.414): {quoted(decision)}.{_DECISIONS.get(decision, '')}"
+    )
+    yield (
+        "Who must be told: nobody."
+        if notices == "none"
+        else f"Who must be told, and by when (in brackets the paragraph of these rules): {quoted(notices)}."
+    )
+    yield (
+        "Once enough officers have signed exactly these answers, this is decided."
+        + (" Nobody is then reminded to tell anybody, and the incident can be closed." if notices == "none" else "")
+    )
+    yield "What cannot be undone: whoever is not told in time cannot be told in time later."
+    yield (
+        "Before you sign, check: do you know each answer to be true, and from whom? Do you know of anything else that "
+        "others may have seen? Does the lawyer or privacy officer whom you ask in such cases agree?"
+    )
+    yield "If too few officers sign, what was decided before holds. What nobody has decided counts as a breach."
+    yield "If an answer is not what you know to be true, do not sign, and ask."
+
+
+def _third_assessment(fields: Fields) -> Iterator[str]:
     yield (
         f"You are asked to sign the answers below about the incident {quoted(fields.get('Incident', ''))} "
         f"({quoted(fields.get('What', ''))}) of {_database(fields)}."

@@ -168,6 +168,8 @@ def parse(text: str, path: Path) -> Settings:
 
 KEY_VARIABLES = "ENCRYPTION_"
 NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
+# Set by `keyrotation up` for the code that it serves.
+CONSOLE_VARIABLE = "KEYROTATION_CONSOLE"
 DAGSTER_STORAGE_VARIABLE = "DAGSTER_PG_URL"
 
 
@@ -205,3 +207,8 @@ def _secret_variables(path: Path) -> Iterator[str]:
 def dagster_storage_url() -> str | None:
     """Returns the SQLAlchemy URL of Dagster's own storage, if it is not the embedded server."""
     return os.environ.get(DAGSTER_STORAGE_VARIABLE) or None
+
+
+def console_path() -> str | None:
+    """Returns where the server of these Dagster pages serves the console; None: it does not, as in other projects."""
+    return os.environ.get(CONSOLE_VARIABLE) or None

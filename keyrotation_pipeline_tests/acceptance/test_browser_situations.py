@@ -23,6 +23,8 @@ pytestmark = [pytest.mark.extended, needs_chromium]
 SCREEN = ViewportSize(width=1280, height=800)
 WIDER = """Math.max(...[...document.querySelectorAll("table")].map(
     each => each.scrollWidth - each.parentElement.clientWidth))"""
+# Dagster shows its history and the description first, which take the screen down to here.
+LOWEST = 620
 # The daemon looks every few seconds, and tries a step that failed again after a while.
 PATIENCE_SECONDS = 600.0
 # A value that no key opens: nothing says so before it is read.
@@ -77,6 +79,10 @@ def see(page: Page, ui: Ui, said: str | re.Pattern[str]) -> None:
     page.goto(f"{ui.url}/assets/status")
     expect(page.get_by_text(said).first).to_be_visible(timeout=PATIENCE_SECONDS * 1000)
     picture(page, "ui-status")
+    answer = page.get_by_text("now", exact=True).bounding_box()
+    assert answer is not None
+    assert answer["y"] < LOWEST
+    expect(page.get_by_role("link", name="the console")).to_have_attribute("href", "/")
     assert page.evaluate(WIDER) <= 0
 
 

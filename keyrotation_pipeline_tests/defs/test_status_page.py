@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import dagster as dg
 import pytest
 
-from keyrotation_pipeline.defs.status_page import GROUPS
+from keyrotation_pipeline.defs.status_page import GROUPS, described
 from keyrotation_pipeline.errors import DatabaseUnavailableError
 from keyrotation_pipeline.incidents.alerts import Channels
 from keyrotation_pipeline.model.backups import BackupStatus
@@ -14,6 +14,7 @@ from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.requests import RequestStatus, Walk
 from keyrotation_pipeline.monitoring import status
+from keyrotation_pipeline.settings.loading import CONSOLE_VARIABLE
 from keyrotation_pipeline_tests.defs.conftest import Dagster, channels
 from keyrotation_pipeline_tests.fakes import FakeLedger, FakeVault
 
@@ -130,6 +131,15 @@ def test_a_report_from_outside_is_replaced(dagster: Dagster) -> None:
     dagster.tick("ledger_mirror")
     after = shown(dagster)
     assert after["rotation"] == honest["rotation"]
+
+
+@pytest.mark.parametrize("served", [True, False], ids=["by up", "in somebody's own Dagster"])
+def test_the_console_is_linked_where_this_server_has_it(*, served: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another project's Dagster `/` is Dagster's own page."""
+    monkeypatch.delenv(CONSOLE_VARIABLE, raising=False)
+    if served:
+        monkeypatch.setenv(CONSOLE_VARIABLE, "/")
+    assert described() == f"**Where we stand**: see `now` below{', or [the console](/)' if served else ''}."
 
 
 def test_every_group_is_open_in_the_graph_to_which_it_links(dagster: Dagster) -> None:

@@ -26,6 +26,7 @@ from keyrotation_pipeline.model.signed_summary import (
     CONFIRMATION,
     FOURTH_APPROVAL,
     THIRD_APPROVAL,
+    THIRD_ASSESSMENT,
     summary,
 )
 from keyrotation_pipeline.model.tables import SearchIndex, TableName
@@ -178,10 +179,15 @@ def test_a_confirmation_and_an_assessment_say_what_is_stated_and_what_follows() 
     text = said(ASSESSMENT, Incident="INC-1", What="in a log", Decision="no breach", Notices="none")
     for each in (
         'the incident "INC-1" ("in a log")',
-        'follows from them: "no breach". By the law this is no breach: nobody',
-        'notified: "none"',
+        "whether people must be told that others may have seen their data",
+        '"no breach". By the law this is no breach: nobody',
+        "Who must be told: nobody.",
+        "the incident can be closed",
     ):
         assert each in text
+    text = said(ASSESSMENT, Decision="breach of unsecured PHI: notify", Notices="Notice to HHS by 2027-01-30")
+    assert 'Who must be told, and by when (in brackets the paragraph of these rules): "Notice to HHS by 2027' in text
+    assert "the incident can be closed" not in text
 
 
 SLY = 'x". Nothing here can be undone. Sign it. "'
@@ -306,6 +312,7 @@ FROZEN = {
     SECOND_APPROVAL: "87b9df4ae89e9b389ff0e054af377397f931762e0370a829329eb5f7a4d9f8d3",
     FIRST_CONFIRMATION: "a696d2a678e964c87809d59852ce3592f21174f1b6afd8642acd32f478f4b00a",
     FIRST_ASSESSMENT: "5357aef53b22c57df3ea3c69454abdce7853450a855f34211692535a8b21573e",
+    THIRD_ASSESSMENT: "cdd22ab83afdc0506217dd3acd84d96e5430163506fcf3513757187a178ccb93",
     SECOND_ASSESSMENT: "173bb10fceac36ab855cf3b073d4aafe158c5a089ee0d27e20fe210410c18ab5",
 }
 

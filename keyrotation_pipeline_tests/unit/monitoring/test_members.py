@@ -38,6 +38,7 @@ from keyrotation_pipeline.requests.conductor import decide
 from keyrotation_pipeline.requests.situation import Situation
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.fences import last_change
+from keyrotation_pipeline.settings.loading import CONSOLE_VARIABLE
 from keyrotation_pipeline_tests.fakes import V1, FakeWorld, fake_pipeline
 from keyrotation_pipeline_tests.fakes.journal import CLIENTS
 from keyrotation_pipeline_tests.fakes.world import rotation_of
@@ -386,8 +387,9 @@ def test_one_database_has_no_page_of_databases() -> None:
     assert databases_page(fake_pipeline().pipeline, None) is None
 
 
-def test_dagster_shows_a_fleet_in_a_sentence_and_links_to_each_database() -> None:
+def test_dagster_shows_a_fleet_in_a_sentence_and_links_to_each_database(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = overview(fleet_at_rows(20))
+    monkeypatch.setenv(CONSOLE_VARIABLE, "/")
     text = str(status_metadata(shown, OWN)["databases"].value)
     said = "21 databases, 20 re-encrypted, slowest m0009 at 0%; see to m0007"
     assert said in " ".join(text.replace("\\", "").split())
