@@ -155,7 +155,7 @@ def _messages(messages: Sequence[str], otherwise: str) -> dg.MetadataValue:
 
 def _wrapped(message: str) -> list[str]:
     """In lines that the page does not cut off, also where a path is longer, with whatever people wrote as it is."""
-    return [plain(line) for line in wrap(with_short_ids(message), WIDTH_CHARS, break_on_hyphens=False)]
+    return [plain(line) for line in wrap(with_short_ids(message), WIDTH_CHARS - 1, break_on_hyphens=False)]
 
 
 def _short(text: str) -> dg.MetadataValue:

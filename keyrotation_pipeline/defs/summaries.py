@@ -25,7 +25,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.model.visible_text import is_hidden, visible
 
 SHOWN_WITHOUT_A_CLICK_CHARS = 999
-WIDTH_CHARS = 31  # at 1280 pixels Dagster's table of metadata cuts a longer line off, or breaks it
+WIDTH_CHARS = 32  # at 1280 pixels Dagster's table of metadata cuts a longer line off
 SHOWN_FINGERPRINT_CHARS = 16
 Facts = Mapping[str, Any]
 

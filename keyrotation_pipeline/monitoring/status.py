@@ -134,7 +134,8 @@ def _urgent(pipeline: Pipeline, shown: OpenIncident) -> Iterator[str]:
     elif carrier.status is RequestStatus.FINISHED:
         yield f"the rotation of {incident.id} is finished; close it with `keyrotation incident close {incident.id}`"
     else:
-        yield f"{incident.id} is {incident.status}: {shown.clock_in_words}"
+        show = f"`keyrotation incident show {incident.id}`"
+        yield f"{incident.id} is {incident.status}: {shown.clock_in_words}; see {show}"
 
 
 def _restored(pipeline: Pipeline) -> str | None:

@@ -439,7 +439,7 @@ def test_what_was_shown_is_not_read_again(dagster: Dagster, walked: Walked, monk
     assert synced(dagster, 10**9)[1] == dagster.world.ledger.head().seq
 
 
-@pytest.mark.parametrize("read", ["walk", "signatures", "counts"])
+@pytest.mark.parametrize("read", ["walk", "signatures"])
 def test_the_ledger_is_read_once_for_all_steps_that_are_shown(
     dagster: Dagster, walked: Walked, monkeypatch: pytest.MonkeyPatch, read: str
 ) -> None:
