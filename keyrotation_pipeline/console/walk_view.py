@@ -101,7 +101,7 @@ def _rate(rotation: RotationStatus, step: Step) -> Iterator[str]:
     if step is Step.ROWS and rotation.tables:
         share = sum(each.share for each in rotation.tables) / len(rotation.tables)
         yield f"{share:.0%}"
-        pace = sum(each.rows_per_second or 0 for each in rotation.tables)
+        pace = sum(each.rows_per_second or 0 for each in rotation.tables if each.running)
         if pace:
             yield f"{pace:,.0f} rows/s"
     elif rotation.at_work:

@@ -101,6 +101,7 @@ class TableProgress:
         share: of its pages, 0 to 1.
         rows: rewritten so far; fewer than in the table where the application wrote the new version itself.
         rows_per_second: of the running shards together; of all so far where none runs; None: not known.
+        running: whether any runs.
     """
 
     table: str
@@ -109,6 +110,7 @@ class TableProgress:
     share: float
     rows: int
     rows_per_second: float | None
+    running: bool = True
 
     def __str__(self) -> str:
         return f"{self.shards_done} of {self.shards} shards, {self.share:.0%}"

@@ -138,7 +138,7 @@ def together(name: str, parts: Sequence[TableProgress]) -> TableProgress:
     """The progress of several tables as one."""
     if len(parts) == 1:
         return replace(parts[0], table=name)
-    running = [each.rows_per_second for each in parts if each.rows_per_second is not None and each.share < 1]
+    running = [each.rows_per_second for each in parts if each.rows_per_second is not None and each.running]
     return TableProgress(
         name,
         sum(each.shards_done for each in parts),
@@ -146,6 +146,7 @@ def together(name: str, parts: Sequence[TableProgress]) -> TableProgress:
         sum(each.share for each in parts) / len(parts),
         sum(each.rows for each in parts),
         round(sum(running), 1) if running else None,
+        any(each.running for each in parts),
     )
 
 
@@ -160,7 +161,7 @@ def _progress(
     running = [each for index, each in walked.items() if index not in finished and each.total_pages]
     share = (len(done) + sum(each.done_pages / each.total_pages for each in running)) / shards
     rows = sum(each.rows for each in done) + sum(each.rows for each in running)
-    return TableProgress(name, len(done), shards, share, rows, _pace(done, running))
+    return TableProgress(name, len(done), shards, share, rows, _pace(done, running), any(each.rows for each in running))
 
 
 def _pace(done: list[Rewritten], running: list[ShardProgress]) -> float | None:

@@ -10,6 +10,7 @@ from keyrotation_pipeline.console.headline import Headline, Tone, headline
 from keyrotation_pipeline.console.walk_view import Mark, finished_steps, steps_of
 from keyrotation_pipeline.model.incidents import Incident, IncidentType
 from keyrotation_pipeline.model.pending import PendingCode, PendingReason
+from keyrotation_pipeline.model.progress import TableProgress
 from keyrotation_pipeline.model.requests import WALK, PendingRequest, RequestStatus, Step, StepRecord, Walk
 from keyrotation_pipeline.model.status import Fault, OpenIncident, RotationStatus, Status
 from keyrotation_pipeline_tests.fakes import V1, fake_pipeline, rotation_of
@@ -198,6 +199,17 @@ def test_steps_are_done_then_one_is_marked_and_the_rest_is_to_come() -> None:
     assert failed[Step.ROWS] is Mark.FAILED
     slower = {each.step: each.mark for each in steps_of(replace(rotation(steps=done), pending=SLOWED))}
     assert slower[Step.ROWS] is Mark.RUNNING
+
+
+def test_the_rate_is_that_of_the_tables_that_are_rewritten_now() -> None:
+    """A table between two of its shards still has the rate of those that are done."""
+    tables = (
+        TableProgress("clients", 1, 2, 0.5, 6000, 200.0, running=False),
+        TableProgress("appointments", 0, 2, 0.03, 300, 200.0),
+    )
+    done = tuple(StepRecord(step, None, None, calm().generated_at, {}) for step in WALK[:3])
+    rows = next(each for each in steps_of(replace(rotation(steps=done), tables=tables)) if each.step is Step.ROWS)
+    assert rows.note == "26%, 200 rows/s, 2 min left"
 
 
 def test_officers_act_in_a_step_that_waits_for_them() -> None:
