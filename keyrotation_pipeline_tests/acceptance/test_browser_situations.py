@@ -79,7 +79,7 @@ def see(page: Page, ui: Ui, said: str | re.Pattern[str]) -> None:
     page.goto(f"{ui.url}/assets/status")
     expect(page.get_by_text(said).first).to_be_visible(timeout=PATIENCE_SECONDS * 1000)
     picture(page, "ui-status")
-    answer = page.get_by_text("now", exact=True).bounding_box()
+    answer = page.get_by_role("table").get_by_text("now", exact=True).bounding_box()
     assert answer is not None
     assert answer["y"] < LOWEST
     expect(page.get_by_role("link", name="the console")).to_have_attribute("href", "/")
