@@ -68,8 +68,12 @@ class TestBucket:
 @pytest.fixture(scope="session")
 def s3_url() -> Iterator[str]:
     """A running moto server."""
+    from moto import backends  # noqa: PLC0415
     from moto.server import ThreadedMotoServer  # noqa: PLC0415
 
+    # At each request it looks through its folders for the names of its services.
+    services = tuple(backends.list_of_moto_modules())
+    backends.list_of_moto_modules = lambda: services
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
