@@ -2,7 +2,7 @@
 
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ class LoginFleet(Fleet):
     form: Form = HEX
     logins: dict[str, str] = field(default_factory=dict)
     names: tuple[str, ...] = ()
+    pause_seconds: float = 0.01
 
     @property
     def listed(self) -> list[str]:
@@ -60,8 +61,8 @@ class LoginFleet(Fleet):
             keys = self.listed
             login = self.login(keys[0])
             connections = {name: self.connected(name, login) for name in self.urls}
-            while self.listed == keys and not stop.wait(0.01):
-                database, row = chance.choice(list(self.urls)), chance.randrange(ROWS)
+            while self.listed == keys and not stop.wait(self.pause_seconds):
+                database, row = chance.choice(list(self.expected))
                 self._step(connections[database], database, row, keys)
             for each in connections.values():
                 each.close()
@@ -89,6 +90,37 @@ class LoginFleet(Fleet):
         return ""
 
 
+def declared(form: Form, names: Sequence[str]) -> str:
+    """The format and its logins, as in the configuration."""
+    listed = ", ".join(f'v{number} = "{name}"' for number, name in enumerate(names, 1))
+    return f'[format]\n{form.format}\nkeys = {{ env = "FIELD_KEYS" }}\nlogins = {{ {listed} }}\n'
+
+
+def create_logins(server: Server, names: Sequence[str]) -> None:
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        for name in names:
+            admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(name)))
+
+
+def fill(made: LoginFleet, key: str, rows: int = ROWS) -> None:
+    """Makes the table of each database, in which every login may write."""
+    form = made.form
+    made.expected = {(database, row): f"{database} {row}" for database in made.urls for row in range(rows)}
+    made.login(key)
+    for database, url in made.urls.items():
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(
+                f"CREATE TABLE clients (id int PRIMARY KEY, name {form.column}, note {form.column})".encode()
+            )
+            for name in made.names:
+                connection.execute(
+                    sql.SQL("GRANT SELECT, INSERT, UPDATE, DELETE ON clients TO {}").format(sql.Identifier(name))
+                )
+            for row in range(rows):
+                value = form.seal(key, made.expected[database, row])
+                connection.execute("INSERT INTO clients VALUES (%s, %s)", (row, value))
+
+
 @contextmanager
 def with_logins(
     folder: Path, first: str, server: Server, second: Server, officers: tuple[DemoOfficer, ...], form: Form = HEX
@@ -100,31 +132,12 @@ def with_logins(
             admin.execute("CREATE DATABASE south")
         urls = {"": first, "north": north, "south": second.url("south")}
         made = LoginFleet(Folder(folder, []), urls, officers, form=form, names=names)
-        made.expected = {(database, row): f"{database} {row}" for database in urls for row in range(ROWS)}
         key = form.key()
-        made.login(key)
         for at in (server, second):
-            with psycopg.connect(at.url(), autocommit=True) as admin:
-                for name in names:
-                    admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(name)))
-        for database, url in urls.items():
-            with psycopg.connect(url, autocommit=True) as connection:
-                connection.execute(
-                    f"CREATE TABLE clients (id int PRIMARY KEY, name {form.column}, note {form.column})".encode()
-                )
-                for name in names:
-                    connection.execute(
-                        sql.SQL("GRANT SELECT, INSERT, UPDATE, DELETE ON clients TO {}").format(sql.Identifier(name))
-                    )
-                for row in range(ROWS):
-                    value = form.seal(key, made.expected[database, row])
-                    connection.execute("INSERT INTO clients VALUES (%s, %s)", (row, value))
+            create_logins(at, names)
+        fill(made, key)
         named = roster_in_toml(officers)
-        listed = ", ".join(f'v{number} = "{name}"' for number, name in enumerate(names, 1))
-        (folder / "keyrotation.toml").write_text(
-            CONFIGURATION.format(officers=named)
-            + f'[format]\n{form.format}\nkeys = {{ env = "FIELD_KEYS" }}\nlogins = {{ {listed} }}\n'
-        )
+        (folder / "keyrotation.toml").write_text(CONFIGURATION.format(officers=named) + declared(form, names))
         made.typed("init", FIELD_KEYS=key)
         try:
             yield made

@@ -199,13 +199,16 @@ class FleetEvidence:
 
         def compare(each: MemberEvidence) -> None:
             with self.fleet.member(each.member) as member, member.limited(ASKED_FOR_SECONDS):
-                at, before = _own(each.member, position), searched.members[each.member]
-                _require_member_same(member, by_member[each.member], each, at)
-                if _rests_on_writers(by_member[each.member]):
-                    with member.transaction():
-                        member.ports.evidence.zero_old_rows(by_member[each.member], own.version, retired, at, before)
+                _require_member_same(member, by_member[each.member], each, _own(each.member, position))
 
-        self._of_each(evidence, compare)
+        def prove(each: MemberEvidence) -> None:
+            with self.fleet.member(each.member) as member, member.limited(ASKED_FOR_SECONDS), member.transaction():
+                at, before = _own(each.member, position), searched.members[each.member]
+                member.ports.evidence.zero_old_rows(by_member[each.member], own.version, retired, at, before)
+
+        self._of_each(evidence, compare, ASKED_AT_ONCE)
+        # Tables are locked for this: several at once would take longer, and lock all of them for as long.
+        self._of_each([each for each in evidence if _rests_on_writers(by_member[each.member])], prove, 1)
         if found := self.fleet.lead.evidence.snapshot_blockers(position):
             raise BlockedError("; ".join(found))
         self.own.lock(_own_tables(tables))
@@ -213,10 +216,10 @@ class FleetEvidence:
         if _rests_on_writers(_own_tables(tables)):
             self.fleet.lead.evidence.zero_old_rows(_own_tables(tables), own.version, retired, position, searched)
 
-    def _of_each(self, evidence: Sequence[MemberEvidence], compare: Callable[[MemberEvidence], None]) -> None:
-        """Compares a few at once, and raises what the first of them raised, in their order."""
-        with ThreadPoolExecutor(ASKED_AT_ONCE) as threads:
-            asked = [threads.submit(compare, each) for each in evidence]
+    def _of_each(self, evidence: Sequence[MemberEvidence], ask: Callable[[MemberEvidence], None], at_once: int) -> None:
+        """Asks a few at once, and raises what the first of them raised, in their order."""
+        with ThreadPoolExecutor(at_once) as threads:
+            asked = [threads.submit(ask, each) for each in evidence]
             try:
                 for each in asked:
                     while wait([each], KEPT_AWAKE_SECONDS).not_done:
