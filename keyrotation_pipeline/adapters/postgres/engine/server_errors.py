@@ -31,6 +31,11 @@ _MESSAGES: tuple[tuple[tuple[type[psycopg.Error], ...], type[KeyRotationError], 
         "a re-encrypted value is too long for its column{where}, and was not written; widen the column",
     ),
     (
+        (errors.CheckViolation,),
+        PreflightError,
+        "a CHECK of the table or of a domain refuses re-encrypted values{where}, which were not written; change it",
+    ),
+    (
         (errors.InsufficientPrivilege,),
         PreflightError,
         (
