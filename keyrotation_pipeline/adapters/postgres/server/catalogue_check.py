@@ -24,7 +24,14 @@ _LAST_VALUE = "SELECT last_value, is_called FROM "
 
 
 def differences(
-    programs: Programs, wanted: str, copy: str, left_out: frozenset[str], refused: Iterable[Statement], *, is_same: bool
+    programs: Programs,
+    wanted: str,
+    copy: str,
+    left_out: frozenset[str],
+    refused: Iterable[Statement],
+    *,
+    encoding: str,
+    is_same: bool,
 ) -> tuple[str, ...]:
     """Returns a phrase for each difference between a dump and the database that was restored from it.
 
@@ -36,13 +43,14 @@ def differences(
         copy: URL of the copy, of a role that may read its catalogue and lock its tables.
         left_out: what `key_of` returns for entries that were not restored on purpose.
         refused: statements that were not executed since our role may not.
+        encoding: of the copy, whatever it sets for its clients.
         is_same: the dumped server was of the same version.
 
     Raises:
         IncompleteRestoreError: the copy cannot be dumped.
     """
     done = subprocess.run(  # noqa: S603  arguments of our own
-        die_with_parent(programs.command("pg_dump", *_OPTIONS)),
+        die_with_parent(programs.command("pg_dump", *_OPTIONS, f"--encoding={encoding}")),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,

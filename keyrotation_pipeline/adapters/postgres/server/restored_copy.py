@@ -240,6 +240,7 @@ class _Copy:
             make_conninfo(url, dbname=self.role.database),
             self.planned.left_out_keys,
             handover.refused,
+            encoding=self.inside.info.parameter_status("server_encoding") or "UTF8",
             is_same=major == self.archive.dump.server_major,
         )
 

@@ -21,4 +21,4 @@ def test_a_pg_dump_that_fails_is_reported(tmp_path: Path, script: str, reason: s
     (tmp_path / "pg_dump").chmod(0o755)
     programs = Programs(tmp_path)
     with pytest.raises(IncompleteRestoreError, match=rf"pg_dump cannot read its catalogue \({reason}\); correct that"):
-        differences(programs, "", "postgresql://nowhere/copy", frozenset(), (), is_same=True)
+        differences(programs, "", "postgresql://nowhere/copy", frozenset(), (), encoding="UTF8", is_same=True)
