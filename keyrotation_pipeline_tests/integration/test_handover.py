@@ -162,7 +162,7 @@ CREATE FUNCTION care.audit() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN EN
 CREATE EVENT TRIGGER audit ON ddl_command_end EXECUTE FUNCTION care.audit();
 CREATE PUBLICATION everything FOR ALL TABLES;
 CREATE FUNCTION care.pid() RETURNS integer LANGUAGE internal AS 'pg_backend_pid';
-CREATE TRANSFORM FOR integer LANGUAGE sql (FROM SQL WITH FUNCTION prsd_lextype(internal));
+CREATE TRANSFORM FOR smallint LANGUAGE sql (FROM SQL WITH FUNCTION prsd_lextype(internal));
 CREATE FUNCTION care.as_point(integer) RETURNS point LANGUAGE sql AS 'SELECT point($1, $1)';
 CREATE CAST (integer AS point) WITH FUNCTION care.as_point(integer);
 COMMENT ON CAST (integer AS point) IS 'of the server''s own types';
@@ -178,7 +178,7 @@ GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_file(text) TO handed_staff;
 ALTER DATABASE clinic SET log_statement = 'ddl'
 """
 LEFT_OUT = (
-    "TRANSFORM - TRANSFORM FOR integer LANGUAGE sql",
+    "TRANSFORM - TRANSFORM FOR smallint LANGUAGE sql",
     "CAST - CAST (integer AS point)",
     "FUNCTION care own() postgres",
     "FUNCTION care pid() postgres",
