@@ -78,7 +78,12 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class ShardProgress:
-    """The progress of one shard: pages of its relations, rows rewritten, and how long its workers have worked at it."""
+    """The progress of one shard: pages of its relations, and rows rewritten.
+
+    Args:
+        seconds: for which its workers have worked at it, added up.
+        workers: how many have pages left, and share the work.
+    """
 
     table: str
     shard: int
@@ -86,11 +91,12 @@ class ShardProgress:
     total_pages: int
     rows: int
     seconds: float
+    workers: int = 1
 
     @property
     def rows_per_second(self) -> float:
-        """Of one worker."""
-        return self.rows / self.seconds if self.seconds else 0.0
+        """Of its workers together."""
+        return self.workers * self.rows / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -294,6 +294,18 @@ def test_progress_adds_up_the_walks_of_a_shards_relations(ledger: PostgresLedger
     assert (progress.rows, progress.rows_per_second) == (60, 60.0)
 
 
+def test_the_rate_of_a_shard_is_that_of_its_workers_together(ledger: PostgresLedger) -> None:
+    for worker, here in ((0, 10), (1, 12), (2, 20)):  # the last one is done
+        ledger.connection.execute(
+            "INSERT INTO keyrotation.shard_walks (request, table_name, shard, slice, relation, filenode, first_page,"
+            " next_page, end_page, rows, seconds, updated_at)"
+            " VALUES (%s, 'clients', 1, %s, 'a', 1, 0, %s, 20, 30, 0.5, now())",
+            (rotation().id, worker, here),
+        )
+    (progress,) = ledger.shard_progress(rotation().id)
+    assert (progress.rows, progress.seconds, progress.workers, progress.rows_per_second) == (90, 1.5, 2, 120.0)
+
+
 def test_the_source_procedures_row_is_begun_at_the_start_and_completed_once(ledger: PostgresLedger) -> None:
     ledger.open(rotation(), TEXT)
     started = replace(rotation(), started_at=AT)

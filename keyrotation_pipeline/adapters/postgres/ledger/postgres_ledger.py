@@ -144,7 +144,8 @@ def end_wait(connection: Connection, request: str, place: str) -> None:
 
 _SHARDS = """
     SELECT table_name, shard, sum(next_page - first_page)::bigint AS done_pages,
-           sum(end_page - first_page)::bigint AS total_pages, sum(rows)::bigint AS rows, sum(seconds) AS seconds
+           sum(end_page - first_page)::bigint AS total_pages, sum(rows)::bigint AS rows, sum(seconds) AS seconds,
+           greatest(1, count(DISTINCT slice) FILTER (WHERE next_page < end_page)) AS workers
     FROM keyrotation.shard_walks WHERE request = %s GROUP BY table_name, shard ORDER BY table_name, shard
 """
 
@@ -192,6 +193,7 @@ class PostgresLedger(KeyRecords, RequestRecords, RaisedFlags):
                 row["total_pages"],
                 row["rows"],
                 row["seconds"],
+                row["workers"],
             )
             for row in self.query(_SHARDS, (request,))
         )
