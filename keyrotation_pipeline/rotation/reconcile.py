@@ -313,7 +313,7 @@ def open_reconciliation(pipeline: Pipeline, *, requested_by: str) -> tuple[Reque
     decided = _verified_plan(pipeline)
     if not decided.findings and not decided.missing:
         raise RequestError("database, key store and anchors are consistent; there is nothing to reconcile")
-    _require_readable(decided)
+    _require_readable(pipeline, decided)
     opened = opening.new_request(
         Request,
         pipeline,
@@ -344,7 +344,7 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
             raise RequestError(f"request {rotation.id} is {rotation.status}; run `keyrotation reconcile`")
         decided = _verified_plan(pipeline, rotation)
         require_authorised(pipeline, rotation, pipeline.keys.read())
-        _require_readable(decided)
+        _require_readable(pipeline, decided)
         _stop(pipeline, decided, rotation, held)
         # The key store goes on naming whoever changed it last, as officers signed, until everything is recorded.
         with pipeline.keys.unstamped():
@@ -374,11 +374,12 @@ def _verified_plan(pipeline: Pipeline, request: Request | None = None) -> Plan:
     return decided
 
 
-def _require_readable(decided: Plan) -> None:
+def _require_readable(pipeline: Pipeline, decided: Plan) -> None:
     if decided.missing:
+        version = decided.missing[0]
         raise BlockedError(
-            f"values are under {decided.missing[0]}, whose key is not in the key store; "
-            f"put it back with `keyrotation restore-key {decided.missing[0]}`, then run this again"
+            f"values are under {version}, whose key is not in the key store; put it back with "
+            f"{pipeline.keys.read().restore(version)}, then run this again"
         )
 
 

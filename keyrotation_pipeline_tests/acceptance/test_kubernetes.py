@@ -62,7 +62,7 @@ def test_a_rotation_waits_for_every_pod_and_a_crash_loop_stops_it_before_any_row
         clinic.run("rotate", request, expect=1)
         assert f"the rollout of {first} failed: Pod {first.name}-" in clinic.error
         assert re.search(CRASHES, clinic.error)
-        assert "repair it, and run the rotation again" in clinic.error
+        assert "repair it, and run `keyrotation rotate` again" in clinic.error
         assert fleet.secrets.entries()[PRIMARY_VARIABLE] == "v1"
         assert values_under(clinic, "v2") == 0
 

@@ -211,8 +211,8 @@ def test_a_controller_that_undoes_the_annotation_is_named_at_the_second_time(
     shown = "(of a name that is none)" if "`" in manager else manager
     assert str(caught.value) == (
         f"{workload}: {ANNOTATION} of its Pod template was undone twice by field manager {shown}, and each time "
-        f"makes new Pods; have it leave the annotation {ANNOTATION} of its Pod template alone{advice}, and run the "
-        "rotation again"
+        f"makes new Pods; have it leave the annotation {ANNOTATION} of its Pod template alone{advice}, and run "
+        "`keyrotation rotate` again"
     )
     assert generation(stage, workload) == before + 4, "written twice, undone twice"
     assert len(undoing.pods) <= 3 + 2 * 3
@@ -261,7 +261,7 @@ ENTRIES = [
             add_second, READ_V2, SECOND, base64_of(key(2)), None, EXTERNAL,
             rf"entry {SECOND} of Secret .* is gone \(field manager {EXTERNAL}\); have it leave the entries "
             r"ENCRYPTION_… of this Secret alone as `keyrotation docs external-secrets` says, run "
-            "`keyrotation restore-key v2`, and run the rotation again",
+            "`keyrotation restore-key v2`, and run `keyrotation rotate` again",
         ),
         id="the new key is taken out by External Secrets",
     ),
@@ -271,7 +271,7 @@ ENTRIES = [
             rf"entry {PRIMARY_VARIABLE} of Secret .* names v1, not v2 \(field manager kustomize-controller\); "
             r"have it leave .* alone as `keyrotation docs flux` says, run `kubectl --namespace .* patch secret .* "
             r"--patch "
-            r"'\{\"stringData\":\{\"ENCRYPTION_PRIMARY_VERSION\":\"v2\"\}\}'`, and run the rotation again",
+            r"'\{\"stringData\":\{\"ENCRYPTION_PRIMARY_VERSION\":\"v2\"\}\}'`, and run `keyrotation rotate` again",
         ),
         id="the old primary is named again by Flux",
     ),
@@ -280,7 +280,8 @@ ENTRIES = [
             withdrawn, WITHOUT_V1, FIRST, None, base64_of(key(1)), "argocd-controller",
             rf"entry {FIRST} of Secret .* is back \(field manager argocd-controller\); have it leave .* alone as "
             r"`keyrotation docs argo-cd` says, run `kubectl --namespace .* patch secret .* --type json --patch "
-            r"'\[\{\"op\":\"remove\",\"path\":\"/data/ENCRYPTION_MASTER_KEY\"\}\]'`, and run the rotation again",
+            r"'\[\{\"op\":\"remove\",\"path\":\"/data/ENCRYPTION_MASTER_KEY\"\}\]'`, and run `keyrotation rotate` "
+            "again",
         ),
         id="the old key is brought back by Argo CD",
     ),

@@ -212,7 +212,7 @@ def test_a_rollout_that_fails_stops_before_the_next_workload_and_continues_after
     stage.fleet.change(first, **broken)
     with pytest.raises(BlockedError, match=f"the rollout of {first} failed: {why}") as caught:
         stage.roll_out(READ_V2)
-    assert "repair it, and run the rotation again" in str(caught.value)
+    assert "repair it, and run `keyrotation rotate` again" in str(caught.value)
     assert "SECRET-TEXT" not in str(caught.value)
     assert stage.fleet.found(second)["metadata"]["generation"] == 1, "the second was not touched"
     stage.fleet.change(first)

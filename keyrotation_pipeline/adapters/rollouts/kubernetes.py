@@ -169,19 +169,24 @@ class KubernetesRollout:
             )
             if text != wanted and not proven:
                 if not reverts.has_settled(self._settle_seconds):
-                    return of_cluster(f"Secret {self._fleet.secret} has just changed; wait, and run the rotation again")
+                    return of_cluster(
+                        f"Secret {self._fleet.secret} has just changed; wait, and run `keyrotation rotate` again"
+                    )
                 earlier = snapshot.earlier_of(workload)
                 reverts.before_writing(workload, snapshot.found[workload], wanted, snapshot.secret, earlier)
                 if self._annotate(workload, wanted):
                     reverts.written(workload, wanted)
                 return of_cluster(
-                    f"{workload}: its new template has not been observed yet; wait, and run the rotation again"
+                    f"{workload}: its new template has not been observed yet; wait, and run `keyrotation rotate` again"
                 )
             newest = snapshot.newest_of(workload)
             if why := progress.failed(snapshot.found[workload], newest):
-                raise BlockedError(f"the rollout of {workload} failed: {why}; repair it, and run the rotation again")
+                raise BlockedError(
+                    f"the rollout of {workload} failed: {why}; repair it, and run `keyrotation rotate` again"
+                )
             if waits := _unfinished(snapshot, workload):
-                see = f"see `kubectl rollout status {str(workload).lower()}`, and run it again"
+                names = f"--namespace {self._fleet.namespace} rollout status {str(workload).lower()}"
+                see = f"see `kubectl {names}`, and run `keyrotation rotate` again"
                 return of_cluster(f"{workload}: {waits}; {see}")
         return None
 
@@ -292,7 +297,7 @@ def _called(what: str, call: Callable[[], _T]) -> _T:
                 why = f"HTTP {refusal.status}; see whether an admission policy forbids it, such as changes-policy.yaml"
             case _:
                 why = f"HTTP {refusal.status}; find out why"
-        failure = f"the cluster refuses to {what} ({why}), and run the rotation again"
+        failure = f"the cluster refuses to {what} ({why}), and run `keyrotation rotate` again"
     except UnreachableError as error:
-        failure = f"the cluster cannot {what}: {error}, and run the rotation again"
+        failure = f"the cluster cannot {what}: {error}, and run `keyrotation rotate` again"
     raise BlockedError(failure) from None

@@ -164,8 +164,8 @@ class Reverts:
             who = _other_managers(secret, ("f:data",), ("f:metadata",))
             raise BlockedError(
                 f"Secret {self.fleet.secret} was changed twice since this rollout began, last by {_named(who)}, "
-                f"so nobody knows what its Pods were started with; {_advice_to(who, 'it')}, and run the rotation "
-                "again"
+                f"so nobody knows what its Pods were started with; {_advice_to(who, 'it')}, and run `keyrotation "
+                "rotate` again"
             )
 
     def written(self, workload: Workload, text: str) -> None:
@@ -199,7 +199,7 @@ class Reverts:
         advice = _advice_to(who, f"{listed}the entries ENCRYPTION_… of this Secret")
         return (
             f"entry {entry} of Secret {self.fleet.secret} {what} ({_named(who)}); {advice}, run `{repair}`, and run "
-            "the rotation again"
+            "`keyrotation rotate` again"
         )
 
 
@@ -208,5 +208,5 @@ def _about_template(workload: Workload, found: Json) -> str:
     kept = f"the annotation {ANNOTATION} of its Pod template"
     return (
         f"{workload}: {ANNOTATION} of its Pod template was undone twice by {_named(who)}, and each time makes "
-        f"new Pods; {_advice_to(who, kept)}, and run the rotation again"
+        f"new Pods; {_advice_to(who, kept)}, and run `keyrotation rotate` again"
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from keyrotation_pipeline.audit.divergence import divergence
+from keyrotation_pipeline.audit.store_owner import OwnedKeyStore
 from keyrotation_pipeline.audit.verify import require_verified, verify_audit, verify_everything
 from keyrotation_pipeline.backups.key_loss import restore_key
 from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, IncidentError, RequestError
@@ -273,10 +274,12 @@ def test_a_request_to_reconcile_is_no_rotation(world: FakeWorld) -> None:
         run(world, opened)
 
 
-def test_a_key_that_rows_need_and_nobody_has_is_put_back_first(world: FakeWorld) -> None:
+@pytest.mark.parametrize(("named", "option"), [(True, "`"), (False, " --key FILE`")])
+def test_a_key_that_rows_need_and_nobody_has_is_put_back_first(world: FakeWorld, named: bool, option: str) -> None:
     restored_after_a_rotation(world, None)
     del world.keys.shelf[V1]
-    with pytest.raises(BlockedError, match="keyrotation restore-key v1"):
+    world.pipeline = replace(world.pipeline, keys=OwnedKeyStore(world.keys, world.ledger, recovery_key_named=named))
+    with pytest.raises(BlockedError, match=f"keyrotation restore-key v1{option}"):
         open_reconciliation(world.pipeline, requested_by="dba")
 
 
