@@ -266,8 +266,11 @@ def test_a_pod_that_terminates_is_still_an_instance(stage: Stage) -> None:
         "kubectl is content"
     )
     assert seen(stage.rollout().instances()) == {((), None), ((V1, V2), V1)}
+    see = f"`kubectl --namespace {stage.fleet.secrets.cluster.namespace} rollout status {str(workload).lower()}`"
     with pytest.raises(
-        BlockedError, match=f"of an older template is {before['metadata']['name']}, which has not ended"
+        BlockedError,
+        match=f"of an older template is {before['metadata']['name']}, which has not ended; "
+        f"see {see}, and run `keyrotation rotate` again",
     ):
         stage.roll_out(READ_V2, timeout_seconds=0)
     stage.fleet.tick()
