@@ -173,7 +173,7 @@ def test_a_taken_port_is_one_sentence(tmp_path: Path) -> None:
 
 
 @contextmanager
-def running_up(folder: Folder) -> Iterator[tuple[subprocess.Popen[str], Ui]]:
+def running_up(folder: Folder, **variables: str) -> Iterator[tuple[subprocess.Popen[str], Ui]]:
     """`keyrotation up` on a free port, once it has printed its URL; ended by SIGTERM."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -183,7 +183,9 @@ def running_up(folder: Folder) -> Iterator[tuple[subprocess.Popen[str], Ui]]:
         process = subprocess.Popen(
             [KEYROTATION, "up", "--port", str(port)],
             cwd=folder.path,
-            env=environment(ENCRYPTION_MASTER_KEY_V9=KEY_IN_THE_ENVIRONMENT, AWS_SECRET_ACCESS_KEY=FOR_AWS),
+            env=environment(
+                **variables, ENCRYPTION_MASTER_KEY_V9=KEY_IN_THE_ENVIRONMENT, AWS_SECRET_ACCESS_KEY=FOR_AWS
+            ),
             stdout=file,
             stderr=subprocess.STDOUT,
             text=True,
