@@ -119,10 +119,15 @@ class Clinic:
         assert len(begun) <= 1, self.story()
 
     def sign(self, request: str) -> None:
-        """Both pinned officers, unless one has signed already."""
+        """Both pinned officers, unless one has signed already.
+
+        Args:
+            request: its id, or the beginning that a sentence shows.
+        """
         with self.pipeline() as pipeline:
-            text, signed = pipeline.ledger.approval_text(request), pipeline.ledger.request(request).approvals
-            names = [pinned_roster(pipeline).name_of(each) for each in signed]
+            (stored,) = (each for each in pipeline.ledger.requests() if each.id.startswith(request))
+            text = pipeline.ledger.approval_text(stored.id)
+            names = [pinned_roster(pipeline).name_of(each) for each in stored.approvals]
         for officer in self.officers[:2]:
             if officer.name not in names:
                 armored = officer.sign(text, "--armor").decode()
