@@ -287,7 +287,7 @@ def test_a_version_made_by_hand_in_the_middle_of_a_rotation_is_not_refused_and_h
     transit.rotate()
     home.typed("init")
     stopped = home.typed("rotate", request, exits=1)
-    assert "encrypts with v4 by now" in stopped
+    assert "encrypts with v4 already" in stopped
     application.write(1, transit.encrypt(application.expected[1].encode()))  # no fence refuses what applications write
     assert "cannot be cancelled" in home.typed("cancel", request, exits=1)
     with application.at_work():
@@ -295,7 +295,7 @@ def test_a_version_made_by_hand_in_the_middle_of_a_rotation_is_not_refused_and_h
         text = home.typed("approve", following, "--text")
         assert f"Authorises: end rotation {request}: create v5" in text
         assert "archive v3 and every other version before v5" in text
-        assert "then v3 and every other version before v5 is refused to everybody by the server" in text
+        assert "At the end v3 and every other key before v5 is refused by server and database." in text
         home.sign(following)
         home.typed("rotate", following)
     assert (application.wrong, application.read_by_the_server()) == ([], application.expected)

@@ -135,7 +135,7 @@ def test_a_key_that_can_sign_must_not_stay_on_a_machine(clinic: Clinic) -> None:
     check = recovery_check(clinic, declared)
     assert (check.light, check.value) == (Light.RED, "[recovery] secret_key can sign")
     assert check.do in str(refused.value)
-    typed = re.findall(r"\(gpg (.+) > recovery\.sec\.asc\)", check.do)
+    typed = re.findall(r"`gpg (.+) > recovery\.sec\.asc`", check.do)
     secret.write_bytes(clinic.officer.gpg(*shlex.split(typed[0])))
     check = recovery_check(clinic, declared)
     assert (check.light, check.do) == (Light.GREEN, "")
