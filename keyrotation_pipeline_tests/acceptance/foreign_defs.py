@@ -1,4 +1,7 @@
-"""Definitions of somebody else's project, called as ours wherever they can be; a test copies this file into one."""
+"""Definitions of somebody else's project, called as ours wherever they can be; a test copies this file into one.
+
+What begins with our prefix already gets no other one in their project, so theirs cannot be called `rotation_calendar`.
+"""
 
 import os
 from pathlib import Path
@@ -38,13 +41,13 @@ evidence = dg.define_asset_job("evidence", dg.AssetSelection.assets(clients))
 
 
 @dg.schedule(cron_schedule="* * * * *", job=backup, default_status=dg.DefaultScheduleStatus.RUNNING)
-def rotation_calendar() -> dg.RunRequest:
+def calendar() -> dg.RunRequest:
     """A schedule of theirs: every minute a run that fails."""
     return dg.RunRequest()
 
 
 @dg.sensor(job=evidence, minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING)
-def rotation_conductor() -> dg.SensorResult:
+def conductor() -> dg.SensorResult:
     """A sensor of theirs: one run, and a partition of their own."""
     added = dg.DynamicPartitionsDefinition(name="key_version").build_add_request(["theirs"])
     return dg.SensorResult(run_requests=[dg.RunRequest(run_key="once")], dynamic_partitions_requests=[added])

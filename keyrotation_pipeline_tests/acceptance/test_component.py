@@ -152,7 +152,7 @@ def test_the_commands_of_the_page_add_the_component_to_what_is_there(project: Pr
 
     assert {"clients", "key_version", "rotation/key_version", "rotation/rows/clients"} <= assets
     assert {each for each in assets if not each.startswith("rotation/")} == {"clients", "key_version"}
-    assert all(name in listed for name in ("rotation_backup", "rotation_conductor", "backup"))
+    assert all(name in listed for name in ("rotation_backup", "rotation_conductor", "backup", "conductor"))
 
 
 def test_a_rotation_inside_another_project_ends_with_proof_and_retirement_and_takes_nothing_of_theirs(
