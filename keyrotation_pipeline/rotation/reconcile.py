@@ -28,6 +28,7 @@ from keyrotation_pipeline.model.requests import Request, RequestAction, RequestS
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 from keyrotation_pipeline.model.visible_text import plain_name, visible
 from keyrotation_pipeline.ports.database import TableFencing
+from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.requests import opening, takeover, witnessing
@@ -313,7 +314,7 @@ def open_reconciliation(pipeline: Pipeline, *, requested_by: str) -> tuple[Reque
     decided = _verified_plan(pipeline)
     if not decided.findings and not decided.missing:
         raise RequestError("database, key store and anchors are consistent; there is nothing to reconcile")
-    _require_readable(pipeline, decided)
+    _require_readable(pipeline.keys, decided)
     opened = opening.new_request(
         Request,
         pipeline,
@@ -344,7 +345,7 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
             raise RequestError(f"request {rotation.id} is {rotation.status}; run `keyrotation reconcile`")
         decided = _verified_plan(pipeline, rotation)
         require_authorised(pipeline, rotation, pipeline.keys.read())
-        _require_readable(pipeline, decided)
+        _require_readable(pipeline.keys, decided)
         _stop(pipeline, decided, rotation, held)
         # The key store goes on naming whoever changed it last, as officers signed, until everything is recorded.
         with pipeline.keys.unstamped():
@@ -374,12 +375,12 @@ def _verified_plan(pipeline: Pipeline, request: Request | None = None) -> Plan:
     return decided
 
 
-def _require_readable(pipeline: Pipeline, decided: Plan) -> None:
+def _require_readable(keys: KeyStore, decided: Plan) -> None:
     if decided.missing:
         version = decided.missing[0]
         raise BlockedError(
             f"values are under {version}, whose key is not in the key store; put it back with "
-            f"{pipeline.keys.read().restore(version)}, then run this again"
+            f"{keys.read().restore(version)}, then run this again"
         )
 
 
