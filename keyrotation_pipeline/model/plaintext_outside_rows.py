@@ -1,18 +1,20 @@
 """Where plaintext of columns that a rotation has encrypted is outside the live rows, as far as that is known."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Annotated, ClassVar, Self
 
-from keyrotation_pipeline.model.audit import EventKind, Fact, utc_minute
+from keyrotation_pipeline.model.audit import EventKind, Fact, counted, utc_minute
 from keyrotation_pipeline.model.records import UNLESS_EMPTY
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
 
 NOT_KNOWN = "not known"
 # Nothing looks there, or can.
-NOT_SEEN = "subscribers, logs, exports, caches, and copies in other columns and places"
+NOT_SEEN = "subscribers, logs, exports, caches, and copies in other places"
+# A text that is found again is hardly the same by chance if it is that long and was met once.
+RARE_BYTES, MOST_RARE = 9, 1000
 
 _NOT_SEEN_OF_FILES = "free blocks of a disk, and tables that were moved twice between two looks,"
 
@@ -96,6 +98,36 @@ class ServerFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class CopiesSought:
+    """What a look for encrypted values in the other columns of their database found; none found proves nothing.
+
+    Args:
+        values: rare ones that were decrypted, in memory, and looked for; a sample, which differs each time.
+        columns: that were looked into, of each at most a sample.
+        found: those of them where any of the values stands, alone or within another text.
+        not_read: tables and columns, or parts of them, that could not be looked into.
+    """
+
+    values: int = field(compare=False)
+    columns: int = field(compare=False)
+    found: tuple[str, ...] = ()
+    not_read: int = field(default=0, compare=False)
+
+    def line(self) -> tuple[str, str]:
+        """What is known of copies, and until when they are there."""
+        looked = f"{counted(self.values, 'rare value')} in samples of {counted(self.columns, 'column')}"
+        rest = f"; {counted(self.not_read, 'place')} not read" if self.not_read else ""
+        if not self.found:
+            return f"none found of {looked}, which proves nothing{rest}", NOT_KNOWN
+        return f"in {', '.join(self.found)}: found of {looked}{rest}", "until they are removed there, or encrypted"
+
+
+def rare(values: Iterable[bytes]) -> tuple[bytes, ...]:
+    """Those of a sample of plaintexts that are long enough and occur once, as many as are looked for."""
+    return tuple(each for each, times in Counter(values).items() if times == 1 and len(each) >= RARE_BYTES)[:MOST_RARE]
+
+
+@dataclass(frozen=True, slots=True)
 class PlaintextOutsideRows(Fact):
     """Where plaintext of encrypted columns of one database is known outside the live rows.
 
@@ -108,6 +140,7 @@ class PlaintextOutsideRows(Fact):
         slots: replication slots that keep earlier WAL.
         is_archived: whether the server archives its WAL.
         member: the member of a fleet that it is of; "": the home's own database.
+        copies: None: none were looked for, or no value is rare enough.
     """
 
     kind: ClassVar = EventKind.PLAINTEXT_OUTSIDE_ROWS
@@ -120,6 +153,7 @@ class PlaintextOutsideRows(Fact):
     slots: tuple[str, ...] = ()
     is_archived: bool = False
     member: Annotated[str, UNLESS_EMPTY] = ""
+    copies: Annotated[CopiesSought | None, UNLESS_EMPTY] = None
 
     @property
     def names(self) -> str:
@@ -143,19 +177,23 @@ class PlaintextOutsideRows(Fact):
         """The same without columns of these tables that applications write plaintext into."""
         begun = {(str(table.name), column) for table in tables for column in table.begun}
         columns = tuple(each for each in self.columns if (each.table, each.column) not in begun)
-        return replace(self, columns=columns) if columns else type(self)((), member=self.member)
+        if columns == self.columns:
+            return self
+        # Copies of which column were found is not known.
+        return replace(self, columns=columns, copies=None) if columns else type(self)((), member=self.member)
 
     def columns_with(self, new: Sequence[EncryptedColumn]) -> tuple[EncryptedColumn, ...]:
         """The columns with some that were encrypted later, perhaps again: each name once."""
         names = {each.name for each in new}
         return (*(each for each in self.columns if each.name not in names), *new)
 
-    def seen(self, now: ServerFiles, new: Sequence[EncryptedColumn] = ()) -> Self:
+    def seen(self, now: ServerFiles, new: Sequence[EncryptedColumn] = (), copies: CopiesSought | None = None) -> Self:
         """What is known after a further look.
 
         Args:
             new: columns that a rotation has just encrypted, perhaps again, so that all files of their tables count
                 from now on.
+            copies: None: they were not looked for this time.
         """
         files = {each.relation: left for each in self.files if (left := each.left(now.nodes)) is not None}
         # What was taken out of the statistics stays in pages of the catalogue.
@@ -163,7 +201,8 @@ class PlaintextOutsideRows(Fact):
         for each in (*(now.files if new else ()), *catalogs):
             known = files.get(each.relation)
             files[each.relation] = each if known is None else replace(known, files={**known.files, **each.files})
-        return self._with(now, self.columns_with(new), tuple(files.values()))
+        after = self._with(now, self.columns_with(new), tuple(files.values()))
+        return after if copies is None else replace(after, copies=copies)
 
     def _with(self, now: ServerFiles, columns: tuple[EncryptedColumn, ...], files: tuple[UnchangedFiles, ...]) -> Self:
         rewritten_at = None if files or now.statistics else self.rewritten_at or now.position
@@ -200,6 +239,8 @@ class PlaintextOutsideRows(Fact):
         yield self._of_wal()
         archive = "the server archives its WAL; " if self.is_archived else ""
         yield "archives of the WAL, base backups, standbys", f"{archive}those of before hold it", NOT_KNOWN
+        none = f"not looked for: no value of {RARE_BYTES} bytes or more was met once alone", NOT_KNOWN
+        yield "copies in other columns of the database", *(self.copies.line() if self.copies else none)
         yield NOT_SEEN, "not seen", NOT_KNOWN
 
     def _of_statistics(self) -> tuple[str, str, str]:
@@ -216,20 +257,31 @@ class PlaintextOutsideRows(Fact):
         first = "" if self.checkpoint else "a checkpoint, and "
         return "the WAL", f"{before}{kept}", f"until {first}its files are overwritten"
 
-    @property
-    def to_do(self) -> str | None:
-        """What people can do on the server, as a sentence; None: nothing."""
+    def to_do(self) -> Iterator[str]:
+        """What people can do about it, a sentence each."""
+        if self.columns:
+            yield from self._to_rewrite()
+            yield from self._to_remove()
+
+    def _to_rewrite(self) -> Iterator[str]:
         commands = [each.command for each in self.files]
         if self.statistics:
             commands.insert(0, f"ANALYZE for the statistics of {', '.join(self.statistics)}")
-        if not commands:
-            return None
-        since = max(each.since for each in self.columns)
-        where = f" in database {self.member}" if self.member else ""
-        return (
-            f"{self.names}: encrypted in the live rows since {utc_minute(since)}, but files of the server still "
-            f"hold plaintext; when tables may be locked run{where} {', '.join(commands)}, then `keyrotation inventory`"
-        )
+        if commands:
+            since = utc_minute(max(each.since for each in self.columns))
+            where = f" in database {self.member}" if self.member else ""
+            yield (
+                f"{self.names}: encrypted in the live rows since {since}, but files of the server still hold "
+                f"plaintext; when tables may be locked run{where} {', '.join(commands)}, then `keyrotation inventory`"
+            )
+
+    def _to_remove(self) -> Iterator[str]:
+        if self.copies is not None and self.copies.found:
+            where = f" of database {self.member}" if self.member else ""
+            yield (
+                f"{self.names}: encrypted, but some of the same values stand in {', '.join(self.copies.found)}{where}; "
+                'remove copies there, or declare the column with `from = "plaintext"`, then run `keyrotation inventory`'
+            )
 
 
 def lines_of(found: Sequence[PlaintextOutsideRows]) -> Iterator[tuple[str, str, str]]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import chain
 
 from keyrotation_pipeline.audit.divergence import divergence, require_consistent
 from keyrotation_pipeline.audit.events import recorded
@@ -472,14 +473,14 @@ def _promoted_after(at: datetime, version: KeyVersion, primary: KeyVersion | Non
 
 
 def _plaintext(pipeline: Pipeline) -> Iterator[str]:
-    """What people can do about plaintext in files of the servers."""
+    """What people can do about plaintext outside the live rows."""
     known = last_known(pipeline.ledger).items()
-    found = {name: each.to_do for name, each in known if each.to_do and name in {"", *pipeline.members}}
+    found = {name: to_do for name, each in known if name in {"", *pipeline.members} and (to_do := tuple(each.to_do()))}
     if len(found) > members.MOST_NAMED:
-        names = ", ".join(name or "the home's own" for name in found)
-        yield f"files of {len(found)} databases still hold plaintext ({names}); the first: {next(iter(found.values()))}"
+        names, (first, *_) = ", ".join(name or "the home's own" for name in found), next(iter(found.values()))
+        yield f"{len(found)} databases still hold plaintext outside the live rows ({names}); the first: {first}"
     else:
-        yield from found.values()
+        yield from chain.from_iterable(found.values())
 
 
 def unread(ledger: Ledger) -> Iterator[str]:

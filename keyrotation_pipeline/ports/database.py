@@ -25,7 +25,7 @@ from keyrotation_pipeline.model.environment import (
 from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceProbe
 from keyrotation_pipeline.model.member_answers import MemberAnswer
 from keyrotation_pipeline.model.page_reading import PageSpan
-from keyrotation_pipeline.model.plaintext_outside_rows import ServerFiles
+from keyrotation_pipeline.model.plaintext_outside_rows import CopiesSought, ServerFiles
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import DecryptedCount, MemberEvidence, Searched, SnapshotPosition, ZeroOldRows
 from keyrotation_pipeline.model.tables import (
@@ -117,6 +117,16 @@ class TableInventory(Protocol):
         """Opens up to so many values of each place; says in which layout those open that do not in the declared one.
 
         Nothing is kept or recorded. Only for a format whose values nothing but decryption tells from other text.
+        """
+
+    def plaintext_copies(self, encrypted: Sequence[tuple[EncryptedTable, str]], ring: KeyRing) -> CopiesSought | None:
+        """Looks for rare plaintexts of encrypted columns, all in one database, in a sample of every column of it.
+
+        Plaintexts stay in this process's memory: none is in a statement, and nothing is kept. None: no value is rare.
+
+        Raises:
+            PreflightError, BlockedError: a table cannot be read.
+            DatabaseUnavailableError: the catalogue cannot be.
         """
 
     def columns(self, name: TableName) -> frozenset[str]:

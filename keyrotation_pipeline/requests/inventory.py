@@ -52,7 +52,7 @@ def take_inventory(pipeline: Pipeline) -> Inventory:
     findings = pipeline.inventory.discover(pipeline.tables)
     blind_spots = pipeline.environment.blind_spots()
     pipeline.ledger.append(UndeclaredColumnsSearched.of(began_at, findings, tuple(map(str, blind_spots.unsearched))))
-    return Inventory(counts, findings, quarantine, blind_spots, look_again(pipeline))
+    return Inventory(counts, findings, quarantine, blind_spots, look_again(pipeline, for_copies=True))
 
 
 def count_answering(pipeline: Pipeline) -> tuple[TableCount, ...]:
@@ -102,7 +102,7 @@ def renew_counts(pipeline: Pipeline, most_bytes: int) -> tuple[TableCount, ...]:
     Raises:
         As `take_inventory`.
     """
-    look_again(pipeline)
+    look_again(pipeline, for_copies=False)
     sizes = Counter[str]()
     for span in pipeline.inventory.page_spans(pipeline.tables):
         sizes[span.table] += span.size_bytes

@@ -1,13 +1,13 @@
 """Looks where plaintext of encrypted columns is outside the live rows, and records what has changed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 
 from keyrotation_pipeline.audit.events import recorded
-from keyrotation_pipeline.errors import MemberUnavailableError
-from keyrotation_pipeline.model.plaintext_outside_rows import EncryptedColumn, PlaintextOutsideRows
+from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, MemberUnavailableError, PreflightError
+from keyrotation_pipeline.model.plaintext_outside_rows import CopiesSought, EncryptedColumn, PlaintextOutsideRows
 from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -40,28 +40,51 @@ def look_after(pipeline: Pipeline, walk: Walk, proven_at: Mapping[str, datetime]
         before = known.get(member, PlaintextOutsideRows((), member=member))
         if walk.encrypts_plaintext:
             columns = (EncryptedColumn(str(table.name), name, at) for table in begun for name in table.held_plaintext)
-            _look(pipeline, before, tuple(each for each in columns if each not in before.columns), walk.id)
+            new = tuple(each for each in columns if each not in before.columns)
+            _look(pipeline, before, new, walk.id, for_copies=True)
         elif (after := before.without(begun)) != before:
             pipeline.ledger.append(after, walk.id)
 
 
-def look_again(pipeline: Pipeline) -> tuple[PlaintextOutsideRows, ...]:
-    """Looks again at what was encrypted, whatever is declared now; a member that does not answer stays as it was."""
+def look_again(pipeline: Pipeline, *, for_copies: bool) -> tuple[PlaintextOutsideRows, ...]:
+    """Looks again at what was encrypted, whatever is declared now; a member that does not answer stays as it was.
+
+    Args:
+        for_copies: look for copies, too, which reads a sample of every column.
+    """
     found = last_known(pipeline.ledger)
     for member, before in found.items():
         if member in {"", *pipeline.members}:
             with suppress(MemberUnavailableError):
-                found = {**found, member: _look(pipeline, before)}
+                found = {**found, member: _look(pipeline, before, for_copies=for_copies)}
     return tuple(found.values())
 
 
 def _look(
-    pipeline: Pipeline, before: PlaintextOutsideRows, new: tuple[EncryptedColumn, ...] = (), walk: str | None = None
+    pipeline: Pipeline,
+    before: PlaintextOutsideRows,
+    new: tuple[EncryptedColumn, ...] = (),
+    walk: str | None = None,
+    *,
+    for_copies: bool,
 ) -> PlaintextOutsideRows:
     if not (columns := before.columns_with(new)):
         return before
     tables = replace(before, columns=columns).tables
-    after = before.seen(pipeline.evidence.plaintext_outside_rows(tables, before.oids), new)
+    copies = _copies(pipeline, columns) if for_copies else None
+    after = before.seen(pipeline.evidence.plaintext_outside_rows(tables, before.oids), new, copies)
     if after != before:
         pipeline.ledger.append(after, walk)
     return after
+
+
+def _copies(pipeline: Pipeline, columns: Sequence[EncryptedColumn]) -> CopiesSought | None:
+    """Looks for copies of values in columns that are declared as they were; None: it cannot be done now."""
+    names = {(each.table, each.column) for each in columns}
+    encrypted = [
+        (table, column) for table in pipeline.tables for column in table.columns if (str(table.name), column) in names
+    ]
+    # What this rests on was recorded before, and does not wait for it.
+    with suppress(PreflightError, BlockedError, DatabaseUnavailableError):
+        return pipeline.inventory.plaintext_copies(encrypted, pipeline.keys.read().ring()) if encrypted else None
+    return None

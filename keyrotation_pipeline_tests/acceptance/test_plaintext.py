@@ -117,6 +117,17 @@ def test_plaintext_is_encrypted_beside_two_releases_and_then_refused(home: Home)
         connection.execute("UPDATE public.cases SET note = 'plain' WHERE id = 1")
     home.file.write_text(home.file.read_text().replace('{ column = "note", from = "plaintext" }', '"note"'))
     assert home.table()["fenced_against"] == ["v1"]
+    (copies,) = (each for each in certified_plaintext(home)["known_outside"] if each["where"].startswith("copies"))
+    assert copies["known"].startswith("none found of ")
+    copied = next(iter(note for _, note in new.read().values() if note and len(note) > 20))
+    with psycopg.connect(home.url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE public.outbox (sent text)")
+        connection.execute("INSERT INTO public.outbox VALUES (%s)", (f"sent: {copied}",))
+    assert plaintext_places(home)[copies["where"]] == "until they are removed there, or encrypted"
+    assert "stand in public.outbox.sent; remove copies there" in str(home.shown("status")["warnings"])
+    with psycopg.connect(home.url, autocommit=True) as connection:
+        connection.execute("DROP TABLE public.outbox")
+    assert plaintext_places(home)[copies["where"]] == "not known"
     pages = "pages of public.cases, its TOAST and its indexes"
     assert "`VACUUM FULL public.cases`" in plaintext_places(home)[pages]
     (said,) = (each for each in home.shown("status")["warnings"] if "encrypted in the live rows since" in each)

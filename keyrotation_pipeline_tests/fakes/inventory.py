@@ -11,6 +11,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import NEAR_MISS_PATTERN, KeyVersi
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial, PlaceProbe
 from keyrotation_pipeline.model.page_reading import PageSpan
+from keyrotation_pipeline.model.plaintext_outside_rows import CopiesSought
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, QuarantinedValue, TableCount, TableName
 from keyrotation_pipeline.ports.database import KeyedRow
 from keyrotation_pipeline.scan.report import Finding, Place
@@ -60,6 +61,9 @@ class FakeInventory:
 
     def other_formats(self) -> tuple[Finding, ...]:
         return self.database.other_formats
+
+    def plaintext_copies(self, encrypted: Sequence[tuple[EncryptedTable, str]], ring: KeyRing) -> CopiesSought | None:
+        return CopiesSought(len(encrypted), len(ring.versions))
 
     def definitions_found(self) -> tuple[FoundColumn, ...]:
         return ()

@@ -12,6 +12,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceProbe
 from keyrotation_pipeline.model.page_reading import PageSpan
+from keyrotation_pipeline.model.plaintext_outside_rows import CopiesSought
 from keyrotation_pipeline.model.tables import (
     EncryptedTable,
     FoundColumn,
@@ -157,6 +158,12 @@ class FleetInventory:
         """See `TableInventory.probe`."""
         with self.members.of(table) as at:
             return at.inventory.probe(table, ring, values)
+
+    def plaintext_copies(self, encrypted: Sequence[tuple[EncryptedTable, str]], ring: KeyRing) -> CopiesSought | None:
+        """See `TableInventory.plaintext_copies`."""
+        ((table, _), *_) = encrypted
+        with self.members.of(table) as at:
+            return at.inventory.plaintext_copies(encrypted, ring)
 
     def columns(self, name: TableName) -> frozenset[str]:
         """See `TableInventory.columns`; none, too, in what is no member any more, or does not answer."""

@@ -11,6 +11,7 @@ from keyrotation_pipeline.adapters.postgres.inventory import (
     counts,
     discovery,
     page_readings,
+    plaintext_copies,
     quarantine,
     relations,
     rolling_search,
@@ -26,6 +27,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceProbe
 from keyrotation_pipeline.model.page_reading import PageSpan
+from keyrotation_pipeline.model.plaintext_outside_rows import CopiesSought
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, QuarantinedValue, TableCount, TableName
 from keyrotation_pipeline.ports.database import KeyedRow
 from keyrotation_pipeline.scan.report import Finding, in_other_formats
@@ -120,6 +122,10 @@ class PostgresInventory:
     def probe(self, table: EncryptedTable, ring: KeyRing, values: int) -> tuple[PlaceProbe, ...]:
         """See `TableInventory.probe`."""
         return samples.probe(self.connection, table, ring, values)
+
+    def plaintext_copies(self, encrypted: Sequence[tuple[EncryptedTable, str]], ring: KeyRing) -> CopiesSought | None:
+        """See `TableInventory.plaintext_copies`."""
+        return plaintext_copies.search(self.connection, encrypted, ring)
 
     def columns(self, name: TableName) -> frozenset[str]:
         """See `TableInventory.columns`."""

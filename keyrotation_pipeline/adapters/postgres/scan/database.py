@@ -94,6 +94,7 @@ def scan(
     most_values: int = DEFAULT_VALUES,
     announce: Callable[[str, int, int], None] = lambda *_: None,
     name: str = "",
+    classify: Callable[[Mapping[Place, Sequence[Value]]], Iterable[Finding]] | None = None,
 ) -> ScanReport:
     """Scans a database in read-only transactions; leaves the session's settings as they are.
 
@@ -101,6 +102,7 @@ def scan(
         schemas: none: all of them.
         most_values: that are read of each column, about.
         name: of the database, as the URL has it; empty: as the connection has it.
+        classify: what to make of the values of each table, which are kept nowhere; None: `classify_table`.
         announce: called with the name of each table before it is read, and how many of how many were read.
 
     Raises:
@@ -116,7 +118,7 @@ def scan(
             tables, not_looked_at = tables_of(connection, schemas)
     except psycopg.Error as error:
         raise DatabaseUnavailableError(f"the catalog of {name} was not read: {reason_of(error)}") from None
-    scanned = _Scanned(not_looked_at)
+    scanned = _Scanned(not_looked_at, classify or classify_table)
     try:
         with reading(connection):
             not_looked_at += elsewhere(connection)
@@ -136,6 +138,7 @@ class _Scanned:
     """What was found so far."""
 
     not_looked_at: list[NotLookedAt]
+    classify: Callable[[Mapping[Place, Sequence[Value]]], Iterable[Finding]]
     findings: list[Finding] = field(default_factory=list)
     tables: int = 0
     columns: int = 0
@@ -152,7 +155,7 @@ class _Scanned:
             NotLookedAt(f"{table.label}.{column}", f"its documents have more than {MOST_PATHS} different paths")
             for column in cut
         ]
-        self.findings += classify_table(places)
+        self.findings += self.classify(places)
         self.tables += 1
         self.columns += len(table.columns)
         self.values += sum(map(len, places.values()))
