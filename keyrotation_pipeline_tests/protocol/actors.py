@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline_tests.protocol import commands
-from keyrotation_pipeline_tests.protocol.machine import Action, Inside, Machine, Outcome
+from keyrotation_pipeline_tests.protocol.machine import NOBODY, Action, Inside, Machine, Outcome, Spans
 from keyrotation_pipeline_tests.protocol.model_ports import DAMAGE, LOCK
 from keyrotation_pipeline_tests.protocol.models import POLICY, Model
 from keyrotation_pipeline_tests.protocol.state import Fence, Instance, Key, Report, State, View, other_copy, rewound
@@ -26,6 +26,7 @@ class Transition(NamedTuple):
     Args:
         request: whose effects these are; None: nobody's that officers sign for.
         wrong: what was done wrong, though no state shows it.
+        of_others: keys, rows and fence before and after what somebody else did meanwhile.
     """
 
     label: str
@@ -34,6 +35,7 @@ class Transition(NamedTuple):
     died: bool = False
     action: str = ""
     wrong: str | None = None
+    of_others: Spans = NOBODY
 
 
 class Actors:
@@ -82,7 +84,9 @@ class Actors:
                     after = after._replace(instances=self._renumbered(after.instances, each.renumbered))
                 if after != state or each.wrong is not None:
                     died = each.died is not None
-                    yield Transition(_label(action, each), after, request, died, action.name, each.wrong)
+                    yield Transition(
+                        _label(action, each), after, request, died, action.name, each.wrong, each.of_others
+                    )
 
     def _without(self, instances: int, gone: tuple[int, ...]) -> int:
         left = (each for each in self.machine.instances.values[instances] if each.number not in gone)

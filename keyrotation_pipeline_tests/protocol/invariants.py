@@ -13,7 +13,7 @@ from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline_tests.protocol import actors
 from keyrotation_pipeline_tests.protocol.actors import Transition
-from keyrotation_pipeline_tests.protocol.machine import Machine
+from keyrotation_pipeline_tests.protocol.machine import Machine, Span
 from keyrotation_pipeline_tests.protocol.model_ports import DAMAGE
 from keyrotation_pipeline_tests.protocol.state import Fence, Instance, Keys, Ledger, State, Store, View, knows
 
@@ -197,16 +197,7 @@ class Invariants:
             return Broken("no value is passed over", why)
         known = ("signed", before.ledger, step.request)
         other = self.machine.ledgers.found[step.after.ledger].replay.roster != ledger.replay.roster
-        has_effect = (
-            other
-            or (before.rows, before.fence) != (step.after.rows, step.after.fence)
-            or (
-                keys.live,
-                keys.shelf,
-                keys.primary,
-            )
-            != (after.live, after.shelf, after.primary)
-        )
+        has_effect = other or self._acts(before, step)
         if not has_effect or step.action.startswith("cancel"):
             return None
         if was_put_back(ledger) and not step.action.startswith("carry out reconcile"):
@@ -220,6 +211,16 @@ class Invariants:
         )
         return next((Broken(name, why) for name, why in reasons if why is not None), None)
 
+    def _acts(self, before: State, step: Transition) -> bool:
+        """Whether keys, rows or fence change by the step itself, and not only by who acts meanwhile."""
+        values = self.machine.keys.values
+        keys, rows, fence = step.of_others
+        first, last = keys or (before.keys, before.keys)
+        held = any(
+            _held(values[one]) != _held(values[two]) for one, two in ((before.keys, first), (last, step.after.keys))
+        )
+        return held or _differ(before.rows, step.after.rows, rows) or _differ(before.fence, step.after.fence, fence)
+
     def _passed_over(self, before: State, after: State) -> str | None:
         """Nothing is proven while a value does not decrypt."""
         if all(view.kind != DAMAGE for view in self.machine.views.values[before.views]):
@@ -227,6 +228,15 @@ class Invariants:
         ledgers = self.machine.ledgers.found
         new = _proven(ledgers[after.ledger]) - _proven(ledgers[before.ledger])
         return f"request {int(min(new), 16)} proves that every value decrypts, and one does not" if new else None
+
+
+def _differ(before: int, after: int, of_others: Span) -> bool:
+    first, last = of_others or (before, before)
+    return before != first or last != after
+
+
+def _held(keys: Keys) -> tuple[object, ...]:
+    return keys.live, keys.shelf, keys.primary
 
 
 def _proven(ledger: Ledger) -> frozenset[str]:

@@ -70,6 +70,10 @@ from keyrotation_pipeline_tests.protocol.state import (
 from keyrotation_pipeline_tests.protocol.traces import steps
 
 TABLE = EncryptedTable(TableName("public", "clients"), ("name",))
+# The numbers of keys, rows and fence before and after what somebody else did.
+Span = tuple[int, int] | None
+Spans = tuple[Span, Span, Span]
+NOBODY: Spans = (None, None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,8 @@ class Outcome:
         wrong: what it did that no state shows.
         renumbered: the new numbers of what reports name, by the former ones; None: they are the same.
         gone: numbers of instances that it made the pipeline forget.
+        of_others: keys, rows and fence before and after what somebody else did meanwhile; None: nobody did anything,
+            or nobody read that.
     """
 
     ledger: int
@@ -100,6 +106,7 @@ class Outcome:
     wrong: str | None = None
     renumbered: tuple[int, ...] | None = None
     gone: tuple[int, ...] = ()
+    of_others: Spans = NOBODY
 
     def after(self, state: State) -> State:
         """The state that it leads to, but for instances that are gone and the numbers of what reports name."""
@@ -156,6 +163,7 @@ class Machine:
         self._seen_of: dict[int, int] = {}
         self._inside: tuple[int, Inside] | None = None
         self._gaps, self._acted = 0, False
+        self._of_others: Spans = NOBODY
         self._wrong: str | None = None
         self._running = 0
         self._keys = Keys((), (), None, None, ())
@@ -232,7 +240,7 @@ class Machine:
         self.put(state)
         self.database.file, self.database.read = 0, False
         self.reads.names.clear()
-        self._wrong, self.task, self._gaps, self._acted = None, "", 0, False
+        self._wrong, self.task, self._gaps, self._acted, self._of_others = None, "", 0, False, NOBODY
 
     def put(self, state: State) -> None:
         """Puts what does not belong to the pipeline into the fakes."""
@@ -283,9 +291,19 @@ class Machine:
         number, self._gaps = self._gaps, self._gaps + 1
         if self._inside is None or self._acted or number != self._inside[0]:
             return
-        self._acted = True
+        self._acted, read = True, set(self.reads.names)
+        before = self._changeable()
+        self.reads.names.intersection_update(read)
         if not self._inside[1].act(self):
             raise _NothingToDoError
+        read = set(self.reads.names)
+        after = self._changeable()
+        self.reads.names.intersection_update(read)
+        self._of_others = (before[0], after[0]), (before[1], after[1]), (before[2], after[2])
+
+    def _changeable(self) -> tuple[int, int, int]:
+        keys = self.keys.number(self._present_keys())
+        return keys, self.rows.number(self._rows()), self.fences.number(self._fence())
 
     def _before_write(self, entry: str) -> None:
         if self.loaded is None:
@@ -331,13 +349,17 @@ class Machine:
             self.views.number(self.database.views) if "views" in read else None,
             self.stores.number(self._store(before)) if "store" in read else None,
             died, refused, self.task, self._meanwhile(), self._wrong, renumbered,
-            self._gone() if "instances" in read else (),
+            self._gone() if "instances" in read else (), self._spans(read),
         )  # fmt: skip
         self.reads.names.clear()
         self.reads.names.update(read)
         self._outcomes[found] = None
         if self.concrete is not None:
             self.concrete[found] = loaded if same else self._ledger(state)
+
+    def _spans(self, read: Collection[str]) -> Spans:
+        keys, rows, fence = self._of_others
+        return keys, rows if "rows" in read else None, fence if "fence" in read else None
 
     def _meanwhile(self) -> str:
         if self._inside is not None:
