@@ -270,7 +270,7 @@ def initialise(
                 trial = _tried(pipeline, ring, sources or {}, place_of or pipeline.keys.place_of)
                 if convert:
                     convert_key_store(settings, ring)
-                claim_store(pipeline, pipeline.keys.read(), tried=True)
+                claim_store(pipeline, keys.require_importable(pipeline, ring), tried=True)
                 keys.import_keys(pipeline, ring)
                 keys.import_sources(pipeline, sources or {})
                 # Not before: what a failing `init` would pin takes two signatures to correct.

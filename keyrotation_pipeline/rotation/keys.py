@@ -71,14 +71,8 @@ def import_keys(pipeline: Pipeline, ring: KeyRing) -> tuple[KeyRecord, ...]:
     Raises:
         KeyStoreError: another key is registered or stored under one of the versions, or another primary is named.
     """
-    registered = require_as_registered(pipeline.ledger, ring)
-    stored = pipeline.keys.read()
-    _require_same_primary(stored, ring, registered)
-    if stored.primary is not None and stored.undelivered is not None and not registered:
-        raise KeyStoreError(
-            f"the key store holds other keys than the application has ({stored.undelivered}); give this application a "
-            "secret of its own, or correct its list"
-        )
+    stored = require_importable(pipeline, ring)
+    registered = {record.version for record in pipeline.ledger.keys()}
     new = [version for version in ring.versions if version not in registered]
     for version in new:
         stored = _import(pipeline, stored, version, ring.material(version))
@@ -91,6 +85,25 @@ def import_keys(pipeline: Pipeline, ring: KeyRing) -> tuple[KeyRecord, ...]:
         fingerprint = ring.material(version).fingerprint
         pipeline.ledger.add_key(KeyRecord(version, state, fingerprint, pipeline.clock.now()), None)
     return pipeline.ledger.keys()
+
+
+def require_importable(pipeline: Pipeline, ring: KeyRing) -> StoredKeys:
+    """Refuses existing keys that differ from the registered or stored ones, before anything is written to the store.
+
+    Every write to a store also delivers the application's list, so keys of another home must be noticed before.
+
+    Raises:
+        KeyStoreError: as `import_keys`.
+    """
+    registered = require_as_registered(pipeline.ledger, ring)
+    stored = pipeline.keys.read()
+    _require_same_primary(stored, ring, registered)
+    if stored.primary is not None and stored.undelivered is not None and not registered:
+        raise KeyStoreError(
+            f"the key store holds other keys than the application has ({stored.undelivered}); give this application a "
+            "secret of its own, or correct its list"
+        )
+    return stored
 
 
 def import_sources(pipeline: Pipeline, given: Mapping[str, SourceKey]) -> tuple[KeyVersion, ...]:

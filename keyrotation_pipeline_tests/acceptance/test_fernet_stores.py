@@ -275,7 +275,6 @@ def test_a_wrong_key_is_replaced_and_an_old_one_destroyed(
     assert {each["state"] for each in home.shown("status")["key_versions"]} == {"destroyed", "active"}
 
 
-@pytest.mark.extended
 def test_keys_of_another_home_in_the_secret_are_not_taken_for_those_of_the_list(
     new_secret: Callable[[], TestSecret], tmp_path: Path, database_url: str, officers: Officers, keys: list[str]
 ) -> None:
