@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,8 @@ class Pod:
             assert process.poll() is None, log.read_text()
             yield process
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # all of its processes may have gone already
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
     def serves(self) -> bool:
