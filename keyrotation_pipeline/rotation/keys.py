@@ -103,6 +103,14 @@ def require_importable(pipeline: Pipeline, ring: KeyRing) -> StoredKeys:
             f"the key store holds other keys than the application has ({stored.undelivered}); give this application a "
             "secret of its own, or correct its list"
         )
+    entries = {**stored.archived, **stored.live}
+    for version in ring.versions:
+        other = entries.get(version)
+        if version not in registered and isinstance(other, KeyMaterial) and other != ring.material(version):
+            raise KeyStoreError(
+                f"the key store holds a different key under {version} ({other.fingerprint[:16]}); correct the given "
+                "one, or give this application a store of its own"
+            )
     return stored
 
 

@@ -385,6 +385,21 @@ def test_init_needs_the_primary_to_be_named_where_several_keys_are_stored(
     assert "hold different keys as v2; find out which one encrypted the values under it" in setting.folder.printed[-1]
 
 
+def test_nothing_is_written_to_a_secret_that_holds_another_applications_keys(
+    tmp_path: Path, database_url: str, officers: tuple[DemoOfficer, ...], new_secret: Callable[[], TestSecret]
+) -> None:
+    """It names no owner, as one of release 0.1.0, whose own upgrade would be refused if another home claimed it."""
+    place = AwsJson(new_secret())
+    setting = Setting(Folder(tmp_path, []), database_url, place, officers)
+    setting.configure()
+    setting.fill(State({V1: "a"}, {V1: "a"}, {}, V1))
+    text = json.dumps({"v1": base64_of(setting.keys["c"]), "primary": "v1"})
+    place.secret.overwrite(text)
+    setting.init(V1, {"ENCRYPTION_MASTER_KEY": base64_of(setting.keys["a"])}, expect=1)
+    assert "holds a different key under v1" in setting.folder.printed[-1]
+    assert place.secret.text() == text
+
+
 def test_a_key_in_a_secret_of_its_own_is_adopted_where_the_live_secret_is_gone(
     tmp_path: Path, database_url: str, officers: tuple[DemoOfficer, ...], new_secret: Callable[[], TestSecret]
 ) -> None:
